@@ -1,0 +1,47 @@
+# Every target makes .venv in this checkout when it is missing, with the exact versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+
+EXTRAS_demo := demo
+EXTRAS_lint := dev
+EXTRAS_test := dev,peer,demo
+EXTRAS_bench := peer,demo
+
+# No model hub, no usage report, no cluster that happens to run on this machine.
+export HF_HUB_OFFLINE := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench clean
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/.installed-demo ## fine-tune all-MiniLM-L6-v2 to search API documentation, on two workers
+	RAY_ADDRESS=local $(BIN)/python examples/demo.py
+
+test: .venv/.installed-test lint ## lint, types, and all tests
+	RAY_ADDRESS=local $(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.installed-lint ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: .venv/.installed-lint ## put the code into its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.installed-bench ## compare with the peer; see benchmarks/README.md
+	RAY_ADDRESS=local $(BIN)/python benchmarks/run.py
+
+clean: ## remove the environment, outputs and caches
+	rm -rf .venv outputs .mypy_cache .pytest_cache .ruff_cache
+
+# One stamp for each set of extras; what one needs and another has is not installed twice.
+.venv/.installed-%: pyproject.toml constraints.txt | .venv/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS_$*)]'
+	@touch $@
+
+.venv/pyvenv.cfg:
+	$(PYTHON) -m venv .venv

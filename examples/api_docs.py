@@ -1,0 +1,198 @@
+"""The API documentation of installed Python libraries as a search problem: sentences that ask, entries that answer.
+
+Each documented function or class gives one pair: the first sentence of its docstring is the question, its qualified
+name, signature and the rest of the docstring are the entry to be found. The sources are parsed, never imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGES = ("numpy", "torch", "pandas", "pyarrow", "ray", "transformers")
+"""Libraries whose documentation the demo learns to search."""
+
+# Folders and files that document nothing a user would look for: tests, vendored code, insides (but NumPy's functions
+# live in one), and the hundreds of model files in transformers, which repeat each other.
+_SKIPPED = re.compile(
+    r"(^|/)(tests?|testing|vendor(ed)?|third_?party(_files)?|thirdparty_files|examples|dashboard|_(?!core/)\w+)/"
+    r"|(^|/)(conftest|modeling_\w+|modular_\w+)\.py$"
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One documented function or class.
+
+    Args:
+        name: Qualified name without private parts, such as ``numpy.lib.average``.
+        module: The module that holds it.
+        question: First sentence of the docstring.
+        text: What a search should find: name, signature, and the docstring without its first sentence.
+    """
+
+    name: str
+    module: str
+    question: str
+    text: str
+
+
+def read_entries(packages: Sequence[str] = PACKAGES, body_chars: int = 300) -> list[Entry]:
+    """Read the entries of installed libraries.
+
+    Args:
+        packages: Names of top-level packages; those that are not installed are left out.
+        body_chars: How much of the docstring's rest an entry keeps, in characters.
+
+    Returns:
+        Entries in a fixed order, no two with the same question or the same text.
+    """
+    found = [
+        entry
+        for package in packages
+        for module, path in _modules(package)
+        for entry in parse_entries(path.read_text(encoding="utf-8"), module, body_chars)
+    ]
+    return _unique(found)
+
+
+def _modules(package: str) -> Iterator[tuple[str, Path]]:
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or []:
+        root = Path(folder)
+        for path in sorted(root.rglob("*.py")):
+            inner = path.relative_to(root)
+            if not _SKIPPED.search(inner.as_posix()):
+                parts = [part for part in inner.with_suffix("").parts if part != "__init__"]
+                yield ".".join([package, *parts]), path
+
+
+def parse_entries(source: str, module: str, body_chars: int = 300) -> list[Entry]:
+    """Parse the entries of one module.
+
+    Args:
+        source: Python source.
+        module: The module's name.
+        body_chars: How much of the docstring's rest an entry keeps, in characters.
+    """
+    return [
+        entry
+        for name, signature, text in _documented(ast.parse(source).body, module)
+        if (entry := _entry(name, module, signature, text, body_chars))
+    ]
+
+
+def _documented(body: list[ast.stmt], scope: str) -> Iterator[tuple[str, str, str]]:
+    """(qualified name, signature, docstring) of every public function and class, methods included."""
+    for node in body:
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() if not node.name.startswith("_"):
+                yield f"{scope}.{node.name}", f"({ast.unparse(node.args)})", ast.get_docstring(node) or ""
+            case ast.ClassDef() if not node.name.startswith("_"):
+                name = f"{scope}.{node.name}"
+                yield name, "", ast.get_docstring(node) or ""
+                yield from _documented(node.body, name)
+            case ast.Expr(value=ast.Call() as call):
+                yield from _attached(call)
+
+
+def _attached(call: ast.Call) -> Iterator[tuple[str, str, str]]:
+    """Docstrings that torch and numpy attach to compiled functions: `add_docstr(torch.abs, text)` and the like."""
+    match call:
+        case ast.Call(func=ast.Name(id="add_docstr"), args=[ast.Attribute() as target, text, *_]):
+            yield ast.unparse(target), "", _string(text)
+        case ast.Call(
+            func=ast.Name(id="add_newdoc"),
+            args=[ast.Constant(value=str(place)), ast.Constant(value=str(name)), text, *_],
+        ):
+            yield f"{place}.{name}", "", _string(text)
+
+
+def _string(node: ast.expr) -> str:
+    """The longest plain string in an expression such as `r\"\"\"...\"\"\".format(**common)`."""
+    strings = [
+        part.value
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    ]
+    return inspect.cleandoc(max(strings, key=len, default=""))
+
+
+def _entry(name: str, module: str, signature: str, text: str, body_chars: int) -> Entry | None:
+    if "(" in text.partition("\n")[0] and re.match(r"[\w.]+\(.*\)( ?->.*)?$", text.partition("\n")[0]):
+        signature, _, text = text.partition("\n")  # compiled functions write their signature first
+        signature = signature[signature.index("(") :]
+    question, rest = first_sentence(text)
+    if not 4 <= len(question.split()) <= 40 or re.match(
+        r"\w+ \(", question
+    ):  # a list of arguments is no question
+        return None
+    public = ".".join(part for part in name.split(".") if not part.startswith("_"))
+    shown = signature if len(signature) <= 120 else signature[:117] + "..."
+    return Entry(public, module, question, f"{public}{shown} {rest[:body_chars]}".strip())
+
+
+def first_sentence(text: str) -> tuple[str, str]:
+    """Split a docstring into its first sentence and the rest, both on one line.
+
+    The rest no longer holds the sentence, not even as a repetition further down.
+    """
+    paragraph, _, rest = text.strip().partition("\n\n")
+    paragraph = _one_line(paragraph)
+    end = re.search(r"(?<!e\.g)(?<!i\.e)(?<!etc)[.!?](?= [A-Z`:]|$)", paragraph)
+    cut = end.end() if end else len(paragraph)
+    sentence = paragraph[:cut]
+    remaining = f"{paragraph[cut:]} {_one_line(rest)}"
+    return sentence, _one_line(remaining.replace(sentence, " "))
+
+
+def _one_line(text: str) -> str:
+    plain = re.sub(r":\w+:`~?\.?([^`<]+?)(?: <[^`]*>)?`", r"\1", text)  # :func:`~torch.abs` -> torch.abs
+    return " ".join(re.sub(r"`+|\*\*|[-=~^]{3,}|\{\w+\}|\[`?|`?\]", " ", plain).split())
+
+
+def _unique(entries: Sequence[Entry]) -> list[Entry]:
+    """The first entry of each question and each text, so that no copy can be on both sides of a split."""
+    seen: set[str] = set()
+    kept = []
+    for entry in entries:
+        keys = {_key(entry.question), _key(entry.text.partition(" ")[2]) or entry.name}
+        if not keys & seen:
+            kept.append(entry)
+        seen |= keys
+    return kept
+
+
+def _key(text: str) -> str:
+    return re.sub(r"\W+", " ", text.lower()).strip()
+
+
+def split_entries(entries: Sequence[Entry], held_out: float = 0.4) -> tuple[list[Entry], list[Entry]]:
+    """Split entries so that a module, with all that lies in its folder, is on one side only.
+
+    Args:
+        entries: What :func:`read_entries` gave.
+        held_out: Share of the folders that go to the second list.
+
+    Returns:
+        Entries to learn from, and entries to be found.
+    """
+    sides: tuple[list[Entry], list[Entry]] = [], []
+    for entry in entries:
+        sides[_draw(_folder(entry.module)) < held_out].append(entry)
+    return sides
+
+
+def _folder(module: str) -> str:
+    return ".".join(module.split(".")[:3])
+
+
+def _draw(text: str) -> float:
+    """A number in [0, 1) that only depends on the text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big") / 2**48

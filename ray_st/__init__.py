@@ -1,0 +1,24 @@
+"""ray_st: train sentence embedding models on Ray.
+
+A script written for the documented sentence-embedding trainer runs with the import changed; with Ray's
+``scaling_config`` it runs on a cluster. Nothing heavy is loaded until one of the names below is used.
+"""
+
+from __future__ import annotations
+
+from ray_st.util.lazy import lazy_module
+
+_NAMES = {
+    "SentenceTransformer": "ray_st.models.sentence_transformer",
+    "SentenceTransformerModelCardData": "ray_st.model_card",
+    "SentenceTransformerTrainer": "ray_st.trainer",
+    "SentenceTransformerTrainingArguments": "ray_st.training_args",
+    "SimilarityFunction": "ray_st.similarity_functions",
+    "__version__": "ray_st._version",
+    "evaluation": "ray_st.evaluation",
+    "losses": "ray_st.losses",
+    "models": "ray_st.models",
+    "util": "ray_st.util",
+}
+
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)

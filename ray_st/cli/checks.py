@@ -1,0 +1,155 @@
+"""Is this key known, is this value of its type? Answers that name the place in the run file."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ray_st.util.names import did_you_mean
+
+T = TypeVar("T")
+
+
+class RunFileError(ValueError):
+    """Something in a run file, or in an override of it, that cannot be meant."""
+
+
+def at(where: str, key: str | int) -> str:
+    """The place of a key inside a place: ``run.yaml`` and ``args`` give ``run.yaml: args``."""
+    return f"{where}.{key}" if ": " in where else f"{where}: {key}"
+
+
+def check_mapping(value: Any, where: str) -> dict[str, Any]:
+    """Take a value as a mapping with words as keys.
+
+    Args:
+        value: The value.
+        where: What to call its place in an error: file and dotted path.
+
+    Raises:
+        RunFileError: If it is something else.
+    """
+    if not isinstance(value, dict):
+        raise RunFileError(f"{where}: expected keys with values, found {_shown(value)}")
+    odd = next((key for key in value if not isinstance(key, str)), None)
+    if odd is not None:
+        raise RunFileError(f"{where}: expected a word as key, found {_shown(odd)}")
+    return value
+
+
+def check_keys(value: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Refuse unknown keys, with the nearest known one.
+
+    Raises:
+        RunFileError: At the first unknown key.
+    """
+    for key in value:
+        if key not in known:
+            raise RunFileError(f"{at(where, key)}: unknown key {key!r}; {did_you_mean(key, known)}")
+
+
+def check_types(value: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
+    """Refuse values that are not of the annotated type.
+
+    Args:
+        value: Values by name.
+        hints: Annotations by name; a value without one is taken as it is.
+        where: What to call the place in an error.
+
+    Raises:
+        RunFileError: At the first value that does not fit.
+    """
+    for key, part in value.items():
+        if key in hints and not fits(part, hints[key]):
+            raise RunFileError(f"{at(where, key)}: expected {_type_name(hints[key])}, found {_shown(part)}")
+
+
+def build(cls: type[T], value: Any, where: str) -> T:
+    """Make a dataclass from a mapping, checking its keys and the types of its values.
+
+    Args:
+        cls: The dataclass.
+        value: The mapping.
+        where: What to call its place in an error.
+
+    Raises:
+        RunFileError: If a key is unknown, a required one is missing, or a value is of another type.
+    """
+    given = check_mapping(value, where)
+    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    check_keys(given, known, where)
+    for name, field in known.items():
+        if name not in given and field.default is MISSING and field.default_factory is MISSING:
+            raise RunFileError(f"{at(where, name)}: missing")
+    check_types(given, get_type_hints(cls), where)
+    return cls(**given)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from YAML can be meant for an annotation.
+
+    Enumerations and paths are written as text, whole numbers fit where fractions are meant. Annotations that YAML
+    has no values for are left to whoever takes them.
+
+    Args:
+        value: What was read.
+        hint: The annotation, resolved.
+    """
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, option) for option in get_args(hint))
+    plain = origin or hint
+    if hint is Any or not isinstance(plain, type):
+        return True
+    if isinstance(value, bool):
+        return plain is bool
+    if plain is float:
+        return isinstance(value, int | float)
+    if issubclass(plain, Enum | Path):
+        return isinstance(value, str)
+    if plain in (int, bool, str, types.NoneType):
+        return isinstance(value, plain)
+    if issubclass(plain, list | tuple):
+        return isinstance(value, list) and _all_fit(value, get_args(hint))
+    if issubclass(plain, dict):
+        return isinstance(value, dict) and _all_fit(list(value.values()), get_args(hint)[1:])
+    return not isinstance(value, str | int | float | None)
+
+
+def _all_fit(values: list[Any], hints: tuple[Any, ...]) -> bool:
+    return len(hints) != 1 or all(fits(value, hints[0]) for value in values)
+
+
+def _type_name(hint: Any) -> str:
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        types.NoneType: "null",
+    }
+    names = []
+    for option in options:
+        plain = get_origin(option) or option
+        is_class = isinstance(plain, type)
+        if is_class and issubclass(plain, Enum):
+            names.append("one of " + ", ".join(str(member.value) for member in plain))
+        elif is_class and issubclass(plain, list | tuple):
+            names.append("a list")
+        elif is_class and issubclass(plain, dict):
+            names.append("keys with values")
+        else:
+            names.append(words.get(plain, getattr(plain, "__name__", str(plain))))
+    return " or ".join(dict.fromkeys(names))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing (null)"
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

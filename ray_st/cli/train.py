@@ -1,0 +1,127 @@
+"""Fine-tune a model as a run file says. The file is checked as a whole before Ray starts."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_st.cli.checks import RunFileError, at, check_keys
+from ray_st.cli.figures import table
+from ray_st.cli.runfile import RunFile, read_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("file", metavar="RUN.yaml", help="the run file; see docs/run-files.md")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as args.learning_rate=1e-5")
+    parser.add_argument("--check", action="store_true", help="check the run and stop before Ray starts")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the run's newest complete checkpoint"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, save the model into ``args.output_dir/final``, and show the figures before and after.
+
+    Raises:
+        RunFileError: If the run cannot work as described.
+    """
+    described = read_run(options.file, options.overrides)
+    try:
+        job = prepare(described)
+    except OSError as error:  # a folder that cannot be made, a file that cannot be read
+        raise RunFileError(f"{options.file}: {error}") from error
+    if options.check:
+        print(f"{options.file}: nothing speaks against this run")
+        return
+    before = job.figures()
+    job.trainer.train(resume_from_checkpoint=options.resume or None)
+    job.trainer.save_model(str(job.folder))
+    if before:
+        print(table(("before", "after"), (before, job.figures())))
+    print(f"model: {job.folder}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checked run, ready to start.
+
+    Args:
+        trainer: The trainer.
+        evaluator: What measures before and after, if anything does.
+        folder: Where the trained model will be.
+    """
+
+    trainer: Any
+    evaluator: Any
+    folder: Path
+
+    def figures(self) -> dict[str, float]:
+        """What the evaluators say of the model as it is now."""
+        return dict(self.evaluator(self.trainer.model)) if self.evaluator else {}
+
+
+def prepare(run: RunFile) -> Job:
+    """Make everything that a run needs, cheap checks first.
+
+    Raises:
+        RunFileError: If something is missing, unknown, or does not fit.
+    """
+    from ray_st.cli import parts
+    from ray_st.data.columns import check_columns, split_columns
+    from ray_st.trainer import SentenceTransformerTrainer
+
+    if run.model is None or run.data is None:
+        lacking = "model" if run.model is None else "data"
+        raise RunFileError(f"{at(run.source, lacking)}: missing")
+    make_loss = parts.make_loss(run.loss, at(run.source, "loss"))
+    args = parts.make_args(run)
+    scaling_config, run_config = _ray_configs(run)
+    where = at(run.source, "data")
+    train = parts.open_table(run.data.train, at(where, "train"))
+    held_out = parts.open_table(run.data.eval, at(where, "eval")) if run.data.eval else None
+    evaluator = _one(parts.make_evaluators(run))
+
+    model = parts.open_model(run.model, at(run.source, "model"))
+    loss = make_loss(model)
+    for name, rows in {"train": train, "eval": held_out}.items():
+        if rows is not None:
+            check_columns(split_columns(rows.column_names), loss, at(where, name))
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        loss=loss,
+        evaluator=evaluator,
+        scaling_config=scaling_config,
+        run_config=run_config,
+    )
+    return Job(trainer, evaluator, Path(str(args.output_dir)) / "final")
+
+
+def _ray_configs(run: RunFile) -> tuple[Any, Any]:
+    from ray_st.runtime import configs
+
+    made = []
+    for key, known, make in (
+        ("scaling", configs.SCALING_KEYS, configs.scaling_config),
+        ("run", configs.RUN_KEYS, configs.run_config),
+    ):
+        where, values = at(run.source, key), getattr(run, key)
+        check_keys(values, known, where)
+        try:
+            made.append(make(values))
+        except ValueError as error:
+            raise RunFileError(f"{where}: {error}") from error
+    return made[0], made[1]
+
+
+def _one(evaluators: list[Any]) -> Any:
+    if len(evaluators) < 2:
+        return evaluators[0] if evaluators else None
+    from ray_st.evaluation import SequentialEvaluator
+
+    return SequentialEvaluator(evaluators)

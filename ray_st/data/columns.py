@@ -1,0 +1,121 @@
+"""Which columns of a dataset are texts and which is the label, and whether a loss can use them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LABEL_COLUMNS = ("label", "labels", "score", "scores")
+"""Column names that hold labels, in the order in which they are looked for."""
+
+DATASET_NAME_COLUMN = "dataset_name"
+
+
+class ColumnError(ValueError):
+    """The columns of a dataset do not fit its loss."""
+
+
+@dataclass(frozen=True)
+class ColumnSpec:
+    """The part that each column plays.
+
+    Args:
+        texts: Names of the text columns, in the order in which the loss receives them.
+        label: Name of the label column, or None.
+    """
+
+    texts: tuple[str, ...]
+    label: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All columns that are read."""
+        return self.texts if self.label is None else (*self.texts, self.label)
+
+
+def split_columns(names: Sequence[str], label_columns: Sequence[str] = LABEL_COLUMNS) -> ColumnSpec:
+    """Tells text columns from the label by name; order matters for texts, their names do not.
+
+    Args:
+        names: Column names of a dataset, in order.
+        label_columns: Names that mean a label; the first of them that occurs is the label.
+    """
+    label = next((name for name in label_columns if name in names), None)
+    texts = tuple(name for name in names if name != label and name != DATASET_NAME_COLUMN)
+    return ColumnSpec(texts, label)
+
+
+def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> None:
+    """Refuses a dataset that its loss cannot use, before any worker starts.
+
+    Args:
+        columns: The dataset's columns.
+        loss: The loss; its class attributes ``text_columns`` (least, most) and ``labels`` state its needs. A loss
+            without them (a plain module) is taken as it is.
+        dataset: What to call the dataset in the error.
+
+    Raises:
+        ColumnError: If the number of text columns or the presence of a label does not fit.
+    """
+    name = type(loss).__name__
+    found = f"{dataset} has text columns {list(columns.texts)} and " + (
+        f"label column {columns.label!r}" if columns.label else "no label column"
+    )
+    if not columns.texts:
+        raise ColumnError(f"A dataset needs at least one text column; {found}.")
+    needs: tuple[int, int | None] | None = getattr(loss, "text_columns", None)
+    if needs is not None:
+        least, most = needs
+        if len(columns.texts) < least or (most is not None and len(columns.texts) > most):
+            raise ColumnError(f"{name} needs {_amount(least, most)}; {found}. {_remedy(columns, least)}")
+    labels = getattr(loss, "labels", None)
+    if labels not in (None, "none") and columns.label is None:
+        raise ColumnError(
+            f"{name} needs a label column ({labels}) named one of {list(LABEL_COLUMNS)}; {found}. "
+            "Rename the column that holds the labels."
+        )
+
+
+def _amount(least: int, most: int | None) -> str:
+    if most is None:
+        return f"at least {least} text columns"
+    return f"{least} text column{'s' * (least != 1)}" if least == most else f"{least} to {most} text columns"
+
+
+def _remedy(columns: ColumnSpec, least: int) -> str:
+    if len(columns.texts) > least:
+        return "Remove or rename columns; every column that is not a label is passed to the loss as text."
+    return "Add the missing text columns, or choose a loss that fits the data."
+
+
+def check_rows(rows: int, world_size: int, dataset: str) -> None:
+    """Refuses a training set that is empty or smaller than the number of workers."""
+    if rows == 0:
+        raise ColumnError(
+            f"{dataset} has no rows; at least one row for each of the {world_size} worker(s) is needed."
+        )
+    if rows < world_size:
+        raise ColumnError(
+            f"{dataset} has {rows} row(s), fewer than the {world_size} workers; "
+            f"use at most {rows} workers or more rows."
+        )
+
+
+def check_types(columns: ColumnSpec, types: Mapping[str, Any], dataset: str) -> None:
+    """Refuses text columns whose Arrow type is known and is not a string.
+
+    Args:
+        columns: The dataset's columns.
+        types: Arrow type of each column.
+        dataset: What to call the dataset in the error.
+    """
+    import pyarrow as pa
+
+    for name in columns.texts:
+        kind = types[name]
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+            raise ColumnError(
+                f"{dataset}, column {name!r}: texts must be strings; found type {kind}. "
+                f"If it holds labels, name it one of {list(LABEL_COLUMNS)}; otherwise convert or drop it."
+            )

@@ -1,0 +1,176 @@
+"""From rows of text to rows of token ids, hashes and counts: a pure function of one block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ray_st.data.columns import ColumnSpec
+from ray_st.data.keys import Keys, hash_texts, label_codes
+
+TokenIds = npt.NDArray[np.int32]
+Encoder = Callable[[list[str]], Sequence[TokenIds]]
+
+FAULT, TOKENS = "fault", "tokens"
+_SHOWN = 60
+
+
+def ids_of(column: str) -> str:
+    """Name of the encoded column with the token ids of a text column."""
+    return f"ids:{column}"
+
+
+def hash_of(column: str) -> str:
+    """Name of the encoded column with the hashes of a text column."""
+    return f"hash:{column}"
+
+
+def text_of(column: str) -> str:
+    """Name of the encoded column that keeps the texts of a text column."""
+    return f"text:{column}"
+
+
+class RowError(ValueError):
+    """A row of a dataset cannot be used."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What to make of each row.
+
+    Args:
+        columns: Text columns and label.
+        encoder: Turns texts into token ids, or None where the model takes no token ids.
+        keep_texts: Whether the encoded rows keep their texts (for a custom collator, or without an encoder).
+        prompts: Prompt that is put before each text of a column.
+    """
+
+    columns: ColumnSpec
+    encoder: Encoder | None
+    keep_texts: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+
+def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
+    """Checks and encodes the rows of one block, in order.
+
+    Args:
+        block: The rows, with at least the columns of ``encoding.columns``.
+        encoding: What to make of them.
+
+    Returns:
+        For each text column ``ids:…`` (list of int32, if there is an encoder), ``hash:…`` (uint64) and, if they are
+        kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts); ``fault``, which
+        says what is wrong with a row, or null. Rows with a fault have no tokens.
+    """
+    faults: list[str | None] = [None] * len(block)
+    texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}
+    made: dict[str, pa.Array] = {}
+    tokens = np.zeros(len(block), dtype=np.int64)
+    for name, values in texts.items():
+        made[hash_of(name)] = pa.array(hash_texts(values), pa.uint64())
+        prompted = [encoding.prompts[name] + text for text in values] if encoding.prompts.get(name) else values
+        if encoding.encoder is not None:
+            made[ids_of(name)], lengths = _ragged(encoding.encoder(prompted))
+            tokens += lengths
+        if encoding.keep_texts or encoding.encoder is None:
+            made[text_of(name)] = pa.array(prompted, pa.large_string())
+    label = encoding.columns.label
+    if label is not None:
+        made[label] = _checked_labels(block[label], label, faults)
+    made[TOKENS] = pa.array(tokens)
+    made[FAULT] = pa.array(faults, pa.string())
+    return pa.table(made)
+
+
+def _ragged(ids: Sequence[TokenIds]) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.concatenate(ids) if len(ids) else np.zeros(0, dtype=np.int32)
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(flat, pa.int32())), lengths
+
+
+def _checked_texts(column: pa.ChunkedArray, name: str, faults: list[str | None]) -> list[str]:
+    """The texts of a column; where one is unusable its row gets a fault and an empty text."""
+    values = column.to_pylist()
+    for row, value in enumerate(values):
+        if isinstance(value, str) and value.strip():
+            continue
+        if faults[row] is None:
+            faults[row] = f"column {name!r}: expected a text, found {_describe(value)}"
+        values[row] = ""
+    return values
+
+
+def _checked_labels(column: pa.ChunkedArray, name: str, faults: list[str | None]) -> pa.Array:
+    labels = column.combine_chunks()
+    if pa.types.is_boolean(labels.type):
+        labels = pc.cast(labels, pa.int64())
+    numeric = labels.type.value_type if pa.types.is_nested(labels.type) and hasattr(labels.type, "value_type") else labels.type
+    if not (pa.types.is_integer(numeric) or pa.types.is_floating(numeric) or pa.types.is_null(numeric)):
+        _mark(range(len(labels)), labels, name, faults)
+        return pa.nulls(len(labels), pa.float64())
+    _mark(np.flatnonzero(~_usable(labels)), labels, name, faults)
+    return labels
+
+
+def _usable(labels: pa.Array) -> npt.NDArray[np.bool_]:
+    """Rows whose label is there and finite."""
+    valid = pc.is_valid(labels).to_numpy(zero_copy_only=False)
+    if pa.types.is_floating(labels.type):
+        valid &= pc.fill_null(pc.is_finite(labels), False).to_numpy(zero_copy_only=False)
+    return valid
+
+
+def _mark(rows: Any, labels: pa.Array, name: str, faults: list[str | None]) -> None:
+    for row in rows:
+        if faults[row] is None:
+            faults[row] = f"column {name!r}: expected a finite number as label, found {_describe(labels[row].as_py())}"
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, str) and not value.strip():
+        return f"an empty text ({value!r})"
+    shown = repr(value)
+    return f"{shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'} ({type(value).__name__})"
+
+
+def check_faults(encoded: Sequence[pa.ChunkedArray | pa.Array], dataset: str) -> None:
+    """Raises for the first faulty row of a dataset, counting all.
+
+    Args:
+        encoded: The ``fault`` column of each block, in order.
+        dataset: What to call the dataset in the error.
+
+    Raises:
+        RowError: Naming the first faulty row, its column and value, and the number of faulty rows.
+    """
+    count, first, offset = 0, "", 0
+    for faults in encoded:
+        valid = np.flatnonzero(pc.is_valid(faults).to_numpy(zero_copy_only=False))
+        if len(valid) and not first:
+            first = f"row {offset + valid[0]}, {faults[int(valid[0])].as_py()}"
+        count += len(valid)
+        offset += len(faults)
+    if count:
+        raise RowError(f"{dataset}: {first}. {count} of {offset} rows cannot be used; correct or remove them.")
+
+
+def keys_of_blocks(encoded: Sequence[pa.Table], columns: ColumnSpec) -> Keys:
+    """Keys of encoded blocks, in order of rows."""
+    table = pa.concat_tables([block.select([n for n in block.column_names if n in _key_names(columns)]) for block in encoded])
+    hashes = np.stack([table[hash_of(name)].to_numpy() for name in columns.texts], axis=1)
+    labels = None
+    if columns.label is not None and not pa.types.is_nested(table[columns.label].type):
+        labels = label_codes(table[columns.label].to_pylist())
+    return Keys(hashes, table[TOKENS].to_numpy(), labels)
+
+
+def _key_names(columns: ColumnSpec) -> set[str]:
+    return {TOKENS, *(hash_of(name) for name in columns.texts)} | ({columns.label} if columns.label else set())

@@ -1,0 +1,62 @@
+"""Keys: what a sampler needs to know of each row, a few bytes instead of the texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from ray_st.data.columns import LABEL_COLUMNS, split_columns
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The rows of a source as a sampler sees them.
+
+    Args:
+        hashes: (rows, texts) 64-bit hash of each text.
+        tokens: (rows,) number of tokens of a row over all its texts, or None if they are not known.
+        labels: (rows,) code of each row's label, or None without labels.
+    """
+
+    hashes: Hashes
+    tokens: npt.NDArray[np.int64] | None = None
+    labels: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+def hash_texts(texts: Iterable[str]) -> Hashes:
+    """64-bit hash (XXH3) of each text; equal on every machine and in every run."""
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((digest(text.encode("utf-8", "surrogatepass")) for text in texts), dtype=np.uint64)
+
+
+def label_codes(values: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """(rows,) the same small integer for equal labels, in order of first appearance."""
+    codes: dict[Any, int] = {}
+    return np.fromiter((codes.setdefault(value, len(codes)) for value in values), dtype=np.int64)
+
+
+def keys_of(dataset: Any, label_columns: Sequence[str] | None = None) -> Keys:
+    """Keys of a dataset given to a sampler directly.
+
+    Args:
+        dataset: :class:`Keys`, returned as they are, or anything with ``column_names`` and columns by name
+            (a :class:`datasets.Dataset`).
+        label_columns: Names that mean a label; defaults to :data:`ray_st.data.columns.LABEL_COLUMNS`.
+    """
+    if isinstance(dataset, Keys):
+        return dataset
+    columns = split_columns(dataset.column_names, label_columns or LABEL_COLUMNS)
+    hashes = [hash_texts(map(str, dataset[name])) for name in columns.texts]
+    labels = None if columns.label is None else label_codes(list(dataset[columns.label]))
+    stacked = np.stack(hashes, axis=1) if hashes else np.zeros((len(dataset), 0), dtype=np.uint64)
+    return Keys(stacked, labels=labels)

@@ -1,0 +1,170 @@
+"""Packing rows into batches so that no value occurs twice in a batch, in time linear in the number of rows.
+
+Most values of real data occur once: their rows can go anywhere. The others are dealt like cards: rows sorted by their
+most frequent value go to batches 0, 1, 2, … in turn, so that rows that share this value are in different batches. A row
+that still meets another of its values there tries batches at random; what is left after a few tries is packed by the same
+rule into batches of its own. Rows of unique values then fill the batches up from the front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_st.data.keys import Hashes
+from ray_st.data.plan import Indices, Plan
+
+_TRIES = 12
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The values that occur in more than one row.
+
+    Args:
+        rows: (r,) indices of rows with at least one repeated value.
+        values: (r, columns) code of each value, in ``[0, len(counts))``; a value that occurs in one row only, or that
+            an earlier column of the same row has, is -1.
+        counts: (values,) in how many rows a value occurs.
+        free: (f,) the other rows.
+    """
+
+    rows: Indices
+    values: Indices
+    counts: Indices
+    free: Indices
+
+
+def find_repeats(hashes: Hashes) -> Repeats:
+    """Finds the repeated values of all rows and columns.
+
+    Args:
+        hashes: (rows, columns) hash of each value.
+    """
+    rows, columns = hashes.shape
+    if columns == 0:
+        return Repeats(np.zeros(0, np.int64), np.zeros((0, 0), np.int64), np.zeros(0, np.int64), np.arange(rows))
+    _, codes, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    codes = codes.reshape(hashes.shape).astype(np.int64)
+    for column in range(1, columns):
+        same = (codes[:, :column] == codes[:, column : column + 1]).any(axis=1)
+        np.subtract.at(counts, codes[same, column], 1)
+        codes[same, column] = -1
+    repeated = counts > 1
+    renumber = np.where(repeated, np.cumsum(repeated) - 1, -1)
+    codes = np.where(codes >= 0, renumber[codes], -1)
+    bound = (codes >= 0).any(axis=1)
+    return Repeats(np.flatnonzero(bound), codes[bound], counts[repeated], np.flatnonzero(~bound))
+
+
+def pack_without_repeats(repeats: Repeats, batch_size: int, rng: np.random.Generator) -> Plan:
+    """Batches in which no value occurs twice; every row exactly once.
+
+    Args:
+        repeats: The repeated values of the rows, from :func:`find_repeats`.
+        batch_size: Most rows of a batch. Where repeats leave no other way batches are smaller, at the end of the plan.
+        rng: Draws the order.
+    """
+    total = len(repeats.rows) + len(repeats.free)
+    batch_of = np.empty(len(repeats.rows), dtype=np.int64)
+    waiting = np.arange(len(repeats.rows))
+    steps = -(-total // batch_size)
+    first = 0
+    while len(waiting):
+        values = repeats.values[waiting]
+        steps = max(steps, first + _most_frequent(values, len(repeats.counts)))
+        batches = steps - first
+        placed, chosen = _deal(values, repeats.counts, batches, batch_size, rng)
+        batch_of[waiting[placed]] = chosen[placed] + first
+        waiting = waiting[~placed]
+        first = steps
+        steps += -(-len(waiting) // batch_size)
+    return _fill_up(repeats, batch_of, max(first, steps), batch_size, rng)
+
+
+def _most_frequent(values: Indices, size: int) -> int:
+    return int(np.bincount(values[values >= 0], minlength=size).max())
+
+
+def _deal(
+    values: Indices, counts: Indices, batches: int, batch_size: int, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.bool_], Indices]:
+    """Chooses a batch for each row; tells which rows found one."""
+    rows = len(values)
+    main = np.take_along_axis(
+        values, np.where(values >= 0, counts[values], 0).argmax(axis=1)[:, None], axis=1
+    )[:, 0]
+    order = np.lexsort((rng.random(rows), rng.permutation(len(counts))[main]))
+    batch_of = np.empty(rows, dtype=np.int64)
+    batch_of[order] = (np.arange(rows) + rng.integers(batches)) % batches
+    taken = np.zeros(0, dtype=np.int64)
+    filled = np.zeros(batches, dtype=np.int64)
+    placed = np.zeros(rows, dtype=bool)
+    trying = rng.permutation(rows)
+    for _ in range(_TRIES):
+        fits = _without_conflict(batch_of[trying], values[trying], len(counts), taken)
+        fits &= _within_capacity(batch_of[trying], fits, batch_size - filled)
+        accepted = trying[fits]
+        placed[accepted] = True
+        filled += np.bincount(batch_of[accepted], minlength=batches)
+        taken = np.union1d(taken, _pairs(batch_of[accepted], values[accepted], len(counts)))
+        trying = trying[~fits]
+        room = np.flatnonzero(filled < batch_size)
+        if len(trying) == 0 or len(room) == 0:
+            break
+        batch_of[trying] = rng.choice(room, len(trying))
+    return placed, batch_of
+
+
+def _pairs(batch_of: Indices, values: Indices, size: int) -> Indices:
+    """One number for each (batch, value) that rows occupy."""
+    pairs = batch_of[:, None] * size + values
+    return pairs[values >= 0]
+
+
+def _without_conflict(
+    batch_of: Indices, values: Indices, size: int, taken: Indices
+) -> npt.NDArray[np.bool_]:
+    """Rows none of whose values is in their batch already, by ``taken`` or by an earlier row."""
+    rows = np.repeat(np.arange(len(values)), (values >= 0).sum(axis=1))
+    pairs = _pairs(batch_of, values, size)
+    order = np.argsort(pairs, kind="stable")
+    later = np.zeros(len(pairs), dtype=bool)
+    later[order[1:]] = pairs[order[1:]] == pairs[order[:-1]]
+    if len(taken):
+        at = np.minimum(np.searchsorted(taken, pairs), len(taken) - 1)
+        later |= taken[at] == pairs
+    fits = np.ones(len(values), dtype=bool)
+    fits[rows[later]] = False
+    return fits
+
+
+def _within_capacity(
+    batch_of: Indices, wanted: npt.NDArray[np.bool_], room: Indices
+) -> npt.NDArray[np.bool_]:
+    """Of the wanted rows of each batch, in order, as many as it has room for."""
+    fits = np.zeros(len(batch_of), dtype=bool)
+    rows = np.flatnonzero(wanted)
+    order = np.argsort(batch_of[rows], kind="stable")
+    batches = batch_of[rows][order]
+    if len(batches):
+        first = np.searchsorted(batches, batches)
+        fits[rows[order]] = np.arange(len(batches)) - first < room[batches]
+    return fits
+
+
+def _fill_up(
+    repeats: Repeats, batch_of: Indices, steps: int, batch_size: int, rng: np.random.Generator
+) -> Plan:
+    """Puts the rows of unique values where there is room, from the front, and orders rows by batch."""
+    room = batch_size - np.bincount(batch_of, minlength=steps)
+    free = rng.permutation(repeats.free)
+    seats = np.repeat(np.arange(steps), room)[: len(free)]
+    rows = np.concatenate([repeats.rows, free])
+    batches = np.concatenate([batch_of, seats])
+    shuffled = rng.permutation(len(rows))
+    order = shuffled[np.argsort(batches[shuffled], kind="stable")]
+    sizes = np.bincount(batches, minlength=steps)
+    return Plan.of_sizes(rows[order], sizes[sizes > 0])

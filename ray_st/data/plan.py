@@ -1,0 +1,81 @@
+"""The batches of an epoch as arrays: which rows, in which step, on which rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_st.world import World
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The global batches of one epoch, in order; the same for any number of workers.
+
+    Args:
+        rows: (total,) row indices of all batches, one batch after the other.
+        starts: (steps + 1,) where each batch begins in ``rows``; the last entry is ``len(rows)``.
+    """
+
+    rows: Indices
+    starts: Indices
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def batch(self, step: int) -> Indices:
+        """Row indices of one global batch."""
+        return self.rows[self.starts[step] : self.starts[step + 1]]
+
+    def cut(self, step: int, world: World) -> Indices:
+        """The consecutive rows of a global batch that belong to one rank; may be empty."""
+        batch = self.batch(step)
+        return batch[world.share(len(batch))]
+
+    def sizes(self) -> Indices:
+        """(steps,) number of rows of each batch."""
+        return np.diff(self.starts)
+
+    def stretch(self, steps: int) -> Plan:
+        """The same rows in the same order in ``steps`` batches, halving the largest (first) batches as needed.
+
+        transformers derives epochs from one number of steps an epoch, so an epoch that packed into fewer
+        batches than another is stretched to the longest.
+
+        Raises:
+            ValueError: If there are fewer than ``steps`` rows or more than ``steps`` batches.
+        """
+        if not len(self) <= steps <= max(len(self.rows), len(self)):
+            raise ValueError(f"A plan of {len(self.rows)} rows in {len(self)} batches cannot have {steps} batches.")
+        sizes = self.sizes()
+        while len(sizes) < steps:
+            largest = np.argsort(-sizes, kind="stable")[: steps - len(sizes)]
+            largest = np.sort(largest[sizes[largest] > 1])
+            halves = sizes[largest] // 2
+            sizes[largest] -= halves
+            sizes = np.insert(sizes, largest + 1, halves)
+        return Plan.of_sizes(self.rows, sizes)
+
+    @staticmethod
+    def of_sizes(rows: Indices, sizes: Indices) -> Plan:
+        """A plan from rows in order and the size of each batch."""
+        return Plan(rows, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64))
+
+    @staticmethod
+    def consecutive(rows: Indices, batch_size: int, drop_last: bool = False) -> Plan:
+        """Cuts rows into batches of ``batch_size``; the last may be smaller, or is dropped."""
+        usable = len(rows) - len(rows) % batch_size if drop_last else len(rows)
+        starts = np.append(np.arange(0, usable, batch_size, dtype=np.int64), usable)
+        return Plan(rows[:usable], starts if usable else np.zeros(1, dtype=np.int64))
+
+    @staticmethod
+    def of_batches(batches: Iterable[Sequence[int]]) -> Plan:
+        """A plan from any batch sampler, one sequence of row indices for each batch."""
+        lists = [np.asarray(batch, dtype=np.int64) for batch in batches]
+        rows = np.concatenate(lists) if lists else np.zeros(0, dtype=np.int64)
+        return Plan.of_sizes(rows, np.array([len(batch) for batch in lists], dtype=np.int64))

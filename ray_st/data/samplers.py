@@ -1,0 +1,153 @@
+"""Batch samplers: index samplers over keys, run over the batch of the whole cluster.
+
+A sampler sees the rows of a source and the *global* batch size and yields lists of row indices. It knows nothing of
+workers: its batches are cut by rank afterwards, so they are the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ray_st.data.keys import keys_of
+from ray_st.data.packing import find_repeats, pack_without_repeats
+from ray_st.data.plan import Plan
+
+
+class PlannedBatchSampler(ABC):
+    """Base of samplers that plan a whole epoch as arrays.
+
+    The order is a pure function of (seed, epoch): :meth:`set_epoch` moves to another epoch, nothing else changes it.
+
+    Args:
+        batch_size: Rows of a global batch.
+        drop_last: Whether batches that are not full are left out.
+        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
+        seed: Seed of the order.
+
+    Raises:
+        ValueError: If ``batch_size`` is not a positive integer.
+    """
+
+    def __init__(self, batch_size: int, drop_last: bool, generator: Any = None, seed: int | None = 0) -> None:
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(f"batch_size must be a positive integer; got {batch_size!r}.")
+        self.batch_size = batch_size
+        self.drop_last = drop_last
+        self.seed = int(generator.initial_seed()) if generator is not None else int(seed or 0)
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose batches are drawn next."""
+        self.epoch = epoch
+
+    def plan(self) -> Plan:
+        """The batches of the epoch as arrays."""
+        plan = self._plan(np.random.default_rng([self.seed, self.epoch]))
+        if not self.drop_last:
+            return plan
+        full = plan.sizes() == self.batch_size
+        return Plan.of_sizes(plan.rows[np.repeat(full, plan.sizes())], plan.sizes()[full])
+
+    @abstractmethod
+    def _plan(self, rng: np.random.Generator) -> Plan:
+        """All batches, those that are not full included."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        plan = self.plan()
+        for step in range(len(plan)):
+            yield plan.batch(step).tolist()
+
+    def __len__(self) -> int:
+        return len(self.plan())
+
+
+class RandomOrder:
+    """The rows of a dataset in an order drawn from (seed, epoch).
+
+    Args:
+        rows: Number of rows.
+        seed: Seed of the order.
+        shuffle: Whether to shuffle at all.
+    """
+
+    def __init__(self, rows: int, seed: int = 0, shuffle: bool = True) -> None:
+        self.rows, self.seed, self.shuffle, self.epoch = rows, seed, shuffle, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose order is drawn next."""
+        self.epoch = epoch
+
+    def order(self) -> np.ndarray:
+        """(rows,) the order of the epoch."""
+        if not self.shuffle:
+            return np.arange(self.rows)
+        return np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.order().tolist())
+
+    def __len__(self) -> int:
+        return self.rows
+
+
+class DefaultBatchSampler(PlannedBatchSampler):
+    """Consecutive rows of an order, ``batch_size`` at a time.
+
+    Args:
+        sampler: Row indices in the wanted order, for example :class:`RandomOrder`.
+        batch_size: Rows of a global batch.
+        drop_last: Whether an incomplete last batch is left out.
+    """
+
+    def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool = False) -> None:
+        super().__init__(batch_size, drop_last)
+        self.sampler = sampler
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose batches are drawn next, also in the underlying sampler if it knows epochs."""
+        super().set_epoch(epoch)
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(epoch)
+
+    def _plan(self, rng: np.random.Generator) -> Plan:
+        if isinstance(self.sampler, RandomOrder):
+            order = self.sampler.order()
+        else:
+            order = np.fromiter(self.sampler, dtype=np.int64)
+        return Plan.consecutive(order, self.batch_size)
+
+
+class NoDuplicatesBatchSampler(PlannedBatchSampler):
+    """Batches in which no text occurs twice, across all text columns; labels and dataset names do not count.
+
+    For losses that use the other rows of a batch as negatives: a duplicate of a positive would be a false negative.
+    Every row is in exactly one batch of an epoch; where a text occurs in very many rows, the batches at the end of
+    the epoch are smaller.
+
+    Args:
+        dataset: The rows: :class:`ray_st.data.keys.Keys` or a :class:`datasets.Dataset`.
+        batch_size: Rows of a global batch.
+        drop_last: Whether batches that are not full are left out.
+        valid_label_columns: Names that mean a label.
+        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
+        seed: Seed of the order.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        drop_last: bool = False,
+        valid_label_columns: Sequence[str] | None = None,
+        generator: Any = None,
+        seed: int | None = 0,
+    ) -> None:
+        super().__init__(batch_size, drop_last, generator, seed)
+        self._repeats = find_repeats(keys_of(dataset, valid_label_columns).hashes)
+
+    def _plan(self, rng: np.random.Generator) -> Plan:
+        return pack_without_repeats(self._repeats, self.batch_size, rng)

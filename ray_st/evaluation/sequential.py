@@ -1,0 +1,65 @@
+"""Several evaluators as one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ray_st.evaluation.base import SentenceEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+def last_score(scores: Sequence[float]) -> float:
+    """The last of several scores.
+
+    Args:
+        scores: At least one.
+    """
+    return scores[-1]
+
+
+class SequentialEvaluator(SentenceEvaluator):
+    """Runs evaluators one after the other and joins their metrics.
+
+    The primary metric is ``sequential_score``, made from the evaluators' own primary metrics. An evaluator that
+    returns one figure adds it as ``evaluator_{i}``.
+
+    Args:
+        evaluators: The evaluators, at least one.
+        main_score_function: Maps the list of primary metrics to the one score; by default the last.
+
+    Raises:
+        ValueError: If there is no evaluator.
+    """
+
+    def __init__(
+        self,
+        evaluators: Iterable[SentenceEvaluator],
+        main_score_function: Callable[[Sequence[float]], float] = last_score,
+    ) -> None:
+        self.evaluators = list(evaluators)
+        if not self.evaluators:
+            raise ValueError("SequentialEvaluator needs at least one evaluator; found none.")
+        self.main_score_function = main_score_function
+        self.primary_metric = "sequential_score"
+
+    def __call__(
+        self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
+    ) -> dict[str, float]:
+        """Measures a model with each evaluator in turn.
+
+        Returns:
+            All metrics by name, and ``sequential_score``.
+        """
+        results: dict[str, float] = {}
+        scores = []
+        for i, evaluator in enumerate(self.evaluators):
+            found = evaluator(model, output_path, epoch, steps)
+            metrics = found if isinstance(found, dict) else {f"evaluator_{i}": found}
+            scores.append(metrics[getattr(evaluator, "primary_metric", None) or next(iter(metrics))])
+            if hidden := sorted(results.keys() & metrics.keys()):
+                logger.warning("Metrics %s are found twice, the last counts; give evaluators a name.", hidden)
+            results |= metrics
+        return {**results, "sequential_score": self.main_score_function(scores)}

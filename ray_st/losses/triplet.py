@@ -1,0 +1,81 @@
+"""Triplet loss with a margin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ray_st.losses.base import Columns, Loss, function_name
+from ray_st.util.similarity import pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
+
+
+class TripletDistanceMetric(Enum):
+    """Distances of two rows of embeddings: each member maps (n, d) and (n, d) to distances (n,)."""
+
+    COSINE = "cosine"
+    EUCLIDEAN = "euclidean"
+    MANHATTAN = "manhattan"
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances (n,) between the rows of a (n, d) and b (n, d)."""
+        if self is TripletDistanceMetric.COSINE:
+            return 1 - pairwise_cos_sim(a, b)
+        if self is TripletDistanceMetric.EUCLIDEAN:
+            return -pairwise_euclidean_sim(a, b)
+        return -pairwise_manhattan_sim(a, b)
+
+
+class TripletLoss(Loss):
+    """Wants each negative further from its anchor than the positive: ``mean(max(d(a, p) - d(a, n) + margin, 0))``.
+
+    Inputs: (anchor, positive, negative); no labels.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding`` (n, d).
+        distance_metric: Maps (n, d) and (n, d) to distances (n,).
+        triplet_margin: By how much further the negative should be, in units of the distance.
+
+    References:
+        Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832; Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
+    """
+
+    text_columns: ClassVar[tuple[int, int | None]] = (3, 3)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        distance_metric: Callable[[Tensor, Tensor], Tensor] = TripletDistanceMetric.EUCLIDEAN,
+        triplet_margin: float = 5,
+    ) -> None:
+        super().__init__(model)
+        self.distance_metric = distance_metric
+        self.triplet_margin = triplet_margin
+
+    def compute(self, columns: Columns) -> Tensor:
+        """Loss of this rank's triplets."""
+        anchor, positive, negative = columns.mine
+        distances = self.distance_metric(anchor, positive) - self.distance_metric(anchor, negative)
+        return F.relu(distances + self.triplet_margin).mean()
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The loss's options, for the model card."""
+        metric = self.distance_metric
+        name = str(metric) if isinstance(metric, TripletDistanceMetric) else function_name(metric)
+        return {"distance_metric": name, "triplet_margin": self.triplet_margin}
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper that the loss comes from."""
+        return """
+@misc{hermans2017defense,
+    title = {In Defense of the Triplet Loss for Person Re-Identification},
+    author = {Hermans, Alexander and Beyer, Lucas and Leibe, Bastian},
+    year = {2017},
+    eprint = {1703.07737},
+    archivePrefix = {arXiv},
+}
+"""

@@ -1,0 +1,203 @@
+"""What is known about a model, from which its card is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_TASK = (
+    "semantic textual similarity, semantic search, paraphrase mining, classification, clustering, and more"
+)
+_TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "dense")
+_TRAINED = "generated_from_trainer"
+
+# Never in a card: what could hold a secret, or where things are on somebody's machine.
+_PRIVATE = re.compile(
+    r"token|secret|password|api_key|_dir$|_path$|_url$|^hub_|resume_from|run_name|logging_dir"
+)
+
+
+@dataclass
+class Scores:
+    """What an evaluator found.
+
+    Args:
+        name: The evaluator's class.
+        description: What it measures, in words.
+        dataset: Name of its data.
+        metrics: Each figure by its name.
+        epoch: When, in passes over the data; -1 if not known.
+        steps: When, in steps; -1 if not known.
+        primary: Name of the metric by which models are compared.
+    """
+
+    name: str
+    description: str
+    dataset: str
+    metrics: dict[str, float]
+    epoch: float = -1
+    steps: int = -1
+    primary: str | None = None
+
+
+@dataclass
+class SentenceTransformerModelCardData:
+    """What is known about a model. The trainer fills in what it learns; nothing is asked of the Hub.
+
+    Args:
+        language: Language code, or several.
+        license: Its licence, such as "apache-2.0".
+        model_name: A readable name, the card's title.
+        model_id: Name on the Hub.
+        train_datasets: One dict a data set, with ``name`` and, if it is on the Hub, ``id``; more keys are what
+            :meth:`set_train_dataset_metadata` adds.
+        eval_datasets: The same of the evaluation data.
+        task_name: What it is for, in words.
+        tags: Tags of the card.
+        local_files_only: Kept for older scripts; the Hub is never asked.
+        generate_widget_examples: Whether the trainer takes examples from its data.
+    """
+
+    language: str | list[str] | None = None
+    license: str | None = None
+    model_name: str | None = None
+    model_id: str | None = None
+    train_datasets: list[dict[str, Any]] = field(default_factory=list)
+    eval_datasets: list[dict[str, Any]] = field(default_factory=list)
+    task_name: str = _TASK
+    tags: list[str] = field(default_factory=lambda: list(_TAGS))
+    local_files_only: bool = False
+    generate_widget_examples: bool = True
+
+    base_model: str | None = field(default=None, init=False)
+    base_model_revision: str | None = field(default=None, init=False)
+    losses: list[str] = field(default_factory=list, init=False)
+    citations: dict[str, str] = field(default_factory=dict, init=False)
+    hyperparameters: dict[str, Any] = field(default_factory=dict, init=False)
+    scores: list[Scores] = field(default_factory=list, init=False)
+    logs: list[dict[str, float]] = field(default_factory=list, init=False)
+    widget: list[dict[str, Any]] = field(default_factory=list, init=False)
+    versions: dict[str, str] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.train_datasets = [_named(entry) for entry in self.train_datasets]
+        self.eval_datasets = [_named(entry) for entry in self.eval_datasets]
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model is no longer the one that its old card describes."""
+        return bool(self.losses) or _TRAINED in self.tags
+
+    def set_base_model(self, name: str | Path | None, revision: str | None = None) -> None:
+        """Notes the model that this one started from, if it is one of the Hub: a folder's path is nobody's business."""
+        if name is not None and _HUB_NAME.fullmatch(str(name)) and not Path(name).exists():
+            self.base_model, self.base_model_revision = str(name), revision
+
+    def name_model(self, model_name: str | None, train_datasets: Sequence[str] | None) -> None:
+        """Takes over what a call of ``save_pretrained`` says, where nothing is known yet.
+
+        Args:
+            model_name: Name on the Hub; a path is left out.
+            train_datasets: Names of data sets.
+        """
+        if (
+            model_name
+            and not self.model_id
+            and _HUB_NAME.fullmatch(model_name)
+            and not Path(model_name).exists()
+        ):
+            self.model_id = model_name
+        if train_datasets and not self.train_datasets:
+            self.train_datasets = [_named(name) for name in train_datasets]
+
+    def add_tags(self, tags: str | Sequence[str]) -> None:
+        """Adds tags that are not there yet."""
+        wanted = [tags] if isinstance(tags, str) else tags
+        self.tags += [tag for tag in dict.fromkeys(wanted) if tag not in self.tags]
+
+    def set_losses(self, losses: Sequence[Any]) -> None:
+        """Notes the losses of a training run, and thereby that the model was trained.
+
+        Args:
+            losses: Loss modules; one with a ``citation`` is cited.
+        """
+        self.losses = list(dict.fromkeys(type(loss).__name__ for loss in losses))
+        self.citations = {
+            type(loss).__name__: loss.citation for loss in losses if getattr(loss, "citation", None)
+        }
+        self.add_tags([_TRAINED, *(f"loss:{name}" for name in self.losses)])
+
+    def set_train_dataset_metadata(self, datasets: Sequence[Mapping[str, Any]]) -> None:
+        """Notes the training data.
+
+        Args:
+            datasets: One dict a data set: ``name``, ``id``, ``size`` (rows), ``columns`` (names), ``loss`` (a name),
+                ``samples`` (a few rows, each a list of texts); all but the name may be missing.
+        """
+        self.train_datasets = _merged(self.train_datasets, datasets)
+
+    def set_eval_dataset_metadata(self, datasets: Sequence[Mapping[str, Any]]) -> None:
+        """Notes the evaluation data; see :meth:`set_train_dataset_metadata`."""
+        self.eval_datasets = _merged(self.eval_datasets, datasets)
+
+    def set_hyperparameters(self, values: Mapping[str, Any]) -> None:
+        """Notes the settings of a training run, without those that could hold a secret or a path.
+
+        Args:
+            values: Settings by name; only numbers, strings, booleans and None are kept.
+        """
+        plain = {name: value for name, value in values.items() if isinstance(value, str | int | float | None)}
+        self.hyperparameters = {
+            name: value
+            for name, value in plain.items()
+            if not _PRIVATE.search(name) and not (isinstance(value, str) and Path(value).is_absolute())
+        }
+
+    def set_evaluation_metrics(
+        self, evaluator: Any, metrics: Mapping[str, float], epoch: float = -1, steps: int = -1
+    ) -> None:
+        """Notes what an evaluator found; a later finding of the same evaluator replaces an earlier one.
+
+        Args:
+            evaluator: It says its ``name``, ``description`` and ``primary_metric``.
+            metrics: Figures by name.
+            epoch: When, in passes over the data.
+            steps: When, in steps.
+        """
+        kind, name = type(evaluator).__name__, getattr(evaluator, "name", "") or ""
+        description = getattr(evaluator, "description", None) or kind.removesuffix("Evaluator")
+        primary = getattr(evaluator, "primary_metric", None)
+        figures = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+        new = Scores(
+            kind, description, name, figures, epoch, steps, primary if isinstance(primary, str) else None
+        )
+        kept = [old for old in self.scores if (old.name, old.dataset) != (kind, name)]
+        self.scores = [*kept, new]
+
+    def set_widget_examples(self, examples: Sequence[Mapping[str, Any]]) -> None:
+        """Notes examples for the Hub's widget: dicts with ``source_sentence`` and ``sentences``."""
+        self.widget = [dict(example) for example in examples]
+
+
+def _named(entry: str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(entry, str):
+        return {"name": entry}
+    known = dict(entry)
+    if not known.get("name") and not known.get("id"):
+        raise ValueError(f"A data set of a model card needs a name or an id; got {known}.")
+    return {
+        "name": str(known.get("name") or known["id"]),
+        **{key: known[key] for key in known if key != "name"},
+    }
+
+
+def _merged(known: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the user said of each data set goes before what was found, matched by place."""
+    pairs = [(known[i] if i < len(known) else {}, entry) for i, entry in enumerate(found)]
+    return [_named({**entry, **said}) for said, entry in pairs] + [
+        dict(entry) for entry in known[len(found) :]
+    ]

@@ -1,0 +1,147 @@
+"""A linear layer with an activation, over the pooled embedding."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from ray_st.models.files import ModelFolderError, read_json, read_weights, write_weights
+from ray_st.models.module import Features, Module
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
+
+_ACTIVATIONS = {name: getattr(nn, name) for name in nn.modules.activation.__all__} | {"Identity": nn.Identity}
+
+
+class Dense(Module):
+    """Maps embeddings from one dimension to another.
+
+    Args:
+        in_features: Dimension of the input.
+        out_features: Dimension of the output.
+        bias: Whether a vector is added.
+        activation_function: Applied after the linear map; None leaves it linear.
+        init_weight: (out_features, in_features), the weight to start from.
+        init_bias: (out_features,), the bias to start from.
+        module_input_name: The feature to map.
+        module_output_name: The feature that receives the result; by default the same.
+        use_residual: Add the input to the output, through a linear map of its own where the dimensions differ.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation_function: Callable[[Tensor], Tensor] | None = nn.Tanh(),  # noqa: B008 (holds no state)
+        init_weight: Tensor | None = None,
+        init_bias: Tensor | None = None,
+        module_input_name: str = "sentence_embedding",
+        module_output_name: str | None = None,
+        use_residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.bias = bias
+        self.activation_function = activation_function or nn.Identity()
+        self.module_input_name = module_input_name
+        self.module_output_name = module_output_name or module_input_name
+        self.use_residual = use_residual
+        self.linear = nn.Linear(in_features, out_features, bias=bias)
+        self.residual = _residual(in_features, out_features) if use_residual else None
+        if init_weight is not None:
+            self.linear.weight = nn.Parameter(init_weight)
+        if init_bias is not None and bias:
+            self.linear.bias = nn.Parameter(init_bias)
+
+    def forward(self, features: Features) -> Features:
+        """The features with the embedding mapped: (n, in_features) to (n, out_features)."""
+        value = features[self.module_input_name]
+        result = self.activation_function(self.linear(value))
+        if self.residual is not None:
+            result = result + self.residual(value)
+        return {**features, self.module_output_name: result}
+
+    def get_embedding_dimension(self) -> int:
+        """Dimension of the output."""
+        return self.out_features
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The constructor's arguments; those at their default that older readers don't know are left out."""
+        activation = type(self.activation_function)
+        config: dict[str, Any] = {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.bias,
+            "activation_function": f"{activation.__module__}.{activation.__qualname__}",
+        }
+        if {self.module_input_name, self.module_output_name} != {"sentence_embedding"}:
+            config["module_input_name"] = self.module_input_name
+            config["module_output_name"] = self.module_output_name
+        return config | ({"use_residual": True} if self.use_residual else {})
+
+    def save(self, folder: str | Path) -> None:
+        """Writes settings and weights into an existing folder."""
+        kind: Any = type(self.activation_function)
+        if kind in _ACTIVATIONS.values() and repr(kind()) != repr(self.activation_function):
+            logger.warning(
+                "The folder format has no place for the arguments of %r: it will be read as %r.",
+                self.activation_function,
+                kind(),
+            )
+        super().save(folder)
+        write_weights(Path(folder), self.state_dict())
+
+    @classmethod
+    def load(cls, folder: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Self:
+        """Reads a module from its folder.
+
+        Args:
+            folder: Where :meth:`save` wrote it.
+            trust_remote_code: Whether the activation may be a class from outside ``torch.nn``.
+            **options: Not used.
+
+        Raises:
+            ModelFolderError: If the activation is unknown, or weights are missing, pickled or of another shape.
+        """
+        folder = Path(folder)
+        config = read_json(folder / cls.config_file_name)
+        if config is None:
+            raise ModelFolderError(f"{folder} has no {cls.config_file_name}, which a Dense module needs.")
+        if name := config.get("activation_function"):
+            config["activation_function"] = _activation(name, trust_remote_code)
+        dense = cls(**config)
+        try:
+            dense.load_state_dict(read_weights(folder))
+        except RuntimeError as error:
+            raise ModelFolderError(
+                f"The weights in {folder} do not fit its {cls.config_file_name}: {error}"
+            ) from None
+        return dense
+
+
+def _residual(in_features: int, out_features: int) -> nn.Module:
+    return nn.Identity() if in_features == out_features else nn.Linear(in_features, out_features, bias=False)
+
+
+def _activation(path: str, trust_remote_code: bool) -> nn.Module:
+    package, _, name = path.rpartition(".")
+    if package.split(".")[0] == "torch" and name in _ACTIVATIONS:
+        return _ACTIVATIONS[name]()
+    if trust_remote_code:
+        return getattr(importlib.import_module(package), name)()
+    raise ModelFolderError(
+        f"The Dense module's activation {path!r} is none of torch.nn's activations. It would have to be imported; "
+        "pass trust_remote_code=True if you trust this model folder."
+    )

@@ -1,0 +1,190 @@
+"""From texts to embeddings in batches of similar length.
+
+The batches are a function of the texts' lengths alone. Who runs them is exchangeable: a run on several workers deals
+out the same batches and gets the same embeddings, to the last bit, as one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ray_st.util.quantize import PRECISIONS, quantize_embeddings
+from ray_st.util.tensors import batch_to_device, normalize_embeddings, to_numpy, truncate_embeddings
+
+if TYPE_CHECKING:
+    from ray_st.models.stack import Stack
+
+Embed = Callable[[np.ndarray], Any]
+"""Embeds the texts at some positions: a tensor (n, d), or a list of n values for other outputs than embeddings."""
+
+BatchRunner = Callable[[Sequence[np.ndarray], Embed], list[Any]]
+"""Calls an :data:`Embed` on each batch of positions; returns the results in the order of the batches."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be computed and in which form.
+
+    Args:
+        prompt: Put before each text; None or "" for none.
+        batch_size: Texts in one batch.
+        show_progress_bar: Whether to show one.
+        output_value: "sentence_embedding", "token_embeddings" (one tensor (t, d) a text, without padding), or None
+            for a dict of all features a text.
+        precision: "float32", "int8", "uint8", "binary" or "ubinary".
+        form: "numpy" (an array), "tensor" (a tensor on the model's device) or "list" (of tensors).
+        normalize: Whether embeddings are scaled to unit length.
+        truncate_dim: Dimensions to keep; None keeps all.
+
+    Raises:
+        ValueError: If a value is none of those named.
+    """
+
+    prompt: str | None = None
+    batch_size: int = 32
+    show_progress_bar: bool = False
+    output_value: str | None = "sentence_embedding"
+    precision: str = "float32"
+    form: str = "numpy"
+    normalize: bool = False
+    truncate_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {self.batch_size}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}.")
+        if self.output_value not in ("sentence_embedding", "token_embeddings", None):
+            raise ValueError(
+                f"output_value must be 'sentence_embedding', 'token_embeddings' or None; got {self.output_value!r}."
+            )
+
+
+def check_texts(texts: Sequence[Any]) -> None:
+    """Refuses what is not text before the tokenizer sees it.
+
+    Raises:
+        ValueError: Naming the first entry that is no string, and its place.
+    """
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"Texts must be strings; entry {place} is {type(text).__name__}: {text!r:.80}.")
+
+
+def length_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
+    """Positions in batches of similar length, the longest first, equal ones in their order.
+
+    Args:
+        lengths: Length of each text.
+        batch_size: Texts in one batch; the last may have fewer.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def run_here(batches: Sequence[np.ndarray], embed: Embed) -> list[Any]:
+    """Runs all batches in this process."""
+    return [embed(batch) for batch in batches]
+
+
+def encode_texts(model: Stack, texts: Sequence[str], wish: Wish, runner: BatchRunner = run_here) -> Any:
+    """The embeddings of some texts, in their order.
+
+    Args:
+        model: The model; it is put into evaluation mode for the time of the call.
+        texts: n texts.
+        wish: What is to be computed and in which form.
+        runner: Who runs the batches.
+
+    Returns:
+        (n, d) as an array or a tensor, a list of n tensors (d,), or a list of n values of another output.
+    """
+    check_texts(texts)
+    batches, features_of = _plan(model, [(wish.prompt or "") + text for text in texts], wish)
+    with (
+        tqdm(total=len(batches), desc="Batches", disable=not wish.show_progress_bar) as bar,
+        _evaluating(model),
+    ):
+
+        def embed(rows: np.ndarray) -> Any:
+            features = batch_to_device(features_of(rows), model.device)
+            result = _pick(model(features), len(rows), wish)
+            bar.update()
+            return result
+
+        results = runner(batches, embed)
+    order = np.concatenate([np.empty(0, dtype=np.int64), *batches])
+    if wish.output_value != "sentence_embedding":
+        flat = [value for batch in results for value in batch]
+        return [flat[place] for place in np.argsort(order)]
+    return _deliver(_in_order(results, order, model, wish), wish)
+
+
+def _plan(
+    model: Stack, texts: list[str], wish: Wish
+) -> tuple[list[np.ndarray], Callable[[np.ndarray], dict[str, Any]]]:
+    """The batches, and how to make the features of one."""
+    encoder = model.token_encoder()
+    if encoder is None:
+        batches = length_batches([len(text) for text in texts], wish.batch_size)
+        return batches, lambda rows: dict(model.tokenize([texts[row] for row in rows]))
+    ids = encoder(texts)
+    extra = {"prompt_length": encoder.prompt_length(wish.prompt)} if wish.prompt else {}
+    batches = length_batches([len(row) for row in ids], wish.batch_size)
+    return batches, lambda rows: {**encoder.pad([ids[row] for row in rows]), **extra}
+
+
+def _pick(features: dict[str, Any], rows: int, wish: Wish) -> Any:
+    if wish.truncate_dim is not None:
+        features["sentence_embedding"] = truncate_embeddings(
+            features["sentence_embedding"], wish.truncate_dim
+        )
+    if wish.output_value is None:
+        return [{name: _row(value, row, rows) for name, value in features.items()} for row in range(rows)]
+    if wish.output_value == "token_embeddings":
+        real = features["attention_mask"].bool()
+        return [vectors[mask] for vectors, mask in zip(features["token_embeddings"], real, strict=True)]
+    embeddings = features["sentence_embedding"]
+    embeddings = normalize_embeddings(embeddings) if wish.normalize else embeddings
+    return embeddings.cpu() if wish.form == "numpy" else embeddings
+
+
+def _row(value: Any, row: int, rows: int) -> Any:
+    batched = isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows
+    return value[row] if batched else value
+
+
+def _in_order(results: list[Tensor], order: np.ndarray, model: Stack, wish: Wish) -> Tensor:
+    if not results:
+        return torch.empty(0, wish.truncate_dim or model.get_embedding_dimension() or 0, device=model.device)
+    embeddings = torch.cat(results)
+    return embeddings[torch.from_numpy(np.argsort(order)).to(embeddings.device)]
+
+
+def _deliver(embeddings: Tensor, wish: Wish) -> Any:
+    if wish.precision != "float32" and len(embeddings):
+        embeddings = torch.from_numpy(quantize_embeddings(embeddings, wish.precision))
+    if wish.form == "numpy":
+        return to_numpy(embeddings)
+    return embeddings if wish.form == "tensor" else list(embeddings)
+
+
+@contextmanager
+def _evaluating(model: Stack) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,76 @@
+"""The files of a model folder: JSON and safetensors, and errors that name what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+WEIGHTS = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
+
+
+class ModelFolderError(ValueError):
+    """A model folder is incomplete, unsafe, or not of a kind that can be read."""
+
+
+def read_json(path: Path, default: Any = None) -> Any:
+    """The value in a JSON file, or ``default`` where there is no such file.
+
+    Raises:
+        ModelFolderError: If the file holds no valid JSON.
+    """
+    if not path.is_file():
+        return default
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelFolderError(f"{path} is not valid JSON: {error}.") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def check_weights(folder: Path) -> None:
+    """Makes sure that a folder has weights that can be read without running code.
+
+    Raises:
+        ModelFolderError: If there are none, or only pickled ones; the text says how to convert those.
+    """
+    if (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file():
+        return
+    pickled = next((name for name in PICKLED if (folder / name).is_file()), None)
+    if pickled is None:
+        raise ModelFolderError(
+            f"{folder} has no weights: expected {WEIGHTS} (or {WEIGHTS_INDEX} and its parts)."
+        )
+    raise ModelFolderError(
+        f"{folder} has its weights only in {pickled}. A pickled file can run code when it is opened, so it is not "
+        f"read. If you trust it, write {WEIGHTS} from it once, in that folder: "
+        "python -c \"import torch, safetensors.torch as s; w = torch.load('pytorch_model.bin', weights_only=True); "
+        "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, "
+        f"'{WEIGHTS}', metadata={{'format': 'pt'}})\""
+    )
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a small module, by name.
+
+    Raises:
+        ModelFolderError: If there are none, or only pickled ones.
+    """
+    check_weights(folder)
+    return load_file(folder / WEIGHTS)
+
+
+def write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
+    """Writes the tensors of a small module."""
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, {"format": "pt"}
+    )

@@ -1,0 +1,80 @@
+"""Where a model's folder is: on this disk, or in the Hub's cache, fetched if need be."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from ray_st.models.files import ModelFolderError
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HOME_ORGANISATION = "sentence-transformers"  # where a name without an organisation is looked for first
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
+_OTHER_BACKENDS = ["onnx/*", "openvino/*", "coreml/*"]
+
+
+def find_folder(
+    name: str | Path,
+    *,
+    cache_folder: str | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    local_files_only: bool = False,
+    trust_remote_code: bool = False,
+) -> Path:
+    """The folder of a model. Only configuration, tokenizer files and safetensors are fetched.
+
+    Args:
+        name: A folder, or a name on the Hub: ``organisation/model``, or ``model`` alone, which is looked for
+            among the sentence-transformers models first.
+        cache_folder: Where fetched models are kept; by default the environment's SENTENCE_TRANSFORMERS_HOME, else
+            the Hub's own cache.
+        revision: Branch, tag or commit on the Hub.
+        token: For private models.
+        local_files_only: Never ask the Hub.
+        trust_remote_code: Fetch the model's Python files too.
+
+    Raises:
+        ModelFolderError: If there is no such folder and the Hub, or its cache when offline, has no such model.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not _HUB_NAME.fullmatch(str(name)):
+        found = "is a file" if path.exists() else "does not exist"
+        raise ModelFolderError(f"A model is a folder or a name on the Hub; {str(name)!r} {found}.")
+    reasons = []
+    for candidate in [f"{_HOME_ORGANISATION}/{name}"] * ("/" not in str(name)) + [str(name)]:
+        try:
+            return Path(
+                snapshot_download(
+                    candidate,
+                    cache_dir=cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME"),
+                    revision=revision,
+                    token=token,
+                    local_files_only=local_files_only,
+                    allow_patterns=[*_WANTED, *(["*.py"] if trust_remote_code else [])],
+                    ignore_patterns=_OTHER_BACKENDS,
+                )
+            )
+        except (OSError, HfHubHTTPError) as error:
+            reasons.append((candidate, error))
+    raise ModelFolderError(_not_found(str(name), cache_folder, local_files_only, reasons)) from reasons[-1][1]
+
+
+def _not_found(
+    name: str, cache_folder: str | None, local_files_only: bool, reasons: Sequence[tuple[str, Exception]]
+) -> str:
+    cache = cache_folder or os.environ.get("SENTENCE_TRANSFORMERS_HOME") or constants.HF_HUB_CACHE
+    here = f"No model {name!r}: there is no such folder in {Path.cwd()}"
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        why = "local_files_only is set" if local_files_only else "HF_HUB_OFFLINE is set"
+        names = " or ".join(candidate for candidate, _ in reasons)
+        return f"{here}, and {cache} holds no {names}. The Hub was not asked because {why}."
+    answers = "; ".join(f"{candidate}: {str(error).splitlines()[0]}" for candidate, error in reasons)
+    return f"{here}, and the Hub has none that can be read ({answers})."

@@ -1,0 +1,295 @@
+"""The model: modules in a row that turn texts into embeddings, and what one does with them."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ray_st.models.card import write_card
+from ray_st.models.card_data import SentenceTransformerModelCardData
+from ray_st.models.encode import BatchRunner, Wish, encode_texts, run_here
+from ray_st.models.folder import Opened, Settings, open_folder, read_modules, write_modules, write_settings
+from ray_st.models.hub import find_folder
+from ray_st.models.stack import Stack, best_device
+from ray_st.similarity_functions import SimilarityFunction
+from ray_st.util.tensors import Embeddings
+
+logger = logging.getLogger(__name__)
+
+
+class SentenceTransformer(Stack):
+    """A model that turns texts into embeddings.
+
+    Args:
+        model_name_or_path: A model folder, an older or plain one of transformers too, or a name on the Hub.
+        modules: The modules of a new model, instead of a folder.
+        device: Where to compute; by default a GPU if there is one.
+        prompts: Texts to put before others, by name; they go before those of the folder.
+        default_prompt_name: The prompt that is used when none is named.
+        similarity_fn_name: How embeddings are compared: "cosine" (the default), "dot", "euclidean", "manhattan".
+        cache_folder: Where models fetched from the Hub are kept.
+        trust_remote_code: Whether Python code that a model folder brings or names may be run.
+        revision: Branch, tag or commit on the Hub.
+        local_files_only: Never ask the Hub.
+        token: For private models on the Hub.
+        use_auth_token: The older name of ``token``.
+        truncate_dim: Dimensions to keep of each embedding.
+        model_kwargs: More arguments of ``AutoModel.from_pretrained``, such as ``dtype``, ``attn_implementation``.
+        tokenizer_kwargs: More arguments of ``AutoTokenizer.from_pretrained``.
+        config_kwargs: More arguments of ``AutoConfig.from_pretrained``.
+        model_card_data: What is known about the model, for its card.
+        backend: What computes; "torch" is the only one.
+
+    Raises:
+        ValueError: If there is no such model, it is unsafe or incomplete (a ``ModelFolderError``), or arguments
+            contradict each other.
+    """
+
+    batch_runner: BatchRunner = staticmethod(run_here)
+    """Who runs the batches of :meth:`encode`; set on an instance, they can be dealt out to several workers."""
+
+    def __init__(
+        self,
+        model_name_or_path: str | Path | None = None,
+        modules: Iterable[nn.Module] | Mapping[str, nn.Module] | None = None,
+        device: str | torch.device | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        similarity_fn_name: str | SimilarityFunction | None = None,
+        cache_folder: str | None = None,
+        trust_remote_code: bool = False,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
+        use_auth_token: bool | str | None = None,
+        truncate_dim: int | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+        model_card_data: SentenceTransformerModelCardData | None = None,
+        backend: str = "torch",
+    ) -> None:
+        if backend != "torch":
+            raise ValueError(f"backend must be 'torch'; got {backend!r}.")
+        if model_name_or_path is None:
+            opened = Opened.of(modules)
+        elif modules is not None:
+            raise ValueError("SentenceTransformer takes either model_name_or_path or modules, not both.")
+        else:
+            folder = find_folder(
+                model_name_or_path,
+                cache_folder=cache_folder,
+                revision=revision,
+                token=use_auth_token if token is None else token,
+                local_files_only=local_files_only,
+                trust_remote_code=trust_remote_code,
+            )
+            arguments = {
+                "model_args": model_kwargs,
+                "tokenizer_args": tokenizer_kwargs,
+                "config_args": config_kwargs,
+            }
+            opened = open_folder(folder, trust_remote_code, **arguments)
+        super().__init__(OrderedDict(opened.modules))
+        self._settle(opened.settings, prompts, default_prompt_name, similarity_fn_name, truncate_dim)
+        self.trust_remote_code = trust_remote_code
+        self.model_card_data = model_card_data or SentenceTransformerModelCardData(
+            local_files_only=local_files_only
+        )
+        self.model_card_data.set_base_model(model_name_or_path, revision)
+        self._readme = opened.readme
+        self.share_dtype()
+        self.to(device or best_device())
+
+    def _settle(
+        self,
+        saved: Settings,
+        prompts: Mapping[str, str] | None,
+        default_prompt_name: str | None,
+        similarity_fn_name: str | SimilarityFunction | None,
+        truncate_dim: int | None,
+    ) -> None:
+        self.prompts: dict[str, str] = {"query": "", "document": "", **saved.prompts, **(prompts or {})}
+        self.default_prompt_name = default_prompt_name or saved.default_prompt_name
+        self._similarity = SimilarityFunction(similarity_fn_name or saved.similarity_fn_name or "cosine")
+        self.truncate_dim = saved.truncate_dim if truncate_dim is None else truncate_dim
+        self._prompt(None, None)
+
+    def encode(
+        self,
+        sentences: str | Sequence[str] | np.ndarray,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: str | torch.device | None = None,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+    ) -> Any:
+        """Embeddings of texts.
+
+        Args:
+            sentences: n texts, or one.
+            prompt_name: Name of the prompt to put before each text; by default ``default_prompt_name``.
+            prompt: The prompt itself; goes before ``prompt_name``.
+            batch_size: Texts computed at once. Texts of similar length share a batch.
+            show_progress_bar: Whether to show one; by default if this logger is at level INFO or DEBUG.
+            output_value: "sentence_embedding"; "token_embeddings" for a tensor (t, d) a text, without padding; None
+                for a dict of all features a text.
+            precision: "float32", or with fewer bits: "int8", "uint8", "binary", "ubinary".
+            convert_to_numpy: Return one array; else a list of tensors.
+            convert_to_tensor: Return one tensor; goes before ``convert_to_numpy``.
+            device: Move the model there first.
+            normalize_embeddings: Scale embeddings to unit length.
+            truncate_dim: Dimensions to keep; by default the model's.
+
+        Returns:
+            (n, d) as an array or tensor, or a list of n; for one text, its embedding alone.
+
+        Raises:
+            ValueError: If an entry is no string, a prompt is unknown, or an option is none of those named.
+        """
+        if device is not None:
+            self.to(device)
+        if show_progress_bar is None:
+            show_progress_bar = logger.getEffectiveLevel() <= logging.INFO
+        wish = Wish(
+            prompt=self._prompt(prompt, prompt_name),
+            batch_size=batch_size,
+            show_progress_bar=show_progress_bar,
+            output_value=output_value,
+            precision=precision,
+            form="tensor" if convert_to_tensor else "numpy" if convert_to_numpy else "list",
+            normalize=normalize_embeddings,
+            truncate_dim=self.truncate_dim if truncate_dim is None else truncate_dim,
+        )
+        if isinstance(sentences, str):
+            return encode_texts(self, [sentences], wish, self.batch_runner)[0]
+        return encode_texts(self, list(sentences), wish, self.batch_runner)
+
+    def encode_query(self, sentences: str | Sequence[str], **options: Any) -> Any:
+        """Like :meth:`encode`, with the prompt named "query" unless another is asked for."""
+        return self._encode_as("query", sentences, options)
+
+    def encode_document(self, sentences: str | Sequence[str], **options: Any) -> Any:
+        """Like :meth:`encode`, with the first prompt named "document", "passage" or "corpus" unless another is asked."""
+        role = next(
+            (name for name in ("document", "passage", "corpus") if self.prompts.get(name)), "document"
+        )
+        return self._encode_as(role, sentences, options)
+
+    def _encode_as(self, role: str, sentences: str | Sequence[str], options: dict[str, Any]) -> Any:
+        asked = {name for name in ("prompt", "prompt_name") if options.get(name) is not None}
+        named = {} if asked or role not in self.prompts else {"prompt_name": role}
+        return self.encode(sentences, **{**options, **named})
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str | None:
+        """The text to put before others, from what a call says and the default."""
+        name = name or self.default_prompt_name
+        if prompt is not None or name is None:
+            return prompt
+        if name not in self.prompts:
+            raise ValueError(
+                f"There is no prompt named {name!r}; the model's prompts are {sorted(self.prompts)}."
+            )
+        return self.prompts[name]
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """How embeddings are compared: "cosine", "dot", "euclidean" or "manhattan"."""
+        return str(self._similarity.value)
+
+    @similarity_fn_name.setter
+    def similarity_fn_name(self, value: str | SimilarityFunction) -> None:
+        self._similarity = SimilarityFunction(value)
+
+    def similarity(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
+        """How alike each of the first is to each of the second: (n, d) and (m, d) to (n, m)."""
+        return SimilarityFunction.to_similarity_fn(self._similarity)(embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
+        """How alike the first are to the second, row by row: (n, d) and (n, d) to (n,)."""
+        return SimilarityFunction.to_similarity_pairwise_fn(self._similarity)(embeddings1, embeddings2)
+
+    def get_embedding_dimension(self) -> int | None:
+        """Dimension of what :meth:`encode` returns; None if no module knows."""
+        full = super().get_embedding_dimension()
+        return full if self.truncate_dim is None else min(self.truncate_dim, full or self.truncate_dim)
+
+    @contextmanager
+    def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
+        """While this lasts, :meth:`encode` keeps only so many dimensions; None keeps all."""
+        before, self.truncate_dim = self.truncate_dim, truncate_dim
+        try:
+            yield
+        finally:
+            self.truncate_dim = before
+
+    def save_pretrained(
+        self,
+        path: str | Path,
+        model_name: str | None = None,
+        create_model_card: bool = True,
+        train_datasets: Sequence[str] | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Writes the model into a folder that this class and its peer can open.
+
+        Args:
+            path: The folder; made if it is not there, its files are replaced.
+            model_name: Name on the Hub, for the card.
+            create_model_card: Whether to write README.md: the card the model came with, or a new one once it is
+                trained or has none.
+            train_datasets: Names of the data sets it was trained on, for the card.
+            safe_serialization: Must be True: only safetensors are written.
+
+        Raises:
+            ValueError: If ``safe_serialization`` is False, the path is a file, or a module cannot be saved.
+        """
+        if not safe_serialization:
+            raise ValueError("Only safetensors are written; safe_serialization must be True.")
+        folder = Path(path).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"A model is saved into a folder; {folder} is a file.")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_settings(folder, self._settings())
+        write_modules(folder, dict(self.named_children()))
+        if create_model_card:
+            self.model_card_data.name_model(model_name, train_datasets)
+            write_card(folder, self, self.model_card_data, self._readme)
+
+    save = save_pretrained
+
+    def _settings(self) -> Settings:
+        return Settings(self.prompts, self.default_prompt_name, self.similarity_fn_name, self.truncate_dim)
+
+    def load_weights(self, path: str | Path) -> None:
+        """Takes over the weights of a saved model of the same modules, in place.
+
+        Args:
+            path: A model folder.
+
+        Raises:
+            ValueError: If the folder's modules differ, by kind or by the shape of a weight.
+        """
+        saved = read_modules(find_folder(path), self.trust_remote_code)
+        mine, theirs = [[type(part).__name__ for part in parts] for parts in (self, saved.values())]
+        if mine != theirs:
+            raise ValueError(f"{path} holds the modules {theirs}; this model has {mine}.")
+        for part, other in zip(self, saved.values(), strict=True):
+            try:
+                part.load_state_dict(other.state_dict())
+            except RuntimeError as error:
+                raise ValueError(f"The weights in {path} do not fit this model: {error}") from error

@@ -1,0 +1,150 @@
+"""Modules in a row, and what one asks of the row as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_st.models.encode import check_texts
+from ray_st.models.module import Features
+from ray_st.models.pooling import Pooling
+from ray_st.models.tokens import TokenEncoder
+
+
+class Stack(nn.Sequential):
+    """Modules that hand features on; the first one takes texts apart.
+
+    Subclasses decide how it is made and what it is used for.
+    """
+
+    def forward(self, features: Features) -> Features:
+        """The features with ``sentence_embedding`` (n, d), after all modules.
+
+        Args:
+            features: ``input_ids`` and ``attention_mask`` (n, t) and what else :meth:`tokenize` returns; left as
+                they are.
+        """
+        for module in self:
+            features = module(features)
+        return features
+
+    @property
+    def first(self) -> Any:
+        """The first module, which takes texts apart."""
+        return self[0]
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """The padded batch of some texts, as :meth:`forward` takes it."""
+        check_texts(texts)
+        return self.first.tokenize(texts)
+
+    def token_encoder(self) -> TokenEncoder | None:
+        """The part that turns texts into token ids, picklable.
+
+        None if the first module takes no token ids, or a subclass has its own ``tokenize``.
+        """
+        make = getattr(self.first, "token_encoder", None)
+        return make() if make is not None and type(self).tokenize is Stack.tokenize else None
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the first module."""
+        return self.first.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, value: Any) -> None:
+        self.first.tokenizer = value
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Longest sequence in tokens; longer ones are truncated. None if there is no limit."""
+        return getattr(self.first, "max_seq_length", None)
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int | None) -> None:
+        self.first.max_seq_length = value
+
+    def get_max_seq_length(self) -> int | None:
+        """The same as :attr:`max_seq_length`."""
+        return self.max_seq_length
+
+    def get_embedding_dimension(self) -> int | None:
+        """Dimension of the embedding after the last module that knows it; None if none does."""
+        for module in reversed(list(self)):
+            if ask := getattr(module, "get_embedding_dimension", None):
+                return int(ask())
+        return None
+
+    def get_sentence_embedding_dimension(self) -> int | None:
+        """The same as :meth:`get_embedding_dimension`."""
+        return self.get_embedding_dimension()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; the CPU for a model without any."""
+        first = next(self.parameters(), None)
+        return torch.device("cpu") if first is None else first.device
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Type of the weights; None for a model without any."""
+        first = next(self.parameters(), None)
+        return None if first is None else first.dtype
+
+    @property
+    def config(self) -> Any:
+        """Configuration of the encoder in the first module, for programs that ask a model for it; None without one."""
+        return getattr(getattr(self.first, "auto_model", None), "config", None)
+
+    def share_dtype(self) -> None:
+        """Gives the later modules the first one's type of weights, which a folder or a keyword may have set."""
+        first = next(self.first.parameters(), None)
+        if first is not None:
+            for module in list(self)[1:]:
+                module.to(first.dtype)
+
+    def set_pooling_include_prompt(self, include_prompt: bool) -> None:
+        """Says whether tokens of the prompt count in pooling."""
+        for module in self:
+            if isinstance(module, Pooling):
+                module.include_prompt = include_prompt
+
+    def evaluate(self, evaluator: Any, output_path: str | Path | None = None) -> Any:
+        """What an evaluator says of this model.
+
+        Args:
+            evaluator: Called with the model and the path.
+            output_path: Folder for its files; made if it is not there.
+        """
+        if output_path is not None:
+            Path(output_path).mkdir(parents=True, exist_ok=True)
+        return evaluator(self, None if output_path is None else str(output_path))
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Makes the encoder compute its activations again in the backward pass, to save memory.
+
+        Args:
+            gradient_checkpointing_kwargs: Handed to torch's checkpoint function.
+
+        Raises:
+            ValueError: If no module can do so.
+        """
+        encoder = getattr(self.first, "auto_model", None)
+        if encoder is None:
+            raise ValueError(
+                f"{type(self.first).__name__} has no encoder whose activations could be computed again."
+            )
+        encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+
+
+def best_device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

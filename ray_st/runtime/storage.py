@@ -1,0 +1,87 @@
+"""Where a run keeps its checkpoints, seen from the driver."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pyarrow.fs as pafs
+from ray.train import RunConfig
+
+from ray_st.training.checkpoint import CheckpointError, CheckpointStore
+
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+
+def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
+    """The folder of a run.
+
+    Args:
+        run_config: With name and storage path.
+        run_id: Name of the run in manifests.
+    """
+    root = str(run_config.storage_path)
+    if run_config.storage_filesystem is not None:
+        filesystem, path = run_config.storage_filesystem, root
+    elif "://" in root:
+        filesystem, path = pafs.FileSystem.from_uri(root)
+    else:
+        filesystem, path = pafs.LocalFileSystem(), str(Path(root).absolute())
+    return CheckpointStore(f"{path.rstrip('/')}/{run_config.name}", filesystem, run_id)
+
+
+def prepare(store: CheckpointStore) -> None:
+    """Makes sure that the run's folder can be written, and clears Ray's record of an earlier run there.
+
+    Ray Train resumes by itself from that record, and dies where it is torn; where to go on is ours to say, from
+    manifests.
+
+    Raises:
+        ValueError: If the folder cannot be written.
+    """
+    try:
+        store.filesystem.create_dir(store.path, recursive=True)
+        probe = f"{store.path}/.ray_st-probe"
+        with store.filesystem.open_output_stream(probe) as stream:
+            stream.write(b"")
+        store.filesystem.delete_file(probe)
+    except OSError as error:
+        raise ValueError(
+            f"The run's folder {store.path} cannot be written ({error}). "
+            "Choose another output_dir, or another storage_path in run_config."
+        ) from error
+    snapshot = f"{store.path}/{_SNAPSHOT}"
+    if store.filesystem.get_file_info(snapshot).is_file:
+        store.filesystem.delete_file(snapshot)
+
+
+def find_checkpoint(store: CheckpointStore, wanted: str | bool | None) -> str | None:
+    """The folder from which a run starts.
+
+    Args:
+        store: The run's folder.
+        wanted: True for the newest complete checkpoint of the run's folder, or a path of a checkpoint folder.
+
+    Raises:
+        ValueError: If there is none, or if it is incomplete or damaged.
+    """
+    if not wanted:
+        return None
+    if wanted is True:
+        skipped: list[str] = []
+        newest = store.newest(skipped=skipped)
+        if newest is None:
+            reasons = " ".join(skipped) or "It holds no checkpoint."
+            raise CheckpointError(f"resume_from_checkpoint=True found no complete checkpoint in {store.path}. {reasons}")
+        return store.location(newest.name) if store.is_local else str(store.fetch(newest.name))
+    folder = Path(wanted).absolute()
+    if not (folder / "trainer_state.json").is_file():
+        raise CheckpointError(f"resume_from_checkpoint={wanted!r}: no checkpoint there (no trainer_state.json).")
+    if (folder / "manifest.json").is_file():
+        CheckpointStore(str(folder.parent)).check(folder.name)
+    return str(folder)
+
+
+def temporary_root() -> str:
+    """A folder for runs that keep nothing, such as an evaluation."""
+    return tempfile.mkdtemp(prefix="ray_st-")

@@ -1,0 +1,84 @@
+"""What a Ray Train worker does with a run."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from ray_st.training.checkpoint import CheckpointStore, Found
+from ray_st.training.place import Place
+from ray_st.training.run import EVAL_FEED, TRAIN_FEED, Outcome, Run
+from ray_st.world import World
+
+
+def work(run: Run) -> Outcome | None:
+    """Builds the trainer at this worker's place and runs its task.
+
+    Returns:
+        The outcome, on the first worker; None on the others.
+    """
+    # Ray Train writes a line for each report of each rank; what users want to see the loop writes itself.
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    place = _place(run)
+    trainer = run.build(place)
+    outcome = run.task(trainer, _start(run, place.store))
+    return outcome if place.world.is_first else None
+
+
+def world_of_worker() -> World:
+    """This worker's place in its group: the only place where Ray is asked for it."""
+    context = ray.train.get_context()
+    return World(
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        local_rank=context.get_local_rank(),
+        node_rank=context.get_node_rank(),
+    )
+
+
+def _place(run: Run) -> Place:
+    storage = ray.train.get_context().get_storage()
+    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id)
+    shards: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.feeds}
+    prefix = f"{EVAL_FEED}:"
+    return Place(
+        world=world_of_worker(),
+        store=store,
+        train=shards.get(TRAIN_FEED),
+        evals={name.removeprefix(prefix): feed for name, feed in shards.items() if name.startswith(prefix)},
+        prompt_lengths=run.prompt_lengths,
+        report=_Report(store),
+    )
+
+
+def _start(run: Run, store: CheckpointStore) -> str | None:
+    """The checkpoint from which to go on: this run's newest complete one, else the one that the user named."""
+    skipped: list[str] = []
+    newest = store.newest(run.run_id, skipped)
+    for reason in skipped:
+        print(f"ray_st: passed over a checkpoint: {reason}", file=sys.stderr)
+    if newest is not None:
+        return str(store.fetch(newest.name))
+    return run.resume_from
+
+
+class _Report:
+    """Tells Ray Train of a checkpoint that is already in storage. A barrier: every rank calls it."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+
+    def __call__(self, metrics: dict[str, Any], found: Found) -> None:
+        checkpoint = Checkpoint(self._store.location(found.name), self._store.filesystem)
+        is_first = ray.train.get_context().get_world_rank() == 0
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint if is_first else None,
+            checkpoint_dir_name=found.name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )

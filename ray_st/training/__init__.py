@@ -1,0 +1,1 @@
+"""The loop of one worker: collate, embed, gather, step, evaluate, save. Knows torch, not Ray."""

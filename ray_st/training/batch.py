@@ -1,0 +1,180 @@
+"""One step's rows for one rank: from a window to padded features, ahead of the training thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ray_st.data.feed import Feed
+from ray_st.data.plan import Indices, Plan
+from ray_st.data.window import Window
+from ray_st.world import World
+
+LABEL = "label"
+DATASET_NAME = "dataset_name"
+SHARES = "shares"
+"""Key of the number of rows that each rank holds in a step; only the loop reads it."""
+
+_FEATURES = ("input_ids", "attention_mask", "token_type_ids", "prompt_length", "sentence_embedding", "pixel_values")
+_AHEAD = 2
+
+Inputs = dict[str, Any]
+Pad = Callable[[Sequence[np.ndarray]], Mapping[str, Tensor]]
+Tokenize = Callable[[list[str]], Mapping[str, Tensor]]
+Collator = Callable[[list[dict[str, Any]]], Inputs]
+
+
+def flatten(features: Mapping[str, Mapping[str, Any]], label: Any = None) -> Inputs:
+    """The documented form of a batch: ``COLUMN_input_ids``, ``COLUMN_attention_mask``, …, and ``label``."""
+    inputs = {f"{column}_{key}": value for column, parts in features.items() for key, value in parts.items()}
+    if label is not None:
+        inputs[LABEL] = label
+    return inputs
+
+
+def collect(inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
+    """Undoes :func:`flatten`: one feature dictionary for each text column, in order, and the labels."""
+    columns: dict[str, dict[str, Any]] = {}
+    for name, value in inputs.items():
+        for key in _FEATURES:
+            if name.endswith(f"_{key}"):
+                columns.setdefault(name.removesuffix(f"_{key}"), {})[key] = value
+                break
+    return list(columns.values()), inputs.get(LABEL)
+
+
+class Collate:
+    """Turns rows of a window into the inputs of a step.
+
+    Args:
+        tokenize: Turns texts into padded features; used for rows that hold texts.
+        pad: Turns token ids into padded features; used for rows that hold token ids.
+        prompt_lengths: Number of prompt tokens of each column, passed on to the pooling.
+        collator: A user's collator, which gets the rows as dictionaries of texts instead.
+    """
+
+    def __init__(
+        self,
+        tokenize: Tokenize,
+        pad: Pad | None,
+        prompt_lengths: Mapping[str, int] | None = None,
+        collator: Collator | None = None,
+    ) -> None:
+        self._tokenize, self._pad = tokenize, pad
+        self._prompt_lengths = prompt_lengths or {}
+        self._collator = collator
+
+    def __call__(self, window: Window, rows: Indices) -> Inputs:
+        """Inputs of the given rows."""
+        if self._collator is not None:
+            return self._collator(_dictionaries(window, rows))
+        features = {}
+        for name in window.columns.texts:
+            if window.has_tokens and self._pad is not None:
+                features[name] = dict(self._pad(window.ids(name, rows)))
+            else:
+                features[name] = dict(self._tokenize(window.texts(name, rows)))
+            if name in self._prompt_lengths:
+                features[name]["prompt_length"] = self._prompt_lengths[name]
+        labels = window.labels(rows)
+        return flatten(features, None if labels is None else torch.tensor(labels))
+
+
+def _dictionaries(window: Window, rows: Indices) -> list[dict[str, Any]]:
+    columns: dict[str, Sequence[Any]] = {name: window.texts(name, rows) for name in window.columns.texts}
+    labels = window.labels(rows)
+    if labels is not None and window.columns.label is not None:
+        columns[window.columns.label] = labels
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+class StepDataset(Dataset[Inputs]):
+    """A rank's batches, addressed by (epoch, step); the next ones are made in a background thread.
+
+    Because a step is an address, skipping steps on resume skips integers: nothing is read or tokenised again.
+
+    Args:
+        feed: Where plans and rows come from.
+        world: This rank's place; decides its share of a batch.
+        collate: Makes inputs of rows.
+    """
+
+    def __init__(self, feed: Feed, world: World, collate: Collate) -> None:
+        self._feed, self._world, self._collate = feed, world, collate
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray_st-collate")
+        self._pending: dict[tuple[int, int], Future[Inputs]] = {}
+        self._plan: tuple[int, Plan] | None = None
+
+    def __len__(self) -> int:
+        return self._feed.rows
+
+    def __getitem__(self, address: tuple[int, int]) -> Inputs:
+        epoch, step = address
+        for ahead in range(step, min(step + 1 + _AHEAD, self._feed.steps)):
+            if (epoch, ahead) not in self._pending:
+                self._pending[epoch, ahead] = self._thread.submit(self._make, epoch, ahead)
+        wanted = self._pending.pop(address)
+        for stale in [key for key in self._pending if key[0] != epoch or key[1] < step]:
+            self._pending.pop(stale).cancel()
+        return wanted.result()
+
+    def _make(self, epoch: int, step: int) -> Inputs:
+        if self._plan is None or self._plan[0] != epoch:
+            self._plan = (epoch, self._feed.plan(epoch))
+        plan = self._plan[1]
+        rows = plan.cut(step, self._world)
+        shares = self._world.shares(len(plan.batch(step)))
+        # A rank without a row still takes part in every collective: it computes on a filler row that counts nothing.
+        inputs = self._collate(self._feed.window(), rows if len(rows) else plan.batch(step)[:1])
+        inputs[SHARES] = shares
+        return inputs
+
+
+class EpochSteps:
+    """Batch sampler of addresses, with the attributes that accelerate's ``skip_first_batches`` asks for.
+
+    Args:
+        steps: Number of steps of an epoch.
+    """
+
+    batch_size = 1
+    drop_last = False
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.epoch = steps, 0
+
+    @property
+    def batch_sampler(self) -> EpochSteps:
+        """Itself: transformers looks for the sampler under a wrapper when it sets the epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose addresses come next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.steps):
+            yield [(self.epoch, step)]
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+def step_loader(feed: Feed, world: World, collate: Collate, pin_memory: bool = False) -> DataLoader[Inputs]:
+    """A loader over a rank's share of every global batch; its length is the same on every rank."""
+    return DataLoader(
+        StepDataset(feed, world, collate),
+        batch_sampler=EpochSteps(feed.steps),
+        collate_fn=_only,
+        pin_memory=pin_memory,
+    )
+
+
+def _only(batches: list[Inputs]) -> Inputs:
+    return batches[0]

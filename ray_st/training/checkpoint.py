@@ -1,0 +1,223 @@
+"""Checkpoints that can be trusted: complete ones carry a manifest, written last, of the size and hash of each file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import xxhash
+
+MANIFEST = "manifest.json"
+PREFIX = "checkpoint-"
+_CHUNK = 1 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is incomplete, damaged or not there."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A complete checkpoint.
+
+    Args:
+        name: Folder name, ``checkpoint-STEP``.
+        step: Its global step.
+        manifest: What its manifest says.
+    """
+
+    name: str
+    step: int
+    manifest: dict[str, Any]
+
+
+@dataclass
+class CheckpointStore:
+    """The folder of a run, on a local disk or in an object store, with one folder for each checkpoint.
+
+    Checkpoints are written to a local folder first. Where the run's folder is local this is its final place; otherwise
+    it is uploaded when it is sealed.
+
+    Args:
+        path: The run's folder, as its file system names it.
+        filesystem: The file system; local by default.
+        run_id: Name of this run, written into manifests, so that a restart adopts no other run's checkpoints.
+    """
+
+    path: str
+    filesystem: pafs.FileSystem = field(default_factory=pafs.LocalFileSystem)
+    run_id: str = ""
+
+    def __post_init__(self) -> None:
+        self._scratch: Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run's folder is on a local (or mounted) disk."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    @property
+    def local(self) -> Path:
+        """The local folder in which checkpoints are written."""
+        if self.is_local:
+            return Path(self.path)
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="ray_st-"))
+        return self._scratch
+
+    def location(self, name: str) -> str:
+        """Where a checkpoint lies, as its file system names it."""
+        return f"{self.path.rstrip('/')}/{name}"
+
+    def begin(self, step: int) -> Path:
+        """An empty local folder for the checkpoint of a step."""
+        folder = self.local / f"{PREFIX}{step}"
+        if folder.exists():
+            (folder / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    def seal(self, folder: Path, **facts: Any) -> Found:
+        """Declares a checkpoint complete: hashes its files, uploads them if need be, and writes the manifest last.
+
+        Args:
+            folder: What :meth:`begin` returned, with all files in it.
+            facts: What else the manifest says (cursor, seed, fingerprint of the plan).
+        """
+        step = int(folder.name.removeprefix(PREFIX))
+        files = {
+            str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3": _digest(file)}
+            for file in sorted(folder.rglob("*"))
+            if file.is_file() and file.name != MANIFEST
+        }
+        manifest = {"format": 1, "run_id": self.run_id, "step": step, **facts, "files": files}
+        if not self.is_local:
+            pafs.copy_files(
+                str(folder), self.location(folder.name), source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=self.filesystem,
+            )
+        with self.filesystem.open_output_stream(f"{self.location(folder.name)}/{MANIFEST}") as stream:
+            stream.write(json.dumps(manifest, indent=1).encode())
+        if not self.is_local:
+            shutil.rmtree(folder)
+        return Found(folder.name, step, manifest)
+
+    def steps(self) -> list[int]:
+        """Steps of all checkpoint folders, complete or not, ascending."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        names = (info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
+        numbers = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+        return sorted(int(number) for number in numbers if number.isdigit())
+
+    def check(self, name: str) -> Found:
+        """Reads a checkpoint's manifest and compares sizes and hashes.
+
+        Raises:
+            CheckpointError: If the checkpoint is not there, has no manifest, or a file differs; names the file.
+        """
+        root = self.location(name)
+        info = self.filesystem.get_file_info(f"{root}/{MANIFEST}")
+        if not info.is_file:
+            raise CheckpointError(
+                f"{root} is not a complete checkpoint: it has no {MANIFEST}, which is written last. "
+                "Choose an earlier checkpoint."
+            )
+        manifest = self._read_manifest(f"{root}/{MANIFEST}")
+        for file, expected in manifest["files"].items():
+            self._check_file(f"{root}/{file}", expected)
+        return Found(name, int(manifest["step"]), manifest)
+
+    def _read_manifest(self, path: str) -> dict[str, Any]:
+        with self.filesystem.open_input_stream(path) as stream:
+            text = stream.read()
+        try:
+            return dict(json.loads(text))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged ({error}). Choose an earlier checkpoint.") from error
+
+    def _check_file(self, path: str, expected: dict[str, Any]) -> None:
+        info = self.filesystem.get_file_info(path)
+        if not info.is_file or info.size != expected["size"]:
+            found = f"{info.size} bytes" if info.is_file else "no such file"
+            raise CheckpointError(
+                f"{path} is damaged: expected {expected['size']} bytes, found {found}. Choose an earlier checkpoint."
+            )
+        digest = xxhash.xxh3_64()
+        with self.filesystem.open_input_stream(path) as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+        if digest.hexdigest() != expected["xxh3"]:
+            raise CheckpointError(f"{path} is damaged: its hash is not the manifest's. Choose an earlier checkpoint.")
+
+    def newest(self, run_id: str | None = None, skipped: list[str] | None = None) -> Found | None:
+        """The newest complete checkpoint; incomplete and damaged ones are passed over.
+
+        Args:
+            run_id: Only checkpoints of this run.
+            skipped: Receives why checkpoints were passed over.
+        """
+        for step in reversed(self.steps()):
+            try:
+                found = self.check(f"{PREFIX}{step}")
+            except CheckpointError as error:
+                if skipped is not None:
+                    skipped.append(str(error))
+                continue
+            if run_id is None or found.manifest["run_id"] == run_id:
+                return found
+        return None
+
+    def fetch(self, name: str) -> Path:
+        """A local folder with a checkpoint's files."""
+        if self.is_local:
+            return Path(self.location(name))
+        folder = self.local / name
+        if not (folder / MANIFEST).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            pafs.copy_files(
+                self.location(name), str(folder), source_filesystem=self.filesystem,
+                destination_filesystem=pafs.LocalFileSystem(),
+            )
+        return folder
+
+    def rotate(self, keep: int | None, best: int | None) -> list[int]:
+        """Deletes the oldest checkpoints.
+
+        Args:
+            keep: How many to keep, or None for all. The newest is always kept.
+            best: Step of the best checkpoint, which is kept and counts, except that with ``keep=1`` both it and the
+                newest stay.
+
+        Returns:
+            The steps that were deleted.
+        """
+        steps = self.steps()
+        if keep is None or keep < 1 or len(steps) <= keep:
+            return []
+        protected = {steps[-1]} | ({best} if best in steps else set())
+        spare = [step for step in steps if step not in protected]
+        surplus = len(steps) - max(keep, len(protected))
+        for step in spare[:surplus]:
+            self.delete(step)
+        return spare[:surplus]
+
+    def delete(self, step: int) -> None:
+        """Deletes a checkpoint, its manifest first, so that a half-deleted one is never taken for complete."""
+        root = self.location(f"{PREFIX}{step}")
+        if self.filesystem.get_file_info(f"{root}/{MANIFEST}").is_file:
+            self.filesystem.delete_file(f"{root}/{MANIFEST}")
+        self.filesystem.delete_dir(root)
+
+
+def _digest(file: Path) -> str:
+    digest = xxhash.xxh3_64()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,38 @@
+"""What a worker's surroundings hand to the loop: who it is, its batches, where checkpoints go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_st.data.feed import Feed
+from ray_st.training.checkpoint import CheckpointStore, Found
+from ray_st.world import World
+
+Report = Callable[[dict[str, Any], Found], None]
+
+
+def no_report(metrics: dict[str, Any], checkpoint: Found) -> None:
+    """Tells nobody of a checkpoint."""
+
+
+@dataclass
+class Place:
+    """The surroundings of one worker's loop.
+
+    Args:
+        world: Who this worker is.
+        store: Where checkpoints are written and found.
+        train: Batches to train on.
+        evals: Batches of each evaluation dataset; a single dataset has the name "".
+        prompt_lengths: Number of prompt tokens of each text column.
+        report: Called on every rank after each checkpoint with the newest metrics.
+    """
+
+    world: World
+    store: CheckpointStore
+    train: Feed | None = None
+    evals: Mapping[str, Feed] = field(default_factory=dict)
+    prompt_lengths: Mapping[str, int] = field(default_factory=dict)
+    report: Report = no_report

@@ -1,0 +1,51 @@
+"""The module that is wrapped for distributed training: the model and everything that its losses own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+LossOrLosses = nn.Module | Mapping[str, nn.Module]
+
+
+class Step(nn.Module):
+    """Model and losses as one module, so that both are reduced across workers, clipped and optimised.
+
+    Its forward runs any computation of the loss: whatever a trainer's subclass does in ``compute_loss``, the wrapper
+    around this module (DDP, FSDP) sees the backward pass that follows.
+
+    Args:
+        model: The model in training.
+        loss: The loss, or one for each dataset. A loss holds the model, whose parameters appear once.
+    """
+
+    def __init__(self, model: nn.Module, loss: LossOrLosses) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = nn.ModuleDict(loss) if isinstance(loss, Mapping) else loss
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        """Runs one computation of the loss."""
+        return compute()
+
+
+def losses_of(loss: LossOrLosses) -> dict[str, nn.Module]:
+    """The losses by dataset name; the name of a single loss is empty."""
+    return dict(loss) if isinstance(loss, Mapping) else {"": loss}
+
+
+def owned_by_loss(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
+    """Parameters and buffers of the losses that are not the model's, by name.
+
+    These are what a checkpoint holds besides the model: classifiers, projections, learned scales.
+    """
+    model_tensors = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    owned: dict[str, Tensor] = {}
+    for dataset, part in losses_of(loss).items():
+        prefix = f"{dataset}/" if dataset else ""
+        for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+            if id(tensor) not in model_tensors:
+                owned[prefix + name] = tensor
+    return owned

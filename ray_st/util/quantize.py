@@ -1,0 +1,91 @@
+"""Embeddings with fewer bits: one byte or one bit for each dimension."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+_STEADY_ROWS = 100  # the least number of rows whose minimum and maximum are worth trusting
+
+
+def quantize_embeddings(
+    embeddings: Any,
+    precision: str,
+    ranges: np.ndarray | None = None,
+    calibration_embeddings: np.ndarray | None = None,
+) -> np.ndarray:
+    """Writes embeddings with fewer bits.
+
+    ``int8`` and ``uint8`` cut the range of each dimension into 255 equal steps and keep the number of the step;
+    values outside the range go to its nearest end. ``binary`` and ``ubinary`` keep the sign, eight dimensions in a
+    byte, the first in the highest bit; ``binary`` is ``ubinary`` minus 128.
+
+    Args:
+        embeddings: (n, d): an array, a tensor, or a list of either.
+        precision: One of "float32", "int8", "uint8", "binary", "ubinary".
+        ranges: (2, d), the least and the greatest value of each dimension; for int8 and uint8.
+        calibration_embeddings: (k, d), embeddings from which to take the ranges when none are given.
+
+    Returns:
+        (n, d) of the named type, or (n, d / 8 rounded up) of int8 or uint8 for the two binary precisions.
+
+    Raises:
+        ValueError: If the precision is unknown, the embeddings are no longer floating-point numbers, or a single
+            embedding would have to be its own range.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}.")
+    values = _as_array(embeddings)
+    if values.dtype in (np.int8, np.uint8):
+        raise ValueError(
+            f"quantize_embeddings needs floating-point embeddings; these are {values.dtype} already."
+        )
+    if precision == "float32":
+        return values.astype(np.float32)
+    if precision.endswith("binary"):
+        bits = np.packbits(values > 0, axis=-1)
+        return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
+    if ranges is None:
+        ranges = _ranges(values, precision, calibration_embeddings)
+    return _steps(values, np.asarray(ranges, dtype=np.float32), precision)
+
+
+def _as_array(embeddings: Any) -> np.ndarray:
+    if isinstance(embeddings, Sequence) and len(embeddings) and hasattr(embeddings[0], "detach"):
+        return np.stack([_as_array(row) for row in embeddings])
+    if hasattr(embeddings, "detach"):  # a tensor, known by what it can do: numpy is all that is needed here
+        embeddings = embeddings.detach().cpu().float().numpy()
+    return np.asarray(embeddings)
+
+
+def _ranges(values: np.ndarray, precision: str, calibration: np.ndarray | None) -> np.ndarray:
+    if calibration is not None:
+        source = _as_array(calibration)
+    elif values.ndim == 2 and len(values) > 1:
+        source = values
+        if len(values) < _STEADY_ROWS:
+            logger.warning(
+                "%s ranges taken from only %d embeddings; give ranges or calibration_embeddings for steadier ones.",
+                precision,
+                len(values),
+            )
+    else:
+        raise ValueError(
+            f"{precision} needs the range of each dimension, which {values.shape} embeddings cannot show; give "
+            "ranges=(2, d) or calibration_embeddings=(k, d) to quantize_embeddings."
+        )
+    return np.stack([source.min(axis=0), source.max(axis=0)])
+
+
+def _steps(values: np.ndarray, ranges: np.ndarray, precision: str) -> np.ndarray:
+    low, high = ranges
+    step = (high - low) / 255
+    step = np.where(step == 0, 1, step)
+    number = np.clip(np.floor((values - low) / step), 0, 255)
+    return (number - 128).astype(np.int8) if precision == "int8" else number.astype(np.uint8)

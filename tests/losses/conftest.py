@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+WORDS, DIM = 40, 6
+Features = list[dict[str, Any]]
+
+
+class TinyEncoder(nn.Module):
+    """Attention over word vectors, then their mean: every token sees every other, padding is never seen."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.words = nn.Parameter(torch.randn(WORDS, DIM, generator=generator))
+        self.types = nn.Parameter(torch.randn(2, DIM, generator=generator))
+        self.mix = nn.Parameter(torch.randn(DIM, DIM, generator=generator))
+        self.calls: list[tuple[int, int]] = []
+        self.double()
+
+    def forward(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        ids, mask = features["input_ids"], features["attention_mask"]
+        self.calls.append(tuple(ids.shape))
+        tokens = self.words[ids]
+        if "token_type_ids" in features:
+            tokens = tokens + self.types[features["token_type_ids"]]
+        scores = (tokens @ self.mix @ tokens.mT).masked_fill(mask[:, None] == 0, -1e9)
+        tokens = tokens + scores.softmax(-1) @ tokens
+        if "prompt_length" in features:
+            counted = torch.as_tensor(features["prompt_length"]).reshape(-1, 1)
+            mask = mask * (mask.cumsum(1) > counted)
+        weights = mask[..., None].to(tokens.dtype)
+        return {**features, "sentence_embedding": (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)}
+
+
+@pytest.fixture
+def encoder() -> TinyEncoder:
+    return TinyEncoder()
+
+
+@pytest.fixture
+def make_features() -> Callable[..., Features]:
+    """Random token columns of different widths."""
+
+    def make(columns: int, rows: int, seed: int = 0, left: bool = False, **extra: Any) -> Features:
+        generator = torch.Generator().manual_seed(seed)
+        return [_column(rows, longest, left, generator, **extra) for longest in range(4, 4 + 5 * columns, 5)]
+
+    return make
+
+
+def _column(
+    rows: int, longest: int, left: bool, generator: torch.Generator, types: bool = False, prompt: Any = None
+) -> dict[str, Any]:
+    lengths = torch.randint(2, longest + 1, (rows,), generator=generator)
+    lengths[int(torch.randint(rows, (1,), generator=generator))] = longest
+    places = torch.arange(longest)
+    mask = (places < lengths[:, None]).long()
+    mask = mask.flip(1) if left else mask
+    column: dict[str, Any] = {
+        "input_ids": torch.randint(1, WORDS, (rows, longest), generator=generator) * mask,
+        "attention_mask": mask,
+    }
+    if types:
+        column["token_type_ids"] = torch.randint(0, 2, (rows, longest), generator=generator) * mask
+    if prompt is not None:
+        column["prompt_length"] = prompt
+    return column
+
+
+@pytest.fixture
+def gradient_of() -> Callable[[Tensor, nn.Module], Tensor]:
+    """All gradients of a module's weights in one vector; unused weights count as zero."""
+
+    def gradient(value: Tensor, module: nn.Module) -> Tensor:
+        weights = list(module.parameters())
+        found = torch.autograd.grad(value, weights, allow_unused=True, retain_graph=True)
+        parts = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    return gradient

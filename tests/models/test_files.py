@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ray_st.models.files import (
+    ModelFolderError,
+    check_weights,
+    read_json,
+    read_weights,
+    write_json,
+    write_weights,
+)
+
+
+def test_json_there_and_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"ä": [1, None]})
+    assert read_json(tmp_path / "x.json") == {"ä": [1, None]}
+    assert read_json(tmp_path / "y.json", 5) == 5
+
+
+def test_weights_there_and_back(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3).T}
+    write_weights(tmp_path, tensors)
+    torch.testing.assert_close(read_weights(tmp_path), tensors)
+
+
+def test_weights_in_parts_count(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors.index.json").touch()
+    check_weights(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model.pt"])
+def test_pickles_are_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(ModelFolderError, match=f"has its weights only in {name}"):
+        check_weights(tmp_path)

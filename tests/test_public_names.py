@@ -1,0 +1,46 @@
+"""The public list is complete and sorted, each name is there, and naming the package loads nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import ray_st
+
+PUBLIC = [
+    "SentenceTransformer",
+    "SentenceTransformerModelCardData",
+    "SentenceTransformerTrainer",
+    "SentenceTransformerTrainingArguments",
+    "SimilarityFunction",
+    "__version__",
+    "evaluation",
+    "losses",
+    "models",
+    "util",
+]
+
+
+def test_the_list_is_sorted_and_complete() -> None:
+    assert ray_st.__all__ == PUBLIC
+    assert set(PUBLIC) <= set(dir(ray_st))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_each_name_is_there(name: str) -> None:
+    assert getattr(ray_st, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'SentenceTransformr'"):
+        ray_st.SentenceTransformr  # noqa: B018
+
+
+@pytest.mark.parametrize("statement", ["import ray_st", "import ray_st.cli"])
+def test_naming_the_package_loads_neither_torch_nor_ray(statement: str) -> None:
+    heavy = "{'torch', 'ray', 'transformers', 'datasets'}"
+    code = f"{statement}, sys; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -21,9 +21,12 @@ PACKAGES = ("numpy", "torch", "pandas", "pyarrow", "ray", "transformers")
 # Folders and files that document nothing a user would look for: tests, vendored code, insides (but NumPy's functions
 # live in one), and the hundreds of model files in transformers, which repeat each other.
 _SKIPPED = re.compile(
-    r"(^|/)(tests?|testing|vendor(ed)?|third_?party(_files)?|thirdparty_files|examples|dashboard|_(?!core/)\w+)/"
+    r"(^|/)(tests?|testing|vendor(ed)?|third_?party(_files)?|thirdparty_files|examples|dashboard|distutils|_(?!core/)\w+)/"
     r"|(^|/)(conftest|modeling_\w+|modular_\w+)\.py$"
 )
+
+_SIGNATURE = re.compile(r"[\w.]+\(.*\)( ?->.*)?$")
+_NO_SENTENCE = re.compile(r"[^A-Za-z]|\w+ \(")  # markup, or a list of arguments
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,13 @@ def _attached(call: ast.Call) -> Iterator[tuple[str, str, str]]:
             func=ast.Name(id="add_newdoc"),
             args=[ast.Constant(value=str(place)), ast.Constant(value=str(name)), text, *_],
         ):
-            yield f"{place}.{name}", "", _string(text)
+            member = f".{text.elts[0].value}" if _is_member(text) else ""
+            yield f"{place}.{name}{member}", "", _string(text)
+
+
+def _is_member(text: ast.expr) -> bool:
+    """Whether a docstring comes as (name of a method, docstring)."""
+    return isinstance(text, ast.Tuple) and isinstance(text.elts[0], ast.Constant)
 
 
 def _string(node: ast.expr) -> str:
@@ -125,13 +134,11 @@ def _string(node: ast.expr) -> str:
 
 
 def _entry(name: str, module: str, signature: str, text: str, body_chars: int) -> Entry | None:
-    if "(" in text.partition("\n")[0] and re.match(r"[\w.]+\(.*\)( ?->.*)?$", text.partition("\n")[0]):
-        signature, _, text = text.partition("\n")  # compiled functions write their signature first
-        signature = signature[signature.index("(") :]
+    first_line, _, below = text.partition("\n")
+    if _SIGNATURE.match(first_line):  # compiled functions write their signature first
+        signature, text = first_line[first_line.index("(") :], below
     question, rest = first_sentence(text)
-    if not 4 <= len(question.split()) <= 40 or re.match(
-        r"\w+ \(", question
-    ):  # a list of arguments is no question
+    if not 4 <= len(question.split()) <= 40 or _NO_SENTENCE.match(question):
         return None
     public = ".".join(part for part in name.split(".") if not part.startswith("_"))
     shown = signature if len(signature) <= 120 else signature[:117] + "..."
@@ -162,7 +169,7 @@ def _unique(entries: Sequence[Entry]) -> list[Entry]:
     seen: set[str] = set()
     kept = []
     for entry in entries:
-        keys = {_key(entry.question), _key(entry.text.partition(" ")[2]) or entry.name}
+        keys = {_key(entry.question), _key(entry.text)}
         if not keys & seen:
             kept.append(entry)
         seen |= keys

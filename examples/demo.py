@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from api_docs import Entry, read_entries, split_entries
 from datasets import Dataset
 from ray.train import ScalingConfig
 
+from api_docs import Entry, read_entries, split_entries
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.evaluation import InformationRetrievalEvaluator
 from ray_st.losses import MultipleNegativesRankingLoss
@@ -29,9 +29,9 @@ BATCH = 32  # pairs on each worker; every pair has the whole cluster's as negati
 TRAIN_PAIRS, CORPUS, QUERIES = 3000, 2500, 500
 MAX_TOKENS = 48
 QUESTIONS = (
-    "scale gradients down when their norm is too large",
-    "merge two tables on a common key",
-    "which rows hold the same values as an earlier row?",
+    "put each item of the lists in a column on a row of its own",
+    "read a text file in which some values are missing",
+    "are two arrays the same up to a small tolerance?",
 )
 
 

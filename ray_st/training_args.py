@@ -46,7 +46,9 @@ class SentenceTransformerTrainingArguments(TrainingArguments):
             as ``warmup_steps``, which this becomes.
     """
 
-    prompts: Any = field(default=None, metadata={"help": "Prompt for all columns, or one for each column name."})
+    prompts: Any = field(
+        default=None, metadata={"help": "Prompt for all columns, or one for each column name."}
+    )
     batch_sampler: Any = field(
         default=BatchSamplers.BATCH_SAMPLER, metadata={"help": "How rows are grouped into batches."}
     )

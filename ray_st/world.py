@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -43,4 +44,4 @@ class World:
     def shares(self, rows: int) -> list[int]:
         """Number of rows of each rank's :meth:`share`."""
         edges = [rows * rank // self.size for rank in range(self.size + 1)]
-        return [end - start for start, end in zip(edges[:-1], edges[1:], strict=True)]
+        return [end - start for start, end in pairwise(edges)]

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+WORDS = "the a of to in is and query document text word good bad weather sunny man eats pasta"
+
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,7 +23,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     letters = string.ascii_lowercase + string.digits + string.punctuation
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    words += "the a of to in is and query document text word good bad weather sunny man eats pasta".split()
+    words += WORDS.split()
     folder = tmp_path_factory.mktemp("tiny") / "encoder"
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

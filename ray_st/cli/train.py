@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_st.cli.checks import RunFileError, at, check_keys
 from ray_st.cli.figures import table
 from ray_st.cli.runfile import RunFile, read_run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +73,6 @@ def prepare(run: RunFile) -> Job:
         RunFileError: If something is missing, unknown, or does not fit.
     """
     from ray_st.cli import parts
-    from ray_st.data.columns import check_columns, split_columns
     from ray_st.trainer import SentenceTransformerTrainer
 
     if run.model is None or run.data is None:
@@ -88,7 +90,7 @@ def prepare(run: RunFile) -> Job:
     loss = make_loss(model)
     for name, rows in {"train": train, "eval": held_out}.items():
         if rows is not None:
-            check_columns(split_columns(rows.column_names), loss, at(where, name))
+            _check_rows(rows, loss, at(where, name))
     trainer = SentenceTransformerTrainer(
         model=model,
         args=args,
@@ -100,6 +102,14 @@ def prepare(run: RunFile) -> Job:
         run_config=run_config,
     )
     return Job(trainer, evaluator, Path(str(args.output_dir)) / "final")
+
+
+def _check_rows(rows: Dataset, loss: Any, where: str) -> None:
+    from ray_st.data.columns import check_columns, check_types, split_columns
+
+    columns = split_columns(rows.column_names)
+    check_columns(columns, loss, where)
+    check_types(columns, {field.name: field.type for field in rows.features.arrow_schema}, where)
 
 
 def _ray_configs(run: RunFile) -> tuple[Any, Any]:

@@ -113,9 +113,22 @@ def check_types(columns: ColumnSpec, types: Mapping[str, Any], dataset: str) -> 
     import pyarrow as pa
 
     for name in columns.texts:
-        kind = types[name]
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
+        kind = types[name].value_type if pa.types.is_dictionary(types[name]) else types[name]
+        if not any(test(kind) for test in (*_strings(), pa.types.is_null)):
             raise ColumnError(
-                f"{dataset}, column {name!r}: texts must be strings; found type {kind}. "
-                f"If it holds labels, name it one of {list(LABEL_COLUMNS)}; otherwise convert or drop it."
+                f"{dataset}, column {name!r}: texts must be strings; found type {kind}. {_other_label(columns)}"
             )
+
+
+def _strings() -> tuple[Any, ...]:
+    import pyarrow as pa
+
+    return pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
+
+
+def _other_label(columns: ColumnSpec) -> str:
+    if columns.label is not None:
+        return (
+            f"The label is column {columns.label!r}; every other column is a text: convert or drop this one."
+        )
+    return f"If it holds labels, name it one of {list(LABEL_COLUMNS)}; otherwise convert or drop it."

@@ -67,7 +67,7 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     Returns:
         For each text column ``ids:…`` (list of int32, if there is an encoder), ``hash:…`` (uint64) and, if they are
         kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts); ``fault``, which
-        says what is wrong with a row, or null. Rows with a fault have no tokens.
+        says what is wrong with a row, or null. An unusable text counts as an empty one.
     """
     faults: list[str | None] = [None] * len(block)
     texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}
@@ -75,7 +75,9 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     tokens = np.zeros(len(block), dtype=np.int64)
     for name, values in texts.items():
         made[hash_of(name)] = pa.array(hash_texts(values), pa.uint64())
-        prompted = [encoding.prompts[name] + text for text in values] if encoding.prompts.get(name) else values
+        prompted = (
+            [encoding.prompts[name] + text for text in values] if encoding.prompts.get(name) else values
+        )
         if encoding.encoder is not None:
             made[ids_of(name)], lengths = _ragged(encoding.encoder(prompted))
             tokens += lengths
@@ -112,26 +114,34 @@ def _checked_labels(column: pa.ChunkedArray, name: str, faults: list[str | None]
     labels = column.combine_chunks()
     if pa.types.is_boolean(labels.type):
         labels = pc.cast(labels, pa.int64())
-    numeric = labels.type.value_type if pa.types.is_nested(labels.type) and hasattr(labels.type, "value_type") else labels.type
-    if not (pa.types.is_integer(numeric) or pa.types.is_floating(numeric) or pa.types.is_null(numeric)):
+    numbers = pc.list_flatten(labels) if _is_list(labels.type) else labels
+    if not any(test(numbers.type) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)):
         _mark(range(len(labels)), labels, name, faults)
         return pa.nulls(len(labels), pa.float64())
-    _mark(np.flatnonzero(~_usable(labels)), labels, name, faults)
+    usable = _usable(labels)
+    if numbers is not labels:
+        usable[pc.list_parent_indices(labels).to_numpy()[~_usable(numbers)]] = False
+    _mark(np.flatnonzero(~usable), labels, name, faults)
     return labels
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def _usable(labels: pa.Array) -> npt.NDArray[np.bool_]:
-    """Rows whose label is there and finite."""
-    valid = pc.is_valid(labels).to_numpy(zero_copy_only=False)
+    """Which labels are there and, if they are numbers, finite."""
+    valid = pc.is_valid(labels)
     if pa.types.is_floating(labels.type):
-        valid &= pc.fill_null(pc.is_finite(labels), False).to_numpy(zero_copy_only=False)
-    return valid
+        valid = pc.and_(valid, pc.fill_null(pc.is_finite(pc.cast(labels, pa.float64())), False))
+    return np.array(valid.to_numpy(zero_copy_only=False), dtype=bool)
 
 
 def _mark(rows: Any, labels: pa.Array, name: str, faults: list[str | None]) -> None:
     for row in rows:
         if faults[row] is None:
-            faults[row] = f"column {name!r}: expected a finite number as label, found {_describe(labels[row].as_py())}"
+            found = _describe(labels[row].as_py())
+            faults[row] = f"column {name!r}: expected a finite number as label, found {found}"
 
 
 def _describe(value: Any) -> str:
@@ -159,18 +169,20 @@ def check_faults(encoded: Sequence[pa.ChunkedArray | pa.Array], dataset: str) ->
         count += len(valid)
         offset += len(faults)
     if count:
-        raise RowError(f"{dataset}: {first}. {count} of {offset} rows cannot be used; correct or remove them.")
+        raise RowError(
+            f"{dataset}: {first}. {count} of {offset} rows cannot be used; correct or remove them."
+        )
 
 
 def keys_of_blocks(encoded: Sequence[pa.Table], columns: ColumnSpec) -> Keys:
-    """Keys of encoded blocks, in order of rows."""
-    table = pa.concat_tables([block.select([n for n in block.column_names if n in _key_names(columns)]) for block in encoded])
+    """Keys of encoded blocks, in order of rows; blocks without rows may lack columns."""
+    names = [*map(hash_of, columns.texts), TOKENS, *([columns.label] if columns.label else [])]
+    filled = [block.select(names) for block in encoded if len(block)]
+    if not filled:
+        return Keys(np.zeros((0, len(columns.texts)), dtype=np.uint64), np.zeros(0, dtype=np.int64))
+    table = pa.concat_tables(filled, promote_options="permissive")
     hashes = np.stack([table[hash_of(name)].to_numpy() for name in columns.texts], axis=1)
     labels = None
-    if columns.label is not None and not pa.types.is_nested(table[columns.label].type):
+    if columns.label is not None and not _is_list(table[columns.label].type):
         labels = label_codes(table[columns.label].to_pylist())
     return Keys(hashes, table[TOKENS].to_numpy(), labels)
-
-
-def _key_names(columns: ColumnSpec) -> set[str]:
-    return {TOKENS, *(hash_of(name) for name in columns.texts)} | ({columns.label} if columns.label else set())

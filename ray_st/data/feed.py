@@ -31,15 +31,26 @@ class Feed(Protocol):
 class Planner:
     """Plans epochs with a batch sampler, all with the same number of steps.
 
+    Where epochs differ in their number of batches, shorter ones are stretched to the longest; with ``drop_last``, which
+    promises full batches, longer ones are cut to the shortest.
+
     Args:
         sampler: A batch sampler; ``set_epoch`` is called where it has it.
-        epochs: How many epochs the run will at most need; the longest of them sets the number of steps.
+        epochs: How many epochs the run will at most need.
     """
 
     def __init__(self, sampler: Iterable[list[int]], epochs: int) -> None:
         self._sampler = sampler
         self._latest: tuple[int, Plan] | None = None
-        self.steps = max(len(self._draw(epoch)) for epoch in reversed(range(max(epochs, 1))))
+        self._drop_last = bool(getattr(sampler, "drop_last", False))
+        self.steps = self._count(max(epochs, 1))
+
+    def _count(self, epochs: int) -> int:
+        known = self._sampler.steps() if isinstance(self._sampler, PlannedBatchSampler) else None
+        if known is not None:
+            return known
+        lengths = [len(self._draw(epoch)) for epoch in reversed(range(epochs))]
+        return min(lengths) if self._drop_last else max(lengths)
 
     def _draw(self, epoch: int) -> Plan:
         if self._latest is None or self._latest[0] != epoch:
@@ -47,13 +58,13 @@ class Planner:
             if set_epoch is not None:
                 set_epoch(epoch)
             planned = isinstance(self._sampler, PlannedBatchSampler)
-            plan = self._sampler.plan() if planned else Plan.of_batches(self._sampler)  # type: ignore[attr-defined]
-            self._latest = (epoch, plan)
+            self._latest = (epoch, self._sampler.plan() if planned else Plan.of_batches(self._sampler))
         return self._latest[1]
 
     def plan(self, epoch: int) -> Plan:
         """The global batches of an epoch."""
-        return self._draw(epoch).stretch(self.steps)
+        plan = self._draw(epoch)
+        return (plan.first(self.steps) if self._drop_last else plan).stretch(self.steps)
 
 
 class MemoryFeed:

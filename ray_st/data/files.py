@@ -135,6 +135,9 @@ def _files(spec: TableSpec) -> list[str]:
         files += found
         if not found or not all(Path(name).is_file() for name in found):
             raise TableError(f"{pattern}: no such file (paths start at the working directory)")
+    empty = next((name for name in files if not Path(name).stat().st_size), None)
+    if empty is not None:
+        raise TableError(f"{empty}: the file is empty")
     return files
 
 

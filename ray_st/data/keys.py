@@ -57,6 +57,11 @@ def keys_of(dataset: Any, label_columns: Sequence[str] | None = None) -> Keys:
         return dataset
     columns = split_columns(dataset.column_names, label_columns or LABEL_COLUMNS)
     hashes = [hash_texts(map(str, dataset[name])) for name in columns.texts]
-    labels = None if columns.label is None else label_codes(list(dataset[columns.label]))
+    labels = None if columns.label is None else _codes_of_plain(list(dataset[columns.label]))
     stacked = np.stack(hashes, axis=1) if hashes else np.zeros((len(dataset), 0), dtype=np.uint64)
     return Keys(stacked, labels=labels)
+
+
+def _codes_of_plain(values: list[Any]) -> npt.NDArray[np.int64] | None:
+    """Codes of labels; None where a label is a list (a score for each text, say), which names no class."""
+    return None if any(isinstance(value, list) for value in values) else label_codes(values)

@@ -41,6 +41,11 @@ class Plan:
         """(steps,) number of rows of each batch."""
         return np.diff(self.starts)
 
+    def first(self, steps: int) -> Plan:
+        """The first ``steps`` batches, or all if there are fewer."""
+        starts = self.starts[: steps + 1]
+        return Plan(self.rows[: starts[-1]], starts)
+
     def stretch(self, steps: int) -> Plan:
         """The same rows in the same order in ``steps`` batches, halving the largest (first) batches as needed.
 
@@ -51,7 +56,9 @@ class Plan:
             ValueError: If there are fewer than ``steps`` rows or more than ``steps`` batches.
         """
         if not len(self) <= steps <= max(len(self.rows), len(self)):
-            raise ValueError(f"A plan of {len(self.rows)} rows in {len(self)} batches cannot have {steps} batches.")
+            raise ValueError(
+                f"A plan of {len(self.rows)} rows in {len(self)} batches cannot have {steps} batches."
+            )
         sizes = self.sizes()
         while len(sizes) < steps:
             largest = np.argsort(-sizes, kind="stable")[: steps - len(sizes)]
@@ -75,7 +82,14 @@ class Plan:
 
     @staticmethod
     def of_batches(batches: Iterable[Sequence[int]]) -> Plan:
-        """A plan from any batch sampler, one sequence of row indices for each batch."""
+        """A plan from any batch sampler, one sequence of row indices for each batch.
+
+        Raises:
+            ValueError: If a batch is empty.
+        """
         lists = [np.asarray(batch, dtype=np.int64) for batch in batches]
+        empty = next((step for step, batch in enumerate(lists) if not len(batch)), None)
+        if empty is not None:
+            raise ValueError(f"A batch needs at least one row; batch {empty} of the batch sampler has none.")
         rows = np.concatenate(lists) if lists else np.zeros(0, dtype=np.int64)
         return Plan.of_sizes(rows, np.array([len(batch) for batch in lists], dtype=np.int64))

@@ -7,7 +7,7 @@ workers: its batches are cut by rank afterwards, so they are the same for any nu
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,11 @@ import numpy as np
 from ray_st.data.keys import keys_of
 from ray_st.data.packing import find_repeats, pack_without_repeats
 from ray_st.data.plan import Plan
+
+
+def order_rng(seed: int, epoch: int) -> np.random.Generator:
+    """The generator of an epoch's order; a negative seed stands for its 64-bit two's complement, as in torch."""
+    return np.random.default_rng([seed % 2**64, epoch])
 
 
 class PlannedBatchSampler(ABC):
@@ -33,9 +38,9 @@ class PlannedBatchSampler(ABC):
     """
 
     def __init__(self, batch_size: int, drop_last: bool, generator: Any = None, seed: int | None = 0) -> None:
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
             raise ValueError(f"batch_size must be a positive integer; got {batch_size!r}.")
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)
         self.drop_last = drop_last
         self.seed = int(generator.initial_seed()) if generator is not None else int(seed or 0)
         self.epoch = 0
@@ -46,11 +51,18 @@ class PlannedBatchSampler(ABC):
 
     def plan(self) -> Plan:
         """The batches of the epoch as arrays."""
-        plan = self._plan(np.random.default_rng([self.seed, self.epoch]))
+        plan = self._plan(order_rng(self.seed, self.epoch))
         if not self.drop_last:
             return plan
         full = plan.sizes() == self.batch_size
         return Plan.of_sizes(plan.rows[np.repeat(full, plan.sizes())], plan.sizes()[full])
+
+    def steps(self) -> int | None:
+        """Number of batches of every epoch, or None if only planning an epoch tells."""
+        return None
+
+    def _steps_of(self, rows: int) -> int:
+        return rows // self.batch_size if self.drop_last else -(-rows // self.batch_size)
 
     @abstractmethod
     def _plan(self, rng: np.random.Generator) -> Plan:
@@ -62,7 +74,8 @@ class PlannedBatchSampler(ABC):
             yield plan.batch(step).tolist()
 
     def __len__(self) -> int:
-        return len(self.plan())
+        steps = self.steps()
+        return len(self.plan()) if steps is None else steps
 
 
 class RandomOrder:
@@ -85,7 +98,7 @@ class RandomOrder:
         """(rows,) the order of the epoch."""
         if not self.shuffle:
             return np.arange(self.rows)
-        return np.random.default_rng([self.seed, self.epoch]).permutation(self.rows)
+        return order_rng(self.seed, self.epoch).permutation(self.rows)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.order().tolist())
@@ -112,6 +125,10 @@ class DefaultBatchSampler(PlannedBatchSampler):
         super().set_epoch(epoch)
         if hasattr(self.sampler, "set_epoch"):
             self.sampler.set_epoch(epoch)
+
+    def steps(self) -> int | None:
+        """Number of batches of every epoch; None if the underlying sampler has no length."""
+        return self._steps_of(len(self.sampler)) if isinstance(self.sampler, Sized) else None
 
     def _plan(self, rng: np.random.Generator) -> Plan:
         if isinstance(self.sampler, RandomOrder):
@@ -148,6 +165,10 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
     ) -> None:
         super().__init__(batch_size, drop_last, generator, seed)
         self._repeats = find_repeats(keys_of(dataset, valid_label_columns).hashes)
+
+    def steps(self) -> int | None:
+        """Number of batches of every epoch, if no text occurs in two rows; else None, as it varies a little."""
+        return None if len(self._repeats.rows) else self._steps_of(len(self._repeats.free))
 
     def _plan(self, rng: np.random.Generator) -> Plan:
         return pack_without_repeats(self._repeats, self.batch_size, rng)

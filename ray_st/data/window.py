@@ -26,12 +26,14 @@ class Window:
 
     def __init__(self, blocks: Sequence[pa.Table], columns: ColumnSpec) -> None:
         self.columns = columns
-        self._blocks = [block.combine_chunks() for block in blocks]
-        self._ends = np.cumsum([len(block) for block in blocks])
+        self._blocks = [
+            block.combine_chunks() for block in blocks if len(block)
+        ]  # empty ones may lack columns
+        self._ends = np.cumsum([len(block) for block in self._blocks], dtype=np.int64)
         self._ragged: dict[str, list[tuple[TokenIds, npt.NDArray[np.int64]]]] = {
             name: [_views(block[ids_of(name)]) for block in self._blocks]
             for name in columns.texts
-            if blocks and ids_of(name) in blocks[0].column_names
+            if self._blocks and ids_of(name) in self._blocks[0].column_names
         }
 
     def __len__(self) -> int:
@@ -44,6 +46,10 @@ class Window:
 
     def _locate(self, rows: Indices) -> list[tuple[int, int]]:
         """(block, row in block) of each row."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(
+                f"Rows are numbered 0 to {len(self) - 1}; the batch sampler asks for {rows.min()} to {rows.max()}."
+            )
         block_of = np.searchsorted(self._ends, rows, side="right")
         starts = np.concatenate([[0], self._ends[:-1]])
         return list(zip(block_of.tolist(), (rows - starts[block_of]).tolist(), strict=True))

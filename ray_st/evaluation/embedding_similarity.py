@@ -160,4 +160,7 @@ def _numbers(evaluator: str, scores: Sequence[float]) -> NDArray[np.float64]:
             raise ValueError(
                 f"{evaluator} needs a finite number in each row of scores; row {row} is {score!r}."
             )
-    return np.asarray(scores, dtype=np.float64)
+    numbers = np.asarray(scores, dtype=np.float64)
+    if np.ptp(numbers) == 0:
+        logger.warning("%s: all scores are %s, so that every correlation will be nan.", evaluator, numbers[0])
+    return numbers

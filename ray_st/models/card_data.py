@@ -92,10 +92,10 @@ class SentenceTransformerModelCardData:
         """Whether the model is no longer the one that its old card describes."""
         return bool(self.losses) or _TRAINED in self.tags
 
-    def set_base_model(self, name: str | Path | None, revision: str | None = None) -> None:
+    def set_base_model(self, name: str | None, revision: str | None = None) -> None:
         """Notes the model that this one started from, if it is one of the Hub: a folder's path is nobody's business."""
-        if name is not None and _HUB_NAME.fullmatch(str(name)) and not Path(name).exists():
-            self.base_model, self.base_model_revision = str(name), revision
+        if name is not None and _HUB_NAME.fullmatch(name) and not Path(name).exists():
+            self.base_model, self.base_model_revision = name, revision
 
     def name_model(self, model_name: str | None, train_datasets: Sequence[str] | None) -> None:
         """Takes over what a call of ``save_pretrained`` says, where nothing is known yet.

@@ -22,6 +22,7 @@ from transformers.dynamic_module_utils import custom_object_save, get_class_from
 from ray_st._version import __version__
 from ray_st.models.dense import Dense
 from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.hub import source_of
 from ray_st.models.module import Module
 from ray_st.models.normalize import Normalize
 from ray_st.models.pooling import Pooling
@@ -56,11 +57,19 @@ class Settings:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a model folder held, or the modules that a user brought instead."""
+    """What a model folder held, or the modules that a user brought instead.
+
+    Args:
+        modules: The modules, in order, by name.
+        settings: What they share.
+        readme: The model card.
+        source: Name and commit on the Hub.
+    """
 
     modules: Mapping[str, nn.Module]
     settings: Settings = field(default_factory=Settings)
     readme: str | None = None
+    source: tuple[str, str] | None = None
 
     @classmethod
     def of(cls, modules: Iterable[nn.Module] | Mapping[str, nn.Module] | None) -> Opened:
@@ -95,7 +104,7 @@ def open_folder(folder: Path, trust_remote_code: bool = False, **options: Any) -
     settings = read_settings(folder)
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else None
-    return Opened(read_modules(folder, trust_remote_code, **options), settings, text)
+    return Opened(read_modules(folder, trust_remote_code, **options), settings, text, source_of(folder))
 
 
 def read_settings(folder: Path) -> Settings:

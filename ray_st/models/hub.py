@@ -67,6 +67,17 @@ def find_folder(
     raise ModelFolderError(_not_found(str(name), cache_folder, local_files_only, reasons)) from reasons[-1][1]
 
 
+def source_of(folder: Path) -> tuple[str, str] | None:
+    """Name and commit on the Hub of a folder in its cache (``models--organisation--name/snapshots/commit``).
+
+    None for any other folder: where something lies on a disk says nothing about where it came from.
+    """
+    place = folder.absolute().parts[-3:]
+    if len(place) < 3 or place[1] != "snapshots" or not place[0].startswith("models--"):
+        return None
+    return place[0].removeprefix("models--").replace("--", "/"), place[2]
+
+
 def _not_found(
     name: str, cache_folder: str | None, local_files_only: bool, reasons: Sequence[tuple[str, Exception]]
 ) -> str:

@@ -104,7 +104,7 @@ class SentenceTransformer(Stack):
         self.model_card_data = model_card_data or SentenceTransformerModelCardData(
             local_files_only=local_files_only
         )
-        self.model_card_data.set_base_model(model_name_or_path, revision)
+        self.model_card_data.set_base_model(*(opened.source or (None,)))
         self._readme = opened.readme
         self.share_dtype()
         self.to(device or best_device())

@@ -124,23 +124,31 @@ class Stack(nn.Sequential):
             Path(output_path).mkdir(parents=True, exist_ok=True)
         return evaluator(self, None if output_path is None else str(output_path))
 
-    def gradient_checkpointing_enable(
-        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
         """Makes the encoder compute its activations again in the backward pass, to save memory.
 
         Args:
-            gradient_checkpointing_kwargs: Handed to torch's checkpoint function.
+            activation_checkpointing_kwargs: Handed to torch's checkpoint function.
+            **options: Handed to the encoder's method of this name.
 
         Raises:
-            ValueError: If no module can do so.
+            ValueError: If the first module has no encoder.
         """
         encoder = getattr(self.first, "auto_model", None)
         if encoder is None:
             raise ValueError(
                 f"{type(self.first).__name__} has no encoder whose activations could be computed again."
             )
-        encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs=gradient_checkpointing_kwargs)
+        older = encoder.gradient_checkpointing_enable  # the only name in earlier releases of transformers 5
+        getattr(encoder, "activation_checkpointing_enable", older)(activation_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """The older name of :meth:`activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
 
 
 def best_device() -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(logging_level="WARNING")
+    ray.init(logging_level=logging.WARNING)
     try:
         yield
     finally:
@@ -40,10 +41,12 @@ def check_fits(scaling: ScalingConfig) -> None:
     workers = scaling.num_workers
     if not isinstance(workers, int):
         return
-    each = dict(scaling.resources_per_worker or {})
+    each: dict[str, float] = dict(scaling.resources_per_worker or {})  # type: ignore[arg-type]
     each.setdefault("GPU" if scaling.use_gpu else "CPU", 1)
     have = ray.cluster_resources()
-    lacking = {name: amount * workers for name, amount in each.items() if amount * workers > have.get(name, 0)}
+    lacking = {
+        name: amount * workers for name, amount in each.items() if amount * workers > have.get(name, 0)
+    }
     if lacking:
         found = {name: have.get(name, 0) for name in lacking}
         raise ValueError(

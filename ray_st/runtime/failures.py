@@ -7,7 +7,15 @@ from typing import Any
 
 from ray.train import UserCallback
 
-REPEATABLE = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError, NotImplementedError)
+REPEATABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    NotImplementedError,
+)
 """Errors of the program or its input: a restarted worker would meet them again."""
 
 

@@ -14,7 +14,6 @@ from ray_st.data.plan import Plan
 from ray_st.data.window import Window
 
 
-@ray.remote(num_cpus=0)
 class PlannerActor:
     """Holds the sampler and its keys; plans each epoch once, for all ranks.
 
@@ -35,6 +34,11 @@ class PlannerActor:
         return self._planner.plan(epoch)
 
 
+def start_planner(sampler: Iterable[list[int]], epochs: int) -> Any:
+    """Starts the actor that plans a source's epochs; it takes no CPU from the workers."""
+    return ray.remote(num_cpus=0)(PlannerActor).remote(sampler, epochs)
+
+
 class RayFeed:
     """A feed whose rows are blocks in the object store; small, and the same for every rank.
 
@@ -46,9 +50,7 @@ class RayFeed:
         planner: The actor that plans epochs.
     """
 
-    def __init__(
-        self, blocks: list[Any], columns: ColumnSpec, rows: int, steps: int, planner: Any
-    ) -> None:
+    def __init__(self, blocks: list[Any], columns: ColumnSpec, rows: int, steps: int, planner: Any) -> None:
         self._blocks, self._columns, self._planner = blocks, columns, planner
         self.rows, self.steps = rows, steps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,4 +75,5 @@ def open_source(source: Any, encoding: Encoding) -> ray.data.Dataset:
         opened = source.select_columns(names).repartition(target_num_rows_per_block=BLOCK_ROWS)
     opened.context.execution_options.preserve_order = True
     opened.context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plan and its timings, for each dataset
     return opened

@@ -13,9 +13,9 @@ from ray.train import ControllerError, DataConfig, FailureConfig, RunConfig, Sca
 from ray.train.torch import TorchTrainer
 
 from ray_st.data.columns import check_rows
-from ray_st.runtime.cluster import check_fits, default_scaling
+from ray_st.runtime.cluster import default_scaling
 from ray_st.runtime.failures import RunStopped, StopAtRepeatableErrors
-from ray_st.runtime.feeds import PlannerActor, RayFeed
+from ray_st.runtime.feeds import RayFeed, start_planner
 from ray_st.runtime.ingest import ingest
 from ray_st.runtime.worker import work
 from ray_st.training.run import DataPart, Outcome, Run
@@ -45,7 +45,7 @@ def make_feed(part: DataPart) -> RayFeed:
     ingested = ingest(part.source, part.encoding, part.name)
     check_rows(len(ingested.keys), part.rows_needed, part.name)
     sampler = part.make_sampler(ingested.keys)
-    planner = PlannerActor.remote(sampler, part.epochs(len(ingested.keys)))
+    planner = start_planner(sampler, part.epochs(len(ingested.keys)))
     steps = ray.get(planner.steps.remote())
     return RayFeed(ingested.blocks, part.encoding.columns, len(ingested.keys), steps, planner)
 
@@ -67,22 +67,23 @@ def launch(
     Returns:
         What the first worker sent back.
     """
-    check_fits(scaling)
+    no_datasets: Any = dict.fromkeys(feeds)  # names only: the feeds come from the data config
     reference = ray.put(run)
     trainer = TorchTrainer(
         # A reference in a list: the run itself is not exported to dashboards, as a train_loop_config would be.
         _bind([reference]),
         scaling_config=scaling,
         run_config=_stopping_at_repeatable_errors(run_config),
-        datasets={name: None for name in feeds},
+        datasets=no_datasets,
         dataset_config=FeedConfig(feeds),
     )
     try:
-        outcome = trainer.fit().return_value
+        result: Any = trainer.fit()
     except ControllerError as error:
         if isinstance(error.controller_failure, RunStopped):
             raise error.controller_failure from None
         raise
+    outcome = result.return_value
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -112,7 +113,20 @@ def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunCon
 
 
 def _stopping_at_repeatable_errors(run_config: RunConfig) -> RunConfig:
-    return dataclasses.replace(run_config, callbacks=[*(run_config.callbacks or []), StopAtRepeatableErrors()])
+    return dataclasses.replace(
+        run_config, callbacks=[*(run_config.callbacks or []), StopAtRepeatableErrors()]
+    )
+
+
+def workers_of(scaling: ScalingConfig) -> int:
+    """Number of workers of a scaling.
+
+    Raises:
+        ValueError: If it is a range: the global batch would change with the number of workers.
+    """
+    if not isinstance(scaling.num_workers, int):
+        raise ValueError(f"scaling_config.num_workers must be a number; got {scaling.num_workers!r}.")
+    return scaling.num_workers
 
 
 def resolve_scaling(scaling: ScalingConfig | None) -> ScalingConfig:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -72,16 +74,25 @@ def find_checkpoint(store: CheckpointStore, wanted: str | bool | None) -> str | 
         newest = store.newest(skipped=skipped)
         if newest is None:
             reasons = " ".join(skipped) or "It holds no checkpoint."
-            raise CheckpointError(f"resume_from_checkpoint=True found no complete checkpoint in {store.path}. {reasons}")
+            raise CheckpointError(
+                f"resume_from_checkpoint=True found no complete checkpoint in {store.path}. {reasons}"
+            )
         return store.location(newest.name) if store.is_local else str(store.fetch(newest.name))
     folder = Path(wanted).absolute()
     if not (folder / "trainer_state.json").is_file():
-        raise CheckpointError(f"resume_from_checkpoint={wanted!r}: no checkpoint there (no trainer_state.json).")
+        raise CheckpointError(
+            f"resume_from_checkpoint={wanted!r}: no checkpoint there (no trainer_state.json)."
+        )
     if (folder / "manifest.json").is_file():
         CheckpointStore(str(folder.parent)).check(folder.name)
     return str(folder)
 
 
-def temporary_root() -> str:
-    """A folder for runs that keep nothing, such as an evaluation."""
-    return tempfile.mkdtemp(prefix="ray_st-")
+@contextmanager
+def run_folder(output_dir: str, keeps: bool) -> Iterator[str]:
+    """The folder of a run: the user's, or a temporary one for a run that keeps nothing, such as an evaluation."""
+    if keeps:
+        yield output_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="ray_st-") as folder:
+        yield folder

@@ -10,9 +10,11 @@ import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
+from ray_st.runtime.bar import open_bar
 from ray_st.training.checkpoint import CheckpointStore, Found
 from ray_st.training.place import Place
-from ray_st.training.run import EVAL_FEED, TRAIN_FEED, Outcome, Run
+from ray_st.training.progress import write_line
+from ray_st.training.run import TRAIN_FEED, Outcome, Run, eval_names
 from ray_st.world import World
 
 
@@ -22,12 +24,19 @@ def work(run: Run) -> Outcome | None:
     Returns:
         The outcome, on the first worker; None on the others.
     """
-    # Ray Train writes a line for each report of each rank; what users want to see the loop writes itself.
-    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    _quiet_reports()
     place = _place(run)
     trainer = run.build(place)
     outcome = run.task(trainer, _start(run, place.store))
     return outcome if place.world.is_first else None
+
+
+def _quiet_reports() -> None:
+    # Ray Train writes a line for each report of each rank, through a logger named after its file; what users want to
+    # see the loop writes itself.
+    module = sys.modules.get("ray.train.v2._internal.execution.context")
+    if module is not None:
+        logging.getLogger(module.__file__).setLevel(logging.WARNING)
 
 
 def world_of_worker() -> World:
@@ -45,14 +54,14 @@ def _place(run: Run) -> Place:
     storage = ray.train.get_context().get_storage()
     store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id)
     shards: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.feeds}
-    prefix = f"{EVAL_FEED}:"
     return Place(
         world=world_of_worker(),
         store=store,
         train=shards.get(TRAIN_FEED),
-        evals={name.removeprefix(prefix): feed for name, feed in shards.items() if name.startswith(prefix)},
+        evals=eval_names(shards),
         prompt_lengths=run.prompt_lengths,
         report=_Report(store),
+        open_bar=open_bar if run.bar else None,
     )
 
 
@@ -61,7 +70,7 @@ def _start(run: Run, store: CheckpointStore) -> str | None:
     skipped: list[str] = []
     newest = store.newest(run.run_id, skipped)
     for reason in skipped:
-        print(f"ray_st: passed over a checkpoint: {reason}", file=sys.stderr)
+        write_line(f"passed over a checkpoint: {reason}")
     if newest is not None:
         return str(store.fetch(newest.name))
     return run.resume_from

@@ -21,7 +21,14 @@ DATASET_NAME = "dataset_name"
 SHARES = "shares"
 """Key of the number of rows that each rank holds in a step; only the loop reads it."""
 
-_FEATURES = ("input_ids", "attention_mask", "token_type_ids", "prompt_length", "sentence_embedding", "pixel_values")
+_FEATURES = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "prompt_length",
+    "sentence_embedding",
+    "pixel_values",
+)
 _AHEAD = 2
 
 Inputs = dict[str, Any]
@@ -74,7 +81,7 @@ class Collate:
         """Inputs of the given rows."""
         if self._collator is not None:
             return self._collator(_dictionaries(window, rows))
-        features = {}
+        features: dict[str, dict[str, Any]] = {}
         for name in window.columns.texts:
             if window.has_tokens and self._pad is not None:
                 features[name] = dict(self._pad(window.ids(name, rows)))

@@ -99,7 +99,9 @@ class CheckpointStore:
         manifest = {"format": 1, "run_id": self.run_id, "step": step, **facts, "files": files}
         if not self.is_local:
             pafs.copy_files(
-                str(folder), self.location(folder.name), source_filesystem=pafs.LocalFileSystem(),
+                str(folder),
+                self.location(folder.name),
+                source_filesystem=pafs.LocalFileSystem(),
                 destination_filesystem=self.filesystem,
             )
         with self.filesystem.open_output_stream(f"{self.location(folder.name)}/{MANIFEST}") as stream:
@@ -153,7 +155,9 @@ class CheckpointStore:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
         if digest.hexdigest() != expected["xxh3"]:
-            raise CheckpointError(f"{path} is damaged: its hash is not the manifest's. Choose an earlier checkpoint.")
+            raise CheckpointError(
+                f"{path} is damaged: its hash is not the manifest's. Choose an earlier checkpoint."
+            )
 
     def newest(self, run_id: str | None = None, skipped: list[str] | None = None) -> Found | None:
         """The newest complete checkpoint; incomplete and damaged ones are passed over.
@@ -181,7 +185,9 @@ class CheckpointStore:
         if not (folder / MANIFEST).exists():
             folder.mkdir(parents=True, exist_ok=True)
             pafs.copy_files(
-                self.location(name), str(folder), source_filesystem=self.filesystem,
+                self.location(name),
+                str(folder),
+                source_filesystem=self.filesystem,
                 destination_filesystem=pafs.LocalFileSystem(),
             )
         return folder

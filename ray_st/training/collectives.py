@@ -141,7 +141,7 @@ def reduce_gradients(step: torch.nn.Module, args: Any) -> torch.nn.Module:
     """
     if _alone():
         return step
-    options = {
+    options: dict[str, Any] = {
         "find_unused_parameters": bool(args.ddp_find_unused_parameters),
         "static_graph": bool(getattr(args, "ddp_static_graph", False)),
     }

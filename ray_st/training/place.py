@@ -8,6 +8,7 @@ from typing import Any
 
 from ray_st.data.feed import Feed
 from ray_st.training.checkpoint import CheckpointStore, Found
+from ray_st.training.progress import OpenBar
 from ray_st.world import World
 
 Report = Callable[[dict[str, Any], Found], None]
@@ -28,6 +29,7 @@ class Place:
         evals: Batches of each evaluation dataset; a single dataset has the name "".
         prompt_lengths: Number of prompt tokens of each text column.
         report: Called on every rank after each checkpoint with the newest metrics.
+        open_bar: Opens a progress bar of so many steps on the user's terminal; None for plain lines.
     """
 
     world: World
@@ -36,3 +38,4 @@ class Place:
     evals: Mapping[str, Feed] = field(default_factory=dict)
     prompt_lengths: Mapping[str, int] = field(default_factory=dict)
     report: Report = no_report
+    open_bar: OpenBar | None = None

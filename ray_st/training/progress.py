@@ -23,6 +23,9 @@ class Bar(Protocol):
         """Ends the bar."""
 
 
+OpenBar = Callable[[int], Bar]
+
+
 class ProgressReport(TrainerCallback):
     """Shows steps, loss and samples a second, and each evaluation's figures, from the first rank only.
 
@@ -34,7 +37,7 @@ class ProgressReport(TrainerCallback):
 
     def __init__(
         self,
-        open_bar: Callable[[int], Bar] | None,
+        open_bar: OpenBar | None,
         write: Callable[[str], None],
         every_s: float = 5.0,
     ) -> None:

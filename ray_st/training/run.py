@@ -9,15 +9,21 @@ from typing import Any
 from torch import Tensor
 
 from ray_st.data.encode import Encoding
+from ray_st.data.feed import Feed
 from ray_st.training.place import Place
 
 TRAIN_FEED = "train"
-EVAL_FEED = "eval"
+
+
+def eval_names(feeds: Mapping[str, Feed]) -> dict[str, Feed]:
+    """The feeds of evaluation datasets, by the name of the dataset."""
+    prefix = eval_feed("")
+    return {name.removeprefix(prefix): feed for name, feed in feeds.items() if name.startswith(prefix)}
 
 
 def eval_feed(name: str) -> str:
     """Name of the feed of an evaluation dataset; a single dataset has the name ""."""
-    return f"{EVAL_FEED}:{name}"
+    return f"eval:{name}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Run:
         feeds: Names of its datasets.
         resume_from: Path of the checkpoint folder from which the run starts, or None.
         prompt_lengths: Number of prompt tokens of each text column.
+        bar: Whether the driver has a terminal on which to show a bar.
     """
 
     run_id: str
@@ -60,6 +67,7 @@ class Run:
     feeds: tuple[str, ...] = ()
     resume_from: str | None = None
     prompt_lengths: Mapping[str, int] = field(default_factory=dict)
+    bar: bool = False
 
 
 @dataclass(frozen=True)

@@ -76,5 +76,5 @@ def batch_to_device(batch: dict[str, Any], target_device: torch.device | str) ->
     """
     for name, value in batch.items():
         if isinstance(value, Tensor):
-            batch[name] = value.to(target_device, non_blocking=True)
+            batch[name] = value.to(target_device)
     return batch

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +213,15 @@ def test_only_names_of_the_hub_are_a_base_model(tmp_path: Path, monkeypatch: pyt
 
 def test_table() -> None:
     assert table(["a", "b"], [[1, "x|y"]]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
+
+
+def test_the_base_model_is_noted_with_its_commit(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--tiny" / "snapshots" / "0a1b"
+    shutil.copytree(tiny_folder, folder)
+    model = SentenceTransformer(folder)
+    model.model_card_data.set_losses([SomeLoss()])
+    text = render_card(model, model.model_card_data)
+    assert front(text)["base_model"] == "org/tiny"
+    assert "# SentenceTransformer based on org/tiny" in text
+    assert "It was fine-tuned from org/tiny." in text
+    assert "org/tiny (revision 0a1b)" in text

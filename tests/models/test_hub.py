@@ -84,7 +84,9 @@ def test_nothing_found_online(calls: list[Any], monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "./a/b/c", "a/b/c", "a b"])
 def test_what_cannot_be_a_name(name: str, calls: list[Any]) -> None:
-    with pytest.raises(ModelFolderError, match="A model is a folder or a name on the Hub; .* does not exist"):
+    with pytest.raises(
+        ModelFolderError, match=r"A model is a folder or a name on the Hub; .* does not exist"
+    ):
         hub.find_folder(name)
     assert calls == []
 
@@ -93,3 +95,17 @@ def test_a_file(tmp_path: Path) -> None:
     (tmp_path / "model").touch()
     with pytest.raises(ModelFolderError, match="is a file"):
         hub.find_folder(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("folder", "source"),
+    [
+        ("cache/models--org--name/snapshots/0a1b", ("org/name", "0a1b")),
+        ("cache/models--bert/snapshots/0a1b", ("bert", "0a1b")),
+        ("models--org--name/other/0a1b", None),
+        ("home/me/model", None),
+        ("/", None),
+    ],
+)
+def test_where_a_folder_came_from(folder: str, source: tuple[str, str] | None) -> None:
+    assert hub.source_of(Path(folder)) == source

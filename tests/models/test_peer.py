@@ -12,6 +12,7 @@ import torch
 
 from ray_st.models import Dense, Normalize, Pooling, SentenceTransformer, Transformer
 
+WORDS = "the weather is sunny, a man eats 12 bad (pasta) words; of 3 documents to query"
 POOLINGS = [
     "mean",
     "cls",
@@ -26,9 +27,8 @@ POOLINGS = [
 
 
 def texts(count: int = 200, longest: int = 90) -> list[str]:
-    words = "the weather is sunny, a man eats 12 bad (pasta) words; of 3 documents to query".split()
     rng = np.random.default_rng(0)
-    return [" ".join(rng.choice(words, rng.integers(1, longest))) for _ in range(count)]
+    return [" ".join(rng.choice(WORDS.split(), rng.integers(1, longest))) for _ in range(count)]
 
 
 def gap(ours: Any, theirs: Any, **options: Any) -> float:

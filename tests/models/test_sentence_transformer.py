@@ -107,18 +107,19 @@ def test_later_modules_get_the_encoders_type(tiny_encoder: Path, tmp_path: Path)
     assert model.encode(TEXTS).shape == (3, 8)
 
 
-def test_gradient_checkpointing(tiny_model: Any) -> None:
+@pytest.mark.parametrize("method", ["activation_checkpointing_enable", "gradient_checkpointing_enable"])
+def test_activation_checkpointing(method: str, tiny_model: Any) -> None:
     tiny_model.train()
     tiny_model(tiny_model.tokenize(TEXTS))["sentence_embedding"].sum().backward()
     plain = [weight.grad.clone() for weight in tiny_model.parameters()]
     tiny_model.zero_grad()
-    tiny_model.gradient_checkpointing_enable({"use_reentrant": False})
-    assert tiny_model[0].auto_model.is_gradient_checkpointing
+    getattr(tiny_model, method)({"use_reentrant": False}, every_n_layers=1)
+    assert tiny_model[0].auto_model.is_activation_checkpointing
     tiny_model(tiny_model.tokenize(TEXTS))["sentence_embedding"].sum().backward()
     torch.testing.assert_close([weight.grad for weight in tiny_model.parameters()], plain)
 
 
-def test_gradient_checkpointing_without_an_encoder() -> None:
+def test_activation_checkpointing_without_an_encoder() -> None:
     with pytest.raises(ValueError, match="Dense has no encoder"):
         SentenceTransformer(modules=[Dense(2, 2)]).gradient_checkpointing_enable()
 

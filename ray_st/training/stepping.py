@@ -1,0 +1,160 @@
+"""Batches, loss and gradient: transformers' Trainer over planned batches, for embedding models and their losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+from ray_st.data.feed import Feed
+from ray_st.training import collectives
+from ray_st.training.batch import DATASET_NAME, SHARES, Collate, Inputs, collect, step_loader
+from ray_st.training.place import Place
+from ray_st.training.step import Step, losses_of
+from ray_st.training_args import SentenceTransformerTrainingArguments
+
+
+class SteppingTrainer(Trainer):
+    """Takes steps in a worker, at a :class:`ray_st.training.place.Place`; needs torch and transformers, no Ray.
+
+    Attributes:
+        loss: The loss, or one for each dataset.
+        evaluator: Called at each evaluation, or None.
+        place: The worker's surroundings; None on the driver.
+    """
+
+    model: Any
+    args: SentenceTransformerTrainingArguments
+    loss: nn.Module | Mapping[str, nn.Module]
+    evaluator: Callable[..., Any] | None
+    user_collator: Callable[[list[dict[str, Any]]], Inputs] | None
+    place: Place | None = None
+
+    @property
+    def here(self) -> Place:
+        """The worker's surroundings."""
+        assert self.place is not None, "the loop runs in a worker"
+        return self.place
+
+    # ---- batches ----
+
+    def get_train_dataloader(self) -> DataLoader[Inputs]:
+        """This rank's share of every global batch of the training data."""
+        feed = self.here.train
+        if feed is None:
+            raise ValueError("Training needs a train_dataset; none was given.")
+        return self._loader(feed)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Inputs]:
+        """This rank's share of every global batch of an evaluation dataset.
+
+        Args:
+            eval_dataset: Its name, where there are several.
+        """
+        evals = self.here.evals
+        name = eval_dataset or ""
+        if name not in evals:
+            raise ValueError(f"There is no evaluation dataset {name!r}; there are {sorted(evals)}.")
+        return self._loader(evals[name])
+
+    def _loader(self, feed: Feed) -> DataLoader[Inputs]:
+        place = self.here
+        encoder = self.model.token_encoder()
+        collate = Collate(
+            tokenize=self.model.tokenize,
+            pad=None if encoder is None else encoder.pad,
+            prompt_lengths=place.prompt_lengths,
+            collator=self.user_collator,
+        )
+        pin = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
+        return step_loader(feed, place.world, collate, pin)
+
+    def collect_features(self, inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """Turns the inputs of a step into what a loss takes.
+
+        Args:
+            inputs: ``COLUMN_input_ids``, ``COLUMN_attention_mask``, …, and ``label``.
+
+        Returns:
+            One feature dictionary for each text column, and the labels or None.
+        """
+        return collect(inputs)
+
+    # ---- loss and gradient ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Computes the loss of a step on this rank's rows.
+
+        Args:
+            model: The model. The loss holds it already, so it is not used here.
+            inputs: The inputs of the step; ``dataset_name`` chooses the loss where there is one for each dataset.
+            return_outputs: Whether to return ``(loss, {})``.
+            num_items_in_batch: Not used; part of transformers' interface.
+        """
+        name = inputs.get(DATASET_NAME, "")
+        features, labels = self.collect_features(inputs)
+        loss_fn = self.loss[name] if isinstance(self.loss, Mapping) else self.loss
+        loss = loss_fn(features, labels)
+        return (loss, {}) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward of one batch.
+
+        The loss is computed inside the wrapped module's forward, so that gradients are reduced whatever a subclass
+        does in ``compute_loss``. Ranks with unequal shares of a batch weigh their loss by rows: the mean over ranks,
+        which is what the reduction takes, is then the loss of the global batch.
+
+        Returns:
+            The weighted loss, a scalar without gradient.
+        """
+        model.train()
+        shares = inputs.pop(SHARES)
+        self._gather.share(shares)
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            loss = model(lambda: self.compute_loss(self.model, inputs, num_items_in_batch=num_items_in_batch))
+        loss = loss * self._row_weight(shares) / self.current_gradient_accumulation_steps
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _row_weight(self, shares: list[int]) -> float:
+        world = self.here.world
+        return shares[world.rank] * world.size / sum(shares)
+
+    def _wrap_model(
+        self, model: nn.Module, training: bool = True, dataloader: DataLoader[Inputs] | None = None
+    ) -> nn.Module:
+        """Wraps model and losses as one module; transformers' hook for distributed training."""
+        if not training:
+            return self.model
+        self.bind_losses()
+        # Mixed precision belongs to the model's forward alone: a loss's similarities are computed as the model
+        # gives them.
+        self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        return collectives.reduce_gradients(Step(self.model, self.loss), self.args)
+
+    def bind_losses(self) -> None:
+        """Gives the losses their door to the other ranks."""
+        self._gather = collectives.ClusterGather()
+        for loss in losses_of(self.loss).values():
+            loss.to(self.args.device)
+            for part in loss.modules():
+                bind = getattr(part, "bind", None)
+                if bind is not None:
+                    bind(self._gather)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Sets up the optimizer over the model's and the losses' parameters."""
+        return super().create_optimizer(Step(self.model, self.loss) if model is None else model)

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from ray_st import SentenceTransformer
+from ray_st.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> list[str]:
+    lines = ["good text", "bad text", "the weather is sunny"]
+    (tmp_path / "texts.txt").write_text("\n".join(lines) + "\n")
+    return lines
+
+
+def vectors(path: str) -> np.ndarray:
+    return np.array(pq.read_table(path)["embedding"].to_pylist())
+
+
+def test_encode_writes_what_the_model_gives(tiny_folder: Path, texts: list[str]) -> None:
+    assert main(["encode", str(tiny_folder), "texts.txt", "out/vectors.parquet"]) == 0
+    expected = SentenceTransformer(str(tiny_folder), device="cpu").encode(texts)
+    np.testing.assert_allclose(vectors("out/vectors.parquet"), expected, atol=1e-6)
+    assert pq.read_table("out/vectors.parquet")["text"].to_pylist() == texts
+    assert [path.name for path in Path("out").iterdir()] == ["vectors.parquet"]
+
+
+def test_encode_in_chunks_gives_the_same(
+    tiny_folder: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["encode", str(tiny_folder), "texts.txt", "whole.parquet"])
+    monkeypatch.setattr("ray_st.cli.encode.CHUNK_ROWS", 2)
+    main(["encode", str(tiny_folder), "texts.txt", "chunks.parquet"])
+    np.testing.assert_allclose(vectors("whole.parquet"), vectors("chunks.parquet"), atol=1e-6)
+
+
+def test_encode_options(tiny_folder: Path, pairs_file: Path) -> None:
+    options = ["--column", "b", "--truncate-dim", "16", "--normalize"]
+    assert main(["encode", str(tiny_folder), str(pairs_file), "v.parquet", *options]) == 0
+    table = pq.read_table("v.parquet")
+    assert table.column_names == ["a", "b", "score", "embedding"]
+    np.testing.assert_allclose(np.linalg.norm(vectors("v.parquet"), axis=1), 1, atol=1e-5)
+    assert table.schema.field("embedding").type.list_size == 16
+    assert (
+        main(
+            [
+                "encode",
+                str(tiny_folder),
+                str(pairs_file),
+                "b.parquet",
+                "--column",
+                "b",
+                "--precision",
+                "ubinary",
+            ]
+        )
+        == 0
+    )
+    assert str(pq.read_table("b.parquet").schema.field("embedding").type.value_type) == "uint8"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pairs.csv", "v.parquet"], "INPUT: no column 'text' to encode; known: a, b, score (see --column)"),
+        (["pairs.csv", "v.parquet", "--column", "score"], "row 0, column 'score': expected text, found 0.9"),
+        (["nowhere.csv", "v.parquet"], "INPUT: nowhere.csv: no such file"),
+        (["empty.txt", "v.parquet"], "INPUT: empty.txt: the file is empty"),
+        (
+            ["pairs.csv", "pairs.csv/v.parquet", "--column", "a"],
+            "OUTPUT: pairs.csv/v.parquet cannot be written",
+        ),
+        (
+            ["pairs.csv", "v.parquet", "--column", "a", "--batch-size", "0"],
+            "--batch-size: expected at least 1",
+        ),
+        (["pairs.csv", "v.parquet", "--column", "a", "--prompt-name", "nothing"], "nothing"),
+    ],
+)
+@pytest.mark.usefixtures("pairs_file")
+def test_encode_refuses(
+    tiny_folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty.txt").touch()
+    assert main(["encode", str(tiny_folder), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("ray-st: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not [path.name for path in Path().iterdir() if "v.parquet" in path.name]
+
+
+def test_encode_leaves_the_old_file_when_it_fails(tiny_folder: Path) -> None:
+    Path("gap.csv").write_text("text,n\ngood,1\n,2\n")
+    Path("v.parquet").write_text("old")
+    assert main(["encode", str(tiny_folder), "gap.csv", "v.parquet"]) == 2
+    assert Path("v.parquet").read_text() == "old"
+
+
+def test_evaluate_prints_figures(
+    tiny_folder: Path, run_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(tiny_folder), run_file, "--json", "--output", "csv"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures) == {"dev_pearson_cosine", "dev_spearman_cosine"}
+    assert list(Path("csv").glob("*.csv"))
+    assert main(["evaluate", str(tiny_folder), run_file, "evaluators.0.data.rows=3"]) == 0
+    assert "dev_spearman_cosine" in capsys.readouterr().out
+
+
+def test_evaluate_takes_a_file_with_only_evaluators(
+    tiny_folder: Path, pairs_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("only.yaml").write_text(f"evaluators: {{type: EmbeddingSimilarityEvaluator, data: {pairs_file}}}")
+    assert main(["evaluate", str(tiny_folder), "only.yaml"]) == 0
+    assert main(["evaluate", str(tiny_folder), "only.yaml", "evaluators=[]"]) == 2
+    assert "evaluators: missing" in capsys.readouterr().err
+
+
+def test_check_finds_nothing_against_a_good_run(run_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", run_file, "--check", "args.learning_rate=1e-5"]) == 0
+    assert "nothing speaks against this run" in capsys.readouterr().out
+
+
+def test_the_example_is_a_good_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(["train", "examples/sts.yaml", "--check", f"args.output_dir={tmp_path}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "args.learning_rte=1",
+            "args.learning_rte: unknown key 'learning_rte'; did you mean 'learning_rate'?",
+        ),
+        ("loss=CosentLoss", "loss.name: unknown loss 'CosentLoss'; did you mean 'CoSENTLoss'?"),
+        ("scaling.workers=2", "scaling.workers: unknown key 'workers'; did you mean 'num_workers'?"),
+        ("scaling.num_workers=0", "scaling: num_workers: expected a whole number of at least 1, found 0"),
+        ("run.nam=x", "run.nam: unknown key 'nam'; did you mean 'name'?"),
+        ("data.train.columns=[a, score]", "data.train has text columns ['a']"),
+        ("data.train.columns=[a, b]", "CoSENTLoss needs a label column"),
+        ("data.train=nowhere.csv", "data.train: nowhere.csv: no such file"),
+        ("model=nowhere", "model: "),
+        ("model=", "model: missing"),
+        ("data=", "data: missing"),
+        ("args.output_dir=/proc/nowhere", "/proc/nowhere"),
+    ],
+)
+def test_train_refuses_before_ray_starts(
+    run_file: str, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", run_file, override]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("ray-st: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["trian"], ["encode", "m", "i", "o", "extra"], ["train", "f", "--checks"]]
+)
+def test_words_that_mean_nothing_exit_with_2(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom ray_st.cli import main\n"
+        "try: main(['train', '--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'ray', 'transformers', 'datasets', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("[]")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_train_saves_the_model_and_shows_figures(run_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", run_file, "args.save_strategy=no", "args.eval_strategy=no"]) == 0
+    shown = capsys.readouterr().out
+    assert "before" in shown
+    assert "dev_spearman_cosine" in shown
+    assert "model: out/final" in shown
+    assert SentenceTransformer("out/final", device="cpu").encode("good").shape == (32,)

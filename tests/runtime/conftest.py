@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One local Ray cluster for all tests, with more CPUs on paper than the machine may have."""
+    import ray
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ray.init(num_cpus=4, num_gpus=0, log_to_driver=False, object_store_memory=500_000_000)
+    yield
+    ray.shutdown()

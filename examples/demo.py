@@ -30,8 +30,8 @@ TRAIN_PAIRS, CORPUS, QUERIES = 3000, 2500, 500
 MAX_TOKENS = 48
 QUESTIONS = (
     "put each item of the lists in a column on a row of its own",
-    "read a text file in which some values are missing",
-    "are two arrays the same up to a small tolerance?",
+    "how much memory does each column take?",
+    "split a data set into training and test parts",
 )
 
 

@@ -6,6 +6,7 @@ import functools
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -15,6 +16,7 @@ from transformers import IntervalStrategy, TrainerCallback
 
 from ray_st.data.columns import LABEL_COLUMNS
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, RandomOrder
+from ray_st.training.card import describe_run
 from ray_st.training.loop import TrainingLoop
 from ray_st.training.parts import columns_of, epochs_needed, make_part, named, names_of, prompts_of
 from ray_st.training.run import TRAIN_FEED, DataPart, Outcome, Run, eval_feed
@@ -82,6 +84,7 @@ class SentenceTransformerTrainer(TrainingLoop):
             raise ValueError("A trainer needs a model, or a model_init that makes one.")
         if tokenizer is not None and model is not None:
             model.tokenizer = tokenizer
+        _make_folder(str(args.output_dir))
         super().__init__(
             model=model,
             args=args,
@@ -232,7 +235,9 @@ class SentenceTransformerTrainer(TrainingLoop):
             resume: The checkpoint to start from.
             keeps: Whether the run writes into the output folder.
         """
-        make_parts(1)  # refuses what cannot work before Ray is started
+        parts = make_parts(1)  # refuses what cannot work before Ray is started
+        if keeps:
+            describe_run(self, parts)
         from ray_st.runtime import cluster, launch, storage
 
         with cluster.connected(), storage.run_folder(str(self.args.output_dir), keeps) as output_dir:
@@ -354,6 +359,15 @@ class SentenceTransformerTrainer(TrainingLoop):
     def own_callbacks(self) -> list[TrainerCallback]:
         """The callbacks that the user gave or added."""
         return user_callbacks(self, self._default_callbacks)
+
+
+def _make_folder(output_dir: str) -> None:
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"The output folder {output_dir} cannot be written ({error}). Choose another output_dir."
+        ) from error
 
 
 def _one_evaluator(evaluator: Any) -> Any:

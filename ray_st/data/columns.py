@@ -113,7 +113,10 @@ def check_types(columns: ColumnSpec, types: Mapping[str, Any], dataset: str) -> 
     import pyarrow as pa
 
     for name in columns.texts:
-        kind = types[name].value_type if pa.types.is_dictionary(types[name]) else types[name]
+        kind = types[name]
+        if not isinstance(kind, pa.DataType):  # Ray's word for what only looking at the rows can tell
+            continue
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not any(test(kind) for test in (*_strings(), pa.types.is_null)):
             raise ColumnError(
                 f"{dataset}, column {name!r}: texts must be strings; found type {kind}. {_other_label(columns)}"

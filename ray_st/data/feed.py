@@ -57,8 +57,10 @@ class Planner:
             set_epoch: Any = getattr(self._sampler, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(epoch)
-            planned = isinstance(self._sampler, PlannedBatchSampler)
-            self._latest = (epoch, self._sampler.plan() if planned else Plan.of_batches(self._sampler))
+            if isinstance(self._sampler, PlannedBatchSampler):
+                self._latest = (epoch, self._sampler.plan())
+            else:
+                self._latest = (epoch, Plan.of_batches(self._sampler))
         return self._latest[1]
 
     def plan(self, epoch: int) -> Plan:

@@ -32,6 +32,11 @@ class Keys:
     def __len__(self) -> int:
         return len(self.hashes)
 
+    def take(self, rows: npt.NDArray[np.int64]) -> Keys:
+        """Keys of some rows, in the given order."""
+        tokens = None if self.tokens is None else self.tokens[rows]
+        return Keys(self.hashes[rows], tokens, None if self.labels is None else self.labels[rows])
+
 
 def hash_texts(texts: Iterable[str]) -> Hashes:
     """64-bit hash (XXH3) of each text; equal on every machine and in every run."""

@@ -68,6 +68,24 @@ class Plan:
             sizes = np.insert(sizes, largest + 1, halves)
         return Plan.of_sizes(self.rows, sizes)
 
+    def reorder(self, order: Indices) -> Plan:
+        """The batches ``order[0]``, ``order[1]``, … of this plan."""
+        sizes = self.sizes()[order]
+        ends = np.cumsum(sizes, dtype=np.int64)
+        where = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.starts[order] - (ends - sizes), sizes)
+        return Plan.of_sizes(self.rows[where], sizes)
+
+    def moved(self, start: int) -> Plan:
+        """The same batches with ``start`` added to each row index."""
+        return Plan(self.rows + start, self.starts)
+
+    @staticmethod
+    def joined(plans: Sequence[Plan]) -> Plan:
+        """The batches of several plans, one plan after the other."""
+        nothing = np.zeros(0, dtype=np.int64)
+        rows = np.concatenate([nothing, *(plan.rows for plan in plans)])
+        return Plan.of_sizes(rows, np.concatenate([nothing, *(plan.sizes() for plan in plans)]))
+
     @staticmethod
     def of_sizes(rows: Indices, sizes: Indices) -> Plan:
         """A plan from rows in order and the size of each batch."""

@@ -118,7 +118,9 @@ class DefaultBatchSampler(PlannedBatchSampler):
 
     def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool = False) -> None:
         super().__init__(batch_size, drop_last)
-        self.sampler = sampler
+        self.sampler = (
+            list(sampler) if isinstance(sampler, Iterator) else sampler
+        )  # an iterator ends with an epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose batches are drawn next, also in the underlying sampler if it knows epochs."""

@@ -114,7 +114,8 @@ def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunCon
 
 def _stopping_at_repeatable_errors(run_config: RunConfig) -> RunConfig:
     return dataclasses.replace(
-        run_config, callbacks=[*(run_config.callbacks or []), StopAtRepeatableErrors()]
+        run_config,
+        callbacks=[*(run_config.callbacks or []), StopAtRepeatableErrors()],  # type: ignore[list-item]
     )
 
 

@@ -46,13 +46,23 @@ def flatten(features: Mapping[str, Mapping[str, Any]], label: Any = None) -> Inp
 
 
 def collect(inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
-    """Undoes :func:`flatten`: one feature dictionary for each text column, in order, and the labels."""
+    """Undoes :func:`flatten`: one feature dictionary for each text column, in order, and the labels.
+
+    A feature whose name is not among the usual ones goes to the column whose name begins the input's.
+    """
     columns: dict[str, dict[str, Any]] = {}
+    others: list[str] = []
     for name, value in inputs.items():
-        for key in _FEATURES:
-            if name.endswith(f"_{key}"):
-                columns.setdefault(name.removesuffix(f"_{key}"), {})[key] = value
-                break
+        key = next((key for key in _FEATURES if name.endswith(f"_{key}")), None)
+        if key is None:
+            others.append(name)
+        else:
+            columns.setdefault(name.removesuffix(f"_{key}"), {})[key] = value
+    for name in others:
+        owners = [column for column in columns if name.startswith(f"{column}_")]
+        if owners:
+            column = max(owners, key=len)
+            columns[column][name.removeprefix(f"{column}_")] = inputs[name]
     return list(columns.values()), inputs.get(LABEL)
 
 

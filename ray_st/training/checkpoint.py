@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ class CheckpointStore:
 
     def __post_init__(self) -> None:
         self._scratch: Path | None = None
+        self._sealed: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to this process: its folder for files on their way."""
+        return {**self.__dict__, "_scratch": None}
 
     @property
     def is_local(self) -> bool:
@@ -68,6 +74,7 @@ class CheckpointStore:
             return Path(self.path)
         if self._scratch is None:
             self._scratch = Path(tempfile.mkdtemp(prefix="ray_st-"))
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
         return self._scratch
 
     def location(self, name: str) -> str:
@@ -75,10 +82,11 @@ class CheckpointStore:
         return f"{self.path.rstrip('/')}/{name}"
 
     def begin(self, step: int) -> Path:
-        """An empty local folder for the checkpoint of a step."""
+        """An empty local folder for the checkpoint of a step; an earlier checkpoint of this step is deleted."""
+        if step in self.steps():
+            self.delete(step)
         folder = self.local / f"{PREFIX}{step}"
         if folder.exists():
-            (folder / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(folder)
         folder.mkdir(parents=True)
         return folder
@@ -108,6 +116,7 @@ class CheckpointStore:
             stream.write(json.dumps(manifest, indent=1).encode())
         if not self.is_local:
             shutil.rmtree(folder)
+        self._sealed = step
         return Found(folder.name, step, manifest)
 
     def steps(self) -> list[int]:
@@ -115,7 +124,7 @@ class CheckpointStore:
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         names = (info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
         numbers = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
-        return sorted(int(number) for number in numbers if number.isdigit())
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def check(self, name: str) -> Found:
         """Reads a checkpoint's manifest and compares sizes and hashes.
@@ -139,9 +148,12 @@ class CheckpointStore:
         with self.filesystem.open_input_stream(path) as stream:
             text = stream.read()
         try:
-            return dict(json.loads(text))
+            manifest = json.loads(text)
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged ({error}). Choose an earlier checkpoint.") from error
+        if not isinstance(manifest, dict) or not {"step", "run_id", "files"} <= set(manifest):
+            raise CheckpointError(f"{path} is no manifest of a checkpoint. Choose an earlier checkpoint.")
+        return manifest
 
     def _check_file(self, path: str, expected: dict[str, Any]) -> None:
         info = self.filesystem.get_file_info(path)
@@ -196,7 +208,8 @@ class CheckpointStore:
         """Deletes the oldest checkpoints.
 
         Args:
-            keep: How many to keep, or None for all. The newest is always kept.
+            keep: How many to keep, or None for all. The newest is always kept: the one that was sealed last, or the
+                last complete one. Incomplete ones go first.
             best: Step of the best checkpoint, which is kept and counts, except that with ``keep=1`` both it and the
                 newest stay.
 
@@ -206,8 +219,10 @@ class CheckpointStore:
         steps = self.steps()
         if keep is None or keep < 1 or len(steps) <= keep:
             return []
-        protected = {steps[-1]} | ({best} if best in steps else set())
-        spare = [step for step in steps if step not in protected]
+        complete = [step for step in steps if self._has_manifest(step)]
+        newest = self._sealed if self._sealed in complete else max(complete, default=steps[-1])
+        protected = {newest} | ({best} if best in steps else set())
+        spare = [step for step in (*sorted(set(steps) - set(complete)), *complete) if step not in protected]
         surplus = len(steps) - max(keep, len(protected))
         for step in spare[:surplus]:
             self.delete(step)
@@ -216,9 +231,12 @@ class CheckpointStore:
     def delete(self, step: int) -> None:
         """Deletes a checkpoint, its manifest first, so that a half-deleted one is never taken for complete."""
         root = self.location(f"{PREFIX}{step}")
-        if self.filesystem.get_file_info(f"{root}/{MANIFEST}").is_file:
+        if self._has_manifest(step):
             self.filesystem.delete_file(f"{root}/{MANIFEST}")
         self.filesystem.delete_dir(root)
+
+    def _has_manifest(self, step: int) -> bool:
+        return bool(self.filesystem.get_file_info(f"{self.location(f'{PREFIX}{step}')}/{MANIFEST}").is_file)
 
 
 def _digest(file: Path) -> str:

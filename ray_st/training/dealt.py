@@ -1,58 +1,67 @@
-"""A model whose ``encode`` is shared by all ranks, for evaluators."""
+"""Encoding shared by all ranks, for evaluators: a model's batches are dealt out and the results exchanged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from ray_st.training.collectives import gather_objects
 from ray_st.world import World
 
 
-class DealtModel:
-    """Stands for a model in an evaluator: each rank encodes its share of the texts, all receive all embeddings.
+@contextmanager
+def dealt_encoding(model: Any, world: World) -> Iterator[None]:
+    """Lets ``model.encode`` share its work among ranks for as long as the context is open.
 
-    All ranks must call it with the same texts. Everything but ``encode`` is the model's own.
+    All ranks must encode the same texts in the same order; each gets all embeddings, the same to the last bit as one
+    process gets, because the batches are the same and only who runs them differs.
 
     Args:
-        model: The model.
+        model: A model with an exchangeable ``batch_runner``; another one encodes everything on every rank.
         world: This process's place.
     """
+    if world.size == 1 or not hasattr(model, "batch_runner"):
+        yield
+        return
+    alone = model.batch_runner
+    model.batch_runner = DealtRunner(world, model.device)
+    try:
+        yield
+    finally:
+        model.batch_runner = alone
 
-    def __init__(self, model: Any, world: World) -> None:
-        self._model, self._world = model, world
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+class DealtRunner:
+    """Runs every ``size``-th batch and exchanges the results.
 
-    def encode(self, sentences: str | Sequence[Any], **options: Any) -> Any:
-        """As the model's ``encode``, in the time of the slowest rank's share.
+    Batches come sorted by length, so that neighbours cost about the same and so do the ranks' shares.
 
-        Texts are dealt by length, longest first, in turns, so that shares cost about the same.
-        """
-        if isinstance(sentences, str) or self._world.size == 1 or len(sentences) < self._world.size:
-            return self._model.encode(sentences, **options)
-        order = np.argsort([-len(str(text)) for text in sentences], kind="stable")
-        mine = order[self._world.rank :: self._world.size]
-        options["show_progress_bar"] = bool(options.get("show_progress_bar")) and self._world.is_first
-        share = self._model.encode([sentences[row] for row in mine], **options)
-        return self._reassemble(share, order)
+    Args:
+        world: This process's place.
+        device: Where this process wants the results; they travel through main memory, as devices have other names
+            elsewhere.
+    """
 
-    def _reassemble(self, share: Any, order: np.ndarray) -> Any:
-        as_tensor = isinstance(share, torch.Tensor)
-        device = share.device if as_tensor else None
-        parts = gather_objects(share.cpu() if as_tensor else share)
-        if isinstance(share, list):
-            rows: list[Any] = [None] * len(order)
-            for rank, part in enumerate(parts):
-                for row, value in zip(order[rank :: self._world.size].tolist(), part, strict=True):
-                    rows[row] = value
-            return rows
-        where = np.concatenate([order[rank :: self._world.size] for rank in range(self._world.size)])
-        back = np.argsort(where)
-        if as_tensor:
-            return torch.cat(parts)[torch.from_numpy(back)].to(device)
-        return np.concatenate(parts)[back]
+    def __init__(self, world: World, device: Any = "cpu") -> None:
+        self._world, self._device = world, device
+
+    def __call__(self, batches: Sequence[np.ndarray], embed: Callable[[np.ndarray], Any]) -> list[Any]:
+        """Results of all batches, in their order."""
+        rank, size = self._world.rank, self._world.size
+        shares = gather_objects([_moved(embed(batch), "cpu") for batch in batches[rank::size]])
+        results: list[Any] = [None] * len(batches)
+        for owner, share in enumerate(shares):
+            results[owner::size] = _moved(share, self._device)
+        return results
+
+
+def _moved(value: Any, device: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, list):
+        return [_moved(part, device) for part in value]
+    return {key: _moved(part, device) for key, part in value.items()} if isinstance(value, dict) else value

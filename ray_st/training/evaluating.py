@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ray_st.training import collectives
 from ray_st.training.batch import SHARES, Inputs
-from ray_st.training.dealt import DealtModel
+from ray_st.training.dealt import dealt_encoding
 from ray_st.training.stepping import SteppingTrainer
 
 
@@ -70,12 +70,13 @@ class EvaluatingTrainer(SteppingTrainer):
         was_training = self.model.training
         self.model.eval()
         output_path = self._evaluator_folder() if world.is_first else None
-        found = self.evaluator(
-            DealtModel(self.model, world),
-            output_path=output_path,
-            epoch=self.state.epoch if self.state.epoch is not None else -1,
-            steps=self.state.global_step,
-        )
+        with dealt_encoding(self.model, world):
+            found = self.evaluator(
+                self.model,
+                output_path=output_path,
+                epoch=self.state.epoch if self.state.epoch is not None else -1,
+                steps=self.state.global_step,
+            )
         self.model.train(was_training)
         metrics = found if isinstance(found, Mapping) else {"evaluator": found}
         return {

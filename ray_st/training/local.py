@@ -32,7 +32,9 @@ def memory_feed(part: DataPart) -> MemoryFeed:
     return MemoryFeed(Window([block], part.encoding.columns), planner)
 
 
-def local_place(parts: Mapping[str, DataPart], folder: str | Path, world: World | None = None, **options: Any) -> Place:
+def local_place(
+    parts: Mapping[str, DataPart], folder: str | Path, world: World | None = None, **options: Any
+) -> Place:
     """The surroundings of a worker in this process.
 
     Args:
@@ -43,6 +45,4 @@ def local_place(parts: Mapping[str, DataPart], folder: str | Path, world: World 
     """
     feeds = {name: memory_feed(part) for name, part in parts.items()}
     store = CheckpointStore(str(Path(folder).absolute()), run_id="local")
-    return Place(
-        world or World(), store, train=feeds.get(TRAIN_FEED), evals=eval_names(feeds), **options
-    )
+    return Place(world or World(), store, train=feeds.get(TRAIN_FEED), evals=eval_names(feeds), **options)

@@ -9,14 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from ray_st.data.encode import Encoding
-from ray_st.data.feed import Feed
 from ray_st.training.place import Place
 
 TRAIN_FEED = "train"
 
 
-def eval_names(feeds: Mapping[str, Feed]) -> dict[str, Feed]:
-    """The feeds of evaluation datasets, by the name of the dataset."""
+def eval_names(feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """What belongs to evaluation datasets, by the name of the dataset."""
     prefix = eval_feed("")
     return {name.removeprefix(prefix): feed for name, feed in feeds.items() if name.startswith(prefix)}
 
@@ -80,6 +79,7 @@ class Outcome:
         model: The model's tensors by name; empty if the task did not change them.
         loss: The tensors that losses own.
         callbacks: For each of the user's callbacks its attributes.
+        card: The model's card data, with the figures of the run.
     """
 
     result: Any
@@ -87,3 +87,4 @@ class Outcome:
     model: Mapping[str, Tensor] = field(default_factory=dict)
     loss: Mapping[str, Tensor] = field(default_factory=dict)
     callbacks: tuple[Mapping[str, Any], ...] = ()
+    card: Any = None

@@ -24,7 +24,7 @@ class Step(nn.Module):
     def __init__(self, model: nn.Module, loss: LossOrLosses) -> None:
         super().__init__()
         self.model = model
-        self.loss = nn.ModuleDict(loss) if isinstance(loss, Mapping) else loss
+        self.loss = nn.ModuleList(loss.values()) if isinstance(loss, Mapping) else loss  # names may hold dots
 
     def forward(self, compute: Callable[[], Any]) -> Any:
         """Runs one computation of the loss."""
@@ -39,13 +39,15 @@ def losses_of(loss: LossOrLosses) -> dict[str, nn.Module]:
 def owned_by_loss(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
     """Parameters and buffers of the losses that are not the model's, by name.
 
-    These are what a checkpoint holds besides the model: classifiers, projections, learned scales.
+    These are what a checkpoint holds besides the model: classifiers, projections, learned scales. What several losses
+    share is named after the first.
     """
-    model_tensors = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    seen = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     owned: dict[str, Tensor] = {}
     for dataset, part in losses_of(loss).items():
         prefix = f"{dataset}/" if dataset else ""
         for name, tensor in (*part.named_parameters(), *part.named_buffers()):
-            if id(tensor) not in model_tensors:
+            if id(tensor) not in seen:
                 owned[prefix + name] = tensor
+                seen.add(id(tensor))
     return owned

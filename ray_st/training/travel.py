@@ -81,6 +81,7 @@ def train_task(trainer: Any, resume_from: str | None) -> Outcome:
         model={name: tensor.detach().cpu() for name, tensor in trainer.model.state_dict().items()},
         loss={name: tensor.detach().cpu() for name, tensor in owned.items()},
         callbacks=tuple(dict(callback.__dict__) for callback in trainer.own_callbacks()),
+        card=getattr(trainer.model, "model_card_data", None),
     )
 
 
@@ -100,6 +101,8 @@ def take_over(trainer: Any, outcome: Outcome) -> None:
     with torch.no_grad():
         for name, tensor in owned_by_loss(trainer.model, trainer.loss).items():
             tensor.copy_(outcome.loss[name])
+    if outcome.card is not None:
+        trainer.model.model_card_data = outcome.card
     trainer.state = TrainerState(**json.loads(outcome.state))
     for callback, attributes in zip(trainer.own_callbacks(), outcome.callbacks, strict=True):
         callback.__dict__.update(attributes)

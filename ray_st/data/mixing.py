@@ -1,0 +1,158 @@
+"""From which of several datasets each batch is taken."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ray_st.data.plan import Indices, Plan
+from ray_st.data.samplers import PlannedBatchSampler, order_rng
+
+
+@dataclass(frozen=True)
+class Concatenated:
+    """Datasets one after the other: row ``i`` of dataset ``d`` is row ``starts[d] + i`` of all.
+
+    Args:
+        datasets: The datasets, or their keys.
+    """
+
+    datasets: Sequence[Any]
+
+    @property
+    def cumulative_sizes(self) -> list[int]:
+        """Where each dataset ends, as in :class:`torch.utils.data.ConcatDataset`."""
+        return np.cumsum([len(dataset) for dataset in self.datasets]).tolist()
+
+    @property
+    def starts(self) -> Indices:
+        """(datasets,) where each dataset begins."""
+        return np.array([0, *self.cumulative_sizes[:-1]], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.cumulative_sizes[-1] if self.datasets else 0
+
+
+class MixingBatchSampler(PlannedBatchSampler):
+    """Base of samplers that take each batch from one of several datasets.
+
+    Args:
+        dataset: The datasets: :class:`Concatenated` or a :class:`torch.utils.data.ConcatDataset`.
+        batch_samplers: A batch sampler for each dataset.
+        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
+        seed: Seed of the order of datasets.
+
+    Raises:
+        ValueError: If there is not one sampler for each dataset.
+    """
+
+    def __init__(
+        self, dataset: Any, batch_samplers: Sequence[Any], generator: Any = None, seed: int | None = 0
+    ) -> None:
+        # A mixture has no batch size of its own: each dataset brings its own.
+        super().__init__(1, False, generator, seed)
+        if len(dataset.datasets) != len(batch_samplers):
+            raise ValueError(
+                f"Each dataset needs a batch sampler; got {len(dataset.datasets)} datasets and "
+                f"{len(batch_samplers)} samplers."
+            )
+        self.batch_samplers = list(batch_samplers)
+        self._starts = np.array([0, *dataset.cumulative_sizes[:-1]], dtype=np.int64)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose batches are drawn next, for all datasets."""
+        super().set_epoch(epoch)
+        for sampler in self.batch_samplers:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
+
+    def steps(self) -> int | None:
+        """Number of batches of every epoch, or None if only planning an epoch tells."""
+        counts = [_known_steps(sampler) for sampler in self.batch_samplers]
+        known = [count for count in counts if count is not None]
+        if len(known) < len(counts):
+            return None
+        return len(self.order(np.array(known, dtype=np.int64), order_rng(self.seed, 0)))
+
+    @abstractmethod
+    def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
+        """(steps,) the dataset of each step, from the number of batches of each dataset."""
+
+    def _plan(self, rng: np.random.Generator) -> Plan:
+        plans = [
+            sampler.plan() if isinstance(sampler, PlannedBatchSampler) else Plan.of_batches(sampler)
+            for sampler in self.batch_samplers
+        ]
+        order = self.order(np.array([len(plan) for plan in plans], dtype=np.int64), rng)
+        return _interleave([plan.moved(start) for plan, start in zip(plans, self._starts, strict=True)], order)
+
+
+def _known_steps(sampler: Any) -> int | None:
+    return sampler.steps() if isinstance(sampler, PlannedBatchSampler) else None
+
+
+def _interleave(plans: Sequence[Plan], order: Indices) -> Plan:
+    """Batches of several plans, each plan's in its order, in the order of datasets that is given."""
+    everything = Plan.joined(plans)
+    first = np.cumsum([0, *(len(plan) for plan in plans)])[:-1]
+    by_dataset = np.argsort(order, kind="stable")
+    nth = np.empty(len(order), dtype=np.int64)
+    sorted_order = order[by_dataset]
+    nth[by_dataset] = np.arange(len(order)) - np.searchsorted(sorted_order, sorted_order)
+    return everything.reorder(first[order] + nth)
+
+
+class RoundRobinBatchSampler(MixingBatchSampler):
+    """Takes a batch from each dataset in turn, until one is used up; rows of larger datasets are left over."""
+
+    def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
+        """(steps,) 0, 1, 2, …, 0, 1, 2, …, as often as the smallest dataset has batches."""
+        return np.tile(np.arange(len(counts)), int(counts.min()) if len(counts) else 0)
+
+
+class ProportionalBatchSampler(MixingBatchSampler):
+    """Takes batches from datasets in proportion to their size, in random order, until all are used up."""
+
+    def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
+        """(steps,) each dataset as often as it has batches, shuffled."""
+        return rng.permutation(np.repeat(np.arange(len(counts)), counts))
+
+
+class WeightedBatchSampler(MixingBatchSampler):
+    """Takes batches from datasets in the ratio of given weights, evenly spread, until one is used up.
+
+    Args:
+        dataset: The datasets.
+        batch_samplers: A batch sampler for each dataset.
+        weights: A positive weight for each dataset; equal weights give a round robin.
+        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
+        seed: Seed of the order.
+
+    Raises:
+        ValueError: If a weight is not positive, or there is not one for each dataset.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_samplers: Sequence[Any],
+        weights: Sequence[float],
+        generator: Any = None,
+        seed: int | None = 0,
+    ) -> None:
+        super().__init__(dataset, batch_samplers, generator, seed)
+        if len(weights) != len(batch_samplers) or not all(weight > 0 for weight in weights):
+            raise ValueError(f"weights must be one positive number for each dataset; got {list(weights)}.")
+        self._weights = np.asarray(weights, dtype=np.float64)
+
+    def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
+        """(steps,) batch ``i`` of a dataset of weight w falls due at time ``(i + 1) / w``."""
+        end = float((counts / self._weights).min()) if len(counts) else 0.0
+        taken = np.minimum(np.floor(end * self._weights + 1e-9).astype(np.int64), counts)
+        dataset = np.repeat(np.arange(len(counts)), taken)
+        nth = np.concatenate([np.arange(1, count + 1) for count in taken]) if len(taken) else np.zeros(0)
+        return dataset[np.argsort(nth / self._weights[dataset], kind="stable")]

@@ -1,0 +1,59 @@
+"""Which prompt goes before which text, from the four forms in which prompts may be given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray_st.data.columns import ColumnSpec
+
+
+def prompts_of(
+    prompts: Any, columns: ColumnSpec, dataset: str | None, datasets: Sequence[str] = ()
+) -> dict[str, str]:
+    """The prompt of each text column of a dataset.
+
+    Args:
+        prompts: None; one prompt for everything; a prompt for each column name; a prompt for each dataset name; or, for
+            each dataset name, a prompt for each column name.
+        columns: The dataset's columns.
+        dataset: Its name among several, or None for a single dataset.
+        datasets: Names of all datasets, where there are several.
+
+    Raises:
+        ValueError: If prompts by dataset name are given for a single dataset, or if a name is neither a dataset's nor a
+            text column's.
+    """
+    if not prompts:
+        return {}
+    if isinstance(prompts, str):
+        return dict.fromkeys(columns.texts, prompts)
+    nested = [name for name, prompt in prompts.items() if isinstance(prompt, dict)]
+    if dataset is None and nested:
+        raise ValueError(
+            f"args.prompts maps {nested} to prompts by column, as for several named datasets, but there is a single "
+            f"dataset, which has no name. Give the prompts by column: {list(columns.texts)}."
+        )
+    if dataset is not None and set(prompts) & set(datasets):
+        _refuse_unknown(set(prompts) - set(datasets), "datasets", datasets)
+        mine = prompts.get(dataset, {})
+        return prompts_of(mine, columns, None)
+    _refuse_unknown(set(prompts) - set(columns.texts) if dataset is None else set(), "text columns", columns.texts)
+    return {column: prompts[column] for column in columns.texts if column in prompts}
+
+
+def refuse_unused(prompts: Any, used: Sequence[str], datasets: Sequence[str]) -> None:
+    """Refuses prompts for columns that none of several datasets has.
+
+    Args:
+        prompts: As given in the arguments.
+        used: Text columns of all datasets.
+        datasets: Names of all datasets.
+    """
+    if isinstance(prompts, dict) and not set(prompts) & set(datasets):
+        _refuse_unknown(set(prompts) - set(used), "datasets or text columns", [*datasets, *used])
+
+
+def _refuse_unknown(unknown: set[str], kind: str, known: Sequence[str]) -> None:
+    if unknown:
+        raise ValueError(f"args.prompts names {sorted(unknown)}, which are no {kind}; there are {list(known)}.")

@@ -1,0 +1,99 @@
+"""How large cells are, which are too large or not UTF-8, and where to cut a table so that its pieces stay small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pat
+
+from ray_st.data.sources.source import Chunk, Limits
+
+Sizes = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
+    """A column as one array."""
+    if isinstance(column, pa.Array):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def cell_sizes(array: pa.Array) -> Sizes:
+    """(n,) bytes of each value once it stands for itself: what a dictionary shares counts in full."""
+    kind = array.type
+    if pat.is_dictionary(kind):
+        return _spread(cell_sizes(array.dictionary), array.indices)
+    if is_text(kind) or is_binary(kind):
+        return _numbers(pc.binary_length(array))
+    if pat.is_list(kind) or pat.is_large_list(kind):
+        ends = np.concatenate([[0], np.cumsum(cell_sizes(array.values))])
+        offsets = array.offsets.to_numpy()
+        return np.diff(ends[offsets])  # type: ignore[no-any-return]
+    if pat.is_struct(kind):
+        return np.sum([cell_sizes(part) for part in array.flatten()], axis=0, dtype=np.int64) + np.zeros(
+            len(array), dtype=np.int64
+        )
+    return np.full(len(array), array.nbytes // max(len(array), 1), dtype=np.int64)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a type holds texts."""
+    return bool(pat.is_string(kind) or pat.is_large_string(kind) or pat.is_string_view(kind))
+
+
+def is_binary(kind: pa.DataType) -> bool:
+    """Whether a type holds bytes of any length."""
+    return bool(pat.is_binary(kind) or pat.is_large_binary(kind) or pat.is_binary_view(kind))
+
+
+def not_utf8(array: pa.Array) -> Flags:
+    """(n,) which texts are not UTF-8; Arrow files are not checked when they are opened."""
+    if pat.is_dictionary(array.type):
+        flags = not_utf8(array.dictionary)
+        return _spread(flags.astype(np.int64), array.indices).astype(bool)
+    if not is_text(array.type):
+        return np.zeros(len(array), dtype=bool)
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        values = pc.cast(array, pa.large_binary()).to_pylist()
+        return np.array([value is not None and not _decodes(value) for value in values], dtype=bool)
+    return np.zeros(len(array), dtype=bool)
+
+
+def bounded(chunk: Chunk, limits: Limits) -> Iterator[Chunk]:
+    """Cuts a chunk into pieces within the limits; a row that is larger than the limit stands alone."""
+    if not len(chunk.rows):
+        return
+    sizes = np.sum([cell_sizes(flat(column)) for column in chunk.table.columns], axis=0, dtype=np.int64)
+    ends = np.cumsum(np.broadcast_to(sizes, len(chunk.rows)))
+    start = 0
+    while start < len(ends):
+        before = int(ends[start - 1]) if start else 0
+        fitting = int(np.searchsorted(ends, before + limits.bytes, side="right"))
+        stop = min(max(fitting, start + 1), start + limits.rows)
+        yield chunk.slice(start, stop)
+        start = stop
+
+
+def _spread(values: Sizes, indices: pa.Array) -> Sizes:
+    places = _numbers(indices)
+    valid = np.asarray(pc.is_valid(indices).to_numpy(zero_copy_only=False), dtype=bool)
+    return np.where(valid, values[places], 0) if len(values) else np.zeros(len(places), dtype=np.int64)
+
+
+def _numbers(array: pa.Array) -> Sizes:
+    return pc.fill_null(pc.cast(array, pa.int64()), 0).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+
+def _decodes(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

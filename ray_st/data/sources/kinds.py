@@ -1,0 +1,196 @@
+"""Types of columns: plain ones, what two files agree on, and values that are to become one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.types as pat
+
+from ray_st.data.columns import LABEL_COLUMNS
+from ray_st.data.sources.cells import is_text
+from ray_st.data.sources.errors import SourceError
+from ray_st.util.names import did_you_mean
+
+Converted = tuple[pa.Array, list[int]]
+"""Values as a column, null where one cannot be converted, and the places of those."""
+
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(nan|NaN|inf|Inf)")
+_TRUTH = re.compile(r"true|True|TRUE|false|False|FALSE")
+
+
+def plain(kind: pa.DataType) -> pa.DataType:
+    """The type that a column is read as: texts are ``string`` however a file stores them."""
+    if pat.is_dictionary(kind):
+        return plain(kind.value_type)
+    return pa.string() if is_text(kind) else kind
+
+
+def named_type(value: str | pa.DataType, column: str) -> pa.DataType:
+    """An Arrow type by its name, such as ``string``, ``int64`` or ``float64``.
+
+    Raises:
+        SourceError: If there is no type of that name.
+    """
+    if isinstance(value, pa.DataType):
+        return value
+    try:
+        return pa.type_for_alias(value)
+    except ValueError as error:
+        known = ("string", "int64", "float32", "float64", "bool", "binary")
+        raise SourceError(f"types: column {column!r}: unknown type {value!r}; {did_you_mean(value, known)}") from error
+
+
+def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds values of both without loss of meaning, or None."""
+    if one == other or pat.is_null(other):
+        return one
+    if pat.is_null(one):
+        return other
+    if pat.is_integer(one) and pat.is_integer(other):
+        return pa.int64()
+    if _is_number(one) and _is_number(other):
+        return pa.float64()
+    if _is_list(one) and _is_list(other):
+        inner = merged(one.value_type, other.value_type)
+        return None if inner is None else pa.list_(inner)
+    return None
+
+
+def agreed(schemas: Iterable[tuple[str, Mapping[str, pa.DataType]]], exact: bool) -> dict[str, pa.DataType]:
+    """The columns of several files, which must have the same.
+
+    Args:
+        schemas: Name and columns of each file, in order.
+        exact: Whether a column that the first file lacks is refused, too.
+
+    Raises:
+        SourceError: At the first file that differs, naming file, column and types.
+    """
+    types: dict[str, pa.DataType] = {}
+    origin: dict[str, str] = {}
+    leader = ""
+    for name, columns in schemas:
+        if not leader:
+            leader, types, origin = name, dict(columns), dict.fromkeys(columns, name)
+        _check_names(name, columns, leader, types, exact)
+        for column, known in types.items():
+            found = columns[column]
+            common = merged(known, found)
+            if common is None:
+                raise SourceError(
+                    f"{name}: column {column!r} is of type {found}; expected {known}, as in {origin[column]}. "
+                    "Convert the file, name the type in `types`, or leave the column out with `columns`."
+                )
+            if pat.is_null(known) and common != known:
+                origin[column] = name
+            types[column] = common
+    return types
+
+
+def _check_names(name: str, columns: Iterable[str], leader: str, types: Iterable[str], exact: bool) -> None:
+    found, expected = list(columns), list(types)
+    missing = next((column for column in expected if column not in found), None)
+    if missing is not None:
+        raise SourceError(f"{name}: column {missing!r} is missing; found {found}, expected {expected} as in {leader}.")
+    extra = next((column for column in found if column not in expected), None)
+    if exact and extra is not None:
+        raise SourceError(
+            f"{name}: column {extra!r} is not in {leader}, which has {expected}; name those to read in `columns`."
+        )
+
+
+def pick(columns: Mapping[str, pa.DataType], wanted: Sequence[str] | None, name: str) -> dict[str, pa.DataType]:
+    """The wanted columns, in their order.
+
+    Raises:
+        SourceError: If one is not there.
+    """
+    for column in wanted or ():
+        if column not in columns:
+            raise SourceError(f"{name}: no column {column!r}; {did_you_mean(column, columns)}")
+    return {column: columns[column] for column in (columns if wanted is None else wanted)}
+
+
+def type_of_words(column: str, words: Sequence[str | None]) -> pa.DataType:
+    """The type of a column of a text file, from its first fields; None is an empty one.
+
+    A column that is named as a label holds numbers as soon as most of its fields are, so that a stray word in it is
+    found and named instead of making all of them words.
+    """
+    filled = [word for word in words if word is not None]
+    if not filled:
+        return pa.null()
+    for pattern, kind in ((_INTEGER, pa.int64()), (_NUMBER, pa.float64()), (_TRUTH, pa.bool_())):
+        fitting = sum(pattern.fullmatch(word) is not None for word in filled)
+        if fitting == len(filled) or (column in LABEL_COLUMNS and fitting * 2 > len(filled)):
+            return kind
+    return pa.string()
+
+
+def type_of_values(values: Sequence[Any]) -> pa.DataType:
+    """The type of a column of Python values, from its first ones; odd ones among them do not count."""
+    try:
+        return plain(pa.array(values, from_pandas=True).type)
+    except (ValueError, TypeError, OverflowError):
+        kinds = [_type_of_value(value) for value in values if value is not None]
+        known = next((kind for kind in kinds if kind is not None), pa.null())
+        for kind in kinds:
+            known = (merged(known, kind) if kind is not None else None) or known
+        return known
+
+
+def from_words(words: Sequence[str | None], kind: pa.DataType) -> Converted:
+    """Fields of a text file as a column of a type."""
+    texts = pa.array(words, pa.string())
+    if kind == pa.string():
+        return texts, []
+    return _converted(words, lambda some: pa.array(some, pa.string()).cast(kind), kind)
+
+
+def from_values(values: Sequence[Any], kind: pa.DataType) -> Converted:
+    """Python values as a column of a type."""
+    return _converted(values, lambda some: pa.array(some, kind, from_pandas=True), kind)
+
+
+def cast(array: pa.Array, kind: pa.DataType) -> Converted:
+    """A column as one of another type, refusing to lose anything."""
+    if array.type == kind:
+        return array, []
+    try:
+        return array.cast(kind), []
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return from_values(array.to_pylist(), kind)
+
+
+def _converted(values: Sequence[Any], convert: Callable[[Sequence[Any]], pa.Array], kind: pa.DataType) -> Converted:
+    errors = (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError)
+    try:
+        return convert(values), []
+    except errors:
+        odd = []
+    for place, value in enumerate(values):
+        try:
+            convert([value])
+        except errors:
+            odd.append(place)
+    gone = set(odd)
+    return convert([None if place in gone else value for place, value in enumerate(values)]), odd
+
+
+def _type_of_value(value: Any) -> pa.DataType | None:
+    try:
+        return plain(pa.array([value], from_pandas=True).type)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pat.is_integer(kind) or pat.is_floating(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pat.is_list(kind) or pat.is_large_list(kind) or pat.is_fixed_size_list(kind))

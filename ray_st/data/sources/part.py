@@ -1,0 +1,161 @@
+"""A part of a source: what one task reads, from raw chunks to checked tables of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_st.data.sources.cells import bounded, cell_sizes, flat, not_utf8
+from ray_st.data.sources.errors import BadRow, Report, refuse, shown, snippet
+from ray_st.data.sources.kinds import cast
+from ray_st.data.sources.source import Chunk, Limits, Unit
+
+ROW = "source_row"
+"""Name of the column with each row's number in its file, where it is asked for."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of a source that are read together. Picklable; reads anew each time.
+
+    Args:
+        unit: What is read.
+        schema: The unit's columns to read, with the types they shall have.
+        names: What the columns are called in the end.
+        start: Number of the first row, as the unit's file counts.
+        stop: Number after the last row; None reads to the end.
+        limits: Bounds on the tables.
+    """
+
+    unit: Unit
+    schema: pa.Schema
+    names: tuple[str, ...]
+    start: int = 0
+    stop: int | None = None
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
+
+    @property
+    def name(self) -> str:
+        """The file, table or query, for errors; with :data:`ROW` it names a row."""
+        return self.unit.name
+
+    @property
+    def local(self) -> bool:
+        """Whether it can only be read on the machine that made it (or one that sees the same files)."""
+        return self.unit.local
+
+    def count(self) -> int:
+        """Rows, those that cannot be used included: from a footer if there is one, otherwise by reading."""
+        start, stop = self._span(None if self.stop is not None else self.unit.count())
+        return max(stop - start, 0)
+
+    def within(self, start: int, stop: int) -> Part:
+        """The part of rows `start` up to `stop`, counted from this part's first."""
+        first, end = self._span(None if self.stop is not None else first_and(self.unit, stop, self.start))
+        return replace(self, start=first + start, stop=min(first + stop, end))
+
+    def chosen(self, columns: Sequence[tuple[str, str]]) -> Part:
+        """The part with only some columns: for each its name here, and its new name."""
+        places = [self.names.index(old) for old, _ in columns]
+        schema = pa.schema([self.schema.field(place) for place in places])
+        return replace(self, schema=schema, names=tuple(new for _, new in columns))
+
+    def read(self, report: Report | None = None, numbered: bool = False) -> Iterator[pa.Table]:
+        """Reads the rows, in order.
+
+        Args:
+            report: Takes each row that cannot be used, once; without it the first one is an error.
+            numbered: Whether to add the column :data:`ROW` (int64).
+
+        Returns:
+            Tables of at most ``limits.rows`` rows and ``limits.bytes`` bytes (a single row may be larger), with
+            :attr:`names` as columns and the schema's types.
+
+        Raises:
+            SourceError: If the file cannot be read, or, without `report`, a row cannot be used.
+        """
+        take = self._report(report or refuse)
+        for chunk in self.unit.chunks(self.schema, self.limits, take):
+            if self.stop is not None and len(chunk.rows) and chunk.rows[0] >= self.stop:
+                return
+            usable = self._checked(self._cut(chunk), take)
+            for piece in bounded(usable, self.limits):
+                if len((ready := self._typed(piece, take)).rows):
+                    table = ready.table.rename_columns(list(self.names))
+                    yield table.append_column(ROW, pa.array(ready.rows)) if numbered else table
+
+    def _span(self, end: int | None) -> tuple[int, int]:
+        start = max(self.start, self.unit.first)
+        stop = self.unit.first + end if end is not None else self.stop
+        assert stop is not None
+        return start, stop
+
+    def _report(self, report: Report) -> Report:
+        def within(bad: BadRow) -> None:
+            if self.start <= bad.row and (self.stop is None or bad.row < self.stop):
+                report(bad)
+
+        return within
+
+    def _cut(self, chunk: Chunk) -> Chunk:
+        start = int(np.searchsorted(chunk.rows, self.start))
+        stop = len(chunk.rows) if self.stop is None else int(np.searchsorted(chunk.rows, self.stop))
+        return chunk if stop - start == len(chunk.rows) else chunk.slice(start, stop)
+
+    def _checked(self, chunk: Chunk, report: Report) -> Chunk:
+        """Without rows whose texts are not UTF-8 or whose cells are too large; before anything is copied."""
+        chunk = Chunk(chunk.table.select(self.schema.names), chunk.rows)
+        keep = np.ones(len(chunk.rows), dtype=bool)
+        for column in self.schema.names:
+            array = flat(chunk.table[column])
+            sizes = cell_sizes(array)
+            for place in np.flatnonzero((sizes > self.limits.cell) & keep):
+                report(self._too_large(chunk, int(place), column, int(sizes[place])))
+                keep[place] = False
+            for place in np.flatnonzero(not_utf8(array) & keep):
+                report(self._not_text(chunk, int(place), column, array))
+                keep[place] = False
+        return chunk.take(keep)
+
+    def _typed(self, chunk: Chunk, report: Report) -> Chunk:
+        keep = np.ones(len(chunk.rows), dtype=bool)
+        arrays: list[pa.Array] = []
+        for field in self.schema:
+            array = flat(chunk.table[field.name])
+            made, odd = cast(array, field.type)
+            arrays.append(made)
+            for place in (place for place in odd if keep[place]):
+                report(self._wrong_type(chunk, place, field, array[place].as_py()))
+                keep[place] = False
+        return Chunk(pa.Table.from_arrays(arrays, schema=self.schema), chunk.rows).take(keep)
+
+    def _too_large(self, chunk: Chunk, place: int, column: str, size: int) -> BadRow:
+        reason = f"a value of {size:,} bytes; at most {self.limits.cell:,} are read (limits.cell)"
+        return BadRow(self.name, int(chunk.rows[place]), reason, column)
+
+    def _not_text(self, chunk: Chunk, place: int, column: str, array: pa.Array) -> BadRow:
+        value = array[place].cast(pa.large_binary()).as_py() if not _is_coded(array) else _coded(array, place)
+        reason = f"expected a text in UTF-8, found the bytes {snippet(repr(value))}"
+        return BadRow(self.name, int(chunk.rows[place]), reason, column, raw=snippet(value))
+
+    def _wrong_type(self, chunk: Chunk, place: int, field: pa.Field, value: Any) -> BadRow:
+        reason = f"expected {field.type}, found {shown(value)}"
+        return BadRow(self.name, int(chunk.rows[place]), reason, field.name, raw=snippet(repr(value)))
+
+
+def first_and(unit: Unit, rows: int, start: int) -> int:
+    """Rows of a unit that has at least these many after a start, without counting them."""
+    return max(start - unit.first, 0) + rows
+
+
+def _is_coded(array: pa.Array) -> bool:
+    return isinstance(array, pa.DictionaryArray)
+
+
+def _coded(array: pa.DictionaryArray, place: int) -> bytes:
+    value: bytes = array.dictionary[array.indices[place].as_py()].cast(pa.large_binary()).as_py()
+    return value

@@ -1,0 +1,117 @@
+"""The words of this package: a source has columns and parts, a part reads a unit, a unit yields chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_st.data.sources.errors import Report
+
+if TYPE_CHECKING:
+    from ray_st.data.sources.part import Part
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what is held in memory at a time.
+
+    Args:
+        rows: Most rows of a table.
+        bytes: Most bytes of a table of more than one row.
+        cell: Most bytes of one value; larger ones are refused.
+    """
+
+    rows: int = 8192
+    bytes: int = 32 * MIB
+    cell: int = 16 * MIB
+
+    @property
+    def line(self) -> int:
+        """Most bytes of a line of a text file: some cells may well be long."""
+        return 4 * self.cell
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of a unit, in order.
+
+    Args:
+        table: The rows.
+        rows: (n,) their numbers in the unit's file.
+    """
+
+    table: pa.Table
+    rows: npt.NDArray[np.int64]
+
+    def take(self, keep: npt.NDArray[np.bool_]) -> Chunk:
+        """The rows for which `keep` (n,) is true."""
+        return self if keep.all() else Chunk(self.table.filter(pa.array(keep)), self.rows[keep])
+
+    def slice(self, start: int, stop: int) -> Chunk:
+        """Rows `start` up to `stop`, without copying."""
+        return Chunk(self.table.slice(start, stop - start), self.rows[start:stop])
+
+
+class Unit(Protocol):
+    """A readable piece of a source: a file, some row groups, a range of rows. Picklable."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+
+    @property
+    def local(self) -> bool:
+        """Whether it can only be read on the machine that made it."""
+
+    @property
+    def first(self) -> int:
+        """Number of its first row in its file."""
+
+    def count(self) -> int:
+        """Its rows, those that cannot be used included."""
+
+    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
+        """Its rows, in order.
+
+        Args:
+            schema: Columns to read. Their types are what the reader of a text format converts to; others may leave
+                that to :class:`Part`.
+            limits: Bounds to keep to as far as the format allows.
+            report: Takes rows that cannot be used.
+        """
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Rows with named columns, and where they live."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+
+    def columns(self, wanted: Sequence[str] | None = None) -> Mapping[str, pa.DataType]:
+        """Arrow type of each column, in order, from schemas and first rows.
+
+        Args:
+            wanted: The columns to tell, in this order; by default all.
+
+        Raises:
+            SourceError: If a column is missing, or of another type in one of the files.
+        """
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """What can be read on its own, in order.
+
+        Args:
+            wanted: The columns to read, in this order; by default all.
+
+        Raises:
+            SourceError: As :meth:`columns`.
+        """

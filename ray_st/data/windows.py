@@ -1,0 +1,78 @@
+"""Sampling from data larger than memory: window by window, so that a step's rows lie in few blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ray_st.data.keys import Keys
+from ray_st.data.plan import Indices, Plan
+from ray_st.data.samplers import PlannedBatchSampler
+
+MakeSampler = Callable[[Keys, int], Any]
+"""Makes a batch sampler for the rows of one window from their keys and a seed."""
+
+
+class WindowedBatchSampler(PlannedBatchSampler):
+    """Runs a sampler over one window of blocks after the other.
+
+    The order of blocks is drawn from (seed, epoch); a window is as many consecutive blocks of that order as fit the
+    budget. What does not fill a batch in a window (leftovers, collisions) is carried into the next; at the end of the
+    epoch the sampler has the last word on it.
+
+    Args:
+        keys: Keys of all rows.
+        block_rows: Number of rows of each block, in the order of rows.
+        window_blocks: Blocks of a window.
+        make_sampler: Makes the sampler of a window.
+        batch_size: Rows of a global batch.
+        drop_last: Whether batches that are not full are left out.
+        seed: Seed of the order.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        block_rows: Sequence[int],
+        window_blocks: int,
+        make_sampler: MakeSampler,
+        batch_size: int,
+        drop_last: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, drop_last, seed=seed)
+        self._keys, self._make_sampler = keys, make_sampler
+        self._edges = np.concatenate([[0], np.cumsum(block_rows)]).astype(np.int64)
+        self._window_blocks = max(window_blocks, 1)
+
+    @property
+    def windows(self) -> int:
+        """Number of windows of an epoch."""
+        return -(-(len(self._edges) - 1) // self._window_blocks)
+
+    def _plan(self, rng: np.random.Generator) -> Plan:
+        blocks = rng.permutation(len(self._edges) - 1)
+        carried: Indices = np.zeros(0, dtype=np.int64)
+        plans = []
+        for window in range(self.windows):
+            chosen = blocks[window * self._window_blocks : (window + 1) * self._window_blocks]
+            rows = np.concatenate([carried, *(np.arange(self._edges[b], self._edges[b + 1]) for b in chosen)])
+            plan = self._window_plan(rows, int(rng.integers(2**31)))
+            if window + 1 < self.windows:
+                plan, carried = _full_batches(plan, self.batch_size)
+            plans.append(plan)
+        return Plan.joined(plans)
+
+    def _window_plan(self, rows: Indices, seed: int) -> Plan:
+        sampler = self._make_sampler(self._keys.take(rows), seed)
+        plan = sampler.plan() if isinstance(sampler, PlannedBatchSampler) else Plan.of_batches(sampler)
+        return Plan(rows[plan.rows], plan.starts)
+
+
+def _full_batches(plan: Plan, batch_size: int) -> tuple[Plan, Indices]:
+    """The full batches of a plan, and the rows of the others."""
+    full = plan.sizes() == batch_size
+    in_full = np.repeat(full, plan.sizes())
+    return Plan.of_sizes(plan.rows[in_full], plan.sizes()[full]), plan.rows[~in_full]

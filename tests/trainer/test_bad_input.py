@@ -1,0 +1,92 @@
+"""What cannot work is refused on the driver, before a cluster is started or asked for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+
+PAIRS = Dataset.from_dict({"a": ["one", "two"], "b": ["three", "four"]})
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr("ray_st.runtime.cluster.connected", refuse)
+
+
+def trainer(model: Any, folder: Path, dataset: Any, loss: Callable[..., Any], **arguments: Any) -> Any:
+    options = {name: arguments.pop(name) for name in ("eval_dataset", "evaluator") if name in arguments}
+    args = SentenceTransformerTrainingArguments(output_dir=str(folder), **arguments)
+    return SentenceTransformerTrainer(model=model, args=args, train_dataset=dataset, loss=loss, **options)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "loss", "message"),
+    [
+        (None, losses.CoSENTLoss, "needs a train_dataset"),
+        (PAIRS, losses.TripletLoss, r"TripletLoss needs 3 text columns; train_dataset has .*\['a', 'b'\]"),
+        (PAIRS, losses.CoSENTLoss, r"CoSENTLoss needs a label column.*no label column"),
+        (PAIRS.select_columns(["a"]), losses.MultipleNegativesRankingLoss, "at least 2 text columns"),
+        (PAIRS.select([]), losses.MultipleNegativesRankingLoss, "train_dataset has no rows"),
+        (
+            PAIRS.add_column("c", [1, 2]),
+            losses.MultipleNegativesRankingLoss,
+            r"column 'c': texts must be strings; found type int64",
+        ),
+        ([{"a": "one"}], losses.MultipleNegativesRankingLoss, "must be a datasets.Dataset or a Ray Dataset; got list"),
+    ],
+)
+def test_data_that_the_loss_cannot_use(
+    tiny_model: Any, tmp_path: Path, dataset: Any, loss: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        trainer(tiny_model, tmp_path, dataset, loss).train()
+
+
+def test_an_evaluation_dataset_is_checked_before_training(tiny_model: Any, tmp_path: Path) -> None:
+    ranking = losses.MultipleNegativesRankingLoss
+    wrong = trainer(
+        tiny_model, tmp_path, PAIRS, ranking, eval_strategy="epoch", eval_dataset=PAIRS.select_columns(["a"])
+    )
+    with pytest.raises(ValueError, match="eval_dataset has text columns"):
+        wrong.train()
+    nothing = trainer(tiny_model, tmp_path, PAIRS, ranking, eval_strategy="epoch")
+    with pytest.raises(ValueError, match="needs an eval_dataset or an evaluator"):
+        nothing.train()
+    with pytest.raises(ValueError, match="needs an eval_dataset or an evaluator"):
+        nothing.evaluate()
+
+
+def test_prompts_for_columns_that_are_not_there(tiny_model: Any, tmp_path: Path) -> None:
+    wrong = trainer(
+        tiny_model, tmp_path, PAIRS, losses.MultipleNegativesRankingLoss, prompts={"question": "query: "}
+    )
+    with pytest.raises(ValueError, match=r"columns \['question'\].*\['a', 'b'\]"):
+        wrong.train()
+
+
+def test_constructor(tiny_model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs a model"):
+        SentenceTransformerTrainer()
+    with pytest.raises(ValueError, match="args must be SentenceTransformerTrainingArguments"):
+        SentenceTransformerTrainer(model=tiny_model, args={"output_dir": str(tmp_path)})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="loss must be a module"):
+        trainer(tiny_model, tmp_path, PAIRS, "cosent")
+    with pytest.raises(ValueError, match="is not a valid BatchSamplers"):
+        SentenceTransformerTrainingArguments(output_dir=str(tmp_path), batch_sampler="no_repeats")
+    with pytest.raises(ValueError, match="warmup_ratio"):
+        SentenceTransformerTrainingArguments(output_dir=str(tmp_path), warmup_ratio=1.5)
+
+
+def test_an_output_folder_that_cannot_be_written(tiny_model: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match=r"file/out cannot be written .* Choose another output_dir"):
+        trainer(tiny_model, tmp_path / "file" / "out", PAIRS, losses.MultipleNegativesRankingLoss)

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import gc
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import pytest
+from transformers.trainer_utils import rotate_checkpoints
+
+from ray_st.training.checkpoint import MANIFEST, CheckpointError, CheckpointStore
+
+
+@pytest.fixture(params=["local", "remote"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointStore:
+    """A run's folder on a local disk, and on a file system that must be written through its interface."""
+    if request.param == "local":
+        return CheckpointStore(str(tmp_path / "run"), run_id="mine")
+    (tmp_path / "bucket").mkdir()
+    bucket = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
+    return CheckpointStore("some/run", bucket, "mine")
+
+
+def root(store: CheckpointStore) -> Path:
+    """Where its files lie on this disk."""
+    return Path(store.path) if store.is_local else Path(store.filesystem.base_path) / store.path
+
+
+def write(store: CheckpointStore, step: int, weights: str = "weights", **facts: Any) -> Any:
+    folder = store.begin(step)
+    (folder / "0_Part").mkdir()
+    (folder / "0_Part" / "model.safetensors").write_text(weights)
+    (folder / "trainer_state.json").write_text(f"{step}")
+    (folder / "empty").write_text("")
+    return store.seal(folder, **facts)
+
+
+def test_a_sealed_checkpoint_is_complete(store: CheckpointStore) -> None:
+    assert not CheckpointStore(store.path, store.filesystem).steps()
+    found = write(store, 20, epoch=0.5, seed=3)
+    assert (found.name, found.step) == ("checkpoint-20", 20)
+    assert found.manifest["run_id"] == "mine"
+    assert (found.manifest["epoch"], found.manifest["seed"]) == (0.5, 3)
+    assert set(found.manifest["files"]) == {"0_Part/model.safetensors", "trainer_state.json", "empty"}
+    assert store.check(found.name) == store.newest() == found
+    folder = store.fetch(found.name)
+    assert (folder / "0_Part" / "model.safetensors").read_text() == "weights"
+    assert (root(store) / found.name / MANIFEST).is_file()
+
+
+def test_the_manifest_is_written_last(store: CheckpointStore) -> None:
+    folder = store.begin(1)
+    (folder / "weights").write_text("w")
+    assert not (folder / MANIFEST).exists()
+    store.seal(folder)
+    times = {file.name: file.stat().st_mtime_ns for file in (root(store) / "checkpoint-1").iterdir()}
+    assert max(times.values()) == times[MANIFEST]
+
+
+def spoil_nothing_there(folder: Path) -> None:
+    (folder / MANIFEST).unlink()
+
+
+def spoil_torn_manifest(folder: Path) -> None:
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text[: len(text) // 2])
+
+
+def spoil_empty_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_bytes(b"")
+
+
+def spoil_binary_manifest(folder: Path) -> None:
+    (folder / MANIFEST).write_bytes(b"\xff\x00\xfe")
+
+
+def spoil_other_json(folder: Path) -> None:
+    (folder / MANIFEST).write_text("[1, 2]")
+
+
+def spoil_other_keys(folder: Path) -> None:
+    (folder / MANIFEST).write_text(json.dumps({"files": {}}))
+
+
+def spoil_missing_file(folder: Path) -> None:
+    (folder / "0_Part" / "model.safetensors").unlink()
+
+
+def spoil_short_file(folder: Path) -> None:
+    (folder / "0_Part" / "model.safetensors").write_text("weight")
+
+
+def spoil_changed_byte(folder: Path) -> None:
+    (folder / "0_Part" / "model.safetensors").write_text("weighty")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_nothing_there, "no manifest.json, which is written last"),
+        (spoil_torn_manifest, "manifest.json is damaged"),
+        (spoil_empty_manifest, "manifest.json is damaged"),
+        (spoil_binary_manifest, "manifest.json is damaged"),
+        (spoil_other_json, "is no manifest"),
+        (spoil_other_keys, "is no manifest"),
+        (spoil_missing_file, "model.safetensors is damaged: expected 7 bytes, found no such file"),
+        (spoil_short_file, "model.safetensors is damaged: expected 7 bytes, found 6 bytes"),
+        (spoil_changed_byte, "model.safetensors is damaged: its hash"),
+    ],
+)
+def test_incomplete_and_damaged_ones_are_passed_over(
+    store: CheckpointStore, spoil: Any, message: str
+) -> None:
+    write(store, 9)
+    write(store, 10)
+    spoil(root(store) / "checkpoint-10")
+    with pytest.raises(CheckpointError, match=message) as error:
+        store.check("checkpoint-10")
+    assert "checkpoint-10" in str(error.value)
+    assert "Choose an earlier checkpoint" in str(error.value)
+    skipped: list[str] = []
+    newest = store.newest(skipped=skipped)
+    assert newest is not None
+    assert newest.step == 9
+    assert skipped == [str(error.value)]
+
+
+def test_checkpoints_of_other_runs_are_not_adopted(store: CheckpointStore) -> None:
+    write(store, 10)
+    other = CheckpointStore(store.path, store.filesystem, "other")
+    assert other.newest("other") is None
+    write(other, 5)
+    assert other.newest("other").step == 5  # type: ignore[union-attr]
+    assert other.newest("mine").step == 10  # type: ignore[union-attr]
+    assert other.newest().step == 10  # type: ignore[union-attr]
+
+
+def test_steps_are_numbers_in_order(store: CheckpointStore) -> None:
+    for step in (9, 100, 20):
+        write(store, step)
+    (root(store) / "checkpoint-best").mkdir()
+    (root(store) / "checkpoint-²").mkdir()
+    (root(store) / "eval").mkdir()
+    (root(store) / "checkpoint-7").write_text("a file")
+    assert store.steps() == [9, 20, 100]
+
+
+def test_a_step_that_is_reached_again_replaces_its_checkpoint(store: CheckpointStore) -> None:
+    folder = store.begin(10)
+    (folder / "rng_state_1.pth").write_text("of a second worker")
+    store.seal(folder)
+    folder = store.begin(10)
+    assert list(folder.iterdir()) == []
+    assert store.newest() is None  # what is being replaced is not complete
+    (folder / "rng_state.pth").write_text("of one")
+    store.seal(folder)
+    assert {file.name for file in (root(store) / "checkpoint-10").iterdir()} == {"rng_state.pth", MANIFEST}
+    assert store.newest() is not None
+
+
+def test_a_half_deleted_checkpoint_is_incomplete(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(store, 1)
+    write(store, 2)
+
+    class Dying:
+        """A file system whose process is killed when it deletes a folder."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store.filesystem, name)
+
+        def delete_dir(self, path: str) -> None:
+            raise KeyboardInterrupt
+
+    dying = CheckpointStore(store.path, Dying(), "mine")  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        dying.delete(2)
+    assert (root(store) / "checkpoint-2" / "trainer_state.json").exists()
+    assert store.newest().step == 1  # type: ignore[union-attr]
+    store.delete(2)
+    assert store.steps() == [1]
+
+
+@pytest.mark.parametrize("best", [None, 10, 20, 40, 99])
+@pytest.mark.parametrize("keep", [None, 0, 1, 2, 3, 9])
+def test_rotation_keeps_what_transformers_keeps(
+    store: CheckpointStore, tmp_path: Path, keep: int | None, best: int | None
+) -> None:
+    theirs = tmp_path / "theirs"
+    for step in (10, 20, 30, 40):
+        write(store, step)
+        (theirs / f"checkpoint-{step}").mkdir(parents=True)
+    deleted = store.rotate(keep, best)
+    known = str(theirs / f"checkpoint-{best}") if best in (10, 20, 30, 40) else None
+    rotate_checkpoints(str(theirs), keep, known)
+    left = sorted(int(folder.name.split("-")[1]) for folder in theirs.iterdir())
+    assert store.steps() == left
+    assert sorted(deleted + left) == [10, 20, 30, 40]
+    assert all(store.check(f"checkpoint-{step}") for step in left)
+
+
+def test_rotation_never_deletes_the_newest_complete_one_for_an_incomplete_one(store: CheckpointStore) -> None:
+    for step in (10, 20, 30):
+        write(store, step)
+    (root(store) / "checkpoint-30" / MANIFEST).unlink()  # a worker died while it wrote
+    restarted = CheckpointStore(store.path, store.filesystem, "mine")
+    assert restarted.rotate(1, None) == [30, 10]
+    assert restarted.steps() == [20]
+
+
+def test_rotation_keeps_what_this_run_wrote_last_beside_later_steps_of_an_earlier_run(
+    store: CheckpointStore,
+) -> None:
+    write(store, 500)
+    later = CheckpointStore(store.path, store.filesystem, "later")
+    write(later, 10)
+    assert later.rotate(1, None) == [500]
+    assert later.steps() == [10]
+
+
+def test_what_is_fetched_from_afar_is_checked_where_it_lies(tmp_path: Path) -> None:
+    (tmp_path / "bucket").mkdir()
+    bucket = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
+    store = CheckpointStore("run", bucket, "mine")
+    write(store, 3)
+    assert list(store.local.iterdir()) == []  # nothing stays behind once it is uploaded
+    folder = store.fetch("checkpoint-3")
+    assert store.fetch("checkpoint-3") == folder
+    assert tmp_path not in folder.parents
+    write(store, 3, weights="others!")
+    assert (store.fetch("checkpoint-3") / "0_Part" / "model.safetensors").read_text() == "others!"
+
+
+def test_each_process_has_its_own_folder_for_files_on_their_way(store: CheckpointStore) -> None:
+    write(store, 1)
+    store.fetch("checkpoint-1")
+    other = pickle.loads(pickle.dumps(store))
+    assert other.newest() == store.newest()
+    assert store.is_local or other.local != store.local
+
+
+def test_files_on_their_way_are_gone_with_the_store(tmp_path: Path) -> None:
+    (tmp_path / "bucket").mkdir()
+    store = CheckpointStore("run", pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem()))
+    scratch = store.begin(1).parent
+    assert scratch.exists()
+    del store
+    gc.collect()
+    assert not scratch.exists()

@@ -14,14 +14,14 @@ import torch
 from torch import nn
 from transformers import IntervalStrategy, TrainerCallback
 
-from ray_st.data.columns import LABEL_COLUMNS
-from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, RandomOrder
+from ray_st.data.prompts import prompts_of
 from ray_st.training.card import describe_run
 from ray_st.training.loop import TrainingLoop
-from ray_st.training.parts import columns_of, epochs_needed, make_part, named, names_of, prompts_of
-from ray_st.training.run import TRAIN_FEED, DataPart, Outcome, Run, eval_feed
+from ray_st.training.parts import epochs_needed, loss_for, make_part, named, names_of, prompt_lengths
+from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, Outcome, Run, eval_feed
+from ray_st.training.sampling import SamplerMaker, batch_sampler, in_order, multi_dataset_batch_sampler
 from ray_st.training.travel import Description, evaluate_task, take_over, train_task, user_callbacks
-from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
+from ray_st.training_args import BadRows, SentenceTransformerTrainingArguments
 
 _NO_DATASET = "none"
 
@@ -139,7 +139,8 @@ class SentenceTransformerTrainer(TrainingLoop):
     ) -> Any:
         """The batch sampler that ``args.batch_sampler`` names; override it for one of your own.
 
-        Called on the driver, before workers start.
+        Called on the driver, before workers start. For data larger than memory it is called again for each window of
+        rows, away from the driver: it may use ``self.args`` and attributes of its own there, not the model.
 
         Args:
             dataset: The rows: their keys, or the dataset itself for an overridden method.
@@ -152,12 +153,28 @@ class SentenceTransformerTrainer(TrainingLoop):
         Returns:
             An iterable of lists of row indices, with ``set_epoch`` where its order depends on the epoch.
         """
-        if self.args.batch_sampler == BatchSamplers.NO_DUPLICATES:
-            return NoDuplicatesBatchSampler(
-                dataset, batch_size, drop_last, valid_label_columns, generator, seed
-            )
-        seed = int(generator.initial_seed()) if generator is not None else seed
-        return DefaultBatchSampler(RandomOrder(len(dataset), seed), batch_size, drop_last)
+        return batch_sampler(self.args, dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+
+    def get_multi_dataset_batch_sampler(
+        self,
+        dataset: Any,
+        batch_samplers: list[Any],
+        generator: torch.Generator | None = None,
+        seed: int | None = 0,
+    ) -> Any:
+        """The sampler over several datasets that the arguments name; override it for one of your own.
+
+        Args:
+            dataset: The datasets' keys as one, with ``datasets`` and ``cumulative_sizes``.
+            batch_samplers: A batch sampler for each dataset.
+            generator: A generator whose initial seed is used instead of ``seed``.
+            seed: Seed of the order of datasets.
+
+        Returns:
+            An iterable of lists of row indices over all datasets, each list from one of them.
+        """
+        names = list(named(self.train_dataset))
+        return multi_dataset_batch_sampler(self.args, names, dataset, batch_samplers, generator, seed)
 
     # ---- train and evaluate ----
 
@@ -223,7 +240,7 @@ class SentenceTransformerTrainer(TrainingLoop):
     def _on_cluster(
         self,
         task: Callable[..., Any],
-        make_parts: Callable[[int], dict[str, DataPart]],
+        make_parts: Callable[[int], dict[str, FeedPart]],
         resume: str | bool | None,
         keeps: bool,
     ) -> Outcome:
@@ -246,24 +263,29 @@ class SentenceTransformerTrainer(TrainingLoop):
             run_config = launch.complete_run_config(self.run_config if keeps else None, output_dir)
             store = storage.open_store(run_config, uuid.uuid4().hex)
             storage.prepare(store)
+            self._check_ledger(store)
             start = storage.find_checkpoint(store, resume)
-            feeds = {
-                name: launch.make_feed(part) for name, part in make_parts(launch.workers_of(scaling)).items()
-            }
+            parts = make_parts(launch.workers_of(scaling))
+            fed = {name: launch.make_feed(part) for name, part in parts.items()}
+            launch.announce(fed, store)
+            if start is not None:
+                storage.check_fingerprint(start, fed)
             run = Run(
                 run_id=store.run_id,
                 build=self._describe().rebuild,
                 task=task,
-                feeds=tuple(feeds),
+                feeds=tuple(fed),
                 resume_from=start,
-                prompt_lengths=self._prompt_lengths(),
+                prompt_lengths=prompt_lengths(parts),
                 bar=sys.stderr.isatty() and not self.args.disable_tqdm,
+                facts=storage.facts_of(fed),
+                ledger=self.args.ledger and keeps,
             )
-            return launch.launch(run, feeds, scaling, run_config)
+            return launch.launch(run, {name: part.feed for name, part in fed.items()}, scaling, run_config)
 
     # ---- data ----
 
-    def _train_parts(self, world_size: int) -> dict[str, DataPart]:
+    def _train_parts(self, world_size: int) -> dict[str, FeedPart]:
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset; none was given.")
         parts = {TRAIN_FEED: self._train_part(world_size)}
@@ -271,67 +293,76 @@ class SentenceTransformerTrainer(TrainingLoop):
         if strategy != IntervalStrategy.NO:
             if self.eval_dataset is None and self.evaluator is None:
                 raise ValueError(
-                    f"eval_strategy={strategy.value!r} needs an eval_dataset or an evaluator; "
-                    "the trainer has neither."
+                    f"eval_strategy={strategy.value!r} needs an eval_dataset or an evaluator; the trainer has neither."
                 )
             parts.update(self._eval_parts(self.eval_dataset, world_size))
         return parts
 
-    def _train_part(self, world_size: int) -> DataPart:
-        source, args = self.train_dataset, self.args
-        global_batch = args.per_device_train_batch_size * world_size
-        overridden = type(self).get_batch_sampler is not SentenceTransformerTrainer.get_batch_sampler
-
-        def make_sampler(keys: Any) -> Any:
-            return self.get_batch_sampler(
-                source if overridden and isinstance(source, datasets.Dataset) else keys,
-                batch_size=global_batch,
-                drop_last=args.dataloader_drop_last,
-                valid_label_columns=list(LABEL_COLUMNS),
-                seed=args.seed if args.data_seed is None else args.data_seed,
-            )
-
-        return make_part(
-            source,
-            "train_dataset",
-            self.loss,
-            self._encoder(),
-            args.prompts,
-            make_sampler,
-            epochs_needed(args, global_batch),
-            world_size,
+    def _train_part(self, world_size: int) -> FeedPart:
+        args, sources = self.args, named(self.train_dataset)
+        sizes = args.global_batch_sizes(world_size, list(sources))
+        return FeedPart(
+            datasets={
+                name: self._part(source, name, "train_dataset", sizes[name], self._maker(source, sizes[name]))
+                for name, source in sources.items()
+            },
+            mix=self._mix if isinstance(self.train_dataset, dict) else None,
+            epochs=epochs_needed(args, min(sizes.values())),
+            rows_needed=world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            drop_last=args.dataloader_drop_last,
+            skip_bad_rows=args.bad_rows == BadRows.SKIP,
+            window_bytes=args.window_bytes,
         )
 
-    def _eval_parts(self, eval_dataset: Any, world_size: int) -> dict[str, DataPart]:
-        global_batch = self.args.per_device_eval_batch_size * world_size
+    def _maker(self, source: Any, batch_size: int) -> SamplerMaker:
+        """Makes samplers of a training dataset, here or, for its windows, where the plan is made."""
+        overridden = type(self).get_batch_sampler is not SentenceTransformerTrainer.get_batch_sampler
+        whole = source if overridden and isinstance(source, datasets.Dataset) else None
+        return SamplerMaker(self._shell(), whole, batch_size, self.args.dataloader_drop_last)
 
-        def make_sampler(keys: Any) -> Any:
-            return DefaultBatchSampler(RandomOrder(len(keys), shuffle=False), global_batch)
+    def _mix(self, keys: Any, samplers: list[Any], seed: int) -> Any:
+        return self.get_multi_dataset_batch_sampler(keys, samplers, seed=seed)
 
+    def _shell(self) -> Any:
+        """This trainer without model, data and devices: enough for a method that makes a sampler."""
+        shell = object.__new__(type(self))
+        shell.__dict__.update(self._extras())
+        shell.args = self.args
+        return shell
+
+    def _eval_parts(self, eval_dataset: Any, world_size: int) -> dict[str, FeedPart]:
+        batch_size = self.args.per_device_eval_batch_size * world_size
+        maker = functools.partial(in_order, batch_size=batch_size)
         return {
-            eval_feed(name): make_part(
-                source,
-                f"eval_dataset[{name!r}]" if name else "eval_dataset",
-                self.loss,
-                self._encoder(),
-                self.args.prompts,
-                make_sampler,
+            eval_feed(name): FeedPart(
+                {name: self._part(source, name, "eval_dataset", batch_size, maker)},
+                skip_bad_rows=self.args.bad_rows == BadRows.SKIP,
             )
             for name, source in named(eval_dataset).items()
         }
 
-    def _encoder(self) -> Any:
-        """Turns texts into token ids ahead of training; None where a collator of the user's wants texts."""
-        return None if self.user_collator is not None else self.model.token_encoder()
+    def _part(
+        self, source: Any, name: str, kind: str, batch_size: int, maker: Callable[[Any, int], Any]
+    ) -> DataPart:
+        label = f"{kind}[{name!r}]" if name else kind
+        names = list(dict.fromkeys([*named(self.train_dataset), *named(self.eval_dataset)]))
+        return make_part(
+            source,
+            label,
+            loss_for(self.loss, name, label),
+            # Turns texts into token ids ahead of training; a collator of the user's wants texts.
+            None if self.user_collator is not None else self.model.token_encoder(),
+            lambda columns: prompts_of(self.args.prompts, columns, name or None, names),
+            batch_size,
+            maker,
+        )
 
-    def _prompt_lengths(self) -> dict[str, int]:
-        """Number of tokens by which each column's prompt lengthens a text."""
-        encoder = self.model.token_encoder()
-        if self.train_dataset is None or encoder is None:
-            return {}
-        name = "train_dataset"
-        prompts = prompts_of(self.args.prompts, columns_of(self.train_dataset, name), name)
-        return {column: encoder.prompt_length(prompt) for column, prompt in prompts.items()}
+    def _check_ledger(self, store: Any) -> None:
+        if self.args.ledger and not store.is_local:
+            raise ValueError(
+                f"ledger=True needs a run folder on a local or mounted disk; {store.path} is not one."
+            )
 
     # ---- there and back ----
 
@@ -353,8 +384,12 @@ class SentenceTransformerTrainer(TrainingLoop):
                 "preprocess_logits_for_metrics": self.preprocess_logits_for_metrics,
             },
             removed=[kind for kind in self._default_callbacks if kind not in kept],
-            extras={key: value for key, value in self.__dict__.items() if key not in self._managed},
+            extras=self._extras(),
         )
+
+    def _extras(self) -> dict[str, Any]:
+        """The attributes that a subclass set."""
+        return {key: value for key, value in self.__dict__.items() if key not in self._managed}
 
     def own_callbacks(self) -> list[TrainerCallback]:
         """The callbacks that the user gave or added."""

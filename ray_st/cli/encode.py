@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ray_st.cli.checks import RunFileError
 from ray_st.cli.runfile import ModelSpec
-from ray_st.data.files import FORMATS, TableSpec
+from ray_st.data.sources.files import FORMATS
+from ray_st.data.table_spec import TableSpec
 from ray_st.util.names import did_you_mean
 
 if TYPE_CHECKING:

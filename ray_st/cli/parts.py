@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ray_st.cli.checks import RunFileError, at, check_keys, check_types
 from ray_st.cli.runfile import EvaluatorSpec, LossSpec, ModelSpec, RunFile
-from ray_st.data.files import TableError, TableSpec, read_table
+from ray_st.data.sources.errors import SourceError
+from ray_st.data.table_spec import TableSpec, read_table
 from ray_st.util.names import did_you_mean
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def open_table(spec: TableSpec, where: str) -> Dataset:
     datasets.disable_progress_bars()  # a command's output is its own
     try:
         return read_table(spec)
-    except TableError as error:
+    except SourceError as error:
         raise RunFileError(f"{where}: {error}") from error
 
 
@@ -183,7 +184,7 @@ def _make_evaluator(spec: EvaluatorSpec, where: str) -> SentenceEvaluator:
     options = _options(spec.options, free, cls, where)
     table = open_table(spec.data, at(where, "data"))
     try:
-        return cls(*_ARRANGE.get(spec.type, _in_order)(table, wanted), **options)  # type: ignore[no-any-return]
+        return cls(*_ARRANGE.get(spec.type, _in_order)(table, wanted), **options)
     except ValueError as error:
         raise RunFileError(f"{where}: {error}") from error
 

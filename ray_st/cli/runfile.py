@@ -9,7 +9,7 @@ from typing import Any
 
 from ray_st.cli.checks import RunFileError, at, build, check_keys, check_mapping
 from ray_st.cli.yaml_text import YamlError, load_yaml
-from ray_st.data.files import TableSpec
+from ray_st.data.table_spec import TableSpec
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ray_st.data.keys import Keys, hash_texts, label_codes
 TokenIds = npt.NDArray[np.int32]
 Encoder = Callable[[list[str]], Sequence[TokenIds]]
 
-FAULT, TOKENS = "fault", "tokens"
+FAULT, TOKENS, TRUNCATED = "fault", "tokens", "truncated"
 _SHOWN = 60
 
 
@@ -66,13 +66,16 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
 
     Returns:
         For each text column ``ids:…`` (list of int32, if there is an encoder), ``hash:…`` (uint64) and, if they are
-        kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts); ``fault``, which
-        says what is wrong with a row, or null. An unusable text counts as an empty one.
+        kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts); ``truncated``,
+        whether a text reaches the encoder's longest input; ``fault``, which says what is wrong with a row, or null. An
+        unusable text counts as an empty one.
     """
     faults: list[str | None] = [None] * len(block)
     texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}
     made: dict[str, pa.Array] = {}
     tokens = np.zeros(len(block), dtype=np.int64)
+    truncated = np.zeros(len(block), dtype=bool)
+    longest = getattr(encoding.encoder, "max_seq_length", None)
     for name, values in texts.items():
         made[hash_of(name)] = pa.array(hash_texts(values), pa.uint64())
         prompted = (
@@ -81,12 +84,14 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
         if encoding.encoder is not None:
             made[ids_of(name)], lengths = _ragged(encoding.encoder(prompted))
             tokens += lengths
+            truncated |= lengths >= (longest or np.inf)
         if encoding.keep_texts or encoding.encoder is None:
             made[text_of(name)] = pa.array(prompted, pa.large_string())
     label = encoding.columns.label
     if label is not None:
         made[label] = _checked_labels(block[label], label, faults)
     made[TOKENS] = pa.array(tokens)
+    made[TRUNCATED] = pa.array(truncated)
     made[FAULT] = pa.array(faults, pa.string())
     return pa.table(made)
 
@@ -151,26 +156,22 @@ def _describe(value: Any) -> str:
     return f"{shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'} ({type(value).__name__})"
 
 
-def check_faults(encoded: Sequence[pa.ChunkedArray | pa.Array], dataset: str) -> None:
-    """Raises for the first faulty row of a dataset, counting all.
+def check_faults(faults: Sequence[tuple[int, str]], rows: int, dataset: str) -> None:
+    """Raises if rows cannot be used.
 
     Args:
-        encoded: The ``fault`` column of each block, in order.
+        faults: The number of each unusable row, ascending, and what is wrong with it.
+        rows: Number of all rows.
         dataset: What to call the dataset in the error.
 
     Raises:
-        RowError: Naming the first faulty row, its column and value, and the number of faulty rows.
+        RowError: Naming the first unusable row, its column and value, and how many there are.
     """
-    count, first, offset = 0, "", 0
-    for faults in encoded:
-        valid = np.flatnonzero(pc.is_valid(faults).to_numpy(zero_copy_only=False))
-        if len(valid) and not first:
-            first = f"row {offset + valid[0]}, {faults[int(valid[0])].as_py()}"
-        count += len(valid)
-        offset += len(faults)
-    if count:
+    if faults:
+        row, reason = faults[0]
         raise RowError(
-            f"{dataset}: {first}. {count} of {offset} rows cannot be used; correct or remove them."
+            f"{dataset}: row {row}, {reason}. {len(faults)} of {rows} rows cannot be used; correct or remove them, or "
+            'set bad_rows="skip" in the arguments to leave them out.'
         )
 
 

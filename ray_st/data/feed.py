@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from ray_st.data.plan import Plan
+from ray_st.data.plan import Indices, Plan
 from ray_st.data.samplers import PlannedBatchSampler
 from ray_st.data.window import Window
 
 
 class Feed(Protocol):
-    """The batches of one source for a rank."""
+    """The batches of a run's datasets for a rank. Rows are numbered over all datasets, one after the other."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the datasets; a single one has the name ""."""
+
+    @property
+    def windows(self) -> Sequence[Window]:
+        """The rows of each dataset."""
 
     @property
     def steps(self) -> int:
@@ -19,13 +27,13 @@ class Feed(Protocol):
 
     @property
     def rows(self) -> int:
-        """Number of rows of an epoch."""
+        """Number of rows of all datasets."""
 
     def plan(self, epoch: int) -> Plan:
-        """The global batches of an epoch."""
+        """The global batches of an epoch; the rows of a batch are of one dataset."""
 
-    def window(self) -> Window:
-        """The rows that the plan's indices refer to."""
+    def ahead(self, source: int, rows: Indices) -> None:
+        """Says that rows of a dataset will be wanted soon."""
 
 
 class Planner:
@@ -37,10 +45,11 @@ class Planner:
     Args:
         sampler: A batch sampler; ``set_epoch`` is called where it has it.
         epochs: How many epochs the run will at most need.
+        usable: (n,) which row each of the sampler's row indices stands for, where some rows are left out.
     """
 
-    def __init__(self, sampler: Iterable[list[int]], epochs: int) -> None:
-        self._sampler = sampler
+    def __init__(self, sampler: Iterable[list[int]], epochs: int, usable: Indices | None = None) -> None:
+        self._sampler, self._usable = sampler, usable
         self._latest: tuple[int, Plan] | None = None
         self._drop_last = bool(getattr(sampler, "drop_last", False))
         self.steps = self._count(max(epochs, 1))
@@ -66,19 +75,21 @@ class Planner:
     def plan(self, epoch: int) -> Plan:
         """The global batches of an epoch."""
         plan = self._draw(epoch)
-        return (plan.first(self.steps) if self._drop_last else plan).stretch(self.steps)
+        plan = (plan.first(self.steps) if self._drop_last else plan).stretch(self.steps)
+        return plan if self._usable is None else Plan(self._usable[plan.rows], plan.starts)
 
 
 class MemoryFeed:
     """A feed whose rows and planner are in this process.
 
     Args:
-        window: All rows.
+        windows: All rows of each dataset, by name.
         planner: Plans the epochs.
     """
 
-    def __init__(self, window: Window, planner: Planner) -> None:
-        self._window, self._planner = window, planner
+    def __init__(self, windows: Mapping[str, Window], planner: Planner) -> None:
+        self.names, self.windows = list(windows), list(windows.values())
+        self._planner = planner
 
     @property
     def steps(self) -> int:
@@ -87,13 +98,12 @@ class MemoryFeed:
 
     @property
     def rows(self) -> int:
-        """Number of rows of an epoch."""
-        return len(self._window)
+        """Number of rows of all datasets."""
+        return sum(len(window) for window in self.windows)
 
     def plan(self, epoch: int) -> Plan:
         """The global batches of an epoch."""
         return self._planner.plan(epoch)
 
-    def window(self) -> Window:
-        """All rows."""
-        return self._window
+    def ahead(self, source: int, rows: Indices) -> None:
+        """Nothing to do: all rows are here."""

@@ -72,9 +72,13 @@ class GroupByLabelBatchSampler(PlannedBatchSampler):
         place = np.arange(len(rows)) - np.searchsorted(labels, labels)
         paired = place < 2 * self._pairs[labels]
         firsts = np.flatnonzero(paired & (place % 2 == 0))
-        spread = (place[firsts] // 2 + rng.random(len(self._pairs))[labels[firsts]]) / self._pairs[labels[firsts]]
+        spread = (place[firsts] // 2 + rng.random(len(self._pairs))[labels[firsts]]) / self._pairs[
+            labels[firsts]
+        ]
         firsts = firsts[np.argsort(spread, kind="stable")]
-        return Plan.consecutive(np.stack([rows[firsts], rows[firsts + 1]], axis=1).reshape(-1), self.batch_size)
+        return Plan.consecutive(
+            np.stack([rows[firsts], rows[firsts + 1]], axis=1).reshape(-1), self.batch_size
+        )
 
 
 class GroupByLengthBatchSampler(PlannedBatchSampler):

@@ -88,7 +88,9 @@ class MixingBatchSampler(PlannedBatchSampler):
             for sampler in self.batch_samplers
         ]
         order = self.order(np.array([len(plan) for plan in plans], dtype=np.int64), rng)
-        return _interleave([plan.moved(start) for plan, start in zip(plans, self._starts, strict=True)], order)
+        return _interleave(
+            [plan.moved(start) for plan, start in zip(plans, self._starts, strict=True)], order
+        )
 
 
 def _known_steps(sampler: Any) -> int | None:

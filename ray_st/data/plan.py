@@ -72,7 +72,9 @@ class Plan:
         """The batches ``order[0]``, ``order[1]``, … of this plan."""
         sizes = self.sizes()[order]
         ends = np.cumsum(sizes, dtype=np.int64)
-        where = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.starts[order] - (ends - sizes), sizes)
+        where = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
+            self.starts[order] - (ends - sizes), sizes
+        )
         return Plan.of_sizes(self.rows[where], sizes)
 
     def moved(self, start: int) -> Plan:

@@ -38,7 +38,9 @@ def prompts_of(
         _refuse_unknown(set(prompts) - set(datasets), "datasets", datasets)
         mine = prompts.get(dataset, {})
         return prompts_of(mine, columns, None)
-    _refuse_unknown(set(prompts) - set(columns.texts) if dataset is None else set(), "text columns", columns.texts)
+    _refuse_unknown(
+        set(prompts) - set(columns.texts) if dataset is None else set(), "text columns", columns.texts
+    )
     return {column: prompts[column] for column in columns.texts if column in prompts}
 
 
@@ -56,4 +58,6 @@ def refuse_unused(prompts: Any, used: Sequence[str], datasets: Sequence[str]) ->
 
 def _refuse_unknown(unknown: set[str], kind: str, known: Sequence[str]) -> None:
     if unknown:
-        raise ValueError(f"args.prompts names {sorted(unknown)}, which are no {kind}; there are {list(known)}.")
+        raise ValueError(
+            f"args.prompts names {sorted(unknown)}, which are no {kind}; there are {list(known)}."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,27 +15,50 @@ from ray_st.data.encode import TokenIds, ids_of, text_of
 from ray_st.data.plan import Indices
 
 
-class Window:
-    """Random access to the rows of consecutive encoded blocks.
+class _Block:
+    """One encoded block, with views of its ragged columns."""
 
-    Blocks stay where they are (in Ray's object store they are shared by all processes of a node): a row is a view.
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table.combine_chunks()
+        self._ragged: dict[str, tuple[TokenIds, npt.NDArray[np.int64]]] = {}
+        self.columns = set(table.column_names)
+
+    def ids(self, name: str, row: int) -> TokenIds:
+        if name not in self._ragged:
+            array = self._table[name].chunk(0)
+            self._ragged[name] = array.values.to_numpy(), array.offsets.to_numpy()
+        values, offsets = self._ragged[name]
+        return values[offsets[row] : offsets[row + 1]]
+
+    def value(self, name: str, row: int) -> Any:
+        return self._table[name][row].as_py()
+
+
+class Window:
+    """Random access to the rows of encoded blocks, of which a bounded number are held at a time.
+
+    Blocks stay where they are (in Ray's object store they are shared by all processes of a node): a row is a view. With
+    a bound, the block that was used least recently is let go; plans keep the rows of neighbouring steps in few blocks.
 
     Args:
-        blocks: Encoded blocks, in order.
+        blocks: Encoded blocks by number, in order; fetched when first needed if the sequence is lazy.
         columns: The columns of the rows.
+        block_rows: Number of rows of each block; counted if not given.
+        resident: Most blocks held at a time; all by default.
     """
 
-    def __init__(self, blocks: Sequence[pa.Table], columns: ColumnSpec) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[pa.Table],
+        columns: ColumnSpec,
+        block_rows: Sequence[int] | None = None,
+        resident: int | None = None,
+    ) -> None:
         self.columns = columns
-        self._blocks = [
-            block.combine_chunks() for block in blocks if len(block)
-        ]  # empty ones may lack columns
-        self._ends = np.cumsum([len(block) for block in self._blocks], dtype=np.int64)
-        self._ragged: dict[str, list[tuple[TokenIds, npt.NDArray[np.int64]]]] = {
-            name: [_views(block[ids_of(name)]) for block in self._blocks]
-            for name in columns.texts
-            if self._blocks and ids_of(name) in self._blocks[0].column_names
-        }
+        self._blocks, self._resident = blocks, resident
+        counts = [len(block) for block in blocks] if block_rows is None else block_rows
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        self._held: OrderedDict[int, _Block] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -42,7 +66,28 @@ class Window:
     @property
     def has_tokens(self) -> bool:
         """Whether rows hold token ids (otherwise they hold texts)."""
-        return bool(self._ragged)
+        filled = np.flatnonzero(np.diff(self._ends, prepend=0))
+        return bool(len(filled)) and ids_of(self.columns.texts[0]) in self._block(int(filled[0])).columns
+
+    def blocks_of(self, rows: Indices) -> list[int]:
+        """Numbers of the blocks that hold some rows."""
+        return np.unique(np.searchsorted(self._ends, rows, side="right")).tolist()
+
+    def ids(self, column: str, rows: Indices) -> list[TokenIds]:
+        """Token ids of rows of a text column."""
+        name = ids_of(column)
+        return [self._block(block).ids(name, row) for block, row in self._locate(rows)]
+
+    def texts(self, column: str, rows: Indices) -> list[str]:
+        """Texts of rows of a text column, prompts included."""
+        return self._values(text_of(column), rows)
+
+    def labels(self, rows: Indices) -> list[Any] | None:
+        """Labels of rows, or None without a label column."""
+        return None if self.columns.label is None else self._values(self.columns.label, rows)
+
+    def _values(self, name: str, rows: Indices) -> list[Any]:
+        return [self._block(block).value(name, row) for block, row in self._locate(rows)]
 
     def _locate(self, rows: Indices) -> list[tuple[int, int]]:
         """(block, row in block) of each row."""
@@ -54,27 +99,10 @@ class Window:
         starts = np.concatenate([[0], self._ends[:-1]])
         return list(zip(block_of.tolist(), (rows - starts[block_of]).tolist(), strict=True))
 
-    def ids(self, column: str, rows: Indices) -> list[TokenIds]:
-        """Token ids of rows of a text column."""
-        blocks = self._ragged[column]
-        views = []
-        for block, row in self._locate(rows):
-            values, offsets = blocks[block]
-            views.append(values[offsets[row] : offsets[row + 1]])
-        return views
-
-    def texts(self, column: str, rows: Indices) -> list[str]:
-        """Texts of rows of a text column, prompts included."""
-        return self._values(text_of(column), rows)
-
-    def labels(self, rows: Indices) -> list[Any] | None:
-        """Labels of rows, or None without a label column."""
-        return None if self.columns.label is None else self._values(self.columns.label, rows)
-
-    def _values(self, name: str, rows: Indices) -> list[Any]:
-        return [self._blocks[block][name][row].as_py() for block, row in self._locate(rows)]
-
-
-def _views(column: pa.ChunkedArray) -> tuple[TokenIds, npt.NDArray[np.int64]]:
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    return array.values.to_numpy(), array.offsets.to_numpy()
+    def _block(self, number: int) -> _Block:
+        if number not in self._held:
+            self._held[number] = _Block(self._blocks[number])
+            if self._resident is not None and len(self._held) > self._resident:
+                self._held.popitem(last=False)
+        self._held.move_to_end(number)
+        return self._held[number]

@@ -3,54 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ray_st.losses.embed import TOKEN_BUDGET, embed_columns
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The embeddings of one step as a loss sees them.
-
-    Attributes:
-        mine: For each text column the embeddings (n, d) of this rank's rows.
-        pool: For each text column the embeddings (N, d) of the cluster's rows; ``mine`` itself without gathering.
-        offset: Row of ``mine[c][0]`` in ``pool[c]``.
-        labels: Labels of this rank's rows, (n,) or (n, k), or None.
-        pool_labels: Labels of the pool's rows, (N,) or (N, k); ``labels`` itself without gathering.
-    """
-
-    mine: tuple[Tensor, ...]
-    pool: tuple[Tensor, ...]
-    offset: int = 0
-    labels: Tensor | None = None
-    pool_labels: Tensor | None = None
-
-    @classmethod
-    def local(cls, embeddings: Sequence[Tensor], labels: Tensor | None = None) -> Columns:
-        """The columns of a rank that is on its own.
-
-        Args:
-            embeddings: For each text column (n, d).
-            labels: (n,) or (n, k), or None.
-        """
-        return cls(tuple(embeddings), tuple(embeddings), 0, labels, labels)
-
-
-class Gather(Protocol):
-    """Collects rows from all ranks; what training hands to a loss."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether this rank holds only a filler row in this step, which the pool leaves out."""
-
-    def __call__(self, rows: Tensor) -> tuple[Tensor, int]:
-        """Gives the rows of all ranks (N, ...), with gradient where they have one, and where mine (n, ...) begin."""
+from ray_st.losses import labels as label_kinds
+from ray_st.losses.columns import Columns, Gather
+from ray_st.losses.embed import TOKEN_BUDGET, embed_columns, run_plainly
+from ray_st.losses.gradient_cache import CachedRun
+from ray_st.losses.parts import Value
+from ray_st.losses.tiles import TILE_SCORES
 
 
 class Loss(nn.Module, ABC):
@@ -65,19 +31,33 @@ class Loss(nn.Module, ABC):
 
     Attributes:
         text_columns: Least and most number of text columns; None for no upper limit.
-        labels: Kind of label: ``"none"`` or ``"float score"``.
+        labels: Kind of label, one of :data:`ray_st.losses.labels.KINDS`, after ``"optional "`` if they may be missing.
+        parts: Names of the parts, for a loss that gives a dictionary.
+        sums: Whether the loss is a sum over rows, not a mean; it then learns the cluster's number of rows.
         token_budget: Most padded tokens a call of the model; see :func:`ray_st.losses.embed.embed_columns`.
+        tile_scores: Most similarities at a time; see :func:`ray_st.losses.tiles.mean_in_tiles`.
+        mini_batch_size: If set, the model runs on this many rows at a time and its activations are computed again in
+            the backward pass; see :mod:`ray_st.losses.gradient_cache`.
+        mini_batch_num_tokens: The same, by padded tokens instead of rows.
+        show_progress_bar: Whether the cached passes show their progress.
     """
 
-    text_columns: ClassVar[tuple[int, int | None]] = (1, None)
-    labels: ClassVar[str] = "none"
+    text_columns: tuple[int, int | None] = (1, None)
+    labels: str = "none"
+    parts: tuple[str, ...] = ()
+    sums: bool = False
+    mini_batch_size: int | None = None
+    mini_batch_num_tokens: int | None = None
+    show_progress_bar: bool = False
 
     def __init__(self, model: nn.Module, gather_across_devices: bool = False) -> None:
         super().__init__()
         self.model = model
         self.gather_across_devices = gather_across_devices
         self.token_budget = TOKEN_BUDGET
+        self.tile_scores = TILE_SCORES
         self._gather: Gather | None = None
+        self._view: Callable[[nn.Module], nn.Module] = _itself
 
     def bind(self, gather: Gather | None) -> None:
         """Gives the loss its door to the other ranks, or takes it away.
@@ -88,7 +68,7 @@ class Loss(nn.Module, ABC):
         """
         self._gather = gather
 
-    def forward(self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None) -> Tensor:
+    def forward(self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None) -> Value:
         """Embeds the columns and computes the loss.
 
         Args:
@@ -96,18 +76,20 @@ class Loss(nn.Module, ABC):
             labels: (n,) or (n, k), as the loss needs them.
 
         Returns:
-            The loss, a scalar; on an idle rank zero, still joined to every embedding that the step's gradient needs.
+            The loss, a scalar or named scalars to be summed; on an idle rank zero, still joined to every embedding that
+            the step's gradient needs.
 
         Raises:
             ValueError: If the number of columns, their rows, or the labels are not what the loss needs.
         """
-        columns = self.columns(sentence_features, labels)
-        if self._gather is not None and self._gather.idle:
-            return self._zero(columns)
-        return self.compute(columns)
+        columns = self.columns(list(sentence_features), labels)
+        if self._gather is None or not self._gather.idle:
+            return self.compute(columns)
+        zero = self._zero(columns)
+        return dict.fromkeys(self.parts, zero) if self.parts else zero
 
-    def embed(self, sentence_features: Iterable[Mapping[str, Any]]) -> list[Tensor]:
-        """Embeds the columns together, sorted by length and cut into chunks.
+    def embed(self, sentence_features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """Embeds the columns that the loss compares.
 
         Args:
             sentence_features: For each text column ``input_ids`` (n, t), ``attention_mask`` (n, t) and so on.
@@ -115,32 +97,81 @@ class Loss(nn.Module, ABC):
         Returns:
             For each column its embeddings (n, d).
         """
-        return embed_columns(self.model, sentence_features, self.token_budget)
+        return self.run(self.model, sentence_features)
 
-    def columns(
-        self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
-    ) -> Columns:
+    def run(self, model: nn.Module, sentence_features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """Embeds columns together, sorted by length, cut into chunks, and cached if the loss is.
+
+        Args:
+            model: The model, or another one that the loss trains.
+            sentence_features: As in :meth:`embed`.
+        """
+        cached = self.mini_batch_size is not None or self.mini_batch_num_tokens is not None
+        return embed_columns(
+            self._view(model),
+            sentence_features,
+            min(self.token_budget, self.mini_batch_num_tokens or self.token_budget),
+            rows=None if self.mini_batch_num_tokens else self.mini_batch_size,
+            run=CachedRun(self.show_progress_bar) if cached else run_plainly,
+        )
+
+    @contextmanager
+    def seen_through(self, view: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
+        """Lets the loss run another form of its models for a while; how modifiers get at more than one embedding.
+
+        Args:
+            view: Maps a model to a module of the same weights, whose ``sentence_embedding`` may be (n, ..., d).
+        """
+        before, self._view = self._view, view
+        try:
+            yield
+        finally:
+            self._view = before
+
+    def columns(self, features: Sequence[Mapping[str, Any]], labels: Tensor | None = None) -> Columns:
         """Embeds this rank's rows and gathers the pool; arguments and errors as in :meth:`forward`."""
-        features = list(sentence_features)
         self._check_columns(len(features))
         mine = self.embed(features)
         labels = self.check_labels(labels, self._rows(mine))
+        columns = replace(self.pooled(mine, labels), features=tuple(features))
+        if not self.sums or self._gather is None:
+            return columns
+        return replace(columns, total=len(self._gather(mine[0].detach()[:, 0])[0]))
+
+    def pooled(self, mine: Sequence[Tensor], labels: Tensor | None = None) -> Columns:
+        """These rows and, if the loss gathers, those of the other ranks.
+
+        Args:
+            mine: For each column embeddings (n, d) of this rank's rows.
+            labels: (n,) or (n, k), or None.
+        """
         if self._gather is None or not self.gather_across_devices:
             return Columns.local(mine, labels)
-        pool, offset = self._gather(torch.stack(mine, dim=1))
+        pool, offset = self._gather(torch.stack(list(mine), dim=1))
         pool_labels = None if labels is None else self._gather(labels)[0]
         return Columns(tuple(mine), pool.unbind(1), offset, labels, pool_labels)
 
     @abstractmethod
-    def compute(self, columns: Columns) -> Tensor:
+    def compute(self, columns: Columns) -> Value:
         """Computes the loss from embeddings; all that a loss has to bring.
 
         Args:
             columns: Embeddings and labels, already checked.
 
         Returns:
-            The loss of ``columns.mine`` against ``columns.pool``, a scalar.
+            The loss of ``columns.mine`` against ``columns.pool``, a scalar or named scalars to be summed.
         """
+
+    def compute_loss_from_embeddings(
+        self, embeddings: Sequence[Tensor], labels: Tensor | None = None
+    ) -> Value:
+        """The loss of embeddings that are there already, of this rank alone; for losses made of others.
+
+        Args:
+            embeddings: For each text column (n, d).
+            labels: As in :meth:`forward`.
+        """
+        return self.compute(Columns.local(embeddings, self.check_labels(labels, self._rows(embeddings))))
 
     def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
         """Brings labels into the form that :meth:`compute` gets.
@@ -150,21 +181,40 @@ class Loss(nn.Module, ABC):
             rows: Number of rows n of the batch.
 
         Returns:
-            None for losses without labels; for scores one number a row (n,).
+            None for losses without labels; otherwise as :func:`ray_st.losses.labels.check_labels` says.
 
         Raises:
-            ValueError: If labels are missing, not numbers, or not one a row.
+            ValueError: If labels are missing, of another type or shape, NaN, or out of range.
         """
-        if self.labels == "none":
-            return None
-        need = f"{type(self).__name__} needs labels ({self.labels}): a tensor with one number a row, {rows} in all"
-        if not isinstance(labels, Tensor):
-            raise ValueError(
-                f"{need}; found {type(labels).__name__}. Give the dataset a column named label or score."
-            )
-        if labels.is_complex() or labels.numel() != rows:
-            raise ValueError(f"{need}; found {labels.dtype} of shape {tuple(labels.shape)}.")
-        return labels.reshape(-1) if labels.is_floating_point() else labels.reshape(-1).float()
+        return label_kinds.check_labels(self.labels, labels, rows, type(self).__name__)
+
+    def cache(
+        self,
+        mini_batch_size: int | None,
+        mini_batch_num_tokens: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> None:
+        """Turns the gradient cache on; the arguments are described as attributes of the class.
+
+        Raises:
+            ValueError: If a size is not at least 1.
+        """
+        for name, size in (
+            ("mini_batch_size", mini_batch_size),
+            ("mini_batch_num_tokens", mini_batch_num_tokens),
+        ):
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1; got {size}.")
+        self.mini_batch_size = mini_batch_size
+        self.mini_batch_num_tokens = mini_batch_num_tokens
+        self.show_progress_bar = show_progress_bar
+
+    def cache_config(self) -> dict[str, Any]:
+        """The options of the gradient cache, for the model card."""
+        return {
+            "mini_batch_size": self.mini_batch_size,
+            "mini_batch_num_tokens": self.mini_batch_num_tokens,
+        }
 
     def get_config_dict(self) -> dict[str, Any]:
         """The loss's options, for the model card."""
@@ -203,19 +253,5 @@ class Loss(nn.Module, ABC):
         return torch.stack([part.reshape(-1)[:0].sum() for part in parts]).sum()
 
 
-def function_name(function: Callable[..., Any]) -> str:
-    """What to call a function or module that is an option of a loss.
-
-    Args:
-        function: A function, a partial, or a callable object.
-    """
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def at_least_float32(scores: Tensor) -> Tensor:
-    """Raises half precision to float32 for sums of exponentials.
-
-    Args:
-        scores: Any shape, any floating type.
-    """
-    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+def _itself(model: nn.Module) -> nn.Module:
+    return model

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ray_st.losses.base import Columns, Loss, at_least_float32, function_name
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns
+from ray_st.losses.helpers import at_least_float32, function_name
 from ray_st.util.similarity import pairwise_cos_sim
 
 
@@ -31,8 +33,8 @@ class CoSENTLoss(Loss):
         Huang et al. 2024, doi:10.1109/TASLP.2024.3402087.
     """
 
-    text_columns: ClassVar[tuple[int, int | None]] = (2, 2)
-    labels: ClassVar[str] = "float score"
+    text_columns: tuple[int, int | None] = (2, 2)
+    labels: str = "float score"
 
     def __init__(
         self,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ray_st.losses.base import Columns, Loss
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns
 
 
 class CosineSimilarityLoss(Loss):
@@ -24,8 +25,8 @@ class CosineSimilarityLoss(Loss):
         Reimers and Gurevych 2019, arXiv:1908.10084, section 3 (regression objective).
     """
 
-    text_columns: ClassVar[tuple[int, int | None]] = (2, 2)
-    labels: ClassVar[str] = "float score"
+    text_columns: tuple[int, int | None] = (2, 2)
+    labels: str = "float score"
 
     def __init__(
         self,

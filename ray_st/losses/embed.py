@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +28,10 @@ Measured for the CPU with all-MiniLM-L6-v2, forward and backward: 35 ms a call, 
 CALL_TOKENS_ELSEWHERE = 16_384
 """The same for accelerators: an estimate (10 ms to launch a call's kernels, 0.6 µs a token), not a measurement."""
 
+Chunks: TypeAlias = "list[dict[str, Any]]"
+Run: TypeAlias = Callable[[nn.Module, Chunks], Tensor]
+"""Runs a model on chunks of rows, one call a chunk, and gives all their embeddings one after the other."""
+
 _TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids")
 
 
@@ -36,6 +40,8 @@ def embed_columns(
     features: Iterable[Mapping[str, Any]],
     token_budget: int = TOKEN_BUDGET,
     call_tokens: int | None = None,
+    rows: int | None = None,
+    run: Run | None = None,
 ) -> list[Tensor]:
     """Embeds all columns of a batch with as little padding as pays.
 
@@ -50,6 +56,8 @@ def embed_columns(
             ``token_type_ids`` (n, t) and ``prompt_length``, a number or (n,). Left unchanged.
         token_budget: Most padded tokens a call; a single longer row still gets its call.
         call_tokens: What one more call costs, in tokens; by default as measured for the device of the features.
+        rows: Most rows a call; None for no limit.
+        run: Runs the model on the chunks; :func:`run_plainly` by default.
 
     Returns:
         For each column its embeddings (n, d).
@@ -58,22 +66,36 @@ def embed_columns(
         ValueError: If the model gives no ``sentence_embedding``.
     """
     columns = [dict(column) for column in features]
+    run = run or run_plainly
     if not _mergeable(columns):
-        return [_call(model, column) for column in columns]
+        return [run(model, _pieces(column, rows)) for column in columns]
     sizes = [len(column["input_ids"]) for column in columns]
     left = any(_padded_left(column["attention_mask"]) for column in columns)
-    rows = _merge(columns, left, _pad_id(model, columns))
+    merged = _merge(columns, left, _pad_id(model, columns))
     if call_tokens is None:
-        call_tokens = CALL_TOKENS.get(rows["input_ids"].device.type, CALL_TOKENS_ELSEWHERE)
-    chunks = plan_chunks(_lengths(rows["attention_mask"], left), token_budget, call_tokens)
-    embeddings = torch.cat([_call(model, _chunk(rows, chunk, width, left)) for chunk, width in chunks])
+        call_tokens = CALL_TOKENS.get(merged["input_ids"].device.type, CALL_TOKENS_ELSEWHERE)
+    chunks = plan_chunks(_lengths(merged["attention_mask"], left), token_budget, call_tokens, rows)
+    embeddings = run(model, [_chunk(merged, chunk, width, left) for chunk, width in chunks])
     place = np.argsort(np.concatenate([chunk for chunk, _ in chunks]))
     order = torch.from_numpy(place).to(embeddings.device)
     return list(embeddings.index_select(0, order).split(sizes))
 
 
+def run_plainly(model: nn.Module, chunks: Chunks) -> Tensor:
+    """Calls the model once a chunk.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding`` (n, d).
+        chunks: Features of each chunk.
+    """
+    return torch.cat([call(model, chunk) for chunk in chunks])
+
+
 def plan_chunks(
-    lengths: NDArray[np.int64], token_budget: int = TOKEN_BUDGET, call_tokens: int = 0
+    lengths: NDArray[np.int64],
+    token_budget: int = TOKEN_BUDGET,
+    call_tokens: int = 0,
+    rows: int | None = None,
 ) -> list[tuple[NDArray[np.int64], int]]:
     """Cuts rows into chunks of similar length for the least sum of padded tokens and cost of calls.
 
@@ -84,6 +106,7 @@ def plan_chunks(
         lengths: Tokens of each row, at least 1 (n,).
         token_budget: Most padded tokens a chunk; a single longer row is a chunk of its own.
         call_tokens: Cost of one more chunk, in tokens.
+        rows: Most rows a chunk; None for no limit.
 
     Returns:
         For each chunk its row numbers (k,) and its width in tokens.
@@ -94,9 +117,10 @@ def plan_chunks(
     chunks = []
     for start, stop in _cheapest_cuts(widths, ends, call_tokens):
         width = int(widths[stop - 1])
-        rows = order[ends[start] : ends[stop]]
-        pieces = -(-len(rows) // max(1, token_budget // width))
-        chunks += [(piece, int(lengths[piece[-1]])) for piece in np.array_split(rows, pieces)]
+        chosen = order[ends[start] : ends[stop]]
+        most = max(1, min(token_budget // width, rows or len(lengths)))
+        pieces = np.array_split(chosen, -(-len(chosen) // most))
+        chunks += [(piece, int(lengths[piece[-1]])) for piece in pieces]
     return chunks
 
 
@@ -127,6 +151,16 @@ def _mergeable(columns: Sequence[Mapping[str, Any]]) -> bool:
         and all(column[key].ndim == 2 for column in columns for key in keys[0])
         and all(column["input_ids"].numel() for column in columns)
     )
+
+
+def _pieces(column: dict[str, Any], rows: int | None) -> Chunks:
+    """A column of other features, cut where each of its tensors has one entry a row."""
+    tensors = [value for value in column.values() if isinstance(value, Tensor)]
+    sizes = {len(value) if value.ndim else 0 for value in tensors}
+    if rows is None or len(sizes) != 1 or len(tensors) != len(column):
+        return [column]
+    starts = range(0, sizes.pop(), rows)
+    return [{key: value[start : start + rows] for key, value in column.items()} for start in starts]
 
 
 def _padded_left(mask: Tensor) -> bool:
@@ -183,7 +217,12 @@ def _chunk(
     return {key: cut(tensor) for key, tensor in rows.items()}
 
 
-def _call(model: nn.Module, features: dict[str, Any]) -> Tensor:
+def call(model: nn.Module, features: dict[str, Any]) -> Tensor:
+    """The embeddings (n, d) that a model gives for features.
+
+    Raises:
+        ValueError: If the model gives no ``sentence_embedding``.
+    """
     output = model(features)
     if "sentence_embedding" not in output:
         raise ValueError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ray_st.losses.base import Columns, Loss, function_name
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns
+from ray_st.losses.helpers import function_name
 from ray_st.util.similarity import pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
 
 
@@ -43,7 +45,7 @@ class TripletLoss(Loss):
         Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832; Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
     """
 
-    text_columns: ClassVar[tuple[int, int | None]] = (3, 3)
+    text_columns: tuple[int, int | None] = (3, 3)
 
     def __init__(
         self,

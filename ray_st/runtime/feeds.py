@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
 import ray
 
 from ray_st.data.columns import ColumnSpec
 from ray_st.data.feed import Planner
-from ray_st.data.plan import Plan
+from ray_st.data.plan import Indices, Plan
 from ray_st.data.window import Window
 
 
@@ -20,10 +22,11 @@ class PlannerActor:
     Args:
         sampler: The batch sampler.
         epochs: How many epochs the run will at most need.
+        usable: Which row each of the sampler's row indices stands for, where some rows are left out.
     """
 
-    def __init__(self, sampler: Iterable[list[int]], epochs: int) -> None:
-        self._planner = Planner(sampler, epochs)
+    def __init__(self, sampler: Iterable[list[int]], epochs: int, usable: Indices | None) -> None:
+        self._planner = Planner(sampler, epochs, usable)
 
     def steps(self) -> int:
         """Number of global batches of every epoch."""
@@ -34,34 +37,70 @@ class PlannerActor:
         return self._planner.plan(epoch)
 
 
-def start_planner(sampler: Iterable[list[int]], epochs: int) -> Any:
-    """Starts the actor that plans a source's epochs; it takes no CPU from the workers."""
-    return ray.remote(num_cpus=0)(PlannerActor).remote(sampler, epochs)
+def start_planner(sampler: Iterable[list[int]], epochs: int, usable: Indices | None) -> Any:
+    """Starts the actor that plans a feed's epochs; it takes no CPU from the workers."""
+    return ray.remote(num_cpus=0)(PlannerActor).remote(sampler, epochs, usable)
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the blocks of one dataset are.
+
+    Args:
+        references: The blocks in the object store, in order.
+        rows: Rows of each block.
+        columns: The columns of the rows.
+        resident: Most blocks that a rank holds at a time; None for all.
+    """
+
+    references: list[Any]
+    rows: tuple[int, ...]
+    columns: ColumnSpec
+    resident: int | None = None
+
+
+class _Fetched(Sequence[pa.Table]):
+    """Blocks by number, fetched from the object store when asked for."""
+
+    def __init__(self, references: list[Any]) -> None:
+        self._references = references
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def __getitem__(self, number: Any) -> Any:
+        return ray.get(self._references[number])
 
 
 class RayFeed:
     """A feed whose rows are blocks in the object store; small, and the same for every rank.
 
     Args:
-        blocks: References to the encoded blocks, in order.
-        columns: The columns of the rows.
-        rows: Number of rows.
+        shelves: Where each dataset's blocks are, by name.
         steps: Number of global batches of every epoch.
         planner: The actor that plans epochs.
     """
 
-    def __init__(self, blocks: list[Any], columns: ColumnSpec, rows: int, steps: int, planner: Any) -> None:
-        self._blocks, self._columns, self._planner = blocks, columns, planner
-        self.rows, self.steps = rows, steps
+    def __init__(self, shelves: dict[str, Shelf], steps: int, planner: Any) -> None:
+        self._shelves, self._planner = shelves, planner
+        self.names, self.steps = list(shelves), steps
+        self.rows = sum(sum(shelf.rows) for shelf in shelves.values())
 
     def plan(self, epoch: int) -> Plan:
         """The global batches of an epoch."""
         return ray.get(self._planner.plan.remote(epoch))
 
     @cached_property
-    def _window(self) -> Window:
-        return Window(ray.get(self._blocks), self._columns)
+    def windows(self) -> list[Window]:
+        """The rows of each dataset; blocks are fetched when they are needed."""
+        return [
+            Window(_Fetched(shelf.references), shelf.columns, shelf.rows, shelf.resident)
+            for shelf in self._shelves.values()
+        ]
 
-    def window(self) -> Window:
-        """All rows; blocks are fetched at the first call and stay mapped."""
-        return self._window
+    def ahead(self, source: int, rows: Indices) -> None:
+        """Asks Ray to bring the blocks of rows to this node (from another node, or from disk), without waiting."""
+        references = self._shelves[self.names[source]].references
+        wanted = [references[block] for block in self.windows[source].blocks_of(rows)]
+        if wanted:
+            ray.wait(wanted, num_returns=len(wanted), timeout=0, fetch_local=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,54 +13,66 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from ray_st.data.encode import FAULT, Encoding, check_faults, encode_block, keys_of_blocks
-from ray_st.data.keys import Keys
+from ray_st.data.encode import FAULT, TOKENS, TRUNCATED, Encoding, encode_block, hash_of
+from ray_st.data.ingested import Ingested, describe_blocks
 
 BLOCK_ROWS = 8192
 """Rows of a block. Readers split and merge as they like; the order of samples must not depend on it."""
 
+_WINDOW_SHARE = 0.25
+
 
 @dataclass(frozen=True)
-class Ingested:
-    """Encoded rows of a source.
+class Blocks:
+    """An encoded dataset in the object store.
 
     Args:
-        blocks: References to the encoded blocks, in order. The process that made them owns them.
-        keys: Keys of all rows.
+        references: Its blocks, in order. The process that made them owns them.
+        description: What is known of its rows.
     """
 
-    blocks: list[ray.ObjectRef[Any]]
-    keys: Keys
+    references: list[Any]
+    description: Ingested
 
 
-def ingest(source: Any, encoding: Encoding, name: str) -> Ingested:
-    """Checks and encodes all rows of a source, in parallel, in order.
+def ingest(source: Any, encoding: Encoding) -> Blocks:
+    """Encodes all rows of a source, in parallel, in order. What outgrows the object store, Ray spills to disk.
 
     Args:
         source: A :class:`datasets.Dataset` or a Ray Dataset.
         encoding: What to make of its rows.
-        name: What to call the source in errors.
-
-    Raises:
-        RowError: If rows cannot be used.
     """
-    rows = open_source(source, encoding)
-    encoded = rows.map_batches(
-        functools.partial(encode_block, encoding=encoding),
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-    ).materialize()
-    blocks = [entry.ref for bundle in encoded.iter_internal_ref_bundles() for entry in bundle.blocks]
-    key_tables, faults = [], []
-    for block in blocks:
-        table: pa.Table = ray.get(block)
-        if not len(table):
-            continue
-        faults.append(table[FAULT].combine_chunks())
-        key_tables.append(table)
-    check_faults(faults, name)
-    return Ingested(blocks, keys_of_blocks(key_tables, encoding.columns))
+    encoded = (
+        open_source(source, encoding)
+        .map_batches(
+            functools.partial(encode_block, encoding=encoding),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+        )
+        .materialize()
+    )
+    references = [entry.ref for bundle in encoded.iter_internal_ref_bundles() for entry in bundle.blocks]
+    return Blocks(references, _describe(references, encoding))
+
+
+def _describe(references: Sequence[Any], encoding: Encoding) -> Ingested:
+    columns = encoding.columns
+    names = [
+        *map(hash_of, columns.texts),
+        *([columns.label] if columns.label else []),
+        TOKENS,
+        TRUNCATED,
+        FAULT,
+    ]
+    pick = ray.remote(num_cpus=0)(_without_tokens)
+    picked = ray.get([pick.remote(reference, names) for reference in references])
+    return describe_blocks([table for table, _ in picked], columns, [size for _, size in picked])
+
+
+def _without_tokens(block: pa.Table, names: list[str]) -> tuple[pa.Table, int]:
+    """The columns that a plan needs, and the size of the whole block; done where the block lies."""
+    return (block.select(names) if len(block) else block), block.nbytes
 
 
 def open_source(source: Any, encoding: Encoding) -> ray.data.Dataset:
@@ -77,3 +90,9 @@ def open_source(source: Any, encoding: Encoding) -> ray.data.Dataset:
     opened.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plan and its timings, for each dataset
     return opened
+
+
+def default_window_bytes() -> int:
+    """Most bytes of a window: a quarter of the smallest node's object store, as every node maps all of a window."""
+    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    return int(_WINDOW_SHARE * min(store for store in stores if store))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +13,18 @@ import ray.train
 from ray.train import ControllerError, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from ray_st.data.columns import check_rows
 from ray_st.runtime.cluster import default_scaling
 from ray_st.runtime.failures import RunStopped, StopAtRepeatableErrors
-from ray_st.runtime.feeds import RayFeed, start_planner
-from ray_st.runtime.ingest import ingest
+from ray_st.runtime.feeds import RayFeed, Shelf, start_planner
+from ray_st.runtime.ingest import default_window_bytes, ingest
 from ray_st.runtime.worker import work
-from ray_st.training.run import DataPart, Outcome, Run
+from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.feeding import arrange, check_ingested, fingerprint, summary
+from ray_st.training.progress import write_line
+from ray_st.training.run import FeedPart, Outcome, Run
+
+BAD_ROWS = "bad-rows"
+"""How the files begin that list the rows that were left out."""
 
 RESTARTS = 3
 """How often a worker group is restarted when the user gave no ``run_config``."""
@@ -40,14 +46,68 @@ class FeedConfig(DataConfig):
         return [{name: self._feeds[name] for name in datasets} for _ in range(world_size)]
 
 
-def make_feed(part: DataPart) -> RayFeed:
-    """Encodes a dataset and starts its planner."""
-    ingested = ingest(part.source, part.encoding, part.name)
-    check_rows(len(ingested.keys), part.rows_needed, part.name)
-    sampler = part.make_sampler(ingested.keys)
-    planner = start_planner(sampler, part.epochs(len(ingested.keys)))
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """A feed, ready, and what there is to say of it.
+
+    Args:
+        feed: The feed.
+        fingerprint: What the order of its samples depends on.
+        summary: What a user should know of the batches to come, a fact a line.
+        faults: For each dataset, the unusable rows that were left out.
+    """
+
+    feed: RayFeed
+    fingerprint: dict[str, Any]
+    summary: list[str]
+    faults: dict[str, tuple[tuple[int, str], ...]]
+
+
+def make_feed(part: FeedPart) -> Fed:
+    """Encodes the datasets of a feed and starts its planner.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+    if part.window_bytes is None:
+        part = dataclasses.replace(part, window_bytes=default_window_bytes())
+    blocks = {name: ingest(dataset.source, dataset.encoding) for name, dataset in part.datasets.items()}
+    ingested = {name: encoded.description for name, encoded in blocks.items()}
+    check_ingested(part, ingested)
+    arrangement = arrange(part, ingested)
+    planner = start_planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    shelves = {
+        name: Shelf(encoded.references, encoded.description.block_rows, dataset.encoding.columns, resident)
+        for (name, encoded), dataset, resident in zip(
+            blocks.items(), part.datasets.values(), arrangement.resident, strict=True
+        )
+    }
     steps = ray.get(planner.steps.remote())
-    return RayFeed(ingested.blocks, part.encoding.columns, len(ingested.keys), steps, planner)
+    return Fed(
+        feed=RayFeed(shelves, steps, planner),
+        fingerprint=fingerprint(part, ingested),
+        summary=summary(part, ingested, arrangement, steps),
+        faults={name: described.faults for name, described in ingested.items()},
+    )
+
+
+def announce(fed: Mapping[str, Fed], store: CheckpointStore) -> None:
+    """Says what a run is about to do, and puts unusable rows aside in a file of the run's folder.
+
+    Args:
+        fed: The run's feeds.
+        store: The run's folder.
+    """
+    for name, part in fed.items():
+        for line in part.summary:
+            write_line(f"{name}  {line}")
+        for dataset, faults in part.faults.items():
+            if faults:
+                path = f"{store.path}/{BAD_ROWS}-{name.replace(':', '-')}{'-' * bool(dataset)}{dataset}.jsonl"
+                with store.filesystem.open_output_stream(path) as stream:
+                    for row, reason in faults:
+                        stream.write((json.dumps({"row": row, "reason": reason}) + "\n").encode())
+                write_line(f"{name}  the unusable rows are listed in {path}")
 
 
 def launch(

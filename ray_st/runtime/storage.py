@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 from ray.train import RunConfig
 
-from ray_st.training.checkpoint import CheckpointError, CheckpointStore
+from ray_st.runtime.launch import Fed
+from ray_st.training.checkpoint import MANIFEST, CheckpointError, CheckpointStore
+from ray_st.training.feeding import differences
+from ray_st.training.run import TRAIN_FEED
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -86,6 +91,34 @@ def find_checkpoint(store: CheckpointStore, wanted: str | bool | None) -> str | 
     if (folder / "manifest.json").is_file():
         CheckpointStore(str(folder.parent)).check(folder.name)
     return str(folder)
+
+
+def facts_of(fed: Mapping[str, Fed]) -> dict[str, Any]:
+    """What the order of a run's training samples depends on."""
+    return fed[TRAIN_FEED].fingerprint if TRAIN_FEED in fed else {}
+
+
+def check_fingerprint(folder: str, fed: Mapping[str, Fed]) -> None:
+    """Refuses to go on from a checkpoint of a run with other data, as the samples would not be the same.
+
+    Args:
+        folder: The checkpoint's folder.
+        fed: The run's feeds.
+
+    Raises:
+        CheckpointError: Naming what differs.
+    """
+    file = Path(folder) / MANIFEST
+    if not file.is_file():
+        return
+    then = json.loads(file.read_text()).get("data")
+    found = differences(then, facts_of(fed)) if then else []
+    if found:
+        raise CheckpointError(
+            f"{folder} was written with other data or settings, so the order of samples would differ. "
+            + "; ".join(found)
+            + ". Resume with the same data and settings, or set ignore_data_skip=True to start an epoch anew."
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from ray_st.runtime.bar import open_bar
 from ray_st.training.checkpoint import CheckpointStore, Found
+from ray_st.training.ledger import LEDGER, Ledger
 from ray_st.training.place import Place
 from ray_st.training.progress import write_line
 from ray_st.training.run import TRAIN_FEED, Outcome, Run, eval_names
@@ -54,14 +55,17 @@ def _place(run: Run) -> Place:
     storage = ray.train.get_context().get_storage()
     store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id)
     shards: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.feeds}
+    world = world_of_worker()
     return Place(
-        world=world_of_worker(),
+        world=world,
         store=store,
         train=shards.get(TRAIN_FEED),
         evals=eval_names(shards),
         prompt_lengths=run.prompt_lengths,
         report=_Report(store),
         open_bar=open_bar if run.bar else None,
+        facts=run.facts,
+        ledger=Ledger(f"{store.path}/{LEDGER}") if run.ledger and world.is_first else None,
     )
 
 

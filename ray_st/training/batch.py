@@ -20,6 +20,8 @@ LABEL = "label"
 DATASET_NAME = "dataset_name"
 SHARES = "shares"
 """Key of the number of rows that each rank holds in a step; only the loop reads it."""
+BATCH = "batch"
+"""Key of the row numbers of the step's global batch; only the loop reads it."""
 
 _FEATURES = (
     "input_ids",
@@ -30,6 +32,7 @@ _FEATURES = (
     "pixel_values",
 )
 _AHEAD = 2
+_FETCH_AHEAD = 32
 
 Inputs = dict[str, Any]
 Pad = Callable[[Sequence[np.ndarray]], Mapping[str, Tensor]]
@@ -72,7 +75,7 @@ class Collate:
     Args:
         tokenize: Turns texts into padded features; used for rows that hold texts.
         pad: Turns token ids into padded features; used for rows that hold token ids.
-        prompt_lengths: Number of prompt tokens of each column, passed on to the pooling.
+        prompt_lengths: For each dataset, the number of prompt tokens of each column, passed on to the pooling.
         collator: A user's collator, which gets the rows as dictionaries of texts instead.
     """
 
@@ -80,25 +83,34 @@ class Collate:
         self,
         tokenize: Tokenize,
         pad: Pad | None,
-        prompt_lengths: Mapping[str, int] | None = None,
+        prompt_lengths: Mapping[str, Mapping[str, int]] | None = None,
         collator: Collator | None = None,
     ) -> None:
         self._tokenize, self._pad = tokenize, pad
         self._prompt_lengths = prompt_lengths or {}
         self._collator = collator
 
-    def __call__(self, window: Window, rows: Indices) -> Inputs:
-        """Inputs of the given rows."""
-        if self._collator is not None:
-            return self._collator(_dictionaries(window, rows))
+    def __call__(self, window: Window, rows: Indices, dataset: str = "") -> Inputs:
+        """Inputs of some rows of a dataset."""
+        inputs = self._own(window, rows, dataset) if self._collator is None else self._users(window, rows)
+        if dataset:
+            inputs[DATASET_NAME] = dataset
+        return inputs
+
+    def _users(self, window: Window, rows: Indices) -> Inputs:
+        assert self._collator is not None
+        return self._collator(_dictionaries(window, rows))
+
+    def _own(self, window: Window, rows: Indices, dataset: str) -> Inputs:
+        lengths = self._prompt_lengths.get(dataset, {})
         features: dict[str, dict[str, Any]] = {}
         for name in window.columns.texts:
             if window.has_tokens and self._pad is not None:
                 features[name] = dict(self._pad(window.ids(name, rows)))
             else:
                 features[name] = dict(self._tokenize(window.texts(name, rows)))
-            if name in self._prompt_lengths:
-                features[name]["prompt_length"] = self._prompt_lengths[name]
+            if name in lengths:
+                features[name]["prompt_length"] = lengths[name]
         labels = window.labels(rows)
         return flatten(features, None if labels is None else torch.tensor(labels))
 
@@ -127,6 +139,7 @@ class StepDataset(Dataset[Inputs]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray_st-collate")
         self._pending: dict[tuple[int, int], Future[Inputs]] = {}
         self._plan: tuple[int, Plan] | None = None
+        self._starts = np.cumsum([0, *(len(window) for window in feed.windows)])[:-1]
 
     def __len__(self) -> int:
         return self._feed.rows
@@ -145,12 +158,22 @@ class StepDataset(Dataset[Inputs]):
         if self._plan is None or self._plan[0] != epoch:
             self._plan = (epoch, self._feed.plan(epoch))
         plan = self._plan[1]
-        rows = plan.cut(step, self._world)
-        shares = self._world.shares(len(plan.batch(step)))
+        if step + _FETCH_AHEAD < len(plan):
+            self._feed.ahead(*self._locate(plan.cut(step + _FETCH_AHEAD, self._world)))
+        batch, rows = plan.batch(step), plan.cut(step, self._world)
         # A rank without a row still takes part in every collective: it computes on a filler row that counts nothing.
-        inputs = self._collate(self._feed.window(), rows if len(rows) else plan.batch(step)[:1])
-        inputs[SHARES] = shares
+        source, local = self._locate(rows if len(rows) else batch[:1])
+        inputs = self._collate(self._feed.windows[source], local, self._feed.names[source])
+        inputs[SHARES] = self._world.shares(len(batch))
+        inputs[BATCH] = batch
         return inputs
+
+    def _locate(self, rows: Indices) -> tuple[int, Indices]:
+        """The dataset of some rows, and their numbers in it."""
+        if not len(rows):
+            return 0, rows
+        source = int(np.searchsorted(self._starts, rows[0], side="right")) - 1
+        return source, rows - self._starts[source]
 
 
 class EpochSteps:

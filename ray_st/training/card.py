@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import datasets
+from torch import nn
 
-from ray_st.training.run import TRAIN_FEED, DataPart, eval_names
-from ray_st.training.step import losses_of
+from ray_st.training.parts import loss_for
+from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, eval_names
+from ray_st.training.step import LossOrLosses, losses_of
 from ray_st.training_args import SentenceTransformerTrainingArguments
 
 _SAMPLES = 3
 
 
-def describe_run(trainer: Any, parts: Mapping[str, DataPart]) -> None:
+def describe_run(trainer: Any, parts: Mapping[str, FeedPart]) -> None:
     """Notes a run in the card of the model that it trains, before it starts.
 
     Args:
@@ -25,12 +27,10 @@ def describe_run(trainer: Any, parts: Mapping[str, DataPart]) -> None:
     if card is None:
         return
     card.set_losses(list(losses_of(trainer.loss).values()))
-    loss = type(next(iter(losses_of(trainer.loss).values()))).__name__
     if TRAIN_FEED in parts:
-        card.set_train_dataset_metadata([_facts("train", parts[TRAIN_FEED], loss)])
-    card.set_eval_dataset_metadata(
-        [_facts(name or "eval", part, loss) for name, part in eval_names(parts).items()]
-    )
+        card.set_train_dataset_metadata(_facts("train", parts[TRAIN_FEED], trainer.loss))
+    evals = [facts for part in eval_names(parts).values() for facts in _facts("eval", part, trainer.loss)]
+    card.set_eval_dataset_metadata(evals)
     card.set_hyperparameters(changed_arguments(trainer.args))
 
 
@@ -44,10 +44,18 @@ def changed_arguments(args: SentenceTransformerTrainingArguments) -> dict[str, A
     }
 
 
-def _facts(name: str, part: DataPart, loss: str) -> dict[str, Any]:
-    facts: dict[str, Any] = {"name": name, "columns": list(part.encoding.columns.names), "loss": loss}
+def _facts(kind: str, part: FeedPart, loss: LossOrLosses) -> list[dict[str, Any]]:
+    return [
+        _dataset_facts(name or kind, dataset, loss_for(loss, name, dataset.label))
+        for name, dataset in part.datasets.items()
+    ]
+
+
+def _dataset_facts(name: str, part: DataPart, loss: nn.Module) -> dict[str, Any]:
+    columns = list(part.encoding.columns.names)
+    facts: dict[str, Any] = {"name": name, "columns": columns, "loss": type(loss).__name__}
     if isinstance(part.source, datasets.Dataset):
-        columns = part.source.select_columns(list(part.encoding.columns.names))
+        rows = part.source.select_columns(columns)
         facts["size"] = len(part.source)
-        facts["samples"] = [list(row.values()) for row in columns.select(range(min(_SAMPLES, len(columns))))]
+        facts["samples"] = [list(row.values()) for row in rows.select(range(min(_SAMPLES, len(rows))))]
     return facts

@@ -106,6 +106,7 @@ class CheckpointStore:
         }
         manifest = {"format": 1, "run_id": self.run_id, "step": step, **facts, "files": files}
         if not self.is_local:
+            self.filesystem.create_dir(self.location(folder.name), recursive=True)
             pafs.copy_files(
                 str(folder),
                 self.location(folder.name),

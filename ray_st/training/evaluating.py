@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from ray_st.training import collectives
-from ray_st.training.batch import SHARES, Inputs
+from ray_st.training.batch import BATCH, SHARES, Inputs
 from ray_st.training.dealt import dealt_encoding
 from ray_st.training.stepping import SteppingTrainer
 
@@ -53,6 +53,7 @@ class EvaluatingTrainer(SteppingTrainer):
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for inputs in dataloader:
             shares = inputs.pop(SHARES)
+            inputs.pop(BATCH)
             self._gather.share(shares)
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():

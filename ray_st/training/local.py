@@ -6,34 +6,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_st.data.encode import FAULT, check_faults, encode_block, keys_of_blocks
+from ray_st.data.encode import encode_block
 from ray_st.data.feed import MemoryFeed, Planner
+from ray_st.data.ingested import describe_blocks
 from ray_st.data.window import Window
 from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.feeding import arrange, check_ingested
 from ray_st.training.place import Place
-from ray_st.training.run import TRAIN_FEED, DataPart, eval_names
+from ray_st.training.run import TRAIN_FEED, FeedPart, eval_names
 from ray_st.world import World
 
 
-def memory_feed(part: DataPart) -> MemoryFeed:
-    """Encodes a :class:`datasets.Dataset` here and plans its batches.
+def memory_feed(part: FeedPart) -> MemoryFeed:
+    """Encodes datasets here and plans their batches.
 
     Args:
-        part: One dataset of a run.
+        part: The datasets of a feed; each a :class:`datasets.Dataset`.
 
     Raises:
-        RowError: If rows cannot be used.
+        ValueError: If rows cannot be used.
     """
-    table = part.source.with_format("arrow")[:].select(list(part.encoding.columns.names))
-    block = encode_block(table, part.encoding)
-    check_faults([block[FAULT].combine_chunks()], part.name)
-    keys = keys_of_blocks([block], part.encoding.columns)
-    planner = Planner(part.make_sampler(keys), part.epochs(len(keys)))
-    return MemoryFeed(Window([block], part.encoding.columns), planner)
+    windows, ingested = {}, {}
+    for name, dataset in part.datasets.items():
+        columns = dataset.encoding.columns
+        table = dataset.source.with_format("arrow")[:].select(list(columns.names))
+        block = encode_block(table, dataset.encoding)
+        windows[name], ingested[name] = Window([block], columns), describe_blocks([block], columns)
+    check_ingested(part, ingested)
+    arrangement = arrange(part, ingested)
+    return MemoryFeed(windows, Planner(arrangement.sampler, arrangement.epochs, arrangement.usable))
 
 
 def local_place(
-    parts: Mapping[str, DataPart], folder: str | Path, world: World | None = None, **options: Any
+    parts: Mapping[str, FeedPart], folder: str | Path, world: World | None = None, **options: Any
 ) -> Place:
     """The surroundings of a worker in this process.
 

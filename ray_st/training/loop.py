@@ -28,6 +28,12 @@ RANDOM_STATE = "rng_state_{rank}.pth"
 class TrainingLoop(EvaluatingTrainer):
     """The whole loop of a worker."""
 
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self._used and self.here.ledger is not None:
+            self.here.ledger.write(self.state.global_step, self._used)
+        self._used.clear()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Writes one checkpoint from the first rank, seals it, then tells Ray and deletes old ones."""
         place = self.here
@@ -54,7 +60,7 @@ class TrainingLoop(EvaluatingTrainer):
 
     def _cursor(self) -> dict[str, Any]:
         """Where in the data the run is; a check only, as the position follows from the global step."""
-        return {"epoch": self.state.epoch, "seed": self.args.seed, "data_seed": self.args.data_seed}
+        return {"epoch": self.state.epoch, "data": dict(self.here.facts)}
 
     def _newest_metrics(self) -> dict[str, Any]:
         newest: dict[str, Any] = {"step": self.state.global_step, "epoch": self.state.epoch}
@@ -121,6 +127,8 @@ class TrainingLoop(EvaluatingTrainer):
 
     def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
         positions = super()._init_training_state(*args, **kwargs)
+        if self.here.ledger is not None:
+            self.here.ledger.rewind(self.state.global_step)
         best = self.state.best_global_step
         if best and best in self.here.store.steps():
             # transformers forgets a best checkpoint that is not a folder on this machine.

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import datasets
+from torch import nn
 
 from ray_st.data.columns import ColumnSpec, check_columns, check_rows, check_types, split_columns
 from ray_st.data.encode import Encoder, Encoding
-from ray_st.training.run import DataPart
-from ray_st.training.step import LossOrLosses, losses_of
+from ray_st.training.run import DataPart, FeedPart
+from ray_st.training.step import LossOrLosses
 
 
 def columns_of(source: Any, name: str) -> ColumnSpec:
@@ -37,61 +38,59 @@ def columns_of(source: Any, name: str) -> ColumnSpec:
     return columns
 
 
-def prompts_of(prompts: Any, columns: ColumnSpec, name: str) -> dict[str, str]:
-    """The prompt of each text column of a dataset.
-
-    Args:
-        prompts: None, one prompt for all columns, or one for each column name.
-        columns: The dataset's columns.
-        name: What to call the dataset in errors.
-
-    Raises:
-        ValueError: If a prompt is for a column that the dataset does not have.
-    """
-    if not prompts:
-        return {}
-    if isinstance(prompts, str):
-        return dict.fromkeys(columns.texts, prompts)
-    unknown = [column for column in prompts if column not in columns.texts]
-    if unknown:
-        raise ValueError(
-            f"args.prompts names columns {unknown}, which {name} does not have as texts; it has {list(columns.texts)}."
-        )
-    return dict(prompts)
-
-
 def make_part(
     source: Any,
-    name: str,
-    loss: LossOrLosses,
+    label: str,
+    loss: nn.Module,
     encoder: Encoder | None,
-    prompts: Any,
-    make_sampler: Callable[[Any], Any],
-    epochs: Callable[[int], int] = lambda rows: 1,
-    rows_needed: int = 1,
+    prompts: Callable[[ColumnSpec], dict[str, str]],
+    batch_size: int,
+    make_sampler: Callable[[Any, int], Any],
 ) -> DataPart:
     """One dataset of a run, refused if its loss cannot use it.
 
     Args:
         source: A :class:`datasets.Dataset` or a Ray Dataset.
-        name: What to call it in errors.
-        loss: The loss, or one for each dataset.
+        label: What to call it in errors.
+        loss: Its loss.
         encoder: Turns texts into token ids; None where rows stay texts.
-        prompts: As in the training arguments.
-        make_sampler: Makes the batch sampler from the rows' keys.
-        epochs: How many epochs will at most be planned, as a function of the number of rows.
-        rows_needed: Least number of rows.
+        prompts: Gives the prompt of each text column.
+        batch_size: Rows of a global batch.
+        make_sampler: Makes the batch sampler from the rows' keys and a seed.
 
     Raises:
         ValueError: If the dataset does not fit.
     """
-    columns = columns_of(source, name)
-    for part in losses_of(loss).values():
-        check_columns(columns, part, name)
+    columns = columns_of(source, label)
+    check_columns(columns, loss, label)
     if isinstance(source, datasets.Dataset):
-        check_rows(len(source), rows_needed, name)
-    encoding = Encoding(columns, encoder, prompts=prompts_of(prompts, columns, name))
-    return DataPart(name, source, encoding, make_sampler, epochs, rows_needed)
+        check_rows(len(source), 1, label)
+    chosen = prompts(columns)
+    lengths: dict[str, int] = {}
+    if encoder is not None:
+        lengths = {column: encoder.prompt_length(prompt) for column, prompt in chosen.items()}  # type: ignore[attr-defined]
+    return DataPart(
+        label, source, Encoding(columns, encoder, prompts=chosen), batch_size, make_sampler, lengths
+    )
+
+
+def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:
+    """The loss of a dataset.
+
+    Args:
+        loss: One loss for all, or one for each dataset name.
+        dataset: The dataset's name.
+        label: What to call it in errors.
+
+    Raises:
+        ValueError: If losses are given by name and there is none for this dataset.
+    """
+    if not isinstance(loss, Mapping):
+        return loss
+    if dataset not in loss:
+        name = repr(dataset) if dataset else "a single dataset, which has no name"
+        raise ValueError(f"{label}: loss is given for the datasets {list(loss)}, but not for {name}.")
+    return loss[dataset]
 
 
 def epochs_needed(args: Any, global_batch: int) -> Callable[[int], int]:
@@ -110,11 +109,11 @@ def epochs_needed(args: Any, global_batch: int) -> Callable[[int], int]:
     return epochs
 
 
-def named(eval_dataset: Any) -> Mapping[str, Any]:
-    """Evaluation datasets by name; a single one has the name ""."""
-    if eval_dataset is None:
+def named(dataset: Any) -> Mapping[str, Any]:
+    """Datasets by name; a single one has the name ""."""
+    if dataset is None:
         return {}
-    return eval_dataset if isinstance(eval_dataset, dict) else {"": eval_dataset}
+    return dataset if isinstance(dataset, dict) else {"": dataset}
 
 
 def names_of(eval_dataset: Any) -> Any:
@@ -122,3 +121,13 @@ def names_of(eval_dataset: Any) -> Any:
     if isinstance(eval_dataset, dict):
         return {name: name for name in eval_dataset}
     return None if eval_dataset is None else ""
+
+
+def prompt_lengths(parts: Mapping[str, FeedPart]) -> dict[str, Mapping[str, int]]:
+    """For each dataset name of a run, the number of prompt tokens of each text column."""
+    return {
+        name: dataset.prompt_lengths
+        for part in parts.values()
+        for name, dataset in part.datasets.items()
+        if dataset.prompt_lengths
+    }

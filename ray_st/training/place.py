@@ -8,6 +8,7 @@ from typing import Any
 
 from ray_st.data.feed import Feed
 from ray_st.training.checkpoint import CheckpointStore, Found
+from ray_st.training.ledger import Ledger
 from ray_st.training.progress import OpenBar
 from ray_st.world import World
 
@@ -27,7 +28,9 @@ class Place:
         store: Where checkpoints are written and found.
         train: Batches to train on.
         evals: Batches of each evaluation dataset; a single dataset has the name "".
-        prompt_lengths: Number of prompt tokens of each text column.
+        prompt_lengths: For each dataset, the number of prompt tokens of each text column.
+        facts: What a checkpoint notes besides its step: what the order of samples depends on.
+        ledger: Where to write down which rows each step used, or None.
         report: Called on every rank after each checkpoint with the newest metrics.
         open_bar: Opens a progress bar of so many steps on the user's terminal; None for plain lines.
     """
@@ -36,6 +39,8 @@ class Place:
     store: CheckpointStore
     train: Feed | None = None
     evals: Mapping[str, Feed] = field(default_factory=dict)
-    prompt_lengths: Mapping[str, int] = field(default_factory=dict)
+    prompt_lengths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     report: Report = no_report
     open_bar: OpenBar | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    ledger: Ledger | None = None

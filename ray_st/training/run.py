@@ -30,20 +30,46 @@ class DataPart:
     """One dataset of a run.
 
     Args:
-        name: What to call it in errors.
+        label: What to call it in errors.
         source: A :class:`datasets.Dataset` or a Ray Dataset.
         encoding: What to make of its rows.
-        make_sampler: Makes the batch sampler from the rows' keys.
-        epochs: How many epochs will at most be planned, as a function of the number of rows.
-        rows_needed: Least number of rows.
+        batch_size: Rows of a global batch.
+        make_sampler: Makes the batch sampler from the keys of the rows, or of a window's rows, and a seed.
+        prompt_lengths: Number of prompt tokens of each text column.
     """
 
-    name: str
+    label: str
     source: Any
     encoding: Encoding
-    make_sampler: Callable[[Any], Any]
+    batch_size: int
+    make_sampler: Callable[[Any, int], Any]
+    prompt_lengths: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FeedPart:
+    """The datasets whose batches make up one stream.
+
+    Args:
+        datasets: The datasets by name; a single one has the name "".
+        mix: Makes the sampler over several datasets from :class:`ray_st.data.mixing.Concatenated` keys, a sampler for
+            each, and a seed; None for a single dataset.
+        epochs: How many epochs will at most be planned, as a function of the number of rows.
+        rows_needed: Least number of rows.
+        seed: Seed of the order.
+        drop_last: Whether batches that are not full are left out.
+        skip_bad_rows: Whether unusable rows are left out; otherwise they are an error.
+        window_bytes: Most bytes of a dataset's encoded rows to shuffle at once; None for no bound.
+    """
+
+    datasets: Mapping[str, DataPart]
+    mix: Callable[[Any, list[Any], int], Any] | None = None
     epochs: Callable[[int], int] = lambda rows: 1
     rows_needed: int = 1
+    seed: int = 0
+    drop_last: bool = False
+    skip_bad_rows: bool = False
+    window_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +82,10 @@ class Run:
         task: What the trainer does there; returns a picklable value.
         feeds: Names of its datasets.
         resume_from: Path of the checkpoint folder from which the run starts, or None.
-        prompt_lengths: Number of prompt tokens of each text column.
+        prompt_lengths: For each dataset, the number of prompt tokens of each text column.
         bar: Whether the driver has a terminal on which to show a bar.
+        facts: What the order of samples depends on; goes into manifests.
+        ledger: Whether to write down which rows each step used.
     """
 
     run_id: str
@@ -65,8 +93,10 @@ class Run:
     task: Callable[[Any, str | None], Any]
     feeds: tuple[str, ...] = ()
     resume_from: str | None = None
-    prompt_lengths: Mapping[str, int] = field(default_factory=dict)
+    prompt_lengths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     bar: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    ledger: bool = False
 
 
 @dataclass(frozen=True)

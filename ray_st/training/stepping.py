@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from ray_st.data.feed import Feed
 from ray_st.training import collectives
-from ray_st.training.batch import DATASET_NAME, SHARES, Collate, Inputs, collect, step_loader
+from ray_st.training.batch import BATCH, DATASET_NAME, SHARES, Collate, Inputs, collect, step_loader
 from ray_st.training.place import Place
 from ray_st.training.step import Step, losses_of
 from ray_st.training_args import SentenceTransformerTrainingArguments
@@ -121,6 +121,7 @@ class SteppingTrainer(Trainer):
         """
         model.train()
         shares = inputs.pop(SHARES)
+        self._used.append(inputs.pop(BATCH))
         self._gather.share(shares)
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
@@ -140,6 +141,7 @@ class SteppingTrainer(Trainer):
         if not training:
             return self.model
         self.bind_losses()
+        self._used: list[Any] = []
         # Mixed precision belongs to the model's forward alone: a loss's similarities are computed as the model
         # gives them.
         self.accelerator.prepare_model(self.model, evaluation_mode=True)

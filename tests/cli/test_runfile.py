@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ray_st.cli.runfile import RunFileError, read_run
-from ray_st.data.files import TableSpec
+from ray_st.data.table_spec import TableSpec
 
 TEXT = """
 model: some/model

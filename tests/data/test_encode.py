@@ -12,6 +12,7 @@ from ray_st.data.columns import ColumnSpec
 from ray_st.data.encode import (
     FAULT,
     TOKENS,
+    TRUNCATED,
     Encoding,
     RowError,
     check_faults,
@@ -21,6 +22,7 @@ from ray_st.data.encode import (
     keys_of_blocks,
     text_of,
 )
+from ray_st.data.ingested import describe_blocks
 from ray_st.data.keys import hash_texts
 
 PAIRS = ColumnSpec(("q", "a"))
@@ -42,7 +44,15 @@ def ids(*texts: str) -> list[list[int]]:
 
 def test_rows_keep_their_order() -> None:
     block = encode({"a": ["yes", "no", "a"], "extra": [1, 2, 3], "q": ["x", "why", "x"]})
-    assert block.column_names == [hash_of("q"), ids_of("q"), hash_of("a"), ids_of("a"), TOKENS, FAULT]
+    assert block.column_names == [
+        hash_of("q"),
+        ids_of("q"),
+        hash_of("a"),
+        ids_of("a"),
+        TOKENS,
+        TRUNCATED,
+        FAULT,
+    ]
     assert block[ids_of("q")].to_pylist() == ids("x", "why", "x")
     assert block[ids_of("a")].to_pylist() == ids("yes", "no", "a")
     assert block[hash_of("q")].to_pylist() == hash_texts(["x", "why", "x"]).tolist()
@@ -62,6 +72,11 @@ def test_chunks_and_slices_make_no_difference() -> None:
     )
 
 
+def refuse(*blocks: pa.Table) -> None:
+    described = describe_blocks(blocks, ColumnSpec(("q", "a")))
+    check_faults(described.faults, described.rows, "data")
+
+
 def test_zero_rows() -> None:
     empty = {
         "q": pa.array([], pa.string()),
@@ -72,7 +87,7 @@ def test_zero_rows() -> None:
         block = encode(empty, ColumnSpec(("q", "a"), "label"), encoder=encoder)
         assert len(block) == 0
         assert block.schema.field(TOKENS).type == pa.int64()
-    check_faults([block[FAULT]], "data")
+    assert block[FAULT].null_count == 0
 
 
 def test_zero_rows_of_a_real_encoder(tiny_model: Any) -> None:
@@ -124,7 +139,7 @@ def test_a_column_of_something_else_than_texts_is_a_fault(column: list[Any], fou
     with pytest.raises(
         RowError, match=rf"^data: row {row}, column 'a': expected a text, {found}\. {2 - row} of 2 rows"
     ):
-        check_faults([block[FAULT]], "data")
+        refuse(block)
     assert block[ids_of("a")].to_pylist()[row] == ids("")[0]
 
 
@@ -134,9 +149,8 @@ def test_the_first_fault_of_all_blocks_is_named_and_all_are_counted() -> None:
     with pytest.raises(
         RowError, match=r"^data: row 3, column 'a'.* 3 of 6 rows cannot be used; correct or remove"
     ):
-        check_faults([block[FAULT].combine_chunks() for block in (good, bad)], "data")
-    check_faults([good[FAULT]], "data")
-    check_faults([], "data")
+        refuse(good, bad)
+    refuse(good)
 
 
 def labelled(labels: Any) -> pa.Table:
@@ -183,7 +197,8 @@ def test_other_labels_are_faults(labels: Any, faulty: int, found: str) -> None:
     block = labelled(labels)
     message = rf"row {faulty}, column 'label': expected a finite number as label, found {found} \(.*{2 - faulty} of 2"
     with pytest.raises(RowError, match=message):
-        check_faults([block[FAULT]], "data")
+        described = describe_blocks([block], ColumnSpec(("q",), "label"))
+        check_faults(described.faults, described.rows, "data")
 
 
 def test_keys_of_blocks() -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ray_st import losses
-from ray_st.losses.base import Columns, Loss
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns
 from ray_st.util import dot_score, pairwise_dot_score
 
 DOUBLE = torch.float64

@@ -14,7 +14,12 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+from ray_st import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+    losses,
+)
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 
 pytestmark = pytest.mark.ray
@@ -50,7 +55,11 @@ class KillOnce(TrainerCallback):
         self.step, self.marker = step, marker
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step and args.process_index == args.world_size - 1 and not self.marker.exists():
+        if (
+            state.global_step == self.step
+            and args.process_index == args.world_size - 1
+            and not self.marker.exists()
+        ):
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -112,4 +112,6 @@ def test_twenty_steps_give_the_peers_losses(
         theirs = _peer_losses(tmp_path / "peer", tiny_folder, rows, name)
     assert len(ours) == STEPS
     assert ours == pytest.approx(theirs, abs=1e-4)
-    assert ours[0] != pytest.approx(ours[-1], abs=1e-2)  # it learnt something, so the comparison says something
+    assert ours[0] != pytest.approx(
+        ours[-1], abs=1e-2
+    )  # it learnt something, so the comparison says something

@@ -119,6 +119,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", range(len(COUNTS)), ids=[str(counts) for counts in COUNTS])
+@pytest.mark.slow
 def test_the_mean_over_ranks_is_the_whole_batch_in_loss_and_gradient(
     said: list[dict[str, Any]], case: int
 ) -> None:
@@ -131,6 +132,7 @@ def test_the_mean_over_ranks_is_the_whole_batch_in_loss_and_gradient(
 
 
 @pytest.mark.parametrize("case", range(len(COUNTS)), ids=[str(counts) for counts in COUNTS])
+@pytest.mark.slow
 def test_the_pool_is_the_whole_batch_on_every_rank_without_fillers(
     said: list[dict[str, Any]], case: int
 ) -> None:
@@ -141,6 +143,7 @@ def test_the_pool_is_the_whole_batch_on_every_rank_without_fillers(
         assert offset == sum(COUNTS[case][:rank])
 
 
+@pytest.mark.slow
 def test_ranks_know_and_tell_each_other(said: list[dict[str, Any]]) -> None:
     assert [other["world"] for other in said] == [World(0, 2), World(1, 2)]
     for other in said:
@@ -150,6 +153,7 @@ def test_ranks_know_and_tell_each_other(said: list[dict[str, Any]]) -> None:
         assert other["rows"].tolist() == [[0], [0], [1]]
 
 
+@pytest.mark.slow
 def test_rows_without_gradient_and_of_other_types_are_gathered(said: list[dict[str, Any]]) -> None:
     for rank, other in enumerate(said):
         pool, offset = other["integers"]

@@ -31,9 +31,10 @@ def cell_sizes(array: pa.Array) -> Sizes:
     if is_text(kind) or is_binary(kind):
         return _numbers(pc.binary_length(array))
     if pat.is_list(kind) or pat.is_large_list(kind):
-        ends = np.concatenate([[0], np.cumsum(cell_sizes(array.values))])
         offsets = array.offsets.to_numpy()
-        return np.diff(ends[offsets])  # type: ignore[no-any-return]
+        inner = array.values.slice(offsets[0], offsets[-1] - offsets[0])
+        ends = np.concatenate([[0], np.cumsum(cell_sizes(inner))])
+        return np.diff(ends[offsets - offsets[0]])
     if pat.is_struct(kind):
         return np.sum([cell_sizes(part) for part in array.flatten()], axis=0, dtype=np.int64) + np.zeros(
             len(array), dtype=np.int64
@@ -88,7 +89,7 @@ def _spread(values: Sizes, indices: pa.Array) -> Sizes:
 
 
 def _numbers(array: pa.Array) -> Sizes:
-    return pc.fill_null(pc.cast(array, pa.int64()), 0).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    return pc.fill_null(pc.cast(array, pa.int64()), 0).to_numpy(zero_copy_only=False)
 
 
 def _decodes(value: bytes) -> bool:

@@ -85,7 +85,9 @@ def reading(name: str, kind: str) -> Iterator[None]:
             f"{name}: permission denied; allow this user, or the credentials in use, to read it."
         ) from error
     except FileNotFoundError as error:
-        raise SourceError(f"{name}: no such file; paths without a scheme start at the working directory.") from error
+        raise SourceError(
+            f"{name}: no such file; paths without a scheme start at the working directory."
+        ) from error
     except (pa.ArrowException, OSError, EOFError) as error:
         raise SourceError(
             f"{name}: cannot be read as {kind}: {said(error)} Is it of another format, or damaged?"

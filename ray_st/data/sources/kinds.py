@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from ray_st.data.columns import LABEL_COLUMNS
@@ -41,7 +43,9 @@ def named_type(value: str | pa.DataType, column: str) -> pa.DataType:
         return pa.type_for_alias(value)
     except ValueError as error:
         known = ("string", "int64", "float32", "float64", "bool", "binary")
-        raise SourceError(f"types: column {column!r}: unknown type {value!r}; {did_you_mean(value, known)}") from error
+        raise SourceError(
+            f"types: column {column!r}: unknown type {value!r}; {did_you_mean(value, known)}"
+        ) from error
 
 
 def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
@@ -60,12 +64,11 @@ def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     return None
 
 
-def agreed(schemas: Iterable[tuple[str, Mapping[str, pa.DataType]]], exact: bool) -> dict[str, pa.DataType]:
+def agreed(schemas: Iterable[tuple[str, Mapping[str, pa.DataType]]]) -> dict[str, pa.DataType]:
     """The columns of several files, which must have the same.
 
     Args:
         schemas: Name and columns of each file, in order.
-        exact: Whether a column that the first file lacks is refused, too.
 
     Raises:
         SourceError: At the first file that differs, naming file, column and types.
@@ -76,7 +79,7 @@ def agreed(schemas: Iterable[tuple[str, Mapping[str, pa.DataType]]], exact: bool
     for name, columns in schemas:
         if not leader:
             leader, types, origin = name, dict(columns), dict.fromkeys(columns, name)
-        _check_names(name, columns, leader, types, exact)
+        _check_names(name, columns, leader, types)
         for column, known in types.items():
             found = columns[column]
             common = merged(known, found)
@@ -91,19 +94,23 @@ def agreed(schemas: Iterable[tuple[str, Mapping[str, pa.DataType]]], exact: bool
     return types
 
 
-def _check_names(name: str, columns: Iterable[str], leader: str, types: Iterable[str], exact: bool) -> None:
+def _check_names(name: str, columns: Iterable[str], leader: str, types: Iterable[str]) -> None:
     found, expected = list(columns), list(types)
     missing = next((column for column in expected if column not in found), None)
     if missing is not None:
-        raise SourceError(f"{name}: column {missing!r} is missing; found {found}, expected {expected} as in {leader}.")
+        raise SourceError(
+            f"{name}: column {missing!r} is missing; found {found}, expected {expected} as in {leader}."
+        )
     extra = next((column for column in found if column not in expected), None)
-    if exact and extra is not None:
+    if extra is not None:
         raise SourceError(
             f"{name}: column {extra!r} is not in {leader}, which has {expected}; name those to read in `columns`."
         )
 
 
-def pick(columns: Mapping[str, pa.DataType], wanted: Sequence[str] | None, name: str) -> dict[str, pa.DataType]:
+def pick(
+    columns: Mapping[str, pa.DataType], wanted: Sequence[str] | None, name: str
+) -> dict[str, pa.DataType]:
     """The wanted columns, in their order.
 
     Raises:
@@ -163,10 +170,25 @@ def cast(array: pa.Array, kind: pa.DataType) -> Converted:
     try:
         return array.cast(kind), []
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return from_values(array.to_pylist(), kind)
+        odd = [place for place in range(len(array)) if not _casts(array.slice(place, 1), kind)]
+    keep = np.ones(len(array), dtype=bool)
+    keep[odd] = False
+    return pc.if_else(pa.array(keep), array, None).cast(kind) if keep.any() else pa.nulls(
+        len(array), kind
+    ), odd
 
 
-def _converted(values: Sequence[Any], convert: Callable[[Sequence[Any]], pa.Array], kind: pa.DataType) -> Converted:
+def _casts(array: pa.Array, kind: pa.DataType) -> bool:
+    try:
+        array.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    return True
+
+
+def _converted(
+    values: Sequence[Any], convert: Callable[[Sequence[Any]], pa.Array], kind: pa.DataType
+) -> Converted:
     errors = (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError)
     try:
         return convert(values), []

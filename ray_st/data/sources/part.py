@@ -48,15 +48,21 @@ class Part:
         """Whether it can only be read on the machine that made it (or one that sees the same files)."""
         return self.unit.local
 
-    def count(self) -> int:
-        """Rows, those that cannot be used included: from a footer if there is one, otherwise by reading."""
-        start, stop = self._span(None if self.stop is not None else self.unit.count())
-        return max(stop - start, 0)
+    def count(self, most: int | None = None) -> int:
+        """Rows, those that cannot be used included: from a footer if there is one, otherwise by reading.
+
+        Args:
+            most: Counting may stop there.
+        """
+        if self.stop is None:
+            skipped = self._base - self.unit.first
+            return max(self.unit.count(None if most is None else most + skipped) - skipped, 0)
+        return max(self.stop - self._base, 0)
 
     def within(self, start: int, stop: int) -> Part:
         """The part of rows `start` up to `stop`, counted from this part's first."""
-        first, end = self._span(None if self.stop is not None else first_and(self.unit, stop, self.start))
-        return replace(self, start=first + start, stop=min(first + stop, end))
+        end = self._base + stop
+        return replace(self, start=self._base + start, stop=end if self.stop is None else min(end, self.stop))
 
     def chosen(self, columns: Sequence[tuple[str, str]]) -> Part:
         """The part with only some columns: for each its name here, and its new name."""
@@ -88,11 +94,9 @@ class Part:
                     table = ready.table.rename_columns(list(self.names))
                     yield table.append_column(ROW, pa.array(ready.rows)) if numbered else table
 
-    def _span(self, end: int | None) -> tuple[int, int]:
-        start = max(self.start, self.unit.first)
-        stop = self.unit.first + end if end is not None else self.stop
-        assert stop is not None
-        return start, stop
+    @property
+    def _base(self) -> int:
+        return max(self.start, self.unit.first)
 
     def _report(self, report: Report) -> Report:
         def within(bad: BadRow) -> None:
@@ -145,11 +149,6 @@ class Part:
     def _wrong_type(self, chunk: Chunk, place: int, field: pa.Field, value: Any) -> BadRow:
         reason = f"expected {field.type}, found {shown(value)}"
         return BadRow(self.name, int(chunk.rows[place]), reason, field.name, raw=snippet(repr(value)))
-
-
-def first_and(unit: Unit, rows: int, start: int) -> int:
-    """Rows of a unit that has at least these many after a start, without counting them."""
-    return max(start - unit.first, 0) + rows
 
 
 def _is_coded(array: pa.Array) -> bool:

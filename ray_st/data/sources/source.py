@@ -74,8 +74,8 @@ class Unit(Protocol):
     def first(self) -> int:
         """Number of its first row in its file."""
 
-    def count(self) -> int:
-        """Its rows, those that cannot be used included."""
+    def count(self, most: int | None = None) -> int:
+        """Its rows, those that cannot be used included; may stop counting at `most`."""
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
         """Its rows, in order.

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_st.data.files import TableError, TableSpec, read_table
+from ray_st.data.sources import SourceError
+from ray_st.data.table_spec import TableSpec, open_table, read_table
 
 ROWS = [
     {"a": "one", "b": "first", "score": 1.0},
@@ -72,7 +74,7 @@ def test_an_empty_field_is_missing(files: Path) -> None:
 
 def test_the_format_can_be_said(files: Path) -> None:
     (files / "odd.data").write_text((files / "t.csv").read_text())
-    with pytest.raises(TableError, match=r"odd\.data.*set `format`"):
+    with pytest.raises(SourceError, match=r"odd\.data.*set `format`"):
         read_table(TableSpec(str(files / "odd.data")))
     assert len(read_table(TableSpec(str(files / "odd.data"), format="csv"))) == 3
 
@@ -85,27 +87,58 @@ def test_the_format_can_be_said(files: Path) -> None:
         ({"columns": ["scores"]}, r"t\.csv: no column 'scores'; did you mean 'score'\?"),
         ({"rename": {"x": "y"}}, r"no column 'x'; known: a, b, score"),
         ({"format": "cvs"}, r"unknown format 'cvs'; did you mean 'csv'\?"),
-        ({"split": "test"}, "test"),
-        ({"format": "parquet"}, r"t\.csv: cannot be read as parquet"),
-        ({"format": "json"}, r"t\.csv: cannot be read as json"),
+        ({"split": "test"}, "no split 'test': files are the split 'train'"),
+        ({"split": "train[:x]"}, "expected a whole number"),
+        ({"split": "train[3:]"}, r"\[3:\] of its rows are none"),
+        ({"path": {"train": "t.csv"}, "split": "trian"}, "did you mean 'train'"),
+        ({"subset": "en"}, "`subset` is for a dataset of the Hub"),
+        ({"path": None, "hub": "somebody/something", "format": "csv"}, "`format` is for files"),
+        ({"rows": 0}, "rows: expected at least 1"),
+        ({"types": {"score": "flaot64"}}, "unknown type 'flaot64'; did you mean 'float64'"),
+        ({"format": "parquet"}, r"t\.csv: cannot be read as Parquet"),
+        ({"format": "json"}, r"t\.csv, line 1: not JSON"),
         ({"format": "text", "delimiter": ";"}, "`delimiter` is for CSV"),
         ({"hub": "somebody/something"}, "either `path`"),
         ({"path": None}, "either `path`"),
     ],
 )
 def test_what_cannot_be_read_is_refused(files: Path, changes: dict[str, object], message: str) -> None:
-    with pytest.raises(TableError, match=message):
+    with pytest.raises(SourceError, match=message):
         read_table(TableSpec(**{"path": str(files / "t.csv"), **changes}))  # type: ignore[arg-type]
 
 
 def test_ragged_rows_name_the_file(files: Path) -> None:
     (files / "ragged.csv").write_text("a,b\none,two\none,two,three,four\n")
-    with pytest.raises(TableError, match=r"ragged\.csv: cannot be read as csv.*line 3"):
+    with pytest.raises(SourceError, match=r"ragged\.csv, line 3: expected 2 fields, found 4"):
         read_table(TableSpec(str(files / "ragged.csv")))
 
 
 def test_a_hub_that_cannot_be_reached_names_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(TableError, match="somebody/something"):
+    with pytest.raises(SourceError, match="somebody/something"):
         read_table(TableSpec(hub="somebody/something"))
+
+
+def test_splits_by_name_are_joined(files: Path) -> None:
+    spec = TableSpec(
+        {"train": str(files / "t.csv"), "test": [str(files / "t.tsv")]},
+        format=None,
+        split="train[:1]+train[-1:]",
+    )
+    assert read_table(spec).to_list() == [ROWS[0], ROWS[2]]
+    both = TableSpec(
+        {"train": str(files / "t.csv"), "test": str(files / "t.jsonl")}, split="test[:50%]+train"
+    )
+    assert read_table(both).to_list() == [*ROWS[:2], *ROWS]
+
+
+def test_a_folder_of_save_to_disk(files: Path) -> None:
+    rows = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"dev": rows, "test": rows.select([1])}).save_to_disk(str(files / "saved"))
+    spec = TableSpec(str(files / "saved"), split="dev[1:]+test", columns=["b"])
+    assert read_table(spec).to_list() == [{"b": "NA"}, {"b": "tab"}, {"b": "NA"}]
+    with pytest.raises(SourceError, match="no split 'train'; known: dev, test"):
+        open_table(TableSpec(str(files / "saved")))
+    with pytest.raises(SourceError, match="`types` is for files, not for a folder that save_to_disk wrote"):
+        open_table(TableSpec(str(files / "saved"), split="dev", types={"a": "string"}))

@@ -1,0 +1,84 @@
+"""Arrow files: the IPC file format (also called Feather) and the IPC stream format, which ``datasets`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_st.data.sources.errors import Report, SourceError, reading
+from ray_st.data.sources.kinds import plain
+from ray_st.data.sources.places import File
+from ray_st.data.sources.source import Chunk, Limits
+
+_KIND = "Arrow"
+_FILE_MAGIC, _FEATHER_1_MAGIC = b"ARROW1", b"FEA1"
+
+
+@dataclass(frozen=True)
+class ArrowFile:
+    """An Arrow file. A local one is mapped; of a remote one a record batch, as the file has them, is held at a time.
+
+    Args:
+        file: The file.
+    """
+
+    file: File
+    first: int = 0
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return self.file.name
+
+    @property
+    def local(self) -> bool:
+        """Whether the file is on this machine."""
+        return self.file.local
+
+    def count(self, most: int | None = None) -> int:
+        """Rows, by going through the record batches."""
+        with reading(self.name, _KIND), _opened(self.file) as reader:
+            return sum(len(batch) for batch in _batches(reader))
+
+    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
+        """The rows, record batch by record batch."""
+        first = 0
+        with reading(self.name, _KIND), _opened(self.file) as reader:
+            for batch in _batches(reader):
+                table = pa.Table.from_batches([batch]).select(schema.names)
+                for start in range(0, len(batch), limits.rows):
+                    part = table.slice(start, limits.rows)
+                    yield Chunk(part, np.arange(first + start, first + start + len(part)))
+                first += len(batch)
+
+
+def open_arrow(file: File) -> tuple[dict[str, pa.DataType], list[ArrowFile]]:
+    """Columns of an Arrow file and its one unit."""
+    with reading(file.name, _KIND), _opened(file) as reader:
+        columns = {field.name: plain(field.type) for field in reader.schema}
+    return columns, [ArrowFile(file)]
+
+
+@contextmanager
+def _opened(file: File) -> Iterator[Any]:
+    with file.open_random() as handle:
+        magic = handle.read(6)
+        handle.seek(0)
+        if magic.startswith(_FEATHER_1_MAGIC):
+            raise SourceError(
+                f"{file.name}: is in the old Feather format 1; write it again with pyarrow.feather."
+            )
+        open_reader = pa.ipc.open_file if magic == _FILE_MAGIC else pa.ipc.open_stream
+        with open_reader(handle) as reader:
+            yield reader
+
+
+def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
+    if isinstance(reader, pa.RecordBatchFileReader):
+        return (reader.get_batch(place) for place in range(reader.num_record_batches))
+    return iter(reader)

@@ -1,0 +1,155 @@
+"""Less of a source, or several as one: columns by name, rows by slices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from ray_st.data.sources.errors import SourceError
+from ray_st.data.sources.kinds import agreed
+from ray_st.data.sources.part import Part
+from ray_st.data.sources.source import Source
+from ray_st.data.sources.splits import Bounds
+from ray_st.util.names import did_you_mean
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A source with columns renamed, then chosen and put in order.
+
+    Args:
+        source: The source.
+        keep: Columns in their order, by their new names; by default all. Others are not read.
+        rename: New names by old ones.
+    """
+
+    source: Source
+    keep: Sequence[str] | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
+        """Arrow type of each column; see :meth:`Source.columns`."""
+        pairs = self._pairs(wanted)
+        types = self.source.columns(list(dict.fromkeys([*self.rename, *(old for old, _ in pairs)])))
+        return {new: types[old] for old, new in pairs}
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """The source's parts, with these columns."""
+        pairs = self._pairs(wanted)
+        return [part.chosen(pairs) for part in self.source.parts([old for old, _ in pairs])]
+
+    def _pairs(self, wanted: Sequence[str] | None) -> list[tuple[str, str]]:
+        """Old and new name of each column."""
+        asked = self.keep if wanted is None else wanted
+        if asked is None:
+            pairs = [(old, self.rename.get(old, old)) for old in self.source.columns()]
+        else:
+            olds = {new: old for old, new in self.rename.items()}
+            pairs = [(olds.get(new, new), new) for new in asked]
+            self._check_asked(asked, olds)
+        news = [new for _, new in pairs]
+        double = next((new for new in news if news.count(new) > 1), None)
+        if double is not None:
+            raise SourceError(
+                f"{self.name}: column {double!r} would be there twice; rename or leave out one."
+            )
+        if not news:
+            raise SourceError(f"{self.name}: `columns` names none; leave it away to read all.")
+        return pairs
+
+    def _check_asked(self, asked: Sequence[str], renamed: Mapping[str, str]) -> None:
+        for new in asked:
+            if self.keep is not None and new not in self.keep:
+                raise SourceError(f"{self.name}: no column {new!r}; {did_you_mean(new, self.keep)}")
+            if new in self.rename and new not in renamed:
+                raise SourceError(f"{self.name}: no column {new!r}: it is renamed to {self.rename[new]!r}.")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A slice of a source's rows. Rows that cannot be used count, so a slice does not depend on what becomes of them.
+
+    Args:
+        source: The source.
+        bounds: Where to cut. Percentages and places from the end need all rows counted first: footers say it for
+            Parquet; text files and queries are read once for it.
+    """
+
+    source: Source
+    bounds: Bounds
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    def columns(self, wanted: Sequence[str] | None = None) -> Mapping[str, pa.DataType]:
+        """The source's."""
+        return self.source.columns(wanted)
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """The source's parts that the slice touches, cut where it ends.
+
+        Raises:
+            SourceError: If the slice is empty.
+        """
+        parts = self.source.parts(wanted)
+        if self.bounds.everything:
+            return parts
+        start, stop = self._span(parts)
+        kept, seen = [], 0
+        for part in parts:
+            if stop is not None and seen >= stop:
+                break
+            rows = part.count(None if stop is None else stop - seen)
+            first, end = max(start - seen, 0), rows if stop is None else min(stop - seen, rows)
+            if first < end:
+                kept.append(part.within(first, end))
+            seen += rows
+        if not kept:
+            total = sum(part.count() for part in parts)
+            raise SourceError(f"{self.name}: {self.bounds} of its rows are none; it has {total}.")
+        return kept
+
+    def _span(self, parts: Sequence[Part]) -> tuple[int, int | None]:
+        if self.bounds.relative:
+            return self.bounds.rows(sum(part.count() for part in parts))
+        start = self.bounds.start.number if self.bounds.start else 0
+        return start, self.bounds.stop.number if self.bounds.stop else None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Sources with the same columns, one after the other.
+
+    Args:
+        sources: At least one.
+    """
+
+    sources: Sequence[Source]
+
+    @property
+    def name(self) -> str:
+        """All names."""
+        return " + ".join(source.name for source in self.sources)
+
+    def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
+        """Arrow type of each column, one that holds the values of all; see :meth:`Source.columns`."""
+        return agreed((source.name, source.columns(wanted)) for source in self.sources)
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """The parts of each, in order."""
+        types = self.columns(wanted)
+        return [_typed(part, types) for source in self.sources for part in source.parts(list(types))]
+
+
+def _typed(part: Part, types: Mapping[str, pa.DataType]) -> Part:
+    fields = zip(part.schema.names, part.names, strict=True)
+    return replace(part, schema=pa.schema([(old, types[new]) for old, new in fields]))

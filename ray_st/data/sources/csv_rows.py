@@ -1,0 +1,133 @@
+"""CSV and TSV: records by the rules of RFC 4180, each line accounted for."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ray_st.data.sources.errors import SourceError
+from ray_st.data.sources.kinds import Converted, from_words, type_of_words
+from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
+from ray_st.data.sources.records import Record, infer, sample
+from ray_st.data.sources.source import Limits
+
+
+@dataclass(frozen=True)
+class Csv:
+    """How to read delimited text. Only an empty field is a missing value: ``NA`` and ``null`` are words.
+
+    Args:
+        delimiter: What separates fields.
+        quoted: Whether quotation marks enclose fields.
+        names: Column names, if there is no header row.
+    """
+
+    delimiter: str = ","
+    quoted: bool = True
+    names: tuple[str, ...] | None = None
+
+    def columns(self, stream: Any, limits: Limits, name: str) -> dict[str, pa.DataType]:
+        """Header and types of a file."""
+        feed = _Feed(read_lines(stream, limits.line, name), limits.line)
+        header = self._header(feed, name)
+        return infer(sample(self._rows(feed, header)), type_of_words, header)
+
+    def records(self, stream: Any, limits: Limits, name: str) -> Iterator[Record]:
+        """The rows after the header; blank lines are none."""
+        feed = _Feed(read_lines(stream, limits.line, name), limits.line)
+        yield from self._rows(feed, self._header(feed, name))
+
+    def convert(self, values: Sequence[Any], kind: pa.DataType) -> Converted:
+        """Fields as a column."""
+        return from_words(values, kind)
+
+    def _header(self, feed: _Feed, name: str) -> Sequence[str]:
+        if self.names is not None:
+            return self.names
+        fields, fault = next(self._parsed(feed), (None, None))
+        if fields is None or fault is not None:
+            raise SourceError(f"{name}, line 1: no header row: {fault or 'the file has no lines'}.")
+        double = next((field for field in fields if not field or fields.count(field) > 1), None)
+        if double is not None:
+            what = f"has {double!r} twice" if double else "has a column without a name"
+            raise SourceError(f"{name}, line 1: the header {what}; if there is no header, give `names`.")
+        return fields
+
+    def _rows(self, feed: _Feed, header: Sequence[str]) -> Iterator[Record]:
+        width = len(header)
+        for row, (fields, fault) in enumerate(self._parsed(feed)):
+            if fault is None and len(fields) != width:
+                fault = f"expected {width} fields, found {len(fields)}"
+            if fault is not None:
+                yield Record(row, feed.line, {}, feed.size, fault, feed.raw)
+            else:
+                values = [field or None for field in fields]
+                yield Record(row, feed.line, dict(zip(header, values, strict=True)), feed.size)
+
+    def _parsed(self, feed: _Feed) -> Iterator[tuple[list[str], str | None]]:
+        """Fields of each record and what is wrong with it; after a fault reading goes on with the next line."""
+        reader = self._reader(feed)
+        while True:
+            feed.begin()
+            try:
+                fields = next(reader)
+            except StopIteration:
+                if feed.fault is None:
+                    return
+                fields, reader = [], self._reader(feed)
+            except csv.Error as error:
+                feed.fault = feed.fault or self._meant(str(error), feed)
+                fields, reader = [], self._reader(feed)
+            if fields or feed.fault is not None:
+                yield fields, feed.fault
+
+    def _reader(self, feed: _Feed) -> Any:
+        # The module's own bound is 128 KiB a field, for the whole process; ours is on lines and cells.
+        csv.field_size_limit(max(csv.field_size_limit(), feed.limit))
+        options: dict[str, Any] = {} if self.quoted else {"quoting": csv.QUOTE_NONE}
+        return csv.reader(feed, delimiter=self.delimiter, strict=True, **options)
+
+    def _meant(self, said: str, feed: _Feed) -> str:
+        if "end of data" in said:
+            return f"a quotation mark is never closed (read up to line {feed.last})"
+        return f"{said}; if quotation marks are part of the text, set quoted: false"
+
+
+class _Feed:
+    """Lines as ``csv.reader`` takes them, and what to remember of the record under way."""
+
+    def __init__(self, lines: Iterator[Line], limit: int) -> None:
+        self.limit = limit
+        self._lines = lines
+        self.last = 0
+        self.begin()
+
+    def begin(self) -> None:
+        self.line, self.size = self.last + 1, 0
+        self.fault: str | None = None
+        self.raw: bytes = b""
+
+    def __iter__(self) -> _Feed:
+        return self
+
+    def __next__(self) -> str:
+        if self.size > self.limit:
+            self.fault = f"a record of more than {self.limit:,} bytes: is a quotation mark not closed?"
+            raise StopIteration
+        line = next(self._lines)
+        if not self.raw:
+            self.raw = line.data[:200]
+        self.last = line.number
+        self.size += len(line.data)
+        if not line.whole:
+            self.fault = too_long(self.limit)
+            raise StopIteration
+        try:
+            return line.data.decode()
+        except UnicodeDecodeError:
+            self.fault = self.fault or undecodable(line.data)
+            return line.data.decode("utf-8", "replace")

@@ -1,0 +1,226 @@
+"""Files as a source: Parquet, Arrow, JSON, CSV, TSV and plain text, on any file system that pyarrow opens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any, cast
+
+import pyarrow as pa
+from pyarrow.fs import FileSystem
+
+from ray_st.data.sources.arrow_ipc import open_arrow
+from ray_st.data.sources.csv_rows import Csv
+from ray_st.data.sources.errors import Report, SourceError, reading
+from ray_st.data.sources.json_rows import Json, Text
+from ray_st.data.sources.kinds import agreed, named_type, pick
+from ray_st.data.sources.parquet import open_parquet
+from ray_st.data.sources.part import Part
+from ray_st.data.sources.places import File, Paths, list_files
+from ray_st.data.sources.records import gather
+from ray_st.data.sources.source import Chunk, Limits, Unit
+from ray_st.util.names import did_you_mean
+
+FORMATS = ("csv", "tsv", "json", "parquet", "arrow", "text")
+"""The file formats that are read."""
+
+_SUFFIXES = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+    ".txt": "text",
+}
+_PACKED = (".gz", ".bz2", ".zst", ".lz4")
+_OPENERS = 16
+
+Form = Csv | Json | Text
+Opened = tuple[Mapping[str, pa.DataType], Sequence[Unit]]
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A file of lines, read from start to end.
+
+    Args:
+        file: The file.
+        form: What its lines are.
+        kind: The format's name, for errors.
+    """
+
+    file: File
+    form: Form
+    kind: str
+    first: int = 0
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return self.file.name
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine."""
+        return self.file.local
+
+    def columns(self, limits: Limits) -> dict[str, pa.DataType]:
+        """Columns and types, from its first rows; where these hold nothing the type is null."""
+        with reading(self.name, self.kind), self.file.open_stream() as stream:
+            return self.form.columns(stream, limits, self.name)
+
+    def count(self, most: int | None = None) -> int:
+        """Rows, by reading it."""
+        with reading(self.name, self.kind), self.file.open_stream() as stream:
+            return sum(1 for _ in islice(self.form.records(stream, Limits(), self.name), most))
+
+    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
+        """The rows, converted to the schema's types."""
+        with reading(self.name, self.kind), self.file.open_stream() as stream:
+            records = self.form.records(stream, limits, self.name)
+            yield from gather(records, schema, self.form.convert, limits, report, self.name)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Rows in files of one format, in the order of the files, which are sorted by path.
+
+    In CSV and TSV files only an empty field is a missing value. Types of text formats are told from the first rows of
+    each file; a value that does not fit them is an error that names it. All files have the same columns.
+
+    Args:
+        path: A file, folder, pattern or URI, or a list of them; see :func:`~ray_st.data.sources.places.list_files`.
+        format: One of :data:`FORMATS`; by default told from the suffixes.
+        filesystem: A pyarrow file system on which the paths are; by default told from the URI's scheme.
+        names: Column names of a CSV or TSV file that has no header row.
+        delimiter: What separates fields in CSV and TSV; by default a comma, or a tab.
+        quoted: Whether quotation marks enclose fields; by default true for CSV, false for TSV.
+        types: Types of columns by name, where what the first rows say is not meant.
+        limits: Bounds on what is held in memory.
+
+    Raises:
+        SourceError: If options contradict each other.
+    """
+
+    path: Paths
+    format: str | None = None
+    filesystem: FileSystem | None = None
+    names: Sequence[str] | None = None
+    delimiter: str | None = None
+    quoted: bool | None = None
+    types: Mapping[str, str | pa.DataType] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if self.format is not None and self.format not in FORMATS:
+            raise SourceError(
+                f"{self.name}: unknown format {self.format!r}; {did_you_mean(self.format, FORMATS)}"
+            )
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise SourceError(f"{self.name}: delimiter: expected one character, found {self.delimiter!r}.")
+
+    @property
+    def name(self) -> str:
+        """The paths as they were given."""
+        return ", ".join(map(str, self.path)) if isinstance(self.path, list | tuple) else str(self.path)
+
+    @cached_property
+    def files(self) -> list[File]:
+        """The files, in order."""
+        ends = [end for end, kind in _SUFFIXES.items() if self.format in (None, kind)]
+        return list_files(
+            self.path, self.filesystem, [*ends, *(end + packed for end in ends for packed in _PACKED)]
+        )
+
+    @cached_property
+    def kind(self) -> str:
+        """The files' format."""
+        kinds = [self.format or _format_of(file) for file in self.files]
+        other = next((place for place, kind in enumerate(kinds) if kind != kinds[0]), None)
+        if other is not None:
+            raise SourceError(
+                f"{self.files[other].name}: its suffix says {kinds[other]}, but that of {self.files[0].name} says "
+                f"{kinds[0]}; read one format at a time, or set `format`."
+            )
+        self._check_options(kinds[0])
+        return kinds[0]
+
+    def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
+        """Arrow type of each column; see :meth:`Source.columns`."""
+        found = [
+            (file.name, self._declared(_kept(types, wanted)))
+            for file, (types, _) in zip(self.files, self._opened, strict=True)
+        ]
+        pick(found[0][1], wanted, self.files[0].name)
+        types = agreed(found)
+        if self.kind in ("csv", "tsv", "json"):
+            types = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in types.items()}
+        return pick(types, wanted, self.name)
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """A part for each file, or for some row groups of a Parquet file; see :meth:`Source.parts`."""
+        schema = pa.schema(list(self.columns(wanted).items()))
+        return [
+            Part(unit, schema, tuple(schema.names), limits=self.limits)
+            for _, units in self._opened
+            for unit in units
+        ]
+
+    @cached_property
+    def _opened(self) -> list[Opened]:
+        with ThreadPoolExecutor(_OPENERS) as pool:
+            return list(pool.map(self._open, self.files))
+
+    def _open(self, file: File) -> Opened:
+        if self.kind == "parquet":
+            return open_parquet(file)
+        if self.kind == "arrow":
+            return open_arrow(file)
+        unit = TextFile(file, self._form(), self.kind)
+        return unit.columns(self.limits), [cast(Unit, unit)]
+
+    def _form(self) -> Form:
+        if self.kind not in ("csv", "tsv"):
+            return Json() if self.kind == "json" else Text()
+        delimiter = self.delimiter or ("," if self.kind == "csv" else "\t")
+        quoted = self.kind == "csv" if self.quoted is None else self.quoted
+        return Csv(delimiter, quoted, None if self.names is None else tuple(self.names))
+
+    def _declared(self, types: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
+        return {
+            name: named_type(self.types[name], name) if name in self.types else kind
+            for name, kind in types.items()
+        }
+
+    def _check_options(self, kind: str) -> None:
+        given = [name for name in ("names", "delimiter", "quoted") if getattr(self, name) is not None]
+        if given and kind not in ("csv", "tsv"):
+            raise SourceError(f"{self.name}: `{given[0]}` is for CSV and TSV files, not for {kind}.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+
+def _kept(types: Mapping[str, pa.DataType], wanted: Sequence[str] | None) -> dict[str, pa.DataType]:
+    return {name: kind for name, kind in types.items() if wanted is None or name in wanted}
+
+
+def _format_of(file: File) -> str:
+    stem, suffix = os.path.splitext(file.path.lower())
+    if suffix in _PACKED:
+        suffix = os.path.splitext(stem)[1]
+    if suffix not in _SUFFIXES:
+        raise SourceError(
+            f"{file.name}: the suffix does not tell the format; set `format` to one of {FORMATS}."
+        )
+    return _SUFFIXES[suffix]

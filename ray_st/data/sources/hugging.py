@@ -1,0 +1,271 @@
+"""Datasets of the ``datasets`` library: in memory, on disk, streamed, or from the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_st.data.sources.errors import Report, SourceError, said
+from ray_st.data.sources.kinds import from_values, pick, plain, type_of_values
+from ray_st.data.sources.memory import PART_ROWS, Slice
+from ray_st.data.sources.part import Part
+from ray_st.data.sources.records import Record, gather, infer, sample, value_size
+from ray_st.data.sources.source import Chunk, Limits
+from ray_st.util.names import did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+_FIRST_STEP = 16
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a Dataset that is mapped from disk.
+
+    Args:
+        dataset: The dataset, whose rows are read through its indices.
+        name: What errors call it.
+        first: Number of the first row.
+        stop: Number after the last one.
+    """
+
+    dataset: Dataset
+    name: str
+    first: int
+    stop: int
+    local: bool = True
+
+    def count(self, most: int | None = None) -> int:
+        """Rows."""
+        return self.stop - self.first
+
+    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
+        """The rows, as many at a time as the last ones' sizes suggest."""
+        rows = self.dataset.select_columns(schema.names).with_format("arrow")
+        start, step = self.first, min(_FIRST_STEP, limits.rows)
+        while start < self.stop:
+            table = rows[start : min(start + step, self.stop)]
+            yield Chunk(table, np.arange(start, start + len(table)))
+            start += len(table)
+            fitting = limits.bytes // (table.nbytes // len(table) + 1)
+            step = max(1, min(fitting, 4 * step, limits.rows))
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows as the library hands them over one by one: streams, and datasets with a transform.
+
+    Args:
+        make: Starts reading.
+        name: What errors call it.
+        rows: How many are read; None reads all.
+        first: Number of the first row.
+    """
+
+    make: Callable[[], Iterator[Mapping[str, Any]]]
+    name: str
+    rows: int | None = None
+    first: int = 0
+    local: bool = True
+
+    def records(self) -> Iterator[Record]:
+        """The rows."""
+        for row, values in enumerate(islice(self.make(), self.rows), self.first):
+            yield Record(row, None, values, sum(map(value_size, values.values())))
+
+    def count(self, most: int | None = None) -> int:
+        """Rows, by reading them."""
+        return sum(1 for _ in islice(self.records(), most))
+
+    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
+        """The rows, converted to the schema's types."""
+        yield from gather(self.records(), schema, from_values, limits, report, self.name)
+
+
+@dataclass(frozen=True)
+class _Range:
+    """Iterates over some rows of a dataset, through its transform."""
+
+    dataset: Dataset
+    start: int
+    stop: int
+
+    def __call__(self) -> Iterator[Mapping[str, Any]]:
+        return (self.dataset[row] for row in range(self.start, self.stop))
+
+
+@dataclass(frozen=True)
+class _Stream:
+    dataset: IterableDataset
+
+    def __call__(self) -> Iterator[Mapping[str, Any]]:
+        return iter(self.dataset)
+
+
+@dataclass(frozen=True)
+class HfDataset:
+    """A :class:`datasets.Dataset` as a source: its rows in the order of its indices, through its transform.
+
+    Args:
+        dataset: The dataset. A format (``with_format("torch")``) is left aside; a transform (``set_transform``) is
+            applied row by row, and may change the columns.
+        name: What errors call it.
+        limits: Bounds on what is read at a time.
+    """
+
+    dataset: Dataset
+    name: str = "the dataset"
+    limits: Limits = field(default_factory=Limits)
+
+    def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
+        """Arrow type of each column; see :meth:`Source.columns`."""
+        return pick(self._types, wanted, self.name)
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """Parts of :data:`~ray_st.data.sources.memory.PART_ROWS` rows; see :meth:`Source.parts`."""
+        schema = pa.schema(list(self.columns(wanted).items()))
+        starts = range(0, len(self.dataset), PART_ROWS)
+        units = [
+            self._unit(start, min(start + PART_ROWS, len(self.dataset)), schema.names) for start in starts
+        ]
+        return [Part(unit, schema, tuple(schema.names), limits=self.limits) for unit in units]
+
+    @cached_property
+    def _types(self) -> dict[str, pa.DataType]:
+        if self._transformed:
+            stop = min(len(self.dataset), _FIRST_STEP)
+            first = sample(Examples(_Range(self.dataset, 0, stop), self.name).records())
+            return infer(first, lambda _, values: type_of_values(values))
+        return {item.name: plain(item.type) for item in self.dataset.features.arrow_schema}
+
+    @property
+    def _transformed(self) -> bool:
+        return bool(self.dataset.format["type"] == "custom")
+
+    def _unit(self, start: int, stop: int, names: list[str]) -> Any:
+        if self._transformed:
+            return Examples(_Range(self.dataset, start, stop), self.name, first=start)
+        if self.dataset.cache_files:  # mapped from files: what travels is where they are
+            return Rows(self.dataset, self.name, start, stop)
+        table = self.dataset.select_columns(names).with_format("arrow")[start:stop]
+        return Slice(table, self.name, start)
+
+
+@dataclass(frozen=True)
+class HfStream:
+    """A :class:`datasets.IterableDataset` as a source, read from its start each time.
+
+    Args:
+        dataset: The stream. It must start anew, with the same rows, each time it is iterated over.
+        rows: How many rows are read; None reads all, so the stream must end.
+        name: What errors call it.
+        limits: Bounds on what is read at a time.
+    """
+
+    dataset: IterableDataset
+    rows: int | None = None
+    name: str = "the stream"
+    limits: Limits = field(default_factory=Limits)
+
+    def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
+        """Arrow type of each column, from its features or first rows; see :meth:`Source.columns`."""
+        return pick(self._types, wanted, self.name)
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """One part: a stream is read from its start; see :meth:`Source.parts`."""
+        schema = pa.schema(list(self.columns(wanted).items()))
+        return [Part(self._unit, schema, tuple(schema.names), limits=self.limits)]
+
+    @property
+    def _unit(self) -> Examples:
+        return Examples(_Stream(self.dataset), self.name, self.rows)
+
+    @cached_property
+    def _types(self) -> dict[str, pa.DataType]:
+        if self.dataset.features is not None:
+            return {item.name: plain(item.type) for item in self.dataset.features.arrow_schema}
+        types = infer(sample(self._unit.records()), lambda _, values: type_of_values(values))
+        if not types:
+            raise SourceError(f"{self.name}: the stream has no rows; its columns cannot be told.")
+        return types
+
+
+def load_hub(
+    path: str,
+    config: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    streaming: bool = False,
+) -> Dataset | IterableDataset:
+    """Loads one split of a dataset of the Hub, or of the Hub's cache when offline. No code of a dataset is run.
+
+    Raises:
+        SourceError: If it is not there, cannot be reached, or has no such configuration or split.
+    """
+    import datasets
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return datasets.load_dataset(path, config, split=split, revision=revision, streaming=streaming)
+    except (DatasetsError, OSError, ValueError) as error:
+        offline = (
+            " HF_HUB_OFFLINE is set: only what the cache holds is used."
+            if datasets.config.HF_HUB_OFFLINE
+            else ""
+        )
+        raise SourceError(
+            f"{path}: split {split!r} of this dataset of the Hub cannot be loaded: {said(error)}{offline} "
+            "For a private or gated one, log in with `hf auth login`; for a file or folder, check the path."
+        ) from error
+
+
+def is_saved(path: str) -> bool:
+    """Whether a path is a folder that ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote."""
+    return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def load_saved(path: str, split: str = "train") -> Dataset:
+    """Opens a folder that ``save_to_disk`` wrote; a single dataset is the split ``train``.
+
+    Raises:
+        SourceError: If it is damaged or has no such split.
+    """
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(path)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise SourceError(f"{path}: this folder of save_to_disk cannot be opened: {said(error)}") from error
+    splits = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
+    if not isinstance(loaded, dict) and split == "train":
+        return loaded
+    if split not in splits:
+        raise SourceError(f"{path}: no split {split!r}; {did_you_mean(split, splits)}")
+    return splits[split]
+
+
+def from_hugging_face(value: Any, name: str, rows: int | None, limits: Limits) -> HfDataset | HfStream | None:
+    """A source for what the library makes; None if it is something else.
+
+    Raises:
+        SourceError: If it is several datasets at once.
+    """
+    import datasets
+
+    if isinstance(value, datasets.Dataset):
+        return HfDataset(value, name, limits)
+    if isinstance(value, datasets.IterableDataset):
+        return HfStream(value, rows, name, limits)
+    if isinstance(value, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise SourceError(
+            f"{name}: expected one dataset, found the splits {list(value)}; choose one by its name."
+        )
+    return None

@@ -1,0 +1,100 @@
+"""JSON: an object a line, or one list of objects; and plain text, a line a row."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ray_st.data.sources.errors import SourceError, shown
+from ray_st.data.sources.kinds import Converted, from_values, from_words, type_of_values
+from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
+from ray_st.data.sources.records import Record, infer, sample, value_size
+from ray_st.data.sources.source import Limits
+
+
+@dataclass(frozen=True)
+class Json:
+    """JSON lines. A file that starts with ``[`` is one list of objects, held in memory as a whole while it is read."""
+
+    def columns(self, stream: Any, limits: Limits, name: str) -> dict[str, pa.DataType]:
+        """Keys in the order in which they first appear, and types."""
+        return infer(sample(self.records(stream, limits, name)), lambda _, values: type_of_values(values))
+
+    def records(self, stream: Any, limits: Limits, name: str) -> Iterator[Record]:
+        """The objects; blank lines are none, a key that is not there is a missing value."""
+        lines = read_lines(stream, limits.line, name)
+        filled = (line for line in lines if not line.data.isspace())
+        first = next(filled, None)
+        if first is None:
+            return
+        rest = itertools.chain([first], filled)
+        if first.data.lstrip().startswith(b"["):
+            yield from _listed(rest, name)
+        else:
+            for row, line in enumerate(rest):
+                yield _record(row, line, limits.line)
+
+    def convert(self, values: Sequence[Any], kind: pa.DataType) -> Converted:
+        """Values as a column."""
+        return from_values(values, kind)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain text: the one column ``text``, a line a row, without the line's end."""
+
+    def columns(self, stream: Any, limits: Limits, name: str) -> dict[str, pa.DataType]:
+        """The one column."""
+        return {"text": pa.string()}
+
+    def records(self, stream: Any, limits: Limits, name: str) -> Iterator[Record]:
+        """The lines, empty ones included."""
+        for row, line in enumerate(read_lines(stream, limits.line, name)):
+            fault = undecodable(line.data) if line.whole else too_long(limits.line)
+            text = None if fault else line.data.decode().rstrip("\r\n")
+            yield Record(row, line.number, {"text": text}, len(line.data), fault, line.data[:200])
+
+    def convert(self, values: Sequence[Any], kind: pa.DataType) -> Converted:
+        """Lines as a column."""
+        return from_words(values, kind)
+
+
+def _record(row: int, line: Line, limit: int) -> Record:
+    fault = undecodable(line.data) if line.whole else too_long(limit)
+    value: Any = {}
+    if fault is None:
+        try:
+            value = json.loads(line.data)
+        except (ValueError, RecursionError) as error:
+            fault = f"not JSON: {error}"
+        else:
+            fault = _not_object(value)
+    return Record(row, line.number, {} if fault else value, len(line.data), fault, line.data[:200])
+
+
+def _listed(lines: Iterator[Line], name: str) -> Iterator[Record]:
+    parts = list(lines)
+    if not all(line.whole for line in parts):
+        raise SourceError(f"{name}: a list with a line that is too long to read; write one object a line.")
+    try:
+        values = json.loads(b"".join(line.data for line in parts))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(
+            f"{name}: not a JSON list: {error}. Is it an object a line, with a list first?"
+        ) from error
+    del parts
+    for row, value in enumerate(values):
+        fault = _not_object(value)
+        size = 0 if fault else sum(map(value_size, value.values()))
+        yield Record(row, None, {} if fault else value, size, fault, repr(value)[:200])
+
+
+def _not_object(value: Any) -> str | None:
+    return (
+        None if isinstance(value, dict) else f"expected an object with columns as keys, found {shown(value)}"
+    )

@@ -1,0 +1,72 @@
+"""Lines of a text file, each of bounded length, and what text formats have in common."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ray_st.data.sources.errors import SourceError
+
+_BUFFER = 1 << 20
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+class Line(NamedTuple):
+    """A line of a text file.
+
+    Args:
+        number: From 1.
+        data: Its bytes with the line end; only the beginning of one that is too long.
+        whole: Whether that is all of it.
+    """
+
+    number: int
+    data: bytes
+    whole: bool
+
+
+def read_lines(stream: Any, limit: int, name: str) -> Iterator[Line]:
+    """The lines of a stream of bytes, without a byte-order mark; never holds more than a line.
+
+    Args:
+        stream: A file opened for reading bytes.
+        limit: Most bytes of a line that are kept.
+        name: The file, for errors.
+
+    Raises:
+        SourceError: If the file is UTF-16.
+    """
+    buffered = io.BufferedReader(stream, _BUFFER)
+    number = 0
+    while data := buffered.readline(limit):
+        number += 1
+        if number == 1:
+            if data.startswith(_WIDE):
+                raise SourceError(f"{name}: is in UTF-16; save it as UTF-8.")
+            data = data.removeprefix(codecs.BOM_UTF8)
+        whole = len(data) < limit or data.endswith(b"\n")
+        if not whole:
+            _skip_line(buffered)
+        yield Line(number, data, whole)
+
+
+def _skip_line(stream: io.BufferedReader) -> None:
+    while (rest := stream.readline(_BUFFER)) and not rest.endswith(b"\n"):
+        pass
+
+
+def too_long(limit: int) -> str:
+    """What is wrong with a line that was not read whole."""
+    return f"the line is longer than {limit:,} bytes"
+
+
+def undecodable(data: bytes) -> str | None:
+    """What is wrong with bytes that are not UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        found = data[error.start : error.start + 4]
+        return f"not UTF-8: byte {error.start + 1} of the line starts {found!r}; save the file as UTF-8"
+    return None

@@ -1,0 +1,202 @@
+"""Rows that are already in memory: pyarrow tables, pandas frames, dicts of columns, lists of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ray_st.data.sources.errors import BadRow, Report, SourceError, shown
+from ray_st.data.sources.kinds import from_values, pick, plain, type_of_values
+from ray_st.data.sources.part import Part
+from ray_st.data.sources.records import Record, gather, infer, sample, value_size
+from ray_st.data.sources.source import Chunk, Limits
+
+PART_ROWS = 65_536
+"""Rows of a part of a table in memory."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows of a table. What is pickled is these rows, not the table that they are cut from.
+
+    Args:
+        table: The rows.
+        name: What errors call the table.
+        first: Number of the first row in it.
+    """
+
+    table: pa.Table
+    name: str
+    first: int = 0
+    local: bool = False
+
+    def count(self, most: int | None = None) -> int:
+        """Rows."""
+        return len(self.table)
+
+    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
+        """The rows, without copying them."""
+        table = self.table.select(schema.names)
+        for start in range(0, len(table), limits.rows):
+            part = table.slice(start, limits.rows)
+            yield Chunk(part, np.arange(self.first + start, self.first + start + len(part)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, self.table.schema) as writer:
+            writer.write_table(self.table)
+        return _unpickled, (sink.getvalue().to_pybytes(), self.name, self.first)
+
+
+def _unpickled(data: bytes, name: str, first: int) -> Slice:
+    with pa.ipc.open_stream(data) as reader:
+        return Slice(reader.read_all(), name, first)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A pyarrow table as a source.
+
+    Args:
+        table: The rows.
+        name: What errors call it.
+        limits: Bounds on what is read at a time.
+    """
+
+    table: pa.Table
+    name: str = "the table"
+    limits: Limits = field(default_factory=Limits)
+
+    def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
+        """Arrow type of each column; see :meth:`Source.columns`."""
+        names = self.table.schema.names
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise SourceError(f"{self.name}: column {double!r} is there twice; rename one.")
+        return pick({item.name: plain(item.type) for item in self.table.schema}, wanted, self.name)
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """Parts of :data:`PART_ROWS` rows; see :meth:`Source.parts`."""
+        schema = pa.schema(list(self.columns(wanted).items()))
+        table = self.table.select(schema.names)
+        starts = range(0, max(len(table), 1), PART_ROWS)
+        units = [Slice(table.slice(start, PART_ROWS), self.name, start) for start in starts]
+        return [Part(unit, schema, tuple(schema.names), limits=self.limits) for unit in units]
+
+
+@dataclass(frozen=True)
+class RowList:
+    """Rows as Python mappings; they are converted where they are read.
+
+    Args:
+        rows: The rows.
+        name: What errors call them.
+        first: Number of the first row.
+    """
+
+    rows: Sequence[Any]
+    name: str
+    first: int = 0
+    local: bool = False
+
+    def count(self, most: int | None = None) -> int:
+        """Rows."""
+        return len(self.rows)
+
+    def records(self) -> Iterator[Record]:
+        """The rows, each checked to be a mapping."""
+        for row, values in enumerate(self.rows, self.first):
+            if isinstance(values, Mapping):
+                yield Record(row, None, values, sum(map(value_size, values.values())))
+            else:
+                fault = f"expected a mapping with columns as keys, found {shown(values)}"
+                yield Record(row, None, {}, 0, fault, repr(values)[:200])
+
+    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
+        """The rows, converted to the schema's types."""
+        yield from gather(self.records(), schema, from_values, limits, report, self.name)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A list of rows, each a mapping from column to value, as a source; a key that is not there is a missing value.
+
+    Args:
+        rows: The rows. Columns and types are told from the first ones.
+        name: What errors call them.
+        limits: Bounds on what is read at a time.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    name: str = "the list"
+    limits: Limits = field(default_factory=Limits)
+
+    def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
+        """Arrow type of each column; see :meth:`Source.columns`."""
+        first = sample(RowList(self.rows, self.name).records())
+        types = infer(first, lambda _, values: type_of_values(values))
+        if not types:
+            found = shown(self.rows[0]) if len(self.rows) else "no rows"
+            raise SourceError(
+                f"{self.name}: expected rows that are mappings with columns as keys, found {found}."
+            )
+        return pick(types, wanted, self.name)
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """Parts of :data:`PART_ROWS` rows; see :meth:`Source.parts`."""
+        schema = pa.schema(list(self.columns(wanted).items()))
+        starts = range(0, len(self.rows), PART_ROWS)
+        units = [RowList(self.rows[start : start + PART_ROWS], self.name, start) for start in starts]
+        return [Part(unit, schema, tuple(schema.names), limits=self.limits) for unit in units]
+
+
+def from_columns(columns: Mapping[str, Any], name: str, limits: Limits) -> Table:
+    """A dict of columns, each a sequence of values, as a source.
+
+    Raises:
+        SourceError: If columns are not sequences of one length, or hold values of several types.
+    """
+    for column, values in columns.items():
+        if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+            raise SourceError(
+                f"{name}: column {column!r}: expected a sequence of values, found {shown(values)}."
+            )
+    lengths = {column: len(values) for column, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise SourceError(f"{name}: columns must have one length, found {lengths}.")
+    return Table(pa.table({key: _array(key, values, name) for key, values in columns.items()}), name, limits)
+
+
+def from_pandas(frame: Any, name: str, limits: Limits) -> Table:
+    """A pandas frame as a source, without its index; NaN and None are missing values.
+
+    Raises:
+        SourceError: If columns are not named by words, or hold values of several types.
+    """
+    odd = next((column for column in frame.columns if not isinstance(column, str)), None)
+    if odd is not None:
+        raise SourceError(f"{name}: columns must be named by words, found {shown(odd)}; set frame.columns.")
+    names = list(frame.columns)
+    arrays = [_array(column, frame.iloc[:, place], name) for place, column in enumerate(names)]
+    return Table(pa.Table.from_arrays(arrays, names=names), name, limits)
+
+
+def _array(column: str, values: Any, name: str) -> pa.Array | pa.ChunkedArray:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    try:
+        return pa.array(values, from_pandas=True)
+    except (ValueError, TypeError, OverflowError):
+        plain_values = list(values)
+        kind = type_of_values(plain_values)
+        array, odd = from_values(plain_values, kind)
+        if odd:
+            reason = f"expected {kind}, as the values before, found {shown(plain_values[odd[0]])}"
+            raise SourceError(
+                f"{BadRow(name, odd[0], reason, column)}. Make all values of one type."
+            ) from None
+        return array

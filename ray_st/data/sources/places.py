@@ -1,0 +1,175 @@
+"""Where files are: paths, folders, patterns and URIs on any pyarrow file system, listed in one order."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
+
+from ray_st.data.sources.errors import SourceError, reading
+
+Paths = str | Path | Sequence[str | Path]
+
+_URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+]+)://(?P<root>[^/?]*)(?P<path>/?.*?)(?P<query>\?\w+=.*)?")
+_MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file on a file system.
+
+    Args:
+        filesystem: Where it is.
+        path: Its path there.
+        name: What errors call it.
+        size: Its bytes.
+    """
+
+    filesystem: FileSystem
+    path: str
+    name: str
+    size: int
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine's disk."""
+        base = self.filesystem
+        while isinstance(base, SubTreeFileSystem):
+            base = base.base_fs
+        return isinstance(base, LocalFileSystem)
+
+    def open_stream(self) -> Any:
+        """Opens it for reading from start to end, decompressing what a suffix such as ``.gz`` says."""
+        return self.filesystem.open_input_stream(self.path)
+
+    def open_random(self) -> Any:
+        """Opens it for reading at any place; a local file is mapped, not read."""
+        if isinstance(self.filesystem, LocalFileSystem):
+            return pa.memory_map(self.path)
+        return self.filesystem.open_input_file(self.path)
+
+
+def list_files(paths: Paths, filesystem: FileSystem | None, suffixes: Sequence[str]) -> list[File]:
+    """The files that paths stand for.
+
+    Args:
+        paths: A file, a folder, a pattern (``*``, ``?``, ``[…]`` and ``**`` for folders at any depth) or a URI of one
+            of these (``s3://bucket/folder/*.parquet``), or several.
+        filesystem: Where paths without a scheme are; by default this machine.
+        suffixes: Of the files that are taken from a folder.
+
+    Returns:
+        Files in the order of `paths`; those of a folder or a pattern sorted by path.
+
+    Raises:
+        SourceError: If a path stands for no file, or a file is empty.
+    """
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not listed:
+        raise SourceError("no paths are given; name at least one file, folder or pattern.")
+    return [file for path in listed for file in _expanded(str(path), filesystem, suffixes)]
+
+
+def _expanded(path: str, filesystem: FileSystem | None, suffixes: Sequence[str]) -> Iterator[File]:
+    store, inner, prefix = _opened(path, filesystem)
+    with reading(path, "a path"):
+        infos = _matching(store, inner, suffixes)
+    if not infos:
+        raise SourceError(f"{path}: no such file; {_found_nothing(store, inner, suffixes)}")
+    for info in infos:
+        inner_path = info.path.removeprefix("./")
+        if info.size == 0:
+            raise SourceError(f"{prefix}{inner_path}: the file is empty; remove it, or write it again.")
+        yield File(store, inner_path, prefix + inner_path, info.size or 0)
+
+
+def _opened(path: str, filesystem: FileSystem | None) -> tuple[FileSystem, str, str]:
+    """File system, path in it, and what to put before its paths to name them."""
+    uri = _URI.fullmatch(path)
+    if filesystem is not None or uri is None:
+        return filesystem or LocalFileSystem(), path, ""
+    root, query = uri["root"], uri["query"] or ""
+    if uri["scheme"] == "file":
+        return LocalFileSystem(), uri["path"], ""
+    try:
+        with reading(path, "a URI"):
+            store, base = FileSystem.from_uri(f"{uri['scheme']}://{root}{query}")
+    except (ValueError, ImportError) as error:
+        raise SourceError(f"{path}: no file system opens it: {error}") from error
+    return store, posixpath.join(base, uri["path"].lstrip("/")), f"{uri['scheme']}://"
+
+
+def _matching(store: FileSystem, path: str, suffixes: Sequence[str]) -> list[FileInfo]:
+    info = store.get_file_info(path.rstrip("/") or path)
+    if info.type == FileType.File:
+        return [info]
+    if info.type == FileType.Directory:
+        found = [
+            info
+            for info in _below(store, info.path, recursive=True)
+            if info.path.lower().endswith(tuple(suffixes))
+        ]
+    elif _MAGIC.search(path):
+        base = _fixed(path)
+        pattern = re.compile(_as_regex(path.removeprefix("./")))
+        deep = "/" in path[len(base) :].lstrip("/")
+        found = [
+            info
+            for info in _below(store, base, recursive=deep)
+            if pattern.fullmatch(info.path.removeprefix("./"))
+        ]
+    else:
+        return []
+    return sorted(found, key=lambda info: info.path)
+
+
+def _below(store: FileSystem, folder: str, recursive: bool) -> list[FileInfo]:
+    """Files in a folder, but no hidden ones nor those that tools leave behind (``_SUCCESS``)."""
+    here = "." if not folder and isinstance(store, LocalFileSystem) else folder
+    infos = store.get_file_info(FileSelector(here, allow_not_found=True, recursive=recursive))
+    start = len(here.rstrip("/"))
+    return [
+        info
+        for info in infos
+        if info.type == FileType.File
+        and not any(part[0] in "._" for part in info.path[start:].split("/") if part)
+    ]
+
+
+def _fixed(path: str) -> str:
+    """The folder before the first part of a pattern that has wildcards."""
+    match = _MAGIC.search(path)
+    assert match is not None
+    return path[: match.start()].rpartition("/")[0] or ("/" if path.startswith("/") else "")
+
+
+def _as_regex(pattern: str) -> str:
+    """A pattern as a regular expression; only ``**/`` crosses folders."""
+    kinds = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]/]+\])", pattern)
+    made = []
+    for piece in pieces:
+        if piece.startswith("[") and piece.endswith("]"):
+            made.append(
+                "[^" + re.escape(piece[2:-1]).replace(r"\-", "-") + "]"
+                if piece[1] == "!"
+                else "[" + re.escape(piece[1:-1]).replace(r"\-", "-") + "]"
+            )
+        else:
+            made.append(kinds.get(piece) or re.escape(piece))
+    return "".join(made)
+
+
+def _found_nothing(store: FileSystem, path: str, suffixes: Sequence[str]) -> str:
+    info = store.get_file_info(path.rstrip("/") or path)
+    if info.type == FileType.Directory:
+        return f"the folder holds none that ends in one of {', '.join(suffixes)}."
+    if _MAGIC.search(path):
+        return "the pattern matches none (`*` stays within a folder, `**/` goes into folders)."
+    return "paths without a scheme start at the working directory."

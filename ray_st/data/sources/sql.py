@@ -1,0 +1,131 @@
+"""The rows of a query, over any driver that follows Python's database interface (PEP 249)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from ray_st.data.sources.errors import Report, SourceError, said, snippet
+from ray_st.data.sources.kinds import from_values, named_type, pick, type_of_values
+from ray_st.data.sources.part import Part
+from ray_st.data.sources.records import Record, gather, infer, sample, value_size
+from ray_st.data.sources.source import Chunk, Limits
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query and how to reach its database.
+
+    Args:
+        query: The query.
+        connect: Makes a connection.
+        parameters: Values for the query's placeholders.
+    """
+
+    query: str
+    connect: Callable[[], Any]
+    parameters: Sequence[Any] | Mapping[str, Any] = ()
+    first: int = 0
+    local: bool = False
+
+    @property
+    def name(self) -> str:
+        """The query's beginning."""
+        shown = f" with {snippet(repr(self.parameters))}" if self.parameters else ""
+        return f"the query {snippet(self.query)!r}{shown}"
+
+    def records(self) -> Iterator[Record]:
+        """The rows, fetched one by one as the driver buffers them."""
+        with closing(self.connect()) as connection:
+            # PEP 249 lets a connection name its own exceptions; where it does not they pass as they are.
+            errors = getattr(connection, "Error", ())
+            try:
+                with closing(connection.cursor()) as cursor:
+                    cursor.execute(self.query, self.parameters)
+                    names = self._names(cursor)
+                    for row, values in enumerate(iter(cursor.fetchone, None)):
+                        size = sum(map(value_size, values))
+                        yield Record(row, None, dict(zip(names, values, strict=True)), size)
+            except errors as error:
+                raise SourceError(f"{self.name}: the database says: {said(error)}") from error
+
+    def names(self) -> list[str]:
+        """The columns, without fetching rows."""
+        with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(self.query, self.parameters)
+            return self._names(cursor)
+
+    def count(self, most: int | None = None) -> int:
+        """Rows, by reading them."""
+        return sum(1 for _ in islice(self.records(), most))
+
+    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
+        """The rows, converted to the schema's types."""
+        yield from gather(self.records(), schema, from_values, limits, report, self.name)
+
+    def _names(self, cursor: Any) -> list[str]:
+        if cursor.description is None:
+            raise SourceError(f"{self.name}: returns no rows; expected a query such as SELECT.")
+        names = [str(column[0]) for column in cursor.description]
+        double = next((name for name in names if names.count(name) > 1), None)
+        if double is not None:
+            raise SourceError(f"{self.name}: returns column {double!r} twice; name one of them with AS.")
+        return names
+
+
+@dataclass(frozen=True)
+class Sql:
+    """The rows of a query as a source. The query should say ORDER BY: a database promises no order without it.
+
+    Args:
+        query: The query.
+        connect: Makes a connection, without arguments; it is called wherever rows are read, so it must be picklable.
+        parameters: Values for the query's placeholders, a set for each part; parts are read side by side, their rows
+            are taken in this order.
+        types: Types of columns by name, where what the first rows say is not meant.
+        limits: Bounds on what is held in memory.
+    """
+
+    query: str
+    connect: Callable[[], Any]
+    parameters: Sequence[Sequence[Any] | Mapping[str, Any]] = ((),)
+    types: Mapping[str, str | pa.DataType] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def name(self) -> str:
+        """The query's beginning."""
+        return Query(self.query, self.connect).name
+
+    def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
+        """Arrow type of each column; see :meth:`Source.columns`."""
+        return pick(self._types, wanted, self.name)
+
+    def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
+        """A part for each set of parameters; see :meth:`Source.parts`."""
+        schema = pa.schema(list(self.columns(wanted).items()))
+        return [Part(unit, schema, tuple(schema.names), limits=self.limits) for unit in self._units]
+
+    @property
+    def _units(self) -> list[Query]:
+        return [Query(self.query, self.connect, parameters) for parameters in self.parameters]
+
+    @cached_property
+    def _types(self) -> dict[str, pa.DataType]:
+        first = next((found for unit in self._units if (found := sample(unit.records()))), [])
+        names = None if first else self._units[0].names()
+        types = infer(first, lambda _, values: type_of_values(values), names)
+        return {
+            name: named_type(self.types[name], name) if name in self.types else _or_text(kind)
+            for name, kind in types.items()
+        }
+
+
+def _or_text(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_null(kind) else kind

@@ -1,0 +1,222 @@
+"""Triplet losses that find their triplets among the rows of a batch, by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns
+from ray_st.losses.helpers import at_least_float32, function_name
+from ray_st.losses.labels import need_two_classes
+from ray_st.util.similarity import cos_sim
+
+Distances = Callable[[Tensor], Tensor]
+
+
+class BatchHardTripletLossDistanceFunction:
+    """Distances of each row of embeddings to each: functions of (n, d) that give (n, n)."""
+
+    @staticmethod
+    def cosine_distance(embeddings: Tensor) -> Tensor:
+        """One minus the cosine."""
+        return 1 - cos_sim(embeddings, embeddings)
+
+    @staticmethod
+    def euclidean_distance(embeddings: Tensor, squared: bool = False) -> Tensor:
+        """Length of the difference, or its square.
+
+        Args:
+            embeddings: (n, d).
+            squared: Whether to leave out the root.
+        """
+        rows = at_least_float32(embeddings)
+        products = rows @ rows.T
+        squares = products.diagonal()
+        distances = (squares[:, None] - 2 * products + squares[None]).clamp(min=0)
+        if squared:
+            return distances
+        # The root's slope at zero is infinite: where two rows are equal it counts as zero.
+        zero = distances == 0
+        return distances.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
+
+    eucledian_distance = euclidean_distance
+
+
+class _BatchTripletLoss(Loss):
+    text_columns: tuple[int, int | None] = (1, 1)
+    labels: str = "class"
+
+    def __init__(self, model: nn.Module, distance_metric: Distances, gather_across_devices: bool) -> None:
+        super().__init__(model, gather_across_devices)
+        self.distance_metric = distance_metric
+
+    def compute(self, columns: Columns) -> Tensor:
+        """Loss of the whole pool; zero outside of training if no triplet can be formed."""
+        labels = columns.pool_labels
+        assert labels is not None  # check_labels saw to it
+        need_two_classes(labels, type(self).__name__)
+        distances = self.distance_metric(columns.pool[0])
+        same = labels[:, None] == labels[None]
+        if same.all():
+            return distances.sum() * 0
+        return self.mine(distances, same, same & ~torch.eye(len(same), dtype=torch.bool, device=same.device))
+
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+        """The loss from what the pool's rows are to each other.
+
+        Args:
+            distances: Of each row to each (N, N).
+            same: Whether two rows are of one class (N, N).
+            positive: The same without the diagonal.
+        """
+        raise AssertionError("each loss has its own")
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The loss's options, for the model card."""
+        return {"distance_metric": function_name(self.distance_metric)}
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper that the loss comes from."""
+        return """
+@misc{hermans2017defense,
+    title = {In Defense of the Triplet Loss for Person Re-Identification},
+    author = {Hermans, Alexander and Beyer, Lucas and Leibe, Bastian},
+    year = {2017},
+    eprint = {1703.07737},
+    archivePrefix = {arXiv},
+}
+"""
+
+
+class _WithMargin(_BatchTripletLoss):
+    def __init__(
+        self,
+        model: nn.Module,
+        distance_metric: Distances = BatchHardTripletLossDistanceFunction.euclidean_distance,
+        margin: float = 5,
+        gather_across_devices: bool = False,
+    ) -> None:
+        super().__init__(model, distance_metric, gather_across_devices)
+        self.margin = margin
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The loss's options, for the model card."""
+        return {**super().get_config_dict(), "margin": self.margin}
+
+
+class BatchAllTripletLoss(_WithMargin):
+    """Mean triplet loss of all triplets of the batch that are not yet right by the margin.
+
+    Inputs: single texts with a class as label, at least two rows of each class in a batch: use
+    ``BatchSamplers.GROUP_BY_LABEL``.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding`` (n, d).
+        distance_metric: Maps (n, d) to distances (n, n).
+        margin: By how much further a row of another class should be, in units of the distance.
+        gather_across_devices: Whether triplets are formed of the rows of all ranks; each rank then computes the loss of
+            the whole pool.
+
+    References:
+        Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
+    """
+
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+        """Mean over the triplets with a loss."""
+        anchors, others = positive.nonzero(as_tuple=True)
+        losses = distances[anchors, others][:, None] - distances[anchors] + self.margin
+        losses = F.relu(losses.masked_fill(same[anchors], 0))
+        return losses.sum() / (losses > 1e-16).sum().clamp(min=1)
+
+
+class BatchHardTripletLoss(_WithMargin):
+    """Triplet loss of each row with the furthest row of its class and the nearest of another.
+
+    Inputs: single texts with a class as label, at least two rows of each class in a batch: use
+    ``BatchSamplers.GROUP_BY_LABEL``.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding`` (n, d).
+        distance_metric: Maps (n, d) to distances (n, n), none below zero.
+        margin: By how much further the row of another class should be, in units of the distance.
+        gather_across_devices: Whether rows are looked for on all ranks; each rank then computes the loss of the whole
+            pool.
+
+    References:
+        Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
+    """
+
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+        """Mean over the rows."""
+        return F.relu(_hardest(distances, same, positive) + self.margin).mean()
+
+
+class BatchHardSoftMarginTripletLoss(_BatchTripletLoss):
+    """:class:`BatchHardTripletLoss` with ``log(1 + exp(d(a, p) - d(a, n)))`` instead of a margin.
+
+    Inputs: single texts with a class as label, at least two rows of each class in a batch: use
+    ``BatchSamplers.GROUP_BY_LABEL``.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding`` (n, d).
+        distance_metric: Maps (n, d) to distances (n, n), none below zero.
+        gather_across_devices: Whether rows are looked for on all ranks; each rank then computes the loss of the whole
+            pool.
+
+    References:
+        Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        distance_metric: Distances = BatchHardTripletLossDistanceFunction.euclidean_distance,
+        gather_across_devices: bool = False,
+    ) -> None:
+        super().__init__(model, distance_metric, gather_across_devices)
+
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+        """Mean over the rows."""
+        return F.softplus(_hardest(distances, same, positive)).mean()
+
+
+class BatchSemiHardTripletLoss(_WithMargin):
+    """Triplet loss of each pair of one class with the nearest row of another that is further than the pair.
+
+    Where no row of another class is further, the furthest of them is taken.
+
+    Inputs: single texts with a class as label, at least two rows of each class in a batch: use
+    ``BatchSamplers.GROUP_BY_LABEL``.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding`` (n, d).
+        distance_metric: Maps (n, d) to distances (n, n).
+        margin: By how much further the row of another class should be, in units of the distance.
+        gather_across_devices: Whether rows are looked for on all ranks; each rank then computes the loss of the whole
+            pool.
+
+    References:
+        Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832.
+    """
+
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+        """Mean over the pairs."""
+        ordered = distances.masked_fill(same, torch.inf).sort(dim=1).values
+        after = torch.searchsorted(ordered.detach(), distances.detach().contiguous(), right=True)
+        further = ordered.gather(1, after.clamp(max=len(same) - 1))
+        furthest = distances.masked_fill(same, -torch.inf).max(dim=1, keepdim=True).values
+        negative = torch.where(further.isfinite(), further, furthest)
+        losses = F.relu((distances - negative)[positive] + self.margin)
+        return losses.sum() / max(1, len(losses))
+
+
+def _hardest(distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+    furthest = distances.masked_fill(~positive, 0).max(dim=1).values
+    nearest = distances.masked_fill(same, torch.inf).min(dim=1).values
+    return furthest - nearest

@@ -1,0 +1,178 @@
+"""Denoising auto-encoder: a decoder rebuilds a text from the embedding of a damaged copy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns
+from ray_st.losses.helpers import at_least_float32, widen
+from ray_st.util.tensors import batch_to_device
+
+logger = logging.getLogger(__name__)
+
+
+class DenoisingAutoEncoderLoss(Loss):
+    """Cross entropy of a decoder that predicts a text's tokens with nothing but the embedding of its damaged copy.
+
+    The loss owns the decoder: a language model with cross attention to the embedding. The value is the mean over the
+    tokens of the cluster's batch if the loss is bound to the other ranks, else of this rank's.
+
+    Inputs: (damaged text, original text); no labels.
+
+    Args:
+        model: The encoder, a SentenceTransformer whose first module holds an encoder of transformers as
+            ``auto_model`` and a ``tokenizer``.
+        decoder_name_or_path: Name or folder of the decoder; needed and used if the weights are not tied.
+        tie_encoder_decoder: Whether the decoder is of the encoder's kind and shares all weights that the encoder has;
+            the weights are the encoder's as they are now.
+
+    Raises:
+        ValueError: If no decoder is named, it cannot be one, or it does not fit the encoder.
+
+    References:
+        Wang, Reimers and Gurevych 2021, arXiv:2104.06979.
+    """
+
+    text_columns: tuple[int, int | None] = (2, 2)
+
+    def __init__(
+        self, model: nn.Module, decoder_name_or_path: str | None = None, tie_encoder_decoder: bool = True
+    ) -> None:
+        super().__init__(model)
+        encoder = _encoder_of(model)
+        name = _decoder_name(encoder, decoder_name_or_path, tie_encoder_decoder)
+        self.tokenizer_encoder = model.tokenizer
+        self.tokenizer_decoder, self.decoder = _load_decoder(name, encoder)
+        self.need_retokenization = self.tokenizer_decoder.get_vocab() != self.tokenizer_encoder.get_vocab()  # type: ignore[union-attr, operator]
+        if tie_encoder_decoder:
+            if self.need_retokenization:
+                self.tokenizer_decoder, self.need_retokenization = self.tokenizer_encoder, False
+                self.decoder.resize_token_embeddings(len(self.tokenizer_decoder))
+            tie_weights(encoder, self.decoder)
+        self.decoder.to(next(encoder.parameters()).device)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The model in training."""
+        return self.model
+
+    def embed(self, sentence_features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """Embeds the damaged texts."""
+        return self.run(self.model, sentence_features[:1])
+
+    def compute(self, columns: Columns) -> Tensor:
+        """Mean over the tokens of the original texts, padding and the first token left out."""
+        target = columns.features[1]
+        target = self._retokenize(target) if self.need_retokenization else target
+        ids = target["input_ids"]
+        logits = self._logits(columns.mine[0], ids[:, :-1])
+        wanted = ids[:, 1:].masked_fill(target["attention_mask"][:, 1:] == 0, -100)
+        losses = F.cross_entropy(at_least_float32(logits).transpose(1, 2), wanted, reduction="sum")
+        tokens = (wanted != -100).sum(1)
+        others = tokens if self._gather is None else self._gather(tokens)[0]
+        return losses / others.sum().clamp(min=1) * (len(others) / len(tokens))
+
+    def _logits(self, embeddings: Tensor, ids: Tensor) -> Tensor:
+        states = widen(embeddings, self.decoder.config.hidden_size)[:, None]
+        seen = torch.ones(len(ids), 1, dtype=torch.long, device=ids.device)
+        output = self.decoder(
+            input_ids=ids, encoder_hidden_states=states, encoder_attention_mask=seen, use_cache=False
+        )
+        logits: Tensor = output.logits
+        return logits
+
+    def _retokenize(self, features: Mapping[str, Any]) -> dict[str, Any]:
+        ids = features["input_ids"]
+        texts = self.tokenizer_encoder.batch_decode(ids, skip_special_tokens=True)  # type: ignore[union-attr, operator]
+        tokens = self.tokenizer_decoder(texts, padding=True, truncation=True, return_tensors="pt")
+        return batch_to_device(dict(tokens), ids.device)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The loss's options, for the model card."""
+        return {
+            "decoder_name_or_path": self.decoder.config._name_or_path,
+            "need_retokenization": self.need_retokenization,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper that the loss comes from."""
+        return """
+@inproceedings{wang-2021-TSDAE,
+    title = {TSDAE: Using Transformer-based Sequential Denoising Auto-Encoder for Unsupervised Sentence Embedding
+             Learning},
+    author = {Wang, Kexin and Reimers, Nils and Gurevych, Iryna},
+    booktitle = {Findings of the Association for Computational Linguistics: EMNLP 2021},
+    year = {2021},
+    pages = {671--688},
+    url = {https://arxiv.org/abs/2104.06979},
+}
+"""
+
+
+def tie_weights(encoder: nn.Module, decoder: Any) -> None:
+    """Gives a decoder the encoder's weights wherever both have one of the same name.
+
+    Args:
+        encoder: An encoder of transformers.
+        decoder: A causal language model of transformers, around a base model of the encoder's kind.
+    """
+    base = getattr(decoder, decoder.base_model_prefix)
+    modules = dict(base.named_modules())
+    tied = 0
+    for name, weight in encoder.named_parameters():
+        owner, _, attribute = name.rpartition(".")
+        if owner in modules and getattr(modules[owner], attribute, None) is not None:
+            setattr(modules[owner], attribute, weight)
+            tied += 1
+    if not tied:
+        logger.warning("No weight of the decoder has the name of one of the encoder's: nothing is tied.")
+    if decoder.config.tie_word_embeddings:
+        decoder.get_output_embeddings().weight = decoder.get_input_embeddings().weight
+
+
+def _encoder_of(model: nn.Module) -> Any:
+    encoder = getattr(getattr(model, "first", None), "auto_model", None)
+    if encoder is None or not hasattr(model, "tokenizer"):
+        raise ValueError(
+            "DenoisingAutoEncoderLoss needs a model whose first module has an encoder of transformers and a tokenizer; "
+            f"{type(model).__name__} has none."
+        )
+    return encoder
+
+
+def _decoder_name(encoder: Any, name: str | None, tied: bool) -> str:
+    if tied:
+        if name is not None:
+            logger.warning(
+                "decoder_name_or_path is not used: with tie_encoder_decoder the decoder is the encoder's."
+            )
+        return str(encoder.config._name_or_path)
+    if name is None:
+        raise ValueError("Without tie_encoder_decoder, decoder_name_or_path must name a decoder.")
+    return name
+
+
+def _load_decoder(name: str, encoder: Any) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name)
+    config.is_decoder = config.add_cross_attention = True
+    if config.hidden_size != encoder.config.hidden_size:
+        raise ValueError(
+            f"The decoder {name} has {config.hidden_size} dimensions, the encoder {encoder.config.hidden_size}; "
+            "they must be equal."
+        )
+    decoder = AutoModelForCausalLM.from_pretrained(name, config=config, use_safetensors=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        decoder.config.pad_token_id = decoder.config.eos_token_id
+    return tokenizer, decoder

@@ -1,0 +1,232 @@
+"""Ranking loss whose negatives a guide model chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns
+from ray_st.losses.embed import embed_columns
+from ray_st.losses.gradient_cache import CITATION
+from ray_st.losses.helpers import at_least_float32, check_choice
+from ray_st.losses.tiles import mean_in_tiles
+from ray_st.util.similarity import cos_sim
+from ray_st.util.tensors import batch_to_device
+
+
+class GISTEmbedLoss(Loss):
+    """In-batch negatives ranking loss that leaves out what a guide model takes for a false negative.
+
+    A candidate counts if the guide finds it less similar to the anchor than the positive is, by a margin. Candidates are
+    the other positives, the negatives, the other anchors, and the other positives seen from the positive. The guide is
+    never trained, and no part of checkpoints. Large batches are computed in tiles.
+
+    Inputs: (anchor, positive), (anchor, positive, negative) or (anchor, positive, negative_1, ..., negative_n); no
+    labels. Use ``BatchSamplers.NO_DUPLICATES``.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding`` (n, d); has a ``tokenizer``.
+        guide: Another such model. If its vocabulary differs, or its ``max_seq_length`` is smaller, it gets the texts
+            that the model's tokens stand for, tokenised anew.
+        temperature: Divides the cosines; more than 0.
+        margin_strategy: ``"absolute"``: candidates above the positive's guided similarity minus the margin are left
+            out; ``"relative"``: minus the margin times its absolute value.
+        margin: See above.
+        contrast_anchors: Whether other anchors are candidates.
+        contrast_positives: Whether positives are compared with other positives.
+        gather_across_devices: Whether the rows of all ranks are candidates.
+
+    Raises:
+        ValueError: If one of the models has no tokenizer, or an option is out of range.
+
+    References:
+        Solatorio 2024, arXiv:2402.16829; margins: Moreira et al. 2024, arXiv:2407.15831.
+    """
+
+    text_columns: tuple[int, int | None] = (2, None)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        temperature: float = 0.01,
+        margin_strategy: str = "absolute",
+        margin: float = 0.0,
+        contrast_anchors: bool = True,
+        contrast_positives: bool = True,
+        gather_across_devices: bool = False,
+    ) -> None:
+        super().__init__(model, gather_across_devices)
+        check_choice("margin_strategy", margin_strategy, ("absolute", "relative"))
+        if not temperature > 0:
+            raise ValueError(f"temperature must be more than 0; got {temperature}.")
+        self._guide = (
+            guide,
+        )  # in a tuple: not a submodule, so neither trained, saved nor set to training mode
+        self.must_retokenize = _must_retokenize(model, guide)
+        self.temperature = temperature
+        self.margin_strategy = margin_strategy
+        self.margin = margin
+        self.contrast_anchors = contrast_anchors
+        self.contrast_positives = contrast_positives
+
+    @property
+    def guide(self) -> Any:
+        """The guide model."""
+        return self._guide[0]
+
+    def columns(self, features: Sequence[Mapping[str, Any]], labels: Tensor | None = None) -> Columns:
+        """Columns with those of the guide."""
+        columns = super().columns(features, labels)
+        return replace(columns, guide=self.pooled(self._embed_with_guide(features)))
+
+    @torch.no_grad()
+    def _embed_with_guide(self, features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        guide, device = self.guide, features[0]["input_ids"].device
+        if guide is not self.model:
+            guide.eval().to(device)
+        if self.must_retokenize:
+            features = [batch_to_device(guide.tokenize(self._texts(column)), device) for column in features]
+        return embed_columns(guide, features, self.token_budget)
+
+    def _texts(self, features: Mapping[str, Any]) -> list[str]:
+        texts: list[str] = self.model.tokenizer.batch_decode(  # type: ignore[union-attr, operator]
+            features["input_ids"], skip_special_tokens=True
+        )
+        return texts
+
+    def compute(self, columns: Columns) -> Tensor:
+        """Mean cross entropy of this rank's anchors over the candidates that the guide lets pass."""
+        rows, width = len(columns.mine[0]), len(columns.pool[0]) * (len(columns.pool) + 1)
+        return mean_in_tiles(lambda part: self._losses(columns, part), rows, width, self.tile_scores)
+
+    def _losses(self, columns: Columns, rows: slice) -> Tensor:
+        assert columns.guide is not None
+        own = torch.arange(len(columns.mine[0]), device=columns.mine[0].device)[rows, None] + columns.offset
+        scores, guided = _similarities(columns, rows), _similarities(columns.guide, rows)
+        threshold = guided["positives"].gather(1, own)
+        threshold = threshold - self.margin * (threshold.abs() if self.margin_strategy == "relative" else 1)
+        kept = []
+        for name, candidates in scores.items():
+            if self._counts(name):
+                # An anchor is never its own negative; the positive always counts.
+                allowed = (guided[name] <= threshold).scatter(1, own, name == "positives")
+                allowed = allowed if name != "negatives" else guided[name] <= threshold
+                kept.append(candidates.masked_fill(~allowed, -torch.inf) / self.temperature)
+        return torch.logsumexp(torch.cat(kept, dim=1), dim=1) - kept[0].gather(1, own)[:, 0]
+
+    def _counts(self, name: str) -> bool:
+        return {"anchors": self.contrast_anchors, "own positives": self.contrast_positives}.get(name, True)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The loss's options, for the model card."""
+        return {
+            "guide": self.guide,
+            "temperature": self.temperature,
+            "margin_strategy": self.margin_strategy,
+            "margin": self.margin,
+            "contrast_anchors": self.contrast_anchors,
+            "contrast_positives": self.contrast_positives,
+            "gather_across_devices": self.gather_across_devices,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper that the loss comes from."""
+        return """
+@misc{solatorio2024gistembed,
+    title = {GISTEmbed: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning},
+    author = {Solatorio, Aivin V.},
+    year = {2024},
+    eprint = {2402.16829},
+    archivePrefix = {arXiv},
+}
+"""
+
+
+class CachedGISTEmbedLoss(GISTEmbedLoss):
+    """:class:`GISTEmbedLoss` with a gradient cache: any batch size in the memory of a mini-batch.
+
+    Args:
+        model: As for the plain loss.
+        guide: As for the plain loss.
+        temperature: Divides the cosines; more than 0.
+        mini_batch_size: Most rows, of all columns, that go through the model at a time.
+        mini_batch_num_tokens: Most padded tokens at a time, instead of rows.
+        show_progress_bar: Whether to show the progress of a step.
+        margin_strategy: As for the plain loss.
+        margin: As for the plain loss.
+        contrast_anchors: Whether other anchors are candidates.
+        contrast_positives: Whether positives are compared with other positives.
+        gather_across_devices: Whether the rows of all ranks are candidates.
+
+    References:
+        Gao et al. 2021, arXiv:2101.06983.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        temperature: float = 0.01,
+        mini_batch_size: int = 32,
+        mini_batch_num_tokens: int | None = None,
+        show_progress_bar: bool = False,
+        margin_strategy: str = "absolute",
+        margin: float = 0.0,
+        contrast_anchors: bool = True,
+        contrast_positives: bool = True,
+        gather_across_devices: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            guide,
+            temperature,
+            margin_strategy,
+            margin,
+            contrast_anchors,
+            contrast_positives,
+            gather_across_devices,
+        )
+        self.cache(mini_batch_size, mini_batch_num_tokens, show_progress_bar)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The loss's options, for the model card."""
+        return {**super().get_config_dict(), **self.cache_config()}
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the papers that the loss and the gradient cache come from."""
+        return super().citation + CITATION
+
+
+def _similarities(columns: Columns, rows: slice) -> dict[str, Tensor]:
+    """Cosines of some rows with each kind of candidates in the pool, the positives first."""
+    anchors, positives = columns.mine[0][rows], columns.mine[1][rows]
+    scores = {
+        "positives": cos_sim(anchors, columns.pool[1]),
+        "anchors": cos_sim(anchors, columns.pool[0]),
+        "own positives": cos_sim(positives, columns.pool[1]),
+    }
+    if len(columns.pool) > 2:
+        scores["negatives"] = cos_sim(anchors, torch.cat(columns.pool[2:]))
+    return {name: at_least_float32(score) for name, score in scores.items()}
+
+
+def _must_retokenize(model: nn.Module, guide: nn.Module) -> bool:
+    vocabularies = []
+    for name, part in (("model", model), ("guide", guide)):
+        words = getattr(getattr(part, "tokenizer", None), "get_vocab", None)
+        if words is None:
+            raise ValueError(
+                f"GISTEmbedLoss needs a model and a guide with a tokenizer that has a vocabulary; the {name}, "
+                f"{type(part).__name__}, has none."
+            )
+        vocabularies.append(words())
+    longest = [getattr(part, "max_seq_length", None) or torch.inf for part in (model, guide)]
+    return vocabularies[0] != vocabularies[1] or longest[1] < longest[0]

@@ -1,0 +1,129 @@
+"""Gradient cache: the model's activations of one mini-batch at a time, whatever the size of the batch.
+
+All rows are embedded without a graph; the loss and its gradient by the embeddings follow as always; then each mini-batch
+runs once more, with the same random numbers and under the same mixed precision, and turns that gradient into one by the
+weights (Gao et al. 2021, arXiv:2101.06983). All of it is one node of autograd between weights and embeddings: whatever
+comes after (gathering, truncating, scaling, accumulating) and whoever waits for gradients (DDP reduces each once a step)
+sees an ordinary graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import get_device_states, set_device_states
+from tqdm import tqdm
+
+from ray_st.losses.embed import Chunks, call
+
+CITATION = """
+@misc{gao2021scaling,
+    title = {Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup},
+    author = {Gao, Luyu and Zhang, Yunyi and Han, Jiawei and Callan, Jamie},
+    year = {2021},
+    eprint = {2101.06983},
+    archivePrefix = {arXiv},
+}
+"""
+
+
+@dataclass(frozen=True)
+class CachedRun:
+    """Runs a model on mini-batches and keeps no activations; see :data:`ray_st.losses.embed.Run`.
+
+    Attributes:
+        show_progress_bar: Whether both passes show their progress.
+    """
+
+    show_progress_bar: bool = False
+
+    def __call__(self, model: nn.Module, chunks: Chunks) -> Tensor:
+        """The embeddings (n, d) of all chunks.
+
+        Args:
+            model: Maps features to a dict with ``sentence_embedding``.
+            chunks: Features of each mini-batch.
+        """
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        if not torch.is_grad_enabled() or not weights:
+            return torch.cat([call(model, chunk) for chunk in self.progress(chunks)])
+        return _Embed.apply(self, model, chunks, *weights)
+
+    def progress(self, chunks: Iterable[Any]) -> Iterable[Any]:
+        """The chunks, with a bar if one is wanted."""
+        return tqdm(chunks, "mini-batches", leave=False) if self.show_progress_bar else chunks
+
+
+class _Embed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: CachedRun, model: nn.Module, chunks: Chunks, *weights: Tensor) -> Tensor:
+        ctx.run, ctx.model, ctx.chunks = run, model, chunks
+        ctx.save_for_backward(*weights)  # so that a weight changed between the passes is an error
+        ctx.states, embeddings = [], []
+        for chunk in run.progress(chunks):
+            ctx.states.append(_State.now(chunk))
+            with ctx.states[-1].mixed_precision():
+                embeddings.append(call(model, chunk))
+        return torch.cat(embeddings)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        weights = ctx.saved_tensors
+        wanted = [weight for weight, need in zip(weights, ctx.needs_input_grad[3:], strict=True) if need]
+        sums: list[Tensor | None] = [None] * len(wanted)
+        done = 0
+        for chunk, state in ctx.run.progress(list(zip(ctx.chunks, ctx.states, strict=True))):
+            with torch.enable_grad(), state.again():
+                embeddings = call(ctx.model, chunk)
+            if embeddings.requires_grad:
+                part = gradients[0][done : done + len(embeddings)]
+                new = torch.autograd.grad(embeddings, wanted, part, allow_unused=True)
+                sums = [_plus(old, more) for old, more in zip(sums, new, strict=True)]
+            done += len(embeddings)
+        found = iter(sums)
+        return (None, None, None, *(next(found) if need else None for need in ctx.needs_input_grad[3:]))
+
+
+def _plus(old: Tensor | None, more: Tensor | None) -> Tensor | None:
+    if more is None:
+        return old
+    # A copy first: autograd may hand the same tensor to several weights.
+    return more.clone() if old is None else old.add_(more)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What else a forward pass depends on: random numbers and mixed precision."""
+
+    device: str
+    cpu: Tensor
+    devices: list[int]
+    states: list[Tensor]
+    autocast: tuple[bool, torch.dtype]
+
+    @classmethod
+    def now(cls, chunk: dict[str, Any]) -> _State:
+        tensors = [value for value in chunk.values() if isinstance(value, Tensor)]
+        device = tensors[0].device.type if tensors else "cpu"
+        devices, states = get_device_states(*tensors)
+        autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        return cls(device, torch.get_rng_state(), devices, states, autocast)
+
+    def mixed_precision(self) -> Any:
+        # Without the cache of cast weights: one filled without a graph would cut the second pass off its weights.
+        enabled, dtype = self.autocast
+        return torch.autocast(self.device, dtype=dtype, enabled=enabled, cache_enabled=False)
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=self.devices, enabled=True))
+            torch.set_rng_state(self.cpu)
+            set_device_states(self.devices, self.states)
+            stack.enter_context(self.mixed_precision())
+            yield

@@ -1,0 +1,123 @@
+"""What labels a loss gets: brought into form, or refused with the need and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+OPTIONAL = "optional "
+"""How the kind of labels begins that a loss takes when there are some and does without otherwise."""
+
+
+def check_labels(kind: str, labels: Tensor | None, rows: int, owner: str) -> Tensor | None:
+    """Brings labels into the form that their kind says.
+
+    Args:
+        kind: One of :data:`KINDS`, perhaps after :data:`OPTIONAL`.
+        labels: As given to the loss.
+        rows: Number of rows n of the batch.
+        owner: The loss's name, for errors.
+
+    Returns:
+        None for a kind without labels; otherwise (n,) or, for vectors, (n, ...).
+
+    Raises:
+        ValueError: If labels are missing, of another type or shape, NaN, or out of range.
+    """
+    check = KINDS[kind.removeprefix(OPTIONAL)]
+    if check is None or (labels is None and kind.startswith(OPTIONAL)):
+        return None
+    need = (
+        f"{owner} needs labels ({kind}): a tensor with {_FORMS.get(kind, 'one number a row')}, {rows} in all"
+    )
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"{need}; found {type(labels).__name__}. Give the dataset a column named label or score."
+        )
+    return check(labels, rows, need)
+
+
+def _scores(labels: Tensor, rows: int, need: str) -> Tensor:
+    if labels.is_complex() or labels.numel() != rows:
+        raise ValueError(f"{need}; found {labels.dtype} of shape {tuple(labels.shape)}.")
+    return _numbers(labels.reshape(-1), need)
+
+
+def _numbers(labels: Tensor, need: str) -> Tensor:
+    if not labels.is_floating_point():
+        return labels.float()
+    wrong = labels.isnan().reshape(len(labels), -1).any(1)
+    if wrong.any():
+        raise ValueError(
+            f"{need}; found NaN in row(s) {wrong.nonzero().reshape(-1).tolist()[:8]} of the batch."
+        )
+    return labels
+
+
+def _vectors(labels: Tensor, rows: int, need: str) -> Tensor:
+    if labels.is_complex() or labels.ndim == 0 or len(labels) != rows:
+        raise ValueError(f"{need}; found {labels.dtype} of shape {tuple(labels.shape)}.")
+    return _numbers(labels, need)
+
+
+def _classes(labels: Tensor, rows: int, need: str) -> Tensor:
+    numbers = _scores(labels, rows, need)
+    whole = numbers.long()
+    if labels.is_floating_point():
+        wrong = (whole != numbers).nonzero().reshape(-1)
+        if len(wrong):
+            raise ValueError(f"{need}, whole numbers; found {numbers[wrong].tolist()[:8]}.")
+        return whole
+    return labels.reshape(-1).long()
+
+
+def _between_0_and_1(labels: Tensor, rows: int, need: str) -> Tensor:
+    numbers = _scores(labels, rows, need)
+    wrong = numbers[(numbers < 0) | (numbers > 1)]
+    if len(wrong):
+        raise ValueError(f"{need}, from 0 to 1; found {wrong.tolist()[:8]}.")
+    return numbers
+
+
+def _zero_or_one(labels: Tensor, rows: int, need: str) -> Tensor:
+    numbers = _scores(labels, rows, need)
+    wrong = numbers[(numbers != 0) & (numbers != 1)]
+    if len(wrong):
+        raise ValueError(f"{need}, each 0 or 1; found {wrong.tolist()[:8]}.")
+    return numbers
+
+
+KINDS: dict[str, Callable[[Tensor, int, str], Tensor] | None] = {
+    "none": None,
+    "float score": _scores,
+    "class": _classes,
+    "1 if positive, 0 if negative": _between_0_and_1,
+    "1 if equal, 0 if not": _zero_or_one,
+    "teacher scores": _vectors,
+    "teacher embeddings": _vectors,
+}
+"""Kinds of labels, as losses name them, and what brings labels into their form; None for no labels."""
+
+_FORMS = {
+    "teacher scores": "one list of numbers a row",
+    "teacher embeddings": "one embedding a row or one for each text column",
+}
+
+
+def need_two_classes(labels: Tensor, owner: str) -> None:
+    """Refuses a batch in which no triplet can be formed, where a gradient is wanted.
+
+    Args:
+        labels: Classes of the pool (N,).
+        owner: The loss's name.
+
+    Raises:
+        ValueError: If all rows are of one class.
+    """
+    if torch.is_grad_enabled() and bool((labels == labels[0]).all()):
+        raise ValueError(
+            f"{owner} needs rows of at least two classes in a batch; found {len(labels)} row(s), all of class "
+            f"{int(labels[0])}. Use BatchSamplers.GROUP_BY_LABEL, a larger batch, or gather_across_devices."
+        )

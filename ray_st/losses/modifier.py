@@ -1,0 +1,80 @@
+"""Base of losses that call another loss on other forms of the same embeddings."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns, Gather
+
+
+class Modifier(Loss):
+    """A loss around another: the other one embeds, gathers and checks labels; this one computes it several times.
+
+    Args:
+        model: The model of the other loss.
+        loss: Any :class:`ray_st.losses.Loss`, modifiers and cached ones among them.
+
+    Raises:
+        ValueError: If the loss is of another kind.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        if not isinstance(loss, Loss):
+            raise ValueError(
+                f"{type(self).__name__} needs a loss made of ray_st.losses.Loss; found {type(loss).__name__}. "
+                "Write its computation as the method compute(columns) of a subclass of Loss."
+            )
+        super().__init__(model, loss.gather_across_devices)
+        self.loss = loss
+        self.text_columns, self.labels, self.parts = loss.text_columns, loss.labels, loss.parts
+        # How often a choice was made: in checkpoints, so that a resumed run goes on with the same ones.
+        self.register_buffer("choices", torch.zeros((), dtype=torch.long))
+        self.choices: Tensor
+
+    def bind(self, gather: Gather | None) -> None:
+        """Binds both losses."""
+        super().bind(gather)
+        self.loss.bind(gather)
+
+    def columns(self, features: Sequence[Mapping[str, Any]], labels: Tensor | None = None) -> Columns:
+        """The other loss's columns."""
+        return self.loss.columns(features, labels)
+
+    def embed(self, sentence_features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+        """The other loss's embeddings."""
+        return self.loss.embed(sentence_features)
+
+    def seen_through(self, view: Callable[[nn.Module], nn.Module]) -> AbstractContextManager[None]:
+        """Passes the view on to the other loss."""
+        return self.loss.seen_through(view)
+
+    def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
+        """As the other loss does."""
+        return self.loss.check_labels(labels, rows)
+
+    def choose(self, among: int, number: int) -> list[int]:
+        """Chooses some of several, in order; all of them if the number is not from 1 to fewer than there are.
+
+        The choice is a function of how many were made before in training, so it is the same on every rank.
+
+        Args:
+            among: How many there are.
+            number: How many are wanted.
+        """
+        if not 0 < number < among:
+            return list(range(among))
+        chosen = random.Random(int(self.choices)).sample(range(among), number)
+        if torch.is_grad_enabled():
+            self.choices += 1
+        return sorted(chosen)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The name of the other loss."""
+        return {"loss": type(self.loss).__name__}

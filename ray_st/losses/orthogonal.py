@@ -1,0 +1,97 @@
+"""Regularisation that spreads embeddings over the space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns
+from ray_st.losses.helpers import at_least_float32, check_choice, function_name
+from ray_st.util.similarity import cos_sim
+
+
+class GlobalOrthogonalRegularizationLoss(Loss):
+    r"""Wants the similarities of unrelated texts to have the mean and spread of random directions.
+
+    Of the similarities s of different rows of a column: ``gor_mean`` is :math:`\bar{s}^2`, ``gor_second_moment`` is
+    :math:`\max(0, \overline{s^2} - 1/d)`. Meant to be added to another loss; the value is a dictionary of the two parts.
+
+    Inputs: any number of text columns; no labels.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding`` (n, d).
+        similarity_fct: Maps (n, d) and (m, d) to similarities (n, m).
+        mean_weight: Factor on the first part; 0 or None leaves it out.
+        second_moment_weight: Factor on the second part; 0 or None leaves it out.
+        aggregation: ``"mean"`` or ``"sum"`` over the columns.
+        gather_across_devices: Whether the rows of all ranks are compared; each rank then computes the loss of the whole
+            pool.
+
+    Raises:
+        ValueError: If no part is left, or the aggregation is not among these.
+
+    References:
+        Zhang et al. 2017, arXiv:1708.06320; with sums in Schechter Vera et al. 2025, arXiv:2509.20354.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        similarity_fct: Callable[[Tensor, Tensor], Tensor] = cos_sim,
+        mean_weight: float | None = 1.0,
+        second_moment_weight: float | None = 1.0,
+        aggregation: str = "mean",
+        gather_across_devices: bool = False,
+    ) -> None:
+        super().__init__(model, gather_across_devices)
+        check_choice("aggregation", aggregation, ("mean", "sum"))
+        if not mean_weight and not second_moment_weight:
+            raise ValueError("At least one of mean_weight and second_moment_weight must not be 0.")
+        self.similarity_fct = similarity_fct
+        self.mean_weight = mean_weight
+        self.second_moment_weight = second_moment_weight
+        self.aggregation = aggregation
+        weights = {"gor_mean": mean_weight, "gor_second_moment": second_moment_weight}
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        self.parts = tuple(self.weights)
+
+    def compute(self, columns: Columns) -> dict[str, Tensor]:
+        """The parts, of the whole pool."""
+        terms = torch.stack([self._terms(rows) for rows in columns.pool])
+        both = terms.sum(0) if self.aggregation == "sum" else terms.mean(0)
+        found = dict(zip(("gor_mean", "gor_second_moment"), both.unbind(), strict=True))
+        return {name: weight * found[name] for name, weight in self.weights.items()}
+
+    def _terms(self, rows: Tensor) -> Tensor:
+        count, dimension = rows.shape
+        scores = at_least_float32(self.similarity_fct(rows, rows))
+        scores = scores.masked_fill(torch.eye(count, dtype=torch.bool, device=rows.device), 0)
+        pairs = max(1, count * (count - 1))
+        second_moment = scores.pow(2).sum() / pairs
+        return torch.stack([(scores.sum() / pairs).pow(2), torch.relu(second_moment - 1 / dimension)])
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The loss's options, for the model card."""
+        return {
+            "similarity_fct": function_name(self.similarity_fct),
+            "mean_weight": self.mean_weight,
+            "second_moment_weight": self.second_moment_weight,
+            "aggregation": self.aggregation,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper that the loss comes from."""
+        return """
+@misc{zhang2017learning,
+    title = {Learning Spread-out Local Feature Descriptors},
+    author = {Zhang, Xu and Yu, Felix X. and Kumar, Sanjiv and Chang, Shih-Fu},
+    year = {2017},
+    eprint = {1708.06320},
+    archivePrefix = {arXiv},
+}
+"""

@@ -1,0 +1,135 @@
+"""Classification of pairs by a layer on top of their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_st.losses.base import Loss
+from ray_st.losses.columns import Columns
+from ray_st.losses.helpers import widen
+from ray_st.losses.parts import Value
+
+
+class SoftmaxLoss(Loss):
+    """Cross entropy of a linear classifier on ``[u, v, |u - v|, u * v]`` of each pair; the loss owns the classifier.
+
+    Inputs: (input_A, input_B) with a class as label, from 0 to ``num_labels - 1``.
+
+    Args:
+        model: Maps features to a dict with ``sentence_embedding`` (n, d).
+        embedding_dimension: Dimension d of the embeddings.
+        num_labels: Number of classes.
+        concatenation_sent_rep: Whether u and v are inputs of the classifier.
+        concatenation_sent_difference: Whether ``|u - v|`` is.
+        concatenation_sent_multiplication: Whether ``u * v`` is.
+        loss_fct: Maps logits (n, num_labels) and labels to a scalar, a mean over the rows.
+        sentence_embedding_dimension: The older name of ``embedding_dimension``.
+
+    Raises:
+        ValueError: If the dimension or number of labels is missing, no input is chosen, or a label is out of range.
+
+    References:
+        Reimers and Gurevych 2019, arXiv:1908.10084, section 3 (classification objective).
+    """
+
+    text_columns: tuple[int, int | None] = (2, 2)
+    labels: str = "class"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        embedding_dimension: int | None = None,
+        num_labels: int | None = None,
+        concatenation_sent_rep: bool = True,
+        concatenation_sent_difference: bool = True,
+        concatenation_sent_multiplication: bool = False,
+        loss_fct: Callable[..., Tensor] = nn.CrossEntropyLoss(),  # noqa: B008 (documented default, without state)
+        *,
+        sentence_embedding_dimension: int | None = None,
+    ) -> None:
+        super().__init__(model)
+        dimension = sentence_embedding_dimension if embedding_dimension is None else embedding_dimension
+        inputs = (
+            2 * concatenation_sent_rep + concatenation_sent_difference + concatenation_sent_multiplication
+        )
+        if dimension is None or num_labels is None:
+            raise ValueError("SoftmaxLoss needs embedding_dimension and num_labels.")
+        if not inputs:
+            raise ValueError("SoftmaxLoss needs at least one of its concatenation options to be True.")
+        self.embedding_dimension = dimension
+        self.num_labels = num_labels
+        self.concatenation_sent_rep = concatenation_sent_rep
+        self.concatenation_sent_difference = concatenation_sent_difference
+        self.concatenation_sent_multiplication = concatenation_sent_multiplication
+        first = next(model.parameters(), None)
+        device = None if first is None else first.device
+        self.classifier = nn.Linear(inputs * dimension, num_labels, device=device)
+        self.loss_fct = loss_fct
+
+    def forward(
+        self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
+    ) -> Value | tuple[list[Tensor], Tensor]:
+        """The loss; without labels the embeddings of both columns and the logits (n, num_labels)."""
+        features = list(sentence_features)
+        if labels is not None:
+            return super().forward(features, labels)
+        embeddings = self.embed(features)
+        return embeddings, self.classify(*embeddings)
+
+    def classify(self, first: Tensor, second: Tensor) -> Tensor:
+        """Logits (n, num_labels) of pairs.
+
+        Args:
+            first: (n, d); fewer dimensions, as a modifier may leave, count as if the others were zero.
+            second: (n, d).
+        """
+        first, second = (widen(rows, self.embedding_dimension) for rows in (first, second))
+        inputs = [first, second] if self.concatenation_sent_rep else []
+        inputs += [(first - second).abs()] if self.concatenation_sent_difference else []
+        inputs += [first * second] if self.concatenation_sent_multiplication else []
+        return self.classifier(torch.cat(inputs, dim=1).to(self.classifier.weight.dtype))
+
+    def compute(self, columns: Columns) -> Tensor:
+        """Loss of this rank's pairs."""
+        return self.loss_fct(self.classify(*columns.mine), columns.labels)
+
+    def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
+        """As in the base; with cross entropy classes must be in range, other losses get their labels as they are."""
+        if not isinstance(self.loss_fct, nn.CrossEntropyLoss) or getattr(labels, "ndim", 0) > 1:
+            return labels
+        classes = super().check_labels(labels, rows)
+        assert classes is not None
+        wrong = (classes < 0) | (classes >= self.num_labels)
+        wrong &= classes != self.loss_fct.ignore_index
+        if wrong.any():
+            raise ValueError(
+                f"SoftmaxLoss needs labels from 0 to {self.num_labels - 1} (num_labels={self.num_labels}); found "
+                f"{classes[wrong].unique().tolist()[:8]}."
+            )
+        return classes
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The loss's options, for the model card."""
+        return {
+            "num_labels": self.num_labels,
+            "concatenation_sent_rep": self.concatenation_sent_rep,
+            "concatenation_sent_difference": self.concatenation_sent_difference,
+            "concatenation_sent_multiplication": self.concatenation_sent_multiplication,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper that the loss comes from."""
+        return """
+@inproceedings{reimers-2019-sentence-bert,
+    title = {Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks},
+    author = {Reimers, Nils and Gurevych, Iryna},
+    booktitle = {Proceedings of the 2019 Conference on Empirical Methods in Natural Language Processing},
+    year = {2019},
+    url = {https://arxiv.org/abs/1908.10084},
+}
+"""

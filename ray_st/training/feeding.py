@@ -1,0 +1,177 @@
+"""From described datasets to a sampler over all of them, and what there is to say about the batches to come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ray_st.data.columns import check_rows
+from ray_st.data.encode import check_faults
+from ray_st.data.grouping import GroupByLabelBatchSampler
+from ray_st.data.ingested import Ingested
+from ray_st.data.mixing import Concatenated
+from ray_st.data.plan import Indices
+from ray_st.data.windows import WindowedBatchSampler
+from ray_st.training.run import DataPart, FeedPart
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How the rows of a feed's datasets are sampled.
+
+    Args:
+        sampler: Batch sampler over the usable rows of all datasets, one dataset after the other.
+        usable: Number of each usable row among all rows, or None if all are usable.
+        epochs: How many epochs will at most be planned.
+        resident: For each dataset, how many blocks a window holds; None for all.
+        windows: For each dataset, the number of windows of an epoch.
+        left_out: Rows that the samplers leave out of each epoch.
+    """
+
+    sampler: Any
+    usable: Indices | None
+    epochs: int
+    resident: tuple[int | None, ...]
+    windows: tuple[int, ...]
+    left_out: int
+
+
+def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
+    """Refuses datasets with unusable rows (unless they are to be skipped) or with too few rows.
+
+    Raises:
+        ValueError: Naming the dataset and what is wrong.
+    """
+    for name, dataset in part.datasets.items():
+        if not part.skip_bad_rows:
+            check_faults(ingested[name].faults, ingested[name].rows, dataset.label)
+        check_rows(len(ingested[name].keys), 1, dataset.label)
+    label = next(iter(part.datasets.values())).label if len(part.datasets) == 1 else "all datasets together"
+    check_rows(sum(len(described.keys) for described in ingested.values()), part.rows_needed, label)
+
+
+def arrange(part: FeedPart, ingested: Mapping[str, Ingested]) -> Arrangement:
+    """Makes the sampler of a feed.
+
+    Args:
+        part: The feed's datasets.
+        ingested: Their descriptions, by name.
+    """
+    samplers, resident = [], []
+    for number, (name, dataset) in enumerate(part.datasets.items()):
+        blocks = window_blocks(ingested[name], part.window_bytes)
+        seed = part.seed + number
+        samplers.append(_sampler(part, dataset, ingested[name], blocks, seed))
+        # A step may still want rows of the window before; twice the blocks hold both.
+        resident.append(None if blocks is None else 2 * blocks)
+    keys = [described.keys for described in ingested.values()]
+    mixed = samplers[0] if part.mix is None else part.mix(Concatenated(keys), samplers, part.seed)
+    starts = np.cumsum([0, *(described.rows for described in ingested.values())])
+    usable = np.concatenate([i.usable + start for i, start in zip(ingested.values(), starts, strict=False)])
+    return Arrangement(
+        sampler=mixed,
+        usable=None if len(usable) == starts[-1] else usable,
+        epochs=part.epochs(len(usable)),
+        resident=tuple(resident),
+        windows=tuple(getattr(sampler, "windows", 1) for sampler in samplers),
+        left_out=sum(s.left_out for s in samplers if isinstance(s, GroupByLabelBatchSampler)),
+    )
+
+
+def window_blocks(ingested: Ingested, window_bytes: int | None) -> int | None:
+    """How many blocks of a dataset fit a window, or None if all do."""
+    if window_bytes is None or ingested.size <= window_bytes:
+        return None
+    return max(int(len(ingested.block_rows) * window_bytes / ingested.size), 1)
+
+
+def _sampler(part: FeedPart, dataset: DataPart, ingested: Ingested, blocks: int | None, seed: int) -> Any:
+    if blocks is None:
+        return dataset.make_sampler(ingested.keys, seed)
+    return WindowedBatchSampler(
+        ingested.keys,
+        ingested.usable_block_rows,
+        blocks,
+        dataset.make_sampler,
+        dataset.batch_size,
+        part.drop_last,
+        seed,
+    )
+
+
+def fingerprint(part: FeedPart, ingested: Mapping[str, Ingested]) -> dict[str, Any]:
+    """What the order of samples depends on: if any of it differs, a run cannot go on where another stopped."""
+    facts: dict[str, Any] = {"seed": part.seed, "drop_last": part.drop_last, "window_bytes": None}
+    for name, dataset in part.datasets.items():
+        described, prefix = ingested[name], f"{name}: " if name else ""
+        facts[f"{prefix}rows"] = described.rows
+        facts[f"{prefix}columns"] = list(dataset.encoding.columns.names)
+        facts[f"{prefix}texts and labels"] = described.fingerprint
+        facts[f"{prefix}global batch size"] = dataset.batch_size
+        blocks = window_blocks(described, part.window_bytes)
+        facts[f"{prefix}blocks of a window"] = blocks
+    del facts["window_bytes"]
+    return facts
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, in words."""
+    return [
+        f"{name}: {then.get(name)} then, {now.get(name)} now"
+        for name in dict.fromkeys([*then, *now])
+        if then.get(name) != now.get(name)
+    ]
+
+
+def summary(
+    part: FeedPart, ingested: Mapping[str, Ingested], arrangement: Arrangement, steps: int
+) -> list[str]:
+    """What a run is about to do with its data, one fact a line.
+
+    Args:
+        part: The feed's datasets.
+        ingested: Their descriptions.
+        arrangement: How they are sampled.
+        steps: Number of batches of an epoch.
+    """
+    lines = [
+        _dataset_line(name, dataset, ingested[name], windows)
+        for (name, dataset), windows in zip(part.datasets.items(), arrangement.windows, strict=True)
+    ]
+    rows = sum(len(described.keys) for described in ingested.values())
+    lines.append(f"an epoch: {steps:,} steps over {rows:,} rows")
+    if arrangement.left_out:
+        lines.append(
+            f"left out of each epoch: {arrangement.left_out:,} rows without a partner of their label"
+        )
+    return lines
+
+
+def _dataset_line(name: str, dataset: DataPart, described: Ingested, windows: int) -> str:
+    keys = described.keys
+    facts = [f"{len(keys):,} rows in {windows:,} window(s)", f"global batch {dataset.batch_size:,}"]
+    texts = len(dataset.encoding.columns.texts)
+    if texts > 1:
+        facts.append(f"up to {(dataset.batch_size - 1) * (texts - 1) + texts - 2:,} negatives an anchor")
+    facts.append(f"{_duplicate_share(keys.hashes):.1%} of rows share a text")
+    if keys.tokens is not None and keys.tokens.any():
+        facts.append(f"{keys.tokens.sum():,} tokens, {keys.tokens.mean():.0f} a row")
+        facts.append(f"{described.truncated:,} rows truncated")
+    if described.faults:
+        facts.append(f"{len(described.faults):,} unusable rows left out")
+    return f"{name or dataset.label}: " + ", ".join(facts)
+
+
+def _duplicate_share(hashes: np.ndarray) -> float:
+    if not hashes.size:
+        return 0.0
+    _, codes, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    return float((counts[codes.reshape(hashes.shape)] > 1).any(axis=1).mean())
+
+
+def names(datasets: Sequence[str]) -> str:
+    """Names of datasets for a message."""
+    return ", ".join(repr(name) for name in datasets)

@@ -1,0 +1,49 @@
+"""Which rows each step used, written down for audits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+LEDGER = "ledger.jsonl"
+
+
+class Ledger:
+    """A file with one line for each optimizer step: its number and the rows of its global batches.
+
+    Rows are numbered over all datasets of a run, one dataset after the other. A run that goes on from a checkpoint
+    first takes back the lines of steps that it will do again, so that the file always tells of one unbroken run.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def rewind(self, step: int) -> None:
+        """Takes back the lines of steps after ``step``."""
+        kept = [line for line in read_ledger(self.path) if line["step"] <= step] if self.path.exists() else []
+        part = self.path.with_suffix(".part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        part.replace(self.path)
+
+    def write(self, step: int, batches: Sequence[Any]) -> None:
+        """Adds a line.
+
+        Args:
+            step: The step's number, from 1.
+            batches: Row numbers of each of its global batches.
+        """
+        line = {"step": step, "rows": [[int(row) for row in batch] for batch in batches]}
+        with self.path.open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+
+def read_ledger(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The lines of a ledger; a line that a crash cut short is left out."""
+    for line in Path(path).read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            yield json.loads(line)

@@ -1,0 +1,113 @@
+"""The samplers that training arguments name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray_st.data.columns import LABEL_COLUMNS
+from ray_st.data.grouping import GroupByLabelBatchSampler, GroupByLengthBatchSampler
+from ray_st.data.mixing import ProportionalBatchSampler, RoundRobinBatchSampler, WeightedBatchSampler
+from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, RandomOrder
+from ray_st.training_args import (
+    BatchSamplers,
+    MultiDatasetBatchSamplers,
+    SentenceTransformerTrainingArguments,
+)
+
+
+def batch_sampler(
+    args: SentenceTransformerTrainingArguments,
+    dataset: Any,
+    batch_size: int,
+    drop_last: bool,
+    valid_label_columns: Sequence[str] | None,
+    generator: Any,
+    seed: int,
+) -> Any:
+    """The batch sampler that ``args.batch_sampler`` names, or that the class or function given there makes.
+
+    Arguments as in :meth:`ray_st.SentenceTransformerTrainer.get_batch_sampler`.
+    """
+    kind = args.batch_sampler
+    if not isinstance(kind, BatchSamplers):
+        return kind(
+            dataset,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            valid_label_columns=valid_label_columns,
+            generator=generator,
+            seed=seed,
+        )
+    if kind == BatchSamplers.NO_DUPLICATES:
+        return NoDuplicatesBatchSampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+    if kind == BatchSamplers.GROUP_BY_LABEL:
+        return GroupByLabelBatchSampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+    if args.groups_by_length:
+        return GroupByLengthBatchSampler(dataset, batch_size, drop_last, generator, seed)
+    seed = int(generator.initial_seed()) if generator is not None else seed
+    return DefaultBatchSampler(RandomOrder(len(dataset), seed), batch_size, drop_last)
+
+
+def multi_dataset_batch_sampler(
+    args: SentenceTransformerTrainingArguments,
+    names: Sequence[str],
+    dataset: Any,
+    batch_samplers: list[Any],
+    generator: Any,
+    seed: int | None,
+) -> Any:
+    """The sampler over several datasets that the arguments name.
+
+    Args:
+        args: The arguments; ``dataset_weights`` go before ``multi_dataset_batch_sampler``.
+        names: Names of the datasets, in order.
+        dataset: The datasets as one.
+        batch_samplers: A batch sampler for each dataset.
+        generator: A generator whose initial seed is used instead of ``seed``.
+        seed: Seed of the order of datasets.
+    """
+    if args.dataset_weights:
+        weights = [args.dataset_weights[name] for name in names]
+        return WeightedBatchSampler(dataset, batch_samplers, weights, generator, seed)
+    kind = args.multi_dataset_batch_sampler
+    if not isinstance(kind, MultiDatasetBatchSamplers):
+        return kind(dataset, batch_samplers, generator=generator, seed=seed)
+    if kind == MultiDatasetBatchSamplers.ROUND_ROBIN:
+        return RoundRobinBatchSampler(dataset, batch_samplers, generator, seed)
+    return ProportionalBatchSampler(dataset, batch_samplers, generator, seed)
+
+
+def in_order(keys: Any, seed: int, batch_size: int) -> DefaultBatchSampler:
+    """Rows as they come, for evaluation."""
+    return DefaultBatchSampler(RandomOrder(len(keys), shuffle=False), batch_size)
+
+
+@dataclass(frozen=True)
+class SamplerMaker:
+    """Makes the sampler of a training dataset through the trainer's method, here or where plans are made.
+
+    Args:
+        trainer: The trainer, or as much of it as the method may use.
+        whole: The dataset itself, for an overridden method; None to pass keys.
+        batch_size: Rows of a global batch.
+        drop_last: Whether batches that are not full are left out.
+    """
+
+    trainer: Any
+    whole: Any
+    batch_size: int
+    drop_last: bool
+
+    def __call__(self, keys: Any, seed: int) -> Any:
+        """A sampler over rows with these keys."""
+        rows = self.whole if self.whole is not None and len(self.whole) == len(keys) else keys
+        options: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.drop_last}
+        more: dict[str, Any] = {"valid_label_columns": list(LABEL_COLUMNS), "seed": seed}
+        # Overrides written for earlier versions of the documented method know fewer arguments.
+        known = inspect.signature(self.trainer.get_batch_sampler).parameters
+        takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values())
+        options.update({key: value for key, value in more.items() if takes_any or key in known})
+        return self.trainer.get_batch_sampler(rows, **options)

@@ -17,7 +17,16 @@ from transformers import IntervalStrategy, TrainerCallback
 from ray_st.data.prompts import prompts_of
 from ray_st.training.card import describe_run
 from ray_st.training.loop import TrainingLoop
-from ray_st.training.parts import epochs_needed, loss_for, make_part, named, names_of, prompt_lengths
+from ray_st.training.parts import (
+    epochs_needed,
+    is_mixture,
+    loss_for,
+    make_part,
+    named,
+    names_of,
+    opened,
+    prompt_lengths,
+)
 from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, Outcome, Run, eval_feed
 from ray_st.training.sampling import SamplerMaker, batch_sampler, in_order, multi_dataset_batch_sampler
 from ray_st.training.travel import Description, evaluate_task, take_over, train_task, user_callbacks
@@ -36,9 +45,10 @@ class SentenceTransformerTrainer(TrainingLoop):
     Args:
         model: The model to train.
         args: Training arguments; defaults to those of an output folder ``tmp_trainer``.
-        train_dataset: A :class:`datasets.Dataset` or a Ray Dataset. Columns are passed to the loss in their order; a
-            column named label, labels, score or scores is the label.
-        eval_dataset: Likewise, or a dict of datasets.
+        train_dataset: A :class:`datasets.Dataset` or :class:`datasets.IterableDataset`, a Ray Dataset, paths of files, a
+            table, columns, rows, or a :class:`ray_st.data.sources.Source`; or a dict of these. Columns are passed to
+            the loss in their order; a column named label, labels, score or scores is the label.
+        eval_dataset: Likewise.
         loss: A loss, or a function that makes it from the model; CoSENT by default.
         evaluator: An evaluator or a list of them.
         data_collator: Makes inputs from rows (a list of dicts of texts) in place of the default.
@@ -306,7 +316,7 @@ class SentenceTransformerTrainer(TrainingLoop):
                 name: self._part(source, name, "train_dataset", sizes[name], self._maker(source, sizes[name]))
                 for name, source in sources.items()
             },
-            mix=self._mix if isinstance(self.train_dataset, dict) else None,
+            mix=self._mix if is_mixture(self.train_dataset) else None,
             epochs=epochs_needed(args, min(sizes.values())),
             rows_needed=world_size,
             seed=args.seed if args.data_seed is None else args.data_seed,
@@ -347,8 +357,9 @@ class SentenceTransformerTrainer(TrainingLoop):
     ) -> DataPart:
         label = f"{kind}[{name!r}]" if name else kind
         names = list(dict.fromkeys([*named(self.train_dataset), *named(self.eval_dataset)]))
+        rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
         return make_part(
-            source,
+            opened(source, label, rows if rows > 0 and kind == "train_dataset" else None),
             label,
             loss_for(self.loss, name, label),
             # Turns texts into token ids ahead of training; a collator of the user's wants texts.

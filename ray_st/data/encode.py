@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from ray_st.data.columns import ColumnSpec
 from ray_st.data.keys import Keys, hash_texts, label_codes
+from ray_st.data.located import FILE, READ_FAULT
+from ray_st.data.sources import ROW
 
 TokenIds = npt.NDArray[np.int32]
 Encoder = Callable[[list[str]], Sequence[TokenIds]]
@@ -70,7 +72,7 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
         whether a text reaches the encoder's longest input; ``fault``, which says what is wrong with a row, or null. An
         unusable text counts as an empty one.
     """
-    faults: list[str | None] = [None] * len(block)
+    faults = _found_by_reader(block)
     texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}
     made: dict[str, pa.Array] = {}
     tokens = np.zeros(len(block), dtype=np.int64)
@@ -90,10 +92,27 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     label = encoding.columns.label
     if label is not None:
         made[label] = _checked_labels(block[label], label, faults)
+    _say_where(block, faults)
     made[TOKENS] = pa.array(tokens)
     made[TRUNCATED] = pa.array(truncated)
     made[FAULT] = pa.array(faults, pa.string())
     return pa.table(made)
+
+
+def _found_by_reader(block: pa.Table) -> list[str | None]:
+    if READ_FAULT in block.column_names:
+        return list(block[READ_FAULT].to_pylist())
+    return [None] * len(block)
+
+
+def _say_where(block: pa.Table, faults: list[str | None]) -> None:
+    """Puts file and row before what the encoder found; the reader has said them already."""
+    if FILE not in block.column_names:
+        return
+    known = block[READ_FAULT]
+    for place, fault in enumerate(faults):
+        if fault is not None and not known[place].is_valid:
+            faults[place] = f"{block[FILE][place].as_py()}, row {block[ROW][place].as_py()}, {fault}"
 
 
 def _ragged(ids: Sequence[TokenIds]) -> tuple[pa.Array, npt.NDArray[np.int64]]:

@@ -145,8 +145,9 @@ class Layers(nn.Module):
 
     def forward(self, features: dict[str, Any]) -> dict[str, Any]:
         """The features with ``sentence_embedding`` (n, layers, d)."""
-        first, *others = self.model.children()
-        config = first.auto_model.config  # type: ignore[union-attr]
+        modules: list[Any] = list(self.model.children())
+        first, *others = modules
+        config = first.auto_model.config
         before, config.output_hidden_states = config.output_hidden_states, True
         try:
             tokens = dict(first(dict(features)))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import function_name
-from ray_st.losses.labels import check_labels
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,7 +46,7 @@ class ContrastiveLoss(Loss):
     """
 
     text_columns: tuple[int, int | None] = (2, 2)
-    labels: str = "1 if positive, 0 if negative"
+    labels: str = "1 if positive, 0 if negative, or between"
 
     def __init__(
         self,
@@ -124,10 +123,6 @@ class OnlineContrastiveLoss(Loss):
         super().__init__(model, gather_across_devices)
         self.distance_metric = distance_metric
         self.margin = margin
-
-    def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
-        """As in the base; labels other than 0 and 1 are refused."""
-        return check_labels("1 if equal, 0 if not", labels, rows, type(self).__name__)
 
     def compute(self, columns: Columns) -> Tensor:
         """Sum over the hard pairs."""

@@ -71,9 +71,10 @@ class EmbedDistillLoss(Loss):
         )
 
     def _distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        teacher = teacher.to(student.device, student.dtype)
         if self.projection is not None:
-            student = self.projection(widen(student, self.projection.in_features))
+            rows = widen(student, self.projection.in_features)
+            student = self.projection(rows.to(self.projection.weight.dtype))
+        teacher = teacher.to(student.device, student.dtype)
         if student.shape != teacher.shape:
             raise ValueError(
                 f"{type(self).__name__}: the student's embeddings have {student.shape[-1]} dimensions, the teacher's "

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,9 +51,11 @@ class Modifier(Loss):
         """The other loss's embeddings."""
         return self.loss.embed(sentence_features)
 
-    def seen_through(self, view: Callable[[nn.Module], nn.Module]) -> AbstractContextManager[None]:
+    @contextmanager
+    def seen_through(self, view: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
         """Passes the view on to the other loss."""
-        return self.loss.seen_through(view)
+        with self.loss.seen_through(view):
+            yield
 
     def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
         """As the other loss does."""

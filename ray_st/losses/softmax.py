@@ -70,7 +70,7 @@ class SoftmaxLoss(Loss):
         self.classifier = nn.Linear(inputs * dimension, num_labels, device=device)
         self.loss_fct = loss_fct
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, sentence_features: Iterable[Mapping[str, Any]], labels: Tensor | None = None
     ) -> Value | tuple[list[Tensor], Tensor]:
         """The loss; without labels the embeddings of both columns and the logits (n, num_labels)."""
@@ -98,8 +98,9 @@ class SoftmaxLoss(Loss):
         return self.loss_fct(self.classify(*columns.mine), columns.labels)
 
     def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
-        """As in the base; with cross entropy classes must be in range, other losses get their labels as they are."""
-        if not isinstance(self.loss_fct, nn.CrossEntropyLoss) or getattr(labels, "ndim", 0) > 1:
+        """As in the base; with cross entropy classes must be in range, soft labels and those of other functions stay as they are."""
+        soft = isinstance(labels, Tensor) and labels.shape == (rows, self.num_labels) and self.num_labels > 1
+        if soft or not isinstance(self.loss_fct, nn.CrossEntropyLoss):
             return labels
         classes = super().check_labels(labels, rows)
         assert classes is not None

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import ray
 import ray.data
+from ray import cloudpickle
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_st.data.encode import FAULT, TOKENS, TRUNCATED, Encoding, encode_block, hash_of
 from ray_st.data.ingested import Ingested, describe_blocks
+from ray_st.data.located import read_located
+from ray_st.data.sources import Part, as_source
 
 BLOCK_ROWS = 8192
 """Rows of a block. Readers split and merge as they like; the order of samples must not depend on it."""
@@ -35,15 +38,16 @@ class Blocks:
     description: Ingested
 
 
-def ingest(source: Any, encoding: Encoding) -> Blocks:
+def ingest(source: Any, encoding: Encoding, label: str) -> Blocks:
     """Encodes all rows of a source, in parallel, in order. What outgrows the object store, Ray spills to disk.
 
     Args:
-        source: A :class:`datasets.Dataset` or a Ray Dataset.
+        source: A Ray Dataset, or what :func:`ray_st.data.sources.as_source` opens.
         encoding: What to make of its rows.
+        label: What to call it in errors.
     """
     encoded = (
-        open_source(source, encoding)
+        open_source(source, encoding, label)
         .map_batches(
             functools.partial(encode_block, encoding=encoding),
             batch_size=None,
@@ -75,21 +79,42 @@ def _without_tokens(block: pa.Table, names: list[str]) -> tuple[pa.Table, int]:
     return (block.select(names) if len(block) else block), block.nbytes
 
 
-def open_source(source: Any, encoding: Encoding) -> ray.data.Dataset:
+def open_source(source: Any, encoding: Encoding, label: str) -> ray.data.Dataset:
     """A Ray Dataset of the columns that are read, in blocks of :data:`BLOCK_ROWS` rows, in the source's order."""
     names = list(encoding.columns.names)
-    if isinstance(source, datasets.Dataset):
-        tables = [
-            table.select(names).combine_chunks()
-            for table in source.with_format("arrow").iter(batch_size=BLOCK_ROWS)
-        ]
-        opened = ray.data.from_arrow(tables)
+    if isinstance(source, ray.data.Dataset):
+        opened = source.select_columns(names)
     else:
-        opened = source.select_columns(names).repartition(target_num_rows_per_block=BLOCK_ROWS)
+        parts = as_source(source, label).parts(names)
+        opened = _from_here(parts) if any(part.held for part in parts) else _from_tasks(parts)
+    opened = opened.repartition(target_num_rows_per_block=BLOCK_ROWS)
     opened.context.execution_options.preserve_order = True
     opened.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plan and its timings, for each dataset
     return opened
+
+
+def _from_here(parts: Sequence[Part]) -> ray.data.Dataset:
+    """Rows of this process, put into the object store table by table."""
+    references: list[Any] = [ray.put(table) for part in parts for table in read_located(part)]
+    return ray.data.from_arrow_refs(references)
+
+
+def _from_tasks(parts: Sequence[Part]) -> ray.data.Dataset:
+    """Files and queries, each part read by a task; what only this machine sees is read on this machine."""
+    pickled = pa.table({"part": pa.array([cloudpickle.dumps(part) for part in parts], pa.large_binary())})
+    options: dict[str, Any] = {}
+    if any(part.local for part in parts):
+        here = ray.get_runtime_context().get_node_id()
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
+    tables = [pickled.slice(row, 1) for row in range(len(pickled))]
+    return ray.data.from_arrow(tables).map_batches(
+        _read_part, batch_size=None, batch_format="pyarrow", **options
+    )
+
+
+def _read_part(table: pa.Table) -> Iterator[pa.Table]:
+    yield from read_located(cloudpickle.loads(table["part"][0].as_py()))
 
 
 def default_window_bytes() -> int:

@@ -71,7 +71,10 @@ def make_feed(part: FeedPart) -> Fed:
     """
     if part.window_bytes is None:
         part = dataclasses.replace(part, window_bytes=default_window_bytes())
-    blocks = {name: ingest(dataset.source, dataset.encoding) for name, dataset in part.datasets.items()}
+    blocks = {
+        name: ingest(dataset.source, dataset.encoding, dataset.label)
+        for name, dataset in part.datasets.items()
+    }
     ingested = {name: encoded.description for name, encoded in blocks.items()}
     check_ingested(part, ingested)
     arrangement = arrange(part, ingested)

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from ray_st.data.encode import encode_block
 from ray_st.data.feed import MemoryFeed, Planner
 from ray_st.data.ingested import describe_blocks
+from ray_st.data.located import read_located
+from ray_st.data.sources import as_source
 from ray_st.data.window import Window
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.feeding import arrange, check_ingested
@@ -21,7 +25,7 @@ def memory_feed(part: FeedPart) -> MemoryFeed:
     """Encodes datasets here and plans their batches.
 
     Args:
-        part: The datasets of a feed; each a :class:`datasets.Dataset`.
+        part: The datasets of a feed; anything but Ray Datasets.
 
     Raises:
         ValueError: If rows cannot be used.
@@ -29,7 +33,8 @@ def memory_feed(part: FeedPart) -> MemoryFeed:
     windows, ingested = {}, {}
     for name, dataset in part.datasets.items():
         columns = dataset.encoding.columns
-        table = dataset.source.with_format("arrow")[:].select(list(columns.names))
+        parts = as_source(dataset.source, dataset.label).parts(list(columns.names))
+        table = pa.concat_tables([table for part in parts for table in read_located(part)])
         block = encode_block(table, dataset.encoding)
         windows[name], ingested[name] = Window([block], columns), describe_blocks([block], columns)
     check_ingested(part, ingested)

@@ -7,35 +7,73 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import datasets
+import numpy as np
 from torch import nn
 
 from ray_st.data.columns import ColumnSpec, check_columns, check_rows, check_types, split_columns
 from ray_st.data.encode import Encoder, Encoding
+from ray_st.data.sources import Source, as_source
 from ray_st.training.run import DataPart, FeedPart
 from ray_st.training.step import LossOrLosses
 
 
-def columns_of(source: Any, name: str) -> ColumnSpec:
+def opened(value: Any, label: str, rows: int | None = None) -> Any:
+    """What a user gave as a dataset, as something that a run can read.
+
+    Args:
+        value: A Ray Dataset or a :class:`datasets.Dataset`, returned as they are, or anything that
+            :func:`ray_st.data.sources.as_source` opens: paths, tables, columns, rows, streams, queries.
+        label: What to call it in errors.
+        rows: How many rows of a stream are needed at most; None for all.
+
+    Raises:
+        ValueError: If it is nothing that can be read.
+    """
+    if isinstance(value, datasets.Dataset) or is_ray_dataset(value):
+        return value
+    return as_source(value, label, rows=rows if isinstance(value, datasets.IterableDataset) else None)
+
+
+def is_ray_dataset(value: Any) -> bool:
+    """Whether something is a Ray Dataset; only runtime/ knows Ray, so this goes by what it can do."""
+    return hasattr(value, "map_batches") and hasattr(value, "iter_internal_ref_bundles")
+
+
+def columns_of(source: Any, label: str) -> ColumnSpec:
     """The columns of a dataset.
 
     Args:
-        source: A :class:`datasets.Dataset` or a Ray Dataset.
-        name: What to call it in errors.
+        source: From :func:`opened`.
+        label: What to call it in errors.
 
     Raises:
-        ValueError: If it is something else, or a text column does not hold strings.
+        ValueError: If a text column does not hold strings.
     """
-    if isinstance(source, datasets.Dataset):
-        schema = source.features.arrow_schema
-    elif hasattr(source, "map_batches") and hasattr(
-        source, "schema"
-    ):  # a Ray Dataset; only runtime/ knows Ray
-        schema = source.schema()
+    if isinstance(source, Source):
+        types = dict(source.columns())
     else:
-        raise ValueError(f"{name} must be a datasets.Dataset or a Ray Dataset; got {type(source).__name__}.")
-    columns = split_columns(schema.names)
-    check_types(columns, dict(zip(schema.names, schema.types, strict=True)), name)
+        schema = source.features.arrow_schema if isinstance(source, datasets.Dataset) else source.schema()
+        types = dict(zip(schema.names, schema.types, strict=True))
+    columns = split_columns(list(types))
+    check_types(columns, types, label)
     return columns
+
+
+def is_mixture(value: Any) -> bool:
+    """Whether a value is several datasets by name, and not the columns of one.
+
+    Args:
+        value: A dict of datasets, a :class:`datasets.DatasetDict`, a dict of columns, or a dataset.
+    """
+    if not isinstance(value, Mapping):
+        return False
+    return not all(
+        isinstance(part, (list, tuple, np.ndarray)) and not _holds_rows(part) for part in value.values()
+    )
+
+
+def _holds_rows(values: Any) -> bool:
+    return len(values) > 0 and isinstance(values[0], Mapping)
 
 
 def make_part(
@@ -50,7 +88,7 @@ def make_part(
     """One dataset of a run, refused if its loss cannot use it.
 
     Args:
-        source: A :class:`datasets.Dataset` or a Ray Dataset.
+        source: From :func:`opened`.
         label: What to call it in errors.
         loss: Its loss.
         encoder: Turns texts into token ids; None where rows stay texts.
@@ -113,12 +151,12 @@ def named(dataset: Any) -> Mapping[str, Any]:
     """Datasets by name; a single one has the name ""."""
     if dataset is None:
         return {}
-    return dataset if isinstance(dataset, dict) else {"": dataset}
+    return dataset if is_mixture(dataset) else {"": dataset}
 
 
 def names_of(eval_dataset: Any) -> Any:
     """What stands for evaluation datasets on a worker, where they are feeds: names in the same form."""
-    if isinstance(eval_dataset, dict):
+    if is_mixture(eval_dataset):
         return {name: name for name in eval_dataset}
     return None if eval_dataset is None else ""
 

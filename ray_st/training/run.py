@@ -31,7 +31,7 @@ class DataPart:
 
     Args:
         label: What to call it in errors.
-        source: A :class:`datasets.Dataset` or a Ray Dataset.
+        source: A :class:`datasets.Dataset`, a Ray Dataset, or a :class:`ray_st.data.sources.Source`.
         encoding: What to make of its rows.
         batch_size: Rows of a global batch.
         make_sampler: Makes the batch sampler from the keys of the rows, or of a window's rows, and a seed.

@@ -1,41 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-WORDS, DIM = 40, 6
+sys.path.append(str(Path(__file__).parent))  # tests are no packages: for the helpers beside them
+
+from tiny_encoder import WORDS, TinyEncoder
+
 Features = list[dict[str, Any]]
-
-
-class TinyEncoder(nn.Module):
-    """Attention over word vectors, then their mean: every token sees every other, padding is never seen."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.words = nn.Parameter(torch.randn(WORDS, DIM, generator=generator))
-        self.types = nn.Parameter(torch.randn(2, DIM, generator=generator))
-        self.mix = nn.Parameter(torch.randn(DIM, DIM, generator=generator))
-        self.calls: list[tuple[int, int]] = []
-        self.double()
-
-    def forward(self, features: Mapping[str, Any]) -> dict[str, Any]:
-        ids, mask = features["input_ids"], features["attention_mask"]
-        self.calls.append(tuple(ids.shape))
-        tokens = self.words[ids]
-        if "token_type_ids" in features:
-            tokens = tokens + self.types[features["token_type_ids"]]
-        scores = (tokens @ self.mix @ tokens.mT).masked_fill(mask[:, None] == 0, -1e9)
-        tokens = tokens + scores.softmax(-1) @ tokens
-        if "prompt_length" in features:
-            counted = torch.as_tensor(features["prompt_length"]).reshape(-1, 1)
-            mask = mask * (mask.cumsum(1) > counted)
-        weights = mask[..., None].to(tokens.dtype)
-        return {**features, "sentence_embedding": (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)}
 
 
 @pytest.fixture

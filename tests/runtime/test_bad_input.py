@@ -46,7 +46,7 @@ def test_a_ray_dataset_of_numbers(tiny_model: Any, tmp_path: Path) -> None:
 
 def test_fewer_rows_than_workers(tiny_model: Any, tmp_path: Path) -> None:
     rows = Dataset.from_dict({"a": ["one"], "b": ["two"]})
-    with pytest.raises(ValueError, match="1 row.s., fewer than the 2 workers"):
+    with pytest.raises(ValueError, match=r"1 row\(s\), fewer than the 2 workers"):
         trainer(tiny_model, tmp_path, rows, workers=2).train()
 
 

@@ -13,7 +13,6 @@ import pytest
 import ray
 import ray.train
 from datasets import Dataset
-from test_train import KillOnce, difference, losses_of
 
 from ray_st import (
     SentenceTransformer,
@@ -22,11 +21,12 @@ from ray_st import (
     losses,
 )
 from ray_st.training.ledger import LEDGER, read_ledger
+from runtime_helpers import KillOnce, difference, losses_of
 
 pytestmark = pytest.mark.ray
 
 GLOBAL_BATCH = 12
-WORDS = "sunny weather good bad man eats pasta query document text".split()
+WORDS = ["sunny", "weather", "good", "bad", "man", "eats", "pasta", "query", "document", "text"]
 
 
 def texts(rows: int, salt: int) -> list[str]:
@@ -188,7 +188,11 @@ test_streams.run(Path({folder!r}), Path({model!r}), workers=2)
 def test_the_driver_is_killed_and_the_run_goes_on_from_storage(
     unbroken: Any, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    script = DRIVER.format(path=[str(Path(__file__).parent)], folder=str(tmp_path), model=str(tiny_folder))
+    script = DRIVER.format(
+        path=[str(Path(__file__).parent), str(Path(__file__).parents[1])],
+        folder=str(tmp_path),
+        model=str(tiny_folder),
+    )
     environment = {**os.environ, "RAY_ADDRESS": "local"}
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", script], env=environment, start_new_session=True

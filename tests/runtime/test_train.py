@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from ray_st import (
     losses,
 )
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
+from runtime_helpers import KillOnce, difference, losses_of
 
 pytestmark = pytest.mark.ray
 
@@ -28,7 +27,7 @@ ROWS, GLOBAL_BATCH = 72, 16
 
 
 def rows() -> Dataset:
-    words = "sunny weather good bad man eats pasta query document text".split()
+    words = ["sunny", "weather", "good", "bad", "man", "eats", "pasta", "query", "document", "text"]
     return Dataset.from_dict(
         {
             "anchor": [f"{words[i % 10]} {i}" for i in range(ROWS)],
@@ -46,22 +45,6 @@ class Remember(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if "loss" in logs:
             self.losses.append(logs["loss"])
-
-
-class KillOnce(TrainerCallback):
-    """Kills its own process with SIGKILL at a step, on the last rank, the first time only."""
-
-    def __init__(self, step: int, marker: Path) -> None:
-        self.step, self.marker = step, marker
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if (
-            state.global_step == self.step
-            and args.process_index == args.world_size - 1
-            and not self.marker.exists()
-        ):
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def train(folder: Path, model_folder: Path, workers: int, **options: Any) -> SentenceTransformerTrainer:
@@ -86,15 +69,6 @@ def train(folder: Path, model_folder: Path, workers: int, **options: Any) -> Sen
     )
     trainer.train()
     return trainer
-
-
-def losses_of(trainer: SentenceTransformerTrainer) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
-def difference(one: Any, other: Any) -> float:
-    ours, theirs = one.model.state_dict(), other.model.state_dict()
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ ROWS, BATCH, STEPS = 100, 10, 20
 
 
 def _rows(columns: int, scores: bool) -> Dataset:
-    words = "sunny weather good bad man eats pasta query document text word".split()
+    words = ["sunny", "weather", "good", "bad", "man", "eats", "pasta", "query", "document", "text", "word"]
     rng = torch.Generator().manual_seed(1)
 
     def text(row: int) -> str:

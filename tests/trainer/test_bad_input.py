@@ -41,11 +41,7 @@ def trainer(model: Any, folder: Path, dataset: Any, loss: Callable[..., Any], **
             losses.MultipleNegativesRankingLoss,
             r"column 'c': texts must be strings; found type int64",
         ),
-        (
-            [{"a": "one"}],
-            losses.MultipleNegativesRankingLoss,
-            "must be a datasets.Dataset or a Ray Dataset; got list",
-        ),
+        (42, losses.MultipleNegativesRankingLoss, r"train_dataset: expected a path.*; found 42 \(int\)"),
     ],
 )
 def test_data_that_the_loss_cannot_use(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any, cast
@@ -21,7 +21,7 @@ from ray_st.data.sources.kinds import agreed, named_type, pick
 from ray_st.data.sources.parquet import open_parquet
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.places import File, Paths, list_files
-from ray_st.data.sources.records import gather
+from ray_st.data.sources.records import Record, gather
 from ray_st.data.sources.source import Chunk, Limits, Unit
 from ray_st.util.names import did_you_mean
 
@@ -57,11 +57,13 @@ class TextFile:
         file: The file.
         form: What its lines are.
         kind: The format's name, for errors.
+        known: The only keys that its rows may have; None takes any.
     """
 
     file: File
     form: Form
     kind: str
+    known: tuple[str, ...] | None = None
     first: int = 0
 
     @property
@@ -88,6 +90,8 @@ class TextFile:
         """The rows, converted to the schema's types."""
         with reading(self.name, self.kind), self.file.open_stream() as stream:
             records = self.form.records(stream, limits, self.name)
+            if self.known is not None:
+                records = _with_known_keys(records, self.known)
             yield from gather(records, schema, self.form.convert, limits, report, self.name)
 
 
@@ -158,10 +162,11 @@ class Files:
     def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
         """Arrow type of each column; see :meth:`Source.columns`."""
         found = [
-            (file.name, self._declared(_kept(types, wanted)))
+            (file.name, self._declared(types))
             for file, (types, _) in zip(self.files, self._opened, strict=True)
         ]
-        pick(found[0][1], wanted, self.files[0].name)
+        pick(found[0][1], [*(wanted or ()), *self.types], self.files[0].name)
+        found = [(name, _kept(types, wanted)) for name, types in found]
         types = agreed(found)
         if self.kind in ("csv", "tsv", "json"):
             types = {name: pa.string() if pa.types.is_null(kind) else kind for name, kind in types.items()}
@@ -170,8 +175,14 @@ class Files:
     def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
         """A part for each file, or for some row groups of a Parquet file; see :meth:`Source.parts`."""
         schema = pa.schema(list(self.columns(wanted).items()))
+        known = tuple(schema.names) if wanted is None and self.kind == "json" else None
         return [
-            Part(unit, schema, tuple(schema.names), limits=self.limits)
+            Part(
+                unit if known is None else _strict(unit, known),
+                schema,
+                tuple(schema.names),
+                limits=self.limits,
+            )
             for _, units in self._opened
             for unit in units
         ]
@@ -197,10 +208,13 @@ class Files:
         return Csv(delimiter, quoted, None if self.names is None else tuple(self.names))
 
     def _declared(self, types: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-        return {
-            name: named_type(self.types[name], name) if name in self.types else kind
-            for name, kind in types.items()
+        """Types as the user says; a key of JSON that the first rows lack is a column by being named there."""
+        said = {
+            name: named_type(kind, name)
+            for name, kind in self.types.items()
+            if name in types or self.kind == "json"
         }
+        return {**types, **said}
 
     def _check_options(self, kind: str) -> None:
         given = [name for name in ("names", "delimiter", "quoted") if getattr(self, name) is not None]
@@ -209,6 +223,24 @@ class Files:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+
+def _strict(unit: Unit, known: tuple[str, ...]) -> Unit:
+    return replace(unit, known=known) if isinstance(unit, TextFile) else unit
+
+
+def _with_known_keys(records: Iterator[Record], known: tuple[str, ...]) -> Iterator[Record]:
+    """Faults rows with a key that is no column: it would be lost without a word."""
+    for record in records:
+        odd = next((key for key in record.values if key not in known), None)
+        if odd is None:
+            yield record
+        else:
+            fault = (
+                f"key {odd!r} is not in the first rows, so no column {list(known)}; name the columns to read in "
+                f"`columns`, or add it with types: {{{odd}: …}}"
+            )
+            yield record._replace(fault=fault, values={}, raw=repr(record.values)[:200])
 
 
 def _kept(types: Mapping[str, pa.DataType], wanted: Sequence[str] | None) -> dict[str, pa.DataType]:

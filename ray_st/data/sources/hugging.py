@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ _FIRST_STEP = 16
 
 
 @dataclass(frozen=True)
-class Rows:
+class Mapped:
     """Rows of a Dataset that is mapped from disk.
 
     Args:
@@ -41,6 +41,7 @@ class Rows:
     name: str
     first: int
     stop: int
+    held: ClassVar[bool] = True
     local: bool = True
 
     def count(self, most: int | None = None) -> int:
@@ -74,6 +75,7 @@ class Examples:
     name: str
     rows: int | None = None
     first: int = 0
+    held: ClassVar[bool] = True
     local: bool = True
 
     def records(self) -> Iterator[Record]:
@@ -154,7 +156,7 @@ class HfDataset:
         if self._transformed:
             return Examples(_Range(self.dataset, start, stop), self.name, first=start)
         if self.dataset.cache_files:  # mapped from files: what travels is where they are
-            return Rows(self.dataset, self.name, start, stop)
+            return Mapped(self.dataset, self.name, start, stop)
         table = self.dataset.select_columns(names).with_format("arrow")[start:stop]
         return Slice(table, self.name, start)
 

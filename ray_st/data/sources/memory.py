@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +32,7 @@ class Slice:
     table: pa.Table
     name: str
     first: int = 0
+    held: ClassVar[bool] = True
     local: bool = False
 
     def count(self, most: int | None = None) -> int:
@@ -101,6 +102,7 @@ class RowList:
     rows: Sequence[Any]
     name: str
     first: int = 0
+    held: ClassVar[bool] = True
     local: bool = False
 
     def count(self, most: int | None = None) -> int:

@@ -48,6 +48,11 @@ class Part:
         """Whether it can only be read on the machine that made it (or one that sees the same files)."""
         return self.unit.local
 
+    @property
+    def held(self) -> bool:
+        """Whether the rows are in this process: to send the part elsewhere would be to send them."""
+        return bool(getattr(self.unit, "held", False))
+
     def count(self, most: int | None = None) -> int:
         """Rows, those that cannot be used included: from a footer if there is one, otherwise by reading.
 

@@ -236,6 +236,19 @@ class TestBadText:
         assert table.to_pylist() == [{"a": "x", "n": 1}, {"a": "z", "n": 2}]
         assert sorted(bad.line for bad in aside) == [2, 3, 4, 6]
 
+    def test_a_key_that_comes_late_is_not_lost(self, rows_of: Any) -> None:
+        Path("t.jsonl").write_text('{"a": "x"}\n' * 1100 + '{"a": "y", "b": "late"}\n')
+        with pytest.raises(SourceError, match=r"line 1101: key 'b' is not in the first rows.*types: \{b"):
+            rows_of(Files("t.jsonl"))
+        assert rows_of(Chosen(Files("t.jsonl"), ["a"]))[-1] == {"a": "y"}
+        rows = rows_of(Files("t.jsonl", types={"b": "string"}))
+        assert (rows[0], rows[-1]) == ({"a": "x", "b": None}, {"a": "y", "b": "late"})
+
+    def test_types_of_no_column(self) -> None:
+        Path("t.csv").write_text("a,score\n1,2\n")
+        with pytest.raises(SourceError, match=r"t\.csv: no column 'scroe'; did you mean 'score'"):
+            Files("t.csv", types={"scroe": "float64"}).columns()
+
     def test_utf_16(self) -> None:
         Path("t.csv").write_text("a,b\n1,2\n", encoding="utf-16")
         with pytest.raises(SourceError, match=r"t\.csv: is in UTF-16"):

@@ -101,3 +101,37 @@ def test_a_remote_part_can_be_read_anywhere() -> None:
     (part,) = Files("folder/*.csv", filesystem=store).parts()
     assert not part.local
     assert [table.to_pylist() for table in part.read()] == [[{"a": 1}]]
+
+
+@pytest.mark.parametrize(
+    ("uri", "asked"),
+    [
+        ("s3://bucket/a folder/*.csv", "s3://bucket"),
+        (
+            "s3://bucket/a folder/?.csv?region=eu-west-1&scheme=http",
+            "s3://bucket?region=eu-west-1&scheme=http",
+        ),
+        ("gs://bucket/a folder", "gs://bucket"),
+        ("s3://bucket/a folder/t.csv", "s3://bucket"),
+    ],
+)
+def test_stores_are_opened_by_scheme_and_paths_need_no_escapes(
+    uri: str, asked: str, monkeypatch: pytest.MonkeyPatch, rows_of: Any
+) -> None:
+    store = fs._MockFileSystem()
+    store.create_dir("bucket/a folder")
+    with store.open_output_stream("bucket/a folder/t.csv") as stream:
+        stream.write(b"a\n1\n")
+    opened: list[str] = []
+
+    class Stores:
+        @staticmethod
+        def from_uri(uri: str) -> Any:
+            opened.append(uri)
+            return store, "bucket"
+
+    monkeypatch.setattr("ray_st.data.sources.places.FileSystem", Stores)
+    source = Files(uri)
+    assert [file.name for file in source.files] == [uri.partition("://")[0] + "://bucket/a folder/t.csv"]
+    assert opened == [asked]
+    assert next(source.parts()[0].read()).to_pylist() == [{"a": 1}]

@@ -278,14 +278,15 @@ class SentenceTransformerTrainer(TrainingLoop):
             parts = make_parts(launch.workers_of(scaling))
             fed = {name: launch.make_feed(part) for name, part in parts.items()}
             launch.announce(fed, store)
-            if start is not None:
+            if not self.args.ignore_data_skip:
                 storage.check_fingerprint(start, fed)
             run = Run(
                 run_id=store.run_id,
                 build=self._describe().rebuild,
                 task=task,
                 feeds=tuple(fed),
-                resume_from=start,
+                resume_from=start.path,
+                resume_name=start.name,
                 prompt_lengths=prompt_lengths(parts),
                 bar=sys.stderr.isatty() and not self.args.disable_tqdm,
                 facts=storage.facts_of(fed),

@@ -44,12 +44,8 @@ def find_repeats(hashes: Hashes) -> Repeats:
         hashes: (rows, columns) hash of each value.
     """
     rows, columns = hashes.shape
-    if columns == 0:
-        return Repeats(
-            np.zeros(0, np.int64), np.zeros((0, 0), np.int64), np.zeros(0, np.int64), np.arange(rows)
-        )
-    _, codes, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    codes = codes.reshape(hashes.shape).astype(np.int64)
+    suspects = np.flatnonzero(_may_repeat(hashes).any(axis=1))
+    codes, counts = _codes(hashes[suspects])
     for column in range(1, columns):
         same = (codes[:, :column] == codes[:, column : column + 1]).any(axis=1)
         np.subtract.at(counts, codes[same, column], 1)
@@ -58,7 +54,30 @@ def find_repeats(hashes: Hashes) -> Repeats:
     renumber = np.where(repeated, np.cumsum(repeated) - 1, -1)
     codes = np.where(codes >= 0, renumber[codes], -1)
     bound = (codes >= 0).any(axis=1)
-    return Repeats(np.flatnonzero(bound), codes[bound], counts[repeated], np.flatnonzero(~bound))
+    free = np.ones(rows, dtype=bool)
+    free[suspects[bound]] = False
+    return Repeats(suspects[bound], codes[bound], counts[repeated], np.flatnonzero(free))
+
+
+def _may_repeat(hashes: Hashes) -> npt.NDArray[np.bool_]:
+    """Where a value may be one that occurs more than once; few others pass.
+
+    Sorting alone is much cheaper than numbering values, and in most data few occur twice.
+    """
+    ordered = np.sort(hashes, axis=None)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
+        return np.zeros(hashes.shape, dtype=bool)
+    table = np.zeros(1 << (8 * len(repeated)).bit_length(), dtype=bool)
+    last_bits = np.uint64(len(table) - 1)
+    table[repeated & last_bits] = True
+    return table[hashes & last_bits]
+
+
+def _codes(hashes: Hashes) -> tuple[Indices, Indices]:
+    """The rank of each value among the values that occur, and how often each of these does."""
+    _, codes, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    return codes.reshape(hashes.shape).astype(np.int64), counts
 
 
 def pack_without_repeats(repeats: Repeats, batch_size: int, rng: np.random.Generator) -> Plan:

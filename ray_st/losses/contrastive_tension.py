@@ -82,7 +82,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
     The loss owns the second model, a copy, and the logarithm of the scale, which is trained.
 
-    Inputs: single texts; no labels.
+    Inputs: single texts; no labels. Use ``BatchSamplers.NO_DUPLICATES``.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).

@@ -168,7 +168,8 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
     The same as :class:`MultipleNegativesRankingLoss` with ``directions=("query_to_doc", "doc_to_query")`` and
     ``partition_mode="per_direction"``.
 
-    Inputs: (anchor, positive), also with negatives, which only count for the anchors; no labels.
+    Inputs: (anchor, positive), also with negatives, which only count for the anchors; no labels. Use
+    ``BatchSamplers.NO_DUPLICATES``.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).

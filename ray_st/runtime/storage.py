@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray_st.training.feeding import differences
 from ray_st.training.run import TRAIN_FEED
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
+TRAINER_STATE = "trainer_state.json"
 
 
 def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
@@ -62,18 +63,33 @@ def prepare(store: CheckpointStore) -> None:
         store.filesystem.delete_file(snapshot)
 
 
-def find_checkpoint(store: CheckpointStore, wanted: str | bool | None) -> str | None:
-    """The folder from which a run starts.
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint from which a run starts.
+
+    Args:
+        name: Its name, if it is one of the run's folder; each worker fetches it from there.
+        path: Its folder, if it lies elsewhere; every worker must see it.
+        manifest: What its manifest says; empty without one.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_checkpoint(store: CheckpointStore, wanted: str | bool | None) -> Start:
+    """The checkpoint from which a run starts.
 
     Args:
         store: The run's folder.
         wanted: True for the newest complete checkpoint of the run's folder, or a path of a checkpoint folder.
 
     Raises:
-        ValueError: If there is none, or if it is incomplete or damaged.
+        CheckpointError: If there is none, or if it is incomplete or damaged.
     """
     if not wanted:
-        return None
+        return Start()
     if wanted is True:
         skipped: list[str] = []
         newest = store.newest(skipped=skipped)
@@ -82,15 +98,13 @@ def find_checkpoint(store: CheckpointStore, wanted: str | bool | None) -> str | 
             raise CheckpointError(
                 f"resume_from_checkpoint=True found no complete checkpoint in {store.path}. {reasons}"
             )
-        return store.location(newest.name) if store.is_local else str(store.fetch(newest.name))
+        return Start(name=newest.name, manifest=newest.manifest)
     folder = Path(wanted).absolute()
-    if not (folder / "trainer_state.json").is_file():
-        raise CheckpointError(
-            f"resume_from_checkpoint={wanted!r}: no checkpoint there (no trainer_state.json)."
-        )
-    if (folder / "manifest.json").is_file():
-        CheckpointStore(str(folder.parent)).check(folder.name)
-    return str(folder)
+    if not (folder / TRAINER_STATE).is_file():
+        raise CheckpointError(f"resume_from_checkpoint={wanted!r}: no checkpoint there (no {TRAINER_STATE}).")
+    if not (folder / MANIFEST).is_file():
+        return Start(path=str(folder))
+    return Start(path=str(folder), manifest=CheckpointStore(str(folder.parent)).check(folder.name).manifest)
 
 
 def facts_of(fed: Mapping[str, Fed]) -> dict[str, Any]:
@@ -98,26 +112,23 @@ def facts_of(fed: Mapping[str, Fed]) -> dict[str, Any]:
     return fed[TRAIN_FEED].fingerprint if TRAIN_FEED in fed else {}
 
 
-def check_fingerprint(folder: str, fed: Mapping[str, Fed]) -> None:
+def check_fingerprint(start: Start, fed: Mapping[str, Fed]) -> None:
     """Refuses to go on from a checkpoint of a run with other data, as the samples would not be the same.
 
     Args:
-        folder: The checkpoint's folder.
+        start: The checkpoint.
         fed: The run's feeds.
 
     Raises:
         CheckpointError: Naming what differs.
     """
-    file = Path(folder) / MANIFEST
-    if not file.is_file():
-        return
-    then = json.loads(file.read_text()).get("data")
+    then = start.manifest.get("data")
     found = differences(then, facts_of(fed)) if then else []
     if found:
         raise CheckpointError(
-            f"{folder} was written with other data or settings, so the order of samples would differ. "
-            + "; ".join(found)
-            + ". Resume with the same data and settings, or set ignore_data_skip=True to start an epoch anew."
+            f"{start.name or start.path} was written with other data or settings, so the order of samples would "
+            f"differ. {'; '.join(found)}. Resume with the same data and settings, or set ignore_data_skip=True to begin "
+            "the epoch anew with these."
         )
 
 

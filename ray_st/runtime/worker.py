@@ -75,9 +75,8 @@ def _start(run: Run, store: CheckpointStore) -> str | None:
     newest = store.newest(run.run_id, skipped)
     for reason in skipped:
         write_line(f"passed over a checkpoint: {reason}")
-    if newest is not None:
-        return str(store.fetch(newest.name))
-    return run.resume_from
+    name = run.resume_name if newest is None else newest.name
+    return run.resume_from if name is None else str(store.fetch(name))
 
 
 class _Report:

@@ -82,6 +82,7 @@ class Run:
         task: What the trainer does there; returns a picklable value.
         feeds: Names of its datasets.
         resume_from: Path of the checkpoint folder from which the run starts, or None.
+        resume_name: Name of the checkpoint of the run's own folder from which it starts, or None.
         prompt_lengths: For each dataset, the number of prompt tokens of each text column.
         bar: Whether the driver has a terminal on which to show a bar.
         facts: What the order of samples depends on; goes into manifests.
@@ -93,6 +94,7 @@ class Run:
     task: Callable[[Any, str | None], Any]
     feeds: tuple[str, ...] = ()
     resume_from: str | None = None
+    resume_name: str | None = None
     prompt_lengths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     bar: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -196,8 +196,8 @@ def test_numbers_are_labels(labels: Any, kept: list[Any]) -> None:
 def test_other_labels_are_faults(labels: Any, faulty: int, found: str) -> None:
     block = labelled(labels)
     message = rf"row {faulty}, column 'label': expected a finite number as label, found {found} \(.*{2 - faulty} of 2"
+    described = describe_blocks([block], ColumnSpec(("q",), "label"))
     with pytest.raises(RowError, match=message):
-        described = describe_blocks([block], ColumnSpec(("q",), "label"))
         check_faults(described.faults, described.rows, "data")
 
 

@@ -10,6 +10,7 @@ import pytest
 def cluster() -> Iterator[None]:
     """One local Ray cluster for all tests, with more CPUs on paper than the machine may have."""
     import ray
+
     import runtime_helpers
 
     ray.cloudpickle.register_pickle_by_value(runtime_helpers)  # workers do not have tests on their path

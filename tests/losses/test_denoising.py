@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from ray_st import losses
+
+TEXTS = [
+    ["weather good", "man pasta", "sunny"],
+    ["the weather is good", "a man eats pasta", "sunny is the weather of the document"],
+]
+pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' report of the new cross attention
+
+
+@pytest.fixture
+def loss(tiny_model) -> Any:
+    torch.manual_seed(0)
+    return losses.DenoisingAutoEncoderLoss(tiny_model).eval()
+
+
+def features_of(model: Any) -> list[dict[str, Any]]:
+    return [model.tokenize(texts) for texts in TEXTS]
+
+
+def test_value_and_gradient_are_the_peers(loss, tiny_model, tiny_folder, peer) -> None:
+    from sentence_transformers.sentence_transformer import losses as peers
+
+    other = peer.SentenceTransformer(str(tiny_folder), device="cpu")
+    theirs = peers.DenoisingAutoEncoderLoss(other).eval()
+    theirs.decoder.load_state_dict(loss.decoder.state_dict())
+    values = [loss(features_of(tiny_model)), theirs(features_of(tiny_model), None)]
+    assert values[0].item() == pytest.approx(values[1].item(), abs=1e-5)
+    for value in values:
+        value.backward()
+    name = "encoder.layer.0.attention.self.query.weight"
+    mine, peers_own = (dict(m[0].auto_model.named_parameters())[name].grad for m in (tiny_model, other))
+    torch.testing.assert_close(mine, peers_own, rtol=1e-3, atol=1e-5)
+
+
+def test_weights_are_the_encoders_own(loss, tiny_model) -> None:
+    encoder = tiny_model[0].auto_model
+    decoder = dict(loss.decoder.bert.named_parameters())
+    shared = [name for name, weight in encoder.named_parameters() if decoder[name] is weight]
+    assert len(shared) == len(list(encoder.named_parameters()))
+    assert loss.decoder.get_output_embeddings().weight is encoder.embeddings.word_embeddings.weight
+    own = {name for name, _ in loss.named_parameters() if not name.startswith("model.")}
+    assert own
+    assert all("crossattention" in name or name.startswith("decoder.cls") for name in own)
+
+
+def test_slices_are_the_whole_by_tokens(loss, tiny_model) -> None:
+    features = features_of(tiny_model)
+    whole = loss(features)
+    seen: list[torch.Tensor] = []
+
+    class Gather:
+        idle = False
+
+        def __call__(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+            seen.append(rows)
+            return seen[0], 0
+
+    loss.bind(Gather())
+    assert loss(features) == whole
+    parts = [
+        loss([{key: value[part] for key, value in column.items()} for column in features]) * share
+        for part, share in ((slice(0, 2), 2 / 3), (slice(2, 3), 1 / 3))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_another_decoder_gets_its_own_tokens(tiny_model, tiny_encoder) -> None:
+    loss = losses.DenoisingAutoEncoderLoss(tiny_model, str(tiny_encoder), tie_encoder_decoder=False)
+    plain = loss(features_of(tiny_model))
+    loss.need_retokenization = True  # the same tokenizer, by way of the texts
+    torch.testing.assert_close(loss(features_of(tiny_model)), plain)
+    assert loss.get_config_dict() == {"decoder_name_or_path": str(tiny_encoder), "need_retokenization": True}
+
+
+def test_bad_choices_are_refused(tiny_model, tiny_encoder, encoder, caplog) -> None:
+    with pytest.raises(ValueError, match="decoder_name_or_path must name a decoder"):
+        losses.DenoisingAutoEncoderLoss(tiny_model, tie_encoder_decoder=False)
+    with pytest.raises(ValueError, match="TinyEncoder has none"):
+        losses.DenoisingAutoEncoderLoss(encoder)
+    with caplog.at_level(logging.WARNING):
+        losses.DenoisingAutoEncoderLoss(tiny_model, "another")
+    assert "is not used" in caplog.text

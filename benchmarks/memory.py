@@ -28,6 +28,7 @@ LOSS_KINDS = ("ours tiled", "ours untiled", "peer plain")
 
 
 def main() -> None:
+    """Prints both tables, or measures one figure in the process of its own."""
     arguments = _arguments()
     if arguments.one:
         print(json.dumps(_measure(*arguments.one.split(":"))))

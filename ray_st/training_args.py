@@ -10,6 +10,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import ExplicitEnum
 
+from ray_st.util.choices import COLLISIONS
+
 _PROCESS_STATE = ("distributed_state", "_setup_devices", "_n_gpu")
 
 
@@ -69,6 +71,9 @@ class SentenceTransformerTrainingArguments(TrainingArguments):
         dataset_weights: For each dataset name, how often its batches come, relative to the others; an epoch ends when
             one dataset is used up. Goes before ``multi_dataset_batch_sampler``.
         bad_rows: What to do with unusable rows; see :class:`BadRows`.
+        collisions: What becomes, without duplicates in batches, of rows that share a text with too many others to fit
+            full batches: ``"keep"`` them in smaller batches at the end of the epoch (default), ``"mask"`` repeats among
+            the negatives of full batches, or ``"drop"`` them.
         window_bytes: Most bytes of a dataset's encoded rows that are shuffled at once; larger data is shuffled window
             by window. By default a quarter of the smallest node's object store.
         ledger: Whether to write into the run's folder which rows each step used.
@@ -94,6 +99,9 @@ class SentenceTransformerTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "How often each dataset's batches come, by name."}
     )
     bad_rows: Any = field(default=BadRows.ERROR, metadata={"help": "What to do with unusable rows."})
+    collisions: str = field(
+        default="keep", metadata={"help": "What becomes of rows whose texts are too common."}
+    )
     window_bytes: int | None = field(default=None, metadata={"help": "Most bytes that are shuffled at once."})
     ledger: bool = field(default=False, metadata={"help": "Write down which rows each step used."})
 
@@ -104,6 +112,8 @@ class SentenceTransformerTrainingArguments(TrainingArguments):
             MultiDatasetBatchSamplers, self.multi_dataset_batch_sampler
         )
         self.bad_rows = BadRows(self.bad_rows)
+        if self.collisions not in COLLISIONS:
+            raise ValueError(f"collisions must be one of {list(COLLISIONS)}; got {self.collisions!r}.")
         if not 0.0 <= self.warmup_ratio <= 1.0:
             raise ValueError(f"warmup_ratio must lie in [0, 1]; got {self.warmup_ratio}.")
         if self.warmup_ratio and not self.warmup_steps:

@@ -61,8 +61,9 @@ def keys_of(dataset: Any, label_columns: Sequence[str] | None = None) -> Keys:
     if isinstance(dataset, Keys):
         return dataset
     columns = split_columns(dataset.column_names, label_columns or LABEL_COLUMNS)
-    hashes = [hash_texts(map(str, dataset[name])) for name in columns.texts]
-    labels = None if columns.label is None else _codes_of_plain(list(dataset[columns.label]))
+    # A slice: one by one, the values of a datasets.Column come slowly.
+    hashes = [hash_texts(map(str, dataset[name][:])) for name in columns.texts]
+    labels = None if columns.label is None else _codes_of_plain(list(dataset[columns.label][:]))
     stacked = np.stack(hashes, axis=1) if hashes else np.zeros((len(dataset), 0), dtype=np.uint64)
     return Keys(stacked, labels=labels)
 

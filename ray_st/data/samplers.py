@@ -15,6 +15,7 @@ import numpy as np
 from ray_st.data.keys import keys_of
 from ray_st.data.packing import find_repeats, pack_without_repeats
 from ray_st.data.plan import Plan
+from ray_st.util.choices import COLLISIONS
 
 
 def order_rng(seed: int, epoch: int) -> np.random.Generator:
@@ -144,8 +145,8 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
     """Batches in which no text occurs twice, across all text columns; labels and dataset names do not count.
 
     For losses that use the other rows of a batch as negatives: a duplicate of a positive would be a false negative.
-    Every row is in exactly one batch of an epoch; where a text occurs in very many rows, the batches at the end of
-    the epoch are smaller.
+    A text that very many rows share cannot be in full batches only: what becomes of the rows that are left over in
+    batches that are not full is the choice of ``collisions``.
 
     Args:
         dataset: The rows: :class:`ray_st.data.keys.Keys` or a :class:`datasets.Dataset`.
@@ -154,6 +155,12 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         valid_label_columns: Names that mean a label.
         generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
         seed: Seed of the order.
+        collisions: ``"keep"``: rows left over stay in smaller batches at the end of the epoch, so that every row is in
+            exactly one batch; ``"mask"``: they fill full batches, in which texts do repeat, for a loss that leaves
+            repeats out of its negatives; ``"drop"``: but for one incomplete batch they sit out the epoch.
+
+    Raises:
+        ValueError: If ``batch_size`` or ``collisions`` is none of these.
     """
 
     def __init__(
@@ -164,13 +171,38 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         valid_label_columns: Sequence[str] | None = None,
         generator: Any = None,
         seed: int | None = 0,
+        collisions: str = "keep",
     ) -> None:
         super().__init__(batch_size, drop_last, generator, seed)
+        if collisions not in COLLISIONS:
+            raise ValueError(f"collisions must be one of {list(COLLISIONS)}; got {collisions!r}.")
+        self.collisions = collisions
         self._repeats = find_repeats(keys_of(dataset, valid_label_columns).hashes)
 
     def steps(self) -> int | None:
-        """Number of batches of every epoch, if no text occurs in two rows; else None, as it varies a little."""
-        return None if len(self._repeats.rows) else self._steps_of(len(self._repeats.free))
+        """Number of batches of every epoch, or None if it varies a little, as it does where texts repeat."""
+        varies = len(self._repeats.rows) and self.collisions != "mask"
+        return None if varies else self._steps_of(len(self._repeats.rows) + len(self._repeats.free))
+
+    def crowded(self) -> int:
+        """Number of rows that the first epoch leaves over: too many others share a text with them."""
+        if not len(self._repeats.rows):
+            return 0
+        plan = pack_without_repeats(self._repeats, self.batch_size, order_rng(self.seed, 0))
+        return len(plan.rows) - self._settled(plan)
 
     def _plan(self, rng: np.random.Generator) -> Plan:
-        return pack_without_repeats(self._repeats, self.batch_size, rng)
+        plan = pack_without_repeats(self._repeats, self.batch_size, rng)
+        if self.collisions == "keep":
+            return plan
+        settled = self._settled(plan)
+        if self.collisions == "drop":
+            return Plan.of_sizes(plan.rows[:settled], plan.sizes()[: np.searchsorted(plan.starts, settled)])
+        full = int((plan.sizes() == self.batch_size).sum()) * self.batch_size
+        rest = Plan.consecutive(rng.permutation(plan.rows[full:]), self.batch_size)
+        return Plan.joined([Plan.consecutive(plan.rows[:full], self.batch_size), rest])
+
+    def _settled(self, plan: Plan) -> int:
+        """Rows in full batches, which come first, and in one incomplete batch, which there may always be."""
+        full = int((plan.sizes() == self.batch_size).sum())
+        return int(plan.starts[min(full + 1, len(plan))])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_st.data.columns import ColumnSpec
-from ray_st.data.encode import TokenIds, ids_of, text_of
+from ray_st.data.encode import TokenIds, hash_of, ids_of, text_of
 from ray_st.data.plan import Indices
 
 
@@ -77,6 +77,11 @@ class Window:
         """Token ids of rows of a text column."""
         name = ids_of(column)
         return [self._block(block).ids(name, row) for block, row in self._locate(rows)]
+
+    def hashes(self, column: str, rows: Indices) -> npt.NDArray[np.int64]:
+        """(n,) hashes of rows of a text column, as signed numbers; equal for equal texts."""
+        found = np.array(self._values(hash_of(column), rows), dtype=np.uint64)
+        return found.view(np.int64)
 
     def texts(self, column: str, rows: Indices) -> list[str]:
         """Texts of rows of a text column, prompts included."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_st.data.keys import Keys
 from ray_st.data.plan import Indices, Plan
-from ray_st.data.samplers import PlannedBatchSampler
+from ray_st.data.samplers import NoDuplicatesBatchSampler, PlannedBatchSampler
 
 MakeSampler = Callable[[Keys, int], Any]
 """Makes a batch sampler for the rows of one window from their keys and a seed."""
@@ -59,14 +59,17 @@ class WindowedBatchSampler(PlannedBatchSampler):
         for window in range(self.windows):
             chosen = blocks[window * self._window_blocks : (window + 1) * self._window_blocks]
             rows = np.concatenate([carried, *(np.arange(self._edges[b], self._edges[b + 1]) for b in chosen)])
-            plan = self._window_plan(rows, int(rng.integers(2**31)))
-            if window + 1 < self.windows:
+            last = window + 1 == self.windows
+            plan = self._window_plan(rows, int(rng.integers(2**31)), last)
+            if not last:
                 plan, carried = _full_batches(plan, self.batch_size)
             plans.append(plan)
         return Plan.joined(plans)
 
-    def _window_plan(self, rows: Indices, seed: int) -> Plan:
+    def _window_plan(self, rows: Indices, seed: int, last: bool) -> Plan:
         sampler = self._make_sampler(self._keys.take(rows), seed)
+        if isinstance(sampler, NoDuplicatesBatchSampler) and not last:
+            sampler.collisions = "keep"  # what does not fit here may fit the next window
         plan = sampler.plan() if isinstance(sampler, PlannedBatchSampler) else Plan.of_batches(sampler)
         return Plan(rows[plan.rows], plan.starts)
 

@@ -218,14 +218,19 @@ def _chunk(
 
 
 def call(model: nn.Module, features: dict[str, Any]) -> Tensor:
-    """The embeddings (n, d) that a model gives for features.
+    """The embeddings (n, d) that a model gives for features."""
+    return embedding_of(model(features))
+
+
+def embedding_of(output: Mapping[str, Any]) -> Tensor:
+    """The embeddings (n, d) in what a model gave.
 
     Raises:
-        ValueError: If the model gives no ``sentence_embedding``.
+        ValueError: If there are none.
     """
-    output = model(features)
     if "sentence_embedding" not in output:
         raise ValueError(
             f"The model must give 'sentence_embedding'; found {sorted(output)}. Add a Pooling module to it."
         )
-    return output["sentence_embedding"]
+    embeddings: Tensor = output["sentence_embedding"]
+    return embeddings

@@ -16,10 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.checkpoint import get_device_states, set_device_states
 from tqdm import tqdm
 
-from ray_st.losses.embed import Chunks, call
+from ray_st.losses.embed import Chunks, call, embedding_of
 
 CITATION = """
 @misc{gao2021scaling,
@@ -73,27 +74,20 @@ class _Embed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        weights = ctx.saved_tensors
-        wanted = [weight for weight, need in zip(weights, ctx.needs_input_grad[3:], strict=True) if need]
-        sums: list[Tensor | None] = [None] * len(wanted)
+        names = [name for name, weight in ctx.model.named_parameters() if weight.requires_grad]
+        # Stand-ins that share the weights' memory and sum up the gradients of all mini-batches by themselves: the
+        # weights' own, which others wait for, then come once, and never twice as much memory is needed.
+        weights = dict(zip(names, (weight.detach() for weight in ctx.saved_tensors), strict=True))
+        for weight, need in zip(weights.values(), ctx.needs_input_grad[3:], strict=True):
+            weight.requires_grad_(need)
         done = 0
         for chunk, state in ctx.run.progress(list(zip(ctx.chunks, ctx.states, strict=True))):
             with torch.enable_grad(), state.again():
-                embeddings = call(ctx.model, chunk)
+                embeddings = embedding_of(functional_call(ctx.model, weights, (chunk,)))
             if embeddings.requires_grad:
-                part = gradients[0][done : done + len(embeddings)]
-                new = torch.autograd.grad(embeddings, wanted, part, allow_unused=True)
-                sums = [_plus(old, more) for old, more in zip(sums, new, strict=True)]
+                embeddings.backward(gradients[0][done : done + len(embeddings)])
             done += len(embeddings)
-        found = iter(sums)
-        return (None, None, None, *(next(found) if need else None for need in ctx.needs_input_grad[3:]))
-
-
-def _plus(old: Tensor | None, more: Tensor | None) -> Tensor | None:
-    if more is None:
-        return old
-    # A copy first: autograd may hand the same tensor to several weights.
-    return more.clone() if old is None else old.add_(more)
+        return (None, None, None, *(weight.grad for weight in weights.values()))
 
 
 @dataclass(frozen=True)

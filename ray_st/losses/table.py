@@ -13,6 +13,7 @@ from ray_st.losses.base import Loss
 from ray_st.losses.helpers import function_name
 from ray_st.losses.labels import OPTIONAL
 from ray_st.losses.modifier import Modifier
+from ray_st.losses.tiles import TILE_SCORES
 
 _HEAD = """\
 # Losses
@@ -27,7 +28,7 @@ every loss:
 
 - **Gradient cache.** The `Cached…` names, and any other loss after `loss.cache(mini_batch_size)`, hold the activations of one
   mini-batch at a time. Value and gradient stay the same.
-- **Tiles.** Ranking losses with more than 4,194,304 similarities compute them in tiles; memory grows with the number of
+- **Tiles.** Ranking losses with more than TILE_SCORES similarities compute them in tiles; memory grows with the number of
   candidates, not with its square. `loss.tile_scores` sets another limit.
 - **Workers.** With `gather_across_devices=True` the rows of all workers count as one batch.
 - **Parts.** A loss may give a dictionary of named scalars; the sum is trained on.
@@ -64,7 +65,11 @@ def page() -> str:
     plain = [each for each in classes if not issubclass(each, Modifier) and each is not Loss]
     around = [each for each in classes if issubclass(each, Modifier) and each is not Modifier]
     sections = ("## Losses by name", plain), ("## Losses around losses", around)
-    return _HEAD + "\n".join(f"{title}\n\n{_table(part)}" for title, part in sections) + _NEW
+    return (
+        _HEAD.replace("TILE_SCORES", f"{TILE_SCORES:,}")
+        + "\n".join(f"{title}\n\n{_table(part)}" for title, part in sections)
+        + _NEW
+    )
 
 
 def _table(classes: list[type[Loss]]) -> str:

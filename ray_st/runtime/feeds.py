@@ -28,10 +28,6 @@ class PlannerActor:
     def __init__(self, sampler: Iterable[list[int]], epochs: int, usable: Indices | None) -> None:
         self._planner = Planner(sampler, epochs, usable)
 
-    def steps(self) -> int:
-        """Number of global batches of every epoch."""
-        return self._planner.steps
-
     def plan(self, epoch: int) -> Plan:
         """The global batches of an epoch."""
         return self._planner.plan(epoch)

@@ -85,11 +85,11 @@ def make_feed(part: FeedPart) -> Fed:
             blocks.items(), part.datasets.values(), arrangement.resident, strict=True
         )
     }
-    steps = ray.get(planner.steps.remote())
+    plan = ray.get(planner.plan.remote(0))
     return Fed(
-        feed=RayFeed(shelves, steps, planner),
+        feed=RayFeed(shelves, len(plan), planner),
         fingerprint=fingerprint(part, ingested),
-        summary=summary(part, ingested, arrangement, steps),
+        summary=summary(part, ingested, arrangement, plan),
         faults={name: described.faults for name, described in ingested.items()},
     )
 

@@ -28,6 +28,7 @@ _FEATURES = (
     "attention_mask",
     "token_type_ids",
     "prompt_length",
+    "text_id",
     "sentence_embedding",
     "pixel_values",
 )
@@ -77,6 +78,7 @@ class Collate:
         pad: Turns token ids into padded features; used for rows that hold token ids.
         prompt_lengths: For each dataset, the number of prompt tokens of each column, passed on to the pooling.
         collator: A user's collator, which gets the rows as dictionaries of texts instead.
+        text_ids: Whether features tell which texts are the same, for losses that leave repeats out.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class Collate:
         pad: Pad | None,
         prompt_lengths: Mapping[str, Mapping[str, int]] | None = None,
         collator: Collator | None = None,
+        text_ids: bool = False,
     ) -> None:
+        self._text_ids = text_ids
         self._tokenize, self._pad = tokenize, pad
         self._prompt_lengths = prompt_lengths or {}
         self._collator = collator
@@ -111,6 +115,8 @@ class Collate:
                 features[name] = dict(self._tokenize(window.texts(name, rows)))
             if name in lengths:
                 features[name]["prompt_length"] = lengths[name]
+            if self._text_ids:
+                features[name]["text_id"] = torch.from_numpy(window.hashes(name, rows))
         labels = window.labels(rows)
         return flatten(features, None if labels is None else torch.tensor(labels))
 

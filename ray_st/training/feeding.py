@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from ray_st.data.columns import check_rows
 from ray_st.data.encode import check_faults
-from ray_st.data.grouping import GroupByLabelBatchSampler
 from ray_st.data.ingested import Ingested
 from ray_st.data.mixing import Concatenated
-from ray_st.data.plan import Indices
+from ray_st.data.plan import Indices, Plan
+from ray_st.data.samplers import NoDuplicatesBatchSampler
 from ray_st.data.windows import WindowedBatchSampler
 from ray_st.training.run import DataPart, FeedPart
 
@@ -28,7 +28,7 @@ class Arrangement:
         epochs: How many epochs will at most be planned.
         resident: For each dataset, how many blocks a window holds; None for all.
         windows: For each dataset, the number of windows of an epoch.
-        left_out: Rows that the samplers leave out of each epoch.
+        crowded: For each dataset, the rows of an epoch that share a text with too many others to fit full batches.
     """
 
     sampler: Any
@@ -36,7 +36,7 @@ class Arrangement:
     epochs: int
     resident: tuple[int | None, ...]
     windows: tuple[int, ...]
-    left_out: int
+    crowded: tuple[int, ...]
 
 
 def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
@@ -77,7 +77,7 @@ def arrange(part: FeedPart, ingested: Mapping[str, Ingested]) -> Arrangement:
         epochs=part.epochs(len(usable)),
         resident=tuple(resident),
         windows=tuple(getattr(sampler, "windows", 1) for sampler in samplers),
-        left_out=sum(s.left_out for s in samplers if isinstance(s, GroupByLabelBatchSampler)),
+        crowded=tuple(s.crowded() if isinstance(s, NoDuplicatesBatchSampler) else 0 for s in samplers),
     )
 
 
@@ -127,7 +127,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def summary(
-    part: FeedPart, ingested: Mapping[str, Ingested], arrangement: Arrangement, steps: int
+    part: FeedPart, ingested: Mapping[str, Ingested], arrangement: Arrangement, plan: Plan
 ) -> list[str]:
     """What a run is about to do with its data, one fact a line.
 
@@ -135,18 +135,17 @@ def summary(
         part: The feed's datasets.
         ingested: Their descriptions.
         arrangement: How they are sampled.
-        steps: Number of batches of an epoch.
+        plan: The batches of the first epoch.
     """
-    lines = [
-        _dataset_line(name, dataset, ingested[name], windows)
-        for (name, dataset), windows in zip(part.datasets.items(), arrangement.windows, strict=True)
-    ]
-    rows = sum(len(described.keys) for described in ingested.values())
-    lines.append(f"an epoch: {steps:,} steps over {rows:,} rows")
-    if arrangement.left_out:
-        lines.append(
-            f"left out of each epoch: {arrangement.left_out:,} rows without a partner of their label"
-        )
+    lines = []
+    for number, (name, dataset) in enumerate(part.datasets.items()):
+        lines.append(_dataset_line(name, dataset, ingested[name], arrangement.windows[number]))
+        if arrangement.crowded[number]:
+            lines.append(_crowded_line(name, dataset, ingested[name], arrangement.crowded[number]))
+    rows = sum(described.rows for described in ingested.values())
+    lines.append(
+        f"an epoch: {len(plan):,} steps over {len(plan.rows):,} of {rows:,} rows{_padding(plan, ingested)}"
+    )
     return lines
 
 
@@ -165,13 +164,28 @@ def _dataset_line(name: str, dataset: DataPart, described: Ingested, windows: in
     return f"{name or dataset.label}: " + ", ".join(facts)
 
 
+def _crowded_line(name: str, dataset: DataPart, described: Ingested, crowded: int) -> str:
+    _, counts = np.unique(described.keys.hashes, return_counts=True)
+    return (
+        f"{name or dataset.label}: warning: {crowded:,} rows an epoch ({crowded / len(described.keys):.1%}) share a text "
+        f"with too many others to fit full batches (one text occurs {counts.max():,} times): "
+        'collisions="keep" has them in small batches at the end, "mask" in full ones without repeats among the '
+        'negatives, "drop" leaves them out'
+    )
+
+
+def _padding(plan: Plan, ingested: Mapping[str, Ingested]) -> str:
+    """Share of padding if each batch were padded to its longest row; what the losses embed is sorted and cut finer."""
+    tokens = [described.keys.tokens for described in ingested.values()]
+    if len(ingested) != 1 or tokens[0] is None or not tokens[0].any() or next(iter(ingested.values())).faults:
+        return ""
+    padded = sum(int(tokens[0][rows].max()) * len(rows) for rows in map(plan.batch, range(len(plan))))
+    real = int(tokens[0][plan.rows].sum())
+    return f"; {1 - real / padded:.0%} padding if batches were padded whole"
+
+
 def _duplicate_share(hashes: np.ndarray) -> float:
     if not hashes.size:
         return 0.0
     _, codes, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     return float((counts[codes.reshape(hashes.shape)] > 1).any(axis=1).mean())
-
-
-def names(datasets: Sequence[str]) -> str:
-    """Names of datasets for a message."""
-    return ", ".join(repr(name) for name in datasets)

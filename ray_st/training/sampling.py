@@ -42,7 +42,9 @@ def batch_sampler(
             seed=seed,
         )
     if kind == BatchSamplers.NO_DUPLICATES:
-        return NoDuplicatesBatchSampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+        return NoDuplicatesBatchSampler(
+            dataset, batch_size, drop_last, valid_label_columns, generator, seed, args.collisions
+        )
     if kind == BatchSamplers.GROUP_BY_LABEL:
         return GroupByLabelBatchSampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
     if args.groups_by_length:

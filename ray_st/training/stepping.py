@@ -69,6 +69,7 @@ class SteppingTrainer(Trainer):
             pad=None if encoder is None else encoder.pad,
             prompt_lengths=place.prompt_lengths,
             collator=self.user_collator,
+            text_ids=self.args.collisions == "mask",
         )
         pin = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
         return step_loader(feed, place.world, collate, pin)

@@ -12,10 +12,10 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench bench-sampler bench-stream clean
 
 help: ## say what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: .venv/.installed-demo ## fine-tune all-MiniLM-L6-v2 to search API documentation, on two workers
 	RAY_ADDRESS=local $(BIN)/python examples/demo.py
@@ -34,6 +34,12 @@ format: .venv/.installed-lint ## put the code into its form
 
 bench: .venv/.installed-bench ## compare with the peer; see benchmarks/README.md
 	RAY_ADDRESS=local $(BIN)/python benchmarks/run.py
+
+bench-sampler: .venv/.installed-bench ## rows planned a second, beside the peer
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampler.py
+
+bench-stream: .venv/.installed-bench ## data larger than the object store: rates, memory, waiting
+	RAY_ADDRESS=local $(BIN)/python benchmarks/stream.py
 
 clean: ## remove the environment, outputs and caches
 	rm -rf .venv outputs .mypy_cache .pytest_cache .ruff_cache

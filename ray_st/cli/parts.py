@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from ray_st.cli.checks import RunFileError, at, check_keys, check_types
 from ray_st.cli.runfile import EvaluatorSpec, LossSpec, ModelSpec, RunFile
 from ray_st.data.sources.errors import SourceError
+from ray_st.data.sources.source import Source
 from ray_st.data.table_spec import TableSpec, read_table
+from ray_st.data.table_spec import open_table as open_source
 from ray_st.util.names import did_you_mean
 
 if TYPE_CHECKING:
@@ -75,6 +77,34 @@ def open_table(spec: TableSpec, where: str) -> Dataset:
         return read_table(spec)
     except SourceError as error:
         raise RunFileError(f"{where}: {error}") from error
+
+
+def open_tables(specs: TableSpec | Mapping[str, TableSpec], where: str) -> Source | dict[str, Source]:
+    """Open a table, or several by name, for a run; rows are read when it starts, where its workers are.
+
+    Raises:
+        RunFileError: If files are missing, or their columns do not agree.
+    """
+    if isinstance(specs, TableSpec):
+        return _opened(specs, where)
+    return {name: _opened(spec, at(where, name)) for name, spec in specs.items()}
+
+
+def _opened(spec: TableSpec, where: str) -> Source:
+    try:
+        source = open_source(spec)
+        source.columns()
+    except SourceError as error:
+        raise RunFileError(f"{where}: {error}") from error
+    return source
+
+
+def make_losses(specs: LossSpec | Mapping[str, LossSpec], where: str) -> Callable[[Any], Any]:
+    """Find a loss, or one for each of several tables by name; see :func:`make_loss`."""
+    if isinstance(specs, LossSpec):
+        return make_loss(specs, where)
+    makers = {name: make_loss(spec, at(where, name)) for name, spec in specs.items()}
+    return lambda model: {name: make(model) for name, make in makers.items()}
 
 
 def make_args(run: RunFile) -> SentenceTransformerTrainingArguments:

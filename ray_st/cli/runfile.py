@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ray_st.cli.checks import RunFileError, at, build, check_keys, check_mapping
 from ray_st.cli.yaml_text import YamlError, load_yaml
 from ray_st.data.table_spec import TableSpec
+from ray_st.util.names import closest, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The rows to learn from, and rows whose loss is watched."""
+    """The rows to learn from, and rows whose loss is watched: a table each, or several by name."""
 
-    train: TableSpec
-    eval: TableSpec | None = None
+    train: TableSpec | dict[str, TableSpec]
+    eval: TableSpec | dict[str, TableSpec] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class RunFile:
         source: Name of the file, for errors.
         model: The model to start from; None in a file that only lists evaluators.
         data: Rows; None likewise.
-        loss: The loss.
+        loss: The loss, or one for each of several tables by name.
         args: Training arguments by name.
         evaluators: What to measure before and after.
         scaling: Arguments of Ray Train's ``ScalingConfig``.
@@ -85,7 +86,7 @@ class RunFile:
     source: str
     model: ModelSpec | None
     data: DataSpec | None
-    loss: LossSpec
+    loss: LossSpec | dict[str, LossSpec]
     args: dict[str, Any]
     evaluators: tuple[EvaluatorSpec, ...]
     scaling: dict[str, Any]
@@ -114,11 +115,12 @@ def read_run(path: str, overrides: Sequence[str] = ()) -> RunFile:
     for override in overrides:
         raw = _expand(_override(raw, override))
     check_keys(raw, SECTIONS, path)
+    data = _data(raw["data"], at(path, "data")) if "data" in raw else None
     return RunFile(
         source=path,
         model=build(ModelSpec, raw["model"], at(path, "model")) if "model" in raw else None,
-        data=_data(raw["data"], at(path, "data")) if "data" in raw else None,
-        loss=_loss(raw.get("loss", {"name": "CoSENTLoss"}), at(path, "loss")),
+        data=data,
+        loss=_loss_or_losses(raw.get("loss", {"name": "CoSENTLoss"}), data, at(path, "loss")),
         args=check_mapping(raw.get("args", {}), at(path, "args")),
         evaluators=_evaluators(raw.get("evaluators", []), at(path, "evaluators")),
         scaling=check_mapping(raw.get("scaling", {}), at(path, "scaling")),
@@ -141,8 +143,14 @@ def _expand(raw: dict[str, Any]) -> dict[str, Any]:
     for key, name in (("model", "path"), ("loss", "name")):
         if isinstance(full.get(key), str):
             full[key] = {name: full[key]}
+    if isinstance(full.get("loss"), dict) and "name" not in full["loss"]:
+        full["loss"] = {
+            key: {"name": value} if isinstance(value, str) else value
+            for key, value in full["loss"].items()
+            if value is not None
+        }
     if isinstance(full.get("data"), dict):
-        full["data"] = {key: _table(value) for key, value in full["data"].items() if value is not None}
+        full["data"] = {key: _tables(value) for key, value in full["data"].items() if value is not None}
     listed = full.get("evaluators")
     if isinstance(listed, dict | list):
         full["evaluators"] = [
@@ -157,6 +165,26 @@ def _expand_evaluator(value: Any) -> Any:
 
 def _table(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
+
+
+def _tables(value: Any) -> Any:
+    """A table, or tables by name, written out."""
+    if not _is_named(value):
+        return _table(value)
+    return {name: _table(part) for name, part in value.items() if part is not None}
+
+
+def _is_named(value: Any) -> bool:
+    """Whether something is tables by name: it has none of a table's keys, nor one that is meant for one of them."""
+    if not isinstance(value, dict) or not value or set(value) & _TABLE_KEYS:
+        return False
+    return not any(
+        isinstance(key, str) and not isinstance(part, dict) and closest(key, _TABLE_KEYS)
+        for key, part in value.items()
+    )
+
+
+_TABLE_KEYS = frozenset(part.name for part in fields(TableSpec))
 
 
 def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
@@ -192,8 +220,39 @@ def _data(value: Any, where: str) -> DataSpec:
     check_keys(given, ("train", "eval"), where)
     if "train" not in given:
         raise RunFileError(f"{at(where, 'train')}: missing")
-    tables = {key: build(TableSpec, part, at(where, key)) for key, part in given.items()}
-    return DataSpec(**tables)
+    return DataSpec(**{key: _table_or_tables(part, at(where, key)) for key, part in given.items()})
+
+
+def _table_or_tables(value: Any, where: str) -> TableSpec | dict[str, TableSpec]:
+    if value == {}:
+        raise RunFileError(f"{where}: names no table")
+    if not _is_named(value):
+        return build(TableSpec, value, where)
+    return {
+        name: build(TableSpec, part, at(where, name)) for name, part in check_mapping(value, where).items()
+    }
+
+
+def _loss_or_losses(value: Any, data: DataSpec | None, where: str) -> LossSpec | dict[str, LossSpec]:
+    """One loss; or, where data are several tables, one for each of them by name."""
+    several: dict[str, TableSpec] = {}
+    for tables in (data.train, data.eval) if data else ():
+        several |= tables if isinstance(tables, dict) else {}
+    if not several or not isinstance(value, dict) or "name" in value:
+        return _loss(value, where)
+    return _losses(check_mapping(value, where), several, where)
+
+
+def _losses(given: Mapping[str, Any], tables: Mapping[str, Any], where: str) -> dict[str, LossSpec]:
+    for name in given:
+        if name not in tables:
+            raise RunFileError(
+                f"{at(where, name)}: neither a loss's `name` nor a table of `data`; {did_you_mean(name, tables)}"
+            )
+    lacking = next((name for name in tables if name not in given), None)
+    if lacking is not None:
+        raise RunFileError(f"{at(where, lacking)}: missing; each table of `data` needs a loss")
+    return {name: _loss(part, at(where, name)) for name, part in given.items()}
 
 
 def _loss(value: Any, where: str) -> LossSpec:

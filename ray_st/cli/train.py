@@ -5,14 +5,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_st.cli.checks import RunFileError, at, check_keys
 from ray_st.cli.figures import table
 from ray_st.cli.runfile import RunFile, read_run
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,19 +75,18 @@ def prepare(run: RunFile) -> Job:
     if run.model is None or run.data is None:
         lacking = "model" if run.model is None else "data"
         raise RunFileError(f"{at(run.source, lacking)}: missing")
-    make_loss = parts.make_loss(run.loss, at(run.source, "loss"))
+    make_loss = parts.make_losses(run.loss, at(run.source, "loss"))
     args = parts.make_args(run)
     scaling_config, run_config = _ray_configs(run)
     where = at(run.source, "data")
-    train = parts.open_table(run.data.train, at(where, "train"))
-    held_out = parts.open_table(run.data.eval, at(where, "eval")) if run.data.eval else None
+    train = parts.open_tables(run.data.train, at(where, "train"))
+    held_out = parts.open_tables(run.data.eval, at(where, "eval")) if run.data.eval else None
     evaluator = _one(parts.make_evaluators(run))
 
     model = parts.open_model(run.model, at(run.source, "model"))
     loss = make_loss(model)
-    for name, rows in {"train": train, "eval": held_out}.items():
-        if rows is not None:
-            _check_rows(rows, loss, at(where, name))
+    _check_columns(train, loss, at(where, "train"))
+    _check_columns(held_out, loss, at(where, "eval"))
     trainer = SentenceTransformerTrainer(
         model=model,
         args=args,
@@ -104,12 +100,13 @@ def prepare(run: RunFile) -> Job:
     return Job(trainer, evaluator, Path(str(args.output_dir)) / "final")
 
 
-def _check_rows(rows: Dataset, loss: Any, where: str) -> None:
-    from ray_st.data.columns import check_columns, check_types, split_columns
+def _check_columns(tables: Any, loss: Any, where: str) -> None:
+    from ray_st.data.columns import check_columns
+    from ray_st.training.parts import columns_of, loss_for, named
 
-    columns = split_columns(rows.column_names)
-    check_columns(columns, loss, where)
-    check_types(columns, {field.name: field.type for field in rows.features.arrow_schema}, where)
+    for name, source in named(tables).items():
+        place = at(where, name) if name else where
+        check_columns(columns_of(source, place), loss_for(loss, name, place), place)
 
 
 def _ray_configs(run: RunFile) -> tuple[Any, Any]:

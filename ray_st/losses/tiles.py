@@ -13,7 +13,7 @@ TILE_SCORES = 2**24
 
 A batch up to it, such as 4,096 anchors with 4,096 candidates, is computed at once. Above it rows are taken in tiles
 whose similarities are computed again in the backward pass. Tiles of 32 MiB and less would be carved out of glibc's heap,
-which then grew with the square of the pool: 7.4 GiB instead of 0.2 for 32,768 candidates.
+which then grew with the square of the pool: 7.2 GiB instead of 0.5 for 32,768 candidates.
 """
 
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray import cloudpickle
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_st.data.encode import FAULT, TOKENS, TRUNCATED, Encoding, encode_block, hash_of
 from ray_st.data.ingested import Ingested, describe_blocks
@@ -21,6 +20,9 @@ from ray_st.data.sources import Part, as_source
 
 BLOCK_ROWS = 8192
 """Rows of a block. Readers split and merge as they like; the order of samples must not depend on it."""
+
+NODE_ID = "ray.io/node-id"
+"""The label by which Ray names a node."""
 
 _WINDOW_SHARE = 0.25
 
@@ -103,13 +105,10 @@ def _from_here(parts: Sequence[Part]) -> ray.data.Dataset:
 def _from_tasks(parts: Sequence[Part]) -> ray.data.Dataset:
     """Files and queries, each part read by a task; what only this machine sees is read on this machine."""
     pickled = pa.table({"part": pa.array([cloudpickle.dumps(part) for part in parts], pa.large_binary())})
-    options: dict[str, Any] = {}
-    if any(part.local for part in parts):
-        here = ray.get_runtime_context().get_node_id()
-        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
+    here = {NODE_ID: ray.get_runtime_context().get_node_id()} if any(part.local for part in parts) else None
     tables = [pickled.slice(row, 1) for row in range(len(pickled))]
     return ray.data.from_arrow(tables).map_batches(
-        _read_part, batch_size=None, batch_format="pyarrow", **options
+        _read_part, batch_size=None, batch_format="pyarrow", label_selector=here
     )
 
 

@@ -21,7 +21,7 @@ from ray_st.runtime.worker import work
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.feeding import arrange, check_ingested, fingerprint, summary
 from ray_st.training.progress import write_line
-from ray_st.training.run import FeedPart, Outcome, Run
+from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, Run
 
 BAD_ROWS = "bad-rows"
 """How the files begin that list the rows that were left out."""
@@ -102,15 +102,15 @@ def announce(fed: Mapping[str, Fed], store: CheckpointStore) -> None:
         store: The run's folder.
     """
     for name, part in fed.items():
-        for line in part.summary:
-            write_line(f"{name}  {line}")
+        for line in part.summary if name == TRAIN_FEED else ():
+            write_line(line)
         for dataset, faults in part.faults.items():
             if faults:
                 path = f"{store.path}/{BAD_ROWS}-{name.replace(':', '-')}{'-' * bool(dataset)}{dataset}.jsonl"
                 with store.filesystem.open_output_stream(path) as stream:
                     for row, reason in faults:
                         stream.write((json.dumps({"row": row, "reason": reason}) + "\n").encode())
-                write_line(f"{name}  the unusable rows are listed in {path}")
+                write_line(f"{len(faults):,} unusable rows are left out and listed in {path}")
 
 
 def launch(

@@ -6,6 +6,18 @@ import difflib
 from collections.abc import Iterable
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a name is probably meant for, or None when none is near.
+
+    Args:
+        name: What was found.
+        known: What there is.
+    """
+    lower = {other.lower(): other for other in sorted(known, reverse=True)}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    return lower[near[0]] if near else None
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown name.
 
@@ -17,6 +29,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         ``"did you mean 'nearest'?"``, or the list of all known names when none is near.
     """
     names = sorted(known)
-    lower = {other.lower(): other for other in reversed(names)}
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
-    return f"did you mean {lower[near[0]]!r}?" if near else f"known: {', '.join(names) or 'none'}"
+    near = closest(name, names)
+    return f"did you mean {near!r}?" if near is not None else f"known: {', '.join(names) or 'none'}"

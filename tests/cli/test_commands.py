@@ -11,6 +11,8 @@ import pytest
 
 from ray_st import SentenceTransformer
 from ray_st.cli import main
+from ray_st.cli.runfile import read_run
+from ray_st.cli.train import prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,6 +166,47 @@ def test_train_refuses_before_ray_starts(
     assert message in error
     assert error.startswith("ray-st: ")
     assert error.count("\n") == 1
+
+
+SEVERAL = [
+    "data.train={pairs: {path: pairs.csv, columns: [a, b]}, sts: pairs.csv}",
+    "data.eval={sts: pairs.csv}",
+    "loss={pairs: MultipleNegativesRankingLoss, sts: CoSENTLoss}",
+]
+
+
+def test_several_tables_with_a_loss_each_are_opened_and_not_read(
+    run_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*args: object, **kwargs: object) -> None:
+        raise AssertionError("rows are read when the run starts")
+
+    described = read_run(run_file, [*SEVERAL, "evaluators="])
+    monkeypatch.setattr("ray_st.data.sources.part.Part.read", read)
+    trainer = prepare(described).trainer
+    assert [list(source.columns()) for source in trainer.train_dataset.values()] == [
+        ["a", "b"],
+        ["a", "b", "score"],
+    ]
+    assert set(trainer.loss) == {"pairs", "sts"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.train.pairs.columns=[a]", "data.train.pairs has text columns ['a']"),
+        ("data.train.sts.columns=[a, b]", "data.train.sts has text columns ['a', 'b'] and no label column"),
+        ("data.train.sts.path=no.csv", "data.train.sts: no.csv: no such file"),
+        ("data.train.sts.columns=[a, c]", "data.train.sts: pairs.csv: no column 'c'"),
+        ("data.eval=pairs.csv", "loss is given for the datasets"),
+        ("loss.sts.scal=3", "loss.sts.scal: unknown key 'scal'; did you mean 'scale'?"),
+    ],
+)
+def test_several_tables_are_refused_by_their_names(
+    run_file: str, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", run_file, "--check", *SEVERAL, override]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

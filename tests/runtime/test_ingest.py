@@ -1,0 +1,130 @@
+"""From sources to feeds on a local cluster; no worker is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from datasets import Dataset
+
+from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+from ray_st.runtime import ingest, launch
+from ray_st.training.run import TRAIN_FEED
+
+pytestmark = pytest.mark.ray
+
+ROWS = 100
+TABLE = pa.table({"a": [f"anchor {i}" for i in range(ROWS)], "b": [f"text {i}" for i in range(ROWS)]})
+
+
+def parquet(folder: Path) -> Any:
+    for part in range(5):
+        pq.write_table(TABLE.slice(part * 20, 20), folder / f"part-{part}.parquet", row_group_size=7)
+    return str(folder)
+
+
+def csv(folder: Path) -> Any:
+    TABLE.to_pandas().to_csv(folder / "rows.csv", index=False)
+    return str(folder / "*.csv")
+
+
+def stream(folder: Path) -> Any:
+    return Dataset(TABLE).to_iterable_dataset(num_shards=3)
+
+
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "parquet": parquet,
+    "csv": csv,
+    "stream": stream,
+    "dataset": lambda folder: Dataset(TABLE),
+    "shuffled dataset": lambda folder: Dataset(TABLE.take(list(range(ROWS))[::-1])).select(range(ROWS)[::-1]),
+    "pandas": lambda folder: pd.DataFrame(TABLE.to_pydict()),
+    "columns": lambda folder: TABLE.to_pydict(),
+    "rows": lambda folder: TABLE.to_pylist(),
+    "ray": lambda folder: ray.data.from_arrow([TABLE.slice(0, 33), TABLE.slice(33)]),
+}
+
+
+def feed(model: Any, folder: Path, source: Any, **arguments: Any) -> launch.Fed:
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(output_dir=str(folder / "out"), **arguments),
+        train_dataset=source,
+        loss=losses.MultipleNegativesRankingLoss(model),
+    )
+    return launch.make_feed(trainer._train_parts(1)[TRAIN_FEED])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_source_gives_the_same_rows_in_the_same_order(
+    cluster: None, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(ingest, "BLOCK_ROWS", 16)
+    fed = feed(tiny_model, tmp_path, KINDS[kind](tmp_path))
+    (window,) = fed.feed.windows
+    encoder = tiny_model.token_encoder()
+    expected = encoder(TABLE["a"].to_pylist())
+    for row, ids in enumerate(window.ids("a", np.arange(ROWS))):
+        assert ids.tolist() == expected[row].tolist()
+    rows = fed.feed.plan(0).rows
+    assert sorted(rows.tolist()) == list(range(ROWS))
+    assert fed.fingerprint["rows"] == ROWS
+
+
+def test_faults_name_the_file_and_the_row(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    folder = parquet(data)
+    broken = TABLE.slice(40, 20).to_pydict()
+    broken["b"][3] = None
+    pq.write_table(pa.table(broken), Path(folder) / "part-2.parquet")
+    with pytest.raises(
+        ValueError, match=r"row 43, .*part-2\.parquet, row 3, column 'b': expected a text, found None"
+    ):
+        feed(tiny_model, tmp_path, folder)
+    skipped = feed(tiny_model, tmp_path, folder, bad_rows="skip")
+    assert [row for row, _ in skipped.faults[""]] == [43]
+    assert 43 not in skipped.feed.plan(0).rows
+    assert len(skipped.feed.plan(0).rows) == ROWS - 1
+
+
+def test_a_ragged_line_is_an_error_or_put_aside(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("a,b\none,two\nthree,four,five\nsix,seven\n")
+    with pytest.raises(ValueError, match=r"rows\.csv, line 3"):
+        feed(tiny_model, tmp_path, str(file))
+    skipped = feed(tiny_model, tmp_path, str(file), bad_rows="skip")
+    assert len(skipped.faults[""]) == 1
+    assert len(skipped.feed.plan(0).rows) == 2
+
+
+def test_a_stream_is_read_as_far_as_the_steps_need(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
+    fed = feed(tiny_model, tmp_path, stream(tmp_path), max_steps=4, per_device_train_batch_size=8)
+    assert fed.feed.rows == 32
+    assert fed.feed.steps == 4
+
+
+def test_what_a_run_will_do_is_said(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
+    common = {
+        "a": [f"anchor {i}" for i in range(90)],
+        "b": ["the same"] * 30 + [f"text {i}" for i in range(60)],
+    }
+    said = "\n".join(
+        feed(
+            tiny_model, tmp_path, common, batch_sampler="no_duplicates", per_device_train_batch_size=30
+        ).summary
+    )
+    assert (
+        "90 rows in 1 window(s), global batch 30, up to 29 negatives an anchor, 33.3% of rows share a text"
+        in said
+    )
+    assert "one text occurs 30 times" in said
+    assert 'collisions="keep"' in said
+    assert "an epoch: 30 steps over 90 of 90 rows" in said

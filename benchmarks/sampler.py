@@ -52,7 +52,7 @@ def main() -> None:
         "--rounds", type=int, default=3, help="rounds of ours and of small peers (default: 3)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=8, help="CPU time of a peer's epoch at most (default: 8)"
+        "--seconds", type=float, default=5, help="CPU time of a peer's epoch at most (default: 5)"
     )
     options = parser.parse_args()
     quiet()

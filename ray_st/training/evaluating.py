@@ -48,6 +48,7 @@ class EvaluatingTrainer(SteppingTrainer):
     def _evaluation_loss(self, dataloader: DataLoader[Inputs]) -> float:
         """Mean loss over all batches, each weighted by its rows."""
         self.bind_losses()
+        parts, self._parts = self._parts, None  # those of an evaluation are not logged as training's
         was_training = self.model.training
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
@@ -62,6 +63,7 @@ class EvaluatingTrainer(SteppingTrainer):
             totals += torch.tensor([float(loss) * rows if rows else 0.0, rows], device=totals.device)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         self.model.train(was_training)
+        self._parts = parts
         total, rows = collectives.sum_over_ranks(totals).tolist()
         return total / rows
 

@@ -14,8 +14,37 @@ from ray_st.data.feed import Feed
 from ray_st.training import collectives
 from ray_st.training.batch import BATCH, DATASET_NAME, SHARES, Collate, Inputs, collect, step_loader
 from ray_st.training.place import Place
-from ray_st.training.step import Step, losses_of
+from ray_st.training.step import Step, losses_of, owned_by_loss
 from ray_st.training_args import SentenceTransformerTrainingArguments
+
+
+class LossError(ValueError):
+    """The loss is not a number."""
+
+
+class LossParts:
+    """Means of the named parts of a loss, over steps and ranks."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps: dict[str, int] = {}
+
+    def add(self, parts: Mapping[str, Tensor]) -> None:
+        """Counts one step's parts."""
+        for name, value in parts.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
+            self._steps[name] = self._steps.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """The means since the last call. All ranks must call it; their steps are of the same datasets."""
+        found = {
+            name: float(
+                collectives.sum_over_ranks(total) / collectives.current_world().size / self._steps[name]
+            )
+            for name, total in sorted(self._sums.items())
+        }
+        self._sums, self._steps = {}, {}
+        return found
 
 
 class SteppingTrainer(Trainer):
@@ -33,6 +62,7 @@ class SteppingTrainer(Trainer):
     evaluator: Callable[..., Any] | None
     user_collator: Callable[[list[dict[str, Any]]], Inputs] | None
     place: Place | None = None
+    _parts: LossParts | None = None
 
     @property
     def here(self) -> Place:
@@ -105,8 +135,12 @@ class SteppingTrainer(Trainer):
         name = inputs.get(DATASET_NAME, "")
         features, labels = self.collect_features(inputs)
         loss_fn = self.loss[name] if isinstance(self.loss, Mapping) else self.loss
-        loss = loss_fn(features, labels)
-        return (loss, {}) if return_outputs else loss
+        value = loss_fn(features, labels)
+        if isinstance(value, Mapping):
+            if self._parts is not None:
+                self._parts.add(value)
+            value = torch.stack(list(value.values())).sum()
+        return (value, {}) if return_outputs else value
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -121,15 +155,36 @@ class SteppingTrainer(Trainer):
             The weighted loss, a scalar without gradient.
         """
         model.train()
-        shares = inputs.pop(SHARES)
-        self._used.append(inputs.pop(BATCH))
+        shares, batch = inputs.pop(SHARES), inputs.pop(BATCH)
+        self._used.append(batch)
         self._gather.share(shares)
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
-            loss = model(lambda: self.compute_loss(self.model, inputs, num_items_in_batch=num_items_in_batch))
+            loss = model(lambda: self._whole_loss(inputs, num_items_in_batch))
+        if not torch.isfinite(loss):
+            raise LossError(self._not_finite(float(loss.detach()), batch, inputs))
         loss = loss * self._row_weight(shares) / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)
         return loss.detach()
+
+    def _whole_loss(self, inputs: dict[str, Any], num_items_in_batch: Any) -> Tensor:
+        loss: Tensor = self.compute_loss(self.model, inputs, num_items_in_batch=num_items_in_batch)
+        # With a loss for each dataset, a step uses the weights of one. The reducer waits for all: an empty slice gives
+        # the others a gradient of zero.
+        owned = [weight for weight in owned_by_loss(self.model, self.loss).values() if weight.requires_grad]
+        for weight in owned:
+            loss = loss + weight.reshape(-1)[:0].sum()
+        return loss
+
+    def _not_finite(self, value: float, batch: Any, inputs: Mapping[str, Any]) -> str:
+        world = self.here.world
+        mine = batch[world.share(len(batch))]
+        dataset = f" of dataset {inputs[DATASET_NAME]!r}" if DATASET_NAME in inputs else ""
+        return (
+            f"The loss is {value} at step {self.state.global_step + 1} on rank {world.rank} of {world.size}, rows "
+            f"{[int(row) for row in mine]}{dataset} (numbered over all datasets). Nothing was saved since the last "
+            "checkpoint. Look at these rows, lower the learning rate, or train without mixed precision."
+        )
 
     def _row_weight(self, shares: list[int]) -> float:
         world = self.here.world
@@ -143,6 +198,7 @@ class SteppingTrainer(Trainer):
             return self.model
         self.bind_losses()
         self._used: list[Any] = []
+        self._parts = LossParts()
         # Mixed precision belongs to the model's forward alone: a loss's similarities are computed as the model
         # gives them.
         self.accelerator.prepare_model(self.model, evaluation_mode=True)
@@ -157,6 +213,12 @@ class SteppingTrainer(Trainer):
                 bind = getattr(part, "bind", None)
                 if bind is not None:
                     bind(self._gather)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs figures; beside a loss of several parts, the mean of each since the last time."""
+        if "loss" in logs and self._parts is not None:
+            logs.update(self._parts.means())
+        super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Sets up the optimizer over the model's and the losses' parameters."""

@@ -48,13 +48,13 @@ def main() -> None:
     """Make the set, run, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=int, default=80, help="object store in MiB (default: 80)")
-    parser.add_argument("--times", type=float, default=4, help="the encoded set, in stores (default: 4)")
+    parser.add_argument("--times", type=float, default=3, help="the encoded set, in stores (default: 3)")
     parser.add_argument(
         "--batch", type=int, default=1024, help="rows of a step that does nothing (default: 1024)"
     )
     parser.add_argument("--steps", type=int, default=12, help="MiniLM steps (default: 12)")
     options = parser.parse_args()
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = int(options.store * options.times * MIB / (2 * 4 * (WORDS + 2)))
@@ -183,9 +183,11 @@ def sampled(spilled: Path) -> Iterator[list[dict[str, float]]]:
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
-    yield samples
-    stop.set()
-    thread.join()
+    try:
+        yield samples
+    finally:
+        stop.set()
+        thread.join()
 
 
 def run(
@@ -243,8 +245,10 @@ def encoding_timed(store: int) -> Iterator[None]:
         return blocks
 
     launch.ingest = timed
-    yield
-    launch.ingest = plain
+    try:
+        yield
+    finally:
+        launch.ingest = plain
 
 
 def stream(folder: Path, files: list[str], options: argparse.Namespace, spilled: Path) -> None:

@@ -358,11 +358,17 @@ class SentenceTransformerTrainer(TrainingLoop):
     ) -> DataPart:
         label = f"{kind}[{name!r}]" if name else kind
         names = list(dict.fromkeys([*named(self.train_dataset), *named(self.eval_dataset)]))
+        loss = loss_for(self.loss, name, label)
+        if self.args.collisions == "mask" and not getattr(loss, "leaves_out_repeats", False):
+            raise ValueError(
+                f'{label}: collisions="mask" needs a loss that leaves repeated texts out of its negatives, such as '
+                f"MultipleNegativesRankingLoss; {type(loss).__name__} does not."
+            )
         rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
         return make_part(
             opened(source, label, rows if rows > 0 and kind == "train_dataset" else None),
             label,
-            loss_for(self.loss, name, label),
+            loss,
             # Turns texts into token ids ahead of training; a collator of the user's wants texts.
             None if self.user_collator is not None else self.model.token_encoder(),
             lambda columns: prompts_of(self.args.prompts, columns, name or None, names),

@@ -70,7 +70,8 @@ def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> None:
         if len(columns.texts) < least or (most is not None and len(columns.texts) > most):
             raise ColumnError(f"{name} needs {_amount(least, most)}; {found}. {_remedy(columns, least)}")
     labels = getattr(loss, "labels", None)
-    if labels not in (None, "none") and columns.label is None:
+    needed = labels not in (None, "none") and not str(labels).startswith("optional")
+    if needed and columns.label is None:
         raise ColumnError(
             f"{name} needs a label column ({labels}) named one of {list(LABEL_COLUMNS)}; {found}. "
             "Rename the column that holds the labels."

@@ -58,11 +58,15 @@ class WindowedBatchSampler(PlannedBatchSampler):
         plans = []
         for window in range(self.windows):
             chosen = blocks[window * self._window_blocks : (window + 1) * self._window_blocks]
-            rows = np.concatenate([carried, *(np.arange(self._edges[b], self._edges[b + 1]) for b in chosen)])
+            fresh = np.concatenate([np.arange(self._edges[b], self._edges[b + 1]) for b in chosen])
             last = window + 1 == self.windows
+            # As many again as are fresh: with rows that fit nowhere, all of them each time would not be linear.
+            again = len(carried) if last else max(len(fresh), self.batch_size)
+            rows = np.concatenate([carried[:again], fresh])
             plan = self._window_plan(rows, int(rng.integers(2**31)), last)
             if not last:
-                plan, carried = _full_batches(plan, self.batch_size)
+                plan, left = _full_batches(plan, self.batch_size)
+                carried = np.concatenate([carried[again:], left])
             plans.append(plan)
         return Plan.joined(plans)
 

@@ -18,6 +18,9 @@ from ray_st.losses.gradient_cache import CachedRun
 from ray_st.losses.parts import Value
 from ray_st.losses.tiles import TILE_SCORES
 
+TEXT_ID = "text_id"
+"""Feature (n,) that is equal for equal texts; only losses look at it."""
+
 
 class Loss(nn.Module, ABC):
     """A loss over embedded text columns: ``loss(sentence_features, labels)`` for users, :meth:`compute` for its author.
@@ -131,9 +134,10 @@ class Loss(nn.Module, ABC):
     def columns(self, features: Sequence[Mapping[str, Any]], labels: Tensor | None = None) -> Columns:
         """Embeds this rank's rows and gathers the pool; arguments and errors as in :meth:`forward`."""
         self._check_columns(len(features))
+        features, texts = _without_text_ids(features)
         mine = self.embed(features)
         labels = self.check_labels(labels, self._rows(mine))
-        columns = replace(self.pooled(mine, labels), features=tuple(features))
+        columns = replace(self.pooled(mine, labels), features=tuple(features), texts=self._pooled_ids(texts))
         if not self.sums or self._gather is None:
             return columns
         return replace(columns, total=len(self._gather(mine[0].detach()[:, 0])[0]))
@@ -150,6 +154,11 @@ class Loss(nn.Module, ABC):
         pool, offset = self._gather(torch.stack(list(mine), dim=1))
         pool_labels = None if labels is None else self._gather(labels)[0]
         return Columns(tuple(mine), pool.unbind(1), offset, labels, pool_labels)
+
+    def _pooled_ids(self, ids: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if not ids or self._gather is None or not self.gather_across_devices:
+            return tuple(ids)
+        return self._gather(torch.stack(list(ids), dim=1))[0].unbind(1)
 
     @abstractmethod
     def compute(self, columns: Columns) -> Value:
@@ -255,3 +264,11 @@ class Loss(nn.Module, ABC):
 
 def _itself(model: nn.Module) -> nn.Module:
     return model
+
+
+def _without_text_ids(
+    features: Sequence[Mapping[str, Any]],
+) -> tuple[list[dict[str, Any]], list[Tensor]]:
+    """Features for the model, and the ids of the texts of each column, if they are given."""
+    ids = [column[TEXT_ID] for column in features if TEXT_ID in column]
+    return [{key: value for key, value in column.items() if key != TEXT_ID} for column in features], ids

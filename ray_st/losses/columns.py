@@ -20,6 +20,7 @@ class Columns:
         labels: Labels of this rank's rows, (n,) or (n, k), or None.
         pool_labels: Labels of the pool's rows, (N,) or (N, k); ``labels`` itself without gathering.
         features: Features of the text columns, of this rank's rows.
+        texts: For each text column the ids (N,) of the pool's texts, equal for equal texts; empty if not known.
         guide: The same rows embedded by a guide, for losses that have one.
         total: Rows of the cluster's batch, where a loss asks for it; otherwise this rank's.
     """
@@ -30,6 +31,7 @@ class Columns:
     labels: Tensor | None = None
     pool_labels: Tensor | None = None
     features: tuple[Mapping[str, Any], ...] = ()
+    texts: tuple[Tensor, ...] = ()
     guide: Columns | None = None
     total: int | None = None
 

@@ -30,8 +30,9 @@ class MultipleNegativesRankingLoss(Loss):
     in tiles, with memory linear in the number of candidates.
 
     Inputs: (anchor, positive), (anchor, positive, negative) or (anchor, positive, negative_1, ..., negative_n); no
-    labels. Duplicates in a batch are false negatives: use ``BatchSamplers.NO_DUPLICATES``. A batch of one pair without
-    negatives has a loss of zero.
+    labels. Duplicates in a batch are false negatives: use ``BatchSamplers.NO_DUPLICATES``; where features tell which
+    texts are the same (``collisions="mask"``), candidates with the anchor's or its positive's text are left out. A batch
+    of one pair without negatives has a loss of zero.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
@@ -58,6 +59,7 @@ class MultipleNegativesRankingLoss(Loss):
     """
 
     text_columns: tuple[int, int | None] = (2, None)
+    leaves_out_repeats: bool = True
 
     def __init__(
         self,
@@ -111,6 +113,10 @@ class MultipleNegativesRankingLoss(Loss):
             if direction in ("query_to_query", "doc_to_doc"):
                 mine = _own_columns(own, len(queries), similarities.shape[1])
                 scores[direction] = scores[direction].masked_fill(mine, -torch.inf)
+            if columns.texts:
+                scores[direction] = scores[direction].masked_fill(
+                    _repeats(columns, own, direction), -torch.inf
+                )
         positive = scores["query_to_doc"].gather(1, own[:, None])[:, 0]
         return self._denominators(list(scores.values())) - positive
 
@@ -192,6 +198,19 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
 def _own_columns(own: Tensor, pool: int, width: int) -> Tensor:
     """For each anchor (k,) which of the candidates (k, width) are its own: its positive and its negatives."""
     return own[:, None] == torch.arange(width, device=own.device)[None] % pool
+
+
+def _repeats(columns: Columns, own: Tensor, direction: str) -> Tensor:
+    """For each anchor (k,) which candidates (k, width) are no negatives: a row's with its anchor, or with its texts."""
+    anchor, positive = columns.texts[0][own][:, None], columns.texts[1][own][:, None]
+    if direction.endswith("query"):
+        texts = columns.texts[0][None]
+        repeated = (texts == anchor) | (texts == positive)
+    else:
+        texts = torch.cat(columns.texts[1:])[None]
+        same_anchor = (columns.texts[0][None] == anchor).repeat(1, len(columns.texts) - 1)
+        repeated = (texts == anchor) | (texts == positive) | same_anchor
+    return repeated & ~_own_columns(own, len(columns.texts[0]), repeated.shape[1])
 
 
 def _check_directions(directions: Sequence[str], partition_mode: str) -> None:

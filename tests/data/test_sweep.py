@@ -74,6 +74,8 @@ Make = Callable[[Keys, int, int], Any]
 SAMPLERS: dict[str, Make] = {
     "default": lambda rows, size, seed: DefaultBatchSampler(RandomOrder(len(rows), seed), size),
     "no duplicates": lambda rows, size, seed: NoDuplicatesBatchSampler(rows, size, seed=seed),
+    "masked": lambda rows, size, seed: NoDuplicatesBatchSampler(rows, size, seed=seed, collisions="mask"),
+    "dropped": lambda rows, size, seed: NoDuplicatesBatchSampler(rows, size, seed=seed, collisions="drop"),
     "by label": lambda rows, size, seed: GroupByLabelBatchSampler(rows, size, seed=seed),
     "by length": lambda rows, size, seed: GroupByLengthBatchSampler(rows, size, seed=seed),
 }
@@ -118,8 +120,8 @@ WINDOWED = {
 }
 ALL = {**SAMPLERS, **WINDOWED, **MIXTURES}
 
-UNIQUE_TEXTS = ("no duplicates", "no duplicates in windows", *MIXTURES)
-USES_ALL = ("default", "no duplicates", "by length", *WINDOWED, "proportional")
+UNIQUE_TEXTS = ("no duplicates", "no duplicates in windows", "dropped", *MIXTURES)
+USES_ALL = ("default", "no duplicates", "masked", "by length", *WINDOWED, "proportional")
 
 
 @dataclass(frozen=True)

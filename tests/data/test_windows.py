@@ -40,6 +40,19 @@ def test_few_batches_are_not_full() -> None:
     assert (sizes[:-1] == 16).all()
 
 
+def test_rows_that_fit_nowhere_are_not_tried_in_every_window() -> None:
+    tried: list[int] = []
+
+    def no_duplicates(some: Keys, seed: int) -> NoDuplicatesBatchSampler:
+        tried.append(len(some))
+        return NoDuplicatesBatchSampler(some, 16, seed=seed)
+
+    sampler = WindowedBatchSampler(keys(hot=0.9), BLOCKS, 1, no_duplicates, 16, seed=5)
+    assert sorted(sampler.plan().rows.tolist()) == list(range(ROWS))
+    assert max(tried[:-1]) <= 200
+    assert sum(tried) <= 3 * ROWS
+
+
 def test_the_rows_of_a_step_lie_in_two_windows_at_most() -> None:
     plan, edges = windowed(3).plan(), np.cumsum(BLOCKS)
     blocks = [np.unique(np.searchsorted(edges, plan.batch(s), side="right")) for s in range(len(plan))]

@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import nn
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.training.local import local_place
 
 PAIRS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
@@ -113,3 +114,21 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_checkpoint(
     ):
         running.train()
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_common_texts_fill_full_batches_and_are_masked(tiny_model: Any, tmp_path: Path) -> None:
+    common = {"a": [f"one {i}" for i in range(12)], "b": ["the same"] * 6 + [f"two {i}" for i in range(6)]}
+    loss = MultipleNegativesRankingLoss(tiny_model)
+    seen = []
+    compute = loss.compute
+    loss.compute = lambda columns: seen.append(columns.texts) or compute(columns)  # type: ignore[method-assign]
+    running = loop(tiny_model, tmp_path, loss, common, batch_sampler="no_duplicates", collisions="mask")
+    running.train()
+    assert len(seen) == 3
+    assert all(len(ids) == 4 for texts in seen for ids in texts)
+    assert any(len(set(texts[1].tolist())) < 4 for texts in seen)
+
+
+def test_masking_needs_a_loss_that_can(tiny_model: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='collisions="mask" needs a loss that leaves repeated texts out'):
+        loop(tiny_model, tmp_path, Plain(tiny_model), collisions="mask")

@@ -111,8 +111,9 @@ def _say_where(block: pa.Table, faults: list[str | None]) -> None:
         return
     known = block[READ_FAULT]
     for place, fault in enumerate(faults):
-        if fault is not None and not known[place].is_valid:
-            faults[place] = f"{block[FILE][place].as_py()}, row {block[ROW][place].as_py()}, {fault}"
+        file = block[FILE][place].as_py() if fault is not None and not known[place].is_valid else None
+        if file is not None:
+            faults[place] = f"{file}, row {block[ROW][place].as_py()}, {fault}"
 
 
 def _ragged(ids: Sequence[TokenIds]) -> tuple[pa.Array, npt.NDArray[np.int64]]:

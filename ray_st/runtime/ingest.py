@@ -71,7 +71,7 @@ def _describe(references: Sequence[Any], encoding: Encoding) -> Ingested:
         TRUNCATED,
         FAULT,
     ]
-    pick = ray.remote(num_cpus=0)(_without_tokens)
+    pick = ray.remote(_without_tokens)  # one CPU each: without, Ray starts a process for every block at once
     picked = ray.get([pick.remote(reference, names) for reference in references])
     return describe_blocks([table for table, _ in picked], columns, [size for _, size in picked])
 

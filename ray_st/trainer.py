@@ -28,7 +28,13 @@ from ray_st.training.parts import (
     prompt_lengths,
 )
 from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, Outcome, Run, eval_feed
-from ray_st.training.sampling import SamplerMaker, batch_sampler, in_order, multi_dataset_batch_sampler
+from ray_st.training.sampling import (
+    SamplerMaker,
+    batch_sampler,
+    check_sampler,
+    in_order,
+    multi_dataset_batch_sampler,
+)
 from ray_st.training.travel import Description, evaluate_task, take_over, train_task, user_callbacks
 from ray_st.training_args import BadRows, SentenceTransformerTrainingArguments
 
@@ -365,7 +371,7 @@ class SentenceTransformerTrainer(TrainingLoop):
                 f"MultipleNegativesRankingLoss; {type(loss).__name__} does not."
             )
         rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
-        return make_part(
+        part = make_part(
             opened(source, label, rows if rows > 0 and kind == "train_dataset" else None),
             label,
             loss,
@@ -375,6 +381,9 @@ class SentenceTransformerTrainer(TrainingLoop):
             batch_size,
             maker,
         )
+        if kind == "train_dataset":
+            check_sampler(self.args, part.encoding.columns, batch_size, label)
+        return part
 
     def _check_ledger(self, store: Any) -> None:
         if self.args.ledger and not store.is_local:

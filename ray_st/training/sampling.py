@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_st.data.columns import LABEL_COLUMNS
+from ray_st.data.columns import LABEL_COLUMNS, ColumnSpec
 from ray_st.data.grouping import GroupByLabelBatchSampler, GroupByLengthBatchSampler
 from ray_st.data.mixing import ProportionalBatchSampler, RoundRobinBatchSampler, WeightedBatchSampler
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, RandomOrder
@@ -51,6 +51,34 @@ def batch_sampler(
         return GroupByLengthBatchSampler(dataset, batch_size, drop_last, generator, seed)
     seed = int(generator.initial_seed()) if generator is not None else seed
     return DefaultBatchSampler(RandomOrder(len(dataset), seed), batch_size, drop_last)
+
+
+def check_sampler(
+    args: SentenceTransformerTrainingArguments, columns: ColumnSpec, batch_size: int, label: str
+) -> None:
+    """Refuses what the named sampler cannot do with a dataset, before its rows are read.
+
+    Args:
+        args: The arguments.
+        columns: The dataset's columns.
+        batch_size: Rows of a global batch.
+        label: What to call the dataset in errors.
+
+    Raises:
+        ValueError: If labels are to be grouped and there are none, or the batch size does not allow it.
+    """
+    if args.batch_sampler != BatchSamplers.GROUP_BY_LABEL:
+        return
+    if columns.label is None:
+        raise ValueError(
+            f"{label}: batch_sampler='group_by_label' needs a label column named one of {list(LABEL_COLUMNS)}; found "
+            f"the columns {list(columns.names)}."
+        )
+    if batch_size < 4 or batch_size % 2:
+        raise ValueError(
+            f"{label}: batch_sampler='group_by_label' needs a global batch size that is even and at least 4; got "
+            f"{batch_size}."
+        )
 
 
 def multi_dataset_batch_sampler(

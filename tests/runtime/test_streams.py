@@ -103,6 +103,16 @@ def test_every_step_takes_from_one_dataset_and_every_row_is_used_once_an_epoch(u
     assert lines[:13] != lines[13:]
 
 
+def test_in_turn_each_step_is_of_one_dataset_on_all_ranks(
+    cluster: None, tiny_folder: Path, tmp_path: Path
+) -> None:
+    arguments = {"multi_dataset_batch_sampler": "round_robin", "num_train_epochs": 1, "save_strategy": "no"}
+    run(tmp_path, tiny_folder, workers=2, arguments=arguments)
+    edges = [50, 80, 100, 103]
+    sources = [{sum(row >= edge for edge in edges) for row in line["rows"][0]} for line in ledger(tmp_path)]
+    assert sources == [{0}, {1}, {2}, {3}]
+
+
 def test_the_order_and_the_result_do_not_depend_on_the_number_of_workers(
     unbroken: Any, tiny_folder: Path, tmp_path: Path
 ) -> None:

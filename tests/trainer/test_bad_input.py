@@ -92,3 +92,14 @@ def test_an_output_folder_that_cannot_be_written(tiny_model: Any, tmp_path: Path
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ValueError, match=r"file/out cannot be written .* Choose another output_dir"):
         trainer(tiny_model, tmp_path / "file" / "out", PAIRS, losses.MultipleNegativesRankingLoss)
+
+
+def test_labels_that_cannot_be_grouped(tiny_model: Any, tmp_path: Path) -> None:
+    ranking, grouped = losses.MultipleNegativesRankingLoss, {"batch_sampler": "group_by_label"}
+    with pytest.raises(
+        ValueError, match=r"needs a label column named one of .*; found the columns \['a', 'b'\]"
+    ):
+        trainer(tiny_model, tmp_path, PAIRS, ranking, **grouped).train()
+    labelled = PAIRS.add_column("label", [0, 1])
+    with pytest.raises(ValueError, match="a global batch size that is even and at least 4; got 3"):
+        trainer(tiny_model, tmp_path, labelled, ranking, per_device_train_batch_size=3, **grouped).train()

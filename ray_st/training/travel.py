@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -80,9 +81,24 @@ def train_task(trainer: Any, resume_from: str | None) -> Outcome:
         state=json.dumps(dataclasses.asdict(trainer.state)),
         model={name: tensor.detach().cpu() for name, tensor in trainer.model.state_dict().items()},
         loss={name: tensor.detach().cpu() for name, tensor in owned.items()},
-        callbacks=tuple(dict(callback.__dict__) for callback in trainer.own_callbacks()),
+        callbacks=tuple(_sendable(callback.__dict__) for callback in trainer.own_callbacks()),
         card=getattr(trainer.model, "model_card_data", None),
     )
+
+
+def _sendable(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that can travel: an open file or a lock in a callback must not cost a trained model."""
+    sendable = {}
+    for name, value in attributes.items():
+        try:
+            pickle.dumps(value)
+        except (pickle.PicklingError, TypeError, AttributeError):
+            write_line(
+                f"a callback's attribute {name!r} ({type(value).__name__}) cannot be sent to the driver"
+            )
+        else:
+            sendable[name] = value
+    return sendable
 
 
 def evaluate_task(trainer: Any, resume_from: str | None, prefix: str = "eval") -> Outcome:

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from ray_st.training.run import TRAIN_FEED, eval_feed, eval_names
+from ray_st.training.travel import _sendable
 
 
 def test_feeds_of_evaluation_datasets_are_found_by_their_names() -> None:
     feeds: Any = {TRAIN_FEED: 0, eval_feed(""): 1, eval_feed("a:b"): 2, eval_feed("train"): 3}
     assert len(feeds) == 4
     assert eval_names(feeds) == {"": 1, "a:b": 2, "train": 3}
+
+
+def test_an_attribute_that_cannot_travel_is_left_and_named(capsys: Any) -> None:
+    sent = _sendable({"losses": [1.0], "lock": threading.Lock(), "hook": lambda: None})
+    assert sent == {"losses": [1.0]}
+    assert "'lock' (lock) cannot be sent" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What several tests of whole runs share; workers import it too."""
+"""What tests of whole runs share and send to workers, by value: workers do not have tests on their path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,21 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
+
+from ray_st import SentenceTransformerTrainer
+
+
+class Remember(TrainerCallback):
+    """Keeps what it saw, to show that a callback's attributes come back to the caller."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if "loss" in logs:
+            self.losses.append(logs["loss"])
 
 
 class KillOnce(TrainerCallback):
@@ -33,3 +47,14 @@ def losses_of(trainer: Any) -> list[float]:
 def difference(one: Any, other: Any) -> float:
     ours, theirs = one.model.state_dict(), other.model.state_dict()
     return max(float((ours[name] - theirs[name]).abs().max()) for name in ours)
+
+
+class Doubled(SentenceTransformerTrainer):
+    """A user's subclass with a constructor of its own and another loss."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.factor = 2.0
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return super().compute_loss(*args, **kwargs) * self.factor

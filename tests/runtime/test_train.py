@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import ray
 import ray.train
-import torch
 from datasets import Dataset
-from transformers import TrainerCallback
 
 from ray_st import (
     SentenceTransformer,
@@ -19,7 +17,7 @@ from ray_st import (
     losses,
 )
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
-from runtime_helpers import KillOnce, difference, losses_of
+from runtime_helpers import Doubled, KillOnce, Remember, difference, losses_of
 
 pytestmark = pytest.mark.ray
 
@@ -34,17 +32,6 @@ def rows() -> Dataset:
             "positive": [f"{words[(i * 3) % 10]} the {words[i % 7]} {i * i}" for i in range(ROWS)],
         }
     )
-
-
-class Remember(TrainerCallback):
-    """Keeps what it saw, to show that a callback's attributes come back to the caller."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if "loss" in logs:
-            self.losses.append(logs["loss"])
 
 
 def train(folder: Path, model_folder: Path, workers: int, **options: Any) -> SentenceTransformerTrainer:
@@ -125,17 +112,6 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_unbroken(
     assert (tmp_path / "killed").exists()
     assert losses_of(broken) == pytest.approx(losses_of(pair), abs=1e-7)
     assert difference(broken, pair) == 0.0
-
-
-class Doubled(SentenceTransformerTrainer):
-    """A user's subclass with a constructor of its own and another loss."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.factor = 2.0
-
-    def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        return super().compute_loss(*args, **kwargs) * self.factor
 
 
 def test_a_subclass_an_evaluator_and_the_best_model(

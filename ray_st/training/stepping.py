@@ -29,10 +29,10 @@ class LossParts:
         self._sums: dict[str, Tensor] = {}
         self._steps: dict[str, int] = {}
 
-    def add(self, parts: Mapping[str, Tensor]) -> None:
-        """Counts one step's parts."""
+    def add(self, parts: Mapping[str, Tensor], weight: float) -> None:
+        """Counts one step's parts, with the weight of this rank's rows."""
         for name, value in parts.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().double() * weight
             self._steps[name] = self._steps.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
@@ -63,6 +63,7 @@ class SteppingTrainer(Trainer):
     user_collator: Callable[[list[dict[str, Any]]], Inputs] | None
     place: Place | None = None
     _parts: LossParts | None = None
+    _weight: float = 1.0
 
     @property
     def here(self) -> Place:
@@ -138,7 +139,7 @@ class SteppingTrainer(Trainer):
         value = loss_fn(features, labels)
         if isinstance(value, Mapping):
             if self._parts is not None:
-                self._parts.add(value)
+                self._parts.add(value, self._weight)
             value = torch.stack(list(value.values())).sum()
         return (value, {}) if return_outputs else value
 
@@ -158,12 +159,13 @@ class SteppingTrainer(Trainer):
         shares, batch = inputs.pop(SHARES), inputs.pop(BATCH)
         self._used.append(batch)
         self._gather.share(shares)
+        self._weight = self._row_weight(shares)
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             loss = model(lambda: self._whole_loss(inputs, num_items_in_batch))
         if not torch.isfinite(loss):
             raise LossError(self._not_finite(float(loss.detach()), batch, inputs))
-        loss = loss * self._row_weight(shares) / self.current_gradient_accumulation_steps
+        loss = loss * self._weight / self.current_gradient_accumulation_steps
         self.accelerator.backward(loss)
         return loss.detach()
 

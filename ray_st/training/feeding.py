@@ -104,16 +104,14 @@ def _sampler(part: FeedPart, dataset: DataPart, ingested: Ingested, blocks: int 
 
 def fingerprint(part: FeedPart, ingested: Mapping[str, Ingested]) -> dict[str, Any]:
     """What the order of samples depends on: if any of it differs, a run cannot go on where another stopped."""
-    facts: dict[str, Any] = {"seed": part.seed, "drop_last": part.drop_last, "window_bytes": None}
+    facts: dict[str, Any] = {"seed": part.seed, "drop_last": part.drop_last}
     for name, dataset in part.datasets.items():
         described, prefix = ingested[name], f"{name}: " if name else ""
         facts[f"{prefix}rows"] = described.rows
         facts[f"{prefix}columns"] = list(dataset.encoding.columns.names)
         facts[f"{prefix}texts and labels"] = described.fingerprint
         facts[f"{prefix}global batch size"] = dataset.batch_size
-        blocks = window_blocks(described, part.window_bytes)
-        facts[f"{prefix}blocks of a window"] = blocks
-    del facts["window_bytes"]
+        facts[f"{prefix}blocks of a window"] = window_blocks(described, part.window_bytes)
     return facts
 
 

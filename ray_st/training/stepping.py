@@ -173,8 +173,7 @@ class SteppingTrainer(Trainer):
         loss: Tensor = self.compute_loss(self.model, inputs, num_items_in_batch=num_items_in_batch)
         # With a loss for each dataset, a step uses the weights of one. The reducer waits for all: an empty slice gives
         # the others a gradient of zero.
-        owned = [weight for weight in owned_by_loss(self.model, self.loss).values() if weight.requires_grad]
-        for weight in owned:
+        for weight in self._owned:
             loss = loss + weight.reshape(-1)[:0].sum()
         return loss
 
@@ -201,6 +200,8 @@ class SteppingTrainer(Trainer):
         self.bind_losses()
         self._used: list[Any] = []
         self._parts = LossParts()
+        owned = owned_by_loss(self.model, self.loss).values()
+        self._owned = [weight for weight in owned if weight.requires_grad]
         # Mixed precision belongs to the model's forward alone: a loss's similarities are computed as the model
         # gives them.
         self.accelerator.prepare_model(self.model, evaluation_mode=True)

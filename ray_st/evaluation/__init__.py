@@ -5,11 +5,19 @@ from __future__ import annotations
 from ray_st.util.lazy import lazy_module
 
 _NAMES = {
+    "BinaryClassificationEvaluator": "ray_st.evaluation.binary_classification",
     "EmbeddingSimilarityEvaluator": "ray_st.evaluation.embedding_similarity",
     "InformationRetrievalEvaluator": "ray_st.evaluation.information_retrieval",
+    "LabelAccuracyEvaluator": "ray_st.evaluation.label_accuracy",
+    "MSEEvaluator": "ray_st.evaluation.mse",
+    "MSEEvaluatorFromDataFrame": "ray_st.evaluation.mse_from_dataframe",
+    "NanoBEIREvaluator": "ray_st.evaluation.nano_beir",
+    "ParaphraseMiningEvaluator": "ray_st.evaluation.paraphrase_mining",
+    "RerankingEvaluator": "ray_st.evaluation.reranking",
     "SentenceEvaluator": "ray_st.evaluation.base",
     "SequentialEvaluator": "ray_st.evaluation.sequential",
     "SimilarityFunction": "ray_st.similarity_functions",
+    "TranslationEvaluator": "ray_st.evaluation.translation",
     "TripletEvaluator": "ray_st.evaluation.triplet",
 }
 

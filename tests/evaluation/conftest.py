@@ -30,6 +30,7 @@ class FakeModel:
         self.prompts = {"query": "ask: ", "passage": "tell: "}
         self.model_card_data = Card()
         self.calls: list[dict[str, Any]] = []
+        self.device = "cpu"
 
     def encode(self, texts: Sequence[str], **options: Any) -> Any:
         self.calls.append({"texts": list(texts), **options})
@@ -45,7 +46,9 @@ class FakeModel:
                 rows = bits
             case "binary":
                 rows = (bits.astype(np.int16) - 128).astype(np.int8)
-        return torch.from_numpy(rows) if options.get("convert_to_tensor") else rows
+        if options.get("convert_to_tensor"):
+            return torch.from_numpy(rows)
+        return rows if options.get("convert_to_numpy", True) else list(torch.from_numpy(rows))
 
     def _embed(self, text: str) -> np.ndarray:
         generator = np.random.default_rng(zlib.crc32(text.encode()))
@@ -60,6 +63,14 @@ class FakeModel:
 
     def encode_document(self, texts: Sequence[str], **options: Any) -> Any:
         return self.encode(texts, **{**options, "prompt_name": options.get("prompt_name") or "passage"})
+
+    def eval(self) -> None:
+        """Called by some of the peer's evaluators."""
+
+    def smart_batching_collate(self, batch: Sequence[Any]) -> tuple[list[dict[str, Any]], torch.Tensor]:
+        columns = zip(*(example.texts for example in batch), strict=True)
+        features = [{"sentence_embedding": self.encode(texts, convert_to_tensor=True)} for texts in columns]
+        return features, torch.tensor([example.label for example in batch])
 
     def similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         from ray_st import SimilarityFunction

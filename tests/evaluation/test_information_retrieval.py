@@ -138,3 +138,17 @@ def test_all_scores_are_never_held(make_model) -> None:
         QUERIES, CORPUS, RELEVANT, corpus_chunk_size=4, score_functions={"cosine": score}
     )(model)
     assert sizes == [4] * 5
+
+
+def test_embeddings_of_another_corpus_are_refused(model) -> None:
+    evaluator = InformationRetrievalEvaluator(QUERIES, CORPUS, RELEVANT)
+    with pytest.raises(ValueError, match="a row for each of the 20 documents; found 3"):
+        evaluator(model, corpus_embeddings=torch.ones(3, 16))
+    with pytest.raises(ValueError, match="same dimension; found 16 and 5"):
+        evaluator(model, corpus_embeddings=torch.ones(20, 5))
+
+
+def test_ranks_beyond_the_corpus_take_all_of_it(model) -> None:
+    found = InformationRetrievalEvaluator(QUERIES, CORPUS, RELEVANT, precision_recall_at_k=[500])(model)
+    assert found["cosine_recall@500"] == 1
+    assert found["cosine_precision@500"] == pytest.approx(2 / 500)

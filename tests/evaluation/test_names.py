@@ -6,11 +6,19 @@ import sys
 from ray_st import evaluation
 
 PUBLIC = [
+    "BinaryClassificationEvaluator",
     "EmbeddingSimilarityEvaluator",
     "InformationRetrievalEvaluator",
+    "LabelAccuracyEvaluator",
+    "MSEEvaluator",
+    "MSEEvaluatorFromDataFrame",
+    "NanoBEIREvaluator",
+    "ParaphraseMiningEvaluator",
+    "RerankingEvaluator",
     "SentenceEvaluator",
     "SequentialEvaluator",
     "SimilarityFunction",
+    "TranslationEvaluator",
     "TripletEvaluator",
 ]
 

@@ -23,7 +23,15 @@ FIRST, SECOND, SCORES = (list(column) for column in zip(*PAIRS, strict=True))
 FOUR = ["cosine", "dot", "euclidean", "manhattan"]
 
 
-def all_of(module: Any) -> Any:
+LABELS = [int(score > 2.2) for score in SCORES]
+LANGUAGES = [{"a": first, "b": second} for first, second, _ in PAIRS]
+ROLES = [
+    {"query": first, "positive": [second], "negative": SECOND[i + 1 :] + SECOND[:i]}
+    for i, (first, second) in enumerate(zip(FIRST, SECOND, strict=True))
+]
+
+
+def all_of(module: Any, teacher: Any) -> Any:
     queries, corpus = dict(enumerate(FIRST)), dict(enumerate(SECOND))
     relevant = {i: {i, (3 * i + 1) % 8} for i in queries}
     parts = [
@@ -31,6 +39,15 @@ def all_of(module: Any) -> Any:
         module.EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, precision="ubinary", name="bits"),
         module.TripletEvaluator(FIRST, SECOND, SECOND[3:] + SECOND[:3], similarity_fn_names=FOUR, name="nli"),
         module.InformationRetrievalEvaluator(queries, corpus, relevant, corpus_chunk_size=3, name="ir"),
+        module.BinaryClassificationEvaluator(FIRST, SECOND, LABELS, similarity_fn_names=FOUR, name="same"),
+        module.BinaryClassificationEvaluator(FIRST, SECOND, LABELS, truncate_dim=8, name="same-8"),
+        module.RerankingEvaluator(ROLES, at_k=3, name="rank"),
+        module.RerankingEvaluator(ROLES, truncate_dim=8, use_batched_encoding=False, name="rank-8"),
+        module.MSEEvaluator(FIRST, SECOND, teacher, name="mse"),
+        module.MSEEvaluator(FIRST, SECOND, teacher, truncate_dim=8, name="mse-8"),
+        module.MSEEvaluatorFromDataFrame(LANGUAGES, teacher, [("a", "b"), ("b", "a")], name="table"),
+        module.TranslationEvaluator(FIRST, SECOND, name="match"),
+        module.TranslationEvaluator(FIRST, SECOND, truncate_dim=8, name="match-8"),
     ]
     return module.SequentialEvaluator(parts)
 
@@ -39,8 +56,12 @@ def all_of(module: Any) -> Any:
 @pytest.mark.parametrize("folder_name", ["tiny_folder", "minilm_folder"])
 def test_figures_are_the_peers(folder_name, request, peer, peers, tmp_path) -> None:
     folder: Path = request.getfixturevalue(folder_name)
-    ours = all_of(evaluation)(SentenceTransformer(folder, device="cpu"), str(tmp_path / "ours"))
-    theirs = all_of(peers)(peer.SentenceTransformer(str(folder), device="cpu"), str(tmp_path / "theirs"))
+    mine, other = (
+        SentenceTransformer(folder, device="cpu"),
+        peer.SentenceTransformer(str(folder), device="cpu"),
+    )
+    ours = all_of(evaluation, mine)(mine, str(tmp_path / "ours"))
+    theirs = all_of(peers, other)(other, str(tmp_path / "theirs"))
     assert ours == pytest.approx(theirs, abs=1e-6)
     for path in (tmp_path / "theirs").iterdir():
         mine = (tmp_path / "ours" / path.name).read_text().splitlines()
@@ -48,7 +69,8 @@ def test_figures_are_the_peers(folder_name, request, peer, peers, tmp_path) -> N
 
 
 def test_the_models_card_holds_the_figures(tiny_model) -> None:
-    all_of(evaluation)(tiny_model)
+    all_of(evaluation, tiny_model)(tiny_model)
     kept = [(scores.name, scores.dataset) for scores in tiny_model.model_card_data.scores]
     assert ("InformationRetrievalEvaluator", "ir") in kept
     assert ("TripletEvaluator", "nli") in kept
+    assert ("RerankingEvaluator", "rank") in kept

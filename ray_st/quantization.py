@@ -1,7 +1,9 @@
-"""Door to embeddings with fewer bits."""
+"""Door to embeddings with fewer bits, and search among them."""
 
 from __future__ import annotations
 
 from ray_st.util.quantize import quantize_embeddings
+from ray_st.util.search_faiss import semantic_search_faiss
+from ray_st.util.search_usearch import semantic_search_usearch
 
-__all__ = ["quantize_embeddings"]
+__all__ = ["quantize_embeddings", "semantic_search_faiss", "semantic_search_usearch"]

@@ -41,7 +41,7 @@ def quantize_embeddings(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}.")
-    values = _as_array(embeddings)
+    values = as_array(embeddings)
     if values.dtype in (np.int8, np.uint8):
         raise ValueError(
             f"quantize_embeddings needs floating-point embeddings; these are {values.dtype} already."
@@ -52,21 +52,32 @@ def quantize_embeddings(
         bits = np.packbits(values > 0, axis=-1)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
     if ranges is None:
-        ranges = _ranges(values, precision, calibration_embeddings)
+        ranges = find_ranges(values, precision, calibration_embeddings)
     return _steps(values, np.asarray(ranges, dtype=np.float32), precision)
 
 
-def _as_array(embeddings: Any) -> np.ndarray:
+def as_array(embeddings: Any) -> np.ndarray:
+    """An array of embeddings that are an array, a tensor, or a list of either."""
     if isinstance(embeddings, Sequence) and len(embeddings) and hasattr(embeddings[0], "detach"):
-        return np.stack([_as_array(row) for row in embeddings])
+        return np.stack([as_array(row) for row in embeddings])
     if hasattr(embeddings, "detach"):  # a tensor, known by what it can do: numpy is all that is needed here
         embeddings = embeddings.detach().cpu().float().numpy()
     return np.asarray(embeddings)
 
 
-def _ranges(values: np.ndarray, precision: str, calibration: np.ndarray | None) -> np.ndarray:
+def find_ranges(values: np.ndarray, precision: str, calibration: Any = None) -> np.ndarray:
+    """The least and the greatest value of each dimension (2, d).
+
+    Args:
+        values: Embeddings (n, d).
+        precision: What the ranges are for, "int8" or "uint8".
+        calibration: Embeddings (k, d) from which to take the ranges instead.
+
+    Raises:
+        ValueError: If a single embedding would have to be its own range.
+    """
     if calibration is not None:
-        source = _as_array(calibration)
+        source = as_array(calibration)
     elif values.ndim == 2 and len(values) > 1:
         source = values
         if len(values) < _STEADY_ROWS:
@@ -89,3 +100,23 @@ def _steps(values: np.ndarray, ranges: np.ndarray, precision: str) -> np.ndarray
     step = np.where(step == 0, 1, step)
     number = np.clip(np.floor((values - low) / step), 0, 255)
     return (number - 128).astype(np.int8) if precision == "int8" else number.astype(np.uint8)
+
+
+def restore(codes: np.ndarray, precision: str, ranges: np.ndarray | None, dimensions: int) -> np.ndarray:
+    """About the values that :func:`quantize_embeddings` wrote as codes: a step's lower end, or 1 and 0 for a bit.
+
+    Args:
+        codes: (..., d), or (..., d / 8 rounded up) bytes of "ubinary".
+        precision: "int8", "uint8" or "ubinary".
+        ranges: (2, d), for int8 and uint8.
+        dimensions: d.
+
+    Returns:
+        (..., d) in float64.
+    """
+    if precision == "ubinary":
+        return np.unpackbits(codes.astype(np.uint8), axis=-1)[..., :dimensions].astype(np.float64)
+    low, high = np.asarray(ranges, dtype=np.float32)
+    step = (high - low) / 255
+    number = codes.astype(np.float64) + (128 if precision == "int8" else 0)
+    return number * np.where(step == 0, 1, step) + low

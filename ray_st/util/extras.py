@@ -1,0 +1,25 @@
+"""Packages that are not always installed."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+def load_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """A module of a package that one of ray_st's extras installs.
+
+    Args:
+        module: Name of the module.
+        extra: The extra that brings it.
+        purpose: What needs it, for the message.
+
+    Raises:
+        ImportError: If it is not installed, saying how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{purpose} needs {module.partition('.')[0]}, which is not installed: pip install 'ray-st[{extra}]'."
+        ) from error

@@ -1,0 +1,94 @@
+"""Which candidates become negatives, as one checked value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+STRATEGIES = ("top", "random")
+MARGIN_OVERSAMPLING = 10  # where scores remove candidates, so many are searched for each negative
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Limits on candidates, and how many of those within them are taken.
+
+    Ranks count the candidates that are left after positives and limits on scores removed some, from 0.
+
+    Args:
+        num_negatives: Negatives of a query, at least 1.
+        range_min: Rank of the first candidate that may be taken.
+        range_max: Rank after that of the last candidate that may be taken; None for what :meth:`settled` finds.
+        max_score: The highest score allowed.
+        min_score: The lowest score allowed.
+        absolute_margin: The least difference allowed between the score of the query's worst positive and that of
+            a negative.
+        relative_margin: The same as a share of the absolute value of the positive's score.
+        sampling_strategy: "top" takes the best candidates, "random" any.
+        seed: Of the random choice; the same seed takes the same.
+        include_positives: Whether positives are candidates too.
+
+    Raises:
+        ValueError: If a value is none of those named, or leaves fewer ranks than negatives.
+    """
+
+    num_negatives: int = 3
+    range_min: int = 0
+    range_max: int | None = None
+    max_score: float | None = None
+    min_score: float | None = None
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
+    sampling_strategy: str = "top"
+    seed: int = 0
+    include_positives: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_negatives < 1:
+            raise ValueError(f"num_negatives must be at least 1; got {self.num_negatives}.")
+        if self.range_min < 0:
+            raise ValueError(f"range_min must be at least 0; got {self.range_min}.")
+        if self.sampling_strategy not in STRATEGIES:
+            raise ValueError(
+                f"sampling_strategy must be one of {', '.join(STRATEGIES)}; got {self.sampling_strategy!r}."
+            )
+        self._check_limits()
+        if self.range_max is not None and self.range_max - self.range_min < self.num_negatives:
+            raise ValueError(
+                f"range_min={self.range_min} and range_max={self.range_max} leave fewer candidates than "
+                f"num_negatives={self.num_negatives}; raise range_max or lower one of the others."
+            )
+
+    def _check_limits(self) -> None:
+        for name, value in self.limits().items():
+            if math.isnan(value):
+                raise ValueError(f"{name} must be a number; got nan.")
+        if self.max_score is not None and self.min_score is not None and self.min_score > self.max_score:
+            raise ValueError(f"min_score={self.min_score} is above max_score={self.max_score}.")
+
+    def limits(self) -> dict[str, float]:
+        """The limits on scores that are set, by name, in the order in which they are applied."""
+        names = ("absolute_margin", "relative_margin", "max_score", "min_score")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def settled(self, most_positives: int, rescored: bool) -> Choice:
+        """The same with a range_max: room for the negatives and positives, ten times so many if limits remove some.
+
+        Args:
+            most_positives: Rows of the query that has the most.
+            rescored: Whether a cross-encoder changes scores, so that min_score may remove any candidate.
+        """
+        if self.range_max is not None:
+            return self
+        removing = set(self.limits()) - (set() if rescored else {"min_score"})
+        wanted = self.num_negatives * (MARGIN_OVERSAMPLING if removing else 1)
+        return replace(self, range_max=self.range_min + wanted + most_positives)
+
+    def reach(self, most_positives: int) -> int:
+        """How many of the nearest documents must be found so that the ranks can be filled beside the positives.
+
+        Args:
+            most_positives: Rows of the query that has the most.
+        """
+        assert self.range_max is not None  # settled
+        return self.range_max + most_positives

@@ -1,0 +1,20 @@
+"""Examples as objects, and readers that make them of files: for ``fit``; the trainer takes datasets."""
+
+from __future__ import annotations
+
+from ray_st.util.lazy import lazy_module
+
+_STS = "ray_st.readers.sts"
+
+_NAMES = {
+    "InputExample": "ray_st.readers.input_example",
+    "LabelSentenceReader": "ray_st.readers.label_sentence",
+    "NLIDataReader": "ray_st.readers.nli",
+    "PairedFilesReader": "ray_st.readers.paired_files",
+    "ReaderError": "ray_st.readers.files",
+    "STSBenchmarkDataReader": _STS,
+    "STSDataReader": _STS,
+    "TripletReader": "ray_st.readers.triplet",
+}
+
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)

@@ -1,0 +1,56 @@
+"""Natural language inference: three files with a line for each pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray_st.readers.files import ReaderError, first, read_together
+from ray_st.readers.input_example import InputExample
+
+_LABELS = {"contradiction": 0, "entailment": 1, "neutral": 2}
+
+
+class NLIDataReader:
+    """Reads pairs of sentences and whether the first entails the second.
+
+    Args:
+        dataset_folder: Where the files ``s1.NAME``, ``s2.NAME`` and ``labels.NAME`` are.
+    """
+
+    def __init__(self, dataset_folder: str | Path) -> None:
+        self.dataset_folder = dataset_folder
+
+    def get_examples(self, filename: str, max_examples: int = 0) -> list[InputExample]:
+        """The examples of a split.
+
+        Args:
+            filename: What the names of the three files end with, such as ``train.gz``; they may be compressed by gzip.
+            max_examples: How many to read; 0 for all.
+
+        Raises:
+            ReaderError: If a file cannot be read or ends before the others, or a label is none of :meth:`get_labels`.
+        """
+        return first(self._examples(filename), max_examples)
+
+    def _examples(self, filename: str) -> Iterator[InputExample]:
+        folder = Path(self.dataset_folder)
+        paths = [folder / f"{part}.{filename}" for part in ("s1", "s2", "labels")]
+        for number, (one, two, label) in enumerate(read_together(paths)):
+            word = label.field(0)
+            if word.lower() not in _LABELS:
+                raise ReaderError(f"{label.place}: expected a label among {list(_LABELS)}, found {word!r}.")
+            yield InputExample(f"{filename}-{number}", [one.field(0), two.field(0)], self.map_label(word))
+
+    @staticmethod
+    def get_labels() -> dict[str, int]:
+        """The number of each label."""
+        return dict(_LABELS)
+
+    def get_num_labels(self) -> int:
+        """How many labels there are."""
+        return len(_LABELS)
+
+    def map_label(self, label: str) -> int:
+        """The number of a label, whatever its case."""
+        return _LABELS[label.strip().lower()]

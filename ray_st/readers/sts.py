@@ -1,0 +1,125 @@
+"""Semantic textual similarity: two sentences and a score in each line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray_st.readers.files import ReaderError, Row, first, read_rows
+from ray_st.readers.input_example import InputExample
+
+
+class STSDataReader:
+    """Reads pairs of sentences with a score.
+
+    Args:
+        dataset_folder: Where the files are.
+        s1_col_idx: Column of the first sentence, from 0.
+        s2_col_idx: Column of the second.
+        score_col_idx: Column of the score.
+        delimiter: What separates columns.
+        quoting: One of the ``QUOTE_…`` constants of :mod:`csv`.
+        normalize_scores: Whether scores are scaled to 0…1.
+        min_score: The lowest score there is.
+        max_score: The highest.
+
+    Raises:
+        ValueError: If ``max_score`` is not above ``min_score``.
+    """
+
+    def __init__(
+        self,
+        dataset_folder: str | Path,
+        s1_col_idx: int = 0,
+        s2_col_idx: int = 1,
+        score_col_idx: int = 2,
+        delimiter: str = "\t",
+        quoting: int = csv.QUOTE_NONE,
+        normalize_scores: bool = True,
+        min_score: float = 0,
+        max_score: float = 5,
+    ) -> None:
+        if not min_score < max_score:
+            raise ValueError(f"max_score must be above min_score; got {max_score} and {min_score}.")
+        self.dataset_folder = dataset_folder
+        self.s1_col_idx = s1_col_idx
+        self.s2_col_idx = s2_col_idx
+        self.score_col_idx = score_col_idx
+        self.delimiter = delimiter
+        self.quoting = quoting
+        self.normalize_scores = normalize_scores
+        self.min_score = min_score
+        self.max_score = max_score
+
+    def get_examples(self, filename: str, max_examples: int = 0) -> list[InputExample]:
+        """The examples of a file, plain or compressed by gzip.
+
+        Args:
+            filename: Its name in the folder.
+            max_examples: How many to read; 0 for all.
+
+        Raises:
+            ReaderError: If the file cannot be read, a row lacks a column, or a score is no number between the lowest
+                and the highest.
+        """
+        return first(self._examples(filename), max_examples)
+
+    def _examples(self, filename: str) -> Iterator[InputExample]:
+        rows = read_rows(Path(self.dataset_folder) / filename, self.delimiter, self.quoting)
+        for number, row in enumerate(rows):
+            texts = [row.field(self.s1_col_idx), row.field(self.s2_col_idx)]
+            yield InputExample(f"{filename}{number}", texts, self._score(row))
+
+    def _score(self, row: Row) -> float:
+        word = row.field(self.score_col_idx)
+        try:
+            score = float(word)
+        except ValueError:
+            score = float("nan")
+        if not self.min_score <= score <= self.max_score:
+            raise ReaderError(
+                f"{row.place}: expected a score from {self.min_score} to {self.max_score}, found {word!r}."
+            )
+        low, high = self.min_score, self.max_score
+        return (score - low) / (high - low) if self.normalize_scores else score
+
+
+class STSBenchmarkDataReader(STSDataReader):
+    """Reads the STS benchmark: sentences in columns 5 and 6, the score, 0 to 5, in column 4.
+
+    Args:
+        dataset_folder: Where the files are.
+        s1_col_idx: Column of the first sentence, from 0.
+        s2_col_idx: Column of the second.
+        score_col_idx: Column of the score.
+        delimiter: What separates columns.
+        quoting: One of the ``QUOTE_…`` constants of :mod:`csv`.
+        normalize_scores: Whether scores are scaled to 0…1.
+        min_score: The lowest score there is.
+        max_score: The highest.
+    """
+
+    def __init__(
+        self,
+        dataset_folder: str | Path,
+        s1_col_idx: int = 5,
+        s2_col_idx: int = 6,
+        score_col_idx: int = 4,
+        delimiter: str = "\t",
+        quoting: int = csv.QUOTE_NONE,
+        normalize_scores: bool = True,
+        min_score: float = 0,
+        max_score: float = 5,
+    ) -> None:
+        super().__init__(
+            dataset_folder,
+            s1_col_idx,
+            s2_col_idx,
+            score_col_idx,
+            delimiter,
+            quoting,
+            normalize_scores,
+            min_score,
+            max_score,
+        )

@@ -1,0 +1,79 @@
+"""Downloading a file."""
+
+from __future__ import annotations
+
+import uuid
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib import request
+from urllib.parse import urlsplit
+
+from tqdm import tqdm
+
+_CHUNK = 1 << 20
+_SILENCE = 60  # seconds without a byte after which a server is given up
+
+
+def http_get(url: str, path: str | Path) -> None:
+    """Downloads a file, with a progress bar.
+
+    It has its name only once it is complete: until then it is a file beside it that ends with ``.part``.
+
+    Args:
+        url: An address that starts with ``http://`` or ``https://``. Redirections are followed, from https to https only.
+        path: The file to write; its folder is made if it is not there, an older file is replaced.
+
+    Raises:
+        ValueError: If the address is of another scheme.
+        OSError: If the server cannot be reached, answers with an error or breaks off, or the file cannot be written.
+    """
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
+        raise ValueError(f"http_get needs an address that starts with http:// or https://; got {url!r}.")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with _opener().open(url, timeout=_SILENCE) as response, part.open("wb") as file:
+            _copy(response, file, path.name)
+        part.replace(path)
+    except (OSError, HTTPException) as error:
+        raise OSError(f"{url} was not downloaded to {path}: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _copy(response: Any, file: BinaryIO, name: str) -> None:
+    length = response.headers.get("Content-Length")
+    total = None if length is None else int(length)
+    with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False) as bar:
+        while chunk := response.read(_CHUNK):
+            file.write(chunk)
+            bar.update(len(chunk))
+    if total is not None and file.tell() != total:
+        raise OSError(f"it ended after {file.tell()} of {total} bytes")
+
+
+class Redirections(request.HTTPRedirectHandler):
+    """Follows redirections, but for those from https to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The next request; see :meth:`urllib.request.HTTPRedirectHandler.redirect_request`."""
+        if urlsplit(newurl).scheme not in {"https", req.type}:
+            raise OSError(f"it is redirected to {newurl}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> request.OpenerDirector:
+    """One that knows neither files nor FTP."""
+    opener = request.OpenerDirector()
+    for handler in (
+        request.ProxyHandler(),
+        request.HTTPHandler(),
+        request.HTTPSHandler(),
+        request.HTTPDefaultErrorHandler(),
+        request.HTTPErrorProcessor(),
+        Redirections(),
+    ):
+        opener.add_handler(handler)
+    return opener

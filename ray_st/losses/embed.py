@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ray_st.util.chunks import Chunk, cheapest_chunks
+
 TOKEN_BUDGET = 16_384
 """Most tokens, padding included, that go through the model in one call.
 
@@ -55,7 +57,8 @@ def embed_columns(
         features: For each column ``input_ids`` (n, t) and ``attention_mask`` (n, t), padded left or right, optionally
             ``token_type_ids`` (n, t) and ``prompt_length``, a number or (n,). Left unchanged.
         token_budget: Most padded tokens a call; a single longer row still gets its call.
-        call_tokens: What one more call costs, in tokens; by default as measured for the device of the features.
+        call_tokens: What one more call costs, in tokens; by default as measured for the device of the features. A model
+            with a true ``without_padding`` removes padding itself, and by default only the budget cuts.
         rows: Most rows a call; None for no limit.
         run: Runs the model on the chunks; :func:`run_plainly` by default.
 
@@ -72,7 +75,7 @@ def embed_columns(
     sizes = [len(column["input_ids"]) for column in columns]
     left = any(_padded_left(column["attention_mask"]) for column in columns)
     merged = _merge(columns, left, _pad_id(model, columns))
-    if call_tokens is None:
+    if call_tokens is None and not getattr(model, "without_padding", False):
         call_tokens = CALL_TOKENS.get(merged["input_ids"].device.type, CALL_TOKENS_ELSEWHERE)
     chunks = plan_chunks(_lengths(merged["attention_mask"], left), token_budget, call_tokens, rows)
     embeddings = run(model, [_chunk(merged, chunk, width, left) for chunk, width in chunks])
@@ -94,50 +97,45 @@ def run_plainly(model: nn.Module, chunks: Chunks) -> Tensor:
 def plan_chunks(
     lengths: NDArray[np.int64],
     token_budget: int = TOKEN_BUDGET,
-    call_tokens: int = 0,
+    call_tokens: int | None = 0,
     rows: int | None = None,
-) -> list[tuple[NDArray[np.int64], int]]:
-    """Cuts rows into chunks of similar length for the least sum of padded tokens and cost of calls.
+) -> list[Chunk]:
+    """Cuts rows into chunks of similar length.
 
-    Rows are sorted by length and cut between different lengths, the cuts found by dynamic programming; a chunk over the
-    budget is then cut into even pieces.
+    Where padding costs something, the cuts are those of :func:`ray_st.util.chunks.cheapest_chunks`, and a chunk over
+    the budget is then cut into even pieces. Where it does not, only the budget cuts.
 
     Args:
         lengths: Tokens of each row, at least 1 (n,).
-        token_budget: Most padded tokens a chunk; a single longer row is a chunk of its own.
-        call_tokens: Cost of one more chunk, in tokens.
+        token_budget: Most tokens a chunk, padding included where it costs something; a single longer row is a chunk of
+            its own.
+        call_tokens: Cost of one more chunk, in tokens; None if padding costs nothing.
         rows: Most rows a chunk; None for no limit.
 
     Returns:
         For each chunk its row numbers (k,) and its width in tokens.
     """
-    order = np.argsort(lengths, kind="stable")
-    widths, counts = np.unique(lengths, return_counts=True)
-    ends = np.concatenate([[0], np.cumsum(counts)])
+    most = rows or len(lengths)
+    if call_tokens is None:
+        return _filled(lengths, token_budget, most)
     chunks = []
-    for start, stop in _cheapest_cuts(widths, ends, call_tokens):
-        width = int(widths[stop - 1])
-        chosen = order[ends[start] : ends[stop]]
-        most = max(1, min(token_budget // width, rows or len(lengths)))
-        pieces = np.array_split(chosen, -(-len(chosen) // most))
+    for chosen, width in cheapest_chunks(lengths, call_tokens):
+        pieces = np.array_split(chosen, -(-len(chosen) // max(1, min(token_budget // width, most))))
         chunks += [(piece, int(lengths[piece[-1]])) for piece in pieces]
     return chunks
 
 
-def _cheapest_cuts(
-    widths: NDArray[np.int64], ends: NDArray[np.int64], call_tokens: int
-) -> list[tuple[int, int]]:
-    cost = np.zeros(len(ends), dtype=np.int64)
-    begin = np.zeros(len(ends), dtype=np.int64)
-    for stop in range(1, len(ends)):
-        options = cost[:stop] + (ends[stop] - ends[:stop]) * widths[stop - 1] + call_tokens
-        begin[stop] = options.argmin()
-        cost[stop] = options[begin[stop]]
-    cuts, stop = [], len(widths)
-    while stop:
-        cuts.append((int(begin[stop]), stop))
-        stop = int(begin[stop])
-    return cuts[::-1]
+def _filled(lengths: NDArray[np.int64], token_budget: int, rows: int) -> list[Chunk]:
+    """Rows sorted by length, as many a chunk as the budget of real tokens and the limit of rows hold."""
+    order = np.argsort(lengths, kind="stable")
+    ends = np.concatenate([[0], np.cumsum(lengths[order])])
+    chunks, start = [], 0
+    while start < len(order):
+        fitting = int(np.searchsorted(ends, ends[start] + token_budget, side="right")) - 1
+        stop = max(start + 1, min(fitting, start + rows))
+        chunks.append((order[start:stop], int(lengths[order[stop - 1]])))
+        start = stop
+    return chunks
 
 
 def _mergeable(columns: Sequence[Mapping[str, Any]]) -> bool:

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from ray_st.models.adapter_folder import Adapter, base_folder, clear_adapter, is_adapter, save_adapter
+from ray_st.models.adapter_layers import adapt, adapter_names
 from ray_st.models.encoder import load_config, load_encoder, quiet
 from ray_st.models.files import ModelFolderError, read_json
 from ray_st.models.hub import find_folder
 from ray_st.models.module import Features, Module
 from ray_st.models.tokens import TokenEncoder
+from ray_st.models.unpadded import has_padding, is_prepared, prepare, run_unpadded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 _NO_LIMIT = int(1e30)  # what tokenizers of transformers say when there is none
+_TOKENIZER = "tokenizer_config.json"
 _OLD_NAMES = tuple(
     f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert")
 )
@@ -29,8 +33,12 @@ _OLD_NAMES += ("sentence_xlm-roberta_config.json", "sentence_xlnet_config.json")
 class Transformer(Module):
     """Turns token ids into one vector for each token.
 
+    Encoders that can (see :data:`ray_st.models.unpadded.POSITIONS`) run on the real tokens of a batch only; the
+    vectors of padding are then zero. An ``attn_implementation`` among ``model_args`` turns this off.
+
     Args:
-        model_name_or_path: A folder in the format of transformers, or a name on the Hub.
+        model_name_or_path: A folder in the format of transformers, or of an adapter in the format of peft, or a name
+            on the Hub.
         max_seq_length: Longest sequence in tokens. By default what the tokenizer says, at most as many as the encoder
             has positions.
         model_args: More arguments of ``AutoModel.from_pretrained``, such as ``dtype`` or ``attn_implementation``.
@@ -40,9 +48,12 @@ class Transformer(Module):
         do_lower_case: Whether texts are lower-cased before the tokenizer sees them.
         tokenizer_name_or_path: Another folder or name for the tokenizer.
         trust_remote_code: Whether Python files of the model may be run.
+        token: For private models on the Hub.
+        local_files_only: Never ask the Hub.
 
     Raises:
         ModelFolderError: If there is no such model, or its weights are missing or pickled.
+        ImportError: If the folder holds an adapter and peft is not installed.
     """
 
     config_file_name: ClassVar[str] = "sentence_bert_config.json"
@@ -60,13 +71,29 @@ class Transformer(Module):
         do_lower_case: bool = False,
         tokenizer_name_or_path: str | Path | None = None,
         trust_remote_code: bool = False,
+        token: bool | str | None = None,
+        local_files_only: bool = False,
     ) -> None:
         super().__init__()
-        folder = find_folder(model_name_or_path, cache_folder=cache_dir, trust_remote_code=trust_remote_code)
-        config = load_config(folder, trust_remote_code, dict(config_args or {}))
-        self.auto_model = load_encoder(folder, config, trust_remote_code, dict(model_args or {}))
-        other = tokenizer_name_or_path and find_folder(tokenizer_name_or_path, cache_folder=cache_dir)
-        self.tokenizer = _load_tokenizer(other or folder, trust_remote_code, dict(tokenizer_args or {}))
+        hub: dict[str, Any] = {
+            "cache_folder": cache_dir,
+            "token": token,
+            "local_files_only": local_files_only,
+            "trust_remote_code": trust_remote_code,
+        }
+        folder = find_folder(model_name_or_path, **hub)
+        adapter = Adapter.read(folder) if is_adapter(folder) else None
+        base = base_folder(folder, **hub) if adapter else folder
+        config = load_config(base, trust_remote_code, dict(config_args or {}))
+        self.auto_model = load_encoder(base, config, trust_remote_code, dict(model_args or {}))
+        if adapter:
+            adapt(self.auto_model, adapter)
+        if "attn_implementation" not in (model_args or {}):
+            prepare(self.auto_model)
+        place = find_folder(tokenizer_name_or_path, **hub) if tokenizer_name_or_path else folder
+        if place == folder and not (folder / _TOKENIZER).is_file():
+            place = base  # what is saved of an adapter alone has none
+        self.tokenizer = _load_tokenizer(place, trust_remote_code, dict(tokenizer_args or {}))
         self.do_lower_case = do_lower_case
         self.max_seq_length = max_seq_length or _limit(self.tokenizer, config)
 
@@ -80,6 +107,11 @@ class Transformer(Module):
     def max_seq_length(self, value: int | None) -> None:
         self.tokenizer.model_max_length = value or _NO_LIMIT
 
+    @property
+    def without_padding(self) -> bool:
+        """Whether padding costs next to nothing, as only real tokens go through the encoder."""
+        return is_prepared(self.auto_model)
+
     def token_encoder(self) -> TokenEncoder:
         """The part that turns texts into token ids, light enough to be sent elsewhere."""
         return TokenEncoder(self.tokenizer, self.max_seq_length, self.do_lower_case)
@@ -92,7 +124,10 @@ class Transformer(Module):
     def forward(self, features: Features) -> Features:
         """The features with ``token_embeddings`` (n, t, d), from ``input_ids`` and ``attention_mask`` (n, t)."""
         inputs = {name: features[name] for name in _INPUTS if name in features}
-        output = self.auto_model(**inputs, return_dict=True)
+        if self.without_padding and has_padding(inputs):
+            output = run_unpadded(self.auto_model, inputs)
+        else:
+            output = self.auto_model(**inputs, return_dict=True)
         result = {**features, "token_embeddings": output.last_hidden_state}
         if self.auto_model.config.output_hidden_states:
             result["all_layer_embeddings"] = output.hidden_states
@@ -105,9 +140,17 @@ class Transformer(Module):
     get_word_embedding_dimension = get_embedding_dimension
 
     def save(self, folder: str | Path) -> None:
-        """Writes weights, configuration and tokenizer into an existing folder."""
+        """Writes weights, configuration and tokenizer into an existing folder; of an adapted encoder, the active adapter.
+
+        Raises:
+            ValueError: If several adapters are active, or one would be written beside the weights of a whole model.
+        """
         with quiet():
-            self.auto_model.save_pretrained(folder)
+            if adapter_names(self.auto_model):
+                save_adapter(Path(folder), self.auto_model)
+            else:
+                clear_adapter(Path(folder))
+                self.auto_model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         super().save(folder)
 
@@ -117,8 +160,8 @@ class Transformer(Module):
 
         Args:
             folder: Where :meth:`save`, or another program of this format, wrote it.
-            **options: ``trust_remote_code``, ``model_args``, ``tokenizer_args`` and ``config_args``; the last three
-                go before what the folder says.
+            **options: ``trust_remote_code``, ``cache_dir``, ``token``, ``local_files_only``, and ``model_args``,
+                ``tokenizer_args`` and ``config_args``, which go before what the folder says.
 
         Raises:
             ModelFolderError: If weights are missing or pickled, or the folder wants another task than embedding
@@ -131,7 +174,9 @@ class Transformer(Module):
             for name in ("model_args", "tokenizer_args", "config_args")
         }
         settings = {key: config[key] for key in cls.config_keys if key in config}
-        return cls(folder, trust_remote_code=options.get("trust_remote_code", False), **arguments, **settings)
+        names = ("trust_remote_code", "cache_dir", "token", "local_files_only")
+        arguments |= {name: options[name] for name in names if name in options}
+        return cls(folder, **arguments, **settings)
 
     def __repr__(self) -> str:
         """What ``print(model)`` shows of this module: the encoder's class, not its hundred layers."""

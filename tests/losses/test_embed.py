@@ -137,6 +137,28 @@ def test_a_plan_holds_every_row_once_within_the_budget(seed, token_budget, call_
     assert all(len(rows) * width <= token_budget or len(rows) == 1 for rows, width in plan)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("token_budget", "rows"), [(40, None), (200, 7), (10**6, None), (10**6, 3)])
+def test_where_padding_is_free_only_budget_and_rows_cut(seed, token_budget, rows) -> None:
+    lengths = np.random.default_rng(seed).integers(1, 30, size=50)
+    plan = plan_chunks(lengths, token_budget, None, rows)
+    assert sorted(np.concatenate([chosen for chosen, _ in plan])) == list(range(50))
+    assert all(lengths[chosen].sum() <= token_budget or len(chosen) == 1 for chosen, _ in plan)
+    assert all(len(chosen) <= (rows or 50) for chosen, _ in plan)
+    full = [chosen for chosen, _ in plan[:-1]]
+    following = [lengths[chosen[0]] for chosen, _ in plan[1:]]
+    assert all(
+        len(chosen) == rows or lengths[chosen].sum() + more > token_budget
+        for chosen, more in zip(full, following, strict=True)
+    )
+
+
+def test_a_model_that_removes_padding_is_called_once(encoder, make_features) -> None:
+    encoder.without_padding = True
+    embed_columns(encoder, make_features(3, 8))
+    assert encoder.calls == [(24, 14)]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_plan_is_the_cheapest_of_all_cuts(seed) -> None:
     generator = np.random.default_rng(seed)

@@ -1,0 +1,43 @@
+"""Cutting texts into chunks of similar length."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Chunk = tuple[NDArray[np.int64], int]
+"""Row numbers (k,) of a chunk, the shortest row first, and its width in tokens."""
+
+
+def cheapest_chunks(lengths: NDArray[np.int64], call_tokens: int) -> list[Chunk]:
+    """Cuts rows into chunks of similar length for the least sum of padded tokens and cost of chunks.
+
+    Rows are sorted by length and cut between different lengths; the cuts are found by dynamic programming.
+
+    Args:
+        lengths: Tokens of each row, at least 1 (n,).
+        call_tokens: Cost of one more chunk, in tokens.
+    """
+    order = np.argsort(lengths, kind="stable")
+    widths, counts = np.unique(lengths, return_counts=True)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    return [
+        (order[ends[start] : ends[stop]], int(widths[stop - 1]))
+        for start, stop in _cheapest_cuts(widths, ends, call_tokens)
+    ]
+
+
+def _cheapest_cuts(
+    widths: NDArray[np.int64], ends: NDArray[np.int64], call_tokens: int
+) -> list[tuple[int, int]]:
+    cost = np.zeros(len(ends), dtype=np.int64)
+    begin = np.zeros(len(ends), dtype=np.int64)
+    for stop in range(1, len(ends)):
+        options = cost[:stop] + (ends[stop] - ends[:stop]) * widths[stop - 1] + call_tokens
+        begin[stop] = options.argmin()
+        cost[stop] = options[begin[stop]]
+    cuts, stop = [], len(widths)
+    while stop:
+        cuts.append((int(begin[stop]), stop))
+        stop = int(begin[stop])
+    return cuts[::-1]

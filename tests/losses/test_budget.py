@@ -1,0 +1,52 @@
+"""The token budget that follows from the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ray_st.losses.budget import CPU_MEMORY, DEFAULT_TOKENS, LEAST_TOKENS, activation_bytes, default_budget
+
+
+def saved_bytes(model: torch.nn.Module, rows: int, width: int) -> float:
+    """What autograd saves in a forward pass, weights aside, for each token."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    seen: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(5, 50, (rows, width))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        held = model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    assert held["sentence_embedding"].requires_grad
+    return sum(seen.values()) / ids.numel()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_estimate_is_near_what_autograd_saves_and_not_below(tiny_model, dropout) -> None:
+    model = tiny_model.train()
+    model.max_seq_length = 48
+    model.config.attention_probs_dropout_prob = dropout
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    found, estimate = saved_bytes(model, 16, 48), activation_bytes(model)
+    assert 0.9 * found <= estimate <= 3 * found
+
+
+def test_a_larger_model_gets_fewer_tokens(tiny_model) -> None:
+    small = default_budget(tiny_model)
+    tiny_model.config.num_hidden_layers *= 2
+    assert default_budget(tiny_model) == pytest.approx(small / 2, rel=0.01)
+    assert small * activation_bytes(tiny_model) / 2 <= CPU_MEMORY
+    tiny_model.config.hidden_size = 10**6
+    assert default_budget(tiny_model) == LEAST_TOKENS
+
+
+def test_a_model_that_tells_no_sizes_gets_the_default() -> None:
+    assert activation_bytes(torch.nn.Linear(2, 2)) is None
+    assert default_budget(torch.nn.Linear(2, 2)) == DEFAULT_TOKENS

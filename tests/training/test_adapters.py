@@ -1,0 +1,95 @@
+"""Training an adapted model: only the adapter moves, checkpoints hold it alone, and a run continues from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from ray_st.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
+from ray_st.training.local import local_place
+
+peft = pytest.importorskip("peft")
+
+PAIRS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
+
+
+@pytest.fixture
+def adapted(tiny_folder: Path) -> Any:
+    torch.manual_seed(0)
+    model = SentenceTransformer(tiny_folder, device="cpu")
+    model.add_adapter(peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=4, lora_dropout=0.0), "mine")
+    return model
+
+
+def loop(model: Any, folder: Path, kind: Any = MultipleNegativesRankingLoss, **arguments: Any) -> Any:
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        per_device_train_batch_size=4,
+        learning_rate=0.01,
+        report_to="none",
+        **{"save_strategy": "no", **arguments},
+    )
+    trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=PAIRS, loss=kind(model))
+    return trainer._describe().rebuild(local_place(trainer._train_parts(1), folder))
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", [MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss])
+def test_three_steps_move_the_adapter_alone(adapted: Any, tmp_path: Path, kind: Any) -> None:
+    before = weights(adapted)
+    running = loop(adapted, tmp_path, kind)
+    running.train()
+    assert running.state.global_step == 3
+    moved = {name for name, weight in weights(adapted).items() if not torch.equal(weight, before[name])}
+    assert moved == {name for name in before if ".mine." in name}
+
+
+def test_a_run_continues_from_a_checkpoint_that_holds_the_adapter_alone(
+    adapted: Any, tiny_folder: Path, tmp_path: Path
+) -> None:
+    start = adapted.state_dict()
+    start = {name: tensor.clone() for name, tensor in start.items()}
+    loop(adapted, tmp_path, save_strategy="steps", save_steps=2).train()
+    unbroken = weights(adapted)
+    checkpoint = tmp_path / "checkpoint-2"
+    assert (checkpoint / "adapter_model.safetensors").is_file()
+    assert not (checkpoint / "model.safetensors").exists()
+    adapted.load_state_dict(start)
+    loop(adapted, tmp_path).train(resume_from_checkpoint=str(checkpoint))
+    for name, weight in weights(adapted).items():
+        torch.testing.assert_close(weight, unbroken[name], atol=1e-6, rtol=0)
+
+
+def test_the_best_adapter_is_loaded_at_the_end(adapted: Any, tmp_path: Path) -> None:
+    running = loop(
+        adapted,
+        tmp_path,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    running.train()
+    last = weights(adapted)
+    running.state.best_global_step = 1
+    running._load_best_model()
+    assert any(not torch.equal(weight, last[name]) for name, weight in weights(adapted).items())
+    running.state.best_global_step = 3
+    running._load_best_model()
+    for name, weight in weights(adapted).items():
+        assert torch.equal(weight, last[name])
+
+
+def test_recomputed_activations(adapted: Any, tmp_path: Path) -> None:
+    before = weights(adapted)
+    adapted.activation_checkpointing_enable()
+    loop(adapted, tmp_path).train()
+    moved = [name for name, weight in weights(adapted).items() if not torch.equal(weight, before[name])]
+    assert moved
+    assert all(".mine." in name for name in moved)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ray_st.models import Module, Pooling, SentenceTransformer, Transformer
 from ray_st.models.encode import length_batches
+from simulated_team import together
 
 TEXTS = [
     "a man",
@@ -218,14 +220,14 @@ def test_dealt_batches_give_the_same_bits(workers: int, tiny_model: Any) -> None
     options = [{}, {"precision": "int8"}, {"convert_to_tensor": True}, {"output_value": "token_embeddings"}]
     expected = [tiny_model.encode(TEXTS, batch_size=2, **option) for option in options]
 
-    def dealt(batches: Sequence[np.ndarray], embed: Callable[[np.ndarray], Any]) -> list[Any]:
-        done = {k: embed(batches[k]) for rank in range(workers) for k in range(rank, len(batches), workers)}
-        return [done[k] for k in range(len(batches))]
+    def encoded(team: Any) -> list[Any]:
+        model = copy.deepcopy(tiny_model)
+        model.team = team
+        return [model.encode(TEXTS, batch_size=2, **option) for option in options]
 
-    tiny_model.batch_runner = dealt
-    for option, whole in zip(options, expected, strict=True):
-        for one, other in zip(tiny_model.encode(TEXTS, batch_size=2, **option), whole, strict=True):
-            assert (one == other).all()
+    for found in together(workers, encoded):
+        for one, whole in zip(found, expected, strict=True):
+            assert all((a == b).all() for a, b in zip(one, whole, strict=True))
 
 
 class Lengths(Module):

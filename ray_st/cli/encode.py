@@ -1,4 +1,8 @@
-"""Write the embeddings of a file's texts: Parquet, CSV, TSV, JSON Lines or plain text in, Parquet out."""
+"""Write the embeddings of files' texts: Parquet, CSV, TSV, JSON Lines or plain text in, Parquet out.
+
+Into a file (its name ends in .parquet) by this process; into a folder by the whole Ray cluster, where a job that was
+cut off goes on when it is started again.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,15 @@ from ray_st.cli.checks import RunFileError
 from ray_st.cli.runfile import ModelSpec
 from ray_st.data.sources.files import FORMATS
 from ray_st.data.table_spec import TableSpec
-from ray_st.util.names import did_you_mean
+from ray_st.runtime.corpus_plan import EMBEDDING, choose_column
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
     from datasets import Dataset
+
+_FILE_SUFFIXES = (".parquet", ".pq")
+_OF_FILES = ("device",)
+_OF_FOLDERS = ("workers", "num_gpus", "part_rows", "shared_disk")
 
 CHUNK_ROWS = 8192
 """Rows that are encoded and written at a time; texts are sorted by length within them."""
@@ -28,9 +35,13 @@ CHUNK_ROWS = 8192
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a model folder, or a name on the Hub")
-    parser.add_argument("input", metavar="INPUT", help="the file that holds the texts")
     parser.add_argument(
-        "output", metavar="OUTPUT", help="the Parquet file to write; replaced when it is complete"
+        "input", metavar="INPUT", help="the file that holds the texts; for a folder as OUTPUT also many files"
+    )
+    parser.add_argument(
+        "output",
+        metavar="OUTPUT",
+        help="a .parquet file, replaced when it is complete; or a folder (or its URI)",
     )
     parser.add_argument("--column", help="the column to encode; by default `text`, or the only column")
     parser.add_argument(
@@ -46,7 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="the numbers that an embedding is made of (default: float32)",
     )
-    parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
+    parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one); for a file")
+    cluster = parser.add_argument_group("for a folder")
+    cluster.add_argument(
+        "--workers", type=int, help="processes that encode (default: as many as there is room for)"
+    )
+    cluster.add_argument(
+        "--num-gpus", type=float, help="GPUs of each, such as 0.5 (default: 1 where there are some)"
+    )
+    cluster.add_argument(
+        "--part-rows", type=int, help="most rows of a part, which is done or is not (default: 32768)"
+    )
+    cluster.add_argument("--shared-disk", action="store_true", help="all nodes see the local paths")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -55,10 +77,24 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RunFileError: If the input, the column or the output cannot be used.
     """
-    from ray_st.cli import parts
-
     if options.batch_size < 1:
         raise RunFileError(f"--batch-size: expected at least 1, found {options.batch_size}")
+    into_file = options.output.endswith(_FILE_SUFFIXES)
+    given = [name for name in (_OF_FOLDERS if into_file else _OF_FILES) if _is_given(options, name)]
+    if given:
+        form = "a .parquet file" if into_file else "a folder"
+        raise RunFileError(f"--{given[0].replace('_', '-')}: not for {form} as OUTPUT ({options.output})")
+    (_into_file if into_file else _into_folder)(options)
+
+
+def _is_given(options: argparse.Namespace, name: str) -> bool:
+    value = getattr(options, name)
+    return value is not None and value is not False
+
+
+def _into_file(options: argparse.Namespace) -> None:
+    from ray_st.cli import parts
+
     table = parts.open_table(TableSpec(options.input, format=options.format), "INPUT")
     column = _column(table, options.column)
     with _replacing(Path(options.output)) as path:
@@ -67,22 +103,46 @@ def run(options: argparse.Namespace) -> None:
     print(f"{len(table)} embeddings: {options.output}")
 
 
+def _into_folder(options: argparse.Namespace) -> None:
+    from ray_st.cli import parts
+    from ray_st.data.sources import Files
+    from ray_st.runtime.corpus import encode_corpus
+
+    model = parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
+    cluster = {name: getattr(options, name) for name in _OF_FOLDERS if _is_given(options, name)}
+    encoded = encode_corpus(
+        model,
+        Files(options.input, options.format),
+        options.output,
+        column=options.column,
+        prompt_name=options.prompt_name,
+        batch_size=options.batch_size,
+        normalize_embeddings=options.normalize,
+        precision=options.precision,
+        **cluster,
+    )
+    there = encoded.rows - encoded.encoded
+    print(
+        f"{encoded.rows} embeddings: {options.output}" + (f" ({there} were there already)" if there else "")
+    )
+
+
 def _column(table: Dataset, asked: str | None) -> str:
-    names = table.column_names
     if not len(table):
         raise RunFileError("INPUT: no rows")
-    if "embedding" in names:
-        raise RunFileError("INPUT: already has a column `embedding`; rename or drop it")
-    name = asked or (names[0] if len(names) == 1 else "text")
-    if name not in names:
-        raise RunFileError(f"INPUT: no column {name!r} to encode; {did_you_mean(name, names)} (see --column)")
-    return str(name)
+    try:
+        return choose_column(table.column_names, asked)
+    except ValueError as error:
+        raise RunFileError(f"INPUT: {error} (see --column)") from error
 
 
 def _write(table: Dataset, column: str, model: Any, path: Path, options: argparse.Namespace) -> None:
     import pyarrow.parquet as pq
 
-    writer = None
+    from ray_st.runtime.corpus_work import vector_column
+    from ray_st.util.quantize import quantize_embeddings
+
+    writer, first = None, None
     try:
         for start in range(0, len(table), CHUNK_ROWS):
             rows = table.select(range(start, min(start + CHUNK_ROWS, len(table)))).with_format("arrow")[:]
@@ -91,11 +151,12 @@ def _write(table: Dataset, column: str, model: Any, path: Path, options: argpars
                 prompt_name=options.prompt_name,
                 batch_size=options.batch_size,
                 normalize_embeddings=options.normalize,
-                precision=options.precision,
                 device=options.device,
                 show_progress_bar=False,
             )
-            written = rows.append_column("embedding", _vectors(vectors))
+            quantized = quantize_embeddings(vectors, options.precision, calibration_embeddings=first)
+            first = vectors if first is None else first  # its ranges are those of the whole file
+            written = rows.append_column(EMBEDDING, vector_column(quantized))
             writer = writer or pq.ParquetWriter(path, written.schema)
             writer.write_table(written)
     finally:
@@ -111,13 +172,6 @@ def _texts(rows: pa.Table, column: str, start: int) -> list[str]:
             f"INPUT: row {start + odd}, column {column!r}: expected text, found {texts[odd]!r}"
         )
     return texts
-
-
-def _vectors(vectors: np.ndarray) -> pa.Array:
-    """Vectors (n, d) as a column of lists of length d."""
-    import pyarrow as pa
-
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
 
 
 @contextmanager

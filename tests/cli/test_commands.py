@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from ray_st import SentenceTransformer
 from ray_st.cli import main
 from ray_st.cli.runfile import read_run
 from ray_st.cli.train import prepare
+from ray_st.util.quantize import quantize_embeddings
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +45,16 @@ def test_encode_in_chunks_gives_the_same(
     monkeypatch.setattr("ray_st.cli.encode.CHUNK_ROWS", 2)
     main(["encode", str(tiny_folder), "texts.txt", "chunks.parquet"])
     np.testing.assert_allclose(vectors("whole.parquet"), vectors("chunks.parquet"), atol=1e-6)
+
+
+def test_encode_keeps_the_ranges_of_the_first_chunk(
+    tiny_folder: Path, texts: list[str], monkeypatch: pytest.MonkeyPatch, tiny_model: Any
+) -> None:
+    monkeypatch.setattr("ray_st.cli.encode.CHUNK_ROWS", 2)
+    main(["encode", str(tiny_folder), "texts.txt", "v.parquet", "--precision", "int8"])
+    single = tiny_model.encode(texts)
+    expected = quantize_embeddings(single, "int8", calibration_embeddings=single[:2])
+    assert np.abs(vectors("v.parquet") - expected).max() <= 1
 
 
 def test_encode_options(tiny_folder: Path, pairs_file: Path) -> None:
@@ -86,6 +98,12 @@ def test_encode_options(tiny_folder: Path, pairs_file: Path) -> None:
             "--batch-size: expected at least 1",
         ),
         (["pairs.csv", "v.parquet", "--column", "a", "--prompt-name", "nothing"], "nothing"),
+        (["pairs.csv", "v.parquet", "--workers", "2"], "--workers: not for a .parquet file as OUTPUT"),
+        (["pairs.csv", "folder", "--device", "cpu"], "--device: not for a folder as OUTPUT"),
+        (["pairs.csv", "folder"], "pairs.csv: no column 'text' to encode"),
+        (["pairs.csv", "folder", "--column", "score"], "column 'score': expected texts, found double"),
+        (["pairs.csv", "folder", "--column", "a", "--prompt-name", "nothing"], "nothing"),
+        (["pairs.csv", "pairs.csv", "--column", "a"], "pairs.csv cannot be written"),
     ],
 )
 @pytest.mark.usefixtures("pairs_file")

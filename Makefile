@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 EXTRAS_demo := demo
 EXTRAS_lint := dev
-EXTRAS_test := dev,peer,demo,peft,faiss,usearch
+EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill
 EXTRAS_bench := peer,demo
 
 # No model hub, no usage report, no cluster that happens to run on this machine.

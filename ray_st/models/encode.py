@@ -1,14 +1,14 @@
 """From texts to embeddings in batches of similar length.
 
-The batches are a function of the texts' lengths alone. Who runs them is exchangeable: a run on several workers deals
-out the same batches and gets the same embeddings, to the last bit, as one process.
+The batches are a function of the texts' lengths alone. Who runs them is exchangeable: a team of several processes
+deals out the same batches and gets the same embeddings, to the last bit, as one process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,16 +17,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ray_st.util.quantize import PRECISIONS, quantize_embeddings
+from ray_st.util.team import Team, share_out
 from ray_st.util.tensors import batch_to_device, normalize_embeddings, to_numpy, truncate_embeddings
 
 if TYPE_CHECKING:
     from ray_st.models.stack import Stack
-
-Embed = Callable[[np.ndarray], Any]
-"""Embeds the texts at some positions: a tensor (n, d), or a list of n values for other outputs than embeddings."""
-
-BatchRunner = Callable[[Sequence[np.ndarray], Embed], list[Any]]
-"""Calls an :data:`Embed` on each batch of positions; returns the results in the order of the batches."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class Wish:
         form: "numpy" (an array), "tensor" (a tensor on the model's device) or "list" (of tensors).
         normalize: Whether embeddings are scaled to unit length.
         truncate_dim: Dimensions to keep; None keeps all.
+        options: Passed on to the model's ``tokenize`` and ``forward``, such as the ``task``.
 
     Raises:
         ValueError: If a value is none of those named.
@@ -56,6 +52,7 @@ class Wish:
     form: str = "numpy"
     normalize: bool = False
     truncate_dim: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -79,6 +76,24 @@ def check_texts(texts: Sequence[Any]) -> None:
             raise ValueError(f"Texts must be strings; entry {place} is {type(text).__name__}: {text!r:.80}.")
 
 
+def with_prompt(texts: Sequence[Any], prompt: str | None) -> list[Any]:
+    """The texts with a prompt before each, also in dicts of a task and a text; images stay as they are."""
+
+    def put(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {task: put(text) for task, text in value.items()}
+        return f"{prompt}{value}" if isinstance(value, str) else value
+
+    return [put(text) for text in texts] if prompt else list(texts)
+
+
+def size_of(value: Any) -> int:
+    """What texts are sorted by where there are no token ids: characters. Images come last."""
+    if isinstance(value, Mapping):
+        return sum(map(size_of, value.values()))
+    return len(value) if isinstance(value, str) else 0
+
+
 def length_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
     """Positions in batches of similar length, the longest first, equal ones in their order.
 
@@ -90,37 +105,34 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def run_here(batches: Sequence[np.ndarray], embed: Embed) -> list[Any]:
-    """Runs all batches in this process."""
-    return [embed(batch) for batch in batches]
-
-
-def encode_texts(model: Stack, texts: Sequence[str], wish: Wish, runner: BatchRunner = run_here) -> Any:
+def encode_texts(model: Stack, texts: Sequence[str], wish: Wish, team: Team) -> Any:
     """The embeddings of some texts, in their order.
 
     Args:
         model: The model; it is put into evaluation mode for the time of the call.
         texts: n texts.
         wish: What is to be computed and in which form.
-        runner: Who runs the batches.
+        team: Who shares the batches; all of them must encode the same texts, and all get all embeddings.
 
     Returns:
         (n, d) as an array or a tensor, a list of n tensors (d,), or a list of n values of another output.
     """
-    check_texts(texts)
-    batches, features_of = _plan(model, [(wish.prompt or "") + text for text in texts], wish)
+    model.check_inputs(texts)
+    batches, features_of = _plan(model, with_prompt(texts, wish.prompt), wish)
     with (
-        tqdm(total=len(batches), desc="Batches", disable=not wish.show_progress_bar) as bar,
+        tqdm(
+            total=len(batches[team.rank :: team.size]), desc="Batches", disable=not wish.show_progress_bar
+        ) as bar,
         _evaluating(model),
     ):
 
         def embed(rows: np.ndarray) -> Any:
             features = batch_to_device(features_of(rows), model.device)
-            result = _pick(model(features), len(rows), wish)
+            result = _pick(model(features, **wish.options), len(rows), wish)
             bar.update()
             return result
 
-        results = runner(batches, embed)
+        results = share_out(team, batches, embed)
     order = np.concatenate([np.empty(0, dtype=np.int64), *batches])
     if wish.output_value != "sentence_embedding":
         flat = [value for batch in results for value in batch]
@@ -129,13 +141,13 @@ def encode_texts(model: Stack, texts: Sequence[str], wish: Wish, runner: BatchRu
 
 
 def _plan(
-    model: Stack, texts: list[str], wish: Wish
+    model: Stack, texts: list[Any], wish: Wish
 ) -> tuple[list[np.ndarray], Callable[[np.ndarray], dict[str, Any]]]:
     """The batches, and how to make the features of one."""
     encoder = model.token_encoder()
     if encoder is None:
-        batches = length_batches([len(text) for text in texts], wish.batch_size)
-        return batches, lambda rows: dict(model.tokenize([texts[row] for row in rows]))
+        batches = length_batches([size_of(text) for text in texts], wish.batch_size)
+        return batches, lambda rows: dict(model.tokenize([texts[row] for row in rows], **wish.options))
     ids = encoder(texts)
     extra = {"prompt_length": encoder.prompt_length(wish.prompt)} if wish.prompt else {}
     batches = length_batches([len(row) for row in ids], wish.batch_size)

@@ -6,7 +6,6 @@ prompts, similarity and dimension. The same format is written and read by the pe
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -17,25 +16,19 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
 
 from ray_st._version import __version__
-from ray_st.models.dense import Dense
 from ray_st.models.files import ModelFolderError, read_json, write_json
 from ray_st.models.hub import source_of
-from ray_st.models.module import Module
-from ray_st.models.normalize import Normalize
+from ray_st.models.kinds import check_can_be_saved, inside, module_class, read_module, type_name
+from ray_st.models.options import folder_kwargs, set_folder_kwargs
 from ray_st.models.pooling import Pooling
 from ray_st.models.transformer import Transformer
 
 logger = logging.getLogger(__name__)
 
-KNOWN: dict[str, type[Module]] = {kind.__name__: kind for kind in (Dense, Normalize, Pooling, Transformer)}
-"""Modules that are read without importing anything a folder names."""
-
 _MODULES = "modules.json"
 _SETTINGS = "config_sentence_transformers.json"
-_FAMILIES = ("sentence_transformers", "ray_st")
 
 
 @dataclass(frozen=True)
@@ -131,7 +124,7 @@ def write_settings(folder: Path, settings: Settings) -> None:
 
 
 def read_modules(
-    folder: Path, trust_remote_code: bool = False, **options: Any
+    folder: Path, trust_remote_code: bool = False, start: int = 0, **options: Any
 ) -> OrderedDict[str, nn.Module]:
     """The modules of a folder, in order, by name.
 
@@ -141,34 +134,38 @@ def read_modules(
     Args:
         folder: A model folder.
         trust_remote_code: Whether modules of unknown type may be imported and run.
+        start: How many modules at the front are left out.
         **options: Handed to each module's ``load``.
 
     Raises:
         ModelFolderError: If the folder is no model folder, a module's type is unknown, a path leads out of the
             folder, or a module cannot be read.
     """
-    entries = read_json(folder / _MODULES)
+    source = folder / _MODULES
+    entries = read_json(source)
     if entries is None:
         return _plain_modules(folder, trust_remote_code=trust_remote_code, **options)
     if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries) or not entries:
-        raise ModelFolderError(f"{folder / _MODULES} must be a list of modules, each with a type and a path.")
-    kinds = [_module_class(folder, entry["type"], trust_remote_code) for entry in entries]
-    places = [_inside(folder, entry["path"]) for entry in entries]
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, (entry, kind, place) in enumerate(zip(entries, kinds, places, strict=True)):
-        module = (
-            kind.load(place, trust_remote_code=trust_remote_code, **options)
-            if issubclass(kind, Module)
-            else kind.load(str(place))
+        raise ModelFolderError(
+            f"{source} must be a list of modules, each with a type and a path, and names as kwargs if any."
         )
+    for entry in entries:  # no module is read before all are known to be safe
+        module_class(folder, source, entry["type"], trust_remote_code)
+        inside(folder, source, entry["path"])
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for index, entry in list(enumerate(entries))[start:]:
+        module = read_module(folder, source, entry["type"], entry["path"], trust_remote_code, **options)
+        set_folder_kwargs(module, entry.get("kwargs") or ())
         modules[entry.get("name", str(index))] = module
     return modules
 
 
 def _is_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("path"), str)
-    )
+    if not isinstance(entry, dict):
+        return False
+    names = entry.get("kwargs") or []
+    strings = [entry.get("type"), entry.get("path"), *(names if isinstance(names, list) else [None])]
+    return all(isinstance(value, str) for value in strings)
 
 
 def _plain_modules(folder: Path, **options: Any) -> OrderedDict[str, nn.Module]:
@@ -180,31 +177,6 @@ def _plain_modules(folder: Path, **options: Any) -> OrderedDict[str, nn.Module]:
     return OrderedDict([("0", encoder), ("1", Pooling(encoder.get_embedding_dimension(), mode))])
 
 
-def _inside(folder: Path, path: str) -> Path:
-    place = (folder / path).resolve()
-    if not place.is_relative_to(folder.resolve()):
-        raise ModelFolderError(
-            f"{folder / _MODULES} names the path {path!r}, which leads out of the model folder."
-        )
-    return folder / path
-
-
-def _module_class(folder: Path, kind: str, trust_remote_code: bool) -> Any:
-    package, _, name = kind.rpartition(".")
-    if package.split(".")[0] in _FAMILIES:
-        if name in KNOWN:
-            return KNOWN[name]
-        raise ModelFolderError(f"{folder / _MODULES} names the module {kind}; known are {', '.join(KNOWN)}.")
-    if not trust_remote_code:
-        raise ModelFolderError(
-            f"{folder / _MODULES} names the module {kind}, which is code from outside this package. "
-            "Read that code, then pass trust_remote_code=True if you trust it."
-        )
-    if package and (folder / f"{package}.py").is_file():
-        return get_class_from_dynamic_module(kind, str(folder))
-    return getattr(importlib.import_module(package), name)
-
-
 def write_modules(folder: Path, modules: Mapping[str, nn.Module]) -> None:
     """Writes each module into its place and, last of all, the list of them.
 
@@ -212,10 +184,7 @@ def write_modules(folder: Path, modules: Mapping[str, nn.Module]) -> None:
         ValueError: If a module has no ``save(folder)``; nothing is written then.
     """
     for name, module in modules.items():
-        if not callable(getattr(module, "save", None)):
-            raise ValueError(
-                f"Module {name} ({type(module).__name__}) cannot be saved: it has no save(folder)."
-            )
+        check_can_be_saved(name, module)
     entries = []
     for index, (name, module) in enumerate(modules.items()):
         path = (
@@ -225,15 +194,7 @@ def write_modules(folder: Path, modules: Mapping[str, nn.Module]) -> None:
         )
         (folder / path).mkdir(parents=True, exist_ok=True)
         module.save(str(folder / path))  # type: ignore[operator]
-        entries.append({"idx": index, "name": name, "path": path, "type": _type_name(folder, module)})
+        kwargs = {"kwargs": names} if (names := folder_kwargs(module)) else {}
+        entry = {"idx": index, "name": name, "path": path, "type": type_name(folder, module)}
+        entries.append({**entry, **kwargs})
     write_json(folder / _MODULES, entries)
-
-
-def _type_name(folder: Path, module: nn.Module) -> str:
-    kind = type(module)
-    if KNOWN.get(kind.__name__) is kind:
-        return f"sentence_transformers.models.{kind.__name__}"
-    if kind.__module__.startswith("transformers_modules."):
-        custom_object_save(module, folder)
-        return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
-    return f"{kind.__module__}.{kind.__qualname__}"

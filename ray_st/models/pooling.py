@@ -21,19 +21,22 @@ if TYPE_CHECKING:
 class _Tokens:
     """Tokens of a batch and where they stand.
 
-    ``vectors`` (n, t, d); ``kept`` (n, t), true for those that count; ``place`` (n, t), 0 for a text's first token.
+    ``vectors`` (n, t, d); ``kept`` (n, t), true for those that count; ``place`` (n, t), 0 for a text's first token;
+    ``weight`` (n,), the sum of weights that the vectors were multiplied by, or None.
     """
 
     vectors: Tensor
     kept: Tensor
     place: Tensor
+    weight: Tensor | None = None
 
     def weigh(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Sum of the weighted vectors (n, d) and of the weights (n, 1), at least in float32."""
         wide = torch.promote_types(self.vectors.dtype, torch.float32)
         weights = (weights * self.kept).to(wide)
         total = (self.vectors.to(wide) * weights.unsqueeze(-1)).sum(dim=1)
-        return total, weights.sum(dim=1, keepdim=True).clamp(min=1e-9)
+        weight = weights.sum(dim=1) if self.weight is None else self.weight.to(wide)
+        return total, weight.unsqueeze(1).clamp(min=1e-9)
 
     def at(self, index: Tensor) -> Tensor:
         """The vector at each text's index (n,), zero where no token counts: (n, d)."""
@@ -93,7 +96,8 @@ class Pooling(Module):
 
     Modes: "cls" takes the first token, "lasttoken" the last, "max" the greatest value of each dimension, "mean" the
     average, "mean_sqrt_len_tokens" the sum divided by the square root of the number of tokens, "weightedmean" an
-    average in which the i-th token has weight i. Several modes are laid side by side. A text none of whose tokens
+    average in which the i-th token has weight i. After :class:`ray_st.models.WordWeights` the averages divide by the sum
+    of its weights. Several modes are laid side by side. A text none of whose tokens
     count gets zeros.
 
     Args:
@@ -148,7 +152,7 @@ class Pooling(Module):
         if not self.include_prompt and "prompt_length" in features:
             prompt = torch.as_tensor(features["prompt_length"], device=real.device).reshape(-1, 1)
             kept = real & (place >= prompt)
-        tokens = _Tokens(vectors, kept, place)
+        tokens = _Tokens(vectors, kept, place, features.get("token_weights_sum"))
         pooled = torch.cat([_MODES[mode](tokens) for mode in self.pooling_modes], dim=1)
         return {**features, "sentence_embedding": pooled.to(vectors.dtype)}
 

@@ -13,19 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ray_st.models.adapter_layers import refill
+from ray_st.models.adapters import AdaptableStack
 from ray_st.models.card import write_card
 from ray_st.models.card_data import SentenceTransformerModelCardData
-from ray_st.models.encode import BatchRunner, Wish, encode_texts, run_here
+from ray_st.models.encode import Wish, encode_texts
 from ray_st.models.folder import Opened, Settings, open_folder, read_modules, write_modules, write_settings
 from ray_st.models.hub import find_folder
-from ray_st.models.stack import Stack, best_device
+from ray_st.models.pooled import Pool, encode_pooled, open_pool
+from ray_st.models.stack import best_device
 from ray_st.similarity_functions import SimilarityFunction
+from ray_st.util.team import Alone, Team
 from ray_st.util.tensors import Embeddings
 
 logger = logging.getLogger(__name__)
 
 
-class SentenceTransformer(Stack):
+class SentenceTransformer(AdaptableStack):
     """A model that turns texts into embeddings.
 
     Args:
@@ -53,8 +57,8 @@ class SentenceTransformer(Stack):
             contradict each other.
     """
 
-    batch_runner: BatchRunner = staticmethod(run_here)
-    """Who runs the batches of :meth:`encode`; set on an instance, they can be dealt out to several workers."""
+    team: Team = Alone()
+    """Who shares the work of :meth:`encode` and of evaluators; training sets it for as long as it evaluates."""
 
     def __init__(
         self,
@@ -93,6 +97,9 @@ class SentenceTransformer(Stack):
                 trust_remote_code=trust_remote_code,
             )
             arguments = {
+                "cache_dir": cache_folder,
+                "token": use_auth_token if token is None else token,
+                "local_files_only": local_files_only,
                 "model_args": model_kwargs,
                 "tokenizer_args": tokenizer_kwargs,
                 "config_args": config_kwargs,
@@ -134,9 +141,12 @@ class SentenceTransformer(Stack):
         precision: str = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
-        device: str | torch.device | None = None,
+        device: str | torch.device | Sequence[str | torch.device] | None = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: Pool | None = None,
+        chunk_size: int | None = None,
+        **options: Any,
     ) -> Any:
         """Embeddings of texts.
 
@@ -151,9 +161,13 @@ class SentenceTransformer(Stack):
             precision: "float32", or with fewer bits: "int8", "uint8", "binary", "ubinary".
             convert_to_numpy: Return one array; else a list of tensors.
             convert_to_tensor: Return one tensor; goes before ``convert_to_numpy``.
-            device: Move the model there first.
+            device: Move the model there first; or a list of devices, for a pool that is stopped afterwards.
             normalize_embeddings: Scale embeddings to unit length.
             truncate_dim: Dimensions to keep; by default the model's.
+            pool: Processes of :meth:`start_multi_process_pool` that compute; their tensors come back to the CPU.
+            chunk_size: Texts that a process of the pool gets at a time, rounded up to whole batches.
+            **options: Passed on to those modules that know them; see :meth:`get_model_kwargs`. ``task`` may always be
+                named.
 
         Returns:
             (n, d) as an array or tensor, or a list of n; for one text, its embedding alone.
@@ -161,7 +175,10 @@ class SentenceTransformer(Stack):
         Raises:
             ValueError: If an entry is no string, a prompt is unknown, or an option is none of those named.
         """
-        if device is not None:
+        devices = None
+        if device is not None and not isinstance(device, str | torch.device):
+            devices = list(device)
+        elif device is not None and pool is None:
             self.to(device)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() <= logging.INFO
@@ -174,26 +191,80 @@ class SentenceTransformer(Stack):
             form="tensor" if convert_to_tensor else "numpy" if convert_to_numpy else "list",
             normalize=normalize_embeddings,
             truncate_dim=self.truncate_dim if truncate_dim is None else truncate_dim,
+            options=self._module_options(options),
         )
-        if isinstance(sentences, str):
-            return encode_texts(self, [sentences], wish, self.batch_runner)[0]
-        return encode_texts(self, list(sentences), wish, self.batch_runner)
+        single = isinstance(sentences, str | Mapping) or not hasattr(sentences, "__len__")
+        texts: list[Any] = [sentences] if single else list(sentences)
+        if texts and (pool is not None or devices is not None):
+            found = encode_pooled(self, texts, wish, pool, devices, chunk_size)
+        else:
+            found = encode_texts(self, texts, wish, self.team)
+        return found[0] if single else found
+
+    def start_multi_process_pool(self, target_devices: Sequence[str | torch.device] | None = None) -> Pool:
+        """Starts processes for ``encode(..., pool=pool)`` on the Ray cluster, each with a copy of this model.
+
+        Args:
+            target_devices: A device for each process: "cuda:0" asks the cluster for a GPU, "cpu" for a CPU; devices of
+                the same name share one GPU. By default every GPU of the cluster; without GPUs four CPUs, or as many
+                as there are.
+
+        Returns:
+            The pool, which keeps its processes until :meth:`stop_multi_process_pool`.
+
+        Raises:
+            ValueError: If a device is of another kind, or the cluster lacks what the processes need.
+        """
+        return open_pool(self, target_devices)
+
+    @staticmethod
+    def stop_multi_process_pool(pool: Pool) -> None:
+        """Ends the processes of a pool, and Ray if it was started for them."""
+        pool.stop()
+
+    def encode_multi_process(
+        self,
+        sentences: Sequence[str],
+        pool: Pool,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        chunk_size: int | None = None,
+        **options: Any,
+    ) -> np.ndarray:
+        """The older name of :meth:`encode` with a pool; ``options`` are further ones of it."""
+        embeddings: np.ndarray = self.encode(
+            sentences, prompt_name, prompt, batch_size, pool=pool, chunk_size=chunk_size, **options
+        )
+        return embeddings
 
     def encode_query(self, sentences: str | Sequence[str], **options: Any) -> Any:
         """Like :meth:`encode`, with the prompt named "query" unless another is asked for."""
-        return self._encode_as("query", sentences, options)
+        return self._encode_as("query", "query", sentences, options)
 
     def encode_document(self, sentences: str | Sequence[str], **options: Any) -> Any:
         """Like :meth:`encode`, with the first prompt named "document", "passage" or "corpus" unless another is asked."""
         role = next(
             (name for name in ("document", "passage", "corpus") if self.prompts.get(name)), "document"
         )
-        return self._encode_as(role, sentences, options)
+        return self._encode_as("document", role, sentences, options)
 
-    def _encode_as(self, role: str, sentences: str | Sequence[str], options: dict[str, Any]) -> Any:
+    def _encode_as(
+        self, task: str, role: str, sentences: str | Sequence[str], options: dict[str, Any]
+    ) -> Any:
         asked = {name for name in ("prompt", "prompt_name") if options.get(name) is not None}
         named = {} if asked or role not in self.prompts else {"prompt_name": role}
-        return self.encode(sentences, **{**options, **named})
+        of_task = {"task": task} if "task" in self.get_model_kwargs() else {}
+        return self.encode(sentences, **{**of_task, **options, **named})
+
+    def _module_options(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options of a call that some module takes."""
+        names = self.get_model_kwargs()
+        if unknown := sorted(set(options) - {*names, "task"}):
+            raise ValueError(
+                f"encode has no argument {unknown[0]!r}, and no module takes it; they take {names}."
+            )
+        return {name: value for name, value in options.items() if name in names}
 
     def _prompt(self, prompt: str | None, name: str | None) -> str | None:
         """The text to put before others, from what a call says and the default."""
@@ -278,17 +349,23 @@ class SentenceTransformer(Stack):
     def load_weights(self, path: str | Path) -> None:
         """Takes over the weights of a saved model of the same modules, in place.
 
+        An adapted model takes over those of its active adapter and of the modules after the encoder.
+
         Args:
             path: A model folder.
 
         Raises:
             ValueError: If the folder's modules differ, by kind or by the shape of a weight.
         """
-        saved = read_modules(find_folder(path), self.trust_remote_code)
-        mine, theirs = [[type(part).__name__ for part in parts] for parts in (self, saved.values())]
+        folder = find_folder(path)
+        if self.has_adapters:  # all that is saved of the first module
+            refill(self.first.auto_model, folder)
+        parts = list(self)[self.has_adapters :]
+        saved = read_modules(folder, self.trust_remote_code, start=int(self.has_adapters))
+        mine, theirs = [[type(part).__name__ for part in row] for row in (parts, saved.values())]
         if mine != theirs:
             raise ValueError(f"{path} holds the modules {theirs}; this model has {mine}.")
-        for part, other in zip(self, saved.values(), strict=True):
+        for part, other in zip(parts, saved.values(), strict=True):
             try:
                 part.load_state_dict(other.state_dict())
             except RuntimeError as error:

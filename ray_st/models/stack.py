@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ray_st.models.encode import check_texts
 from ray_st.models.module import Features
+from ray_st.models.options import folder_kwargs, known_to, run_modules, set_folder_kwargs
 from ray_st.models.pooling import Pooling
 from ray_st.models.tokens import TokenEncoder
 
@@ -21,26 +22,57 @@ class Stack(nn.Sequential):
     Subclasses decide how it is made and what it is used for.
     """
 
-    def forward(self, features: Features) -> Features:
+    def forward(self, features: Features, **options: Any) -> Features:  # type: ignore[override]
         """The features with ``sentence_embedding`` (n, d), after all modules.
 
         Args:
             features: ``input_ids`` and ``attention_mask`` (n, t) and what else :meth:`tokenize` returns; left as
                 they are.
+            **options: Passed on to those modules that know them; see :meth:`get_model_kwargs`.
         """
-        for module in self:
-            features = module(features)
-        return features
+        return run_modules(self, features, options)
+
+    def get_model_kwargs(self) -> list[str]:
+        """Names of the keyword arguments that :meth:`forward` passes on.
+
+        A module names its own in ``forward_kwargs``; ``modules.json`` may add to them.
+        """
+        return sorted(set().union(*map(known_to, self)))
+
+    @property
+    def module_kwargs(self) -> dict[str, list[str]]:
+        """What ``modules.json`` says of the keyword arguments of each module, by its name."""
+        return {name: folder_kwargs(module) for name, module in self.named_children()}
+
+    @module_kwargs.setter
+    def module_kwargs(self, value: Mapping[str, Sequence[str]]) -> None:
+        for name, module in self.named_children():
+            set_folder_kwargs(module, value.get(name, ()))
 
     @property
     def first(self) -> Any:
         """The first module, which takes texts apart."""
         return self[0]
 
-    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """The padded batch of some texts, as :meth:`forward` takes it."""
-        check_texts(texts)
-        return self.first.tokenize(texts)
+    def check_inputs(self, texts: Sequence[Any]) -> None:
+        """Refuses what the first module cannot take: anything but strings for most.
+
+        Raises:
+            ValueError: Naming what was found.
+        """
+        getattr(self.first, "check_inputs", check_texts)(texts)
+
+    def tokenize(self, texts: Sequence[str], **options: Any) -> dict[str, Tensor]:
+        """The padded batch of some texts, as :meth:`forward` takes it.
+
+        Args:
+            texts: n texts; or other inputs that the first module takes.
+            **options: Passed on to the first module as far as it knows them, such as the ``task`` of
+                :class:`ray_st.models.Asym`.
+        """
+        self.check_inputs(texts)
+        known = getattr(self.first, "tokenize_kwargs", ())
+        return self.first.tokenize(texts, **{name: options[name] for name in known if name in options})
 
     def token_encoder(self) -> TokenEncoder | None:
         """The part that turns texts into token ids, picklable.
@@ -49,6 +81,11 @@ class Stack(nn.Sequential):
         """
         make = getattr(self.first, "token_encoder", None)
         return make() if make is not None and type(self).tokenize is Stack.tokenize else None
+
+    @property
+    def without_padding(self) -> bool:
+        """Whether padding in a batch costs next to nothing; see :class:`ray_st.models.Transformer`."""
+        return bool(getattr(self.first, "without_padding", False))
 
     @property
     def tokenizer(self) -> Any:
@@ -75,8 +112,9 @@ class Stack(nn.Sequential):
     def get_embedding_dimension(self) -> int | None:
         """Dimension of the embedding after the last module that knows it; None if none does."""
         for module in reversed(list(self)):
-            if ask := getattr(module, "get_embedding_dimension", None):
-                return int(ask())
+            ask = getattr(module, "get_embedding_dimension", None)
+            if ask is not None and (dimension := ask()) is not None:
+                return int(dimension)
         return None
 
     def get_sentence_embedding_dimension(self) -> int | None:

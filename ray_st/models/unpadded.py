@@ -206,14 +206,12 @@ def attend(
         )
     sizes = [group.tokens for group in packing.groups]
     parts = [states[0].transpose(0, 1).split(sizes) for states in (query, key, value)]
-    attended = [
-        group.collect(
-            scaled_dot_product_attention(
-                *map(group.spread, states), attn_mask=group.mask, dropout_p=dropout, scale=scaling
-            )
+    attended = []
+    for group, q, k, v in zip(packing.groups, *parts, strict=True):
+        batch = scaled_dot_product_attention(
+            group.spread(q), group.spread(k), group.spread(v), group.mask, dropout, scale=scaling
         )
-        for group, *states in zip(packing.groups, *parts, strict=True)
-    ]
+        attended.append(group.collect(batch))
     return torch.cat(attended)[None], None
 
 

@@ -1,0 +1,175 @@
+"""CLIP: texts and images in one space."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from ray_st.models.encoder import load_config, load_encoder, quiet
+from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.hub import find_folder
+from ray_st.models.module import Features, Module
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_PROCESSOR = "preprocessor_config.json"
+_PROCESSORS = "processor_config.json"  # where newer releases of transformers keep it, under "image_processor"
+
+
+class CLIPModel(Module):
+    """Embeds texts and images by a CLIP model of transformers. Images need pillow.
+
+    Args:
+        model_name: A folder in the format of transformers, or a name on the Hub.
+        processor_name: Another folder or name for the tokenizer and the settings of the image processor.
+        model_args: More arguments of ``AutoModel.from_pretrained``, such as ``dtype``.
+        tokenizer_args: More arguments of ``AutoTokenizer.from_pretrained``.
+        config_args: More arguments of ``AutoConfig.from_pretrained``.
+        trust_remote_code: Whether Python files of the model may be run.
+
+    Raises:
+        ModelFolderError: If there is no such model, it is no CLIP, or its weights are missing or pickled.
+    """
+
+    def __init__(
+        self,
+        model_name: str | Path = "openai/clip-vit-base-patch32",
+        processor_name: str | Path | None = None,
+        model_args: Mapping[str, Any] | None = None,
+        tokenizer_args: Mapping[str, Any] | None = None,
+        config_args: Mapping[str, Any] | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        folder = find_folder(model_name, trust_remote_code=trust_remote_code)
+        config = load_config(folder, trust_remote_code, dict(config_args or {}))
+        if config.model_type != "clip":
+            raise ModelFolderError(f"{folder} holds a model of type {config.model_type!r}, not 'clip'.")
+        self.model: Any = load_encoder(folder, config, trust_remote_code, dict(model_args or {}))
+        other = folder if processor_name is None else find_folder(processor_name)
+        self.tokenizer = _load_tokenizer(other, dict(tokenizer_args or {}))
+        self.image_settings: dict[str, Any] | None = read_json(other / _PROCESSOR) or read_json(
+            other / _PROCESSORS, {}
+        ).get("image_processor")
+        self._image_processor: Any = None
+
+    @property
+    def max_seq_length(self) -> int:
+        """Longest text in tokens."""
+        return int(
+            min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
+        )
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.tokenizer.model_max_length = value
+
+    def check_inputs(self, inputs: Sequence[Any]) -> None:
+        """Refuses what is neither text nor an image of pillow.
+
+        Raises:
+            ValueError: Naming the first such entry, and its place.
+        """
+        for place, value in enumerate(inputs):
+            if not isinstance(value, str) and not _is_image(value):
+                raise ValueError(
+                    f"Inputs must be strings or images of pillow; entry {place} is {type(value).__name__}: {value!r:.80}."
+                )
+
+    def tokenize(self, texts: Sequence[Any]) -> dict[str, Tensor]:
+        """The features of texts, images, or both.
+
+        Args:
+            texts: n texts and images.
+
+        Returns:
+            ``input_ids`` and ``attention_mask`` (m, t) for the texts, if any; ``pixel_values`` (k, channels, h, w) for
+            the images, if any; where there are both, ``is_image`` (n,) says which entry is what.
+
+        Raises:
+            ValueError: If the folder says nothing about images.
+            ImportError: If there are images and pillow is not installed.
+        """
+        images = [value for value in texts if not isinstance(value, str)]
+        words = [value for value in texts if isinstance(value, str)]
+        batch: dict[str, Tensor] = {}
+        if words or not images:
+            batch |= self.tokenizer(
+                words, padding=True, truncation=True, max_length=self.max_seq_length, return_tensors="pt"
+            )
+        if images:
+            batch["pixel_values"] = self._pixels(images)
+        if images and words:
+            batch["is_image"] = torch.tensor([not isinstance(value, str) for value in texts])
+        return batch
+
+    def _pixels(self, images: Sequence[Any]) -> Tensor:
+        if self.image_settings is None:
+            raise ValueError(f"The model came without {_PROCESSOR}, so it cannot take images.")
+        if self._image_processor is None:
+            self._image_processor = _image_processor(self.image_settings)
+        return self._image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+
+    def forward(self, features: Features) -> Features:
+        """The features with ``sentence_embedding`` (n, d), in the order of the entries."""
+        parts = []
+        if "input_ids" in features:
+            found = self.model.get_text_features(
+                input_ids=features["input_ids"], attention_mask=features.get("attention_mask")
+            )
+            parts.append(_pooled(found))
+        if "pixel_values" in features:
+            parts.append(_pooled(self.model.get_image_features(pixel_values=features["pixel_values"])))
+        embeddings = torch.cat(parts)
+        if "is_image" in features:  # texts come first
+            embeddings = embeddings[features["is_image"].int().argsort(stable=True).argsort()]
+        return {**features, "sentence_embedding": embeddings}
+
+    def get_embedding_dimension(self) -> int:
+        """Dimension of the space of texts and images."""
+        return int(self.model.config.projection_dim)
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+    def save(self, folder: str | Path) -> None:
+        """Writes weights, tokenizer and the settings for images into an existing folder."""
+        with quiet():
+            self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        if self.image_settings is not None:
+            write_json(Path(folder) / _PROCESSOR, self.image_settings)
+
+    @classmethod
+    def load(cls, folder: str | Path, **options: Any) -> Self:
+        """Reads a module from its folder; see :meth:`ray_st.models.Transformer.load` for the options."""
+        known = ("model_args", "tokenizer_args", "config_args", "trust_remote_code")
+        return cls(folder, **{name: options[name] for name in known if name in options})
+
+
+def _image_processor(settings: dict[str, Any]) -> Any:
+    with tempfile.TemporaryDirectory() as folder:  # the only way in that all releases of transformers have
+        write_json(Path(folder) / _PROCESSOR, settings)
+        return AutoImageProcessor.from_pretrained(folder)
+
+
+def _pooled(output: Any) -> Tensor:
+    """The embeddings in what CLIP gives: the tensor itself in older releases of transformers."""
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def _is_image(value: Any) -> bool:
+    return any(kind.__module__.startswith("PIL.") for kind in type(value).__mro__)
+
+
+def _load_tokenizer(folder: Path, options: dict[str, Any]) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, **options)
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{folder} has no tokenizer that transformers can read: {error}") from error

@@ -1,0 +1,117 @@
+"""Which class a folder's name of a module means, and the name under which a module is written.
+
+Folders name modules as the peer of this package does, in an older and in a newer form: the last part is the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
+
+from ray_st.models.files import ModelFolderError
+from ray_st.models.module import Module
+
+KINDS = {
+    "Asym": "ray_st.models.asym",
+    "BoW": "ray_st.models.bow",
+    "CLIPModel": "ray_st.models.clip",
+    "CNN": "ray_st.models.cnn",
+    "Dense": "ray_st.models.dense",
+    "Dropout": "ray_st.models.dropout",
+    "LSTM": "ray_st.models.lstm",
+    "LayerNorm": "ray_st.models.layer_norm",
+    "Normalize": "ray_st.models.normalize",
+    "Pooling": "ray_st.models.pooling",
+    "Router": "ray_st.models.asym",
+    "StaticEmbedding": "ray_st.models.static_embedding",
+    "Transformer": "ray_st.models.transformer",
+    "WeightedLayerPooling": "ray_st.models.weighted_layer_pooling",
+    "WordEmbeddings": "ray_st.models.word_embeddings",
+    "WordWeights": "ray_st.models.word_weights",
+}
+"""Modules that are read without importing anything a folder names, and where they are."""
+
+_FAMILIES = ("sentence_transformers", "ray_st")
+
+
+def own_name(path: str) -> str | None:
+    """The last part of a dotted name from this package or its peer; None for a name from elsewhere."""
+    package, _, name = path.rpartition(".")
+    return name if package.split(".")[0] in _FAMILIES else None
+
+
+def read_module(folder: Path, source: Path, kind: str, path: str, trust: bool, **options: Any) -> nn.Module:
+    """A module from its folder.
+
+    Args:
+        folder: The folder in which ``path`` lies, and a custom module's Python file.
+        source: The file that names the module, for errors.
+        kind: The module's type, a dotted name.
+        path: Where in the folder the module is.
+        trust: Whether a type from outside this package may be imported and run.
+        **options: Handed to the ``load`` of this package's modules.
+
+    Raises:
+        ModelFolderError: If the type is unknown or not trusted, the path leads out of the folder, or the module cannot
+            be read.
+    """
+    family = module_class(folder, source, kind, trust)
+    place = inside(folder, source, path)
+    if issubclass(family, Module):
+        return family.load(place, trust_remote_code=trust, **options)
+    return family.load(str(place))
+
+
+def module_class(folder: Path, source: Path, kind: str, trust: bool) -> Any:
+    """The class of a module's type; see :func:`read_module`."""
+    name = own_name(kind)
+    if name is not None:
+        if name in KINDS:
+            return getattr(importlib.import_module(KINDS[name]), name)
+        raise ModelFolderError(f"{source} names the module {kind}; known are {', '.join(KINDS)}.")
+    if not trust:
+        raise ModelFolderError(
+            f"{source} names the module {kind}, which is code from outside this package. "
+            "Read that code, then pass trust_remote_code=True if you trust it."
+        )
+    package, _, name = kind.rpartition(".")
+    if package and (folder / f"{package}.py").is_file():
+        return get_class_from_dynamic_module(kind, str(folder))
+    return getattr(importlib.import_module(package), name)
+
+
+def inside(folder: Path, source: Path, path: str) -> Path:
+    """A path in a folder.
+
+    Raises:
+        ModelFolderError: If it leads out of the folder.
+    """
+    place = (folder / path).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        raise ModelFolderError(f"{source} names the path {path!r}, which leads out of the model folder.")
+    return folder / path
+
+
+def type_name(folder: Path, module: nn.Module) -> str:
+    """The name under which a module's type is written; the code of a custom one is copied into the folder."""
+    kind = type(module)
+    if KINDS.get(kind.__name__) == kind.__module__:
+        return f"sentence_transformers.models.{kind.__name__}"
+    if kind.__module__.startswith("transformers_modules."):
+        custom_object_save(module, folder)
+        return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def check_can_be_saved(name: str, module: nn.Module) -> None:
+    """Makes sure that a module can be written.
+
+    Raises:
+        ValueError: If it has no ``save(folder)``.
+    """
+    if not callable(getattr(module, "save", None)):
+        raise ValueError(f"Module {name} ({type(module).__name__}) cannot be saved: it has no save(folder).")

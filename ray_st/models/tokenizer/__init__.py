@@ -1,0 +1,15 @@
+"""Tokenizers that take texts apart into words, for word embeddings."""
+
+from __future__ import annotations
+
+from ray_st.util.lazy import lazy_module
+
+_NAMES = {
+    "ENGLISH_STOP_WORDS": "ray_st.models.tokenizer.stop_words",
+    "PhraseTokenizer": "ray_st.models.tokenizer.phrase",
+    "TransformersTokenizerWrapper": "ray_st.models.tokenizer.wrapper",
+    "WhitespaceTokenizer": "ray_st.models.tokenizer.whitespace",
+    "WordTokenizer": "ray_st.models.tokenizer.word",
+}
+
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)

@@ -1,0 +1,114 @@
+"""What tokenizers of words have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.tokenizer.stop_words import ENGLISH_STOP_WORDS
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class WordTokenizer(ABC):
+    """Turns a text into the ids of its words; a subclass with other arguments than these tells how it is saved."""
+
+    @abstractmethod
+    def set_vocab(self, vocab: Iterable[str]) -> None:
+        """Takes over the words, in the order of their ids."""
+
+    @abstractmethod
+    def get_vocab(self) -> Any:
+        """The words: a list in the order of their ids, or a dict of words and ids."""
+
+    @abstractmethod
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text's words; words without one are left out."""
+
+    @abstractmethod
+    def save(self, folder: str | Path) -> None:
+        """Writes the tokenizer into an existing folder."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Reads a tokenizer from its folder."""
+
+
+class VocabularyTokenizer(WordTokenizer):
+    """A tokenizer with a list of words, a set of words to leave out, and a JSON file with both.
+
+    Args:
+        vocab: The words, in the order of their ids.
+        stop_words: Words that are left out of a text.
+        do_lower_case: Whether texts are lower-cased first.
+    """
+
+    config_file_name: ClassVar[str]
+
+    def __init__(
+        self,
+        vocab: Iterable[str] = (),
+        stop_words: Iterable[str] = ENGLISH_STOP_WORDS,
+        do_lower_case: bool = False,
+    ) -> None:
+        self.stop_words = set(stop_words)
+        self.do_lower_case = do_lower_case
+        self.set_vocab(vocab)
+
+    def set_vocab(self, vocab: Iterable[str]) -> None:
+        """Takes over the words, in the order of their ids.
+
+        Raises:
+            ValueError: If a word is there twice: it would have two ids.
+        """
+        self.vocab = list(vocab)
+        self.word2idx = {word: place for place, word in enumerate(self.vocab)}
+        if len(self.word2idx) < len(self.vocab):
+            twice = next(word for place, word in enumerate(self.vocab) if self.word2idx[word] != place)
+            raise ValueError(f"Each word of a vocabulary must be there once; {twice!r} is there more often.")
+
+    def get_vocab(self) -> list[str]:
+        """The words, in the order of their ids."""
+        return self.vocab
+
+    def find(self, forms: Iterable[str]) -> int | None:
+        """The id of the first form of a word that has one; None if there is none or a stop word comes before it."""
+        for form in forms:
+            if form in self.stop_words:
+                return None
+            if form and form in self.word2idx:
+                return self.word2idx[form]
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's arguments, as JSON values."""
+        return {
+            "vocab": self.vocab,
+            "stop_words": sorted(self.stop_words),
+            "do_lower_case": self.do_lower_case,
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the tokenizer into an existing folder."""
+        write_json(Path(folder) / self.config_file_name, self.settings())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Reads a tokenizer from its folder.
+
+        Raises:
+            ModelFolderError: If its file is missing or makes no tokenizer.
+        """
+        path = Path(folder) / cls.config_file_name
+        config = read_json(path)
+        if config is None:
+            raise ModelFolderError(f"{folder} has no {path.name}, the vocabulary of its {cls.__name__}.")
+        try:
+            return cls(**config)
+        except (TypeError, ValueError) as error:
+            raise ModelFolderError(f"{path} makes no {cls.__name__}: {error}") from error

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import trange
 
 from ray_st.evaluation import base
 from ray_st.evaluation.csv_log import append_row
+from ray_st.evaluation.retrieval_data import check_retrieval_data
 from ray_st.evaluation.retrieval_ranks import Ranks, title
-from ray_st.evaluation.top_k import Ranking, rank
+from ray_st.evaluation.sharded import merge_found, own_blocks, search, text_lengths
 from ray_st.similarity_functions import SimilarityFunction
+from ray_st.util.team import Alone, Team, in_team, team_of
+from ray_st.util.tensors import to_rows
+from ray_st.util.top_k import Ranking, ScoreFunction
 
 logger = logging.getLogger(__name__)
-
-ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 class InformationRetrievalEvaluator(base.SentenceEvaluator):
     """Searches the corpus for each query and measures accuracy, precision, recall, MRR, NDCG and MAP.
 
-    Documents of equal score are ranked by ascending id, so that figures don't depend on the size of chunks. Queries
-    are encoded with the model's prompt named "query" and the corpus with its "document", "passage" or "corpus" prompt,
+    Documents of equal score are ranked by ascending id, so that figures don't depend on the size of chunks. In a team,
+    such as the ranks of a training run, each process encodes and searches its own blocks of the corpus, and only the
+    best documents are exchanged; the figures are those of one process, to the last bit. Queries are encoded with the model's prompt named "query" and the corpus with its "document", "passage" or "corpus" prompt,
     where it has them and no other is given. Queries without relevant documents are left out, with a warning.
 
     Metrics are ``{score}_accuracy@{k}`` and so on, where score is the similarity's name. The primary metric is NDCG at
@@ -91,14 +93,15 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
         self.relevant_docs = {key: set(found) for key, found in relevant_docs.items() if len(found)}
         self.queries_ids = [key for key in queries if key in self.relevant_docs]
         self.corpus_ids = sorted(corpus, key=lambda key: (type(key).__name__, key))
-        _check_data(queries, corpus, self.relevant_docs)
+        check_retrieval_data(queries, corpus, self.relevant_docs)
         self.queries = base.check_texts(
-            "InformationRetrievalEvaluator", "queries", _pick(queries, self.queries_ids)
+            "InformationRetrievalEvaluator", "queries", [queries[key] for key in self.queries_ids]
         )
         self.corpus = base.check_texts(
-            "InformationRetrievalEvaluator", "corpus", _pick(corpus, self.corpus_ids)
+            "InformationRetrievalEvaluator", "corpus", [corpus[key] for key in self.corpus_ids]
         )
-        self._given_order = _places(corpus, self.corpus_ids)
+        place = {key: i for i, key in enumerate(corpus)}
+        self._given_order = np.array([place[key] for key in self.corpus_ids])
         if corpus_chunk_size < 1:
             raise ValueError(f"corpus_chunk_size must be at least 1; got {corpus_chunk_size}.")
         self.corpus_chunk_size = corpus_chunk_size
@@ -138,6 +141,9 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
 
         Returns:
             The metrics by name.
+
+        Raises:
+            ValueError: If ``corpus_embeddings`` has other rows or dimensions than needed, or a score is no number.
         """
         self._log_start(logger, epoch, steps, self.truncate_dim)
         functions = self.score_functions or {str(model.similarity_fn_name): model.similarity}
@@ -159,22 +165,44 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
         corpus_embeddings: Tensor | None,
         functions: Mapping[str, ScoreFunction],
     ) -> dict[str, Ranking]:
-        queries = self._encode(model, self.queries, self.query_prompt, self.query_prompt_name, ["query"])
-        k = self.ranks.largest
-        rankings: dict[str, Ranking] = {}
-        size, total = self.corpus_chunk_size, len(self.corpus)
-        for first in trange(0, total, size, desc="Corpus chunks", disable=not self.show_progress_bar):
-            part = slice(first, first + size)
-            if corpus_embeddings is None:
-                prompt, prompt_name = self.corpus_prompt, self.corpus_prompt_name
-                texts = self.corpus[part]
-                documents = self._encode(corpus_model, texts, prompt, prompt_name, base.DOCUMENT_PROMPTS)
-            else:
-                documents = corpus_embeddings[self._given_order[part].tolist()]
-            for name, function in functions.items():
-                new = rank(queries, documents, function, k, first)
-                rankings[name] = rankings[name].merged(new, k) if name in rankings else new
-        return rankings
+        team, k = team_of(model), self.ranks.largest
+        show = self.show_progress_bar and team.rank == 0
+        queries = self._encode(
+            model, self.queries, self.query_prompt, self.query_prompt_name, ["query"], show
+        )
+        prompt, prompt_name = self.corpus_prompt, self.corpus_prompt_name
+
+        def embeddings_of(block: NDArray[np.int64]) -> Tensor:
+            if corpus_embeddings is not None:
+                return to_rows(corpus_embeddings[self._given_order[block]]).to(queries.device)
+            texts = [self.corpus[document] for document in block]
+            return self._encode(corpus_model, texts, prompt, prompt_name, base.DOCUMENT_PROMPTS)
+
+        lengths = self._lengths(corpus_model, corpus_embeddings, team)
+        blocks = own_blocks(lengths, self.batch_size, self.corpus_chunk_size, team)
+        with in_team(corpus_model, Alone()):
+            found = search(queries, blocks, embeddings_of, functions, k, show)
+        found = merge_found(team, found, k)
+        for name, ranking in found.items():
+            self._check_numbers(name, ranking)
+        return found
+
+    def _check_numbers(self, function: str, ranking: Ranking) -> None:
+        if place := ranking.place_of_nan():
+            raise ValueError(
+                f"The {function!r} score of query {self.queries_ids[place[0]]!r} and document "
+                f"{self.corpus_ids[place[1]]!r} is no number: an embedding holds NaN, as after a training that "
+                "diverged, or the score function returned it."
+            )
+
+    def _lengths(self, model: base.Model, embeddings: Tensor | None, team: Team) -> NDArray[np.int64]:
+        if embeddings is None:
+            return text_lengths(model, self.corpus, team)
+        if len(embeddings) != len(self.corpus):
+            raise ValueError(
+                f"corpus_embeddings needs a row for each of the {len(self.corpus)} documents; found {len(embeddings)}."
+            )
+        return np.ones(len(embeddings), dtype=np.int64)
 
     def _encode(
         self,
@@ -183,6 +211,7 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
         prompt: str | None,
         prompt_name: str | None,
         roles: Sequence[str],
+        show_progress_bar: bool = False,
     ) -> Tensor:
         if prompt is None and prompt_name is None:
             prompt_name = base.role_prompt(model, roles)
@@ -191,7 +220,7 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
             prompt=prompt,
             prompt_name=prompt_name,
             batch_size=self.batch_size,
-            show_progress_bar=self.show_progress_bar,
+            show_progress_bar=show_progress_bar,
             convert_to_tensor=True,
             truncate_dim=self.truncate_dim,
         )
@@ -253,39 +282,4 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
         """The options worth showing in the model card."""
         return self._given(
             "truncate_dim", "query_prompt", "query_prompt_name", "corpus_prompt", "corpus_prompt_name"
-        )
-
-
-def _pick(texts: Mapping[Any, str], keys: Sequence[Any]) -> list[str]:
-    return [texts[key] for key in keys]
-
-
-def _places(corpus: Mapping[Any, str], keys: Sequence[Any]) -> NDArray[np.int64]:
-    place = {key: i for i, key in enumerate(corpus)}
-    return np.array([place[key] for key in keys], dtype=np.int64)
-
-
-def _check_data(
-    queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant: Mapping[Any, Set[Any]]
-) -> None:
-    if not queries or not corpus:
-        raise ValueError(
-            "InformationRetrievalEvaluator needs at least one query and one document; "
-            f"found {len(queries)} queries and {len(corpus)} documents."
-        )
-    missing = [key for key in queries if key not in relevant]
-    if len(missing) == len(queries):
-        raise ValueError(
-            f"None of the {len(queries)} queries has a relevant document: query ids are like {missing[0]!r}, keys of "
-            f"relevant_docs with at least one document like {next(iter(relevant), None)!r}. Ids must be equal, type too."
-        )
-    if missing:
-        logger.warning(
-            "%d of %d queries have no relevant document and are left out.", len(missing), len(queries)
-        )
-    wanted = {document for key in queries for document in relevant.get(key, ())}
-    if not any(document in corpus for document in wanted):
-        raise ValueError(
-            f"None of the relevant documents is in the corpus: relevant_docs names ids like {next(iter(wanted))!r}, "
-            f"the corpus has ids like {next(iter(corpus))!r}. Ids must be equal, type too."
         )

@@ -1,62 +1,56 @@
-"""Encoding shared by all ranks, for evaluators: a model's batches are dealt out and the results exchanged."""
+"""The ranks of a run as a team: for as long as an evaluator runs, they share the model's work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from ray_st.training.collectives import gather_objects
+from ray_st.util.team import in_team
 from ray_st.world import World
+
+
+@dataclass(frozen=True)
+class RankTeam:
+    """The ranks of a run, as :class:`ray_st.util.team.Team` describes.
+
+    Attributes:
+        rank: Index of this process.
+        size: Number of processes.
+        device: Where this process wants tensors; they travel through main memory, as devices have other names
+            elsewhere.
+    """
+
+    rank: int
+    size: int
+    device: Any = "cpu"
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank, in order of rank; every rank must call it."""
+        return [_moved(other, self.device) for other in gather_objects(_moved(value, "cpu"))]
 
 
 @contextmanager
 def dealt_encoding(model: Any, world: World) -> Iterator[None]:
-    """Lets ``model.encode`` share its work among ranks for as long as the context is open.
+    """Lets all ranks share a model's work for as long as the context is open.
 
-    All ranks must encode the same texts in the same order; each gets all embeddings, the same to the last bit as one
-    process gets, because the batches are the same and only who runs them differs.
+    All ranks must run the same evaluators in the same order. ``model.encode`` deals out its batches and each rank gets
+    all embeddings; retrieval deals out the corpus and exchanges only what was found. Both give the same to the last
+    bit as one process, because the batches are the same and only who runs them differs.
 
     Args:
-        model: A model with an exchangeable ``batch_runner``; another one encodes everything on every rank.
+        model: A model with a ``team``; another one computes everything on every rank.
         world: This process's place.
     """
-    if world.size == 1 or not hasattr(model, "batch_runner"):
+    if world.size == 1:
         yield
         return
-    alone = model.batch_runner
-    model.batch_runner = DealtRunner(world, model.device)
-    try:
+    with in_team(model, RankTeam(world.rank, world.size, getattr(model, "device", "cpu"))):
         yield
-    finally:
-        model.batch_runner = alone
-
-
-class DealtRunner:
-    """Runs every ``size``-th batch and exchanges the results.
-
-    Batches come sorted by length, so that neighbours cost about the same and so do the ranks' shares.
-
-    Args:
-        world: This process's place.
-        device: Where this process wants the results; they travel through main memory, as devices have other names
-            elsewhere.
-    """
-
-    def __init__(self, world: World, device: Any = "cpu") -> None:
-        self._world, self._device = world, device
-
-    def __call__(self, batches: Sequence[np.ndarray], embed: Callable[[np.ndarray], Any]) -> list[Any]:
-        """Results of all batches, in their order."""
-        rank, size = self._world.rank, self._world.size
-        shares = gather_objects([_moved(embed(batch), "cpu") for batch in batches[rank::size]])
-        results: list[Any] = [None] * len(batches)
-        for owner, share in enumerate(shares):
-            results[owner::size] = _moved(share, self._device)
-        return results
 
 
 def _moved(value: Any, device: Any) -> Any:

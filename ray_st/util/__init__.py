@@ -1,4 +1,4 @@
-"""Small functions on embeddings: similarities, normalising, truncating, moving to a device."""
+"""Small functions on embeddings: similarities, search, mining, normalising, truncating, moving to a device."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ from ray_st.util.lazy import lazy_module
 
 _TENSORS = "ray_st.util.tensors"
 _SIMILARITY = "ray_st.util.similarity"
+_SEARCH = "ray_st.util.search"
+_PARAPHRASES = "ray_st.util.paraphrases"
 
 _NAMES = {
     "batch_to_device": _TENSORS,
+    "community_detection": "ray_st.util.communities",
     "cos_sim": _SIMILARITY,
     "dot_score": _SIMILARITY,
     "euclidean_sim": _SIMILARITY,
+    "http_get": "ray_st.util.http",
+    "information_retrieval": _SEARCH,
+    "is_training_available": "ray_st.util.availability",
     "manhattan_sim": _SIMILARITY,
+    "mine_hard_negatives": "ray_st.util.mining.mine",
     "normalize_embeddings": _TENSORS,
     "pairwise_angle_sim": _SIMILARITY,
     "pairwise_cos_sim": _SIMILARITY,
     "pairwise_dot_score": _SIMILARITY,
     "pairwise_euclidean_sim": _SIMILARITY,
     "pairwise_manhattan_sim": _SIMILARITY,
+    "paraphrase_mining": _PARAPHRASES,
+    "paraphrase_mining_embeddings": _PARAPHRASES,
     "pytorch_cos_sim": _SIMILARITY,
+    "semantic_search": _SEARCH,
     "truncate_embeddings": _TENSORS,
 }
 

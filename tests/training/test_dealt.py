@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,32 +12,24 @@ import pytest
 import torch
 
 from ray_st.training import dealt
-from ray_st.training.dealt import DealtRunner, dealt_encoding
+from ray_st.training.dealt import RankTeam, dealt_encoding
+from ray_st.util.team import Alone, share_out
 from ray_st.world import World
+from simulated_team import ThreadTeam, together
 
 TEXTS = ["a sunny man eats " * (i % 7 + 1) + "pasta" * (i % 3) for i in range(23)]
 
 
 def on_all_ranks(size: int, task: Callable[[World], Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Results of a task on each rank of a world whose ranks are threads."""
-    everyone = threading.Barrier(size, timeout=30)
-    sent: list[Any] = [None] * size
     here = threading.local()
+    monkeypatch.setattr(dealt, "gather_objects", lambda value: here.team.gather(value))
 
-    def gather(value: Any) -> list[Any]:
-        sent[here.rank] = value
-        everyone.wait()
-        received = list(sent)
-        everyone.wait()
-        return received
+    def run(team: ThreadTeam) -> Any:
+        here.team = team
+        return task(World(team.rank, size))
 
-    def run(rank: int) -> Any:
-        here.rank = rank
-        return task(World(rank, size))
-
-    monkeypatch.setattr(dealt, "gather_objects", gather)
-    with ThreadPoolExecutor(size) as ranks:
-        return list(ranks.map(run, range(size)))
+    return together(size, run)
 
 
 class Batches:
@@ -48,7 +39,7 @@ class Batches:
 
     def __init__(self) -> None:
         self.embedded: list[int] = []
-        self.batch_runner: Any = lambda batches, embed: [embed(batch) for batch in batches]
+        self.team: Any = Alone()
 
     def encode(self, texts: list[str]) -> list[Any]:
         batches = [np.arange(start, min(start + 2, len(texts))) for start in range(0, len(texts), 2)]
@@ -57,7 +48,7 @@ class Batches:
             self.embedded += rows.tolist()
             return [torch.tensor([len(texts[row])]) for row in rows]
 
-        return [int(value) for batch in self.batch_runner(batches, embed) for value in batch]
+        return [int(value) for batch in share_out(self.team, batches, embed) for value in batch]
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -129,20 +120,20 @@ def test_queries_and_documents_are_dealt_too(tiny_model: Any, monkeypatch: pytes
     assert all(np.array_equal(found, expected) for found in on_all_ranks(2, task, monkeypatch))
 
 
-def test_a_model_gets_its_runner_back() -> None:
+def test_a_model_gets_its_team_back() -> None:
     model = Batches()
-    before = model.batch_runner
+    before = model.team
     with dealt_encoding(model, World()):
-        assert model.batch_runner is before
+        assert model.team is before
 
     def failing_evaluator() -> None:
         with dealt_encoding(model, World(0, 2)):
-            assert isinstance(model.batch_runner, DealtRunner)
+            assert model.team == RankTeam(0, 2)
             raise ValueError("evaluator failed")
 
     with pytest.raises(ValueError, match="evaluator failed"):
         failing_evaluator()
-    assert model.batch_runner is before
+    assert model.team is before
 
 
 def test_a_model_without_batches_encodes_by_itself() -> None:

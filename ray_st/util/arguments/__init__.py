@@ -1,0 +1,1 @@
+"""What training arguments are made of: names of earlier releases, their places, their ``set_*`` helpers."""

@@ -1,0 +1,140 @@
+"""What becomes of an argument that the current transformers does not have."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray_st.util.secrets import without_secrets
+
+_CALLER = 6  # warn, apply, apply_effects, __post_init__, the dataclass's __init__, whoever gave the argument
+
+
+@dataclass(frozen=True)
+class Becomes:
+    """The argument is the older name of another, or a special value of it; after taking effect it has its default again.
+
+    Args:
+        new: The argument of today.
+        value: What it gets; by default the given value.
+    """
+
+    new: str
+    value: Any = None
+
+    def note(self) -> str:
+        """What to tell people."""
+        given = "" if self.value is None else f"={self.value!r}"
+        return f"becomes `{self.new}{given}`"
+
+    def apply(self, args: Any, name: str, given: Any) -> None:
+        """Sets the argument of today.
+
+        Raises:
+            ValueError: If that one was given another value.
+        """
+        value = given if self.value is None else self.value
+        current = getattr(args, self.new)
+        if current not in (default_of(args, self.new), value):
+            shown = without_secrets({name: given, self.new: current})
+            raise ValueError(
+                f"{name}={shown[name]!r} and {self.new}={shown[self.new]!r} contradict each other: {name} is "
+                f"the older form of {self.new}. Give {self.new} alone."
+            )
+        setattr(args, self.new, value)
+        setattr(args, name, default_of(args, name))
+
+
+@dataclass(frozen=True)
+class Does:
+    """The argument takes effect through others; after that it has its default again.
+
+    Args:
+        what: What to tell people.
+        effect: Called with the arguments and the value.
+    """
+
+    what: str
+    effect: Callable[[Any, Any], None]
+
+    def note(self) -> str:
+        """What to tell people."""
+        return self.what
+
+    def apply(self, args: Any, name: str, given: Any) -> None:
+        """Sets the other arguments."""
+        self.effect(args, given)
+        setattr(args, name, default_of(args, name))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The argument is read where it matters.
+
+    Args:
+        what: What to tell people.
+    """
+
+    what: str
+
+    def note(self) -> str:
+        """What to tell people."""
+        return self.what
+
+    def apply(self, args: Any, name: str, given: Any) -> None:
+        """Nothing: the value stays."""
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Nothing does today what the argument did; a warning says so.
+
+    Args:
+        why: Why, and what to use instead.
+        today: Values that ask for what happens anyway.
+    """
+
+    why: str
+    today: tuple[Any, ...] = ()
+
+    def note(self) -> str:
+        """What to tell people."""
+        return self.why
+
+    def apply(self, args: Any, name: str, given: Any) -> None:
+        """Warns."""
+        if given not in self.today:
+            warnings.warn(f"{name}={given!r} has no effect: {self.why}.", UserWarning, stacklevel=_CALLER)
+
+
+Effect = Becomes | Does | Kept | Unused
+
+
+def default_of(args: Any, name: str) -> Any:
+    """The default of a dataclass's field.
+
+    Args:
+        args: The dataclass, or one of its values.
+        name: The field.
+    """
+    field = next(field for field in dataclasses.fields(args) if field.name == name)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def apply_effects(args: Any, effects: dict[str, Effect]) -> None:
+    """Lets every argument take effect that has another value than its default.
+
+    Args:
+        args: The arguments, a dataclass; changed in place.
+        effects: By the argument's name, in the order in which they take effect.
+
+    Raises:
+        ValueError: If two arguments contradict each other.
+    """
+    for name, effect in effects.items():
+        given = getattr(args, name)
+        if given != default_of(args, name):
+            effect.apply(args, name, given)

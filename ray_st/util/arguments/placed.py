@@ -1,0 +1,110 @@
+"""Arguments on the driver, which touches no device, and on a worker, whose device and process group they know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+_OF_THE_PROCESS = (
+    "_at_worker",
+    "_n_gpu",
+    "_setup_devices",
+    "distributed_state",
+    "deepspeed_plugin",
+    "hf_deepspeed_config",
+)
+_OF_THE_DEVICE = {
+    "use_cpu": True,
+    "tf32": None,
+    "torch_compile": False,
+    "torch_compile_backend": None,
+    "torch_compile_mode": None,
+    "dataloader_pin_memory": True,
+}
+_TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # transformers' callback reads it in place of args.logging_dir
+
+
+class PlacedArguments(TrainingArguments):
+    """transformers' arguments, which look for a device when they are made: here only :meth:`settle` does.
+
+    On the driver ``device`` is the CPU, ``n_gpu`` is 0, ``world_size`` 1 and ``process_index`` 0, whatever the machine
+    has: the workers' machines may be others. Precision and compilation that need a GPU are checked on the worker.
+    """
+
+    _at_worker = False
+    logging_dir: str | None
+
+    def __post_init__(self) -> None:
+        """Completes and checks the arguments."""
+        if self.activation_checkpointing is None:  # the name of the pages, without transformers' warning
+            self.activation_checkpointing = self.gradient_checkpointing
+        if self.activation_checkpointing_kwargs is None:
+            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
+        self.eval_delay = self.eval_delay or 0
+        if self.logging_dir is not None and "://" not in self.logging_dir:
+            self.logging_dir = str(Path(self.logging_dir).expanduser().absolute())
+        self.torch_compile |= self.torch_compile_mode is not None or self.torch_compile_backend is not None
+        self.check()
+
+    def check(self) -> None:
+        """Checks the arguments as they are now, after a ``set_*`` or an assignment too.
+
+        Raises:
+            ValueError: If they contradict each other.
+        """
+        if self._at_worker:
+            super().__post_init__()
+            return
+        with self._as_without_device():
+            super().__post_init__()
+        self.mixed_precision, self.fsdp_plugin_args = "no", None  # what an Accelerator on the driver gets
+
+    @contextmanager
+    def _as_without_device(self) -> Iterator[None]:
+        given = {name: getattr(self, name) for name in _OF_THE_DEVICE}
+        self.__dict__.update(_OF_THE_DEVICE)
+        try:
+            yield
+        finally:
+            self.__dict__.update(given)
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        if self._at_worker:
+            return super()._setup_devices
+        with self._as_without_device():
+            return super()._setup_devices
+
+    def settle(self, output_dir: str) -> None:
+        """Makes the arguments those of the worker that they arrived at.
+
+        Args:
+            output_dir: The worker's folder.
+
+        Raises:
+            ValueError: If the worker's device cannot do what they ask for.
+        """
+        self.output_dir = output_dir
+        # accelerate joins a process group of CPU workers only if it is told that they have no accelerator.
+        self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        if self.logging_dir is not None:
+            os.environ[_TENSORBOARD] = self.logging_dir
+        self._at_worker = True
+        self.__dict__.pop("_setup_devices", None)
+        super().__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to this process: devices are found anew where the arguments arrive."""
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_THE_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes the values; the device is looked for when the arguments settle."""
+        self.__dict__.update(state)
+        self.distributed_state = None

@@ -1,0 +1,86 @@
+"""Who works together on one task, as a value that is handed in: evaluation and encoding never ask a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Team(Protocol):
+    """Processes that run the same program; each does a share of the work and all get the results."""
+
+    @property
+    def rank(self) -> int:
+        """Index of this process, ``0 <= rank < size``."""
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every process, in order of rank; every process must call it.
+
+        Args:
+            value: Anything that can be pickled. Tensors, also in lists and dicts, arrive on the receiver's device.
+        """
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A team of one."""
+
+    rank: int = 0
+    size: int = 1
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value itself, in a list."""
+        return [value]
+
+
+def team_of(model: Any) -> Team:
+    """The team that shares a model's work: its ``team``; a model without one works alone.
+
+    Args:
+        model: Any model.
+    """
+    team: Team = getattr(model, "team", Alone())
+    return team
+
+
+@contextmanager
+def in_team(model: Any, team: Team) -> Iterator[None]:
+    """Makes a team share a model's work for as long as the context is open.
+
+    Args:
+        model: A model with a ``team``; another one is left as it is.
+        team: Who shares the work; ``Alone()`` for no one.
+    """
+    if not hasattr(model, "team"):
+        yield
+        return
+    before = model.team
+    model.team = team
+    try:
+        yield
+    finally:
+        model.team = before
+
+
+def share_out(team: Team, items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
+    """The results of some work on all items, in their order, on every process; each works on every ``size``-th item.
+
+    Args:
+        team: Who shares the work; all must call this with the same items.
+        items: Items of which neighbours cost about the same.
+        work: What is to be done with an item; its result travels as :meth:`Team.gather` says.
+    """
+    shares = team.gather([work(item) for item in items[team.rank :: team.size]])
+    results: list[Any] = [None] * len(items)
+    for owner, share in enumerate(shares):
+        results[owner :: team.size] = share
+    return results

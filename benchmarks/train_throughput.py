@@ -1,16 +1,21 @@
 """Samples a second in training: ours on two Ray workers, the peer on two processes of torchrun, in turn, same rows.
 
-    python benchmarks/train_throughput.py --rows ../shared/data/stsb/train.csv
+    python benchmarks/train_throughput.py --rows ../shared/data/stsb/train.csv ../shared/data/trecqa/train.csv
 
-The file is a CSV of sentence pairs with a score (STS-B's columns, or ``sentence1,sentence2,score`` with a header). Each
-run trains MiniLM for the same steps; what is compared is the trainers' own ``train_runtime``, which leaves out starting.
+A file is a CSV of text pairs with a number: STS-B's columns, whose last three are two sentences and a score, or TREC-QA's
+``qtext,label,atext``. Of each a random sample of rows is trained on, by both sides in the same order. What is compared is
+the trainers' own samples a second, which leave out starting. With ``--curve`` dropout is off and both sides log each
+step: the largest difference of their losses is printed.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.util
 import json
+import os
+import random
 import statistics
 import subprocess
 import sys
@@ -27,39 +32,47 @@ def main() -> None:
     """Run both sides in turn and print the ratios."""
     options = arguments()
     if options.side:
-        print("RESULT " + json.dumps(RUN[options.side](options)), flush=True)
+        os.environ.setdefault("RAY_ADDRESS", "local")  # never join a cluster that happens to run here
+        result = RUN[options.side](options)
+        if os.environ.get("RANK", "0") == "0":
+            print("RESULT " + json.dumps(result), flush=True)
         return
-    for loss in LOSSES:
-        found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
-        for _ in range(options.rounds):
-            for side, runs in found.items():
-                runs.append(start(side, loss, options))
-        report(loss, found)
+    for file in options.rows:
+        for loss in LOSSES:
+            found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
+            for _ in range(options.rounds):
+                for side, runs in found.items():
+                    runs.append(start(side, loss, file, options))
+            report(f"{Path(file).parent.name} {loss}", found)
 
 
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", required=True, help="CSV of sentence pairs with a score")
+    parser.add_argument("--rows", required=True, nargs="+", help="CSV files of text pairs with a number")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--curve", action="store_true", help="without dropout; compare the losses of all steps"
+    )
     parser.add_argument("--side", choices=list(RUN))
     parser.add_argument("--loss", default="CoSENTLoss")
     return parser.parse_args()
 
 
-def start(side: str, loss: str, options: argparse.Namespace) -> dict[str, Any]:
+def start(side: str, loss: str, file: str, options: argparse.Namespace) -> dict[str, Any]:
     """One side's run in processes of its own."""
     command = [
         __file__,
         "--rows",
-        options.rows,
+        file,
         "--steps",
         str(options.steps),
         "--side",
         side,
         "--loss",
         loss,
+        *(["--curve"] if options.curve else []),
     ]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if side == "peer" else []
     done = subprocess.run([sys.executable, *launcher, *command], capture_output=True, text=True, check=True)
@@ -80,23 +93,37 @@ def report(loss: str, found: dict[str, list[dict[str, Any]]]) -> None:
         f"{loss}: ours {speed['ours']:.1f} samples/s, the peer {speed['peer']:.1f}; ratio {statistics.median(pairs):.2f}"
     )
     print(f"  ratios of the rounds: {', '.join(f'{ratio:.2f}' for ratio in pairs)}")
-    print(f"  last loss: ours {found['ours'][0]['loss']:.4f}, the peer {found['peer'][0]['loss']:.4f}")
+    curves = [found[side][0]["losses"] for side in ("ours", "peer")]
+    print(
+        f"  losses of {len(curves[0])} logged steps: at most {largest_gap(*curves):.2g} apart, last {curves[0][-1]:.4f}"
+    )
+
+
+def largest_gap(mine: list[float], other: list[float]) -> float:
+    """Largest difference between two curves, relative to the losses."""
+    return max(abs(a - b) / max(abs(a), abs(b)) for a, b in zip(mine, other, strict=True))
 
 
 def rows(options: argparse.Namespace) -> Any:
     """Pairs (and scores where the loss wants them)."""
-    import csv
-
     from datasets import Dataset
 
-    with open(options.rows, newline="", encoding="utf-8") as stream:
-        table = [row for row in csv.reader(stream) if len(row) >= 3]
-    first = 0 if _number(table[0][-1]) else 1
-    pairs = [(row[-3], row[-2], float(row[-1])) for row in table[first : first + options.steps * BATCH * 2]]
+    pairs = read_pairs(options.rows[0])
+    pairs = random.Random(0).sample(pairs, min(len(pairs), options.steps * BATCH * 2))
     columns: dict[str, Any] = {"one": [pair[0] for pair in pairs], "two": [pair[1] for pair in pairs]}
     if LOSSES[options.loss]:
         columns["score"] = [pair[2] for pair in pairs]
     return Dataset.from_dict(columns)
+
+
+def read_pairs(path: str) -> list[tuple[str, str, float]]:
+    """Two texts and a number of each row."""
+    with open(path, newline="", encoding="utf-8") as stream:
+        table = [row for row in csv.reader(stream) if len(row) >= 3]
+    if table[0] == ["qtext", "label", "atext"]:
+        return [(row[0], row[2], float(row[1])) for row in table[1:]]
+    first = 0 if _number(table[0][-1]) else 1
+    return [(row[-3], row[-2], float(row[-1])) for row in table[first:]]
 
 
 def _number(text: str) -> bool:
@@ -110,7 +137,7 @@ def settings(folder: str, options: argparse.Namespace) -> dict[str, Any]:
         "max_steps": options.steps,
         "per_device_train_batch_size": BATCH,
         "save_strategy": "no",
-        "logging_steps": options.steps,
+        "logging_steps": 1 if options.curve else options.steps,
         "report_to": "none",
         "disable_tqdm": True,
     }
@@ -128,18 +155,19 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     """Two Ray Train workers."""
     from ray.train import ScalingConfig
 
-    from ray_st import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-        losses,
-    )
+    from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
+    from ray_st import SentenceTransformerTrainingArguments as Arguments
+    from ray_st.sampler import DefaultBatchSampler
 
-    model = SentenceTransformer(model_folder(), device="cpu")
+    class InOrder(SentenceTransformerTrainer):
+        def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> Any:
+            return DefaultBatchSampler(range(len(dataset)), batch_size, drop_last)
+
+    model = without_dropout(SentenceTransformer(model_folder(), device="cpu"), options)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = SentenceTransformerTrainer(
+        trainer = InOrder(
             model=model,
-            args=SentenceTransformerTrainingArguments(**settings(folder, options)),
+            args=Arguments(**settings(folder, options)),
             train_dataset=rows(options),
             loss=getattr(losses, options.loss)(model),
             scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
@@ -154,10 +182,16 @@ def peer(options: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(1)
     from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
     from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
+    from sentence_transformers.base.sampler import DefaultBatchSampler
 
-    model = SentenceTransformer(model_folder(), device="cpu")
+    class InOrder(SentenceTransformerTrainer):
+        def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> Any:
+            order = torch.utils.data.SequentialSampler(dataset)
+            return DefaultBatchSampler(order, batch_size=batch_size, drop_last=drop_last)
+
+    model = without_dropout(SentenceTransformer(model_folder(), device="cpu"), options)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = SentenceTransformerTrainer(
+        trainer = InOrder(
             model=model,
             args=Arguments(**settings(folder, options), use_cpu=True, ddp_find_unused_parameters=True),
             train_dataset=rows(options),
@@ -169,7 +203,19 @@ def peer(options: argparse.Namespace) -> dict[str, Any]:
 def figures(output: Any, trainer: Any) -> dict[str, Any]:
     """What a run tells."""
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"samples_per_second": output.metrics["train_samples_per_second"], "loss": losses[-1]}
+    return {"samples_per_second": output.metrics["train_samples_per_second"], "losses": losses}
+
+
+def without_dropout(model: Any, options: argparse.Namespace) -> Any:
+    """The model, with dropout off where whole curves are compared."""
+    import torch
+
+    if options.curve:
+        model[0].auto_model.config.attention_probs_dropout_prob = 0.0
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+    return model
 
 
 RUN = {"ours": ours, "peer": peer}

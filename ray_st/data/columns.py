@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LABEL_COLUMNS = ("label", "labels", "score", "scores")
 """Column names that hold labels, in the order in which they are looked for."""
@@ -17,16 +21,76 @@ class ColumnError(ValueError):
 
 
 @dataclass(frozen=True)
+class LabelNeed:
+    """What a loss takes as a label.
+
+    Args:
+        loss: The loss's name, for errors.
+        whole: Whether a number must be whole.
+        least: The least number.
+        most: The most.
+        lengths: How long a list may be; empty for any length.
+        different: How many different labels there must be.
+    """
+
+    loss: str
+    whole: bool = False
+    least: float = -math.inf
+    most: float = math.inf
+    lengths: tuple[int, ...] = ()
+    different: int = 1
+
+    def unmet(self, labels: pa.Array) -> Iterator[tuple[int, str]]:
+        """The row and the fault of each label that will not do; nulls are not looked at.
+
+        Args:
+            labels: Numbers, or lists of numbers.
+        """
+        import pyarrow as pa
+
+        plain = pa.types.is_floating(labels.type) or pa.types.is_integer(labels.type)
+        if (plain and not self._bounded()) or (not plain and not self.lengths):
+            return  # any will do: not looked at one by one
+        fits, expected = (self._fits, self._number()) if plain else (self._long, self._list())
+        for row, value in enumerate(labels.to_pylist()):
+            if value is not None and not fits(value):
+                yield row, f"expected {expected} as label of {self.loss}, found {_shown(value)}"
+
+    def _bounded(self) -> bool:
+        return self.whole or self.least > -math.inf or self.most < math.inf
+
+    def _fits(self, value: float) -> bool:
+        return self.least <= value <= self.most and (not self.whole or float(value).is_integer())
+
+    def _long(self, value: Sequence[float]) -> bool:
+        return len(value) in self.lengths
+
+    def _number(self) -> str:
+        number = "a whole number" if self.whole else "a number"
+        bounds = math.isfinite(self.least) and math.isfinite(self.most)
+        return f"{number} from {self.least:g} to {self.most:g}" if bounds else number
+
+    def _list(self) -> str:
+        return f"a list of {' or '.join(map(str, self.lengths))} numbers"
+
+
+def _shown(value: Any) -> str:
+    return f"{len(value)}" if isinstance(value, list) else f"{value!r}"
+
+
+@dataclass(frozen=True)
 class ColumnSpec:
     """The part that each column plays.
 
     Args:
         texts: Names of the text columns, in the order in which the loss receives them.
         label: Name of the label column, or None.
+        need: What the loss takes as a label, or None if it does not say.
     """
 
     texts: tuple[str, ...]
     label: str | None = None
+    need: LabelNeed | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,7 +110,7 @@ def split_columns(names: Sequence[str], label_columns: Sequence[str] = LABEL_COL
     return ColumnSpec(texts, label)
 
 
-def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> None:
+def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> ColumnSpec:
     """Refuses a dataset that its loss cannot use, before any worker starts.
 
     Args:
@@ -54,6 +118,9 @@ def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> None:
         loss: The loss; its class attributes ``text_columns`` (least, most) and ``labels`` state its needs. A loss
             without them (a plain module) is taken as it is.
         dataset: What to call the dataset in the error.
+
+    Returns:
+        The columns, with what the loss takes as a label.
 
     Raises:
         ColumnError: If the number of text columns or the presence of a label does not fit.
@@ -76,6 +143,55 @@ def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> None:
             f"{name} needs a label column ({labels}) named one of {list(LABEL_COLUMNS)}; {found}. "
             "Rename the column that holds the labels."
         )
+    return replace(columns, need=_need(columns, loss))
+
+
+def _need(columns: ColumnSpec, loss: Any) -> LabelNeed | None:
+    labels = getattr(loss, "labels", None)
+    if columns.label is None or labels in (None, "none") or not hasattr(loss, "label_limits"):
+        return None
+    lengths = tuple(length for length in loss.label_lengths(len(columns.texts)) if length > 0)
+    whole, least, most = loss.label_limits
+    return LabelNeed(type(loss).__name__, whole, least, most, lengths, loss.different_labels)
+
+
+def check_classes(columns: ColumnSpec, codes: Any, dataset: str) -> None:
+    """Refuses labels that are all the same where the loss learns from how they differ.
+
+    Args:
+        columns: The dataset's columns.
+        codes: (rows,) a number for each label, equal for equal labels; None if labels are lists.
+        dataset: What to call the dataset in the error.
+    """
+    need = columns.need
+    if need is None or codes is None or len(codes) == 0 or need.different < 2:
+        return
+    if (codes == codes[0]).all():
+        raise ColumnError(
+            f"{need.loss} learns from rows of different labels; the {len(codes)} usable rows of {dataset} all have the "
+            f"same in column {columns.label!r}."
+        )
+
+
+def check_batch(columns: ColumnSpec, loss: Any, batch_size: int, world_size: int, dataset: str) -> None:
+    """Refuses batches of one row for losses whose negatives are the other rows.
+
+    Args:
+        columns: The dataset's columns.
+        loss: The loss.
+        batch_size: Rows of a global batch.
+        world_size: Number of workers.
+        dataset: What to call the dataset in the error.
+    """
+    gathers = getattr(loss, "gather_across_devices", False)
+    rows = batch_size if gathers else -(-batch_size // world_size)
+    if not getattr(loss, "in_batch_negatives", False) or rows > 1 or len(columns.texts) > 2:
+        return
+    raise ColumnError(
+        f"{type(loss).__name__} takes the other rows of a batch as negatives; {dataset} has batches of {batch_size} "
+        f"row(s) over {world_size} worker(s), one a worker. Use a larger batch"
+        + ("." if gathers else ", or gather_across_devices=True for the rows of all workers.")
+    )
 
 
 def _amount(least: int, most: int | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,8 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     label = encoding.columns.label
     if label is not None:
         made[label] = _checked_labels(block[label], label, faults)
+        for row, fault in _unmet(encoding.columns, made[label]):
+            faults[row] = faults[row] or f"column {label!r}: {fault}"
     _say_where(block, faults)
     made[TOKENS] = pa.array(tokens)
     made[TRUNCATED] = pa.array(truncated)
@@ -148,6 +150,10 @@ def _checked_labels(column: pa.ChunkedArray, name: str, faults: list[str | None]
         usable[pc.list_parent_indices(labels).to_numpy()[~_usable(numbers)]] = False
     _mark(np.flatnonzero(~usable), labels, name, faults)
     return labels
+
+
+def _unmet(columns: ColumnSpec, labels: pa.Array) -> Iterator[tuple[int, str]]:
+    return iter(()) if columns.need is None else columns.need.unmet(labels)
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ray_st.data.columns import ColumnSpec
+from ray_st.data.columns import ColumnError, ColumnSpec
 from ray_st.data.encode import TokenIds, hash_of, ids_of, text_of
 from ray_st.data.plan import Indices
 
@@ -90,6 +90,31 @@ class Window:
     def labels(self, rows: Indices) -> list[Any] | None:
         """Labels of rows, or None without a label column."""
         return None if self.columns.label is None else self._values(self.columns.label, rows)
+
+    def label_array(self, rows: Indices) -> npt.NDArray[Any] | None:
+        """(n,) or (n, ...) labels of rows, fractions as float32; None without a label column.
+
+        Raises:
+            ColumnError: If labels are lists of unequal length; names rows.
+        """
+        labels = self.labels(rows)
+        if labels is None:
+            return None
+        if labels and isinstance(labels[0], list):
+            self._check_lengths(labels, rows)
+        array = np.array(labels)
+        return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+    def _check_lengths(self, labels: list[Any], rows: Indices) -> None:
+        lengths = [len(label) for label in labels]
+        others = [place for place, length in enumerate(lengths) if length != lengths[0]]
+        if others:
+            place = others[0]
+            raise ColumnError(
+                f"Labels of a batch must be lists of one length; in column {self.columns.label!r} row {rows[0]} has "
+                f"{lengths[0]} numbers, row {rows[place]} has {lengths[place]} ({len(others)} of {len(rows)} rows of "
+                "the batch differ from the first)."
+            )
 
     def _values(self, name: str, rows: Indices) -> list[Any]:
         return [self._block(block).value(name, row) for block, row in self._locate(rows)]

@@ -31,6 +31,7 @@ class AnglELoss(CoSENTLoss):
 
     text_columns: tuple[int, int | None] = (2, None)
     labels: str = "optional float score"
+    different_labels: int = 1
 
     def __init__(self, model: nn.Module, scale: float = 20.0, gather_across_devices: bool = False) -> None:
         super().__init__(model, scale, pairwise_angle_sim, gather_across_devices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from ray_st.losses import labels as label_kinds
 from ray_st.losses.columns import Columns, Gather
-from ray_st.losses.embed import TOKEN_BUDGET, embed_columns, run_plainly
+from ray_st.losses.budget import default_budget
+from ray_st.losses.embed import embed_columns, run_plainly
 from ray_st.losses.gradient_cache import CachedRun
 from ray_st.losses.parts import Value
 from ray_st.losses.tiles import TILE_SCORES
@@ -36,8 +38,12 @@ class Loss(nn.Module, ABC):
         text_columns: Least and most number of text columns; None for no upper limit.
         labels: Kind of label, one of :data:`ray_st.losses.labels.KINDS`, after ``"optional "`` if they may be missing.
         parts: Names of the parts, for a loss that gives a dictionary.
+        in_batch_negatives: Whether rows are compared with other rows of the batch and with nothing else, so that a batch
+            of one teaches nothing.
+        different_labels: How many different labels the data must have.
         sums: Whether the loss is a sum over rows, not a mean; it then learns the cluster's number of rows.
-        token_budget: Most padded tokens a call of the model; see :func:`ray_st.losses.embed.embed_columns`.
+        token_budget: Most tokens a call of the model; None for what its size and its device's memory allow, see
+            :func:`ray_st.losses.budget.default_budget`.
         tile_scores: Most similarities at a time; see :func:`ray_st.losses.tiles.mean_in_tiles`.
         mini_batch_size: If set, the model runs on this many rows at a time and its activations are computed again in
             the backward pass; see :mod:`ray_st.losses.gradient_cache`.
@@ -48,6 +54,8 @@ class Loss(nn.Module, ABC):
     text_columns: tuple[int, int | None] = (1, None)
     labels: str = "none"
     parts: tuple[str, ...] = ()
+    in_batch_negatives: bool = False
+    different_labels: int = 1
     sums: bool = False
     mini_batch_size: int | None = None
     mini_batch_num_tokens: int | None = None
@@ -57,7 +65,7 @@ class Loss(nn.Module, ABC):
         super().__init__()
         self.model = model
         self.gather_across_devices = gather_across_devices
-        self.token_budget = TOKEN_BUDGET
+        self.token_budget: int | None = None
         self.tile_scores = TILE_SCORES
         self._gather: Gather | None = None
         self._view: Callable[[nn.Module], nn.Module] = _itself
@@ -113,7 +121,7 @@ class Loss(nn.Module, ABC):
         return embed_columns(
             self._view(model),
             sentence_features,
-            min(self.token_budget, self.mini_batch_num_tokens or self.token_budget),
+            self.mini_batch_num_tokens or self.token_budget or default_budget(model),
             rows=None if self.mini_batch_num_tokens else self.mini_batch_size,
             run=CachedRun(self.show_progress_bar) if cached else run_plainly,
         )
@@ -196,6 +204,20 @@ class Loss(nn.Module, ABC):
             ValueError: If labels are missing, of another type or shape, NaN, or out of range.
         """
         return label_kinds.check_labels(self.labels, labels, rows, type(self).__name__)
+
+    @property
+    def label_limits(self) -> tuple[bool, float, float]:
+        """What a single label may be, to be checked before training: whether only whole, the least, the most."""
+        kind = self.labels.removeprefix(label_kinds.OPTIONAL)
+        return label_kinds.LIMITS.get(kind, (False, -math.inf, math.inf))
+
+    def label_lengths(self, columns: int) -> tuple[int, ...]:
+        """How long a label that is a list may be, to be checked before training; empty if any length will do.
+
+        Args:
+            columns: Number of text columns.
+        """
+        return ()
 
     def cache(
         self,

@@ -50,6 +50,7 @@ class BatchHardTripletLossDistanceFunction:
 class _BatchTripletLoss(Loss):
     text_columns: tuple[int, int | None] = (1, 1)
     labels: str = "class"
+    different_labels: int = 2
 
     def __init__(self, model: nn.Module, distance_metric: Distances, gather_across_devices: bool) -> None:
         super().__init__(model, gather_across_devices)

@@ -98,6 +98,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
     """
 
     text_columns: tuple[int, int | None] = (1, 1)
+    in_batch_negatives: bool = True
 
     def __init__(
         self,

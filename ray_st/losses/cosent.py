@@ -35,6 +35,7 @@ class CoSENTLoss(Loss):
 
     text_columns: tuple[int, int | None] = (2, 2)
     labels: str = "float score"
+    different_labels: int = 2
 
     def __init__(
         self,

@@ -202,6 +202,10 @@ class MarginMSELoss(Loss):
         margins = torch.stack([score - self.similarity_fct(query, other) for other in negatives], dim=1)
         return F.mse_loss(margins, self._wanted(columns.labels, margins).to(margins.dtype))
 
+    def label_lengths(self, columns: int) -> tuple[int, ...]:
+        """Margins, or scores of the positive and of each negative."""
+        return (columns - 2, columns - 1)
+
     def _wanted(self, labels: Tensor | None, margins: Tensor) -> Tensor:
         assert labels is not None  # check_labels saw to it
         rows, negatives = margins.shape
@@ -277,6 +281,10 @@ class DistillKLDivLoss(Loss):
         for name in ("temperature", "student_temperature", "teacher_temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be more than 0 and finite; got {getattr(self, name)}.")
+
+    def label_lengths(self, columns: int) -> tuple[int, ...]:
+        """A score for each candidate."""
+        return (columns - 1,)
 
     def compute(self, columns: Columns) -> Tensor:
         """Loss of this rank's queries."""

@@ -11,14 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ray_st.losses.budget import DEFAULT_TOKENS
 from ray_st.util.chunks import Chunk, cheapest_chunks
-
-TOKEN_BUDGET = 16_384
-"""Most tokens, padding included, that go through the model in one call.
-
-Only an upper bound on memory: with all-MiniLM-L6-v2 on the CPU a token takes about the same time from 256 to 4096
-tokens a call.
-"""
 
 CALL_TOKENS = {"cpu": 80}
 """What one more call of the model costs on a kind of device, in tokens that the same time would have embedded.
@@ -40,7 +34,7 @@ _TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids")
 def embed_columns(
     model: nn.Module,
     features: Iterable[Mapping[str, Any]],
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int = DEFAULT_TOKENS,
     call_tokens: int | None = None,
     rows: int | None = None,
     run: Run | None = None,
@@ -96,7 +90,7 @@ def run_plainly(model: nn.Module, chunks: Chunks) -> Tensor:
 
 def plan_chunks(
     lengths: NDArray[np.int64],
-    token_budget: int = TOKEN_BUDGET,
+    token_budget: int = DEFAULT_TOKENS,
     call_tokens: int | None = 0,
     rows: int | None = None,
 ) -> list[Chunk]:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ray_st.losses.base import Loss
+from ray_st.losses.budget import default_budget
 from ray_st.losses.columns import Columns
 from ray_st.losses.embed import embed_columns
 from ray_st.losses.gradient_cache import CITATION
-from ray_st.losses.helpers import at_least_float32, check_choice
+from ray_st.losses.helpers import at_least_float32, check_choice, model_name
 from ray_st.losses.tiles import mean_in_tiles
 from ray_st.util.similarity import cos_sim
 from ray_st.util.tensors import batch_to_device
@@ -49,6 +50,7 @@ class GISTEmbedLoss(Loss):
     """
 
     text_columns: tuple[int, int | None] = (2, None)
+    in_batch_negatives: bool = True
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class GISTEmbedLoss(Loss):
             guide.eval().to(device)
         if self.must_retokenize:
             features = [batch_to_device(guide.tokenize(self._texts(column)), device) for column in features]
-        return embed_columns(guide, features, self.token_budget)
+        return embed_columns(guide, features, self.token_budget or default_budget(guide))
 
     def _texts(self, features: Mapping[str, Any]) -> list[str]:
         texts: list[str] = self.model.tokenizer.batch_decode(  # type: ignore[union-attr, operator]
@@ -126,7 +128,7 @@ class GISTEmbedLoss(Loss):
     def get_config_dict(self) -> dict[str, Any]:
         """The loss's options, for the model card."""
         return {
-            "guide": self.guide,
+            "guide": model_name(self.guide),
             "temperature": self.temperature,
             "margin_strategy": self.margin_strategy,
             "margin": self.margin,

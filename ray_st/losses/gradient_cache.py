@@ -75,19 +75,34 @@ class _Embed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         names = [name for name, weight in ctx.model.named_parameters() if weight.requires_grad]
-        # Stand-ins that share the weights' memory and sum up the gradients of all mini-batches by themselves: the
-        # weights' own, which others wait for, then come once, and never twice as much memory is needed.
-        weights = dict(zip(names, (weight.detach() for weight in ctx.saved_tensors), strict=True))
-        for weight, need in zip(weights.values(), ctx.needs_input_grad[3:], strict=True):
-            weight.requires_grad_(need)
+        reached: set[str] = set()
+        weights = {
+            name: _stand_in(name, weight, need, reached)
+            for name, weight, need in zip(names, ctx.saved_tensors, ctx.needs_input_grad[3:], strict=True)
+        }
         done = 0
         for chunk, state in ctx.run.progress(list(zip(ctx.chunks, ctx.states, strict=True))):
             with torch.enable_grad(), state.again():
                 embeddings = embedding_of(functional_call(ctx.model, weights, (chunk,)))
+            rows = slice(done, done + len(embeddings))
+            done = rows.stop
             if embeddings.requires_grad:
-                embeddings.backward(gradients[0][done : done + len(embeddings)])
-            done += len(embeddings)
-        return (None, None, None, *(weight.grad for weight in weights.values()))
+                embeddings.backward(gradients[0][rows])
+            del embeddings  # what is left of its graph makes room for the next one's
+        return (None, None, None, *(weights[name].grad if name in reached else None for name in names))
+
+
+def _stand_in(name: str, weight: Tensor, need: bool, reached: set[str]) -> Tensor:
+    """A tensor in a weight's memory that sums up the gradients of all mini-batches.
+
+    The weight's own gradient, which others wait for, then comes once. Its place is taken before any activations: what
+    outlives a mini-batch would otherwise lie between its activations and keep the heap from shrinking.
+    """
+    stand_in = weight.detach().requires_grad_(need)
+    if need:
+        stand_in.grad = torch.zeros_like(weight)
+        stand_in.register_hook(lambda _: reached.add(name))
+    return stand_in
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,17 @@ def function_name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
+def model_name(model: nn.Module) -> str:
+    """What to call a model that is an option of a loss: the name under which it was loaded, or else its class.
+
+    Args:
+        model: Any module; a SentenceTransformer knows its name.
+    """
+    card = getattr(model, "model_card_data", None)
+    known = (getattr(card, name, None) for name in ("model_id", "base_model", "model_name"))
+    return next((str(name) for name in known if name), type(model).__name__)
+
+
 def at_least_float32(scores: Tensor) -> Tensor:
     """Raises half precision to float32 for sums of exponentials.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -100,6 +101,15 @@ KINDS: dict[str, Callable[[Tensor, int, str], Tensor] | None] = {
     "teacher embeddings": _vectors,
 }
 """Kinds of labels, as losses name them, and what brings labels into their form; None for no labels."""
+
+_ZERO_TO_ONE = (True, 0.0, 1.0)
+LIMITS: dict[str, tuple[bool, float, float]] = {
+    "class": (True, -math.inf, math.inf),
+    "1 if positive, 0 if negative": _ZERO_TO_ONE,
+    "1 if positive, 0 if negative, or between": (False, 0.0, 1.0),
+    "1 if equal, 0 if not": _ZERO_TO_ONE,
+}
+"""Of kinds with limits, what a label may be: whether only a whole number, the least, the most."""
 
 _FORMS = {
     "teacher scores": "one list of numbers a row",

@@ -38,6 +38,7 @@ class MegaBatchMarginLoss(Loss):
     """
 
     text_columns: tuple[int, int | None] = (2, 2)
+    in_batch_negatives: bool = True
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class Modifier(Loss):
         super().__init__(model, loss.gather_across_devices)
         self.loss = loss
         self.text_columns, self.labels, self.parts = loss.text_columns, loss.labels, loss.parts
+        self.in_batch_negatives, self.different_labels = loss.in_batch_negatives, loss.different_labels
         # How often a choice was made: in checkpoints, so that a resumed run goes on with the same ones.
         self.register_buffer("choices", torch.zeros((), dtype=torch.long))
         self.choices: Tensor
@@ -60,6 +61,15 @@ class Modifier(Loss):
     def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
         """As the other loss does."""
         return self.loss.check_labels(labels, rows)
+
+    @property
+    def label_limits(self) -> tuple[bool, float, float]:
+        """The other loss's."""
+        return self.loss.label_limits
+
+    def label_lengths(self, columns: int) -> tuple[int, ...]:
+        """The other loss's."""
+        return self.loss.label_lengths(columns)
 
     def choose(self, among: int, number: int) -> list[int]:
         """Chooses some of several, in order; all of them if the number is not from 1 to fewer than there are.

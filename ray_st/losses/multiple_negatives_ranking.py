@@ -60,6 +60,7 @@ class MultipleNegativesRankingLoss(Loss):
 
     text_columns: tuple[int, int | None] = (2, None)
     leaves_out_repeats: bool = True
+    in_batch_negatives: bool = True
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class MultipleNegativesRankingLoss(Loss):
         for direction in self.directions:
             similarities = at_least_float32(self.similarity_fct(*pairs[direction]))
             scores[direction] = similarities * self.scale
-            if direction == "query_to_doc":
+            if direction == "query_to_doc" and self.hardness_mode and self.hardness_strength:
                 scores[direction] = scores[direction] + self._hardness(similarities, own, len(queries))
             if direction in ("query_to_query", "doc_to_doc"):
                 mine = _own_columns(own, len(queries), similarities.shape[1])
@@ -122,12 +123,11 @@ class MultipleNegativesRankingLoss(Loss):
 
     def _denominators(self, scores: list[Tensor]) -> Tensor:
         if self.partition_mode == "joint":
-            return torch.logsumexp(torch.cat(scores, dim=1), dim=1)
+            return torch.logsumexp(torch.cat(scores, dim=1) if len(scores) > 1 else scores[0], dim=1)
         return torch.stack([torch.logsumexp(part, dim=1) for part in scores]).mean(0)
 
-    def _hardness(self, similarities: Tensor, own: Tensor, pool: int) -> Tensor | float:
-        if self.hardness_mode is None or self.hardness_strength == 0:
-            return 0.0
+    def _hardness(self, similarities: Tensor, own: Tensor, pool: int) -> Tensor:
+        assert self.hardness_mode is not None  # the caller's question
         mine = _own_columns(own, pool, similarities.shape[1])
         negative = torch.arange(similarities.shape[1], device=own.device) >= pool
         chosen = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -112,6 +113,17 @@ class SoftmaxLoss(Loss):
                 f"{classes[wrong].unique().tolist()[:8]}."
             )
         return classes
+
+    @property
+    def label_limits(self) -> tuple[bool, float, float]:
+        """Classes, with cross entropy; other functions know what they take."""
+        if not isinstance(self.loss_fct, nn.CrossEntropyLoss):
+            return False, -math.inf, math.inf
+        return True, float(min(0, self.loss_fct.ignore_index)), float(self.num_labels - 1)
+
+    def label_lengths(self, columns: int) -> tuple[int, ...]:
+        """A probability for each class."""
+        return (self.num_labels,)
 
     def get_config_dict(self) -> dict[str, Any]:
         """The loss's options, for the model card."""

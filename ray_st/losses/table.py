@@ -38,23 +38,7 @@ every loss:
 _NEW = """
 ## A loss of your own
 
-```python
-import torch
-from ray_st.losses import Columns, Loss
-
-
-class SquaredDistanceLoss(Loss):
-    text_columns = (2, 2)  # least and most number of text columns
-    labels = "float score"
-
-    def compute(self, columns: Columns) -> dict[str, torch.Tensor]:
-        first, second = columns.mine  # embeddings (n, d); columns.pool holds those of all workers
-        distances = (first - second).pow(2).sum(1)
-        return {"fit": (distances - columns.labels).pow(2).mean(), "size": 0.01 * first.pow(2).mean()}
-```
-
-It has the cache, the modifiers and the checks of the others. A plain `torch.nn.Module` with
-`forward(sentence_features, labels)` works too, without these.
+A dozen lines: [custom-loss.md](custom-loss.md).
 """
 
 

@@ -117,8 +117,8 @@ class Collate:
                 features[name]["prompt_length"] = lengths[name]
             if self._text_ids:
                 features[name]["text_id"] = torch.from_numpy(window.hashes(name, rows))
-        labels = window.labels(rows)
-        return flatten(features, None if labels is None else torch.tensor(labels))
+        labels = window.label_array(rows)
+        return flatten(features, None if labels is None else torch.from_numpy(labels))
 
 
 def _dictionaries(window: Window, rows: Indices) -> list[dict[str, Any]]:

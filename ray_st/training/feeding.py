@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_st.data.columns import check_rows
+from ray_st.data.columns import check_classes, check_rows
 from ray_st.data.encode import check_faults
 from ray_st.data.ingested import Ingested
 from ray_st.data.mixing import Concatenated
@@ -40,7 +40,8 @@ class Arrangement:
 
 
 def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
-    """Refuses datasets with unusable rows (unless they are to be skipped) or with too few rows.
+    """Refuses datasets with unusable rows (unless they are to be skipped), too few rows, or labels that are all
+    the same for a loss that learns from how they differ.
 
     Raises:
         ValueError: Naming the dataset and what is wrong.
@@ -49,6 +50,7 @@ def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
         if not part.skip_bad_rows:
             check_faults(ingested[name].faults, ingested[name].rows, dataset.label)
         check_rows(len(ingested[name].keys), 1, dataset.label)
+        check_classes(dataset.encoding.columns, ingested[name].keys.labels, dataset.label)
     label = next(iter(part.datasets.values())).label if len(part.datasets) == 1 else "all datasets together"
     check_rows(sum(len(described.keys) for described in ingested.values()), part.rows_needed, label)
 

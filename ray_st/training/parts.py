@@ -100,7 +100,7 @@ def make_part(
         ValueError: If the dataset does not fit.
     """
     columns = columns_of(source, label)
-    check_columns(columns, loss, label)
+    columns = check_columns(columns, loss, label)
     if isinstance(source, datasets.Dataset):
         check_rows(len(source), 1, label)
     chosen = prompts(columns)

@@ -19,7 +19,7 @@ from ray_st.training_args import SentenceTransformerTrainingArguments
 
 
 class LossError(ValueError):
-    """The loss is not a number."""
+    """The loss is not a number, or could not be computed; names the step, the rank and its rows."""
 
 
 class LossParts:
@@ -161,8 +161,11 @@ class SteppingTrainer(Trainer):
         self._gather.share(shares)
         self._weight = self._row_weight(shares)
         inputs = self._prepare_inputs(inputs)
-        with self.compute_loss_context_manager():
-            loss = model(lambda: self._whole_loss(inputs, num_items_in_batch))
+        try:
+            with self.compute_loss_context_manager():
+                loss = model(lambda: self._whole_loss(inputs, num_items_in_batch))
+        except ValueError as error:
+            raise LossError(f"{error} ({self._where(batch, inputs)})") from error
         if not torch.isfinite(loss):
             raise LossError(self._not_finite(float(loss.detach()), batch, inputs))
         loss = loss * self._weight / self.current_gradient_accumulation_steps
@@ -178,13 +181,18 @@ class SteppingTrainer(Trainer):
         return loss
 
     def _not_finite(self, value: float, batch: Any, inputs: Mapping[str, Any]) -> str:
+        return (
+            f"The loss is {value} at {self._where(batch, inputs)}. Nothing was saved since the last checkpoint. Look at "
+            "these rows, lower the learning rate, or train without mixed precision."
+        )
+
+    def _where(self, batch: Any, inputs: Mapping[str, Any]) -> str:
         world = self.here.world
-        mine = batch[world.share(len(batch))]
+        mine = [int(row) for row in batch[world.share(len(batch))]]
         dataset = f" of dataset {inputs[DATASET_NAME]!r}" if DATASET_NAME in inputs else ""
         return (
-            f"The loss is {value} at step {self.state.global_step + 1} on rank {world.rank} of {world.size}, rows "
-            f"{[int(row) for row in mine]}{dataset} (numbered over all datasets). Nothing was saved since the last "
-            "checkpoint. Look at these rows, lower the learning rate, or train without mixed precision."
+            f"step {self.state.global_step + 1} on rank {world.rank} of {world.size}, rows {mine}{dataset} (numbered "
+            "over all datasets)"
         )
 
     def _row_weight(self, shares: list[int]) -> float:

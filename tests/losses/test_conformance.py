@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -450,6 +451,23 @@ class TestEveryLoss:
         assert torch.isfinite(value)
         assert all(leaf.grad is None or torch.isfinite(leaf.grad).all() for leaf in leaves)
 
+    @pytest.mark.parametrize("kind", ["autocast", "model"])
+    def test_bfloat16_is_close_to_float32(self, case, features, gradient_of, kind) -> None:
+        """The value within a tenth, the gradient's direction within 0.95 as a cosine; nothing is infinite."""
+        labels = labels_of(case)
+        labels = labels.float() if labels is not None and case.labels != "class" else labels
+        precise, rough = (build(case, losses, TinyEncoder().bfloat16().float()).float() for _ in range(2))
+        if kind == "model":
+            rough = rough.bfloat16()
+            precise.load_state_dict(rough.state_dict())  # rounded weights in both
+        wanted = total(precise(features, labels))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
+            found = total(rough(features, labels))
+        torch.testing.assert_close(found.float(), wanted, rtol=0.1, atol=0.05)
+        directions = gradient_of(found, rough).float(), gradient_of(wanted, precise)
+        assert torch.isfinite(directions[0]).all()
+        assert torch.cosine_similarity(*directions, dim=0) > 0.95
+
     @pytest.mark.parametrize("kind", [torch.float32, torch.int64, torch.bool])
     def test_kinds_of_labels(self, case, loss, features, kind) -> None:
         if case.labels == "none" and not loss.labels.startswith("optional"):
@@ -508,6 +526,9 @@ class TestEveryLoss:
     def test_describes_itself_as_the_peer_does(self, case, loss, encoder, peers) -> None:
         theirs = build(case, peers, encoder).get_config_dict()
         mine = loss.get_config_dict()
+        json.dumps(mine)  # plain values only
+        if "guide" in theirs:  # the peer gives the model itself
+            theirs["guide"] = "TinyEncoder"
         if mine.get("mini_batch_size", 0) is None:  # the peer names the size that it does not use
             theirs["mini_batch_size"] = None
         assert mine == theirs

@@ -72,6 +72,37 @@ def test_slices_are_the_whole_by_tokens(loss, tiny_model) -> None:
     torch.testing.assert_close(sum(parts), whole)
 
 
+def gradient(value: torch.Tensor, loss: Any) -> torch.Tensor:
+    loss.zero_grad()
+    value.backward()
+    return torch.cat([w.grad.float().reshape(-1) for w in loss.parameters() if w.grad is not None])
+
+
+def test_order_of_rows_and_the_cache_do_not_matter(loss, tiny_model) -> None:
+    features = features_of(tiny_model)
+    plain = loss(features)
+    wanted = gradient(plain, loss)
+    turned = [{key: value[[2, 0, 1]] for key, value in column.items()} for column in features]
+    for columns, size in ((turned, None), (features, 1)):
+        loss.cache(size)
+        value = loss(columns)
+        torch.testing.assert_close(value, plain)
+        torch.testing.assert_close(gradient(value, loss), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["autocast", "model"])
+def test_bfloat16_is_close_to_float32(loss, tiny_model, kind) -> None:
+    features = features_of(tiny_model)
+    wanted = loss(features)
+    direction = gradient(wanted, loss)
+    if kind == "model":
+        loss.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
+        found = loss(features)
+    torch.testing.assert_close(found.float(), wanted, rtol=0.1, atol=0.05)
+    assert torch.cosine_similarity(gradient(found, loss), direction, dim=0) > 0.95
+
+
 def test_another_decoder_gets_its_own_tokens(tiny_model, tiny_encoder) -> None:
     loss = losses.DenoisingAutoEncoderLoss(tiny_model, str(tiny_encoder), tie_encoder_decoder=False)
     plain = loss(features_of(tiny_model))

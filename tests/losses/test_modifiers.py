@@ -88,6 +88,33 @@ def test_composes_with_every_kind_and_with_the_cache(modifier, inner, tiny_model
         torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["autocast", "model"])
+@pytest.mark.parametrize("modifier", MODIFIERS)
+@pytest.mark.parametrize("inner", [name for name in CACHED if name != "gist"])  # its guide decides near ties
+def test_bfloat16_is_close_to_float32(modifier, inner, kind, tiny_model) -> None:
+    """The value within a tenth, the gradient's direction within 0.9 as a cosine; nothing is infinite."""
+    make, labels = CACHED[inner]
+    torch.manual_seed(0)
+    loss = MODIFIERS[modifier](losses, tiny_model, make(losses, tiny_model))
+    value, wanted = value_and_gradients(loss, tiny_model, labels)
+    if kind == "model":
+        loss.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
+        found, gradients = value_and_gradients(loss, tiny_model, labels)
+    assert found == pytest.approx(value, rel=0.1, abs=0.05)
+    directions = [torch.cat([g.float().reshape(-1) for g in part.values()]) for part in (gradients, wanted)]
+    assert torch.isfinite(directions[0]).all()
+    assert torch.cosine_similarity(*directions, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("modifier", MODIFIERS)
+def test_order_of_rows_does_not_matter(modifier, tiny_model) -> None:
+    loss = MODIFIERS[modifier](losses, tiny_model, losses.CoSENTLoss(tiny_model))
+    features, order = [tiny_model.tokenize(texts) for texts in TEXTS], torch.tensor([2, 0, 3, 1])
+    turned = [{key: value[order] for key, value in column.items()} for column in features]
+    torch.testing.assert_close(loss(features, SCORES), loss(turned, SCORES[order]))
+
+
 def test_the_model_runs_once_for_all_dimensions(encoder, make_features) -> None:
     features = make_features(2, 6)
     inner = losses.MultipleNegativesRankingLoss(encoder)

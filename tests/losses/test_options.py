@@ -11,7 +11,6 @@ from tiny_encoder import DIM, WORDS, TinyEncoder, word_tokenizer
 
 from ray_st import losses
 from ray_st.losses.base import Loss
-from ray_st.losses.columns import Columns
 from ray_st.losses.modifier import Modifier
 
 CLASSES = [
@@ -231,24 +230,3 @@ class TestTension:
 def _backward(value: torch.Tensor) -> torch.Tensor:
     value.backward()
     return value
-
-
-def test_a_new_loss_is_a_few_lines(encoder, make_features) -> None:
-    """The example of docs/losses.md."""
-
-    class SquaredDistanceLoss(Loss):
-        text_columns = (2, 2)
-        labels = "float score"
-
-        def compute(self, columns: Columns) -> dict[str, torch.Tensor]:
-            first, second = columns.mine
-            distances = (first - second).pow(2).sum(1)
-            return {"fit": (distances - columns.labels).pow(2).mean(), "size": 0.01 * first.pow(2).mean()}
-
-    loss = losses.MatryoshkaLoss(encoder, SquaredDistanceLoss(encoder), [6, 3])
-    value = loss(make_features(2, 5), torch.ones(5))
-    assert list(value) == ["fit", "size"]
-    from_embeddings = SquaredDistanceLoss(encoder).compute_loss_from_embeddings(
-        [torch.ones(2, 3), torch.zeros(2, 3)], torch.ones(2)
-    )
-    assert from_embeddings["fit"] == 4

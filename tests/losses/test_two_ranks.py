@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from test_conformance import CASES, ROWS, build, gather_on, labels_of
 from tiny_encoder import WORDS, TinyEncoder
 from torch import nn
 
 from ray_st import losses
 from ray_st.losses.parts import total
 
-MADE = {
-    "plain": lambda model: losses.MultipleNegativesRankingLoss(model, gather_across_devices=True),
-    "cached": lambda model: losses.CachedMultipleNegativesRankingLoss(
-        model, mini_batch_size=2, gather_across_devices=True
-    ),
-    "tiled": lambda model: _tiled(
-        losses.MultipleNegativesSymmetricRankingLoss(model, gather_across_devices=True)
-    ),
-    "gist": lambda model: losses.CachedGISTEmbedLoss(
-        model, TinyEncoder(seed=1), 0.1, mini_batch_size=3, gather_across_devices=True
-    ),
-    "matryoshka": lambda model: losses.MatryoshkaLoss(model, MADE["cached"](model), [6, 3]),
-    "tension": lambda model: losses.ContrastiveTensionLoss(model),
-    "orthogonal": lambda model: losses.GlobalOrthogonalRegularizationLoss(model, gather_across_devices=True),
+SHARES = (7, 5)
+PATHS: dict[str, dict[str, int | None]] = {
+    "plain": {"mini_batch_size": None, "mini_batch_num_tokens": None, "token_budget": 10**9},
+    "fast": {"mini_batch_size": 3, "token_budget": 30, "tile_scores": 25},
 }
-SHARES = (4, 3)
 
 
-def _tiled(loss: Any) -> Any:
-    loss.tile_scores = 10
-    return loss
-
-
-def _features() -> list[dict[str, torch.Tensor]]:
+def _features(columns: int) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(1, WORDS, (2, sum(SHARES), 5), generator=generator)
+    ids = torch.randint(1, WORDS, (columns, ROWS, 5), generator=generator)
     return [{"input_ids": column, "attention_mask": torch.ones_like(column)} for column in ids]
 
 
-def _made(name: str) -> Any:
+def _made(name: str, path: str) -> Any:
+    """A loss that gathers if it can, in double precision, on one of the paths."""
     model = TinyEncoder()
     model.types.requires_grad_(False)  # not in use: DDP would wait for it
-    return MADE[name](model).double()
+    loss = build(CASES[name], losses, model)
+    gather_on(loss, CASES[name].pooled)
+    inner = loss
+    while hasattr(inner, "loss"):
+        inner = inner.loss
+    vars(inner).update(PATHS[path])
+    return loss
 
 
 def _gradients(loss: nn.Module) -> dict[str, torch.Tensor]:
@@ -54,41 +48,50 @@ def _gradients(loss: nn.Module) -> dict[str, torch.Tensor]:
 def _rank(rank: int, folder: str) -> None:
     import torch.distributed as dist
 
-    from ray_st.training.collectives import ClusterGather
-    from ray_st.training.step import Step
-
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    mine = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
-    features = [{key: value[mine] for key, value in column.items()} for column in _features()]
-    found = {}
-    for name in MADE:
-        loss = _made(name)
-        gather = ClusterGather()
-        gather.share(SHARES)
-        loss.bind(gather)
-        step = nn.parallel.DistributedDataParallel(Step(loss.model, loss))
-        for _ in range(2):  # the second backward fails if the first was not reduced once and wholly
-            step.zero_grad()
-            value = step(lambda loss=loss: total(loss(features))) * SHARES[rank] * 2 / sum(SHARES)
-            value.backward()
-        found[name] = value.detach(), _gradients(loss)
+    found = {(name, path): _step(name, path, rank) for name in CASES for path in PATHS}
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_value_and_gradient_are_those_of_one_process(tmp_path) -> None:
-    torch.multiprocessing.spawn(_rank, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for name in MADE:
-        loss = _made(name)
-        whole = total(loss(_features()))
-        whole.backward()
-        torch.testing.assert_close(
-            (ranks[0][name][0] + ranks[1][name][0]) / 2, whole.detach(), rtol=1e-10, atol=1e-10
-        )
-        wanted = _gradients(loss)
-        for rank in ranks:
-            assert rank[name][1].keys() == wanted.keys()
-            for weight, gradient in wanted.items():
-                torch.testing.assert_close(rank[name][1][weight], gradient, rtol=1e-10, atol=1e-10)
+def _step(name: str, path: str, rank: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    from ray_st.training.collectives import ClusterGather
+    from ray_st.training.step import Step
+
+    mine = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
+    case, loss = CASES[name], _made(name, path)
+    features = [{key: value[mine] for key, value in c.items()} for c in _features(case.columns)]
+    labels = labels_of(case)
+    labels = None if labels is None else labels[mine]
+    gather = ClusterGather()
+    gather.share(SHARES)
+    loss.bind(gather)
+    step = nn.parallel.DistributedDataParallel(Step(loss.model, loss))
+    for _ in range(2):  # the second backward fails if the first was not reduced once and wholly
+        step.zero_grad()
+        value = step(lambda: total(loss(features, labels))) * SHARES[rank] * 2 / ROWS
+        value.backward()
+    return value.detach(), _gradients(loss)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(_rank, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", CASES)
+def test_value_and_gradient_are_those_of_one_process(name: str, path: str, ranks: list[Any]) -> None:
+    loss = _made(name, "plain")
+    whole = total(loss(_features(CASES[name].columns), labels_of(CASES[name])))
+    whole.backward()
+    mine = [rank[name, path] for rank in ranks]
+    torch.testing.assert_close((mine[0][0] + mine[1][0]) / 2, whole.detach(), rtol=1e-10, atol=1e-10)
+    wanted = _gradients(loss)
+    for _, gradients in mine:
+        assert gradients.keys() == wanted.keys()
+        for weight, gradient in wanted.items():
+            torch.testing.assert_close(gradients[weight], gradient, rtol=1e-10, atol=1e-10)

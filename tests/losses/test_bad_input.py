@@ -1,0 +1,191 @@
+"""Data that a loss cannot use, one test for each kind: refused before anything starts, naming rows where rows are wrong.
+
+A loss that is no number, which only a step can find, is in tests/trainer/test_losses.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+from ray_st.data.columns import ColumnError, ColumnSpec
+from ray_st.data.window import Window
+from ray_st.training.local import memory_feed
+from ray_st.training.run import TRAIN_FEED
+
+ONE, TWO, THREE = ([f"{word} {i}" for i in range(8)] for word in ("one", "two", "three"))
+PAIRS = {"a": ONE, "b": TWO}
+
+
+def softmax(model: Any) -> Any:
+    return losses.SoftmaxLoss(model, 32, 3)
+
+
+def matryoshka(model: Any) -> Any:
+    return losses.MatryoshkaLoss(model, softmax(model), [32, 8])
+
+
+def read(model: Any, folder: Path, data: Any, make: Any, workers: int = 1, **arguments: Any) -> Any:
+    """All that happens before workers start, in this process."""
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(folder), **{"per_device_train_batch_size": 4, **arguments}
+    )
+    trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=data, loss=make)
+    return memory_feed(trainer._train_parts(workers)[TRAIN_FEED])
+
+
+def refused(match: str, *args: Any, **options: Any) -> None:
+    with pytest.raises(ValueError, match=match):
+        read(*args, **options)
+
+
+@pytest.mark.parametrize("make", [losses.TripletLoss, losses.BatchAllTripletLoss, matryoshka])
+def test_wrong_number_of_columns(tiny_model: Any, tmp_path: Path, make: Any) -> None:
+    data = {"a": ONE, "b": TWO, "label": [0, 1] * 4}
+    if make is matryoshka:
+        data["c"] = THREE
+    refused(r"needs \d text columns?; train_dataset has text columns", tiny_model, tmp_path, data, make)
+
+
+@pytest.mark.parametrize(
+    ("make", "label", "expected"),
+    [
+        (softmax, 3, "a whole number from -100 to 2 as label of SoftmaxLoss, found 3"),
+        (matryoshka, 3, "a whole number from -100 to 2 as label of MatryoshkaLoss, found 3"),
+        (softmax, 0.5, "a whole number from -100 to 2 as label of SoftmaxLoss, found 0.5"),
+        (losses.ContrastiveLoss, 1.5, "a number from 0 to 1 as label of ContrastiveLoss, found 1.5"),
+        (losses.OnlineContrastiveLoss, 0.5, "a whole number from 0 to 1 .*found 0.5"),
+        (losses.CoSENTLoss, float("nan"), r"a finite number as label, found (nan|None)"),
+        (losses.CosineSimilarityLoss, float("inf"), "a finite number as label, found inf"),
+        (losses.CosineSimilarityLoss, None, "a finite number as label, found None"),
+    ],
+)
+def test_labels_out_of_range(tiny_model: Any, tmp_path: Path, make: Any, label: Any, expected: str) -> None:
+    data = {"a": ONE, "b": TWO, "label": [1.0, 0.0, 1.0, 0.0, label, 1.0, 0.0, 1.0]}
+    refused(
+        rf"train_dataset: row 4, column 'label': expected {expected}.* 1 of 8 rows cannot be used",
+        tiny_model,
+        tmp_path,
+        data,
+        make,
+    )
+    skipped = read(tiny_model, tmp_path, data, make, bad_rows="skip")
+    assert sorted(skipped.plan(0).rows) == [0, 1, 2, 3, 5, 6, 7]
+
+
+def test_labels_of_the_wrong_type(tiny_model: Any, tmp_path: Path) -> None:
+    data = {"a": ONE, "b": TWO, "label": ["same", "other"] * 4}
+    refused(
+        "row 0, column 'label': expected a finite number as label, found 'same'",
+        tiny_model,
+        tmp_path,
+        data,
+        softmax,
+    )
+
+
+def test_lists_of_unequal_length(tiny_model: Any, tmp_path: Path) -> None:
+    scores = [[0.5, 0.25]] * 8
+    scores[5] = [0.5, 0.25, 0.75]
+    data = {"q": ONE, "p": TWO, "n": THREE, "label": scores}
+    refused(
+        "row 5, column 'label': expected a list of 2 numbers as label of DistillKLDivLoss, found 3",
+        tiny_model,
+        tmp_path,
+        data,
+        losses.DistillKLDivLoss,
+    )
+    window = Window([pa.table({"label": scores})], ColumnSpec(("q",), "label"))
+    with pytest.raises(ColumnError, match=r"column 'label' row 4 has 2 numbers, row 5 has 3 \(1 of 3 rows"):
+        window.label_array(np.array([4, 5, 6]))
+    equal = window.label_array(np.array([4, 6]))
+    assert equal is not None
+    assert (equal.shape, equal.dtype) == ((2, 2), np.float32)
+
+
+@pytest.mark.parametrize("make", [losses.BatchHardTripletLoss, losses.BatchSemiHardTripletLoss])
+def test_one_class_only(tiny_model: Any, tmp_path: Path, make: Any) -> None:
+    refused(
+        "learns from rows of different labels; the 8 usable rows of train_dataset all have the same",
+        tiny_model,
+        tmp_path,
+        {"a": ONE, "label": [7] * 8},
+        make,
+    )
+
+
+def test_one_score_for_all_pairs(tiny_model: Any, tmp_path: Path) -> None:
+    refused(
+        "CoSENTLoss learns from rows of different labels",
+        tiny_model,
+        tmp_path,
+        {"a": ONE, "b": TWO, "score": [0.5] * 8},
+        losses.CoSENTLoss,
+    )
+
+
+def test_one_class_in_a_batch_is_left_to_the_step(encoder: Any, make_features: Any) -> None:
+    import torch
+
+    with pytest.raises(
+        ValueError, match=r"at least two classes in a batch; found 4 row\(s\), all of class 7"
+    ):
+        losses.BatchAllTripletLoss(encoder)(make_features(1, 4), torch.full((4,), 7))
+
+
+class TestBatchOfOne:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            losses.MultipleNegativesRankingLoss,
+            losses.CachedMultipleNegativesRankingLoss,
+            losses.MegaBatchMarginLoss,
+            lambda model: losses.GISTEmbedLoss(model, model),
+            lambda model: losses.MatryoshkaLoss(model, losses.MultipleNegativesRankingLoss(model), [32]),
+        ],
+    )
+    def test_is_refused(self, tiny_model: Any, tmp_path: Path, make: Any) -> None:
+        match = r"takes the other rows of a batch as negatives; train_dataset has batches of 1 row\(s\)"
+        refused(match, tiny_model, tmp_path, PAIRS, make, per_device_train_batch_size=1)
+
+    def test_a_worker_counts_what_it_gathers(self, tiny_model: Any, tmp_path: Path) -> None:
+        match = r"batches of 2 row\(s\) over 2 worker\(s\), one a worker. .*gather_across_devices=True"
+        ranking, options = losses.MultipleNegativesRankingLoss, {"per_device_train_batch_size": 1}
+        refused(match, tiny_model, tmp_path, PAIRS, ranking, workers=2, **options)
+
+        def gathering(model: Any) -> Any:
+            return ranking(model, gather_across_devices=True)
+
+        assert read(tiny_model, tmp_path, PAIRS, gathering, workers=2, **options).steps == 4
+
+    def test_does_with_negatives_of_its_own_and_for_other_losses(
+        self, tiny_model: Any, tmp_path: Path
+    ) -> None:
+        options = {"per_device_train_batch_size": 1}
+        data = {**PAIRS, "c": THREE}
+        assert read(tiny_model, tmp_path, data, losses.MultipleNegativesRankingLoss, **options).steps == 8
+        assert read(tiny_model, tmp_path, data, losses.TripletLoss, **options).steps == 8
+
+
+class TestGuide:
+    def test_without_a_tokenizer(self, tiny_model: Any, tmp_path: Path) -> None:
+        import torch
+
+        def guided(model: Any) -> Any:
+            return losses.GISTEmbedLoss(model, torch.nn.Linear(2, 2))
+
+        refused("the guide, Linear, has none", tiny_model, tmp_path, PAIRS, guided)
+
+    def test_is_named_in_the_card(self, tiny_model: Any, tiny_folder: Path) -> None:
+        from ray_st import SentenceTransformer
+
+        guide = SentenceTransformer(tiny_folder, device="cpu")
+        loss = losses.CachedGISTEmbedLoss(tiny_model, guide)
+        assert isinstance(loss.get_config_dict()["guide"], str)
+        guide.model_card_data.model_id = "org/guide"
+        assert loss.get_config_dict()["guide"] == "org/guide"

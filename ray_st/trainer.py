@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import IntervalStrategy, TrainerCallback
 
+from ray_st.data.columns import check_batch
 from ray_st.data.prompts import prompts_of
 from ray_st.training.card import describe_run
 from ray_st.training.loop import TrainingLoop
@@ -36,7 +37,7 @@ from ray_st.training.sampling import (
     multi_dataset_batch_sampler,
 )
 from ray_st.training.travel import Description, evaluate_task, take_over, train_task, user_callbacks
-from ray_st.training_args import BadRows, SentenceTransformerTrainingArguments
+from ray_st.training_args import BadRows, EvalOn, SentenceTransformerTrainingArguments
 
 _NO_DATASET = "none"
 
@@ -272,10 +273,13 @@ class SentenceTransformerTrainer(TrainingLoop):
         if keeps:
             describe_run(self, parts)
         from ray_st.runtime import cluster, launch, storage
+        from ray_st.runtime.beside import Beside, resources_beside
 
         with cluster.connected(), storage.run_folder(str(self.args.output_dir), keeps) as output_dir:
             scaling = launch.resolve_scaling(self.scaling_config)
-            cluster.check_fits(scaling)
+            aside = keeps and self._evaluates_beside
+            resources = resources_beside(self.args.eval_resources, scaling) if aside else {}
+            cluster.check_fits(scaling, resources)
             run_config = launch.complete_run_config(self.run_config if keeps else None, output_dir)
             store = storage.open_store(run_config, uuid.uuid4().hex)
             storage.prepare(store)
@@ -298,7 +302,14 @@ class SentenceTransformerTrainer(TrainingLoop):
                 facts=storage.facts_of(fed),
                 ledger=self.args.ledger and keeps,
             )
-            return launch.launch(run, {name: part.feed for name, part in fed.items()}, scaling, run_config)
+            feeds = {name: part.feed for name, part in fed.items()}
+            beside = Beside(store, launch.workers_of(scaling), resources) if aside else None
+            return launch.launch(run, feeds, scaling, run_config, beside)
+
+    @property
+    def _evaluates_beside(self) -> bool:
+        evaluates = IntervalStrategy(self.args.eval_strategy) != IntervalStrategy.NO
+        return evaluates and self.args.eval_on == EvalOn.BACKGROUND
 
     # ---- data ----
 
@@ -320,7 +331,7 @@ class SentenceTransformerTrainer(TrainingLoop):
         sizes = args.global_batch_sizes(world_size, list(sources))
         return FeedPart(
             datasets={
-                name: self._part(source, name, "train_dataset", sizes[name], self._maker(source, sizes[name]))
+                name: self._part(source, name, "train_dataset", sizes[name], self._maker(source, sizes[name]), world_size)
                 for name, source in sources.items()
             },
             mix=self._mix if is_mixture(self.train_dataset) else None,
@@ -360,7 +371,13 @@ class SentenceTransformerTrainer(TrainingLoop):
         }
 
     def _part(
-        self, source: Any, name: str, kind: str, batch_size: int, maker: Callable[[Any, int], Any]
+        self,
+        source: Any,
+        name: str,
+        kind: str,
+        batch_size: int,
+        maker: Callable[[Any, int], Any],
+        world_size: int = 1,
     ) -> DataPart:
         label = f"{kind}[{name!r}]" if name else kind
         names = list(dict.fromkeys([*named(self.train_dataset), *named(self.eval_dataset)]))
@@ -383,6 +400,7 @@ class SentenceTransformerTrainer(TrainingLoop):
         )
         if kind == "train_dataset":
             check_sampler(self.args, part.encoding.columns, batch_size, label)
+            check_batch(part.encoding.columns, loss, batch_size, world_size, label)
         return part
 
     def _check_ledger(self, store: Any) -> None:

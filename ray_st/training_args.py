@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import ExplicitEnum
 
+from ray_st.util.arguments.grouped import GroupedArguments
 from ray_st.util.choices import COLLISIONS
+from ray_st.util.secrets import placeholder, without_secrets
 
-_PROCESS_STATE = ("distributed_state", "_setup_devices", "_n_gpu")
+_LED_BY_FIGURES = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+_OUR_MAPPINGS = ["prompts", "dataset_batch_sizes", "dataset_weights", "learning_rate_mapping"]
 
 
 class BatchSamplers(ExplicitEnum):
@@ -50,9 +56,34 @@ class BadRows(ExplicitEnum):
     SKIP = "skip"
 
 
-@dataclass
-class SentenceTransformerTrainingArguments(TrainingArguments):
+class EvalOn(ExplicitEnum):
+    """Who evaluates while training.
+
+    - ``WORKERS``: the workers, which interrupt training for it (default).
+    - ``BACKGROUND``: a process with resources of its own, from checkpoints, while training goes on; its figures arrive
+      later, see docs/evaluation.md.
+    """
+
+    WORKERS = "workers"
+    BACKGROUND = "background"
+
+
+if TYPE_CHECKING:
+    Mapped: TypeAlias = Any
+    OneBatchSampler: TypeAlias = Any
+    ManyBatchSampler: TypeAlias = Any
+else:  # what transformers' parser of command lines reads: a member of an enumeration, or JSON
+    Mapped = dict | str | None
+    OneBatchSampler = BatchSamplers | str | Callable
+    ManyBatchSampler = MultiDatasetBatchSamplers | str | Callable
+
+
+@dataclass(repr=False)
+class SentenceTransformerTrainingArguments(GroupedArguments):
     """transformers' :class:`~transformers.TrainingArguments` and what embedding models need besides.
+
+    Arguments that transformers dropped since the documentation was written are accepted too; what becomes of each is in
+    :mod:`ray_st.util.arguments.dropped` and in docs/compatibility.md.
 
     Args:
         prompts: Prompt put before texts: one for everything; one for each column name; one for each dataset name; or,
@@ -61,10 +92,9 @@ class SentenceTransformerTrainingArguments(TrainingArguments):
             called as ``batch_sampler(dataset, batch_size=, drop_last=, valid_label_columns=, generator=, seed=)``.
         multi_dataset_batch_sampler: From which dataset each batch is taken: a :class:`MultiDatasetBatchSamplers` or its
             name, or a class or function called as ``sampler(dataset, batch_samplers, generator=, seed=)``.
-        warmup_ratio: Share of all steps over which the learning rate rises; in current transformers a fraction given
-            as ``warmup_steps``, which this becomes.
-        group_by_length: Whether batches hold rows of similar length; in current transformers
-            ``train_sampling_strategy="group_by_length"``, which this becomes.
+        learning_rate_mapping: For each regular expression, the learning rate of the weights in whose names it is found;
+            of several, the last counts. The model's weights are named ``model.…``, as in its ``state_dict``; those that
+            a loss owns as in the loss, after the dataset's name and a dot where each dataset has its own.
         global_train_batch_size: Rows of a training batch over all workers; by default ``per_device_train_batch_size``
             times the number of workers. With it, batches do not depend on the number of workers.
         dataset_batch_sizes: The same for datasets of their own, by name.
@@ -77,33 +107,48 @@ class SentenceTransformerTrainingArguments(TrainingArguments):
         window_bytes: Most bytes of a dataset's encoded rows that are shuffled at once; larger data is shuffled window
             by window. By default a quarter of the smallest node's object store.
         ledger: Whether to write into the run's folder which rows each step used.
+        eval_on: Who evaluates while training; see :class:`EvalOn`.
+        eval_resources: What the process that evaluates in the background gets, such as ``{"CPU": 4}``; by default one
+            GPU if the workers use GPUs, else one CPU.
     """
 
-    prompts: Any = field(default=None, metadata={"help": "Prompt for everything, by column, or by dataset."})
-    batch_sampler: Any = field(
+    # On a command line these are JSON.
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, *_OUR_MAPPINGS]  # noqa: RUF012
+
+    prompts: Mapped = field(
+        default=None, metadata={"help": "Prompt for everything, by column, or by dataset."}
+    )
+    batch_sampler: OneBatchSampler = field(
         default=BatchSamplers.BATCH_SAMPLER, metadata={"help": "How rows are grouped into batches."}
     )
-    multi_dataset_batch_sampler: Any = field(
+    multi_dataset_batch_sampler: ManyBatchSampler = field(
         default=MultiDatasetBatchSamplers.PROPORTIONAL,
         metadata={"help": "From which dataset each batch is taken."},
     )
-    warmup_ratio: float = field(default=0.0, metadata={"help": "Share of steps with rising learning rate."})
-    group_by_length: bool = field(default=False, metadata={"help": "Batches of rows of similar length."})
+    learning_rate_mapping: Mapped = field(
+        default=None, metadata={"help": "Learning rates of single weights, by regular expression."}
+    )
     global_train_batch_size: int | None = field(
         default=None, metadata={"help": "Rows of a training batch over all workers."}
     )
-    dataset_batch_sizes: dict[str, int] | None = field(
+    dataset_batch_sizes: Mapped = field(
         default=None, metadata={"help": "Global batch sizes of single datasets, by name."}
     )
-    dataset_weights: dict[str, float] | None = field(
+    dataset_weights: Mapped = field(
         default=None, metadata={"help": "How often each dataset's batches come, by name."}
     )
-    bad_rows: Any = field(default=BadRows.ERROR, metadata={"help": "What to do with unusable rows."})
+    bad_rows: BadRows | str = field(
+        default=BadRows.ERROR, metadata={"help": "What to do with unusable rows."}
+    )
     collisions: str = field(
         default="keep", metadata={"help": "What becomes of rows whose texts are too common."}
     )
     window_bytes: int | None = field(default=None, metadata={"help": "Most bytes that are shuffled at once."})
     ledger: bool = field(default=False, metadata={"help": "Write down which rows each step used."})
+    eval_on: Any = field(default=EvalOn.WORKERS, metadata={"help": "Who evaluates while training."})
+    eval_resources: dict[str, float] | None = field(
+        default=None, metadata={"help": "What the process that evaluates in the background gets."}
+    )
 
     def __post_init__(self) -> None:
         """Completes and checks the arguments."""
@@ -112,19 +157,65 @@ class SentenceTransformerTrainingArguments(TrainingArguments):
             MultiDatasetBatchSamplers, self.multi_dataset_batch_sampler
         )
         self.bad_rows = BadRows(self.bad_rows)
+        self.eval_on = EvalOn(self.eval_on)
+        for name in ("hub_token", "push_to_hub_token"):  # written arguments that are read again
+            if getattr(self, name) == placeholder(name):
+                setattr(self, name, None)
+        super().__post_init__()
+
+    def check(self) -> None:
+        """Checks the arguments as they are now; after a ``set_*`` helper or an assignment, call it again.
+
+        Raises:
+            ValueError: If one cannot be used, or some contradict each other.
+        """
+        super().check()
         if self.collisions not in COLLISIONS:
             raise ValueError(f"collisions must be one of {list(COLLISIONS)}; got {self.collisions!r}.")
-        if not 0.0 <= self.warmup_ratio <= 1.0:
-            raise ValueError(f"warmup_ratio must lie in [0, 1]; got {self.warmup_ratio}.")
-        if self.warmup_ratio and not self.warmup_steps:
-            self.warmup_steps = self.warmup_ratio
-        if self.group_by_length:
-            self.train_sampling_strategy = "group_by_length"
+        self._check_sizes()
+        self._check_rates()
+        self._check_background()
+
+    def _check_sizes(self) -> None:
+        for name in _OUR_MAPPINGS[1:]:
+            if not isinstance(getattr(self, name), Mapping | None):
+                raise ValueError(f"{name} must be a dict, or one as JSON; got {getattr(self, name)!r}.")
         sizes = {"global_train_batch_size": self.global_train_batch_size, **(self.dataset_batch_sizes or {})}
         for name, size in {**sizes, "window_bytes": self.window_bytes}.items():
             if size is not None and (not isinstance(size, int) or size < 1):
                 raise ValueError(f"{name} must be a positive integer; got {size!r}.")
-        super().__post_init__()
+
+    def _check_rates(self) -> None:
+        for pattern, rate in (self.learning_rate_mapping or {}).items():
+            if not isinstance(rate, int | float) or isinstance(rate, bool) or rate < 0:
+                raise ValueError(f"learning_rate_mapping[{pattern!r}] must be a number >= 0; got {rate!r}.")
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"learning_rate_mapping: {pattern!r} is no regular expression ({error})."
+                ) from error
+
+    def _check_background(self) -> None:
+        for name, amount in (self.eval_resources or {}).items():
+            if not isinstance(amount, int | float) or isinstance(amount, bool) or amount <= 0:
+                raise ValueError(f"eval_resources[{name!r}] must be a positive number; got {amount!r}.")
+        if self.eval_on == EvalOn.WORKERS:
+            if self.eval_resources:
+                raise ValueError(
+                    'eval_resources are those of eval_on="background"; the workers have their own.'
+                )
+            return
+        if self.save_strategy == SaveStrategy.BEST:
+            raise ValueError(
+                'eval_on="background" finds out too late which step is the best to save only that; got '
+                'save_strategy="best". Use save_strategy="steps" or "epoch", with save_total_limit.'
+            )
+        if self.lr_scheduler_type in _LED_BY_FIGURES:
+            raise ValueError(
+                f'eval_on="background" has figures too late for lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value!r}, '
+                "which follows them. Use another one."
+            )
 
     @property
     def groups_by_length(self) -> bool:
@@ -151,33 +242,54 @@ class SentenceTransformerTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"dataset_weights needs a weight for each of {list(datasets)}; got {self.dataset_weights}."
             )
-        size = self.global_train_batch_size or self.per_device_train_batch_size * world_size
+        size = self._global_batch(world_size)
         return {name: (self.dataset_batch_sizes or {}).get(name, size) for name in datasets}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to this process: devices are found anew where the arguments arrive."""
-        return {
-            key: value
-            for key, value in self.__dict__.items()
-            if key not in _PROCESS_STATE and not key.startswith("__cached_")
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes the values; the device of this process is found when it is first asked for."""
-        self.__dict__.update(state)
-        self.distributed_state = None
-
     def settle(self, output_dir: str) -> None:
-        """Makes the arguments those of the worker that they arrived at.
+        """Makes the arguments those of the worker that they arrived at; its batch size becomes the worker's share.
 
         Args:
             output_dir: The worker's folder.
+
+        Raises:
+            ValueError: If the worker's device cannot do what they ask for.
         """
-        self.output_dir = output_dir
-        # accelerate joins a process group of CPU workers only if it is told that they have no accelerator.
-        self.use_cpu = self.use_cpu or not torch.cuda.is_available()
-        self._setup_devices  # noqa: B018  a cached property that finds the device
+        super().settle(output_dir)
+        if self.global_train_batch_size or self._splits_batches:
+            self.global_train_batch_size = self._global_batch(self.world_size)
+            self.per_device_train_batch_size = math.ceil(self.global_train_batch_size / self.world_size)
+
+    @property
+    def _splits_batches(self) -> bool:
+        return bool(getattr(self.accelerator_config, "split_batches", False))
+
+    def _global_batch(self, world_size: int) -> int:
+        workers = 1 if self._splits_batches else world_size
+        return self.global_train_batch_size or self.per_device_train_batch_size * workers
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments as plain values: members of enumerations by value, callables by name, secrets hidden.
+
+        The constructor takes them again, unless there are callables among them.
+        """
+        return {name: _plain(value) for name, value in without_secrets(super().to_dict()).items()}
+
+    def __str__(self) -> str:
+        lines = "".join(f"{name}={value!r},\n" for name, value in sorted(self.to_dict().items()))
+        return f"{type(self).__name__}(\n{lines})"
+
+    __repr__ = __str__
 
 
 def _named_or_callable(kind: type[ExplicitEnum], value: Any) -> Any:
     return value if callable(value) and not isinstance(value, (str, kind)) else kind(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Enum):
+        return value.value
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else value

@@ -10,15 +10,18 @@ import pytest
 import ray_st
 
 PUBLIC = [
+    "InputExample",
     "SentenceTransformer",
     "SentenceTransformerModelCardData",
     "SentenceTransformerTrainer",
     "SentenceTransformerTrainingArguments",
     "SimilarityFunction",
     "__version__",
+    "datasets",
     "evaluation",
     "losses",
     "models",
+    "readers",
     "util",
 ]
 

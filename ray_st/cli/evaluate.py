@@ -1,14 +1,15 @@
-"""Measure a model with the evaluators of a run file, in this process."""
+"""Measure a model with the evaluators of a run file, in this process or on Ray workers."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from ray_st.cli.checks import RunFileError, at
+from ray_st.cli.checks import RunFileError, at, check_keys
 from ray_st.cli.figures import table
-from ray_st.cli.runfile import ModelSpec, read_run
+from ray_st.cli.runfile import ModelSpec, RunFile, read_run
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--output", metavar="FOLDER", help="where evaluators add their CSV lines")
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=int,
+        help="Ray workers that share the work, 0 for this process; by default as many as the file's `scaling` says "
+        "if that is several, or GPUs",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -33,15 +41,43 @@ def run(options: argparse.Namespace) -> None:
     described = read_run(options.file, options.overrides)
     if not described.evaluators:
         raise RunFileError(f"{at(options.file, 'evaluators')}: missing; there is nothing to measure with")
+    scaling = _scaling(described, options.workers)
     evaluators = parts.make_evaluators(described)
     model = parts.open_model(ModelSpec(options.model), "MODEL")
     if options.output:
         Path(options.output).mkdir(parents=True, exist_ok=True)
-    figures: dict[str, float] = {}
-    for evaluator in evaluators:
-        figures |= evaluator(model, output_path=options.output)
+    figures = _figures(model, evaluators, scaling, options.output)
     print(
         json.dumps({key: float(value) for key, value in figures.items()})
         if options.json
         else table(("",), (figures,))
     )
+
+
+def _scaling(described: RunFile, workers: int | None) -> Any:
+    """The ``ScalingConfig`` of an evaluation on workers; None for one in this process."""
+    where, values = at(described.source, "scaling"), dict(described.scaling)
+    if workers is not None:
+        if workers < 0:
+            raise RunFileError(f"--workers: expected 0 or more, found {workers}")
+        values["num_workers"] = workers
+    if workers == 0 or (workers is None and values.get("num_workers", 1) == 1 and not values.get("use_gpu")):
+        return None
+    from ray_st.runtime import configs
+
+    check_keys(values, configs.SCALING_KEYS, where)
+    try:
+        return configs.scaling_config(values)
+    except ValueError as error:
+        raise RunFileError(f"{where}: {error}") from error
+
+
+def _figures(model: Any, evaluators: list[Any], scaling: Any, output: str | None) -> dict[str, float]:
+    if scaling is not None:
+        from ray_st.runtime.evaluate import evaluate_on_workers
+
+        return evaluate_on_workers(model, evaluators, scaling, output)
+    figures: dict[str, float] = {}
+    for evaluator in evaluators:
+        figures |= evaluator(model, output_path=output)
+    return figures

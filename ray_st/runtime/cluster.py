@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import ray
 from ray.train import ScalingConfig
@@ -32,8 +33,12 @@ def default_scaling() -> ScalingConfig:
     return ScalingConfig(num_workers=max(gpus, 1), use_gpu=gpus > 0)
 
 
-def check_fits(scaling: ScalingConfig) -> None:
+def check_fits(scaling: ScalingConfig, beside: Mapping[str, float] = MappingProxyType({})) -> None:
     """Refuses a run that asks for more than the cluster has, which would wait for ever.
+
+    Args:
+        scaling: Number and kind of workers.
+        beside: What the process that evaluates beside them gets, by the name of the resource; nothing without one.
 
     Raises:
         ValueError: Naming what is asked for and what the cluster has.
@@ -44,12 +49,13 @@ def check_fits(scaling: ScalingConfig) -> None:
     each: dict[str, float] = dict(scaling.resources_per_worker or {})  # type: ignore[arg-type]
     each.setdefault("GPU" if scaling.use_gpu else "CPU", 1)
     have = ray.cluster_resources()
-    lacking = {
-        name: amount * workers for name, amount in each.items() if amount * workers > have.get(name, 0)
-    }
+    wanted = {name: each.get(name, 0) * workers + beside.get(name, 0) for name in {**each, **beside}}
+    lacking = {name: amount for name, amount in wanted.items() if amount > have.get(name, 0)}
     if lacking:
         found = {name: have.get(name, 0) for name in lacking}
+        who = f' and an evaluation beside them (eval_on="background") with {dict(beside)}' if beside else ""
+        remedy = ", give other eval_resources" if beside else ""
         raise ValueError(
-            f"{workers} worker(s) with {each} each need {lacking}; the cluster has {found}. "
-            "Lower scaling_config.num_workers or resources_per_worker, or add nodes."
+            f"{workers} worker(s) with {each} each{who} need {lacking}; the cluster has {found}. "
+            f"Lower scaling_config.num_workers or resources_per_worker{remedy}, or add nodes."
         )

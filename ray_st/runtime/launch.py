@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -13,6 +13,7 @@ import ray.train
 from ray.train import ControllerError, DataConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from ray_st.runtime.beside import Beside, open_desk
 from ray_st.runtime.cluster import default_scaling
 from ray_st.runtime.failures import RunStopped, StopAtRepeatableErrors
 from ray_st.runtime.feeds import RayFeed, Shelf, start_planner
@@ -118,6 +119,7 @@ def launch(
     feeds: Mapping[str, RayFeed],
     scaling: ScalingConfig,
     run_config: RunConfig,
+    beside: Beside | None = None,
 ) -> Outcome:
     """Runs workers until they end, restarting them as ``run_config`` allows.
 
@@ -126,36 +128,52 @@ def launch(
         feeds: Its data, by name.
         scaling: Number and kind of workers.
         run_config: Name and storage of the run.
+        beside: How the run is evaluated beside training; None where its workers evaluate.
 
     Returns:
         What the first worker sent back.
     """
     no_datasets: Any = dict.fromkeys(feeds)  # names only: the feeds come from the data config
-    reference = ray.put(run)
-    trainer = TorchTrainer(
-        # A reference in a list: the run itself is not exported to dashboards, as a train_loop_config would be.
-        _bind([reference]),
-        scaling_config=scaling,
-        run_config=_stopping_at_repeatable_errors(run_config),
-        datasets=no_datasets,
-        dataset_config=FeedConfig(feeds),
-    )
+    # A reference in a list: the run itself is not exported to dashboards, as a train_loop_config would be.
+    held = [ray.put(run)]
+    with open_desk(beside, held, feeds) as desk:
+        outcome = run_workers(
+            lambda: work(ray.get(held[0]), desk),
+            scaling,
+            run_config,
+            datasets=no_datasets,
+            dataset_config=FeedConfig(feeds),
+        )
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def run_workers(
+    task: Callable[[], Any], scaling: ScalingConfig, run_config: RunConfig, **options: Any
+) -> Any:
+    """Runs a task on workers that form a process group, restarting them as ``run_config`` allows.
+
+    Args:
+        task: What each worker does.
+        scaling: Number and kind of workers.
+        run_config: Name and storage of the run.
+        options: Other arguments of ``TorchTrainer``.
+
+    Returns:
+        What the first worker returned.
+
+    Raises:
+        RunStopped: If a worker met an error that a restart would not mend.
+    """
+    run_config = _stopping_at_repeatable_errors(run_config)
+    trainer = TorchTrainer(task, scaling_config=scaling, run_config=run_config, **options)
     try:
         result: Any = trainer.fit()
     except ControllerError as error:
         if isinstance(error.controller_failure, RunStopped):
             raise error.controller_failure from None
         raise
-    outcome = result.return_value
-    assert isinstance(outcome, Outcome)
-    return outcome
-
-
-def _bind(held: list[Any]) -> Any:
-    def train_loop_per_worker() -> Outcome | None:
-        return work(ray.get(held[0]))
-
-    return train_loop_per_worker
+    return result.return_value
 
 
 def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from typing import Any
@@ -11,6 +12,7 @@ import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from ray_st.runtime.bar import open_bar
+from ray_st.training.beside import Desk
 from ray_st.training.checkpoint import CheckpointStore, Found
 from ray_st.training.ledger import LEDGER, Ledger
 from ray_st.training.place import Place
@@ -19,14 +21,18 @@ from ray_st.training.run import TRAIN_FEED, Outcome, Run, eval_names
 from ray_st.world import World
 
 
-def work(run: Run) -> Outcome | None:
+def work(run: Run, desk: Desk | None = None) -> Outcome | None:
     """Builds the trainer at this worker's place and runs its task.
+
+    Args:
+        run: The run.
+        desk: Where evaluations beside training are ordered; None where the workers evaluate.
 
     Returns:
         The outcome, on the first worker; None on the others.
     """
     _quiet_reports()
-    place = _place(run)
+    place = dataclasses.replace(_place(run), desk=desk)
     trainer = run.build(place)
     outcome = run.task(trainer, _start(run, place.store))
     return outcome if place.world.is_first else None

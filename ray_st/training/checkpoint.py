@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 import weakref
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,7 @@ class CheckpointStore:
             )
         return folder
 
-    def rotate(self, keep: int | None, best: int | None) -> list[int]:
+    def rotate(self, keep: int | None, best: int | None, in_use: Collection[int] = ()) -> list[int]:
         """Deletes the oldest checkpoints.
 
         Args:
@@ -213,6 +214,7 @@ class CheckpointStore:
                 last complete one. Incomplete ones go first.
             best: Step of the best checkpoint, which is kept and counts, except that with ``keep=1`` both it and the
                 newest stay.
+            in_use: Steps of checkpoints that are kept, and count, for as long as something else needs them.
 
         Returns:
             The steps that were deleted.
@@ -222,7 +224,7 @@ class CheckpointStore:
             return []
         complete = [step for step in steps if self._has_manifest(step)]
         newest = self._sealed if self._sealed in complete else max(complete, default=steps[-1])
-        protected = {newest} | ({best} if best in steps else set())
+        protected = {newest} | ({best} if best in steps else set()) | (set(in_use) & set(steps))
         spare = [step for step in (*sorted(set(steps) - set(complete)), *complete) if step not in protected]
         surplus = len(steps) - max(keep, len(protected))
         for step in spare[:surplus]:

@@ -14,8 +14,8 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ray_st.training import collectives
 from ray_st.training.batch import BATCH, SHARES, Inputs
-from ray_st.training.dealt import dealt_encoding
 from ray_st.training.stepping import SteppingTrainer
+from ray_st.training.together import together
 
 
 class EvaluatingTrainer(SteppingTrainer):
@@ -73,7 +73,7 @@ class EvaluatingTrainer(SteppingTrainer):
         was_training = self.model.training
         self.model.eval()
         output_path = self._evaluator_folder() if world.is_first else None
-        with dealt_encoding(self.model, world):
+        with together(self.model, world):
             found = self.evaluator(
                 self.model,
                 output_path=output_path,

@@ -16,8 +16,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
 from ray_st.training import collectives
+from ray_st.training.awaiting import AWAITED, AwaitingTrainer
 from ray_st.training.checkpoint import PREFIX
-from ray_st.training.evaluating import EvaluatingTrainer
 from ray_st.training.step import owned_by_loss
 
 LOSS_WEIGHTS = "loss.safetensors"
@@ -25,7 +25,7 @@ ARGUMENTS = "training_args.json"
 RANDOM_STATE = "rng_state_{rank}.pth"
 
 
-class TrainingLoop(EvaluatingTrainer):
+class TrainingLoop(AwaitingTrainer):
     """The whole loop of a worker."""
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
@@ -40,8 +40,7 @@ class TrainingLoop(EvaluatingTrainer):
         self.store_flos()
         step = self.state.global_step
         states = collectives.gather_objects(_random_states())
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = place.store.location(f"{PREFIX}{self.state.best_global_step}")
+        self.name_best(step)
         found = None
         if place.world.is_first:
             folder = place.store.begin(step)
@@ -54,13 +53,23 @@ class TrainingLoop(EvaluatingTrainer):
             self._save_state(folder)
             found = place.store.seal(folder, **self._cursor())
         found = collectives.broadcast_object(found)
+        self._saved = step
+        self.keep_promised()
         place.report(self._newest_metrics(), found)
-        if place.world.is_first:
-            place.store.rotate(self.args.save_total_limit, self.state.best_global_step)
+        self._rotate()
+
+    def _rotate(self) -> None:
+        if self.here.world.is_first:
+            best = self._best_name()
+            step = int(best.removeprefix(PREFIX)) if best else None
+            self.here.store.rotate(self.args.save_total_limit, step, in_use=self._awaited)
+
+    def _best_name(self) -> str:
+        return Path(self.state.best_model_checkpoint or "").name
 
     def _cursor(self) -> dict[str, Any]:
-        """Where in the data the run is; a check only, as the position follows from the global step."""
-        return {"epoch": self.state.epoch, "data": dict(self.here.facts)}
+        """Where in the data the run is, a check only, as the global step says it too; and what it waits for."""
+        return {"epoch": self.state.epoch, "data": dict(self.here.facts), AWAITED: self._awaited}
 
     def _newest_metrics(self) -> dict[str, Any]:
         newest: dict[str, Any] = {"step": self.state.global_step, "epoch": self.state.epoch}
@@ -112,7 +121,7 @@ class TrainingLoop(EvaluatingTrainer):
     def _load_best_model(self) -> None:
         """Loads the weights of the best checkpoint, from wherever the run keeps its checkpoints."""
         store = self.here.store
-        name = f"{PREFIX}{self.state.best_global_step}"
+        name = self._best_name()
         store.check(name)
         self._load_from_checkpoint(str(store.fetch(name)))
 
@@ -125,8 +134,11 @@ class TrainingLoop(EvaluatingTrainer):
             with safe_globals():
                 _restore_random_states(torch.load(file, weights_only=True))
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
-        positions = super()._init_training_state(*args, **kwargs)
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, epochs: int, checkpoint: str | None, trial: Any
+    ) -> Any:
+        positions = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
+        self.start_awaiting(checkpoint)
         if self.here.ledger is not None:
             self.here.ledger.rewind(self.state.global_step)
         best = self.state.best_global_step
@@ -134,6 +146,13 @@ class TrainingLoop(EvaluatingTrainer):
             # transformers forgets a best checkpoint that is not a folder on this machine.
             self.state.best_model_checkpoint = self.here.store.location(f"{PREFIX}{best}")
         return positions
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Waits for evaluations beside training before the best model is chosen."""
+        if self.here.desk is not None:
+            self.await_all()
+            self._rotate()
+        return super()._finalize_training(*args, **kwargs)
 
 
 def _random_states() -> dict[str, Any]:

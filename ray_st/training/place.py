@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_st.data.feed import Feed
+from ray_st.training.beside import Desk
 from ray_st.training.checkpoint import CheckpointStore, Found
 from ray_st.training.ledger import Ledger
 from ray_st.training.progress import OpenBar
@@ -31,6 +32,7 @@ class Place:
         prompt_lengths: For each dataset, the number of prompt tokens of each text column.
         facts: What a checkpoint notes besides its step: what the order of samples depends on.
         ledger: Where to write down which rows each step used, or None.
+        desk: Takes orders for evaluation beside training; None where the workers evaluate.
         report: Called on every rank after each checkpoint with the newest metrics.
         open_bar: Opens a progress bar of so many steps on the user's terminal; None for plain lines.
     """
@@ -44,3 +46,4 @@ class Place:
     open_bar: OpenBar | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     ledger: Ledger | None = None
+    desk: Desk | None = None

@@ -6,7 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_SECRET = re.compile(r"(^|_)(token|secret|password|passwd|api_?key|access_?key|credentials?|authorization)$", re.I)
+_SECRET = re.compile(
+    r"(^|_)(token|secret|password|passwd|api_?key|access_?key|credentials?|authorization)$", re.I
+)
 
 
 def placeholder(name: str) -> str:

@@ -77,10 +77,10 @@ def test_the_best_adapter_is_loaded_at_the_end(adapted: Any, tmp_path: Path) -> 
     )
     running.train()
     last = weights(adapted)
-    running.state.best_global_step = 1
+    running.state.best_model_checkpoint = "checkpoint-1"
     running._load_best_model()
     assert any(not torch.equal(weight, last[name]) for name, weight in weights(adapted).items())
-    running.state.best_global_step = 3
+    running.state.best_model_checkpoint = "checkpoint-3"
     running._load_best_model()
     for name, weight in weights(adapted).items():
         assert torch.equal(weight, last[name])

@@ -94,9 +94,13 @@ class DroppedArguments(PlacedArguments):
     logging_dir: Annotated[
         str | None, Kept("TensorBoard's folder; the worker that writes it gets `TENSORBOARD_LOGGING_DIR`")
     ] = None
-    save_safetensors: Annotated[bool | None, Unused("weights are always saved as safetensors", (None,))] = True
+    save_safetensors: Annotated[bool | None, Unused("weights are always saved as safetensors", (None,))] = (
+        True
+    )
     no_cuda: Annotated[bool, Becomes("use_cpu")] = False
-    use_mps_device: Annotated[bool, Unused("MPS is used wherever it is found; leave the argument out")] = False
+    use_mps_device: Annotated[bool, Unused("MPS is used wherever it is found; leave the argument out")] = (
+        False
+    )
     jit_mode_eval: Annotated[bool, Unused("nothing is traced; use torch_compile")] = False
     use_ipex: Annotated[bool, Unused("IPEX is no longer made; use bf16 and torch_compile")] = False
     fp16_opt_level: Annotated[str, Unused("Apex is not used; fp16 is PyTorch's own mixed precision")] = "O1"
@@ -106,9 +110,9 @@ class DroppedArguments(PlacedArguments):
     fp16_backend: Annotated[
         str, Unused("mixed precision is always PyTorch's own; use bf16 or fp16", _AMP)
     ] = "auto"
-    tpu_num_cores: Annotated[int | None, Unused("Ray starts the workers; use ScalingConfig(num_workers=…)")] = (
-        None
-    )
+    tpu_num_cores: Annotated[
+        int | None, Unused("Ray starts the workers; use ScalingConfig(num_workers=…)")
+    ] = None
     tpu_metrics_debug: Annotated[bool, Does('adds "tpu_metrics_debug" to `debug`', _debug_tpu)] = False
     past_index: Annotated[int, Unused("embedding models keep no past states; leave it out")] = -1
     fsdp_min_num_params: Annotated[
@@ -119,9 +123,7 @@ class DroppedArguments(PlacedArguments):
     ] = None
     adafactor: Annotated[bool, Becomes("optim", "adafactor")] = False
     group_by_length: Annotated[bool, Becomes("train_sampling_strategy", "group_by_length")] = False
-    use_legacy_prediction_loop: Annotated[
-        bool, Unused("there is one evaluation loop; leave it out")
-    ] = False
+    use_legacy_prediction_loop: Annotated[bool, Unused("there is one evaluation loop; leave it out")] = False
     include_inputs_for_metrics: Annotated[
         bool, Does('adds "inputs" to `include_for_metrics`', _include_inputs)
     ] = False
@@ -142,7 +144,10 @@ class DroppedArguments(PlacedArguments):
     ] = None
     split_batches: Annotated[
         bool | None,
-        Does('sets `accelerator_config["split_batches"]`: the batch size is that of all workers', _split_batches),
+        Does(
+            'sets `accelerator_config["split_batches"]`: the batch size is that of all workers',
+            _split_batches,
+        ),
     ] = None
     include_tokens_per_second: Annotated[
         bool | None, Does('sets `include_num_input_tokens_seen="all"`', _count_tokens)

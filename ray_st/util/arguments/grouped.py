@@ -31,8 +31,8 @@ class GroupedArguments(DroppedArguments):
         max_steps: int = -1,
         gradient_accumulation_steps: int = 1,
         seed: int = 42,
-        gradient_checkpointing: bool = False,
         activation_checkpointing: bool = False,
+        gradient_checkpointing: bool | None = None,
     ) -> Self:
         """Sets how to train, and ``do_train``.
 
@@ -44,8 +44,8 @@ class GroupedArguments(DroppedArguments):
             max_steps: Number of steps, in place of ``num_epochs`` if positive.
             gradient_accumulation_steps: Batches a step.
             seed: Of the samples' order and of weights that are made.
-            gradient_checkpointing: The older name of ``activation_checkpointing``.
             activation_checkpointing: Whether to compute activations again in place of keeping them.
+            gradient_checkpointing: The older name of ``activation_checkpointing``.
         """
         super().set_training(
             learning_rate,
@@ -55,7 +55,7 @@ class GroupedArguments(DroppedArguments):
             max_steps,
             gradient_accumulation_steps,
             seed,
-            activation_checkpointing or gradient_checkpointing,
+            activation_checkpointing or bool(gradient_checkpointing),
         )
         return self._with_batch_size("set_training")
 
@@ -94,7 +94,7 @@ class GroupedArguments(DroppedArguments):
         super().set_testing(batch_size, loss_only)
         return self._jit(jit_mode)
 
-    def set_lr_scheduler(
+    def set_lr_scheduler(  # type: ignore[override]  # the order of the pages
         self,
         name: str | SchedulerType = "linear",
         num_epochs: float = 3.0,
@@ -115,7 +115,7 @@ class GroupedArguments(DroppedArguments):
         self.warmup_ratio = warmup_ratio
         return self
 
-    def set_dataloader(
+    def set_dataloader(  # type: ignore[override]  # the order of the pages
         self,
         train_batch_size: int = 8,
         eval_batch_size: int = 8,

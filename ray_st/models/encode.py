@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ray_st.util.quantize import PRECISIONS, quantize_embeddings
-from ray_st.util.team import Team, share_out
+from ray_st.util.team import Team, hand, share_out
 from ray_st.util.tensors import batch_to_device, normalize_embeddings, to_numpy, truncate_embeddings
 
 if TYPE_CHECKING:
@@ -119,12 +119,8 @@ def encode_texts(model: Stack, texts: Sequence[str], wish: Wish, team: Team) -> 
     """
     model.check_inputs(texts)
     batches, features_of = _plan(model, with_prompt(texts, wish.prompt), wish)
-    with (
-        tqdm(
-            total=len(batches[team.rank :: team.size]), desc="Batches", disable=not wish.show_progress_bar
-        ) as bar,
-        _evaluating(model),
-    ):
+    mine = len(hand(team.rank, team.size, len(batches)))
+    with tqdm(total=mine, desc="Batches", disable=not wish.show_progress_bar) as bar, _evaluating(model):
 
         def embed(rows: np.ndarray) -> Any:
             features = batch_to_device(features_of(rows), model.device)
@@ -137,7 +133,7 @@ def encode_texts(model: Stack, texts: Sequence[str], wish: Wish, team: Team) -> 
     if wish.output_value != "sentence_embedding":
         flat = [value for batch in results for value in batch]
         return [flat[place] for place in np.argsort(order)]
-    return _deliver(_in_order(results, order, model, wish), wish)
+    return deliver(_in_order(results, order, model, wish), wish)
 
 
 def _plan(
@@ -181,7 +177,8 @@ def _in_order(results: list[Tensor], order: np.ndarray, model: Stack, wish: Wish
     return embeddings[torch.from_numpy(np.argsort(order)).to(embeddings.device)]
 
 
-def _deliver(embeddings: Tensor, wish: Wish) -> Any:
+def deliver(embeddings: Tensor, wish: Wish) -> Any:
+    """All embeddings of a call (n, d) in the form that was asked for; quantised together, as ranges are those of all."""
     if wish.precision != "float32" and len(embeddings):
         embeddings = torch.from_numpy(quantize_embeddings(embeddings, wish.precision))
     if wish.form == "numpy":

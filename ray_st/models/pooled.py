@@ -10,10 +10,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ray_st.models.encode import Wish, size_of, with_prompt
+from ray_st.models.encode import Wish, deliver, size_of, with_prompt
 from ray_st.util.ports import use
-from ray_st.util.quantize import quantize_embeddings
-from ray_st.util.tensors import to_numpy
 
 if TYPE_CHECKING:
     from ray_st.models.stack import Stack
@@ -94,7 +92,7 @@ def encode_in_pool(model: Stack, texts: Sequence[str], wish: Wish, pool: Pool, c
     if wish.output_value != "sentence_embedding":
         flat = [value for result in results for value in result]
         return [flat[place] for place in back]
-    return _deliver(torch.cat(results)[torch.from_numpy(back)], wish)
+    return deliver(torch.cat(results)[torch.from_numpy(back)], wish)
 
 
 def chunk_rows(texts: int, processes: int, asked: int | None, batch_size: int) -> int:
@@ -127,12 +125,3 @@ def _options(wish: Wish) -> dict[str, Any]:
         "truncate_dim": wish.truncate_dim,
         **wish.options,
     }
-
-
-def _deliver(embeddings: torch.Tensor, wish: Wish) -> Any:
-    """Quantised together: ranges of a chunk would not be those of all."""
-    if wish.precision != "float32":
-        embeddings = torch.from_numpy(quantize_embeddings(embeddings, wish.precision))
-    if wish.form == "numpy":
-        return to_numpy(embeddings)
-    return embeddings if wish.form == "tensor" else list(embeddings)

@@ -92,7 +92,7 @@ def start_pool(model: Any, target_devices: Sequence[Any] | None = None) -> Encod
     """
     with ExitStack() as closing:
         closing.enter_context(connected())
-        devices = _default_devices() if target_devices is None else [str(device) for device in target_devices]
+        devices = default_devices() if target_devices is None else [str(device) for device in target_devices]
         needs = needs_of(devices)
         crew = Crew(Encoder, [put_model(model)], needs)
         return EncodePool(crew, closing.pop_all())
@@ -123,7 +123,8 @@ def needs_of(devices: Sequence[str]) -> list[Needs]:
     return [{"CPU": 1} if device == "cpu" else {"GPU": 1 / max(times[device], 1)} for device in devices]
 
 
-def _default_devices() -> list[str]:
+def default_devices() -> list[str]:
+    """One process a GPU of the cluster; without GPUs four on CPUs, or as many as there are."""
     have = ray.cluster_resources()
     gpus = int(have.get("GPU", 0))
     return ["cuda"] * gpus or ["cpu"] * max(min(CPU_ENCODERS, int(have.get("CPU", 0))), 1)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ray_st.runtime.cluster import connected
 from ray_st.runtime.crew import Crew, granted_device
-from ray_st.runtime.encode_pool import _default_devices, needs_of, put_model
+from ray_st.runtime.encode_pool import default_devices, needs_of, put_model
 from ray_st.util.mining.embed import Embedder
 from ray_st.util.mining.pairs import Pairs
 from ray_st.util.mining.search import Found, search_shard, shards
@@ -79,7 +79,7 @@ class ClusterSearch:
         """
         options = {name: getattr(embedder, name) for name in ("query", "document", "batch_size")}
         with connected():
-            devices = _default_devices() if self.devices is None else list(self.devices)
+            devices = default_devices() if self.devices is None else list(self.devices)
             crew = Crew(Miner, [put_model(embedder.model), options], needs_of(devices))
             try:
                 return self._searched(crew, pairs, k, embedder.show_progress_bar)

@@ -72,15 +72,31 @@ def in_team(model: Any, team: Team) -> Iterator[None]:
 
 
 def share_out(team: Team, items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
-    """The results of some work on all items, in their order, on every process; each works on every ``size``-th item.
+    """The results of some work on all items, in their order, on every process.
+
+    Items are dealt back and forth: where they are sorted by cost, no process always gets the dearest of a round.
 
     Args:
         team: Who shares the work; all must call this with the same items.
         items: Items of which neighbours cost about the same.
         work: What is to be done with an item; its result travels as :meth:`Team.gather` says.
     """
-    shares = team.gather([work(item) for item in items[team.rank :: team.size]])
+    hands = [hand(rank, team.size, len(items)) for rank in range(team.size)]
+    shares = team.gather([work(items[place]) for place in hands[team.rank]])
     results: list[Any] = [None] * len(items)
-    for owner, share in enumerate(shares):
-        results[owner :: team.size] = share
+    for places, share in zip(hands, shares, strict=True):
+        for place, result in zip(places, share, strict=True):
+            results[place] = result
     return results
+
+
+def hand(rank: int, size: int, items: int) -> list[int]:
+    """Which of some items a process works on, dealt back and forth.
+
+    Args:
+        rank: Index of the process.
+        size: Number of processes.
+        items: Number of items.
+    """
+    rounds = ((start, rank if start // size % 2 == 0 else size - 1 - rank) for start in range(0, items, size))
+    return [start + place for start, place in rounds if start + place < items]

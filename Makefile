@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-sampler bench-stream clean
+.PHONY: help demo test lint format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,22 @@ bench-sampler: .venv/.installed-bench ## rows planned a second, beside the peer
 
 bench-stream: .venv/.installed-bench ## data larger than the object store: rates, memory, waiting
 	RAY_ADDRESS=local $(BIN)/python benchmarks/stream.py
+
+# These read real texts: DATA is a folder with stsb/, sick/ and trecqa/.
+DATA ?= ../shared/data
+
+bench-train: .venv/.installed-bench ## samples a second in training, beside the peer
+	RAY_ADDRESS=local $(BIN)/python benchmarks/train_throughput.py --rows $(DATA)/stsb/train.csv $(DATA)/trecqa/train.csv
+
+bench-evaluators: .venv/.installed-bench ## figures of every evaluator, beside the peer's
+	$(BIN)/python benchmarks/evaluators.py --data $(DATA)
+	$(BIN)/python benchmarks/evaluate.py --rows $(DATA)/stsb/*.csv $(DATA)/sick/SICK_*.txt $(DATA)/trecqa/*.csv
+
+bench-encode: .venv/.installed-bench ## texts a second, one process and two, beside the peer
+	RAY_ADDRESS=local $(BIN)/python benchmarks/encode.py --rows $(DATA)/stsb/train.csv $(DATA)/trecqa/dev.csv
+
+bench-mine: .venv/.installed-bench ## mining hard negatives over 100 thousand pairs, beside the peer
+	$(BIN)/python benchmarks/mine.py
 
 clean: ## remove the environment, outputs and caches
 	rm -rf .venv outputs .mypy_cache .pytest_cache .ruff_cache

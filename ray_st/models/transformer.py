@@ -15,6 +15,7 @@ from ray_st.models.encoder import load_config, load_encoder, quiet
 from ray_st.models.files import ModelFolderError, read_json
 from ray_st.models.hub import find_folder
 from ray_st.models.module import Features, Module
+from ray_st.models.onednn import linear_layers_of
 from ray_st.models.tokens import TokenEncoder
 from ray_st.models.unpadded import has_padding, is_prepared, prepare, run_unpadded
 
@@ -124,10 +125,11 @@ class Transformer(Module):
     def forward(self, features: Features) -> Features:
         """The features with ``token_embeddings`` (n, t, d), from ``input_ids`` and ``attention_mask`` (n, t)."""
         inputs = {name: features[name] for name in _INPUTS if name in features}
-        if self.without_padding and has_padding(inputs):
-            output = run_unpadded(self.auto_model, inputs)
-        else:
-            output = self.auto_model(**inputs, return_dict=True)
+        with linear_layers_of(self.auto_model):
+            if self.without_padding and has_padding(inputs):
+                output = run_unpadded(self.auto_model, inputs)
+            else:
+                output = self.auto_model(**inputs, return_dict=True)
         result = {**features, "token_embeddings": output.last_hidden_state}
         if self.auto_model.config.output_hidden_states:
             result["all_layer_embeddings"] = output.hidden_states

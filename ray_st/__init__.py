@@ -27,6 +27,8 @@ _NAMES = {
 
 __getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)
 
-provide(
-    "encode_pool", "ray_st.runtime.encode_pool", "start_pool"
-)  # models ask for it; only runtime knows Ray
+# Models ask for these; what they need lies above them.
+provide("encode_pool", "ray_st.runtime.encode_pool", "start_pool")
+provide("fit", "ray_st.legacy.fit", "fit")
+provide("old_fit", "ray_st.legacy.loop", "old_fit")
+provide("search", "ray_st.tune.search", "hyperparameter_search")  # trainers ask for it

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 from torch import nn
-from transformers import IntervalStrategy, TrainerCallback
+from torch.utils.data import DataLoader
+from transformers import IntervalStrategy, TrainerCallback, enable_full_determinism, set_seed
 
-from ray_st.data.columns import check_batch
-from ray_st.data.prompts import prompts_of
-from ray_st.training.card import describe_run
-from ray_st.training.loop import TrainingLoop
-from ray_st.training.parts import (
-    epochs_needed,
-    is_mixture,
-    loss_for,
-    make_part,
-    named,
-    names_of,
-    opened,
-    prompt_lengths,
-)
-from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, Outcome, Run, eval_feed
-from ray_st.training.sampling import (
-    SamplerMaker,
-    batch_sampler,
-    check_sampler,
-    in_order,
-    multi_dataset_batch_sampler,
-)
-from ray_st.training.travel import Description, evaluate_task, take_over, train_task, user_callbacks
-from ray_st.training_args import BadRows, EvalOn, SentenceTransformerTrainingArguments
+from ray_st.training.batch import Inputs
+from ray_st.training.card import default_arguments, describe_run
+from ray_st.training.carding import CardTrainer
+from ray_st.training.describing import DescribedData
+from ray_st.training.fitting import with_fitting_batches
+from ray_st.training.local import local_place
+from ray_st.training.parts import names_of, prompt_lengths
+from ray_st.training.prompting import PromptingTrainer
+from ray_st.training.refusals import check_arguments
+from ray_st.training.renewing import check_optimizer, make_losses
+from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, Run, eval_feed
+from ray_st.training.travel import Description, evaluate_task, predict_task, take_over, train_task
+from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
+from ray_st.util.ports import use
 
 _NO_DATASET = "none"
 
 
-class SentenceTransformerTrainer(TrainingLoop):
+class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
     """Trains and evaluates embedding models on a Ray cluster.
 
     Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds the trained
@@ -60,15 +52,24 @@ class SentenceTransformerTrainer(TrainingLoop):
         evaluator: An evaluator or a list of them.
         data_collator: Makes inputs from rows (a list of dicts of texts) in place of the default.
         tokenizer: Replaces the model's tokenizer.
-        model_init: Makes the model; instead of ``model``.
-        compute_metrics: Part of transformers' interface.
+        model_init: Makes the model; instead of ``model``. Called here, with the trial or nothing, when the trainer is
+            made and again by each ``train()``; a loss given as a module is copied for each.
+        compute_metrics: Called at each evaluation of a dataset with an ``EvalPrediction``: the embeddings of each text
+            column and the labels. Returns figures by name.
         callbacks: transformers callbacks; they run on the workers.
-        optimizers: Optimizer and scheduler to use instead of those that the arguments name.
-        preprocess_logits_for_metrics: Part of transformers' interface.
+        optimizers: Optimizer and scheduler to use instead of those that the arguments name. Made from the parameters of
+            ``model`` here, they act on the workers' model there.
+        preprocess_logits_for_metrics: Called for each batch with the tuple of its embeddings and its labels; what it
+            returns (a tensor, or a tuple of them) goes to ``compute_metrics`` instead.
         scaling_config: Ray Train's, number and kind of workers; by default one for each GPU of the cluster, or one CPU
             worker.
         run_config: Ray Train's, name, storage and failure handling; by default checkpoints go to ``args.output_dir``
             and a failed worker group is restarted up to three times.
+        optimizer_cls_and_kwargs: Class of the optimizer and its arguments, in place of what the arguments name; made on
+            the workers.
+
+    Inside a ``train_loop_per_worker`` of Ray Train the trainer runs in that worker. Datasets are then what is the same on
+    each rank, or the shards of ``ray.train.get_dataset_shard``; see docs/trainer.md.
 
     Raises:
         ValueError: If the model, the data and the loss don't fit each other.
@@ -91,6 +92,7 @@ class SentenceTransformerTrainer(TrainingLoop):
         preprocess_logits_for_metrics: Any = None,
         scaling_config: Any = None,
         run_config: Any = None,
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
     ) -> None:
         before = set(self.__dict__)
         if args is None:
@@ -99,6 +101,11 @@ class SentenceTransformerTrainer(TrainingLoop):
             raise ValueError(f"args must be SentenceTransformerTrainingArguments; got {type(args).__name__}.")
         if model is None and model_init is None:
             raise ValueError("A trainer needs a model, or a model_init that makes one.")
+        check_arguments(args)
+        if self.place is None and self._stand_in_worker(scaling_config, run_config, args):
+            args = copy.copy(args)
+            args.settle(str(self.here.store.local))
+        self._tokenizer = tokenizer
         if tokenizer is not None and model is not None:
             model.tokenizer = tokenizer
         _make_folder(str(args.output_dir))
@@ -112,86 +119,58 @@ class SentenceTransformerTrainer(TrainingLoop):
             compute_metrics=compute_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.user_collator = data_collator
         self.scaling_config, self.run_config = scaling_config, run_config
-        self.loss = self._make_loss(loss)
+        self.loss_init, self.loss = loss, make_losses(loss, self.model, anew=model_init is not None)
+        check_optimizer(self.optimizer, self.model, self.loss)
         self.evaluator = _one_evaluator(evaluator)
-        self._default_callbacks = [type(callback) for callback in self.callback_handler.callbacks]
-        self._default_callbacks = [
-            kind for kind in self._default_callbacks if kind not in map(type, callbacks or [])
-        ]
+        known, given = self.callback_handler.callbacks, len(callbacks or [])
+        self.default_callbacks = [*known[: -1 - given], known[-1]]  # a bar or printer comes last
+        if self.place is None:
+            self.add_model_card_callback(default_arguments(args))
         self._managed = frozenset(self.__dict__) - before
 
-    def _make_loss(self, loss: Any) -> Any:
-        if loss is None:
-            from ray_st.losses import CoSENTLoss
+    def _stand_in_worker(self, scaling_config: Any, run_config: Any, args: Any) -> bool:
+        """Takes the place of this process if it is a worker of the user's own Ray Train run."""
+        if "ray.train" not in sys.modules:
+            return False
+        from ray_st.runtime import inplace
 
-            return CoSENTLoss(self.model)
-        if isinstance(loss, Mapping):
-            return {name: self._make_loss(part) for name, part in loss.items()}
-        if isinstance(loss, nn.Module):
-            return loss
-        if callable(loss):
-            return loss(self.model)
-        raise ValueError(f"loss must be a module, a function of the model, or a dict of them; got {loss!r}.")
+        self.place = inplace.find_place()
+        self._in_place = self.place is not None
+        for name, wanted in (
+            ("scaling_config", scaling_config),
+            ("run_config", run_config),
+            ("ledger", args.ledger),
+        ):
+            if self._in_place and wanted:
+                raise ValueError(
+                    f"{name} has no effect inside a worker of Ray Train, which is running already: leave it out, or train "
+                    "on the driver."
+                )
+        return self._in_place
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Makes the model with ``model_init``, and the losses for it.
+
+        Args:
+            trial: Passed on if ``model_init`` takes an argument.
+        """
+        model = super().call_model_init(trial)
+        if self._tokenizer is not None:
+            model.tokenizer = self._tokenizer
+        if hasattr(self, "loss"):
+            self.loss = make_losses(self.loss_init, model, anew=True)
+        return model
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         # On the driver the model stays where its owner has it: devices belong to workers.
         if self.place is not None:
             super()._move_model_to_device(model, device)
-
-    # ---- samplers ----
-
-    def get_batch_sampler(
-        self,
-        dataset: Any,
-        batch_size: int,
-        drop_last: bool,
-        valid_label_columns: Sequence[str] | None = None,
-        generator: torch.Generator | None = None,
-        seed: int = 0,
-    ) -> Any:
-        """The batch sampler that ``args.batch_sampler`` names; override it for one of your own.
-
-        Called on the driver, before workers start. For data larger than memory it is called again for each window of
-        rows, away from the driver: it may use ``self.args`` and attributes of its own there, not the model.
-
-        Args:
-            dataset: The rows: their keys, or the dataset itself for an overridden method.
-            batch_size: Rows of a *global* batch; it is cut by rank afterwards.
-            drop_last: Whether batches that are not full are left out.
-            valid_label_columns: Names that mean a label.
-            generator: A generator whose initial seed is used instead of ``seed``.
-            seed: Seed of the order.
-
-        Returns:
-            An iterable of lists of row indices, with ``set_epoch`` where its order depends on the epoch.
-        """
-        return batch_sampler(self.args, dataset, batch_size, drop_last, valid_label_columns, generator, seed)
-
-    def get_multi_dataset_batch_sampler(
-        self,
-        dataset: Any,
-        batch_samplers: list[Any],
-        generator: torch.Generator | None = None,
-        seed: int | None = 0,
-    ) -> Any:
-        """The sampler over several datasets that the arguments name; override it for one of your own.
-
-        Args:
-            dataset: The datasets' keys as one, with ``datasets`` and ``cumulative_sizes``.
-            batch_samplers: A batch sampler for each dataset.
-            generator: A generator whose initial seed is used instead of ``seed``.
-            seed: Seed of the order of datasets.
-
-        Returns:
-            An iterable of lists of row indices over all datasets, each list from one of them.
-        """
-        names = list(named(self.train_dataset))
-        return multi_dataset_batch_sampler(self.args, names, dataset, batch_samplers, generator, seed)
 
     # ---- train and evaluate ----
 
@@ -205,8 +184,8 @@ class SentenceTransformerTrainer(TrainingLoop):
 
         Args:
             resume_from_checkpoint: Path of a checkpoint, or True for the newest complete one of the run's folder.
-            trial: A trial of a hyperparameter search.
-            ignore_keys_for_eval: Part of transformers' interface.
+            trial: Passed to ``model_init``.
+            ignore_keys_for_eval: Part of transformers' interface; models have one output, their embeddings.
 
         Returns:
             transformers' ``TrainOutput``: global step, mean loss, and figures of speed.
@@ -214,11 +193,27 @@ class SentenceTransformerTrainer(TrainingLoop):
         Raises:
             ValueError: If the run cannot work; before any worker starts.
         """
+        if trial is not None and self.model_init is None:
+            raise ValueError(
+                "train(trial=...) passes the trial to model_init; the trainer was made with a model instead."
+            )
         if self.place is not None:
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            resume_from_checkpoint = self._supplied(self._train_parts, resume_from_checkpoint)
+            result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            if self._in_place:
+                self.save_last()
+            return result
+        if self.model_init is not None:
+            enable_full_determinism(self.args.seed) if self.args.full_determinism else set_seed(
+                self.args.seed
+            )
+            self.model = self.model_wrapped = self.callback_handler.model = self.call_model_init(trial)
         self.is_in_train = True
         try:
-            outcome = self._on_cluster(train_task, self._train_parts, resume_from_checkpoint, keeps=True)
+            outcome = with_fitting_batches(
+                self.args,
+                lambda: self._on_cluster(train_task, self._train_parts, resume_from_checkpoint, keeps=True),
+            )
         finally:
             self.is_in_train = False
         take_over(self, outcome)
@@ -238,21 +233,136 @@ class SentenceTransformerTrainer(TrainingLoop):
             metric_key_prefix: Put before the names of figures.
 
         Returns:
-            Figures by name.
+            Figures by name: ``eval_loss``, or ``eval_NAME_loss`` for each of several datasets, and the evaluator's.
 
         Raises:
             ValueError: If there is neither a dataset nor an evaluator.
         """
-        if self.place is not None:
+        if self.place is not None and (
+            self.is_in_train or not self._in_place or isinstance(eval_dataset, str)
+        ):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
-        if chosen is None and self.evaluator is None:
+        if eval_dataset is None and self.eval_dataset is None and self.evaluator is None:
             raise ValueError("evaluate() needs an eval_dataset or an evaluator; the trainer has neither.")
-        task = functools.partial(evaluate_task, prefix=metric_key_prefix)
-        parts = functools.partial(self._eval_parts, chosen)
-        metrics: dict[str, float] = self._on_cluster(task, parts, None, keeps=False).result
+        with self._evaluating(eval_dataset) as parts:
+            if self.place is not None:
+                self._supplied(parts, None)
+                return super().evaluate(None, ignore_keys, metric_key_prefix)
+            task = functools.partial(evaluate_task, prefix=metric_key_prefix)
+            outcome = self._on_cluster(task, parts, None, keeps=False)
+        take_over(self, outcome)
+        metrics: dict[str, float] = outcome.result
         self.state.log_history.append({**metrics, "step": self.state.global_step})
         return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> Any:
+        """Embeds a dataset's texts and evaluates on it, on the cluster.
+
+        Args:
+            test_dataset: The dataset, with the columns that the loss needs.
+            ignore_keys: Part of transformers' interface.
+            metric_key_prefix: Put before the names of figures.
+
+        Returns:
+            transformers' ``PredictionOutput``: for each text column an array (rows, dimensions), or what
+            ``preprocess_logits_for_metrics`` makes of them; the labels or None; figures by name.
+        """
+        if self.place is not None and not self._in_place:
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        with self._evaluating(test_dataset) as parts:
+            if self.place is not None:
+                self._supplied(parts, None)
+                return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+            task = functools.partial(predict_task, prefix=metric_key_prefix)
+            outcome = self._on_cluster(task, parts, None, keeps=False)
+        take_over(self, outcome)
+        return outcome.result
+
+    @contextmanager
+    def _evaluating(self, dataset: Any) -> Iterator[Callable[[int], dict[str, FeedPart]]]:
+        """Lets a dataset be the one that is evaluated; gives what makes its parts."""
+        own = self.eval_dataset
+        self.eval_dataset = own if dataset is None else dataset
+        try:
+            yield lambda world_size: self._eval_parts(self.eval_dataset, world_size)
+        finally:
+            self.eval_dataset = own
+
+    def _supplied(self, make_parts: Callable[[int], dict[str, FeedPart]], resume: Any) -> Any:
+        """In a worker of the user's run, opens the data there; says from which checkpoint to start."""
+        if not self._in_place:
+            return resume
+        from ray_st.runtime import inplace
+
+        self.train_dataset = inplace.gathered(self.train_dataset)
+        self.eval_dataset = inplace.gathered(self.eval_dataset)
+        self.place = inplace.supplied(self.here, make_parts(self.here.world.size))
+        return inplace.start(self.here, resume)
+
+    # ---- loaders ----
+
+    def get_train_dataloader(self) -> DataLoader[Inputs]:
+        """The batches of training: a worker's share of each; on the driver, whole batches, made in this process."""
+        if self.place is not None:
+            return super().get_train_dataloader()
+        return self._loader_here(TRAIN_FEED, self._train_parts(1))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Inputs]:
+        """The batches of an evaluation dataset, likewise.
+
+        Args:
+            eval_dataset: On a worker, the name of one of several datasets; on the driver that, or a dataset.
+        """
+        if self.place is not None:
+            return super().get_eval_dataloader(eval_dataset)
+        name = eval_dataset if isinstance(eval_dataset, str) else ""
+        chosen = self.eval_dataset if eval_dataset is None or name else eval_dataset
+        return self._loader_here(eval_feed(name), self._eval_parts(chosen, 1))
+
+    def _loader_here(self, feed: str, parts: dict[str, FeedPart]) -> DataLoader[Inputs]:
+        if feed not in parts:
+            raise ValueError(f"There is no dataset {feed!r} to load; there are {sorted(parts)}.")
+        place = local_place(
+            {feed: parts[feed]}, str(self.args.output_dir), prompt_lengths=prompt_lengths(parts)
+        )
+        return self._loader(place.train or next(iter(place.evals.values())), place)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Searches for good hyperparameters with Ray Tune and Optuna; see docs/search.md.
+
+        Needs ``model_init``, and the loss as a function of the model: each trial makes its own.
+
+        Args:
+            hp_space: A function of a trial in Optuna's define-by-run form, or a dict of Ray Tune domains by name; by
+                default learning rate, epochs, seed and batch size. Names are training arguments, or what ``model_init``
+                or the loss initialiser reads from the trial.
+            compute_objective: The objective from an evaluation's figures, or the name of one; by default the evaluation
+                loss if there is nothing else, otherwise the sum of all figures.
+            n_trials: How many trials; 0 with ``points_to_evaluate`` tries these only.
+            direction: ``"minimize"`` or ``"maximize"``; a list for several objectives.
+            backend: ``"ray"`` (default), or ``"optuna"`` for the same search one trial at a time.
+            hp_name: A trial's name from the Optuna trial.
+            kwargs: As for :class:`ray_st.tune.SearchOptions`: name, sampler, scheduler, rungs, resources_per_trial, …
+
+        Returns:
+            transformers' ``BestRun(run_id, objective, hyperparameters, run_summary)``; a list for several objectives.
+
+        Raises:
+            ValueError: If the search cannot work; before any trial starts, as far as can be known.
+        """
+        search = use("search")
+        return search(self, hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs)
 
     def _on_cluster(
         self,
@@ -270,7 +380,7 @@ class SentenceTransformerTrainer(TrainingLoop):
             keeps: Whether the run writes into the output folder.
         """
         parts = make_parts(1)  # refuses what cannot work before Ray is started
-        if keeps:
+        if keeps and self.card_defaults is not None:
             describe_run(self, parts)
         from ray_st.runtime import cluster, launch, storage
         from ray_st.runtime.beside import Beside, resources_beside
@@ -311,98 +421,6 @@ class SentenceTransformerTrainer(TrainingLoop):
         evaluates = IntervalStrategy(self.args.eval_strategy) != IntervalStrategy.NO
         return evaluates and self.args.eval_on == EvalOn.BACKGROUND
 
-    # ---- data ----
-
-    def _train_parts(self, world_size: int) -> dict[str, FeedPart]:
-        if self.train_dataset is None:
-            raise ValueError("Training needs a train_dataset; none was given.")
-        parts = {TRAIN_FEED: self._train_part(world_size)}
-        strategy = IntervalStrategy(self.args.eval_strategy)
-        if strategy != IntervalStrategy.NO:
-            if self.eval_dataset is None and self.evaluator is None:
-                raise ValueError(
-                    f"eval_strategy={strategy.value!r} needs an eval_dataset or an evaluator; the trainer has neither."
-                )
-            parts.update(self._eval_parts(self.eval_dataset, world_size))
-        return parts
-
-    def _train_part(self, world_size: int) -> FeedPart:
-        args, sources = self.args, named(self.train_dataset)
-        sizes = args.global_batch_sizes(world_size, list(sources))
-        return FeedPart(
-            datasets={
-                name: self._part(source, name, "train_dataset", sizes[name], self._maker(source, sizes[name]), world_size)
-                for name, source in sources.items()
-            },
-            mix=self._mix if is_mixture(self.train_dataset) else None,
-            epochs=epochs_needed(args, min(sizes.values())),
-            rows_needed=world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            drop_last=args.dataloader_drop_last,
-            skip_bad_rows=args.bad_rows == BadRows.SKIP,
-            window_bytes=args.window_bytes,
-        )
-
-    def _maker(self, source: Any, batch_size: int) -> SamplerMaker:
-        """Makes samplers of a training dataset, here or, for its windows, where the plan is made."""
-        overridden = type(self).get_batch_sampler is not SentenceTransformerTrainer.get_batch_sampler
-        whole = source if overridden and isinstance(source, datasets.Dataset) else None
-        return SamplerMaker(self._shell(), whole, batch_size, self.args.dataloader_drop_last)
-
-    def _mix(self, keys: Any, samplers: list[Any], seed: int) -> Any:
-        return self.get_multi_dataset_batch_sampler(keys, samplers, seed=seed)
-
-    def _shell(self) -> Any:
-        """This trainer without model, data and devices: enough for a method that makes a sampler."""
-        shell = object.__new__(type(self))
-        shell.__dict__.update(self._extras())
-        shell.args = self.args
-        return shell
-
-    def _eval_parts(self, eval_dataset: Any, world_size: int) -> dict[str, FeedPart]:
-        batch_size = self.args.per_device_eval_batch_size * world_size
-        maker = functools.partial(in_order, batch_size=batch_size)
-        return {
-            eval_feed(name): FeedPart(
-                {name: self._part(source, name, "eval_dataset", batch_size, maker)},
-                skip_bad_rows=self.args.bad_rows == BadRows.SKIP,
-            )
-            for name, source in named(eval_dataset).items()
-        }
-
-    def _part(
-        self,
-        source: Any,
-        name: str,
-        kind: str,
-        batch_size: int,
-        maker: Callable[[Any, int], Any],
-        world_size: int = 1,
-    ) -> DataPart:
-        label = f"{kind}[{name!r}]" if name else kind
-        names = list(dict.fromkeys([*named(self.train_dataset), *named(self.eval_dataset)]))
-        loss = loss_for(self.loss, name, label)
-        if self.args.collisions == "mask" and not getattr(loss, "leaves_out_repeats", False):
-            raise ValueError(
-                f'{label}: collisions="mask" needs a loss that leaves repeated texts out of its negatives, such as '
-                f"MultipleNegativesRankingLoss; {type(loss).__name__} does not."
-            )
-        rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
-        part = make_part(
-            opened(source, label, rows if rows > 0 and kind == "train_dataset" else None),
-            label,
-            loss,
-            # Turns texts into token ids ahead of training; a collator of the user's wants texts.
-            None if self.user_collator is not None else self.model.token_encoder(),
-            lambda columns: prompts_of(self.args.prompts, columns, name or None, names),
-            batch_size,
-            maker,
-        )
-        if kind == "train_dataset":
-            check_sampler(self.args, part.encoding.columns, batch_size, label)
-            check_batch(part.encoding.columns, loss, batch_size, world_size, label)
-        return part
-
     def _check_ledger(self, store: Any) -> None:
         if self.args.ledger and not store.is_local:
             raise ValueError(
@@ -412,13 +430,14 @@ class SentenceTransformerTrainer(TrainingLoop):
     # ---- there and back ----
 
     def _describe(self) -> Description:
-        kept = [type(callback) for callback in self.callback_handler.callbacks]
+        own_loader = type(self).get_train_dataloader is not SentenceTransformerTrainer.get_train_dataloader
         return Description(
             kind=type(self),
             init=SentenceTransformerTrainer.__init__,
             options={
                 "model": self.model,
                 "args": self.args,
+                "train_dataset": self.train_dataset if own_loader else None,
                 "eval_dataset": names_of(self.eval_dataset),
                 "loss": self.loss,
                 "evaluator": self.evaluator,
@@ -426,19 +445,20 @@ class SentenceTransformerTrainer(TrainingLoop):
                 "compute_metrics": self.compute_metrics,
                 "callbacks": self.own_callbacks(),
                 "optimizers": (self.optimizer, self.lr_scheduler),
+                "optimizer_cls_and_kwargs": self.optimizer_cls_and_kwargs,
                 "preprocess_logits_for_metrics": self.preprocess_logits_for_metrics,
             },
-            removed=[kind for kind in self._default_callbacks if kind not in kept],
+            removed=[type(callback) for callback in self.default_callbacks if not self._has(callback)],
             extras=self._extras(),
         )
 
-    def _extras(self) -> dict[str, Any]:
-        """The attributes that a subclass set."""
-        return {key: value for key, value in self.__dict__.items() if key not in self._managed}
+    def _has(self, callback: TrainerCallback) -> bool:
+        return any(callback is one for one in self.callback_handler.callbacks)
 
     def own_callbacks(self) -> list[TrainerCallback]:
         """The callbacks that the user gave or added."""
-        return user_callbacks(self, self._default_callbacks)
+        defaults = set(map(id, self.default_callbacks))
+        return [callback for callback in self.callback_handler.callbacks if id(callback) not in defaults]
 
 
 def _make_folder(output_dir: str) -> None:

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from transformers import SchedulerType, TrainingArguments
@@ -15,10 +14,16 @@ from transformers.utils import ExplicitEnum
 
 from ray_st.util.arguments.grouped import GroupedArguments
 from ray_st.util.choices import COLLISIONS
-from ray_st.util.secrets import placeholder, without_secrets
+from ray_st.util.secrets import placeholder
 
 _LED_BY_FIGURES = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
-_OUR_MAPPINGS = ["prompts", "dataset_batch_sizes", "dataset_weights", "learning_rate_mapping"]
+_OUR_MAPPINGS = [
+    "prompts",
+    "dataset_batch_sizes",
+    "dataset_weights",
+    "eval_resources",
+    "learning_rate_mapping",
+]
 
 
 class BatchSamplers(ExplicitEnum):
@@ -69,16 +74,16 @@ class EvalOn(ExplicitEnum):
 
 
 if TYPE_CHECKING:
-    Mapped: TypeAlias = Any
-    OneBatchSampler: TypeAlias = Any
-    ManyBatchSampler: TypeAlias = Any
+    _Mapped: TypeAlias = Any
+    _OneBatchSampler: TypeAlias = Any
+    _ManyBatchSampler: TypeAlias = Any
 else:  # what transformers' parser of command lines reads: a member of an enumeration, or JSON
-    Mapped = dict | str | None
-    OneBatchSampler = BatchSamplers | str | Callable
-    ManyBatchSampler = MultiDatasetBatchSamplers | str | Callable
+    _Mapped = dict | str | None
+    _OneBatchSampler = BatchSamplers | str | Callable
+    _ManyBatchSampler = MultiDatasetBatchSamplers | str | Callable
 
 
-@dataclass(repr=False)
+@dataclass
 class SentenceTransformerTrainingArguments(GroupedArguments):
     """transformers' :class:`~transformers.TrainingArguments` and what embedding models need besides.
 
@@ -115,26 +120,30 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     # On a command line these are JSON.
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, *_OUR_MAPPINGS]  # noqa: RUF012
 
-    prompts: Mapped = field(
+    report_to: None | str | list[str] = field(  # noqa: RUF036  transformers reads the second of a union
+        default=None,
+        metadata={"help": "Where figures are reported; by default to all integrations installed."},
+    )
+    prompts: _Mapped = field(
         default=None, metadata={"help": "Prompt for everything, by column, or by dataset."}
     )
-    batch_sampler: OneBatchSampler = field(
+    batch_sampler: _OneBatchSampler = field(
         default=BatchSamplers.BATCH_SAMPLER, metadata={"help": "How rows are grouped into batches."}
     )
-    multi_dataset_batch_sampler: ManyBatchSampler = field(
+    multi_dataset_batch_sampler: _ManyBatchSampler = field(
         default=MultiDatasetBatchSamplers.PROPORTIONAL,
         metadata={"help": "From which dataset each batch is taken."},
     )
-    learning_rate_mapping: Mapped = field(
+    learning_rate_mapping: _Mapped = field(
         default=None, metadata={"help": "Learning rates of single weights, by regular expression."}
     )
     global_train_batch_size: int | None = field(
         default=None, metadata={"help": "Rows of a training batch over all workers."}
     )
-    dataset_batch_sizes: Mapped = field(
+    dataset_batch_sizes: _Mapped = field(
         default=None, metadata={"help": "Global batch sizes of single datasets, by name."}
     )
-    dataset_weights: Mapped = field(
+    dataset_weights: _Mapped = field(
         default=None, metadata={"help": "How often each dataset's batches come, by name."}
     )
     bad_rows: BadRows | str = field(
@@ -145,8 +154,8 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     )
     window_bytes: int | None = field(default=None, metadata={"help": "Most bytes that are shuffled at once."})
     ledger: bool = field(default=False, metadata={"help": "Write down which rows each step used."})
-    eval_on: Any = field(default=EvalOn.WORKERS, metadata={"help": "Who evaluates while training."})
-    eval_resources: dict[str, float] | None = field(
+    eval_on: EvalOn | str = field(default=EvalOn.WORKERS, metadata={"help": "Who evaluates while training."})
+    eval_resources: _Mapped = field(
         default=None, metadata={"help": "What the process that evaluates in the background gets."}
     )
 
@@ -161,6 +170,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         for name in ("hub_token", "push_to_hub_token"):  # written arguments that are read again
             if getattr(self, name) == placeholder(name):
                 setattr(self, name, None)
+        self.report_to = "all" if self.report_to is None else self.report_to
         super().__post_init__()
 
     def check(self) -> None:
@@ -267,29 +277,6 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         workers = 1 if self._splits_batches else world_size
         return self.global_train_batch_size or self.per_device_train_batch_size * workers
 
-    def to_dict(self) -> dict[str, Any]:
-        """The arguments as plain values: members of enumerations by value, callables by name, secrets hidden.
-
-        The constructor takes them again, unless there are callables among them.
-        """
-        return {name: _plain(value) for name, value in without_secrets(super().to_dict()).items()}
-
-    def __str__(self) -> str:
-        lines = "".join(f"{name}={value!r},\n" for name, value in sorted(self.to_dict().items()))
-        return f"{type(self).__name__}(\n{lines})"
-
-    __repr__ = __str__
-
 
 def _named_or_callable(kind: type[ExplicitEnum], value: Any) -> Any:
     return value if callable(value) and not isinstance(value, (str, kind)) else kind(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, Enum):
-        return value.value
-    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else value

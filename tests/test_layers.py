@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A part may import parts with a smaller number, and itself.
 LAYERS = {
     "cli": 6,
+    "legacy": 6,
     "trainer": 5,
     "tune": 5,
     "runtime": 4,

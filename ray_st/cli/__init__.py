@@ -13,6 +13,7 @@ OK, FAILED, USER_ERROR = 0, 1, 2
 
 _COMMANDS = {
     "train": "fine-tune a model as a run file says",
+    "tune": "search the hyperparameters of a run file",
     "evaluate": "measure a model with the evaluators of a run file",
     "encode": "write the embeddings of a file's texts",
 }

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ray_st.losses import labels as label_kinds
-from ray_st.losses.columns import Columns, Gather
 from ray_st.losses.budget import default_budget
+from ray_st.losses.columns import Columns, Gather
 from ray_st.losses.embed import embed_columns, run_plainly
 from ray_st.losses.gradient_cache import CachedRun
 from ray_st.losses.parts import Value

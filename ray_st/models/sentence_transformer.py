@@ -18,6 +18,7 @@ from ray_st.models.adapters import AdaptableStack
 from ray_st.models.card import write_card
 from ray_st.models.card_data import SentenceTransformerModelCardData
 from ray_st.models.encode import Wish, encode_texts
+from ray_st.models.fitting import FittedStack
 from ray_st.models.folder import Opened, Settings, open_folder, read_modules, write_modules, write_settings
 from ray_st.models.hub import find_folder
 from ray_st.models.pooled import Pool, encode_pooled, open_pool
@@ -29,7 +30,7 @@ from ray_st.util.tensors import Embeddings
 logger = logging.getLogger(__name__)
 
 
-class SentenceTransformer(AdaptableStack):
+class SentenceTransformer(AdaptableStack, FittedStack):
     """A model that turns texts into embeddings.
 
     Args:

@@ -31,12 +31,18 @@ def describe_run(trainer: Any, parts: Mapping[str, FeedPart]) -> None:
         card.set_train_dataset_metadata(_facts("train", parts[TRAIN_FEED], trainer.loss))
     evals = [facts for part in eval_names(parts).values() for facts in _facts("eval", part, trainer.loss)]
     card.set_eval_dataset_metadata(evals)
-    card.set_hyperparameters(changed_arguments(trainer.args))
+    card.set_hyperparameters(changed_arguments(trainer.args, trainer.card_defaults))
 
 
-def changed_arguments(args: SentenceTransformerTrainingArguments) -> dict[str, Any]:
+def default_arguments(args: SentenceTransformerTrainingArguments) -> dict[str, Any]:
+    """What the arguments are by default."""
+    return type(args)(output_dir=args.output_dir, use_cpu=True).to_dict()
+
+
+def changed_arguments(
+    args: SentenceTransformerTrainingArguments, default: Mapping[str, Any]
+) -> dict[str, Any]:
     """The arguments that differ from their defaults."""
-    default = type(args)(output_dir=args.output_dir, use_cpu=True).to_dict()
     return {
         name: value
         for name, value in args.to_dict().items()

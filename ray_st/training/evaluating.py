@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
+from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput
 
 from ray_st.training import collectives
-from ray_st.training.batch import BATCH, SHARES, Inputs
+from ray_st.training.batch import BATCH, Inputs
+from ray_st.training.predicting import Predictions
 from ray_st.training.stepping import SteppingTrainer
 from ray_st.training.together import together
 
 
 class EvaluatingTrainer(SteppingTrainer):
     """Evaluates in a worker; every rank must call it, and all get the same figures."""
+
+    _outer_prefix = "eval"
 
     def evaluation_loop(
         self,
@@ -29,43 +33,58 @@ class EvaluatingTrainer(SteppingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The loss over an evaluation dataset, then the evaluator, both shared by all ranks."""
+        """The loss over an evaluation dataset, what ``compute_metrics`` makes of its embeddings, then the evaluator.
+
+        All of it is shared by all ranks.
+        """
         metrics: dict[str, float] = {}
+        found: EvalPrediction | None = None
         rows = 0
         if dataloader is not None:
-            rows = len(dataloader.dataset)  # type: ignore[arg-type]
-            metrics[f"{metric_key_prefix}_loss"] = self._evaluation_loss(dataloader)
+            if prediction_loss_only is None:
+                prediction_loss_only = self.args.prediction_loss_only
+            kept = None if prediction_loss_only else Predictions(self.preprocess_logits_for_metrics)
+            metrics[f"{metric_key_prefix}_loss"], rows = self._evaluation_loss(dataloader, kept)
+            found = None if kept is None else kept.result()
+            if found is not None and self.compute_metrics is not None:
+                metrics.update(_prefixed(self.compute_metrics(found), metric_key_prefix))
         if self.evaluator is not None and self._is_first_of_several(metric_key_prefix):
-            metrics.update(self._evaluator_metrics("eval" if len(self.here.evals) > 1 else metric_key_prefix))
-        return EvalLoopOutput(np.zeros(0), None, metrics, rows)
+            several = len(self.here.evals) > 1
+            metrics.update(self._evaluator_metrics(self._outer_prefix if several else metric_key_prefix))
+        if found is None:
+            return EvalLoopOutput(np.zeros(0), None, metrics, rows)
+        return EvalLoopOutput(found.predictions, found.label_ids, metrics, rows)
 
     def _is_first_of_several(self, prefix: str) -> bool:
         """The evaluator runs once an evaluation, with the first of several datasets."""
         names = list(self.here.evals)
-        return len(names) < 2 or prefix == f"eval_{names[0]}"
+        return len(names) < 2 or prefix == f"{self._outer_prefix}_{names[0]}"
 
     @torch.no_grad()
-    def _evaluation_loss(self, dataloader: DataLoader[Inputs]) -> float:
-        """Mean loss over all batches, each weighted by its rows."""
+    def _evaluation_loss(
+        self, dataloader: DataLoader[Inputs], kept: Predictions | None = None
+    ) -> tuple[float, int]:
+        """Mean loss over all batches, each weighted by its rows, and the number of rows."""
         self.bind_losses()
         parts, self._parts = self._parts, None  # those of an evaluation are not logged as training's
         was_training = self.model.training
         self.model.eval()
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for inputs in dataloader:
-            shares = inputs.pop(SHARES)
-            inputs.pop(BATCH)
-            self._gather.share(shares)
+            inputs.pop(BATCH, None)
+            shares = self._take_shares(inputs)
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(self.model, inputs)
+                if kept is not None:
+                    kept.add(self.model, *self.collect_features(inputs), shares)
             rows = shares[self.here.world.rank]
             totals += torch.tensor([float(loss) * rows if rows else 0.0, rows], device=totals.device)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         self.model.train(was_training)
         self._parts = parts
         total, rows = collectives.sum_over_ranks(totals).tolist()
-        return total / rows
+        return total / rows, int(rows)
 
     def _evaluator_metrics(self, prefix: str) -> dict[str, float]:
         assert self.evaluator is not None
@@ -81,29 +100,40 @@ class EvaluatingTrainer(SteppingTrainer):
                 steps=self.state.global_step,
             )
         self.model.train(was_training)
-        metrics = found if isinstance(found, Mapping) else {"evaluator": found}
-        return {
-            key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": float(value)
-            for key, value in metrics.items()
-        }
+        return _prefixed(found if isinstance(found, Mapping) else {"evaluator": found}, prefix)
 
     def _evaluator_folder(self) -> str:
         folder = Path(str(self.args.output_dir)) / "eval"
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Evaluates the loss on the evaluation datasets and runs the evaluator; every rank must call it.
+
+        Args:
+            eval_dataset: Name of one of several datasets; None for all.
+            ignore_keys: Part of transformers' interface.
+            metric_key_prefix: Put before the names of figures.
 
         Returns:
             Figures by name: ``eval_loss`` (``eval_NAME_loss`` for named datasets), the evaluator's, and speed.
         """
-        started = time.time()
+        if eval_dataset is None:
+            self._outer_prefix = metric_key_prefix
         if self.here.evals:
-            return super().evaluate(*args, **kwargs)
-        prefix = kwargs.get("metric_key_prefix", "eval")
-        metrics = self._evaluator_metrics(prefix) if self.evaluator is not None else {}
-        metrics[f"{prefix}_runtime"] = time.time() - started
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        started = time.time()
+        metrics = self._evaluator_metrics(metric_key_prefix) if self.evaluator is not None else {}
+        metrics[f"{metric_key_prefix}_runtime"] = time.time() - started
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _prefixed(figures: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    return {
+        key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": float(value)
+        for key, value in figures.items()
+    }

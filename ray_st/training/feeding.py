@@ -40,8 +40,10 @@ class Arrangement:
 
 
 def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
-    """Refuses datasets with unusable rows (unless they are to be skipped), too few rows, or labels that are all
-    the same for a loss that learns from how they differ.
+    """Refuses datasets that cannot be trained on.
+
+    That is unusable rows (unless they are to be skipped), too few rows, or labels that are all the same for a loss that
+    learns from how they differ.
 
     Raises:
         ValueError: Naming the dataset and what is wrong.

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
 from ray_st.training import collectives
 from ray_st.training.awaiting import AWAITED, AwaitingTrainer
-from ray_st.training.checkpoint import PREFIX
+from ray_st.training.checkpoint import MANIFEST, PREFIX, Found
+from ray_st.training.hub import HubTrainer
+from ray_st.training.progress import write_line
 from ray_st.training.step import owned_by_loss
 
 LOSS_WEIGHTS = "loss.safetensors"
@@ -25,8 +30,30 @@ ARGUMENTS = "training_args.json"
 RANDOM_STATE = "rng_state_{rank}.pth"
 
 
-class TrainingLoop(AwaitingTrainer):
-    """The whole loop of a worker."""
+class TrainingLoop(HubTrainer, AwaitingTrainer):
+    """The whole loop of a worker.
+
+    Attributes:
+        default_callbacks: Those that transformers adds by itself.
+        travelled: The user's callbacks, as they came from the driver.
+    """
+
+    default_callbacks: Sequence[TrainerCallback] = ()
+    travelled: tuple[TrainerCallback, ...] = ()
+    _managed: frozenset[str] = frozenset()
+    _resumed: str | None = None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the loop; see the trainer's method of this name."""
+        self.neftune_noise_alpha = (
+            None  # the noise is ours to add: transformers asks the model for embeddings
+        )
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.is_in_train = False
+            if self._noise is not None:
+                self._noise.remove()
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self._used and self.here.ledger is not None:
@@ -35,34 +62,64 @@ class TrainingLoop(AwaitingTrainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes one checkpoint from the first rank, seals it, then tells Ray and deletes old ones."""
+        """Writes one checkpoint from the first rank, seals it, then tells Ray and deletes old ones.
+
+        A checkpoint that cannot be written is given up: training goes on, with the earlier ones as they are.
+        """
         place = self.here
         self.store_flos()
         step = self.state.global_step
         states = collectives.gather_objects(_random_states())
+        best = self.state.best_model_checkpoint
         self.name_best(step)
-        found = None
-        if place.world.is_first:
-            folder = place.store.begin(step)
-            self.save_model(str(folder), _internal_call=True)
-            if not self.args.save_only_model:
-                self._save_optimizer_and_scheduler(str(folder))
-                self._save_scaler(str(folder))
-                for rank, state in enumerate(states):
-                    torch.save(state, folder / RANDOM_STATE.format(rank=rank))
-            self._save_state(folder)
-            found = place.store.seal(folder, **self._cursor())
-        found = collectives.broadcast_object(found)
+        found = collectives.broadcast_object(self._write(step, states) if place.world.is_first else None)
+        if found is None:
+            self.state.best_model_checkpoint = best
+            return
         self._saved = step
         self.keep_promised()
         place.report(self._newest_metrics(), found)
+        if place.world.is_first:
+            self.push_checkpoint(found)
         self._rotate()
+
+    def save_last(self) -> None:
+        """Writes a checkpoint of the end of training, unless there is one, or the best one was loaded."""
+        if self._saved < 0 or not (self.args.load_best_model_at_end or self._saved == self.state.global_step):
+            self._save_checkpoint(self.model_wrapped, None)
+
+    def _write(self, step: int, states: list[Any]) -> Found | None:
+        store = self.here.store
+        try:
+            folder = store.begin(step)
+            self._fill(folder, states)
+            return store.seal(folder, **self._cursor())
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
+                raise
+            write_line(
+                f"warning: the checkpoint of step {step} could not be written to {store.path} and is given up; training "
+                f"goes on. Is the disk full? {type(error).__name__}: {error}"
+            )
+            if step in store.steps():
+                store.delete(step)
+            return None
+
+    def _fill(self, folder: Path, states: list[Any]) -> None:
+        self.save_model(str(folder), _internal_call=True)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            for rank, state in enumerate(states):
+                torch.save(state, folder / RANDOM_STATE.format(rank=rank))
+        self._save_state(folder)
 
     def _rotate(self) -> None:
         if self.here.world.is_first:
             best = self._best_name()
             step = int(best.removeprefix(PREFIX)) if best else None
-            self.here.store.rotate(self.args.save_total_limit, step, in_use=self._awaited)
+            in_use = {*self._awaited, *self.pushing()}
+            self.here.store.rotate(self.args.save_total_limit, step, in_use=in_use)
 
     def _best_name(self) -> str:
         return Path(self.state.best_model_checkpoint or "").name
@@ -137,6 +194,7 @@ class TrainingLoop(AwaitingTrainer):
     def _init_training_state(
         self, max_steps: int, steps_per_epoch: int, epochs: int, checkpoint: str | None, trial: Any
     ) -> Any:
+        self._resumed = checkpoint
         positions = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
         self.start_awaiting(checkpoint)
         if self.here.ledger is not None:
@@ -146,6 +204,29 @@ class TrainingLoop(AwaitingTrainer):
             # transformers forgets a best checkpoint that is not a folder on this machine.
             self.state.best_model_checkpoint = self.here.store.location(f"{PREFIX}{best}")
         return positions
+
+    def _load_callback_state(self) -> None:
+        """Restores the states that callbacks exported, each into the callback that it is of.
+
+        Where the run was restarted they always are; where a user resumes, as
+        ``restore_callback_states_from_checkpoint`` says.
+        """
+        if not (self.args.restore_callback_states_from_checkpoint or self._was_restarted()):
+            return
+        here = [*self.callback_handler.callbacks, self.control]
+        stored: Any = self.state.stateful_callbacks
+        for name, saved in stored.items():
+            states = saved if isinstance(saved, list) else [saved]
+            same = [callback for callback in here if type(callback).__name__ == name]
+            for callback, state in zip(same, states, strict=False):
+                fresh = type(callback)(**state.get("args", {}))
+                callback.__dict__.update({**fresh.__dict__, **state.get("attributes", {})})
+
+    def _was_restarted(self) -> bool:
+        manifest = Path(self._resumed or "") / MANIFEST
+        if self._resumed is None or not manifest.is_file():
+            return False
+        return bool(json.loads(manifest.read_text()).get("run_id") == self.here.store.run_id)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Waits for evaluations beside training before the best model is chosen."""

@@ -107,7 +107,7 @@ class Outcome:
 
     Args:
         result: What the task returned (transformers' ``TrainOutput``, or evaluation figures).
-        state: The trainer's state as JSON.
+        state: The trainer's state as JSON; empty if the task did not change it.
         model: The model's tensors by name; empty if the task did not change them.
         loss: The tensors that losses own.
         callbacks: For each of the user's callbacks its attributes.
@@ -115,7 +115,7 @@ class Outcome:
     """
 
     result: Any
-    state: str
+    state: str = ""
     model: Mapping[str, Tensor] = field(default_factory=dict)
     loss: Mapping[str, Tensor] = field(default_factory=dict)
     callbacks: tuple[Mapping[str, Any], ...] = ()

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 
 from ray_st.data.feed import Feed
 from ray_st.training import collectives
 from ray_st.training.batch import BATCH, DATASET_NAME, SHARES, Collate, Inputs, collect, step_loader
+from ray_st.training.encoder import add_noise, compile_encoder
+from ray_st.training.fitting import too_large
+from ray_st.training.inspecting import InspectableTrainer
+from ray_st.training.param_groups import groups_of_step
 from ray_st.training.place import Place
 from ray_st.training.step import Step, losses_of, owned_by_loss
 from ray_st.training_args import SentenceTransformerTrainingArguments
@@ -47,7 +50,7 @@ class LossParts:
         return found
 
 
-class SteppingTrainer(Trainer):
+class SteppingTrainer(InspectableTrainer):
     """Takes steps in a worker, at a :class:`ray_st.training.place.Place`; needs torch and transformers, no Ray.
 
     Attributes:
@@ -56,14 +59,16 @@ class SteppingTrainer(Trainer):
         place: The worker's surroundings; None on the driver.
     """
 
-    model: Any
     args: SentenceTransformerTrainingArguments
     loss: nn.Module | Mapping[str, nn.Module]
     evaluator: Callable[..., Any] | None
     user_collator: Callable[[list[dict[str, Any]]], Inputs] | None
     place: Place | None = None
+    preprocess_logits_for_metrics: Any
+    _in_place: bool = False
     _parts: LossParts | None = None
     _weight: float = 1.0
+    _noise: Any = None
 
     @property
     def here(self) -> Place:
@@ -87,13 +92,21 @@ class SteppingTrainer(Trainer):
             eval_dataset: Its name, where there are several.
         """
         evals = self.here.evals
-        name = eval_dataset or ""
+        name = eval_dataset if isinstance(eval_dataset, str) else ""
         if name not in evals:
             raise ValueError(f"There is no evaluation dataset {name!r}; there are {sorted(evals)}.")
         return self._loader(evals[name])
 
-    def _loader(self, feed: Feed) -> DataLoader[Inputs]:
-        place = self.here
+    def get_test_dataloader(self, test_dataset: Any = None) -> DataLoader[Inputs]:
+        """This rank's share of every global batch of the data to predict.
+
+        Args:
+            test_dataset: As in :meth:`get_eval_dataloader`.
+        """
+        return self.get_eval_dataloader(test_dataset)
+
+    def _loader(self, feed: Feed, place: Place | None = None) -> DataLoader[Inputs]:
+        place = place or self.here
         encoder = self.model.token_encoder()
         collate = Collate(
             tokenize=self.model.tokenize,
@@ -156,9 +169,9 @@ class SteppingTrainer(Trainer):
             The weighted loss, a scalar without gradient.
         """
         model.train()
-        shares, batch = inputs.pop(SHARES), inputs.pop(BATCH)
-        self._used.append(batch)
-        self._gather.share(shares)
+        shares, batch = self._take_shares(inputs), inputs.pop(BATCH, None)
+        if batch is not None:
+            self._used.append(batch)
         self._weight = self._row_weight(shares)
         inputs = self._prepare_inputs(inputs)
         try:
@@ -166,11 +179,27 @@ class SteppingTrainer(Trainer):
                 loss = model(lambda: self._whole_loss(inputs, num_items_in_batch))
         except ValueError as error:
             raise LossError(f"{error} ({self._where(batch, inputs)})") from error
+        except RuntimeError as error:
+            raise (too_large(error, self.args) or error) from error
         if not torch.isfinite(loss):
             raise LossError(self._not_finite(float(loss.detach()), batch, inputs))
         loss = loss * self._weight / self.current_gradient_accumulation_steps
-        self.accelerator.backward(loss)
+        try:
+            self.accelerator.backward(loss)
+        except RuntimeError as error:
+            raise (too_large(error, self.args) or error) from error
         return loss.detach()
+
+    def _take_shares(self, inputs: dict[str, Any]) -> list[int]:
+        """Takes the number of rows of each rank out of a step's inputs, and tells it the losses.
+
+        A loader of the user's own does not say it: then ranks ask each other.
+        """
+        shares = inputs.pop(SHARES, None)
+        if shares is None:
+            shares = collectives.gather_objects(_rows_of(inputs))
+        self._gather.share(shares)
+        return shares
 
     def _whole_loss(self, inputs: dict[str, Any], num_items_in_batch: Any) -> Tensor:
         loss: Tensor = self.compute_loss(self.model, inputs, num_items_in_batch=num_items_in_batch)
@@ -188,12 +217,12 @@ class SteppingTrainer(Trainer):
 
     def _where(self, batch: Any, inputs: Mapping[str, Any]) -> str:
         world = self.here.world
+        place = f"step {self.state.global_step + 1} on rank {world.rank} of {world.size}"
+        if batch is None:
+            return f"{place}, in a batch of get_train_dataloader()"
         mine = [int(row) for row in batch[world.share(len(batch))]]
         dataset = f" of dataset {inputs[DATASET_NAME]!r}" if DATASET_NAME in inputs else ""
-        return (
-            f"step {self.state.global_step + 1} on rank {world.rank} of {world.size}, rows {mine}{dataset} (numbered "
-            "over all datasets)"
-        )
+        return f"{place}, rows {mine}{dataset} (numbered over all datasets)"
 
     def _row_weight(self, shares: list[int]) -> float:
         world = self.here.world
@@ -213,6 +242,8 @@ class SteppingTrainer(Trainer):
         # Mixed precision belongs to the model's forward alone: a loss's similarities are computed as the model
         # gives them.
         self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        compile_encoder(self.model, self.args)
+        self._noise = add_noise(self.model, self.args.neftune_noise_alpha)
         return collectives.reduce_gradients(Step(self.model, self.loss), self.args)
 
     def bind_losses(self) -> None:
@@ -232,5 +263,23 @@ class SteppingTrainer(Trainer):
         super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Sets up the optimizer over the model's and the losses' parameters."""
-        return super().create_optimizer(Step(self.model, self.loss) if model is None else model)
+        """Sets up the optimizer over the model's and the losses' parameters; biases and norms don't decay."""
+        step: Any = Step(self.model, self.loss) if model is None else model
+        rates = self.args.learning_rate_mapping
+        if self.optimizer is None and rates:
+            kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
+                self.args, step
+            )
+            if "params" in options or "optimizer_dict" in options:
+                raise ValueError(
+                    f"optim={str(self.args.optim)!r} groups the parameters itself, and learning_rate_mapping does too. "
+                    "Leave one out."
+                )
+            decaying = self.get_decay_parameter_names(step)
+            groups = groups_of_step(step, self.loss, decaying, self.args.weight_decay, rates)
+            self.optimizer_cls_and_kwargs = kind, {**options, "params": groups}
+        return super().create_optimizer(step)
+
+
+def _rows_of(inputs: Mapping[str, Any]) -> int:
+    return next(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import pickle
 from collections.abc import Callable
@@ -19,8 +20,6 @@ from ray_st.training.progress import ProgressReport, write_line
 from ray_st.training.run import Outcome
 from ray_st.training.step import owned_by_loss
 
-_OWN_CALLBACKS = (ProgressCallback, PrinterCallback, ProgressReport)
-
 
 @dataclass(frozen=True)
 class Description:
@@ -30,7 +29,7 @@ class Description:
         kind: The trainer's class; a user's subclass, maybe.
         init: The library's own constructor, which that class inherits.
         options: Its arguments, with their values of now.
-        removed: Default callbacks that the user removed.
+        removed: Default callbacks that the user removed. Without a bar or printer, workers show no progress either.
         extras: Attributes that a subclass set by itself.
     """
 
@@ -48,28 +47,34 @@ class Description:
         """
         args = copy.copy(self.options["args"])
         args.settle(str(place.store.local))
+        _acquaint(*self.options["optimizers"])
         trainer = object.__new__(self.kind)
         trainer.place = place
         self.init(trainer, **{**self.options, "args": args})
-        for callback in (*self.removed, ProgressCallback, PrinterCallback):
-            trainer.remove_callback(callback)
-        trainer.add_callback(ProgressReport(place.open_bar, write_line))
+        unwanted = (*self.removed, ProgressCallback, PrinterCallback)
+        for callback in trainer.default_callbacks:
+            if type(callback) in unwanted:
+                trainer.remove_callback(callback)
+        if not any(issubclass(kind, (ProgressCallback, PrinterCallback)) for kind in self.removed):
+            trainer.add_callback(ProgressReport(place.open_bar, write_line))
         trainer.__dict__.update(self.extras)
+        trainer.travelled = tuple(self.options["callbacks"])
         return trainer
 
 
-def user_callbacks(trainer: TrainingLoop, defaults: list[type[TrainerCallback]]) -> list[TrainerCallback]:
-    """The callbacks that the user gave or added.
+def _acquaint(optimizer: Any, schedule: Any) -> None:
+    """Lets a schedule see its optimizer's steps: torch's own mark on the optimizer does not travel."""
+    if optimizer is None or schedule is None or hasattr(optimizer.step, "_wrapped_by_lr_sched"):
+        return
+    step = optimizer.step
 
-    Args:
-        trainer: The trainer.
-        defaults: Types of the callbacks that transformers adds by itself.
-    """
-    return [
-        callback
-        for callback in trainer.callback_handler.callbacks
-        if type(callback) not in defaults and not isinstance(callback, _OWN_CALLBACKS)
-    ]
+    @functools.wraps(step)
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        optimizer._opt_called = True
+        return step(*args, **kwargs)
+
+    seen._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+    optimizer.step = seen
 
 
 def train_task(trainer: Any, resume_from: str | None) -> Outcome:
@@ -81,9 +86,16 @@ def train_task(trainer: Any, resume_from: str | None) -> Outcome:
         state=json.dumps(dataclasses.asdict(trainer.state)),
         model={name: tensor.detach().cpu() for name, tensor in trainer.model.state_dict().items()},
         loss={name: tensor.detach().cpu() for name, tensor in owned.items()},
-        callbacks=tuple(_sendable(callback.__dict__) for callback in trainer.own_callbacks()),
-        card=getattr(trainer.model, "model_card_data", None),
+        **_noted(trainer),
     )
+
+
+def _noted(trainer: Any) -> dict[str, Any]:
+    """What a task leaves besides its result: in callbacks, and in the model's card."""
+    return {
+        "callbacks": tuple(_sendable(callback.__dict__) for callback in trainer.travelled),
+        "card": getattr(trainer.model, "model_card_data", None),
+    }
 
 
 def _sendable(attributes: dict[str, Any]) -> dict[str, Any]:
@@ -103,22 +115,29 @@ def _sendable(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def evaluate_task(trainer: Any, resume_from: str | None, prefix: str = "eval") -> Outcome:
     """Evaluates in a worker."""
-    return Outcome(result=trainer.evaluate(metric_key_prefix=prefix), state="")
+    return Outcome(result=trainer.evaluate(metric_key_prefix=prefix), **_noted(trainer))
+
+
+def predict_task(trainer: Any, resume_from: str | None, prefix: str = "test") -> Outcome:
+    """Predicts in a worker."""
+    return Outcome(result=trainer.predict(None, metric_key_prefix=prefix), **_noted(trainer))
 
 
 def take_over(trainer: Any, outcome: Outcome) -> None:
-    """Makes the driver's trainer what it would be had the run been there.
+    """Makes the driver's trainer what it would be had the task been there.
 
     Args:
         trainer: The driver's trainer.
         outcome: What the first worker sent back.
     """
-    trainer.model.load_state_dict(outcome.model)
-    with torch.no_grad():
-        for name, tensor in owned_by_loss(trainer.model, trainer.loss).items():
-            tensor.copy_(outcome.loss[name])
+    if outcome.model:
+        trainer.model.load_state_dict(outcome.model)
+        with torch.no_grad():
+            for name, tensor in owned_by_loss(trainer.model, trainer.loss).items():
+                tensor.copy_(outcome.loss[name])
     if outcome.card is not None:
         trainer.model.model_card_data = outcome.card
-    trainer.state = TrainerState(**json.loads(outcome.state))
+    if outcome.state:
+        trainer.state = TrainerState(**json.loads(outcome.state))
     for callback, attributes in zip(trainer.own_callbacks(), outcome.callbacks, strict=True):
         callback.__dict__.update(attributes)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, get_type_hints
@@ -12,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 from transformers import IntervalStrategy
 
 from ray_st.util.arguments.effects import Becomes, Does, Effect, Kept, Unused, apply_effects
+from ray_st.util.arguments.idle import IDLE
 from ray_st.util.arguments.placed import PlacedArguments
 
 _AMP = ("amp", "cuda_amp", "cpu_amp")
@@ -27,7 +29,7 @@ def _wrap_layers(args: Any, layer: str) -> None:
 
 def _configure_fsdp(args: Any, **settings: Any) -> None:
     if not args.fsdp:
-        raise ValueError(f"{sorted(settings)} are settings of FSDP; give fsdp=True too, or leave them out.")
+        warnings.warn(f"{sorted(settings)} have no effect without fsdp=True.", UserWarning, stacklevel=8)
     args.fsdp_config = _merged("fsdp_config", args.fsdp_config, settings)
 
 
@@ -71,11 +73,12 @@ def _count_tokens(args: Any, count: bool) -> None:
 
 
 def _debug_tpu(args: Any, debug: bool) -> None:
-    words = args.debug.split() if isinstance(args.debug, str) else [str(word.value) for word in args.debug]
+    given = args.debug or ""
+    words = given.split() if isinstance(given, str) else [str(word.value) for word in given]
     args.debug = " ".join(sorted({*words, "tpu_metrics_debug"}))
 
 
-@dataclass(repr=False)
+@dataclass
 class DroppedArguments(PlacedArguments):
     """The arguments that the current transformers dropped: one line each, with what becomes of it.
 
@@ -94,9 +97,9 @@ class DroppedArguments(PlacedArguments):
     logging_dir: Annotated[
         str | None, Kept("TensorBoard's folder; the worker that writes it gets `TENSORBOARD_LOGGING_DIR`")
     ] = None
-    save_safetensors: Annotated[bool | None, Unused("weights are always saved as safetensors", (None,))] = (
-        True
-    )
+    save_safetensors: Annotated[
+        bool | None, Unused("weights are always saved as safetensors; leave it out", (None,))
+    ] = True
     no_cuda: Annotated[bool, Becomes("use_cpu")] = False
     use_mps_device: Annotated[bool, Unused("MPS is used wherever it is found; leave the argument out")] = (
         False
@@ -131,7 +134,7 @@ class DroppedArguments(PlacedArguments):
     push_to_hub_organization: Annotated[
         str | None, Does("becomes the owner in `hub_model_id`", _own_repository)
     ] = None
-    push_to_hub_token: Annotated[str | None, Becomes("hub_token")] = field(default=None, repr=False)
+    push_to_hub_token: Annotated[str | None, Becomes("hub_token")] = None
     mp_parameters: Annotated[
         str, Unused("SageMaker's model parallelism is not used; to shard a model use fsdp=True")
     ] = ""
@@ -157,7 +160,7 @@ class DroppedArguments(PlacedArguments):
         """Lets the older arguments take effect, then completes and checks all."""
         if not 0.0 <= self.warmup_ratio <= 1.0:
             raise ValueError(f"warmup_ratio must lie in [0, 1]; got {self.warmup_ratio}.")
-        apply_effects(self, EFFECTS)
+        apply_effects(self, {**EFFECTS, **IDLE})
         super().__post_init__()
 
     def get_warmup_steps(self, num_training_steps: int) -> int:

@@ -129,12 +129,16 @@ def apply_effects(args: Any, effects: dict[str, Effect]) -> None:
 
     Args:
         args: The arguments, a dataclass; changed in place.
-        effects: By the argument's name, in the order in which they take effect.
+        effects: By the argument's name, in the order in which they take effect; names that are no arguments are passed
+            over, as releases of transformers differ.
 
     Raises:
         ValueError: If two arguments contradict each other.
     """
+    known = {field.name for field in dataclasses.fields(args)}
     for name, effect in effects.items():
+        if name not in known:
+            continue
         given = getattr(args, name)
         if given != default_of(args, name):
             effect.apply(args, name, given)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+
+from ray_st.util.arguments.written import WrittenArguments
 
 _OF_THE_PROCESS = (
     "_at_worker",
@@ -27,11 +28,12 @@ _OF_THE_DEVICE = {
     "torch_compile_backend": None,
     "torch_compile_mode": None,
     "dataloader_pin_memory": True,
+    "ddp_backend": None,
 }
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # transformers' callback reads it in place of args.logging_dir
 
 
-class PlacedArguments(TrainingArguments):
+class PlacedArguments(WrittenArguments):
     """transformers' arguments, which look for a device when they are made: here only :meth:`settle` does.
 
     On the driver ``device`` is the CPU, ``n_gpu`` is 0, ``world_size`` 1 and ``process_index`` 0, whatever the machine
@@ -43,10 +45,12 @@ class PlacedArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Completes and checks the arguments."""
-        if self.activation_checkpointing is None:  # the name of the pages, without transformers' warning
-            self.activation_checkpointing = self.gradient_checkpointing
-        if self.activation_checkpointing_kwargs is None:
-            self.activation_checkpointing_kwargs = self.gradient_checkpointing_kwargs
+        for name in (
+            "checkpointing",
+            "checkpointing_kwargs",
+        ):  # the pages' names, without transformers' warning
+            if getattr(self, f"activation_{name}", "not in this release") is None:
+                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         self.eval_delay = self.eval_delay or 0
         if self.logging_dir is not None and "://" not in self.logging_dir:
             self.logging_dir = str(Path(self.logging_dir).expanduser().absolute())
@@ -94,6 +98,7 @@ class PlacedArguments(TrainingArguments):
         self.output_dir = output_dir
         # accelerate joins a process group of CPU workers only if it is told that they have no accelerator.
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        self.ddp_backend = None  # the process group is there already
         if self.logging_dir is not None:
             os.environ[_TENSORBOARD] = self.logging_dir
         self._at_worker = True

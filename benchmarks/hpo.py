@@ -1,0 +1,228 @@
+"""A hyperparameter search: ours on Ray Tune beside the peer's own with Optuna, same space, model, rows and seeds.
+
+    python benchmarks/hpo.py --model path/to/all-MiniLM-L6-v2 --train stsb/train.csv --dev stsb/dev.csv
+
+Both search learning rate, batch size, epochs and warmup of CoSENT on a cut of the model with two layers; CSV files hold
+two sentences and a score of 0 to 5 in their last three columns. Compared are the best objective (Spearman on the dev
+pairs), the training rows used, and the seconds, each as the median over seeds. Each side runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from typing import Any
+
+LAYERS = 2
+FIGURE = "eval_dev_spearman_cosine"
+
+
+def main() -> None:
+    """Run both sides for each seed and print the ratios."""
+    options = arguments()
+    if options.side:
+        os.environ.setdefault("RAY_ADDRESS", "local")  # never join a cluster that happens to run here
+        warnings.simplefilter("ignore")
+        print("RESULT " + json.dumps(RUN[options.side](options)), flush=True)
+        return
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "peer": []}
+    for seed in range(options.seeds):
+        for side, runs in found.items():
+            runs.append(start(side, seed))
+            print(f"seed {seed}, {side}: {runs[-1]}", flush=True)
+    middle = {
+        side: {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        for side, runs in found.items()
+    }
+    ours, peer = middle["ours"], middle["peer"]
+    print(f"best objective: ours {ours['best']:.4f}, the peer's {peer['best']:.4f}")
+    print(
+        f"training rows: ours {ours['rows']:,.0f}, the peer's {peer['rows']:,.0f}: {ours['rows'] / peer['rows']:.0%}"
+    )
+    print(
+        f"seconds: ours {ours['seconds']:.0f}, the peer's {peer['seconds']:.0f}: {ours['seconds'] / peer['seconds']:.0%}"
+    )
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True, help="folder of all-MiniLM-L6-v2")
+    parser.add_argument("--train", required=True, help="CSV of pairs with a score")
+    parser.add_argument("--dev", required=True, help="likewise")
+    parser.add_argument("--rows", type=int, default=2000, help="training pairs")
+    parser.add_argument("--dev-rows", type=int, default=500)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--rungs", type=int, default=5, help="evaluations of a trial of ours")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=list(RUN), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def start(side: str, seed: int) -> dict[str, float]:
+    """One side's search in a process of its own."""
+    command = [sys.executable, *sys.argv, "--side", side, "--seed", str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+    if line is None:
+        raise SystemExit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    return result
+
+
+def pairs(path: str, count: int, seed: int = 0) -> dict[str, list[Any]]:
+    """A sample of a file's pairs; the same for both sides."""
+    with open(path, newline="", encoding="utf-8") as stream:
+        rows = [row[-3:] for row in csv.reader(stream)]
+    rows = random.Random(seed).sample(rows, min(count, len(rows)))
+    return {
+        "sentence1": [row[0] for row in rows],
+        "sentence2": [row[1] for row in rows],
+        "score": [float(row[2]) / 5 for row in rows],
+    }
+
+
+def space(trial: Any) -> dict[str, Any]:
+    """The documented space, with a wide range of learning rates."""
+    return {
+        "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 2),
+        "per_device_train_batch_size": trial.suggest_int("per_device_train_batch_size", 32, 128),
+        "warmup_ratio": trial.suggest_float("warmup_ratio", 0, 0.3),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True),
+    }
+
+
+def peer_space(trial: Any) -> dict[str, Any]:
+    """The same for a transformers that has no ``warmup_ratio`` any more: a fraction of ``warmup_steps`` means it."""
+    drawn = space(trial)
+    drawn["warmup_steps"] = drawn.pop("warmup_ratio")
+    return drawn
+
+
+def cut(model: Any) -> Any:
+    """The model with its first layers only."""
+    encoder = model[0].auto_model.encoder
+    encoder.layer = encoder.layer[:LAYERS]
+    model[0].auto_model.config.num_hidden_layers = LAYERS
+    return model
+
+
+def objective(metrics: dict[str, float]) -> float:
+    """Spearman on the dev pairs."""
+    return metrics[FIGURE]
+
+
+def run_ours(options: argparse.Namespace) -> dict[str, float]:
+    """Our search."""
+    from datasets import Dataset
+
+    from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
+    from ray_st.evaluation import EmbeddingSimilarityEvaluator
+    from ray_st.training_args import SentenceTransformerTrainingArguments
+
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.monotonic()
+        trainer = make_trainer(
+            options,
+            folder,
+            SentenceTransformerTrainer,
+            SentenceTransformerTrainingArguments,
+            lambda: cut(SentenceTransformer(options.model, device="cpu")),
+            losses.CoSENTLoss,
+            EmbeddingSimilarityEvaluator,
+            Dataset,
+        )
+        best = trainer.hyperparameter_search(
+            space,
+            objective,
+            options.trials,
+            "maximize",
+            backend="ray",
+            seed=options.seed,
+            rungs=options.rungs,
+        )
+        rows = sum(trial.samples for trial in best.run_summary.trials)
+        return {"best": best.objective, "rows": rows, "seconds": time.monotonic() - begin}
+
+
+def run_peer(options: argparse.Namespace) -> dict[str, float]:
+    """The peer's search, one trial after the other."""
+    import optuna
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+        losses,
+    )
+    from sentence_transformers.evaluation import EmbeddingSimilarityEvaluator
+
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.monotonic()
+        trainer = make_trainer(
+            options,
+            folder,
+            SentenceTransformerTrainer,
+            SentenceTransformerTrainingArguments,
+            lambda: cut(SentenceTransformer(options.model, device="cpu")),
+            losses.CoSENTLoss,
+            EmbeddingSimilarityEvaluator,
+            Dataset,
+        )
+        counted = {"rows": 0}
+
+        def count(metrics: dict[str, float]) -> float:
+            counted["rows"] += trainer.state.global_step * trainer.args.per_device_train_batch_size
+            return objective(metrics)
+
+        sampler = optuna.samplers.TPESampler(seed=options.seed)
+        best = trainer.hyperparameter_search(
+            peer_space, count, options.trials, "maximize", backend="optuna", sampler=sampler
+        )
+        return {"best": best.objective, "rows": counted["rows"], "seconds": time.monotonic() - begin}
+
+
+def make_trainer(
+    options: argparse.Namespace,
+    folder: str,
+    trainer: Any,
+    arguments_class: Any,
+    model_init: Any,
+    loss: Any,
+    evaluator: Any,
+    dataset: Any,
+) -> Any:
+    """The trainer of a side; both are made alike."""
+    dev = pairs(options.dev, options.dev_rows)
+    return trainer(
+        model=None,
+        args=arguments_class(
+            output_dir=folder,
+            eval_strategy="no",
+            save_strategy="no",
+            logging_steps=10_000,
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+        ),
+        train_dataset=dataset.from_dict(pairs(options.train, options.rows)),
+        evaluator=evaluator(dev["sentence1"], dev["sentence2"], dev["score"], name="dev"),
+        model_init=model_init,
+        loss=lambda model: loss(model),
+    )
+
+
+RUN = {"ours": run_ours, "peer": run_peer}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The three ways to group rows into batches, as the samplers deal them, and a training with one of them."""
+
+from __future__ import annotations
+
+from datasets import Dataset
+
+from offline import Run, command_line
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from ray_st.losses import MultipleNegativesRankingLoss
+from ray_st.sampler import DefaultBatchSampler, GroupByLabelBatchSampler, NoDuplicatesBatchSampler
+from ray_st.training_args import BatchSamplers
+
+PAIRS = {
+    "anchor": ["It's nice weather outside today.", "He drove to work.", "It's nice weather outside today."],
+    "positive": ["It's so sunny.", "He took the car to the office.", "The sky is blue."],
+}
+TOPICS = {
+    "sentence": ["It rains.", "He runs.", "It snows.", "She swims.", "A storm comes.", "They play chess."],
+    "label": [0, 1, 0, 1, 0, 1],
+}
+
+
+def main(run: Run) -> None:
+    """Shows what each sampler deals, then trains."""
+    pairs, topics = Dataset.from_dict(PAIRS), Dataset.from_dict(TOPICS)
+
+    # What each sampler does can be seen without a model. Batches are lists of rows.
+    print("in the given order:", list(DefaultBatchSampler(range(3), batch_size=2, drop_last=False)))
+    print("no text twice:", list(NoDuplicatesBatchSampler(pairs, batch_size=2, drop_last=False)))
+    grouped = GroupByLabelBatchSampler(topics, batch_size=4, drop_last=False, valid_label_columns=["label"])
+    print("labels that come in twos:", [[TOPICS["label"][row] for row in batch] for batch in grouped])
+
+    # Losses with in-batch negatives want no duplicates. Those that look for positives among the labels of a batch, such
+    # as BatchHardTripletLoss, want BatchSamplers.GROUP_BY_LABEL, and data like TOPICS.
+    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    args = SentenceTransformerTrainingArguments(
+        output_dir=run.folder("no-duplicates"), batch_sampler=BatchSamplers.NO_DUPLICATES
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=run.arguments(args),
+        train_dataset=pairs,
+        loss=MultipleNegativesRankingLoss(model),
+        scaling_config=run.scaling,
+    )
+    print(trainer.train())
+
+
+if __name__ == "__main__":
+    main(command_line(__doc__))

@@ -1,0 +1,82 @@
+"""Where data may come from: the Hub, CSV, JSON, Parquet, Arrow, SQL, a dict; and what the trainer reads by itself."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, load_dataset
+
+from offline import Run, command_line
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from ray_st.data.sources import Sql
+from ray_st.losses import CoSENTLoss
+
+
+def main(run: Run) -> None:
+    """Writes the same rows in several forms, and reads them again."""
+    from_hub = run.load_dataset("sentence-transformers/stsb", split="train")
+    print(from_hub)
+
+    # The same rows as files of several kinds
+    files = {kind: run.output / "data_loading" / f"pairs.{kind}" for kind in ("csv", "json", "parquet", "db")}
+    write(from_hub, files)
+
+    with closing(sqlite3.connect(files["db"])) as database:
+        loaded = {
+            "csv": load_dataset("csv", data_files=str(files["csv"]), split="train"),
+            "json": load_dataset("json", data_files=str(files["json"]), split="train"),
+            "parquet": load_dataset("parquet", data_files=str(files["parquet"]), split="train"),
+            "arrow": load_dataset("arrow", data_files=f"{files['csv'].parent}/arrow/*.arrow", split="train"),
+            "sql": Dataset.from_sql("SELECT * FROM pairs ORDER BY rowid", database),
+            "dict": Dataset.from_dict({"text": from_hub["sentence1"], "other": from_hub["sentence2"]}),
+        }
+    for kind, dataset in loaded.items():
+        print(f"{kind}: {dataset.num_rows} rows of {dataset.column_names}")
+
+    # Columns are inputs in their order, but for one named label, labels, score or scores: choose and order them.
+    tidy = loaded["csv"].add_column("source", ["us"] * loaded["csv"].num_rows)
+    tidy = tidy.remove_columns("source").select_columns(["sentence2", "sentence1", "score"])
+
+    # The trainer reads the same without `datasets`, too: files, columns, queries, tables, Ray Datasets. Several at once:
+    train_dataset: dict[str, Any] = {
+        "a dataset": tidy,
+        "a file": str(files["parquet"]),
+        "columns": from_hub.to_dict(),
+        "a query": Sql("SELECT * FROM pairs ORDER BY rowid", partial(sqlite3.connect, files["db"])),
+    }
+    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    args = SentenceTransformerTrainingArguments(
+        run.folder("data_loading/model"), num_train_epochs=1, multi_dataset_batch_sampler="round_robin"
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=run.arguments(args),
+        train_dataset=train_dataset,
+        loss=CoSENTLoss(model),
+        scaling_config=run.scaling,
+    )
+    print(trainer.train())
+
+
+def write(dataset: Dataset, files: dict[str, Path]) -> None:
+    """Writes the rows as CSV, JSON lines, Parquet, an Arrow folder and a table of SQLite."""
+    folder = files["csv"].parent
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset.to_csv(files["csv"], index=False)
+    dataset.to_json(files["json"])
+    dataset.to_parquet(files["parquet"])
+    dataset.save_to_disk(folder / "arrow")
+    files["db"].unlink(missing_ok=True)
+    with closing(sqlite3.connect(files["db"])) as database, database:
+        database.execute("CREATE TABLE pairs (sentence1 TEXT, sentence2 TEXT, score REAL)")
+        database.executemany(
+            "INSERT INTO pairs VALUES (?, ?, ?)", zip(*dataset.to_dict().values(), strict=True)
+        )
+
+
+if __name__ == "__main__":
+    main(command_line(__doc__))

@@ -1,0 +1,86 @@
+"""Searching learning rate, batch size, warmup and epochs by training many models, as many at a time as fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from offline import Run, command_line
+from ray_st import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+    losses,
+)
+from ray_st.evaluation import EmbeddingSimilarityEvaluator, SimilarityFunction
+from ray_st.training_args import BatchSamplers
+
+
+def hpo_search_space(trial: Any) -> dict[str, Any]:
+    """What to choose from; the trial is Optuna's."""
+    return {
+        "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 2),
+        "per_device_train_batch_size": trial.suggest_int("per_device_train_batch_size", 32, 128),
+        "warmup_ratio": trial.suggest_float("warmup_ratio", 0, 0.3),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-4, log=True),
+    }
+
+
+def hpo_loss_init(model: SentenceTransformer) -> losses.MultipleNegativesRankingLoss:
+    """Each trial has a model of its own, and so a loss of its own."""
+    return losses.MultipleNegativesRankingLoss(model)
+
+
+def hpo_compute_objective(metrics: dict[str, float]) -> float:
+    """The figure to maximise, of those that the evaluator and the evaluation data give."""
+    return metrics["eval_sts-dev_spearman_cosine"]
+
+
+def main(run: Run) -> None:
+    """Describes a training in which things are left open, and searches."""
+    train_dataset = run.load_dataset("sentence-transformers/all-nli", "triplet", split="train[:10000]")
+    eval_dataset = run.load_dataset("sentence-transformers/all-nli", "triplet", split="dev[:1000]")
+    stsb = run.load_dataset("sentence-transformers/stsb", split="validation")
+    dev_evaluator = EmbeddingSimilarityEvaluator(
+        sentences1=stsb["sentence1"],
+        sentences2=stsb["sentence2"],
+        scores=stsb["score"],
+        main_similarity=SimilarityFunction.COSINE,
+        name="sts-dev",
+    )
+    name = run.model("distilbert-base-uncased")
+
+    def hpo_model_init(trial: Any) -> SentenceTransformer:
+        return SentenceTransformer(name)
+
+    args = SentenceTransformerTrainingArguments(
+        output_dir=run.folder("search"),
+        # max_steps=10000,  # to limit what a trial costs
+        fp16=run.gpu,
+        batch_sampler=BatchSamplers.NO_DUPLICATES,
+        eval_strategy="no",  # a trial is measured at its end
+        save_strategy="no",
+        logging_steps=10,
+        run_name="hpo",
+    )
+    trainer = SentenceTransformerTrainer(
+        model=None,
+        args=run.arguments(args),
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        evaluator=dev_evaluator,
+        model_init=hpo_model_init,
+        loss=hpo_loss_init,
+        scaling_config=run.scaling,  # the workers of each trial
+    )
+    best_trial = trainer.hyperparameter_search(
+        hp_space=hpo_search_space,
+        compute_objective=hpo_compute_objective,
+        n_trials=2 if run.offline else 20,
+        direction="maximize",
+        backend="optuna",
+    )
+    print(best_trial)
+
+
+if __name__ == "__main__":
+    main(command_line(__doc__))

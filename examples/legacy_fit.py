@@ -1,0 +1,31 @@
+"""The way models were trained before there was a trainer: it still works, on the cluster, too."""
+
+from __future__ import annotations
+
+from torch.utils.data import DataLoader
+
+from offline import Run, command_line
+from ray_st import InputExample, SentenceTransformer, losses
+
+
+def main(run: Run) -> None:
+    """Trains on two pairs."""
+    model = SentenceTransformer(run.model("distilbert/distilbert-base-uncased"))
+    train_examples = [
+        InputExample(texts=["My first sentence", "My second sentence"], label=0.8),
+        InputExample(texts=["Another pair", "Unrelated sentence"], label=0.3),
+    ]
+    train_dataloader = DataLoader(train_examples, shuffle=True, batch_size=16)
+    train_loss = losses.CosineSimilarityLoss(model)
+    model.fit(
+        train_objectives=[(train_dataloader, train_loss)],
+        epochs=1,
+        warmup_steps=100,
+        output_path=run.folder("legacy-fit"),
+        scaling_config=run.scaling,
+    )
+    print("similarity:", model.similarity(*model.encode(train_examples[0].texts)).item())
+
+
+if __name__ == "__main__":
+    main(command_line(__doc__))

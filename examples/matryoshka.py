@@ -1,0 +1,53 @@
+"""Embeddings whose first dimensions are embeddings, too: trained at several sizes, measured at each."""
+
+from __future__ import annotations
+
+from offline import Run, command_line
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from ray_st.evaluation import EmbeddingSimilarityEvaluator, SequentialEvaluator
+from ray_st.losses import CoSENTLoss, MatryoshkaLoss
+
+
+def main(run: Run) -> None:
+    """Trains at four sizes, and loads the model at the smallest."""
+    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    whole = model.get_sentence_embedding_dimension() or 0
+    sizes = [whole, whole // 2, whole // 4, whole // 8]
+    stsb = run.load_dataset("sentence-transformers/stsb", split="validation")
+    evaluator = SequentialEvaluator(
+        [
+            EmbeddingSimilarityEvaluator(
+                stsb["sentence1"], stsb["sentence2"], stsb["score"], name=f"sts-dev-{size}", truncate_dim=size
+            )
+            for size in sizes
+        ],
+        main_score_function=lambda scores: scores[0],  # the whole embedding's
+    )
+    args = SentenceTransformerTrainingArguments(
+        output_dir=run.folder("matryoshka"),
+        num_train_epochs=4,
+        per_device_train_batch_size=16,
+        eval_strategy="steps",
+        eval_steps=100,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=run.arguments(args),
+        train_dataset=run.load_dataset("sentence-transformers/stsb", split="train"),
+        loss=MatryoshkaLoss(model, CoSENTLoss(model), matryoshka_dims=sizes),
+        evaluator=evaluator,
+        scaling_config=run.scaling,
+    )
+    trainer.train()
+    folder = run.folder("matryoshka/final")
+    model.save_pretrained(folder)
+
+    figures = evaluator(model)
+    for size in sizes:
+        print(f"{size} dimensions: {figures[f'sts-dev-{size}_spearman_cosine']:.3f}")
+    small = SentenceTransformer(folder, truncate_dim=sizes[-1])
+    print("an embedding:", small.encode("A short one.").shape)
+
+
+if __name__ == "__main__":
+    main(command_line(__doc__))

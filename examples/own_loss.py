@@ -1,0 +1,61 @@
+"""A loss of our own, with weights of its own: a sigmoid of the cosine should be the score.
+
+Any module with this forward will do; docs/custom-loss.md shows what the library's base class adds.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from offline import Run, command_line
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+
+
+class SigmoidLoss(nn.Module):
+    """Cross entropy between scores from 0 to 1 and ``sigmoid(scale * cosine + bias)``; both numbers are learnt.
+
+    Args:
+        model: Makes embeddings.
+    """
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+        self.scale = nn.Parameter(torch.tensor(10.0))
+        self.bias = nn.Parameter(torch.tensor(-5.0))
+
+    def forward(self, sentence_features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        """The mean over the rows of a batch (n) with labels (n)."""
+        first, second = (self.model(column)["sentence_embedding"] for column in sentence_features)
+        cosines = F.cosine_similarity(first, second)
+        return F.binary_cross_entropy_with_logits(self.scale * cosines + self.bias, labels.to(cosines))
+
+
+def main(run: Run) -> None:
+    """Trains the model and the loss's two numbers."""
+    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    loss = SigmoidLoss(model)
+    args = SentenceTransformerTrainingArguments(
+        output_dir=run.folder("own-loss"),
+        num_train_epochs=1,
+        per_device_train_batch_size=16,
+        # What is fresh learns faster than what is pretrained.
+        learning_rate_mapping={"^scale$|^bias$": 1e-2},
+        logging_steps=100,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=run.arguments(args),
+        train_dataset=run.load_dataset("sentence-transformers/stsb", split="train"),
+        loss=loss,
+        scaling_config=run.scaling,
+    )
+    trainer.train()
+    print("losses:", [round(entry["loss"], 3) for entry in trainer.state.log_history if "loss" in entry])
+    print(f"scale {loss.scale.item():.3f}, bias {loss.bias.item():.3f}")
+
+
+if __name__ == "__main__":
+    main(command_line(__doc__))

@@ -1,0 +1,43 @@
+"""Training with prompts: a text before each question and another before each answer, kept for use later."""
+
+from __future__ import annotations
+
+from offline import Run, command_line
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from ray_st.losses import MultipleNegativesRankingLoss
+
+PROMPTS = {"query": "query: ", "document": "document: "}
+
+
+def main(run: Run) -> None:
+    """Trains with prompts, then embeds with those that the model kept."""
+    # The model keeps its prompts by role: encode_query and encode_document use them.
+    model = SentenceTransformer(run.model("microsoft/mpnet-base"), prompts=PROMPTS)
+    args = SentenceTransformerTrainingArguments(
+        output_dir=run.folder("prompts"),
+        num_train_epochs=1,
+        per_device_train_batch_size=16,
+        # In training they go by column. Also: one text for all columns, or a dict of these by data set.
+        prompts={"query": PROMPTS["query"], "answer": PROMPTS["document"]},
+        batch_sampler="no_duplicates",
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=run.arguments(args),
+        train_dataset=run.load_dataset("sentence-transformers/natural-questions", split="train[:10000]"),
+        loss=MultipleNegativesRankingLoss(model),
+        scaling_config=run.scaling,
+    )
+    trainer.train()
+    folder = run.folder("prompts/final")
+    model.save_pretrained(folder)
+
+    saved = SentenceTransformer(folder)
+    queries = saved.encode_query(["when does the library close"])
+    documents = saved.encode_document(["The library is open until six.", "A fox crossed the garden."])
+    print("prompts:", saved.prompts)
+    print("similarities:", saved.similarity(queries, documents))
+
+
+if __name__ == "__main__":
+    main(command_line(__doc__))

@@ -1,0 +1,1 @@
+"""Training as older scripts call it, on what trains now."""

@@ -1,0 +1,150 @@
+"""From loaders of examples to datasets with the order of their batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from torch import nn
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
+
+from ray_st.data.grouping import GroupByLabelBatchSampler
+from ray_st.data.samplers import (
+    DefaultBatchSampler,
+    NoDuplicatesBatchSampler,
+    PlannedBatchSampler,
+    RandomOrder,
+)
+from ray_st.datasets.no_duplicates import NoDuplicatesDataLoader
+from ray_st.datasets.sentence_label import SentenceLabelDataset
+from ray_st.models.fitting import FittedStack, Objectives
+from ray_st.readers.input_example import InputExample, as_columns
+from ray_st.training_args import BatchSamplers
+
+_INSTEAD = (
+    "fit reads the examples and makes batches itself. Use SentenceTransformerTrainer with a batch sampler or collator "
+    "of yours, or old_fit, which uses loaders as they are."
+)
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a loader's examples are put into batches; makes the sampler that does it.
+
+    Args:
+        batch_size: Examples of a batch.
+        drop_last: Whether batches that are not full are left out.
+        kind: How examples are grouped.
+        shuffle: Whether they are shuffled, if nothing else decides their order.
+        seed: Seed of the order; None for the run's.
+    """
+
+    batch_size: int
+    drop_last: bool = False
+    kind: BatchSamplers = BatchSamplers.BATCH_SAMPLER
+    shuffle: bool = True
+    seed: int | None = None
+
+    def __call__(self, keys: Any, seed: int) -> PlannedBatchSampler:
+        """The batch sampler over rows with these keys."""
+        seed = seed if self.seed is None else self.seed
+        if self.kind == BatchSamplers.NO_DUPLICATES:
+            return NoDuplicatesBatchSampler(keys, self.batch_size, self.drop_last, seed=seed)
+        if self.kind == BatchSamplers.GROUP_BY_LABEL:
+            return GroupByLabelBatchSampler(keys, self.batch_size, self.drop_last, seed=seed)
+        return DefaultBatchSampler(
+            RandomOrder(len(keys), seed, self.shuffle), self.batch_size, self.drop_last
+        )
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Rows to train on, in what order, and with which loss.
+
+    Args:
+        rows: ``sentence_0``, ``sentence_1``, … and maybe ``label``.
+        order: How they are put into batches.
+        loss: The loss.
+    """
+
+    rows: datasets.Dataset
+    order: Order
+    loss: nn.Module
+
+
+def read_objectives(train_objectives: Objectives) -> dict[str, Objective]:
+    """Reads all examples.
+
+    Args:
+        train_objectives: Pairs of a loader and a loss.
+
+    Returns:
+        ``objective_1``, ``objective_2``, …
+
+    Raises:
+        ValueError: If there is no objective, a loader does what only it can do, or its examples do not go together.
+    """
+    objectives = {}
+    for number, (loader, loss) in enumerate(train_objectives, start=1):
+        examples, order = _opened(loader, f"train_objectives[{number - 1}]")
+        rows = datasets.Dataset.from_dict(as_columns(examples, label=_wants_labels(loss, examples)))
+        objectives[f"objective_{number}"] = Objective(rows, order, loss)
+    if not objectives:
+        raise ValueError("train_objectives: expected pairs of a loader and a loss; found none.")
+    return objectives
+
+
+def _opened(loader: Any, place: str) -> tuple[Sequence[InputExample], Order]:
+    if isinstance(loader, NoDuplicatesDataLoader):
+        own = loader._sampler
+        kind = BatchSamplers.NO_DUPLICATES
+        return loader.train_examples, Order(loader.batch_size, own.drop_last, kind, seed=own.seed)
+    if not isinstance(loader, DataLoader):
+        raise ValueError(
+            f"{place}: expected a DataLoader or NoDuplicatesDataLoader; found {type(loader).__name__}. {_INSTEAD}"
+        )
+    _check(loader, place)
+    assert loader.batch_size is not None
+    data = loader.dataset
+    if isinstance(data, SentenceLabelDataset):
+        kind = BatchSamplers.GROUP_BY_LABEL
+        return data.examples, Order(loader.batch_size, loader.drop_last, kind, seed=data.seed)
+    shuffle = isinstance(loader.sampler, RandomSampler)
+    seed = None if loader.generator is None else loader.generator.initial_seed()
+    order = Order(loader.batch_size, loader.drop_last, shuffle=shuffle, seed=seed)
+    if isinstance(data, IterableDataset):
+        return list(data), order
+    return [data[row] for row in range(len(data))], order  # type: ignore[arg-type]
+
+
+def _check(loader: DataLoader[Any], place: str) -> None:
+    """Refuses what a loader does by itself and fit would not do."""
+    if loader.batch_size is None:
+        raise ValueError(f"{place}: the loader has a batch_sampler of its own. {_INSTEAD}")
+    collate: Any = loader.collate_fn
+    known = (default_collate, FittedStack.smart_batching_collate)
+    if getattr(collate, "__func__", collate) not in known:
+        raise ValueError(f"{place}: the loader has a collate_fn of its own ({collate!r}). {_INSTEAD}")
+    if isinstance(loader.dataset, IterableDataset):
+        return
+    sampler: Any = loader.sampler
+    rows = len(loader.dataset)  # type: ignore[arg-type]
+    once = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == rows
+    if not once and type(sampler) is not SequentialSampler:
+        raise ValueError(f"{place}: the loader has a sampler of its own ({sampler!r}). {_INSTEAD}")
+
+
+def _wants_labels(loss: nn.Module, examples: Sequence[InputExample]) -> bool:
+    """Whether labels are for the loss: what it says of itself, else whether any differs from an example's default, 0."""
+    needs = str(getattr(loss, "labels", "optional"))
+    if needs.startswith(("none", "optional")) or getattr(loss, "labels", None) is None:
+        return not all(isinstance(example.label, int | float) and example.label == 0 for example in examples)
+    return True

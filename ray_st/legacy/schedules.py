@@ -1,0 +1,70 @@
+"""Optimizers and learning rates as older scripts name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import transformers
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ray_st.models.fitting import FitOptions
+
+_WITHOUT_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
+
+# Called as schedule(optimizer, warmup steps, all steps).
+SCHEDULES: Mapping[str, Callable[[Optimizer, int, int], LambdaLR]] = {
+    "constantlr": lambda optimizer, warmup, steps: transformers.get_constant_schedule(optimizer),
+    "warmupconstant": lambda optimizer, warmup, steps: transformers.get_constant_schedule_with_warmup(
+        optimizer, warmup
+    ),
+    "warmuplinear": transformers.get_linear_schedule_with_warmup,
+    "warmupcosine": transformers.get_cosine_schedule_with_warmup,
+    "warmupcosinewithhardrestarts": transformers.get_cosine_with_hard_restarts_schedule_with_warmup,
+}
+"""How the learning rate goes, by its name in lower case."""
+
+
+def check_scheduler(name: str) -> None:
+    """Refuses a learning rate schedule that is not there.
+
+    Raises:
+        ValueError: Naming those there are.
+    """
+    if name.lower() not in SCHEDULES:
+        raise ValueError(f"scheduler must be one of {list(SCHEDULES)}, in any case; got {name!r}.")
+
+
+def make_scheduler(optimizer: Optimizer, name: str, warmup_steps: int, steps: int) -> LambdaLR:
+    """The schedule of a learning rate.
+
+    Args:
+        optimizer: Whose learning rate it is.
+        name: One of :data:`SCHEDULES`, in any case.
+        warmup_steps: Steps over which it rises from 0.
+        steps: All steps, at the end of which it is 0 again, if it falls at all.
+
+    Raises:
+        ValueError: If there is no schedule of this name.
+    """
+    check_scheduler(name)
+    return SCHEDULES[name.lower()](optimizer, warmup_steps, steps)
+
+
+def make_optimizer(module: nn.Module, options: FitOptions) -> Optimizer:
+    """An optimizer over all parameters of a module; biases and layer norms are left out of weight decay.
+
+    Args:
+        module: A loss with its model.
+        options: Class and arguments of the optimizer, and the decay.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in module.named_parameters():
+        groups[not any(part in name for part in _WITHOUT_DECAY)].append(parameter)
+    parameters: list[dict[str, Any]] = [
+        {"params": group, "weight_decay": options.weight_decay if decays else 0.0}
+        for decays, group in groups.items()
+    ]
+    return options.optimizer_class(parameters, **options.optimizer_params)

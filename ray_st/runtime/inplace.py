@@ -1,0 +1,158 @@
+"""A trainer inside a user's own ``train_loop_per_worker``: its place in that worker, with data that is at hand there."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.train
+from ray.data import DataIterator
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from ray_st.data.encode import encode_block
+from ray_st.data.feed import MemoryFeed, Planner
+from ray_st.data.ingested import describe_blocks
+from ray_st.data.located import read_located
+from ray_st.data.sources import as_source
+from ray_st.data.window import Window
+from ray_st.runtime.worker import world_of_worker
+from ray_st.training.checkpoint import CheckpointStore, Found
+from ray_st.training.collectives import gather_objects
+from ray_st.training.feeding import arrange, check_ingested, fingerprint
+from ray_st.training.parts import is_mixture, is_ray_dataset, prompt_lengths
+from ray_st.training.place import Place
+from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, eval_names
+
+_made = itertools.count()
+
+
+def find_place() -> Place | None:
+    """The place of this process if it is a worker of Ray Train, without data; else None.
+
+    Checkpoints go to the run's folder. A restarted worker comes to the same trainers in the same order, so their
+    numbers tell whose checkpoints are whose.
+    """
+    try:
+        storage = ray.train.get_context().get_storage()
+    except RuntimeError:  # Ray's way to say that this is no worker
+        return None
+    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, f"in-place-{next(_made)}")
+    return Place(world_of_worker(), store, report=_Report(store))
+
+
+class _Report:
+    """Tells Ray Train of a checkpoint in storage. A barrier: every rank calls it."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+
+    def __call__(self, metrics: dict[str, Any], found: Found) -> None:
+        checkpoint = Checkpoint(self._store.location(found.name), self._store.filesystem)
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint if ray.train.get_context().get_world_rank() == 0 else None,
+            checkpoint_dir_name=found.name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+
+def start(place: Place, wanted: str | bool | None) -> str | None:
+    """The checkpoint folder from which a trainer starts.
+
+    Args:
+        place: Its place.
+        wanted: What the user asks for: a folder, or True for the run's newest checkpoint if there is one. Otherwise a
+            worker that Ray Train restarted goes on from this trainer's newest.
+    """
+    if isinstance(wanted, str):
+        return wanted
+    run_id = place.store.run_id
+    found = None
+    if wanted or ray.train.get_checkpoint() is not None:
+        found = place.store.newest(None if wanted else run_id)
+    return None if found is None else str(place.store.fetch(found.name))
+
+
+# ---- data ----
+
+
+def gathered(dataset: Any) -> Any:
+    """A dataset, or a dict of them, with the rows of all ranks in place of ``get_dataset_shard``'s shards.
+
+    Every rank must call it. Ranks share the rows over the object store: the global batches are planned over all of them,
+    as if the driver had been given the whole dataset.
+
+    Args:
+        dataset: What the user gave to the trainer.
+
+    Raises:
+        ValueError: If it is a Ray Dataset: each rank would read all of it by itself.
+    """
+    if is_mixture(dataset):
+        return {name: gathered(part) for name, part in dataset.items()}
+    if isinstance(dataset, DataIterator):
+        whole: Any = None  # each block as it is
+        batches = dataset.iter_batches(batch_size=whole, batch_format="pyarrow")
+        return _concatenated([table for table in batches if len(table)])
+    if is_ray_dataset(dataset):
+        raise ValueError(
+            "Inside a worker of Ray Train, a Ray Dataset comes as a shard: give it to the TorchTrainer, "
+            'datasets={"train": ...}, and ray.train.get_dataset_shard("train") to this trainer.'
+        )
+    return dataset
+
+
+def supplied(place: Place, parts: Mapping[str, FeedPart]) -> Place:
+    """A place with the feeds of a run; every rank must call it.
+
+    Args:
+        place: The place.
+        parts: The run's datasets, by feed name; their sources are the same on every rank.
+
+    Raises:
+        ValueError: If rows cannot be used.
+    """
+    feeds, facts = {}, dict(place.facts)
+    for name, part in parts.items():
+        feeds[name], found = _feed(part, place)
+        if name == TRAIN_FEED:
+            facts = found
+    lengths = {**place.prompt_lengths, **prompt_lengths(parts)}
+    train = feeds.get(TRAIN_FEED, place.train)
+    return dataclasses.replace(
+        place, train=train, evals=eval_names(feeds), prompt_lengths=lengths, facts=facts
+    )
+
+
+def _feed(part: FeedPart, place: Place) -> tuple[MemoryFeed, dict[str, Any]]:
+    blocks = {name: _encoded(dataset, place) for name, dataset in part.datasets.items()}
+    windows = {name: Window([block], part.datasets[name].encoding.columns) for name, block in blocks.items()}
+    ingested = {
+        name: describe_blocks([block], part.datasets[name].encoding.columns) for name, block in blocks.items()
+    }
+    check_ingested(part, ingested)
+    arrangement = arrange(part, ingested)
+    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    return MemoryFeed(windows, planner), fingerprint(part, ingested)
+
+
+def _encoded(dataset: DataPart, place: Place) -> pa.Table:
+    """All rows, encoded: each rank does its share."""
+    columns = list(dataset.encoding.columns.names)
+    parts = as_source(dataset.source, dataset.label).parts(columns)
+    rows = pa.concat_tables([table for part in parts for table in read_located(part)])
+    share = place.world.share(len(rows))
+    mine = rows.slice(share.start, share.stop - share.start)
+    return _concatenated([encode_block(mine, dataset.encoding)])
+
+
+def _concatenated(mine: list[pa.Table]) -> pa.Table:
+    """The rows of all ranks, in order of rank, mapped from the object store."""
+    reference = ray.put(pa.concat_tables(mine) if mine else None)
+    pickled = gather_objects(ray.cloudpickle.dumps(reference))
+    tables = ray.get([ray.cloudpickle.loads(one) for one in pickled])
+    return pa.concat_tables([table for table in tables if table is not None])

@@ -1,0 +1,167 @@
+"""Encoded datasets that all trials of a search share: blocks in the object store, plans made where they are used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import xxhash
+from ray import cloudpickle
+
+from ray_st.data.encode import Encoding
+from ray_st.data.feed import Feed, Planner
+from ray_st.data.ingested import Ingested
+from ray_st.data.plan import Plan
+from ray_st.runtime.feeds import RayFeed, Shelf, start_planner
+from ray_st.runtime.ingest import default_window_bytes, ingest
+from ray_st.training.feeding import Arrangement, arrange, check_ingested, fingerprint
+from ray_st.training.local import memory_feed
+from ray_st.training.run import FeedPart
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """One dataset's encoded rows.
+
+    Args:
+        key: What they were encoded with.
+        references: The blocks, in order.
+        description: What is known of the rows.
+    """
+
+    key: str
+    references: list[Any]
+    description: Ingested
+
+
+@dataclass(frozen=True)
+class SharedData:
+    """The encoded datasets of a search.
+
+    Args:
+        rows: By feed and dataset.
+        window_bytes: Most bytes to shuffle at once where the arguments don't say.
+    """
+
+    rows: Mapping[tuple[str, str], SharedRows]
+    window_bytes: int
+
+
+def share(parts: Mapping[str, FeedPart]) -> SharedData:
+    """Encodes the datasets of a run once.
+
+    Args:
+        parts: The run's datasets, by feed.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+    rows = {}
+    for feed, part in parts.items():
+        for name, dataset in part.datasets.items():
+            blocks = ingest(dataset.source, dataset.encoding, dataset.label)
+            rows[feed, name] = SharedRows(
+                encoding_key(dataset.encoding), blocks.references, blocks.description
+            )
+        check_ingested(part, {name: rows[feed, name].description for name in part.datasets})
+    return SharedData(rows, default_window_bytes())
+
+
+def encoding_key(encoding: Encoding) -> str:
+    """A digest of what an encoding makes of rows; equal for equal tokenizers, in any process."""
+    facts = [encoding.columns, encoding.keep_texts, sorted(encoding.prompts.items())]
+    return xxhash.xxh3_64_hexdigest(repr(facts).encode() + _encoder_state(encoding.encoder))
+
+
+def _encoder_state(encoder: Any) -> bytes:
+    backend = getattr(getattr(encoder, "tokenizer", None), "backend_tokenizer", None)
+    if backend is None or not dataclasses.is_dataclass(encoder):
+        return bytes(cloudpickle.dumps(encoder))
+    # Pickles of equal tokenizers differ; what they were last asked to cut and pad is no part of them.
+    state = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
+    settings = {
+        field.name: getattr(encoder, field.name)
+        for field in dataclasses.fields(encoder)
+        if field.name != "tokenizer"
+    }
+    return json.dumps([type(encoder).__qualname__, settings, state], sort_keys=True, default=repr).encode()
+
+
+class OwnPlans(RayFeed):
+    """A feed with shared rows whose epochs are planned in this process.
+
+    Args:
+        shelves: Where each dataset's blocks are, by name.
+        planner: Plans the epochs.
+    """
+
+    def __init__(self, shelves: dict[str, Shelf], planner: Planner) -> None:
+        super().__init__(shelves, planner.steps, None)
+        self._own = planner
+
+    def plan(self, epoch: int) -> Plan:
+        """The global batches of an epoch."""
+        return self._own.plan(epoch)
+
+
+def feed_here(name: str, part: FeedPart, shared: SharedData) -> tuple[Feed, dict[str, Any]]:
+    """The feed of a trial in this process, and what the order of its samples depends on.
+
+    Args:
+        name: The feed's name.
+        part: Its datasets.
+        shared: The search's rows; where a trial encodes otherwise, it encodes anew.
+    """
+    shelved = _shelved(name, part, shared)
+    if shelved is None:
+        return memory_feed(part), {}
+    shelves, arrangement, facts = shelved
+    return OwnPlans(shelves, Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)), facts
+
+
+def feed_for_workers(name: str, part: FeedPart, shared: SharedData) -> tuple[RayFeed, dict[str, Any]]:
+    """The feed of a trial on several workers: one actor plans for all of them.
+
+    Args:
+        name: The feed's name.
+        part: Its datasets.
+        shared: The search's rows.
+    """
+    shelved = _shelved(name, part, shared)
+    if shelved is None:
+        from ray_st.runtime.launch import make_feed
+
+        fed = make_feed(part)
+        return fed.feed, fed.fingerprint
+    import ray
+
+    shelves, arrangement, facts = shelved
+    planner = start_planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    steps = len(ray.get(planner.plan.remote(0)))
+    return RayFeed(shelves, steps, planner), facts
+
+
+def _shelved(
+    name: str, part: FeedPart, shared: SharedData
+) -> tuple[dict[str, Shelf], Arrangement, dict[str, Any]] | None:
+    """The shared rows of a feed and how a trial samples them; None where it encodes in another way."""
+    found = {dataset: shared.rows.get((name, dataset)) for dataset in part.datasets}
+    rows = {dataset: one for dataset, one in found.items() if one is not None}
+    if any(
+        dataset not in rows or rows[dataset].key != encoding_key(data.encoding)
+        for dataset, data in part.datasets.items()
+    ):
+        return None
+    part = dataclasses.replace(part, window_bytes=part.window_bytes or shared.window_bytes)
+    ingested = {dataset: one.description for dataset, one in rows.items()}
+    arrangement = arrange(part, ingested)
+    shelves = {
+        dataset: Shelf(
+            one.references, one.description.block_rows, part.datasets[dataset].encoding.columns, resident
+        )
+        for (dataset, one), resident in zip(rows.items(), arrangement.resident, strict=True)
+    }
+    return shelves, arrangement, fingerprint(part, ingested)

@@ -1,0 +1,84 @@
+"""Which trials Ray Tune stops early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    MedianStoppingRule,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
+
+TIME = "evaluation"
+"""What rungs are counted in: evaluations of a trial, each a share of its own length."""
+
+OBJECTIVE = "objective"
+"""Key of the first objective in a trial's reports."""
+
+_NO_END = 1_000_000
+
+_BRACKETS = {"asha": 1, "hyperband": 3}
+"""Hyperband is asked for without waiting at rungs: its brackets begin to stop trials later and later."""
+
+
+def make_scheduler(given: Any, mode: str, grace_period: int, reduction_factor: int) -> TrialScheduler:
+    """A scheduler of Ray Tune.
+
+    Args:
+        mode: ``"min"`` or ``"max"``; a scheduler of the user's is given it by Ray Tune.
+        given: ``"asha"``, ``"median"``, ``"hyperband"``, None, or a scheduler, which is returned as it is.
+        grace_period: Evaluations that a trial has before it can be stopped.
+        reduction_factor: One in how many trials goes on at each rung.
+
+    Raises:
+        ValueError: If it is something else, or one that changes the parameters of running trials.
+    """
+    if given is None:
+        return FIFOScheduler()
+    if isinstance(given, PopulationBasedTraining):
+        raise ValueError(
+            "Population based training changes the parameters of running trials, which this search does not do. "
+            'Use scheduler="asha", "median" or "hyperband".'
+        )
+    if isinstance(given, TrialScheduler):
+        return given
+    if given in _BRACKETS:
+        return AsyncHyperBandScheduler(
+            time_attr=TIME,
+            metric=OBJECTIVE,
+            mode=mode,
+            max_t=_NO_END,
+            grace_period=grace_period,
+            reduction_factor=reduction_factor,
+            brackets=_BRACKETS[given],
+            stop_last_trials=False,
+        )
+    if given == "median":
+        return MedianStoppingRule(time_attr=TIME, metric=OBJECTIVE, mode=mode, grace_period=grace_period)
+    raise ValueError(f"scheduler: expected a Ray Tune scheduler, found {given!r}.")
+
+
+def remember(scheduler: TrialScheduler, histories: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+    """Tells a new scheduler of trials that ended before, so that a search that goes on stops trials as strictly.
+
+    Only the rungs of ``"asha"`` and ``"hyperband"`` can be told.
+
+    Args:
+        scheduler: The scheduler.
+        histories: The evaluations of each trial: their number and objectives.
+    """
+    if not isinstance(scheduler, AsyncHyperBandScheduler):
+        return
+    controller: Any = None
+    for number, history in enumerate(histories):
+        trial: Any = SimpleNamespace(trial_id=f"before-{number}")
+        scheduler.on_trial_add(controller, trial)
+        for event in history:
+            result = {TIME: event["evaluation"], OBJECTIVE: event["objectives"][0]}
+            scheduler.on_trial_result(controller, trial, result)
+        scheduler.on_trial_remove(controller, trial)

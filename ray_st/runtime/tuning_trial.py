@@ -1,0 +1,198 @@
+"""One trial of a search, in a process that has run others: the training loop, its evaluations reported to Ray Tune."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from ray import tune
+from ray.train import ScalingConfig
+
+from ray_st.runtime.failures import REPEATABLE, RunStopped
+from ray_st.runtime.tuning_feeds import SharedData, feed_here
+from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.parts import prompt_lengths
+from ray_st.training.place import Place
+from ray_st.training.progress import ProgressReport
+from ray_st.training.run import TRAIN_FEED, FeedPart, eval_names
+from ray_st.training.travel import Description
+from ray_st.world import World
+
+NUMBER, VALUES, NAME = "number", "values", "name"
+"""Keys of what Ray Tune hands to a trial."""
+
+ENDING_S = 60
+"""Seconds that a stopped trial has to leave its process, and its workers, in order."""
+
+ENDED = threading.Event()
+"""Set where no trial runs in this process."""
+
+
+class Candidate(Protocol):
+    """A trial, ready to run."""
+
+    @property
+    def shell(self) -> Any:
+        """Makes its data parts."""
+
+    @property
+    def description(self) -> Description:
+        """Makes its trainer at a place."""
+
+
+@dataclass(frozen=True)
+class TrialKit:
+    """What all trials of a search share.
+
+    Args:
+        make: Makes a trial from its number, its parameters and its name.
+        objective: Gives the values of the objectives from the figures of an evaluation.
+        data: The encoded datasets.
+        store: The search's folder, for checkpoints.
+        search_id: Names the search in manifests.
+        scaling: How a trial on several workers is scaled; None for one in its own process.
+    """
+
+    make: Callable[[int, Mapping[str, Any], str], Candidate]
+    objective: Callable[[Mapping[str, float]], tuple[float, ...]]
+    data: SharedData
+    store: CheckpointStore
+    search_id: str
+    scaling: ScalingConfig | None = None
+
+    def trial_store(self, number: int) -> CheckpointStore:
+        """Where a trial keeps its checkpoints."""
+        path = self.store.location(f"run-{number}")
+        return CheckpointStore(path, self.store.filesystem, f"{self.search_id}-{number}")
+
+
+def run_trial(config: dict[str, Any], kit: TrialKit) -> None:
+    """Runs a trial, as Ray Tune calls it.
+
+    An error that would come again is reported, not raised: the trial has failed, the process is good for the next.
+
+    Args:
+        config: Number, parameters and name.
+        kit: What all trials share.
+    """
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING_S))  # a stopped trial cleans up first
+    ENDED.clear()
+    start = time.monotonic()
+
+    def send(report: dict[str, Any]) -> None:
+        values = kit.objective(report["metrics"])
+        if not all(math.isfinite(value) for value in values):
+            raise ValueError(f"the objective is {list(values)} at step {report['step']}")
+        seconds = round(time.monotonic() - start, 3)
+        tune.report({**report, "objective": values[0], "objectives": list(values), "seconds_here": seconds})
+
+    try:
+        if kit.scaling is None:
+            _train_here(config, kit, send)
+        else:
+            from ray_st.runtime.tuning_workers import train_on_workers
+
+            train_on_workers(config, kit, send)
+    except (*REPEATABLE, torch.OutOfMemoryError, RunStopped) as error:
+        spoils = getattr(error, "spoils_search", False)
+        tune.report({"fault": f"{type(error).__name__}: {error}", "spoils_search": spoils})
+    finally:
+        _forget()
+        ENDED.set()
+
+
+def _train_here(config: Mapping[str, Any], kit: TrialKit, send: Callable[[dict[str, Any]], None]) -> None:
+    """Runs a trial on one worker, which is this process."""
+    candidate = kit.make(config[NUMBER], config[VALUES], config[NAME])
+    parts = data_parts(candidate.shell, 1)
+    feeds, facts = {}, {}
+    for name, part in parts.items():
+        feeds[name], facts[name] = feed_here(name, part, kit.data)
+    store = kit.trial_store(config[NUMBER])
+    place = Place(
+        World(),
+        store,
+        train=feeds[TRAIN_FEED],
+        evals=eval_names(feeds),
+        prompt_lengths=prompt_lengths(parts),
+        facts=facts[TRAIN_FEED],
+    )
+    trainer = build(candidate.description, place)
+    trainer.on_evaluated = Reports(send)
+    newest = store.newest(store.run_id)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(store.fetch(newest.name)))
+    evaluate_end(trainer)
+
+
+def build(description: Description, place: Place) -> Any:
+    """Makes a trial's trainer, which keeps its progress to itself: the search tells of it."""
+    trainer = description.rebuild(place)
+    trainer.remove_callback(ProgressReport)
+    return trainer
+
+
+def data_parts(shell: Any, workers: int) -> dict[str, FeedPart]:
+    """A trial's data parts: what it trains on, and all that it is evaluated on at the end."""
+    return {**shell._train_parts(workers), **shell._eval_parts(shell.eval_dataset, workers)}
+
+
+def evaluate_end(trainer: Any) -> None:
+    """Evaluates a trained trial, unless its last step was, or it was stopped."""
+    reports = trainer.on_evaluated
+    if not reports.stopped and reports.step != trainer.state.global_step:
+        reports(trainer, trainer.evaluate())
+
+
+class Reports:
+    """Makes a report of each evaluation.
+
+    Args:
+        send: Takes a report.
+
+    Attributes:
+        step: The step of the last one; -1 before the first.
+        stopped: Whether the trial was told to stop.
+    """
+
+    def __init__(self, send: Callable[[dict[str, Any]], Any]) -> None:
+        self._send = send
+        self.step, self.stopped = -1, False
+
+    def __call__(self, trainer: Any, metrics: Mapping[str, float]) -> None:
+        """Reports the figures of an evaluation."""
+        state = trainer.state
+        self.step = state.global_step
+        self._send(
+            {
+                "evaluation": len({entry["step"] for entry in state.log_history if _is_evaluation(entry)}),
+                "step": self.step,
+                "ended": self.step >= state.max_steps,
+                "samples": self.step * _rows_of_step(trainer),
+                "metrics": {name: float(value) for name, value in metrics.items()},
+            }
+        )
+
+
+def _is_evaluation(entry: Mapping[str, Any]) -> bool:
+    return any(name.startswith("eval_") for name in entry)
+
+
+def _rows_of_step(trainer: Any) -> int:
+    args = trainer.args
+    batch = args.global_train_batch_size or args.per_device_train_batch_size * trainer.here.world.size
+    return int(batch * args.gradient_accumulation_steps)
+
+
+def _forget() -> None:
+    """Clears what a trial leaves in a process: accelerate's state (precision, accumulation), and reference cycles."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    gc.collect()

@@ -1,0 +1,155 @@
+"""A trial on several workers: a Ray Train run that asks after each evaluation whether it goes on.
+
+A stopped trial ends as a finished one does: its workers leave the loop together and the run returns, so that all it held
+is free again. Nothing is killed.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig
+
+from ray_st.runtime.launch import launch
+from ray_st.runtime.storage import prepare
+from ray_st.runtime.tuning_feeds import feed_for_workers
+from ray_st.runtime.tuning_trial import (
+    NAME,
+    NUMBER,
+    VALUES,
+    Candidate,
+    Reports,
+    TrialKit,
+    build,
+    data_parts,
+    evaluate_end,
+)
+from ray_st.training import collectives
+from ray_st.training.parts import prompt_lengths
+from ray_st.training.place import Place
+from ray_st.training.run import TRAIN_FEED, Outcome, Run
+from ray_st.training.travel import Description
+
+_LOOK_S = 1.0
+
+
+class Relay:
+    """Takes reports from the first worker to the trial's process, and its decisions back."""
+
+    def __init__(self) -> None:
+        self._reports: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._decisions: queue.Queue[bool] = queue.Queue()
+
+    def ask(self, report: dict[str, Any]) -> bool:
+        """Hands a report in; waits for whether the trial goes on."""
+        self._reports.put(report)
+        return self._decisions.get()
+
+    def next(self, wait_s: float) -> dict[str, Any] | None:
+        """The next report; None if there is none for so long."""
+        try:
+            return self._reports.get(timeout=wait_s)
+        except queue.Empty:
+            return None
+
+    def decide(self, goes_on: bool) -> None:
+        """Says whether the trial goes on after its last report."""
+        self._decisions.put(goes_on)
+
+
+def train_on_workers(
+    config: Mapping[str, Any], kit: TrialKit, send: Callable[[dict[str, Any]], None]
+) -> None:
+    """Runs a trial on workers from the trial's own process, which needs next to nothing itself.
+
+    Args:
+        config: Number, parameters and name.
+        kit: What all trials share.
+        send: Reports figures; raises if the trial is to stop.
+    """
+    assert kit.scaling is not None
+    candidate = kit.make(config[NUMBER], config[VALUES], config[NAME])
+    actor: Any = ray.remote(num_cpus=0)(Relay)
+    relay = actor.options(max_concurrency=3).remote()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_launch, candidate, config[NUMBER], kit, relay)
+        while not running.done():
+            report = ray.get(relay.next.remote(_LOOK_S))
+            if report is not None:
+                _pass_on(report, relay, running, send)
+        running.result()
+
+
+def _pass_on(
+    report: dict[str, Any], relay: Any, running: Future[Any], send: Callable[[dict[str, Any]], None]
+) -> None:
+    goes_on = False
+    try:
+        send(report)
+        goes_on = True
+    finally:
+        ray.get(relay.decide.remote(goes_on))
+        if not goes_on:
+            running.result()  # the workers leave together
+
+
+def _launch(candidate: Candidate, number: int, kit: TrialKit, relay: Any) -> None:
+    assert kit.scaling is not None
+    assert isinstance(kit.scaling.num_workers, int)
+    parts = data_parts(candidate.shell, kit.scaling.num_workers)
+    feeds, facts = {}, {}
+    for name, part in parts.items():
+        feeds[name], facts[name] = feed_for_workers(name, part, kit.data)
+    store = kit.trial_store(number)
+    prepare(store)
+    run = Run(
+        run_id=store.run_id,
+        build=_Build(candidate.description, relay),
+        task=_train_task,
+        feeds=tuple(feeds),
+        prompt_lengths=prompt_lengths(parts),
+        facts=facts[TRAIN_FEED],
+    )
+    parent, _, name = store.path.rpartition("/")
+    run_config = RunConfig(
+        name=name,
+        storage_path=parent,
+        storage_filesystem=None if store.is_local else store.filesystem,
+        failure_config=FailureConfig(max_failures=0),  # a lost trial is started again as a whole
+    )
+    launch(run, feeds, kit.scaling, run_config)
+
+
+class _Build:
+    """Makes a trial's trainer on a worker.
+
+    Args:
+        description: What to make.
+        relay: Where its figures go.
+    """
+
+    def __init__(self, description: Description, relay: Any) -> None:
+        self._description, self._relay = description, relay
+
+    def __call__(self, place: Place) -> Any:
+        relay = self._relay
+
+        def send(report: dict[str, Any]) -> None:
+            mine = ray.get(relay.ask.remote(report)) if place.world.is_first else None
+            if not collectives.broadcast_object(mine):
+                trainer.control.should_training_stop = True
+                trainer.on_evaluated.stopped = True
+
+        trainer = build(self._description, place)
+        trainer.on_evaluated = Reports(send)
+        return trainer
+
+
+def _train_task(trainer: Any, resume_from: str | None) -> Outcome:
+    result = trainer.train(resume_from_checkpoint=resume_from)
+    evaluate_end(trainer)
+    return Outcome(result=result, state="")

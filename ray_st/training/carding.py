@@ -1,0 +1,78 @@
+"""The documented methods with which a caller has a say in the model's card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from ray_st.models.card import render_card
+
+Words = str | Sequence[str]
+
+
+class CardTrainer(Trainer):
+    """A trainer that writes its model's card.
+
+    Attributes:
+        card_defaults: Training arguments by default; the card names those that differ. None where runs are not noted.
+    """
+
+    model: Any
+    card_defaults: Mapping[str, Any] | None = None
+
+    def add_model_card_callback(self, default_args_dict: Mapping[str, Any]) -> None:
+        """Has runs noted in the model's card: data, losses, settings. Called once, when the trainer is made.
+
+        Override it to leave that out, or to add callbacks that note more.
+
+        Args:
+            default_args_dict: Training arguments by default.
+        """
+        self.card_defaults = default_args_dict
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: Words | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: Words | None = None,
+        dataset_tags: Words | None = None,
+        dataset: Words | None = None,
+        dataset_args: Words | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes README.md into ``args.output_dir`` from what is known of the model; the first rank does.
+
+        Args:
+            language: Language code.
+            license: Licence, such as "apache-2.0".
+            tags: Tags to add.
+            model_name: The card's title.
+            finetuned_from: Name on the Hub of the model that training started from, if that is not known.
+            tasks: Tags to add, too.
+            dataset_tags: Names on the Hub of the training data, if none are known.
+            dataset: Names of the training data, if none are known; goes before ``dataset_tags``.
+            dataset_args: Not used: the card has its own facts of the data.
+            kwargs: Not used.
+        """
+        if not self.is_world_process_zero():
+            return
+        card = self.model.model_card_data
+        card.language, card.license = language or card.language, license or card.license
+        card.model_name = model_name or card.model_name
+        card.add_tags([*_words(tags), *_words(tasks)])
+        card.name_model(None, _words(dataset) or _words(dataset_tags))
+        if card.base_model is None:
+            card.set_base_model(finetuned_from)
+        Path(str(self.args.output_dir), "README.md").write_text(
+            render_card(self.model, card), encoding="utf-8"
+        )
+
+
+def _words(value: Words | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])

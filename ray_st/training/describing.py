@@ -1,0 +1,175 @@
+"""The data of a run, described: which datasets make up which feed, in which batches, refused where they cannot work."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+import torch
+from transformers import IntervalStrategy
+
+from ray_st.data.columns import check_batch
+from ray_st.data.prompts import prompts_of
+from ray_st.training.loop import TrainingLoop
+from ray_st.training.parts import epochs_needed, is_mixture, loss_for, make_part, named, opened
+from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, eval_feed
+from ray_st.training.sampling import (
+    SamplerMaker,
+    batch_sampler,
+    check_sampler,
+    in_order,
+    multi_dataset_batch_sampler,
+)
+from ray_st.training_args import BadRows
+
+
+class DescribedData(TrainingLoop):
+    """A trainer that says what a run reads, and how its rows are sampled."""
+
+    def get_batch_sampler(
+        self,
+        dataset: Any,
+        batch_size: int,
+        drop_last: bool,
+        valid_label_columns: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> Any:
+        """The batch sampler that ``args.batch_sampler`` names; override it for one of your own.
+
+        Called on the driver, before workers start. For data larger than memory it is called again for each window of
+        rows, away from the driver: it may use ``self.args`` and attributes of its own there, not the model.
+
+        Args:
+            dataset: The rows: their keys, or the dataset itself for an overridden method.
+            batch_size: Rows of a *global* batch; it is cut by rank afterwards.
+            drop_last: Whether batches that are not full are left out.
+            valid_label_columns: Names that mean a label.
+            generator: A generator whose initial seed is used instead of ``seed``.
+            seed: Seed of the order.
+
+        Returns:
+            An iterable of lists of row indices, with ``set_epoch`` where its order depends on the epoch.
+        """
+        return batch_sampler(self.args, dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+
+    def get_multi_dataset_batch_sampler(
+        self,
+        dataset: Any,
+        batch_samplers: list[Any],
+        generator: torch.Generator | None = None,
+        seed: int | None = 0,
+    ) -> Any:
+        """The sampler over several datasets that the arguments name; override it for one of your own.
+
+        Args:
+            dataset: The datasets' keys as one, with ``datasets`` and ``cumulative_sizes``.
+            batch_samplers: A batch sampler for each dataset.
+            generator: A generator whose initial seed is used instead of ``seed``.
+            seed: Seed of the order of datasets.
+
+        Returns:
+            An iterable of lists of row indices over all datasets, each list from one of them.
+        """
+        names = list(named(self.train_dataset))
+        return multi_dataset_batch_sampler(self.args, names, dataset, batch_samplers, generator, seed)
+
+    # ---- parts of a run ----
+
+    def _train_parts(self, world_size: int) -> dict[str, FeedPart]:
+        if self.train_dataset is None:
+            raise ValueError("Training needs a train_dataset; none was given.")
+        parts = {TRAIN_FEED: self._train_part(world_size)}
+        strategy = IntervalStrategy(self.args.eval_strategy)
+        if strategy != IntervalStrategy.NO:
+            if self.eval_dataset is None and self.evaluator is None:
+                raise ValueError(
+                    f"eval_strategy={strategy.value!r} needs an eval_dataset or an evaluator; the trainer has neither."
+                )
+            parts.update(self._eval_parts(self.eval_dataset, world_size))
+        return parts
+
+    def _train_part(self, world_size: int) -> FeedPart:
+        args, sources = self.args, named(self.train_dataset)
+        sizes = args.global_batch_sizes(world_size, list(sources))
+        return FeedPart(
+            datasets={
+                name: self._part(
+                    source, name, "train_dataset", sizes[name], self._maker(source, sizes[name]), world_size
+                )
+                for name, source in sources.items()
+            },
+            mix=self._mix if is_mixture(self.train_dataset) else None,
+            epochs=epochs_needed(args, min(sizes.values())),
+            rows_needed=world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            drop_last=args.dataloader_drop_last,
+            skip_bad_rows=args.bad_rows == BadRows.SKIP,
+            window_bytes=args.window_bytes,
+        )
+
+    def _maker(self, source: Any, batch_size: int) -> Callable[[Any, int], Any]:
+        """Makes samplers of a training dataset, here or, for its windows, where the plan is made."""
+        overridden = type(self).get_batch_sampler is not DescribedData.get_batch_sampler
+        whole = source if overridden and isinstance(source, datasets.Dataset) else None
+        return SamplerMaker(self._shell(), whole, batch_size, self.args.dataloader_drop_last)
+
+    def _mix(self, keys: Any, samplers: list[Any], seed: int) -> Any:
+        return self.get_multi_dataset_batch_sampler(keys, samplers, seed=seed)
+
+    def _shell(self) -> Any:
+        """This trainer without model, data and devices: enough for a method that makes a sampler."""
+        shell = object.__new__(type(self))
+        shell.__dict__.update(self._extras())
+        shell.args = self.args
+        return shell
+
+    def _eval_parts(self, eval_dataset: Any, world_size: int) -> dict[str, FeedPart]:
+        batch_size = self.args.per_device_eval_batch_size * world_size
+        maker = functools.partial(in_order, batch_size=batch_size)
+        return {
+            eval_feed(name): FeedPart(
+                {name: self._part(source, name, "eval_dataset", batch_size, maker)},
+                skip_bad_rows=self.args.bad_rows == BadRows.SKIP,
+            )
+            for name, source in named(eval_dataset).items()
+        }
+
+    def _part(
+        self,
+        source: Any,
+        name: str,
+        kind: str,
+        batch_size: int,
+        maker: Callable[[Any, int], Any],
+        world_size: int = 1,
+    ) -> DataPart:
+        label = f"{kind}[{name!r}]" if name else kind
+        names = list(dict.fromkeys([*named(self.train_dataset), *named(self.eval_dataset)]))
+        loss = loss_for(self.loss, name, label)
+        if self.args.collisions == "mask" and not getattr(loss, "leaves_out_repeats", False):
+            raise ValueError(
+                f'{label}: collisions="mask" needs a loss that leaves repeated texts out of its negatives, such as '
+                f"MultipleNegativesRankingLoss; {type(loss).__name__} does not."
+            )
+        rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
+        part = make_part(
+            opened(source, label, rows if rows > 0 and kind == "train_dataset" else None),
+            label,
+            loss,
+            # Turns texts into token ids ahead of training; a collator of the user's wants texts.
+            None if self.user_collator is not None else self.model.token_encoder(),
+            lambda columns: prompts_of(self.args.prompts, columns, name or None, names),
+            batch_size,
+            maker,
+        )
+        if kind == "train_dataset":
+            check_sampler(self.args, part.encoding.columns, batch_size, label)
+            check_batch(part.encoding.columns, loss, batch_size, world_size, label)
+        return part
+
+    def _extras(self) -> dict[str, Any]:
+        """The attributes that a subclass set."""
+        return {key: value for key, value in self.__dict__.items() if key not in self._managed}

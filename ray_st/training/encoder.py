@@ -1,0 +1,46 @@
+"""What training arguments ask of a model's encoder: noise on its embeddings, compilation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.utils.hooks import RemovableHandle
+from transformers.integrations.neftune import neftune_post_forward_hook
+
+
+def add_noise(model: Any, alpha: float | None) -> RemovableHandle | None:
+    """Adds noise to token embeddings while training (NEFTune, https://arxiv.org/abs/2310.05914).
+
+    Args:
+        model: The model.
+        alpha: Strength of the noise; None for none.
+
+    Returns:
+        What takes the noise away again.
+
+    Raises:
+        ValueError: If the model has no encoder with token embeddings.
+    """
+    if alpha is None:
+        return None
+    encoder = getattr(model.first, "auto_model", None)
+    if encoder is None:
+        raise ValueError(
+            f"neftune_noise_alpha={alpha} needs an encoder with token embeddings; {type(model.first).__name__} has none."
+        )
+    embeddings = encoder.get_input_embeddings()
+    embeddings.neftune_noise_alpha = alpha
+    handle: RemovableHandle = embeddings.register_forward_hook(neftune_post_forward_hook)
+    return handle
+
+
+def compile_encoder(model: Any, args: Any) -> None:
+    """Compiles the encoder, or the whole model where it has none, as ``torch_compile…`` ask for; in place.
+
+    Args:
+        model: The model.
+        args: Training arguments.
+    """
+    if args.torch_compile:
+        wanted = getattr(model.first, "auto_model", model)
+        wanted.compile(backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)

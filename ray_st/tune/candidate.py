@@ -1,0 +1,149 @@
+"""From drawn parameters to a trial's trainer: the run of the search with other hyperparameters."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import set_seed
+from transformers.trainer_utils import number_of_arguments
+
+from ray_st.training.renewing import make_losses
+from ray_st.training.travel import Description
+from ray_st.tune.arguments import with_values
+from ray_st.tune.drawn import DrawnTrial
+
+
+class Reporting:
+    """Mixed into a trial's trainer: tells of each evaluation.
+
+    Attributes:
+        on_evaluated: Called on every rank with the trainer and the figures.
+    """
+
+    on_evaluated: Callable[[Any, dict[str, float]], None] | None = None
+
+    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
+        # transformers calls this once an evaluation, however many datasets it has.
+        if self.on_evaluated is not None:
+            self.on_evaluated(self, metrics)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A trial, ready to run.
+
+    Args:
+        shell: Makes its data parts.
+        description: Makes its trainer at a place.
+    """
+
+    shell: Any
+    description: Description
+
+
+@dataclass(frozen=True)
+class Template:
+    """What all trials of a search share.
+
+    Args:
+        description: The driver's trainer, without model and loss.
+        model_init: Makes the model; takes a trial or nothing.
+        loss_init: Makes the loss, or one for each dataset by name: functions of the model, or of
+            the model and ``trial``.
+        base: The model that ``model_init`` makes if it does not depend on the trial; None if it does.
+        train_dataset: The training data.
+        eval_dataset: The evaluation data.
+        rungs: Evaluations of a trial, evenly; None where the arguments say when.
+    """
+
+    description: Description
+    model_init: Callable[..., Any]
+    loss_init: Any
+    base: Any
+    train_dataset: Any
+    eval_dataset: Any
+    rungs: int | None = None
+
+    def __call__(self, number: int, values: Mapping[str, Any], name: str = "") -> Candidate:
+        """Makes a trial.
+
+        Args:
+            number: Its number.
+            values: Its parameters.
+            name: What the user calls it.
+
+        Raises:
+            ValueError: If the arguments, the model or the loss refuse the parameters.
+        """
+        trial = DrawnTrial(number, values)
+        args = self.args(values, name)
+        set_seed(args.seed)
+        model = copy.deepcopy(self.base) if self.base is not None else call_model_init(self.model_init, trial)
+        loss = make_loss(self.loss_init, model, trial)
+        options = {**self.description.options, "model": model, "args": args, "loss": loss}
+        description = dataclasses.replace(
+            self.description, kind=reporting(self.description.kind), options=options
+        )
+        return Candidate(self._shell(args, model, loss), description)
+
+    def args(self, values: Mapping[str, Any], name: str = "") -> Any:
+        """A trial's training arguments."""
+        fixed: dict[str, Any] = {"disable_tqdm": True}
+        if self.rungs == 1:
+            fixed["eval_strategy"] = "no"  # the end is evaluated anyhow
+        elif self.rungs is not None:
+            fixed |= {"eval_strategy": "steps", "eval_steps": 1 / self.rungs}
+        if name:
+            fixed["run_name"] = name
+        given = self.description.options["args"]
+        if given.save_total_limit is None:
+            fixed["save_total_limit"] = 1
+        return with_values(given, {**fixed, **values})
+
+    def _shell(self, args: Any, model: Any, loss: Any) -> Any:
+        """A trainer as far as its data parts need one."""
+        shell = object.__new__(self.description.kind)
+        shell.__dict__.update(self.description.extras)
+        shell.args, shell.model, shell.loss = args, model, loss
+        shell.train_dataset, shell.eval_dataset = self.train_dataset, self.eval_dataset
+        shell.evaluator = self.description.options["evaluator"]
+        shell.user_collator = self.description.options["data_collator"]
+        shell._managed = frozenset(shell.__dict__) - set(self.description.extras) | {"_managed"}
+        return shell
+
+
+def reporting(kind: type[Any]) -> type[Any]:
+    """A trainer's class that tells of its evaluations."""
+    return type(kind.__name__, (Reporting, kind), {})
+
+
+def call_model_init(model_init: Callable[..., Any], trial: DrawnTrial) -> Any:
+    """Makes a trial's model.
+
+    Raises:
+        ValueError: If it makes none.
+    """
+    model = model_init() if number_of_arguments(model_init) == 0 else model_init(trial)
+    if model is None:
+        raise ValueError("model_init returned None; it must return the model.")
+    return model
+
+
+def make_loss(loss_init: Any, model: Any, trial: DrawnTrial) -> Any:
+    """Makes a trial's loss, or one for each dataset; a loss that holds another model is copied for this one."""
+    if isinstance(loss_init, Mapping):
+        return {name: make_loss(part, model, trial) for name, part in loss_init.items()}
+    return loss_init(model, trial) if takes_trial(loss_init) else make_losses(loss_init, model, anew=True)
+
+
+def takes_trial(loss_init: Any) -> bool:
+    """Whether a loss initialiser wants the trial besides the model: it has an argument of this name."""
+    if loss_init is None or isinstance(loss_init, (type, nn.Module)):
+        return False
+    return "trial" in inspect.signature(loss_init).parameters

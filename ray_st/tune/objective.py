@@ -1,0 +1,173 @@
+"""What a search optimises: figures of an evaluation turned into one number, or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.trainer_utils import default_compute_objective
+
+from ray_st.util.names import did_you_mean
+
+DIRECTIONS = ("minimize", "maximize")
+
+
+class ObjectiveError(ValueError):
+    """The objective cannot be computed from what evaluations report.
+
+    Attributes:
+        spoils_search: No other trial would do better.
+    """
+
+    spoils_search = True
+
+
+def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
+    """The direction of each objective.
+
+    Args:
+        direction: ``"minimize"`` or ``"maximize"``, or a list of them.
+
+    Raises:
+        ValueError: If there is none, or another word.
+    """
+    given = (direction,) if isinstance(direction, str) else tuple(direction)
+    odd = [word for word in given if word not in DIRECTIONS]
+    if odd or not given:
+        hint = f"; {did_you_mean(str(odd[0]), DIRECTIONS)}" if odd else ""
+        raise ValueError(
+            f'direction must be "minimize" or "maximize", or a list of these; got {direction!r}{hint}'
+        )
+    return given
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Computes the values of a trial's objectives from the figures of an evaluation.
+
+    Args:
+        compute: A function of the figures by name, the name of a figure, or None for transformers' default: the
+            evaluation loss if there is nothing else, otherwise the sum of all figures besides it and those of speed.
+        directions: One for each objective.
+    """
+
+    compute: Callable[[dict[str, float]], Any] | str | None
+    directions: tuple[str, ...]
+
+    def __call__(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The values, in the order of the directions.
+
+        Raises:
+            ObjectiveError: If a figure is asked for that is not there, or their number is not that of the directions.
+        """
+        found = self._computed(metrics)
+        values = tuple(found) if isinstance(found, (list, tuple)) else (found,)
+        if len(values) != len(self.directions):
+            raise ObjectiveError(
+                f"direction={list(self.directions)} is for {len(self.directions)} objective(s), but compute_objective gave "
+                f"{len(values)}: {found!r}. Give one direction for each."
+            )
+        try:
+            return tuple(float(value) for value in values)
+        except (TypeError, ValueError) as error:
+            raise ObjectiveError(f"compute_objective must give numbers; got {found!r}.") from error
+
+    def _computed(self, metrics: Mapping[str, float]) -> Any:
+        if isinstance(self.compute, str):
+            return self._figure(self.compute, metrics)
+        compute = default_compute_objective if self.compute is None else self.compute
+        try:
+            return compute(dict(metrics))
+        except KeyError as error:
+            return self._figure(str(error.args[0]), {k: v for k, v in metrics.items() if k != error.args[0]})
+
+    @staticmethod
+    def _figure(name: str, metrics: Mapping[str, float]) -> float:
+        if name not in metrics:
+            raise ObjectiveError(
+                f"The objective {name!r} is reported by no evaluation; {did_you_mean(name, metrics)} "
+                f"There are: {', '.join(sorted(metrics))}."
+            )
+        return metrics[name]
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Whether one value of a single objective is better than another."""
+        return value > other if self.directions[0] == "maximize" else value < other
+
+
+def finite(values: Sequence[float]) -> bool:
+    """Whether all values are numbers that can be compared."""
+    return all(math.isfinite(value) for value in values)
+
+
+class _Asked(dict[str, float]):
+    """Figures that are all 0.5, remembering which were asked for."""
+
+    def __missing__(self, name: str) -> float:
+        self[name] = 0.5
+        return 0.5
+
+
+def figures_asked(compute: Any) -> list[str]:
+    """Names of the figures that a ``compute_objective`` asks for, as far as calling it with made-up ones tells.
+
+    Args:
+        compute: A function of figures, the name of one, or None.
+    """
+    if compute is None or isinstance(compute, str):
+        return [] if compute is None else [compute]
+    asked = _Asked()
+    try:
+        compute(asked)
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        return []  # it looks at the figures as a whole; the first evaluation will tell
+    return list(asked)
+
+
+def check_objective(compute: Any, evaluator: Any, eval_dataset: Any) -> None:
+    """Refuses an objective that no evaluator and no evaluation dataset can report, as far as names tell.
+
+    Args:
+        compute: As for :class:`Objective`.
+        evaluator: The trainer's evaluator, or None.
+        eval_dataset: The trainer's evaluation dataset, or several by name, or None.
+
+    Raises:
+        ObjectiveError: If there is nothing to evaluate, or a figure's name belongs to nothing that is evaluated.
+    """
+    if evaluator is None and eval_dataset is None:
+        raise ObjectiveError("A search needs an eval_dataset or an evaluator; the trainer has neither.")
+    sources = [*_datasets(eval_dataset), *_evaluators(evaluator)]
+    if None in sources:
+        return  # an evaluator that does not say what it is called
+    for name in figures_asked(compute):
+        if name == "epoch" or any(
+            name.startswith(f"eval_{source}") for source in sources if source is not None
+        ):
+            continue
+        known = [f"eval_{source}…" for source in sources]
+        raise ObjectiveError(
+            f"The objective {name!r} is reported by no evaluation: the names of this trainer's figures begin with "
+            f"{', '.join(known)}"
+        )
+
+
+def _datasets(eval_dataset: Any) -> list[str | None]:
+    if eval_dataset is None:
+        return []
+    speed = ["runtime", "samples_per_second", "steps_per_second"]
+    if isinstance(eval_dataset, Mapping):
+        return ["loss", *(f"{name}_" for name in eval_dataset), *speed]
+    return ["loss", *speed]
+
+
+def _evaluators(evaluator: Any) -> list[str | None]:
+    if evaluator is None:
+        return []
+    several = getattr(evaluator, "evaluators", None)
+    if several is not None:
+        return ["sequential_score", *(name for one in several for name in _evaluators(one))]
+    name = getattr(evaluator, "name", None)
+    return [name if isinstance(name, str) else None]

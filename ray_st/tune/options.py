@@ -1,0 +1,134 @@
+"""What ``hyperparameter_search`` takes besides the space and the objective."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ray_st.util.names import did_you_mean
+
+BACKENDS = ("ray", "optuna")
+SCHEDULERS = ("asha", "median", "hyperband")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The keyword arguments of a search.
+
+    Args:
+        name: Names the search's folder inside ``output_dir``; a search of this name that was cut off goes on. By default
+            a new name each time.
+        seed: Seed of the suggestions; by default that of the training arguments.
+        sampler: An Optuna sampler, or a function that makes one from a seed, which is then called for each suggestion
+            so that a search that was cut off suggests what it would have. By default seeded TPE.
+        scheduler: Which trials are stopped early: ``"asha"`` (default for one objective), ``"median"``,
+            ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search.
+        grace_period: Evaluations that a trial has before it can be stopped, for ``"asha"`` and ``"median"``.
+        reduction_factor: One in how many trials goes on at each rung of ``"asha"`` and ``"hyperband"``.
+        rungs: Evaluates each trial so many times, evenly, whatever ``eval_strategy`` says; evaluations are where
+            trials can be stopped. By default ``eval_strategy`` decides.
+        points_to_evaluate: Parameters, by name, of the first trials.
+        warm_start: Folder of an earlier search with the same parameters to learn from.
+        storage: Optuna storage, or the URL of a database such as ``"sqlite:///study.db"``, in which dashboards can
+            follow. By default the study is in memory; the records in the folder suffice to go on.
+        resources_per_trial: What a trial on one worker gets, such as ``{"CPU": 2, "GPU": 0.5}``; by default what
+            ``scaling_config`` gives a worker, else one GPU if there are GPUs, else one CPU.
+        max_concurrent_trials: Most trials at a time; by default as many as the cluster has room for.
+        max_failures: How often a trial whose process is lost is started again, from its last checkpoint.
+        keep_checkpoints: Checkpoints of how many finished trials are kept: the best ones'.
+        time_budget_s: Seconds after which no more trials are started and running ones are stopped.
+    """
+
+    name: str | None = None
+    seed: int | None = None
+    sampler: Any = None
+    scheduler: Any = "asha"
+    grace_period: int = 1
+    reduction_factor: int = 3
+    rungs: int | None = None
+    points_to_evaluate: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    warm_start: str | None = None
+    storage: Any = None
+    resources_per_trial: Mapping[str, float] | None = None
+    max_concurrent_trials: int | None = None
+    max_failures: int = 1
+    keep_checkpoints: int = 1
+    time_budget_s: float | None = None
+
+
+def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
+    """Checks a search's keyword arguments.
+
+    Args:
+        given: Them.
+        objectives: How many objectives there are; several cannot be scheduled.
+
+    Raises:
+        ValueError: If a name is unknown, or a value cannot be meant.
+    """
+    known = [option.name for option in fields(SearchOptions)]
+    for name in given:
+        if name not in known:
+            raise ValueError(f"hyperparameter_search has no argument {name!r}; {did_you_mean(name, known)}")
+    if objectives > 1:
+        given = {"scheduler": None, **given}
+        if given["scheduler"] is not None:
+            raise ValueError("A search with several objectives cannot stop trials early: use scheduler=None.")
+    options = SearchOptions(**given)
+    for name, least in (
+        ("grace_period", 1),
+        ("reduction_factor", 2),
+        ("rungs", 1),
+        ("max_concurrent_trials", 1),
+    ):
+        _check_number(name, getattr(options, name), least)
+    _check_number("max_failures", options.max_failures, 0)
+    _check_number("keep_checkpoints", options.keep_checkpoints, 0)
+    if isinstance(options.scheduler, str) and options.scheduler not in SCHEDULERS:
+        raise ValueError(
+            f"scheduler: expected one of {list(SCHEDULERS)}, None or a Ray Tune scheduler, found {options.scheduler!r}; "
+            f"{did_you_mean(options.scheduler, SCHEDULERS)}"
+        )
+    return options
+
+
+def _check_number(name: str, value: Any, least: int) -> None:
+    optional = value is None and name in ("rungs", "max_concurrent_trials")
+    if not optional and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        raise ValueError(f"{name}: expected a whole number of at least {least}, found {value!r}.")
+
+
+def trials_wanted(n_trials: int, points: Sequence[Mapping[str, Any]]) -> int:
+    """How many trials there will be; 0 with points is a sweep over the points.
+
+    Raises:
+        ValueError: If there would be none, or fewer than points.
+    """
+    if (
+        not isinstance(n_trials, int)
+        or isinstance(n_trials, bool)
+        or n_trials < 0
+        or (n_trials == 0 and not points)
+    ):
+        raise ValueError(
+            f"n_trials: expected a whole number of at least 1 (or 0 with points_to_evaluate), found {n_trials!r}."
+        )
+    return n_trials or len(points)
+
+
+def as_backend(backend: Any) -> str:
+    """The backend's name: ``"ray"`` where none is given.
+
+    Args:
+        backend: A name, a member of transformers' ``HPSearchBackend``, or None.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    name = "ray" if backend is None else str(getattr(backend, "value", backend))
+    if name not in BACKENDS:
+        raise ValueError(
+            f"backend: expected one of {list(BACKENDS)}, found {name!r}; {did_you_mean(name, BACKENDS)}"
+        )
+    return name

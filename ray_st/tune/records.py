@@ -1,0 +1,189 @@
+"""What a search writes down: a journal of events that survives a killed driver, and a table of trials."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+JOURNAL, SETTINGS, TABLE = "journal.jsonl", "search.json", "trials.csv"
+
+
+class RecordError(ValueError):
+    """A search's folder that cannot be gone on with."""
+
+
+@dataclass
+class TrialRecord:
+    """What is known of a trial.
+
+    Args:
+        number: Its number, from 0.
+        values: What it sets, by name.
+        params: The parameters that were drawn.
+        distributions: What each was drawn from, as Optuna's JSON.
+        name: What the user calls it.
+        state: ``RUNNING``, ``COMPLETE``, ``PRUNED`` (stopped early) or ``FAIL``.
+        objectives: Its last values; empty before the first evaluation.
+        reason: Why it failed.
+        history: The evaluations: number, step, objectives, figures, seconds.
+        seconds: How long it ran, as far as evaluations tell.
+    """
+
+    number: int
+    values: dict[str, Any]
+    params: dict[str, Any]
+    distributions: dict[str, str]
+    name: str = ""
+    state: str = "RUNNING"
+    objectives: tuple[float, ...] = ()
+    reason: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        """The step of its last evaluation."""
+        return int(self.history[-1]["step"]) if self.history else 0
+
+    @property
+    def samples(self) -> int:
+        """How many training rows it used up to its last evaluation."""
+        return int(self.history[-1].get("samples", 0)) if self.history else 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it ran up to its last evaluation."""
+        return float(self.history[-1].get("seconds", 0.0)) if self.history else 0.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished search.
+
+    Args:
+        folder: Where its records and checkpoints are.
+        trials: Its trials, by number.
+        study: Optuna's study, for its plots and importances.
+    """
+
+    folder: str
+    trials: tuple[TrialRecord, ...]
+    study: Any = field(repr=False)
+
+
+class Journal:
+    """Events, one JSON line each, on disk before anything follows from them.
+
+    Args:
+        path: The file. A last line that was cut off is dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """The events so far.
+
+        Raises:
+            RecordError: If a line other than the last is no event.
+        """
+        if not self._path.exists():
+            return []
+        text = self._path.read_text(encoding="utf-8")
+        whole, _, torn = text.rpartition("\n")
+        if torn:
+            self._path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+        try:
+            return [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
+            raise RecordError(
+                f"{self._path} is damaged ({error}). Start the search under another name."
+            ) from error
+
+    def append(self, **event: Any) -> None:
+        """Writes an event."""
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(event) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def fold(events: Iterable[dict[str, Any]]) -> list[TrialRecord]:
+    """The trials that events tell of, by number."""
+    trials: list[TrialRecord] = []
+    for event in events:
+        match event.pop("event"):
+            case "asked":
+                trials.append(TrialRecord(**event))
+            case "reported":
+                trial = trials[event.pop("number")]
+                trial.history.append(event)
+                trial.objectives = tuple(event["objectives"])
+            case "told":
+                trial = trials[event["number"]]
+                trial.state, trial.reason = event["state"], event["reason"]
+    return trials
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Notes what a search is, or refuses to go on with one that was another.
+
+    Args:
+        folder: The search's folder.
+        settings: What must stay the same, as plain values.
+
+    Raises:
+        RecordError: Naming what differs.
+    """
+    path, now = folder / SETTINGS, json.loads(json.dumps(settings))
+    if not path.exists():
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(now, indent=1), encoding="utf-8")
+        temporary.replace(path)
+        return
+    then = json.loads(path.read_text(encoding="utf-8"))
+    differing = [
+        f"{name} was {_shown(then.get(name))}, now {_shown(now.get(name))}"
+        for name in dict.fromkeys([*then, *now])
+        if then.get(name) != now.get(name)
+    ]
+    if differing:
+        raise RecordError(
+            f"A search named {folder.name!r} exists with other settings: {'; '.join(differing)}. Start this one under "
+            "another name, or with the settings of then to go on with it."
+        )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def write_table(path: Path, trials: Sequence[TrialRecord], objectives: int) -> None:
+    """Writes the table of trials, replacing it in one go.
+
+    Args:
+        path: The CSV file.
+        trials: The trials.
+        objectives: How many objectives there are.
+    """
+    names = list(dict.fromkeys(name for trial in trials for name in trial.values))
+    heads = ["objective"] if objectives == 1 else [f"objective_{place}" for place in range(objectives)]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(
+        ["number", "name", "state", *heads, "evaluations", "step", "samples", "seconds", *names, "reason"]
+    )
+    for trial in trials:
+        scores = trial.objectives or ("",) * objectives
+        parameters = [trial.values.get(name, "") for name in names]
+        facts = [len(trial.history), trial.step, trial.samples, round(trial.seconds, 2)]
+        writer.writerow([trial.number, trial.name, trial.state, *scores, *facts, *parameters, trial.reason])
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text.getvalue(), encoding="utf-8")
+    temporary.replace(path)

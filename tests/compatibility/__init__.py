@@ -1,0 +1,1 @@
+"""Every name of the reference pages, and what became of it: written to docs/compatibility.md, and checked."""

@@ -1,0 +1,275 @@
+"""Searches on a real cluster: the documented script, how trials end, and a driver that is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from datasets import Dataset
+
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
+from ray_st.evaluation import EmbeddingSimilarityEvaluator
+from ray_st.runtime.tuning import Need, ending
+from ray_st.runtime.tuning_domains import suggest
+from ray_st.runtime.tuning_schedulers import make_scheduler, remember
+from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
+from ray_st.tune.records import Journal, fold
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.usefixtures("cluster"),
+    # Ray Tune leaves files and sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+WORDS = ["good", "bad", "weather", "man", "eats", "pasta", "sunny", "text"]
+ANCHORS = [f"{WORDS[i % 8]} {WORDS[i // 8]} a" for i in range(64)]
+POSITIVES = [f"{WORDS[i // 8]} the {WORDS[i % 8]}" for i in range(64)]
+SCORES = [(i * 7 % 64) / 64 for i in range(64)]
+
+
+def hpo_search_space(trial: Any) -> dict[str, Any]:
+    return {
+        "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 2),
+        "per_device_train_batch_size": trial.suggest_int("per_device_train_batch_size", 16, 32),
+        "warmup_ratio": trial.suggest_float("warmup_ratio", 0, 0.3),
+        "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-2, log=True),
+    }
+
+
+def hpo_compute_objective(metrics: dict[str, float]) -> float:
+    return metrics["eval_sts-dev_spearman_cosine"]
+
+
+def make_trainer(folder: Path, model_folder: Path, **options: Any) -> SentenceTransformerTrainer:
+    """The trainer of the page, with small data of this machine."""
+
+    def hpo_model_init(trial: Any) -> SentenceTransformer:
+        return SentenceTransformer(str(model_folder), device="cpu")
+
+    def hpo_loss_init(model: Any) -> Any:
+        return losses.MultipleNegativesRankingLoss(model)
+
+    arguments = {"eval_strategy": "no", "save_strategy": "no", **options.pop("arguments", {})}
+    args = SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        batch_sampler=BatchSamplers.NO_DUPLICATES,
+        logging_steps=10,
+        run_name="hpo",
+        report_to=[],
+        **arguments,
+    )
+    return SentenceTransformerTrainer(
+        **{
+            "model": None,
+            "args": args,
+            "train_dataset": Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES}),
+            "eval_dataset": Dataset.from_dict({"anchor": ANCHORS[:16], "positive": POSITIVES[:16]}),
+            "evaluator": EmbeddingSimilarityEvaluator(ANCHORS, POSITIVES, SCORES, name="sts-dev"),
+            "model_init": hpo_model_init,
+            "loss": hpo_loss_init,
+            **options,
+        }
+    )
+
+
+@pytest.mark.parametrize("backend", ["ray", "optuna"])
+def test_the_documented_script(backend: str, tmp_path: Path, tiny_folder: Path) -> None:
+    trainer = make_trainer(tmp_path, tiny_folder)
+    best_trial = trainer.hyperparameter_search(
+        hp_space=hpo_search_space,
+        compute_objective=hpo_compute_objective,
+        n_trials=3,
+        direction="maximize",
+        backend=backend,
+        name="found",
+        resources_per_trial={"CPU": 2},
+    )
+    trials = fold(Journal(tmp_path / "found" / "journal.jsonl").read())
+    assert [trial.state for trial in trials] == ["COMPLETE"] * 3
+    assert best_trial.objective == max(trial.objectives[0] for trial in trials)
+    assert best_trial.hyperparameters == trials[int(best_trial.run_id)].values
+    assert set(best_trial.hyperparameters) == set(hpo_search_space(_Middle()))
+    assert (best_trial.run_summary is None) == (backend == "optuna")
+    assert trainer.args.learning_rate == 5e-5
+    # A search that is done has nothing to do when it is started again.
+    again = trainer.hyperparameter_search(
+        hpo_search_space, hpo_compute_objective, 3, "maximize", backend, name="found"
+    )
+    assert again[:3] == best_trial[:3]
+
+
+class _Middle:
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return low
+
+    def suggest_float(self, name: str, low: float, high: float, log: bool = False) -> float:
+        return low
+
+
+RATES = {"learns": 1e-2, "does not learn": 1e-9, "diverges": 1e30}
+
+
+def _rate(trial: Any) -> dict[str, Any]:
+    return {"learning_rate": trial.suggest_float("learning_rate", 1e-9, 1e30, log=True)}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_study_is_told_how_each_trial_ended(workers: int, tmp_path: Path, tiny_folder: Path) -> None:
+    scaling = ray.train.ScalingConfig(num_workers=workers)
+    trainer = make_trainer(tmp_path, tiny_folder, scaling_config=scaling)
+    best = trainer.hyperparameter_search(
+        _rate,
+        "eval_loss",
+        n_trials=0,
+        points_to_evaluate=[{"learning_rate": rate} for rate in RATES.values()],
+        rungs=4,
+        reduction_factor=2,
+        max_concurrent_trials=1,
+    )
+    assert best.run_id == "0"
+    assert [trial.state for trial in best.run_summary.trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert [len(trial.history) for trial in best.run_summary.trials] == [4, 1, 0]
+    assert "loss is nan" in best.run_summary.trials[2].reason.lower()
+    told = best.run_summary.study.trials
+    assert [trial.state.name for trial in told] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert list(told[1].intermediate_values) == [1]
+    _all_returned()
+
+
+def _all_returned() -> None:
+    deadline = time.monotonic() + 30
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, ray.available_resources()
+        time.sleep(0.1)
+
+
+SCRIPT = """
+import sys, signal, os
+sys.path[:0] = {path!r}
+from pathlib import Path
+import ray
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+import test_tuning
+from ray_st.tune import records
+folder, model, kill_at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+append = records.Journal.append
+def counting(self, **event):
+    append(self, **event)
+    if event["event"] == "reported" and event["number"] == kill_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+records.Journal.append = counting
+trainer = test_tuning.make_trainer(folder, model, arguments={{"save_strategy": "steps", "save_steps": 1}})
+trainer.hyperparameter_search(
+    test_tuning.hpo_search_space, "eval_sts-dev_spearman_cosine", 3, "maximize", "optuna", name="s", rungs=2,
+    scheduler=None,
+)
+"""
+
+
+def test_a_killed_driver_goes_on(tmp_path: Path, tiny_folder: Path) -> None:
+    script = SCRIPT.format(path=[str(Path(__file__).parent)])
+    environment = {**os.environ, "RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path), str(tiny_folder), "1"]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    path = tmp_path / "s" / "journal.jsonl"
+    before = Journal(path).read()
+    assert [trial.state for trial in fold(json.loads(json.dumps(before)))] == ["COMPLETE", "RUNNING"]
+    trainer = make_trainer(tmp_path, tiny_folder, arguments={"save_strategy": "steps", "save_steps": 1})
+    options: dict[str, Any] = {"rungs": 2, "scheduler": None, "backend": "optuna"}
+    score = "eval_sts-dev_spearman_cosine"
+    trainer.hyperparameter_search(hpo_search_space, score, 3, "maximize", name="s", **options)
+    after = Journal(path).read()
+    assert after[: len(before)] == before  # finished trials are not run again
+    went_on = [
+        event for event in after[len(before) :] if event["event"] == "reported" and event["number"] == 1
+    ]
+    assert [event["evaluation"] for event in went_on] == [2]  # from its checkpoint, not from the start
+    unbroken = make_trainer(tmp_path, tiny_folder)
+    unbroken.hyperparameter_search(hpo_search_space, score, 3, "maximize", name="whole", **options)
+    ours, theirs = fold(after), fold(Journal(tmp_path / "whole" / "journal.jsonl").read())
+    assert [trial.values for trial in ours] == [trial.values for trial in theirs]
+    assert [trial.objectives for trial in ours] == [pytest.approx(trial.objectives) for trial in theirs]
+    kept = [folder for folder in (tmp_path / "s").glob("run-*") if any(folder.glob("checkpoint-*"))]
+    assert len(kept) == 1
+
+
+# ---- parts ----
+
+
+def test_a_trial_that_is_too_large_is_refused_with_both_figures(tmp_path: Path, tiny_folder: Path) -> None:
+    trainer = make_trainer(tmp_path, tiny_folder)
+    with pytest.raises(ValueError, match=r"'CPU': 64.0.*nodes have.*'CPU': 4.0"):
+        trainer.hyperparameter_search(
+            hpo_search_space, "eval_loss", 2, "minimize", resources_per_trial={"CPU": 64}
+        )
+
+
+def test_fractions_of_a_gpu_and_several_workers_count() -> None:
+    need = Need.of(None, {"cpu": 0.5})
+    assert (need.each, need.workers, need.room()) == ({"CPU": 0.5}, 1, 8)
+    two = Need.of(ray.train.ScalingConfig(num_workers=2), None)
+    assert (two.workers, two.room()) == (2, 2)
+    with pytest.raises(ValueError, match="resources_per_trial is for trials on one worker"):
+        Need.of(ray.train.ScalingConfig(num_workers=2), {"CPU": 1})
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "state"),
+    [
+        ({"objective": 1.0, "ended": True}, False, "COMPLETE"),
+        ({"objective": 1.0, "ended": False}, False, "PRUNED"),
+        ({"objective": 1.0, "ended": True, "fault": "ValueError: nan"}, False, "FAIL"),
+        ({"objective": 1.0, "ended": False}, True, "FAIL"),
+        ({}, False, "FAIL"),
+    ],
+)
+def test_endings(result: dict[str, Any], error: bool, state: str) -> None:
+    assert ending(result, error)[0] == state
+
+
+def test_domains_of_ray_tune_are_drawn_by_optuna() -> None:
+    import optuna
+    from ray import tune
+
+    domains = {
+        "a": tune.loguniform(1e-6, 1e-4),
+        "b": tune.choice([4, 8]),
+        "c": tune.randint(1, 5),
+        "d": tune.quniform(0, 1, 0.25),
+        "e": 7,
+    }
+    trial = optuna.create_study().ask()
+    drawn = {name: suggest(trial, name, domain) for name, domain in domains.items()}
+    assert drawn["e"] == 7
+    assert trial.distributions["a"].log  # type: ignore[attr-defined]
+    assert trial.distributions["c"].high == 4  # type: ignore[attr-defined]
+    assert trial.distributions["d"].step == 0.25  # type: ignore[attr-defined]
+    for domain in (tune.grid_search([1]), tune.randn(0, 1)):
+        with pytest.raises(ValueError, match="hp_space: 'f'"):
+            suggest(trial, "f", domain)
+
+
+def test_a_scheduler_remembers() -> None:
+    from types import SimpleNamespace
+
+    scheduler = make_scheduler("asha", "max", 1, 2)
+    remember(scheduler, [[{"evaluation": 1, "objectives": [0.9]}], [{"evaluation": 1, "objectives": [0.8]}]])
+    trial: Any = SimpleNamespace(trial_id="new")
+    nobody: Any = None
+    scheduler.on_trial_add(nobody, trial)
+    assert scheduler.on_trial_result(nobody, trial, {"evaluation": 1, "objective": 0.1}) == "STOP"
+    with pytest.raises(ValueError, match="Population based"):
+        make_scheduler(
+            ray.tune.schedulers.PopulationBasedTraining(hyperparam_mutations={"a": [1]}), "max", 1, 2
+        )

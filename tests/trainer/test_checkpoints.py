@@ -1,0 +1,93 @@
+"""Checkpoints in bad times: a full disk, a folder of another model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import SafetensorError
+
+from ray_st import SentenceTransformer
+from ray_st.models import Dense
+from ray_st.training.checkpoint import CheckpointStore
+
+from .conftest import ROWS
+
+SAVING = {"save_strategy": "steps", "save_steps": 1}
+
+
+class FullAt(CheckpointStore):
+    """Its disk is full at some steps."""
+
+    steps_without_room: Any = ()
+    fault: Callable[[], Exception]
+
+    def seal(self, folder: Path, **facts: Any) -> Any:
+        if int(folder.name.removeprefix("checkpoint-")) in self.steps_without_room:
+            raise self.fault()
+        return super().seal(folder, **facts)
+
+
+FAULTS = {
+    "the system": lambda: OSError(28, "No space left on device"),
+    "safetensors": lambda: SafetensorError("I/O error: No space left on device"),
+    "torch": lambda: RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+}
+
+
+def store(folder: Path, fault: Any, *steps: int) -> FullAt:
+    made = FullAt(str(folder), run_id="local")
+    made.steps_without_room, made.fault = steps, fault
+    return made
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=list(FAULTS))
+def test_a_full_disk_leaves_training_and_the_last_good_checkpoint(
+    make: Any, sent: Any, tmp_path: Path, fault: Any, capsys: Any
+) -> None:
+    reported = []
+    running = sent(
+        make(arguments={**SAVING, "save_total_limit": 1}),
+        report=lambda metrics, found: reported.append(found),
+    )
+    running.here.store = store(tmp_path / "run", fault, 2, 3)
+    running.train()
+    assert running.state.global_step == 3
+    assert [found.step for found in reported] == [1]
+    assert running.here.store.steps() == [1]
+    assert running.here.store.newest().step == 1
+    assert "checkpoint of step 3 could not be written" in capsys.readouterr().out
+    again = sent(make(arguments=SAVING))
+    again.train(resume_from_checkpoint=str(again.here.store.fetch("checkpoint-1")))
+    assert again.here.store.steps() == [1, 2, 3]
+
+
+def test_the_best_step_without_room_is_not_loaded(make: Any, sent: Any, tmp_path: Path) -> None:
+    values = iter([0.1, 0.5, 0.2])
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "evaluator", "greater_is_better": True}
+    arguments = {**SAVING, **best, "eval_strategy": "steps", "eval_steps": 1}
+    running = sent(make(arguments=arguments))
+    running.evaluator = lambda model, **options: next(values)
+    running.here.store = store(tmp_path / "run", FAULTS["the system"], 2)
+    running.train()
+    assert running.state.best_metric == 0.5
+    assert running.state.best_model_checkpoint.endswith("checkpoint-1")
+
+
+def test_other_errors_while_saving_are_not_hidden(make: Any, sent: Any, tmp_path: Path) -> None:
+    running = sent(make(arguments=SAVING))
+    running.here.store = store(tmp_path / "run", lambda: RuntimeError("a mistake"), 2)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        running.train()
+
+
+def test_a_checkpoint_of_another_model_is_refused(make: Any, sent: Any, tiny_folder: Path) -> None:
+    running = sent(make(arguments=SAVING))
+    running.train()
+    model = SentenceTransformer(tiny_folder, device="cpu")
+    other = SentenceTransformer(modules=[model[0], model[1], Dense(32, 8)], device="cpu")
+    with pytest.raises(ValueError, match="modules"):
+        sent(make(model=other)).train(resume_from_checkpoint=str(running.here.store.fetch("checkpoint-2")))
+    assert len(ROWS) == 12

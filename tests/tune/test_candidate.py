@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from ray_st import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+    losses,
+)
+from ray_st.evaluation import EmbeddingSimilarityEvaluator
+from ray_st.tune.arguments import SpaceError
+from ray_st.tune.candidate import Template
+from ray_st.tune.objective import ObjectiveError
+from ray_st.tune.options import as_backend, as_options, trials_wanted
+from ray_st.tune.search import SearchFailed, _prove, _template
+from ray_st.tune.space import as_space, probe
+
+ROWS = {"a": ["good weather", "bad man", "sunny", "pasta"], "b": ["the sun", "a man", "weather", "eats"]}
+
+
+def trainer(folder: Path, model_folder: Path, **options: Any) -> SentenceTransformerTrainer:
+    data = Dataset.from_dict({**ROWS, "score": [1.0, 0.0, 0.7, 0.2]})
+    given = {
+        "model_init": lambda: SentenceTransformer(str(model_folder), device="cpu"),
+        "loss": lambda model: losses.CoSENTLoss(model),
+        "evaluator": EmbeddingSimilarityEvaluator(ROWS["a"], ROWS["b"], [1.0, 0.0, 0.7, 0.2], name="dev"),
+        **options,
+    }
+    args = SentenceTransformerTrainingArguments(str(folder / "out"), report_to=[], use_cpu=True)
+    return SentenceTransformerTrainer(args=args, train_dataset=data, **given)
+
+
+def rate(trial: Any) -> dict[str, Any]:
+    return {"learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True)}
+
+
+def proved(one: Any, space: Any, **options: Any) -> Template:
+    return _prove(_template(one, as_options(options, 1)), probe(as_space(space)), one.args)
+
+
+def test_a_trial_is_the_run_with_other_arguments(tmp_path: Path, tiny_folder: Path) -> None:
+    one = trainer(tmp_path, tiny_folder)
+    template = proved(one, rate, rungs=4)
+    assert template.base is not None  # nothing of the trial went into the model: it is made once
+    made = template(3, {"learning_rate": 0.5}, "three")
+    args = made.description.options["args"]
+    assert (args.learning_rate, args.run_name, args.eval_steps) == (0.5, "three", 0.25)
+    assert one.args.learning_rate == 5e-5
+    assert made.shell._train_parts(1)["train"].datasets[""].batch_size == 8
+    assert made.description.options["model"] is not template.base
+
+
+def test_model_and_loss_may_read_the_trial(tmp_path: Path, tiny_folder: Path) -> None:
+    def model_init(trial: Any) -> SentenceTransformer:
+        model = SentenceTransformer(str(tiny_folder), device="cpu")
+        if trial is not None and trial["short"]:
+            model.max_seq_length = 4
+        return model
+
+    def loss_init(model: Any, trial: Any) -> Any:
+        return losses.CoSENTLoss(model, scale=trial["scale"])
+
+    def space(trial: Any) -> None:
+        trial.suggest_categorical("short", [True, False])
+        trial.suggest_float("scale", 1.0, 30.0)
+
+    one = trainer(tmp_path, tiny_folder, model_init=model_init)
+    one.loss_init = loss_init
+    template = proved(one, space)
+    assert template.base is None
+    options = template(0, {"short": True, "scale": 7.0}).description.options
+    assert (options["model"].max_seq_length, options["loss"].scale) == (4, 7.0)
+
+
+def test_a_search_of_seeds_makes_each_model_anew(tmp_path: Path, tiny_folder: Path) -> None:
+    template = proved(trainer(tmp_path, tiny_folder), lambda trial: {"seed": trial.suggest_int("seed", 1, 9)})
+    assert template.base is None
+
+
+# ---- bad input ----
+
+
+def bad(
+    folder: Path, model_folder: Path, said: str, error: type[Exception] = ValueError, **options: Any
+) -> None:
+    names = ("model_init", "loss", "evaluator", "model")
+    one = trainer(folder, model_folder, **{name: options.pop(name) for name in names if name in options})
+    given = {
+        "hp_space": rate,
+        "compute_objective": "eval_dev_spearman_cosine",
+        "direction": "maximize",
+        **options,
+    }
+    with pytest.raises(error, match=said):
+        one.hyperparameter_search(**given)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss": None, "evaluator": None}, "evaluator; the trainer has neither"),
+        ({"compute_objective": "eval_test_spearman"}, "reported by no evaluation"),
+        ({"compute_objective": lambda metrics: metrics["eval_sts_spearman"]}, "reported by no evaluation"),
+        ({"direction": "up"}, "direction must be"),
+        ({"backend": "sigopt"}, "backend: expected one of"),
+        ({"n_trials": 0}, "n_trials"),
+        ({"nam": "a"}, "did you mean 'name'"),
+        ({"scheduler": "ahsa"}, "did you mean 'asha'"),
+        ({"direction": ["maximize", "minimize"], "scheduler": "asha"}, "cannot stop trials early"),
+        (
+            {"hp_space": lambda t: {"learning_rat": t.suggest_float("learning_rat", 0, 1)}},
+            "did you mean 'learning_rate'",
+        ),
+        (
+            {"hp_space": lambda t: {"warmup_ratio": t.suggest_float("warmup_ratio", 2, 3)}},
+            "warmup_ratio must lie",
+        ),
+        ({"hp_space": 7}, "hp_space must be"),
+        ({"points_to_evaluate": [{"learning_rte": 1e-3}]}, "did you mean 'learning_rate'"),
+        ({"warm_start": "nowhere"}, "no folder of a search"),
+        ({"rungs": 0}, "rungs: expected"),
+    ],
+)
+def test_bad_input_is_refused_before_ray_starts(
+    options: dict[str, Any], said: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    bad(tmp_path, tiny_folder, said, **options)
+
+
+def test_no_model_init(tmp_path: Path, tiny_folder: Path, tiny_model: Any) -> None:
+    bad(tmp_path, tiny_folder, "needs a trainer with model_init", model_init=None, model=tiny_model)
+
+
+def test_an_unknown_name_that_model_init_did_not_read(tmp_path: Path, tiny_folder: Path) -> None:
+    def model_init(trial: Any) -> SentenceTransformer:
+        if trial is not None:
+            trial.get("pooling")
+        return SentenceTransformer(str(tiny_folder), device="cpu")
+
+    bad(
+        tmp_path,
+        tiny_folder,
+        "model_init did not read it; did you mean 'pooling'",
+        SpaceError,
+        model_init=model_init,
+        hp_space=lambda trial: {"poling": trial.suggest_int("poling", 0, 1)},
+    )
+
+
+def test_an_existing_name_with_another_space(tmp_path: Path, tiny_folder: Path) -> None:
+    folder = tmp_path / "out" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "search.json").write_text('{"space": {}, "directions": ["maximize"], "seed": 42}')
+    bad(tmp_path, tiny_folder, "exists with other settings: space was", name="mine")
+
+
+def test_counts_and_backends() -> None:
+    assert trials_wanted(0, [{"a": 1}, {"a": 2}]) == 2
+    assert trials_wanted(5, [{"a": 1}]) == 5
+    assert (as_backend(None), as_backend("optuna")) == ("ray", "optuna")
+    assert issubclass(SearchFailed, RuntimeError)
+    assert issubclass(ObjectiveError, ValueError)

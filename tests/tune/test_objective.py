@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_st.tune.objective import Objective, ObjectiveError, as_directions, check_objective, figures_asked
+
+METRICS = {"eval_loss": 0.5, "eval_dev_spearman_cosine": 0.8, "eval_runtime": 1.0, "epoch": 1.0}
+
+
+def test_directions() -> None:
+    assert as_directions("maximize") == ("maximize",)
+    assert as_directions(["maximize", "minimize"]) == ("maximize", "minimize")
+    with pytest.raises(ValueError, match="did you mean 'maximize'"):
+        as_directions("maximise")
+    with pytest.raises(ValueError, match="direction must be"):
+        as_directions([])
+
+
+@pytest.mark.parametrize(
+    ("compute", "value"),
+    [
+        (lambda metrics: metrics["eval_loss"], 0.5),
+        ("eval_dev_spearman_cosine", 0.8),
+        (None, 0.8),  # transformers' default: the sum of what is neither the loss nor speed
+    ],
+)
+def test_one_objective(compute: Any, value: float) -> None:
+    assert Objective(compute, ("maximize",))(METRICS) == (value,)
+
+
+def test_the_default_is_the_loss_where_nothing_else_is() -> None:
+    assert Objective(None, ("minimize",))({"eval_loss": 0.5, "eval_runtime": 2.0}) == (0.5,)
+
+
+def test_several_objectives_need_as_many_directions() -> None:
+    def both(metrics: dict[str, float]) -> list[float]:
+        return [metrics["eval_loss"], metrics["eval_dev_spearman_cosine"]]
+
+    assert Objective(both, ("minimize", "maximize"))(METRICS) == (0.5, 0.8)
+    with pytest.raises(ObjectiveError, match=r"1 objective\(s\), but compute_objective gave 2"):
+        Objective(both, ("minimize",))(METRICS)
+
+
+@pytest.mark.parametrize("compute", [lambda metrics: metrics["eval_dev_spearman"], "eval_dev_spearman"])
+def test_a_figure_that_is_not_there_names_those_that_are(compute: Any) -> None:
+    with pytest.raises(
+        ObjectiveError, match=r"did you mean 'eval_dev_spearman_cosine'.*There are: .*eval_loss"
+    ):
+        Objective(compute, ("maximize",))(METRICS)
+
+
+def test_a_text_is_no_objective() -> None:
+    with pytest.raises(ObjectiveError, match="must give numbers"):
+        Objective(lambda metrics: "much", ("maximize",))(METRICS)
+
+
+def test_what_an_objective_asks_for() -> None:
+    assert figures_asked(lambda metrics: 2 * metrics["a"] - metrics["b"]) == ["a", "b"]
+    assert figures_asked(lambda metrics: sum(metrics.values())) == []
+    assert figures_asked(None) == []
+
+
+def test_names_are_proved_against_what_is_evaluated() -> None:
+    dev, several = SimpleNamespace(name="dev"), SimpleNamespace(evaluators=[SimpleNamespace(name="dev")])
+    check_objective("eval_dev_pearson", dev, None)
+    check_objective("eval_dev_pearson", several, None)
+    check_objective("eval_loss", None, [1])
+    check_objective("eval_sts_loss", None, {"sts": [1]})
+    check_objective("eval_anything", lambda model: 0.0, None)  # it does not say what it is called
+    with pytest.raises(ObjectiveError, match="eval_dev…"):
+        check_objective("eval_test_pearson", dev, None)
+    with pytest.raises(ObjectiveError, match="neither"):
+        check_objective(None, None, None)

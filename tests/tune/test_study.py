@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from ray_st.tune.objective import Objective
+from ray_st.tune.progress import describe_trial, drop_checkpoints
+from ray_st.tune.records import Journal, RecordError, check_settings, fold, write_table
+from ray_st.tune.study import Study
+
+
+def space(trial: Any) -> dict[str, Any]:
+    return {"x": trial.suggest_float("x", -1, 1), "n": trial.suggest_int("n", 1, 5)}
+
+
+def study(
+    folder: Path, trials: int = 20, directions: tuple[str, ...] = ("maximize",), **options: Any
+) -> Study:
+    return Study(space, Objective(None, directions), Journal(folder / "journal.jsonl"), trials, **options)
+
+
+def run(one: Study, count: int) -> list[dict[str, Any]]:
+    """Runs trials one at a time: the objective is -x², each third is stopped, each seventh fails."""
+    seen = []
+    for _ in range(count):
+        asked = one.ask()
+        assert asked is not None
+        seen.append(asked.values)
+        one.report(asked.number, 1, 10, [-(asked.values["x"] ** 2)])
+        state = "PRUNED" if asked.number % 3 == 2 else "FAIL" if asked.number % 7 == 6 else "COMPLETE"
+        one.tell(asked.number, state)
+    return seen
+
+
+@pytest.mark.parametrize("killed_at", [1, 11, 19])
+def test_a_killed_search_suggests_what_it_would_have(tmp_path: Path, killed_at: int) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    unbroken = run(study(tmp_path / "a"), 20)
+    first = run(study(tmp_path / "b"), killed_at)
+    again = study(tmp_path / "b")
+    assert [record.values for record in again.records] == first
+    assert first + run(again, 20 - killed_at) == unbroken
+    assert again.ask() is None
+    assert len({tuple(values.values()) for values in unbroken}) == 20
+
+
+def test_other_seeds_suggest_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    assert run(study(tmp_path), 1) != run(study(tmp_path / "a", seed=1), 1)
+
+
+def test_running_trials_go_on_first_with_the_same_parameters(tmp_path: Path) -> None:
+    before = study(tmp_path)
+    run(before, 3)
+    left = [before.ask(), before.ask()]
+    before.report(left[0].number, 1, 5, [0.25])  # type: ignore[union-attr]
+    after = study(tmp_path)
+    assert after.left == 17
+    again = [after.ask(), after.ask()]
+    assert [(a.number, a.values) for a in again] == [(b.number, b.values) for b in left]  # type: ignore[union-attr]
+    after.report(3, 1, 5, [0.25])  # known already
+    after.report(3, 2, 10, [0.5])
+    after.tell(3, "COMPLETE")
+    after.tell(4, "FAIL", "gone")
+    assert [trial.state for trial in after.study.trials[3:]] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert after.study.trials[3].intermediate_values == {1: 0.25, 2: 0.5}
+    assert after.ask().number == 5  # type: ignore[union-attr]
+
+
+def test_the_study_knows_how_trials_ended(tmp_path: Path) -> None:
+    one = study(tmp_path)
+    for state in ("COMPLETE", "PRUNED", "FAIL"):
+        asked = one.ask()
+        assert asked is not None
+        one.report(asked.number, 1, 10, [0.5])
+        one.tell(asked.number, state)
+    nan = one.ask()
+    assert nan is not None
+    one.report(nan.number, 1, 10, [float("nan")])
+    assert one.tell(nan.number, "COMPLETE").reason == "the objective is [nan]"
+    states = [trial.state.name for trial in one.study.trials]
+    assert states == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
+    assert one.study.trials[1].intermediate_values == {1: 0.5}
+    assert [record.state for record in fold(Journal(tmp_path / "journal.jsonl").read())] == states
+
+
+def test_points_come_first_also_after_a_kill(tmp_path: Path) -> None:
+    points = [{"x": 0.1, "n": 1}, {"x": 0.2, "n": 2}, {"x": 0.3, "n": 3}]
+    seen = run(study(tmp_path, points=points), 2)
+    seen += run(study(tmp_path, points=points), 2)
+    assert seen[:3] == points
+    assert seen[3] not in points
+
+
+def test_any_sampler_and_one_that_is_made_from_a_seed(tmp_path: Path) -> None:
+    grid = optuna.samplers.GridSampler({"x": [0.0, 0.5], "n": [1]}, seed=0)
+    assert sorted(values["x"] for values in run(study(tmp_path, sampler=grid), 2)) == [0.0, 0.5]
+    (tmp_path / "b").mkdir()
+    make = lambda seed: optuna.samplers.RandomSampler(seed=seed)  # noqa: E731
+    seen = run(study(tmp_path / "b", sampler=make), 2) + run(study(tmp_path / "b", sampler=make), 1)
+    (tmp_path / "c").mkdir()
+    assert run(study(tmp_path / "c", sampler=make), 3) == seen
+
+
+def test_a_database_keeps_no_running_trial(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    before = study(tmp_path, storage=storage, name="s")
+    run(before, 2)
+    before.ask()
+    after = study(tmp_path, storage=storage, name="s")
+    run(after, 2)
+    assert [trial.state.name for trial in after.study.trials] == [
+        "COMPLETE",
+        "COMPLETE",
+        "PRUNED",
+        "COMPLETE",
+    ]
+
+
+def test_several_objectives(tmp_path: Path) -> None:
+    one = study(tmp_path, directions=("maximize", "minimize"))
+    for values in ([1.0, 5.0], [2.0, 5.0], [1.0, 1.0]):
+        asked = one.ask()
+        assert asked is not None
+        one.report(asked.number, 1, 10, values)
+        one.tell(asked.number, "COMPLETE")
+    assert [record.number for record in one.best()] == [1, 2]
+    assert [trial.number for trial in one.study.best_trials] == [1, 2]
+
+
+def test_an_earlier_search_is_learnt_from(tmp_path: Path) -> None:
+    earlier = study(tmp_path)
+    run(earlier, 12)
+    (tmp_path / "b").mkdir()
+    later = study(tmp_path / "b", earlier=earlier.records)
+    assert len(later.study.trials) == 12
+    assert run(later, 1) != run(_fresh(tmp_path), 1)
+
+
+def _fresh(tmp_path: Path) -> Study:
+    (tmp_path / "c").mkdir()
+    return study(tmp_path / "c")
+
+
+# ---- records ----
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append(event="told", number=0)
+    with (tmp_path / "journal.jsonl").open("a") as stream:
+        stream.write('{"event": "to')
+    assert journal.read() == [{"event": "told", "number": 0}]
+    journal.append(event="told", number=1)
+    assert len(journal.read()) == 2
+
+
+def test_a_damaged_journal_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text("not json\n{}\n")
+    with pytest.raises(RecordError, match="damaged"):
+        Journal(tmp_path / "journal.jsonl").read()
+
+
+def test_another_space_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    check_settings(tmp_path, {"space": {"x": [0, 1]}, "seed": 1})
+    check_settings(tmp_path, {"space": {"x": (0, 1)}, "seed": 1})
+    with pytest.raises(RecordError, match=r"space was .*0, 1.*, now .*0, 2"):
+        check_settings(tmp_path, {"space": {"x": [0, 2]}, "seed": 1})
+
+
+def test_the_table_and_the_line_of_a_trial(tmp_path: Path) -> None:
+    one = study(tmp_path)
+    run(one, 3)
+    write_table(tmp_path / "trials.csv", one.records, 1)
+    with (tmp_path / "trials.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["state"] for row in rows] == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert float(rows[0]["x"]) == one.records[0].values["x"]
+    assert "stopped early at step 10" in describe_trial(one.records[2])
+
+
+def test_checkpoints_of_all_but_the_best_go(tmp_path: Path) -> None:
+    class Store:
+        def __init__(self) -> None:
+            self.kept = [5, 10]
+
+        def steps(self) -> list[int]:
+            return list(self.kept)
+
+        def delete(self, step: int) -> None:
+            self.kept.remove(step)
+
+    one = study(tmp_path)
+    run(one, 5)
+    one.ask()
+    stores = [Store() for _ in range(6)]
+    drop_checkpoints(one, stores.__getitem__, 2)
+    best = {record.number for record in one.best(2)}
+    assert [bool(store.kept) for store in stores] == [number in {*best, 5} for number in range(6)]

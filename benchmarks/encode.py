@@ -4,7 +4,7 @@
 
 Texts are the cells of at least three words of the CSV files, without repeats, as many as ``--texts`` spread evenly over
 them; the model is MiniLM. Each process computes on one thread; two are a pool (ours: Ray actors). Starting is not
-timed: each run encodes a few texts before.
+timed: each run encodes all texts once before, which is longer than the processes of either pool take to be ready.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-WARM_UP = 64
 LIBRARIES = {"ours": "ray_st", "peer": "sentence_transformers"}
 
 
@@ -94,11 +93,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     model = library.SentenceTransformer(str(folder), device="cpu")
     texts = texts_of(options)
     pool = model.start_multi_process_pool(["cpu"] * options.processes) if options.processes > 1 else None
-    wait_for(pool)
     given: dict[str, Any] = {"pool": pool} if pool else {}
     given |= {"batch_size": options.batch_size, "show_progress_bar": False}
-    chunks = {"chunk_size": WARM_UP // options.processes} if pool else {}
-    model.encode(texts[:WARM_UP], **given, **chunks)
+    model.encode(texts, **given)
     begin = time.perf_counter()
     model.encode(texts, **given)
     rate = len(texts) / (time.perf_counter() - begin)
@@ -111,14 +108,6 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         "padded": padded,
         "computed": 0.0 if getattr(model, "without_padding", False) else padded,
     }
-
-
-def wait_for(pool: Any) -> None:
-    """Waits until every actor of our pool has its model: a quick one would take the warm-up alone."""
-    if hasattr(pool, "actors"):
-        import ray
-
-        ray.get([actor.ready.remote() for actor in pool.actors])
 
 
 def padding(model: Any, texts: list[str], batch_size: int) -> float:

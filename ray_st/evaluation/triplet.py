@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ray_st.evaluation import base
 from ray_st.evaluation.csv_log import append_row
+from ray_st.evaluation.distinct import distinct
 from ray_st.similarity_functions import SimilarityFunction
 
 logger = logging.getLogger(__name__)
@@ -116,14 +117,16 @@ class TripletEvaluator(base.SentenceEvaluator):
         return metrics
 
     def _encode(self, model: base.Model, texts: Sequence[str], roles: Sequence[str]) -> Tensor:
-        return model.encode(
-            texts,
+        chosen, places = distinct(texts)
+        vectors: Tensor = model.encode(
+            chosen,
             prompt_name=base.role_prompt(model, roles),
             batch_size=self.batch_size,
             show_progress_bar=self.show_progress_bar,
             convert_to_tensor=True,
             truncate_dim=self.truncate_dim,
         )
+        return vectors[places]
 
     def get_config_dict(self) -> dict[str, Any]:
         """The options worth showing in the model card."""

@@ -29,6 +29,15 @@ Measured for the CPU with all-MiniLM-L6-v2: from 20 to 200 makes no difference t
 """
 
 
+def rounded(tokens: int) -> int:
+    """A number of tokens rounded up, by at most 1/32 from 256 on: 32 numbers from each power of two to the next.
+
+    Matrix libraries keep what they prepared for each shape: oneDNN half a MiB for each product.
+    """
+    step = max(8, 1 << max(tokens.bit_length() - 6, 0))
+    return -(-tokens // step) * step
+
+
 def _by_column(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
     return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
 
@@ -98,11 +107,13 @@ class Packing:
 
     Attributes:
         tokens: Their places in the flattened batch, sorted by the length of their texts.
+        spare: How many tokens follow that belong to no text, up to a rounded number; attention passes them over.
         groups: The texts in groups for attention.
         shape: (n, t).
     """
 
     tokens: Tensor
+    spare: int
     groups: tuple[Group, ...]
     shape: tuple[int, int]
 
@@ -117,17 +128,18 @@ class Packing:
         sorted_lengths = lengths[order][lengths[order] > 0]
         cuts = [len(chunk) for chunk, _ in cheapest_chunks(sorted_lengths.numpy(), GROUP_TOKENS)]
         groups = tuple(Group.of(part, mask.device) for part in sorted_lengths.split(cuts))
-        return cls(tokens, groups, (mask.shape[0], mask.shape[1]))
+        return cls(tokens, rounded(len(tokens)) - len(tokens), groups, (mask.shape[0], mask.shape[1]))
 
     def pack(self, batch: Tensor) -> Tensor:
-        """The real tokens of a batch (n, t) as one row (1, tokens)."""
-        return batch.reshape(-1).index_select(0, self.tokens)[None]
+        """The real tokens of a batch (n, t) and the spare ones, copies of the first, as one row (1, tokens + spare)."""
+        places = torch.cat([self.tokens, self.tokens[:1].expand(self.spare)])
+        return batch.reshape(-1).index_select(0, places)[None]
 
     def pad(self, vectors: Tensor) -> Tensor:
-        """The tokens' vectors (1, tokens, d) as a padded batch (n, t, d), zero where there is no token."""
+        """The tokens' vectors (1, tokens + spare, d) as a padded batch (n, t, d), zero where there is no token."""
         rows, width = self.shape
         batch = vectors.new_zeros(rows * width, vectors.shape[-1])
-        return batch.index_copy(0, self.tokens, vectors[0]).unflatten(0, self.shape)
+        return batch.index_copy(0, self.tokens, vectors[0, : len(self.tokens)]).unflatten(0, self.shape)
 
 
 def can_unpad(model: PreTrainedModel) -> bool:
@@ -204,14 +216,15 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
-    sizes = [group.tokens for group in packing.groups]
-    parts = [states[0].transpose(0, 1).split(sizes) for states in (query, key, value)]
+    sizes = [*(group.tokens for group in packing.groups), packing.spare]
+    parts = [states[0].transpose(0, 1).split(sizes)[:-1] for states in (query, key, value)]
     attended = []
     for group, q, k, v in zip(packing.groups, *parts, strict=True):
         batch = scaled_dot_product_attention(
             group.spread(q), group.spread(k), group.spread(v), group.mask, dropout, scale=scaling
         )
         attended.append(group.collect(batch))
+    attended.append(value.new_zeros(packing.spare, *attended[0].shape[1:]))
     return torch.cat(attended)[None], None
 
 

@@ -10,7 +10,15 @@ import transformers
 from torch import Tensor
 
 from ray_st.models import Transformer
-from ray_st.models.unpadded import POSITIONS, Packing, has_padding, is_prepared, prepare, run_unpadded
+from ray_st.models.unpadded import (
+    POSITIONS,
+    Packing,
+    has_padding,
+    is_prepared,
+    prepare,
+    rounded,
+    run_unpadded,
+)
 
 SIZES = {
     "vocab_size": 40,
@@ -156,8 +164,15 @@ def test_a_packing_holds_every_real_token_once(seed) -> None:
     packing = Packing.of(mask)
     assert sorted(packing.tokens.tolist()) == mask.reshape(-1).nonzero()[:, 0].tolist()
     assert sum(group.tokens for group in packing.groups) == int(mask.sum())
-    states = torch.randn(1, int(mask.sum()), 3)
-    assert torch.equal(packing.pad(states).reshape(-1, 3)[packing.tokens], states[0])
+    assert packing.pack(mask).shape == (1, rounded(int(mask.sum())))
+    states = torch.randn(1, rounded(int(mask.sum())), 3)
+    assert torch.equal(packing.pad(states).reshape(-1, 3)[packing.tokens], states[0, : len(packing.tokens)])
     rows = torch.randn(int(mask.sum()), 2, 4)
     for group, part in zip(packing.groups, rows.split([g.tokens for g in packing.groups]), strict=True):
         assert torch.equal(group.collect(group.spread(part)), part)
+
+
+def test_batches_have_few_numbers_of_tokens_and_few_spare_ones() -> None:
+    sizes = [rounded(tokens) for tokens in range(256, 8192)]
+    assert all(size - tokens < tokens / 32 for tokens, size in enumerate(sizes, start=256))
+    assert len(set(sizes)) <= 32 * 5 + 1

@@ -4,7 +4,8 @@ BIN := .venv/bin
 
 EXTRAS_demo := demo
 EXTRAS_lint := dev
-EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill
+EXTRAS_docs := docs
+EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard
 EXTRAS_bench := peer,demo
 
 # No model hub, no usage report, no cluster that happens to run on this machine.
@@ -12,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine clean
+.PHONY: help demo test lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,13 +21,16 @@ help: ## say what there is
 demo: .venv/.installed-demo ## fine-tune all-MiniLM-L6-v2 to search API documentation, on two workers
 	RAY_ADDRESS=local $(BIN)/python examples/demo.py
 
-test: .venv/.installed-test lint ## lint, types, and all tests
+test: .venv/.installed-test lint docs ## lint, types, documentation, and all tests
 	RAY_ADDRESS=local $(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/.installed-lint ## formatting, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: .venv/.installed-docs ## build the documentation into build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: .venv/.installed-lint ## put the code into its form
 	$(BIN)/ruff format .
@@ -58,7 +62,7 @@ bench-mine: .venv/.installed-bench ## mining hard negatives over 100 thousand pa
 	$(BIN)/python benchmarks/mine.py
 
 clean: ## remove the environment, outputs and caches
-	rm -rf .venv outputs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build outputs .mypy_cache .pytest_cache .ruff_cache
 
 # One stamp for each set of extras; what one needs and another has is not installed twice.
 .venv/.installed-%: pyproject.toml constraints.txt | .venv/pyvenv.cfg

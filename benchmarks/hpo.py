@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2000, help="training pairs")
     parser.add_argument("--dev-rows", type=int, default=500)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--rungs", type=int, default=5, help="evaluations of a trial of ours")
+    parser.add_argument("--rungs", type=int, default=10, help="evaluations of a trial of ours")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=list(RUN), help=argparse.SUPPRESS)
@@ -75,7 +75,9 @@ def start(side: str, seed: int) -> dict[str, float]:
     done = subprocess.run(command, capture_output=True, text=True)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
-        raise SystemExit(f"{side} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise SystemExit(
+            f"{side} ended with {done.returncode}:\n{done.stdout[-4000:]}\n{done.stderr[-20000:]}"
+        )
     result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
     return result
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datasets import Dataset
+from ray.train import ScalingConfig
 
-from offline import Run, command_line
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.sampler import DefaultBatchSampler, GroupByLabelBatchSampler, NoDuplicatesBatchSampler
@@ -20,7 +21,7 @@ TOPICS = {
 }
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Shows what each sampler deals, then trains."""
     pairs, topics = Dataset.from_dict(PAIRS), Dataset.from_dict(TOPICS)
 
@@ -32,19 +33,19 @@ def main(run: Run) -> None:
 
     # Losses with in-batch negatives want no duplicates. Those that look for positives among the labels of a batch, such
     # as BatchHardTripletLoss, want BatchSamplers.GROUP_BY_LABEL, and data like TOPICS.
-    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    model = SentenceTransformer("microsoft/mpnet-base")
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("no-duplicates"), batch_sampler=BatchSamplers.NO_DUPLICATES
+        output_dir="models/no-duplicates", batch_sampler=BatchSamplers.NO_DUPLICATES
     )
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
+        args=args,
         train_dataset=pairs,
         loss=MultipleNegativesRankingLoss(model),
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     print(trainer.train())
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

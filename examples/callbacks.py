@@ -5,15 +5,14 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
+import datasets
+from ray.train import ScalingConfig
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from offline import Run, command_line
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.losses import CoSENTLoss
-
-TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "codecarbon": "codecarbon"}
-"""Trackers by the name of their package; the first writes files, the others need accounts, servers or sensors."""
 
 
 class LossCurve(TrainerCallback):
@@ -28,36 +27,33 @@ class LossCurve(TrainerCallback):
             self.losses.append(logs["loss"])
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains with callbacks and shows what they know at the end."""
-    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
-    stsb = run.load_dataset("sentence-transformers/stsb", split="validation")
+    model = SentenceTransformer("microsoft/mpnet-base")
+    stsb = datasets.load_dataset("sentence-transformers/stsb", split="validation")
     evaluator = EmbeddingSimilarityEvaluator(
         stsb["sentence1"], stsb["sentence2"], stsb["score"], name="sts-dev"
     )
-    installed = [name for name, package in TRACKERS.items() if find_spec(package)]
-    print("trackers:", installed or "none installed")
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("mpnet-base-stsb"),
-        eval_strategy="steps",
-        eval_steps=100,
-        save_strategy="steps",
-        save_steps=100,
-        logging_steps=100,
+        output_dir="models/mpnet-base-stsb",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_steps=10,
         load_best_model_at_end=True,
         metric_for_best_model="eval_sts-dev_spearman_cosine",
-        report_to=[] if run.offline else installed,
+        # "wandb", "mlflow" and "codecarbon", too; a list for several, "all" for all that are installed
+        report_to="tensorboard" if find_spec("tensorboard") else "none",
         run_name="mpnet-base-stsb",
     )
     curve = LossCurve()
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
-        train_dataset=run.load_dataset("sentence-transformers/stsb", split="train"),
+        args=args,
+        train_dataset=datasets.load_dataset("sentence-transformers/stsb", split="train"),
         loss=CoSENTLoss(model),
         evaluator=evaluator,
         callbacks=[curve, EarlyStoppingCallback(early_stopping_patience=3)],
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     trainer.train()
     print("losses:", [round(loss, 3) for loss in curve.losses])
@@ -65,4 +61,4 @@ def main(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

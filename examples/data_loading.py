@@ -8,31 +8,36 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset
+import datasets
+from ray.train import ScalingConfig
 
-from offline import Run, command_line
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.data.sources import Sql
 from ray_st.losses import CoSENTLoss
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Writes the same rows in several forms, and reads them again."""
-    from_hub = run.load_dataset("sentence-transformers/stsb", split="train")
+    from_hub = datasets.load_dataset("sentence-transformers/stsb", split="train")
     print(from_hub)
 
     # The same rows as files of several kinds
-    files = {kind: run.output / "data_loading" / f"pairs.{kind}" for kind in ("csv", "json", "parquet", "db")}
+    files = {kind: Path("data", f"pairs.{kind}").absolute() for kind in ("csv", "json", "parquet", "db")}
     write(from_hub, files)
 
     with closing(sqlite3.connect(files["db"])) as database:
         loaded = {
-            "csv": load_dataset("csv", data_files=str(files["csv"]), split="train"),
-            "json": load_dataset("json", data_files=str(files["json"]), split="train"),
-            "parquet": load_dataset("parquet", data_files=str(files["parquet"]), split="train"),
-            "arrow": load_dataset("arrow", data_files=f"{files['csv'].parent}/arrow/*.arrow", split="train"),
-            "sql": Dataset.from_sql("SELECT * FROM pairs ORDER BY rowid", database),
-            "dict": Dataset.from_dict({"text": from_hub["sentence1"], "other": from_hub["sentence2"]}),
+            "csv": datasets.load_dataset("csv", data_files=str(files["csv"]), split="train"),
+            "json": datasets.load_dataset("json", data_files=str(files["json"]), split="train"),
+            "parquet": datasets.load_dataset("parquet", data_files=str(files["parquet"]), split="train"),
+            "arrow": datasets.load_dataset(
+                "arrow", data_files=f"{files['csv'].parent}/arrow/*.arrow", split="train"
+            ),
+            "sql": datasets.Dataset.from_sql("SELECT * FROM pairs ORDER BY rowid", database),
+            "dict": datasets.Dataset.from_dict(
+                {"text": from_hub["sentence1"], "other": from_hub["sentence2"]}
+            ),
         }
     for kind, dataset in loaded.items():
         print(f"{kind}: {dataset.num_rows} rows of {dataset.column_names}")
@@ -48,21 +53,21 @@ def main(run: Run) -> None:
         "columns": from_hub.to_dict(),
         "a query": Sql("SELECT * FROM pairs ORDER BY rowid", partial(sqlite3.connect, files["db"])),
     }
-    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    model = SentenceTransformer("microsoft/mpnet-base")
     args = SentenceTransformerTrainingArguments(
-        run.folder("data_loading/model"), num_train_epochs=1, multi_dataset_batch_sampler="round_robin"
+        "models/data-loading", num_train_epochs=1, multi_dataset_batch_sampler="round_robin"
     )
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
+        args=args,
         train_dataset=train_dataset,
         loss=CoSENTLoss(model),
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     print(trainer.train())
 
 
-def write(dataset: Dataset, files: dict[str, Path]) -> None:
+def write(dataset: datasets.Dataset, files: dict[str, Path]) -> None:
     """Writes the rows as CSV, JSON lines, Parquet, an Arrow folder and a table of SQLite."""
     folder = files["csv"].parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,4 +84,4 @@ def write(dataset: Dataset, files: dict[str, Path]) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

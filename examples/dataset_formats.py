@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from offline import Run, command_line
+import datasets
+from ray.train import ScalingConfig
+
+from offline import start
 from ray_st import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -34,35 +37,37 @@ FORMATS: dict[str, dict[str, Callable[[SentenceTransformer], Any]]] = {
 """The formats of all-nli, and losses that take them. Inputs are the columns not named label or score, in order."""
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Shows what fits, what is refused, and a training without an evaluator."""
-    model = SentenceTransformer(run.model("xlm-roberta-base"))
+    model = SentenceTransformer("xlm-roberta-base")
     for subset, fitting in FORMATS.items():
-        dataset = run.load_dataset("sentence-transformers/all-nli", subset, split="train[:10000]")
+        dataset = datasets.load_dataset("sentence-transformers/all-nli", subset, split="train[:10000]")
         print(f"{subset}: {dataset.column_names} for {', '.join(fitting)}")
 
     # What does not fit is refused before anything starts.
     try:
-        make_trainer(run, model, "triplet", losses.CoSENTLoss(model)).train()
+        make_trainer(model, "triplet", losses.CoSENTLoss(model), scaling_config).train()
     except ValueError as error:
         print("refused:", error)
 
-    trainer = make_trainer(run, model, "pair-score", FORMATS["pair-score"]["CoSENTLoss"](model))
+    trainer = make_trainer(model, "pair-score", losses.CoSENTLoss(model), scaling_config)
     trainer.train()
     print("losses:", [round(entry["loss"], 3) for entry in trainer.state.log_history if "loss" in entry])
 
 
-def make_trainer(run: Run, model: SentenceTransformer, subset: str, loss: Any) -> SentenceTransformerTrainer:
+def make_trainer(
+    model: SentenceTransformer, subset: str, loss: Any, scaling_config: ScalingConfig | None
+) -> SentenceTransformerTrainer:
     """A trainer for one format, without evaluation."""
-    args = SentenceTransformerTrainingArguments(run.folder(f"all-nli-{subset}"), logging_steps=100)
+    args = SentenceTransformerTrainingArguments(f"models/all-nli-{subset}", logging_steps=10)
     return SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
-        train_dataset=run.load_dataset("sentence-transformers/all-nli", subset, split="train[:10000]"),
+        args=args,
+        train_dataset=datasets.load_dataset("sentence-transformers/all-nli", subset, split="train[:10000]"),
         loss=loss,
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

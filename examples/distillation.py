@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import datasets
+from ray.train import ScalingConfig
 from torch import nn
 
-from offline import Run, command_line
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.evaluation import EmbeddingSimilarityEvaluator, MSEEvaluator, SequentialEvaluator
 from ray_st.losses import MSELoss
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains the student, and measures it before and after."""
-    teacher = SentenceTransformer(run.model("all-MiniLM-L6-v2"))
-    student = without_every_second_layer(SentenceTransformer(run.model("all-MiniLM-L6-v2")))
+    teacher = SentenceTransformer("all-MiniLM-L6-v2")
+    student = without_every_second_layer(SentenceTransformer("all-MiniLM-L6-v2"))
 
     # Labels are the teacher's embeddings
-    stsb = run.load_dataset("sentence-transformers/stsb", split="train")
+    stsb = datasets.load_dataset("sentence-transformers/stsb", split="train")
     texts = sorted({*stsb["sentence1"], *stsb["sentence2"]})
     labels = teacher.encode(texts, batch_size=64)
     train_dataset = {"sentence": texts, "label": labels.tolist()}
 
-    dev = run.load_dataset("sentence-transformers/stsb", split="validation")
+    dev = datasets.load_dataset("sentence-transformers/stsb", split="validation")
     evaluator = SequentialEvaluator(
         [
             EmbeddingSimilarityEvaluator(dev["sentence1"], dev["sentence2"], dev["score"], name="sts-dev"),
@@ -30,7 +32,7 @@ def main(run: Run) -> None:
     )
     before = evaluator(student)
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("distillation"),
+        output_dir="models/distillation",
         num_train_epochs=1,
         per_device_train_batch_size=64,
         learning_rate=1e-4,
@@ -38,16 +40,16 @@ def main(run: Run) -> None:
     )
     trainer = SentenceTransformerTrainer(
         model=student,
-        args=run.arguments(args),
+        args=args,
         train_dataset=train_dataset,
         loss=MSELoss(student),
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     trainer.train()
     after = evaluator(student)
     for name in ("sts-dev_spearman_cosine", "dev_negative_mse"):
         print(f"{name}: {before[name]:.4f} -> {after[name]:.4f}")
-    student.save_pretrained(run.folder("distillation/final"))
+    student.save_pretrained("models/distillation/final")
 
 
 def without_every_second_layer(model: SentenceTransformer) -> SentenceTransformer:
@@ -59,4 +61,4 @@ def without_every_second_layer(model: SentenceTransformer) -> SentenceTransforme
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from offline import Run, command_line
+import datasets
+from ray.train import ScalingConfig
+
+from offline import start
 from ray_st import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -25,8 +28,13 @@ def hpo_search_space(trial: Any) -> dict[str, Any]:
     }
 
 
+def hpo_model_init(trial: Any) -> SentenceTransformer:
+    """Each trial has a model of its own."""
+    return SentenceTransformer("distilbert-base-uncased")
+
+
 def hpo_loss_init(model: SentenceTransformer) -> losses.MultipleNegativesRankingLoss:
-    """Each trial has a model of its own, and so a loss of its own."""
+    """And so a loss of its own."""
     return losses.MultipleNegativesRankingLoss(model)
 
 
@@ -35,11 +43,11 @@ def hpo_compute_objective(metrics: dict[str, float]) -> float:
     return metrics["eval_sts-dev_spearman_cosine"]
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None, n_trials: int = 20) -> None:
     """Describes a training in which things are left open, and searches."""
-    train_dataset = run.load_dataset("sentence-transformers/all-nli", "triplet", split="train[:10000]")
-    eval_dataset = run.load_dataset("sentence-transformers/all-nli", "triplet", split="dev[:1000]")
-    stsb = run.load_dataset("sentence-transformers/stsb", split="validation")
+    train_dataset = datasets.load_dataset("sentence-transformers/all-nli", "triplet", split="train[:10000]")
+    eval_dataset = datasets.load_dataset("sentence-transformers/all-nli", "triplet", split="dev[:1000]")
+    stsb = datasets.load_dataset("sentence-transformers/stsb", split="validation")
     dev_evaluator = EmbeddingSimilarityEvaluator(
         sentences1=stsb["sentence1"],
         sentences2=stsb["sentence2"],
@@ -47,15 +55,10 @@ def main(run: Run) -> None:
         main_similarity=SimilarityFunction.COSINE,
         name="sts-dev",
     )
-    name = run.model("distilbert-base-uncased")
-
-    def hpo_model_init(trial: Any) -> SentenceTransformer:
-        return SentenceTransformer(name)
-
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("search"),
+        output_dir="models/search",
         # max_steps=10000,  # to limit what a trial costs
-        fp16=run.gpu,
+        fp16=False,  # True on a GPU
         batch_sampler=BatchSamplers.NO_DUPLICATES,
         eval_strategy="no",  # a trial is measured at its end
         save_strategy="no",
@@ -64,18 +67,18 @@ def main(run: Run) -> None:
     )
     trainer = SentenceTransformerTrainer(
         model=None,
-        args=run.arguments(args),
+        args=args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         evaluator=dev_evaluator,
         model_init=hpo_model_init,
         loss=hpo_loss_init,
-        scaling_config=run.scaling,  # the workers of each trial
+        scaling_config=scaling_config,  # the workers of each trial
     )
     best_trial = trainer.hyperparameter_search(
         hp_space=hpo_search_space,
         compute_objective=hpo_compute_objective,
-        n_trials=2 if run.offline else 20,
+        n_trials=n_trials,
         direction="maximize",
         backend="optuna",
     )
@@ -83,4 +86,4 @@ def main(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

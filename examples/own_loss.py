@@ -5,11 +5,13 @@ Any module with this forward will do; docs/custom-loss.md shows what the library
 
 from __future__ import annotations
 
+import datasets
 import torch
 import torch.nn.functional as F
+from ray.train import ScalingConfig
 from torch import Tensor, nn
 
-from offline import Run, command_line
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
 
@@ -33,24 +35,24 @@ class SigmoidLoss(nn.Module):
         return F.binary_cross_entropy_with_logits(self.scale * cosines + self.bias, labels.to(cosines))
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains the model and the loss's two numbers."""
-    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    model = SentenceTransformer("microsoft/mpnet-base")
     loss = SigmoidLoss(model)
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("own-loss"),
-        num_train_epochs=1,
+        output_dir="models/own-loss",
+        num_train_epochs=4,
         per_device_train_batch_size=16,
         # What is fresh learns faster than what is pretrained.
         learning_rate_mapping={"^scale$|^bias$": 1e-2},
-        logging_steps=100,
+        logging_steps=10,
     )
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
-        train_dataset=run.load_dataset("sentence-transformers/stsb", split="train"),
+        args=args,
+        train_dataset=datasets.load_dataset("sentence-transformers/stsb", split="train"),
         loss=loss,
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     trainer.train()
     print("losses:", [round(entry["loss"], 3) for entry in trainer.state.log_history if "loss" in entry])
@@ -58,4 +60,4 @@ def main(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

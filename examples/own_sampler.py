@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from datasets import Dataset
+import datasets
+from ray.train import ScalingConfig
 
-from offline import Run, command_line
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
 
@@ -20,7 +21,7 @@ class ShortFirst:
         batch_size: Rows of a batch of the whole cluster; the trainer cuts it for the workers.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int) -> None:
+    def __init__(self, dataset: datasets.Dataset, batch_size: int) -> None:
         lengths = [len(text) for text in dataset["anchor"]]
         order = sorted(range(len(lengths)), key=lengths.__getitem__)
         self.batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -35,28 +36,30 @@ class ShortFirst:
 class ShortFirstTrainer(SentenceTransformerTrainer):
     """Trains on short texts first."""
 
-    def get_batch_sampler(self, dataset: Dataset, batch_size: int, *args: Any, **options: Any) -> ShortFirst:
+    def get_batch_sampler(
+        self, dataset: datasets.Dataset, batch_size: int, *args: Any, **options: Any
+    ) -> ShortFirst:
         """Called once, before the workers start."""
         sampler = ShortFirst(dataset, batch_size)
         print("first batch:", dataset[sampler.batches[0][:3]]["anchor"], "...")
         return sampler
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains on short texts first."""
-    model = SentenceTransformer(run.model("microsoft/mpnet-base"))
+    model = SentenceTransformer("microsoft/mpnet-base")
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("short-first"), num_train_epochs=1, per_device_train_batch_size=16
+        output_dir="models/short-first", num_train_epochs=1, per_device_train_batch_size=16
     )
     trainer = ShortFirstTrainer(
         model=model,
-        args=run.arguments(args),
-        train_dataset=run.load_dataset("sentence-transformers/all-nli", "pair", split="train[:10000]"),
+        args=args,
+        train_dataset=datasets.load_dataset("sentence-transformers/all-nli", "pair", split="train[:10000]"),
         loss=MultipleNegativesRankingLoss(model),
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     print(trainer.train())
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

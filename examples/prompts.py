@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from offline import Run, command_line
+import datasets
+from ray.train import ScalingConfig
+
+from offline import start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
 
 PROMPTS = {"query": "query: ", "document": "document: "}
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Trains with prompts, then embeds with those that the model kept."""
     # The model keeps its prompts by role: encode_query and encode_document use them.
-    model = SentenceTransformer(run.model("microsoft/mpnet-base"), prompts=PROMPTS)
+    model = SentenceTransformer("microsoft/mpnet-base", prompts=PROMPTS)
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("prompts"),
+        output_dir="models/prompts",
         num_train_epochs=1,
         per_device_train_batch_size=16,
         # In training they go by column. Also: one text for all columns, or a dict of these by data set.
@@ -23,13 +26,13 @@ def main(run: Run) -> None:
     )
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
-        train_dataset=run.load_dataset("sentence-transformers/natural-questions", split="train[:10000]"),
+        args=args,
+        train_dataset=datasets.load_dataset("sentence-transformers/natural-questions", split="train[:10000]"),
         loss=MultipleNegativesRankingLoss(model),
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     trainer.train()
-    folder = run.folder("prompts/final")
+    folder = "models/prompts/final"
     model.save_pretrained(folder)
 
     saved = SentenceTransformer(folder)
@@ -40,4 +43,4 @@ def main(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from offline import Run, command_line
+import datasets
+from ray.train import ScalingConfig
+
+from offline import start
 from ray_st import (
     SentenceTransformer,
     SentenceTransformerModelCardData,
@@ -14,11 +17,11 @@ from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.training_args import BatchSamplers
 
 
-def main(run: Run) -> None:
+def main(scaling_config: ScalingConfig | None = None) -> None:
     """Loads, measures, trains, measures on other rows, saves."""
     # 1. A model, and what its card should say of it
     model = SentenceTransformer(
-        run.model("microsoft/mpnet-base"),
+        "microsoft/mpnet-base",
         model_card_data=SentenceTransformerModelCardData(
             language="en",
             license="apache-2.0",
@@ -27,22 +30,22 @@ def main(run: Run) -> None:
     )
 
     # 2. Data: (anchor, positive, negative)
-    train_dataset = run.load_dataset("sentence-transformers/all-nli", "triplet", split="train[:100000]")
-    eval_dataset = run.load_dataset("sentence-transformers/all-nli", "triplet", split="dev")
-    test_dataset = run.load_dataset("sentence-transformers/all-nli", "triplet", split="test")
+    train_dataset = datasets.load_dataset("sentence-transformers/all-nli", "triplet", split="train[:100000]")
+    eval_dataset = datasets.load_dataset("sentence-transformers/all-nli", "triplet", split="dev")
+    test_dataset = datasets.load_dataset("sentence-transformers/all-nli", "triplet", split="test")
 
     # 3. A loss that fits them; the other rows of a batch are negatives, too
     loss = MultipleNegativesRankingLoss(model)
 
     # 4. Arguments; only the folder must be given
     args = SentenceTransformerTrainingArguments(
-        output_dir=run.folder("mpnet-base-all-nli-triplet"),
+        output_dir="models/mpnet-base-all-nli-triplet",
         num_train_epochs=1,
         per_device_train_batch_size=16,
         per_device_eval_batch_size=16,
         learning_rate=2e-5,
         warmup_ratio=0.1,
-        fp16=run.gpu,  # bf16=True instead where the GPU can
+        fp16=False,  # True on a GPU; bf16=True instead where the GPU can
         batch_sampler=BatchSamplers.NO_DUPLICATES,  # a text must not be its own negative
         eval_strategy="steps",
         eval_steps=100,
@@ -65,12 +68,12 @@ def main(run: Run) -> None:
     # 6. Train, on as many workers as asked for
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=run.arguments(args),
+        args=args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
         loss=loss,
         evaluator=dev_evaluator,
-        scaling_config=run.scaling,
+        scaling_config=scaling_config,
     )
     trainer.train()
 
@@ -82,10 +85,9 @@ def main(run: Run) -> None:
         name="all-nli-test",
     )
     print("after training:", test_evaluator(model))
-    model.save_pretrained(run.folder("mpnet-base-all-nli-triplet/final"))
-    if run.push:
-        model.push_to_hub("mpnet-base-all-nli-triplet")
+    model.save_pretrained("models/mpnet-base-all-nli-triplet/final")
+    # model.push_to_hub("mpnet-base-all-nli-triplet")
 
 
 if __name__ == "__main__":
-    main(command_line(__doc__))
+    start(main)

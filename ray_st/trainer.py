@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import IntervalStrategy, TrainerCallback, enable_full_determinism, set_seed
+from transformers import TrainerCallback, enable_full_determinism, set_seed
 
 from ray_st.training.batch import Inputs
 from ray_st.training.card import default_arguments, describe_run
@@ -22,19 +20,27 @@ from ray_st.training.carding import CardTrainer
 from ray_st.training.describing import DescribedData
 from ray_st.training.fitting import with_fitting_batches
 from ray_st.training.local import local_place
-from ray_st.training.parts import names_of, prompt_lengths
+from ray_st.training.parts import prompt_lengths
 from ray_st.training.prompting import PromptingTrainer
-from ray_st.training.refusals import check_arguments
+from ray_st.training.refusals import check_arguments, check_in_place, make_folder
 from ray_st.training.renewing import check_optimizer, make_losses
-from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, Run, eval_feed
-from ray_st.training.travel import Description, evaluate_task, predict_task, take_over, train_task
-from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
-from ray_st.util.ports import use
+from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, eval_feed
+from ray_st.training.searching import SearchingTrainer
+from ray_st.training.travel import (
+    Description,
+    describe,
+    evaluate_task,
+    predict_task,
+    show_progress,
+    take_over,
+    train_task,
+)
+from ray_st.training_args import SentenceTransformerTrainingArguments
 
 _NO_DATASET = "none"
 
 
-class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
+class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, SearchingTrainer):
     """Trains and evaluates embedding models on a Ray cluster.
 
     Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds the trained
@@ -102,13 +108,13 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
         if model is None and model_init is None:
             raise ValueError("A trainer needs a model, or a model_init that makes one.")
         check_arguments(args)
-        if self.place is None and self._stand_in_worker(scaling_config, run_config, args):
-            args = copy.copy(args)
-            args.settle(str(self.here.store.local))
+        # Making arguments resets accelerate's state, so these come first.
+        defaults = default_arguments(args) if self.place is None else None
+        args = self._settled(args, scaling_config, run_config)
         self._tokenizer = tokenizer
         if tokenizer is not None and model is not None:
             model.tokenizer = tokenizer
-        _make_folder(str(args.output_dir))
+        make_folder(str(args.output_dir))
         super().__init__(
             model=model,
             args=args,
@@ -126,33 +132,32 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
         self.user_collator = data_collator
         self.scaling_config, self.run_config = scaling_config, run_config
         self.loss_init, self.loss = loss, make_losses(loss, self.model, anew=model_init is not None)
-        check_optimizer(self.optimizer, self.model, self.loss)
+        check_optimizer(self.optimizer, self.model, self.loss, args.learning_rate_mapping)
         self.evaluator = _one_evaluator(evaluator)
         known, given = self.callback_handler.callbacks, len(callbacks or [])
         self.default_callbacks = [*known[: -1 - given], known[-1]]  # a bar or printer comes last
-        if self.place is None:
-            self.add_model_card_callback(default_arguments(args))
+        if self._in_place:
+            show_progress(self)
+        if defaults is not None:
+            self.add_model_card_callback(defaults)
         self._managed = frozenset(self.__dict__) - before
 
-    def _stand_in_worker(self, scaling_config: Any, run_config: Any, args: Any) -> bool:
-        """Takes the place of this process if it is a worker of the user's own Ray Train run."""
-        if "ray.train" not in sys.modules:
-            return False
+    def _settled(
+        self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
+    ) -> SentenceTransformerTrainingArguments:
+        """Takes the place of this process if it is a worker of the user's own run; gives the arguments as of here."""
+        if self.place is not None or "ray.train" not in sys.modules:
+            return args
         from ray_st.runtime import inplace
 
         self.place = inplace.find_place()
-        self._in_place = self.place is not None
-        for name, wanted in (
-            ("scaling_config", scaling_config),
-            ("run_config", run_config),
-            ("ledger", args.ledger),
-        ):
-            if self._in_place and wanted:
-                raise ValueError(
-                    f"{name} has no effect inside a worker of Ray Train, which is running already: leave it out, or train "
-                    "on the driver."
-                )
-        return self._in_place
+        if self.place is None:
+            return args
+        self._in_place = True
+        check_in_place(args, scaling_config, run_config)
+        args = copy.copy(args)
+        args.settle(str(self.here.store.local))
+        return args
 
     def call_model_init(self, trial: Any = None) -> Any:
         """Makes the model with ``model_init``, and the losses for it.
@@ -197,16 +202,16 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
             raise ValueError(
                 "train(trial=...) passes the trial to model_init; the trainer was made with a model instead."
             )
-        if self.place is not None:
-            resume_from_checkpoint = self._supplied(self._train_parts, resume_from_checkpoint)
-            result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-            if self._in_place:
-                self.save_last()
+        if self._in_place:
+            start = self._supply(self._train_parts, resume_from_checkpoint)
+            result = super().train(start, trial, ignore_keys_for_eval)
+            self.save_last()
             return result
+        if self.place is not None:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.model_init is not None:
-            enable_full_determinism(self.args.seed) if self.args.full_determinism else set_seed(
-                self.args.seed
-            )
+            seed = enable_full_determinism if self.args.full_determinism else set_seed
+            seed(self.args.seed)
             self.model = self.model_wrapped = self.callback_handler.model = self.call_model_init(trial)
         self.is_in_train = True
         try:
@@ -246,7 +251,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
             raise ValueError("evaluate() needs an eval_dataset or an evaluator; the trainer has neither.")
         with self._evaluating(eval_dataset) as parts:
             if self.place is not None:
-                self._supplied(parts, None)
+                self._supply(parts)
                 return super().evaluate(None, ignore_keys, metric_key_prefix)
             task = functools.partial(evaluate_task, prefix=metric_key_prefix)
             outcome = self._on_cluster(task, parts, None, keeps=False)
@@ -273,7 +278,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
         with self._evaluating(test_dataset) as parts:
             if self.place is not None:
-                self._supplied(parts, None)
+                self._supply(parts)
                 return super().predict(test_dataset, ignore_keys, metric_key_prefix)
             task = functools.partial(predict_task, prefix=metric_key_prefix)
             outcome = self._on_cluster(task, parts, None, keeps=False)
@@ -290,16 +295,29 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
         finally:
             self.eval_dataset = own
 
-    def _supplied(self, make_parts: Callable[[int], dict[str, FeedPart]], resume: Any) -> Any:
-        """In a worker of the user's run, opens the data there; says from which checkpoint to start."""
-        if not self._in_place:
-            return resume
+    def _supply(self, make_parts: Callable[[int], dict[str, FeedPart]], resume: Any = None) -> str | None:
+        """In a worker of the user's run, opens the data there; says from which checkpoint training starts."""
         from ray_st.runtime import inplace
 
+        self._check()
         self.train_dataset = inplace.gathered(self.train_dataset)
         self.eval_dataset = inplace.gathered(self.eval_dataset)
-        self.place = inplace.supplied(self.here, make_parts(self.here.world.size))
-        return inplace.start(self.here, resume)
+        parts = make_parts(self.here.world.size)
+        self.place = inplace.supplied(self.here, parts)
+        if TRAIN_FEED not in parts:
+            return None
+        self._note(parts)
+        return inplace.start(self.here, resume, self.args.ignore_data_skip)
+
+    def _check(self) -> None:
+        """Refuses arguments that were changed since they were checked and cannot work."""
+        self.args.check()
+        check_arguments(self.args)
+
+    def _note(self, parts: dict[str, FeedPart]) -> None:
+        """Notes a training run in the model's card."""
+        if self.card_defaults is not None:
+            describe_run(self, parts)
 
     # ---- loaders ----
 
@@ -329,41 +347,6 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
         )
         return self._loader(place.train or next(iter(place.evals.values())), place)
 
-    def hyperparameter_search(
-        self,
-        hp_space: Any = None,
-        compute_objective: Any = None,
-        n_trials: int = 20,
-        direction: str | list[str] = "minimize",
-        backend: Any = None,
-        hp_name: Callable[[Any], str] | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Searches for good hyperparameters with Ray Tune and Optuna; see docs/search.md.
-
-        Needs ``model_init``, and the loss as a function of the model: each trial makes its own.
-
-        Args:
-            hp_space: A function of a trial in Optuna's define-by-run form, or a dict of Ray Tune domains by name; by
-                default learning rate, epochs, seed and batch size. Names are training arguments, or what ``model_init``
-                or the loss initialiser reads from the trial.
-            compute_objective: The objective from an evaluation's figures, or the name of one; by default the evaluation
-                loss if there is nothing else, otherwise the sum of all figures.
-            n_trials: How many trials; 0 with ``points_to_evaluate`` tries these only.
-            direction: ``"minimize"`` or ``"maximize"``; a list for several objectives.
-            backend: ``"ray"`` (default), or ``"optuna"`` for the same search one trial at a time.
-            hp_name: A trial's name from the Optuna trial.
-            kwargs: As for :class:`ray_st.tune.SearchOptions`: name, sampler, scheduler, rungs, resources_per_trial, …
-
-        Returns:
-            transformers' ``BestRun(run_id, objective, hyperparameters, run_summary)``; a list for several objectives.
-
-        Raises:
-            ValueError: If the search cannot work; before any trial starts, as far as can be known.
-        """
-        search = use("search")
-        return search(self, hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs)
-
     def _on_cluster(
         self,
         task: Callable[..., Any],
@@ -379,95 +362,29 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer):
             resume: The checkpoint to start from.
             keeps: Whether the run writes into the output folder.
         """
+        self._check()
         parts = make_parts(1)  # refuses what cannot work before Ray is started
-        if keeps and self.card_defaults is not None:
-            describe_run(self, parts)
-        from ray_st.runtime import cluster, launch, storage
-        from ray_st.runtime.beside import Beside, resources_beside
+        if keeps:
+            self._note(parts)
+        from ray_st.runtime.dispatch import Errand, dispatch
 
-        with cluster.connected(), storage.run_folder(str(self.args.output_dir), keeps) as output_dir:
-            scaling = launch.resolve_scaling(self.scaling_config)
-            aside = keeps and self._evaluates_beside
-            resources = resources_beside(self.args.eval_resources, scaling) if aside else {}
-            cluster.check_fits(scaling, resources)
-            run_config = launch.complete_run_config(self.run_config if keeps else None, output_dir)
-            store = storage.open_store(run_config, uuid.uuid4().hex)
-            storage.prepare(store)
-            self._check_ledger(store)
-            start = storage.find_checkpoint(store, resume)
-            parts = make_parts(launch.workers_of(scaling))
-            fed = {name: launch.make_feed(part) for name, part in parts.items()}
-            launch.announce(fed, store)
-            if not self.args.ignore_data_skip:
-                storage.check_fingerprint(start, fed)
-            run = Run(
-                run_id=store.run_id,
+        return dispatch(
+            Errand(
+                args=self.args,
                 build=self._describe().rebuild,
                 task=task,
-                feeds=tuple(fed),
-                resume_from=start.path,
-                resume_name=start.name,
-                prompt_lengths=prompt_lengths(parts),
-                bar=sys.stderr.isatty() and not self.args.disable_tqdm,
-                facts=storage.facts_of(fed),
-                ledger=self.args.ledger and keeps,
+                make_parts=make_parts,
+                resume=resume,
+                keeps=keeps,
+                scaling_config=self.scaling_config,
+                run_config=self.run_config,
             )
-            feeds = {name: part.feed for name, part in fed.items()}
-            beside = Beside(store, launch.workers_of(scaling), resources) if aside else None
-            return launch.launch(run, feeds, scaling, run_config, beside)
-
-    @property
-    def _evaluates_beside(self) -> bool:
-        evaluates = IntervalStrategy(self.args.eval_strategy) != IntervalStrategy.NO
-        return evaluates and self.args.eval_on == EvalOn.BACKGROUND
-
-    def _check_ledger(self, store: Any) -> None:
-        if self.args.ledger and not store.is_local:
-            raise ValueError(
-                f"ledger=True needs a run folder on a local or mounted disk; {store.path} is not one."
-            )
-
-    # ---- there and back ----
-
-    def _describe(self) -> Description:
-        own_loader = type(self).get_train_dataloader is not SentenceTransformerTrainer.get_train_dataloader
-        return Description(
-            kind=type(self),
-            init=SentenceTransformerTrainer.__init__,
-            options={
-                "model": self.model,
-                "args": self.args,
-                "train_dataset": self.train_dataset if own_loader else None,
-                "eval_dataset": names_of(self.eval_dataset),
-                "loss": self.loss,
-                "evaluator": self.evaluator,
-                "data_collator": self.user_collator,
-                "compute_metrics": self.compute_metrics,
-                "callbacks": self.own_callbacks(),
-                "optimizers": (self.optimizer, self.lr_scheduler),
-                "optimizer_cls_and_kwargs": self.optimizer_cls_and_kwargs,
-                "preprocess_logits_for_metrics": self.preprocess_logits_for_metrics,
-            },
-            removed=[type(callback) for callback in self.default_callbacks if not self._has(callback)],
-            extras=self._extras(),
         )
 
-    def _has(self, callback: TrainerCallback) -> bool:
-        return any(callback is one for one in self.callback_handler.callbacks)
-
-    def own_callbacks(self) -> list[TrainerCallback]:
-        """The callbacks that the user gave or added."""
-        defaults = set(map(id, self.default_callbacks))
-        return [callback for callback in self.callback_handler.callbacks if id(callback) not in defaults]
-
-
-def _make_folder(output_dir: str) -> None:
-    try:
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"The output folder {output_dir} cannot be written ({error}). Choose another output_dir."
-        ) from error
+    def _describe(self) -> Description:
+        """What workers need to make this trainer again."""
+        own_loader = type(self).get_train_dataloader is not SentenceTransformerTrainer.get_train_dataloader
+        return describe(self, SentenceTransformerTrainer.__init__, own_loader)
 
 
 def _one_evaluator(evaluator: Any) -> Any:

@@ -12,11 +12,14 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import ExplicitEnum
 
+from ray_st.util.arguments.effects import default_of
 from ray_st.util.arguments.grouped import GroupedArguments
+from ray_st.util.arguments.typed import check_types
 from ray_st.util.choices import COLLISIONS
 from ray_st.util.secrets import placeholder
 
 _LED_BY_FIGURES = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+_DEFAULT_IF_NONE = ("eval_delay", "ddp_timeout", "include_num_input_tokens_seen")  # documented as optional
 _OUR_MAPPINGS = [
     "prompts",
     "dataset_batch_sizes",
@@ -161,6 +164,10 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
 
     def __post_init__(self) -> None:
         """Completes and checks the arguments."""
+        for name in _DEFAULT_IF_NONE:
+            if getattr(self, name) is None:
+                setattr(self, name, default_of(self, name))
+        check_types(self, SentenceTransformerTrainingArguments)
         self.batch_sampler = _named_or_callable(BatchSamplers, self.batch_sampler)
         self.multi_dataset_batch_sampler = _named_or_callable(
             MultiDatasetBatchSamplers, self.multi_dataset_batch_sampler
@@ -179,6 +186,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         Raises:
             ValueError: If one cannot be used, or some contradict each other.
         """
+        check_types(self, SentenceTransformerTrainingArguments)
         super().check()
         if self.collisions not in COLLISIONS:
             raise ValueError(f"collisions must be one of {list(COLLISIONS)}; got {self.collisions!r}.")
@@ -187,12 +195,14 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         self._check_background()
 
     def _check_sizes(self) -> None:
+        if not isinstance(self.prompts, Mapping | str | None):
+            raise ValueError(f"prompts must be a text, or a dict of texts; got {self.prompts!r}.")
         for name in _OUR_MAPPINGS[1:]:
             if not isinstance(getattr(self, name), Mapping | None):
                 raise ValueError(f"{name} must be a dict, or one as JSON; got {getattr(self, name)!r}.")
         sizes = {"global_train_batch_size": self.global_train_batch_size, **(self.dataset_batch_sizes or {})}
         for name, size in {**sizes, "window_bytes": self.window_bytes}.items():
-            if size is not None and (not isinstance(size, int) or size < 1):
+            if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
                 raise ValueError(f"{name} must be a positive integer; got {size!r}.")
 
     def _check_rates(self) -> None:

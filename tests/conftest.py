@@ -70,15 +70,22 @@ def peer() -> Any:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
+def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty cache of the Hub, into which workers of the cluster look."""
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="session")
+def cluster(hub_cache: Path) -> Iterator[None]:
     """One local Ray cluster for all tests, with more CPUs on paper than the machine may have."""
     import ray
 
     import runtime_helpers
 
     ray.cloudpickle.register_pickle_by_value(runtime_helpers)  # workers do not have tests on their path
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as environment:
         warnings.simplefilter("ignore")
+        environment.setenv("SENTENCE_TRANSFORMERS_HOME", str(hub_cache))
         ray.init(num_cpus=4, num_gpus=0, log_to_driver=False, object_store_memory=500_000_000)
     yield
     ray.shutdown()

@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import HfArgumentParser, TrainingArguments
@@ -139,6 +140,42 @@ def test_check_sees_what_was_set_afterwards() -> None:
     args = make(load_best_model_at_end=True, eval_strategy="steps").set_save(strategy="epoch")
     with pytest.raises(ValueError, match="save and eval strategy to match"):
         args.check()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"learning_rate": "fast"}, "learning_rate must be a number; got 'fast' .str."),
+        ({"learning_rate": "1e-5"}, "learning_rate must be a number; got '1e-5'"),
+        ({"per_device_train_batch_size": 2.5}, "per_device_train_batch_size must be a whole number; got 2.5"),
+        ({"per_gpu_train_batch_size": "8"}, "must be a whole number or None; got '8'"),
+        ({"num_train_epochs": None}, "num_train_epochs must be a number; got None"),
+        ({"warmup_ratio": "0.1"}, "warmup_ratio must be a number"),
+        ({"seed": True}, "seed must be a whole number; got True"),
+        ({"bf16": 1}, "bf16 must be True or False; got 1"),
+        ({"ledger": "no"}, "ledger must be True or False; got 'no'"),
+        ({"run_name": 7}, "run_name must be text or None; got 7"),
+        ({"hub_token": 1234}, "hub_token must be text or None; got <HUB_TOKEN>"),
+        ({"window_bytes": True}, "window_bytes must be a whole number or None; got True"),
+        ({"prompts": 5}, "prompts must be"),
+    ],
+)
+def test_wrong_types(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**given)
+
+
+def test_values_that_are_as_good() -> None:
+    args = make(
+        per_device_train_batch_size=np.int64(4),
+        learning_rate=np.float32(0.5),
+        warmup_steps=3,
+        eval_delay=None,
+        ddp_timeout=None,
+    )
+    assert (args.per_device_train_batch_size, args.learning_rate, args.eval_delay) == (4, 0.5, 0)
+    assert args.ddp_timeout == 1800
+    assert SentenceTransformerTrainingArguments(Path("out"), logging_dir=Path("logs")).output_dir == "out"
 
 
 @pytest.mark.parametrize(

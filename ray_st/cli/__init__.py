@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from ray_st._version import __version__
-
-OK, FAILED, USER_ERROR = 0, 1, 2
+from ray_st.util.endings import INTERRUPTED, OK, USER_ERROR, RunEnded
+from ray_st.util.events import LOG_FORMAT, speaks_json, tell
 
 _COMMANDS = {
     "train": "fine-tune a model as a run file says",
     "tune": "search the hyperparameters of a run file",
     "evaluate": "measure a model with the evaluators of a run file",
     "encode": "write the embeddings of a file's texts",
+    "cluster": "manifests for Kubernetes, or a node on this machine",
+    "doctor": "look for what is wrong with a cluster",
 }
 
 
@@ -26,19 +30,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; by default those of the process.
 
     Returns:
-        The exit code: 0 when all went well, 2 when the user asked for something that cannot be (said in one line).
-        Any other failure is raised, so that its traceback shows and Python exits with 1.
+        The exit code: 0 when all went well, 2 when the user asked for something that cannot be (said in one line), 69
+        when workers were lost too often, 75 when the run was told to stop and can go on. Any other failure is raised,
+        so that its traceback shows and Python exits with 1.
     """
     options = _parse(argv)
+    if getattr(options, "log_format", None):
+        os.environ[LOG_FORMAT] = options.log_format
     command = importlib.import_module(f"ray_st.cli.{options.command}")
     try:
         command.run(options)
+    except RunEnded as error:
+        event = "run.interrupted" if error.exit_code == INTERRUPTED else "run.failed"
+        return _end(event, str(error), error.exit_code)
+    except SystemExit as error:  # how Ray ends a driver at SIGTERM, before there is a run that could be saved
+        if error.code != signal.SIGTERM:
+            raise
+        return _end("run.interrupted", "SIGTERM before the first step", INTERRUPTED)
     except ValueError as error:
         if _from_a_worker(error):
             raise
-        print(f"ray-st: {' '.join(str(error).split())}", file=sys.stderr)
-        return USER_ERROR
+        return _end("run.refused", " ".join(str(error).split()), USER_ERROR)
     return OK
+
+
+def _end(event: str, message: str, code: int) -> int:
+    """Say in a line why a command ends early; programs read it on standard output, people elsewhere."""
+    if speaks_json():
+        tell(event, message, exit_code=code)
+    print(f"ray-st: {message}", file=sys.stderr)
+    return code
 
 
 def _from_a_worker(error: Exception) -> bool:

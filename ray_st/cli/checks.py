@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ray_st.util.names import did_you_mean
+from ray_st.util.secrets import without_secrets
 
 T = TypeVar("T")
 
@@ -65,7 +66,8 @@ def check_types(value: Mapping[str, Any], hints: Mapping[str, Any], where: str) 
     """
     for key, part in value.items():
         if key in hints and not fits(part, hints[key]):
-            raise RunFileError(f"{at(where, key)}: expected {_type_name(hints[key])}, found {_shown(part)}")
+            found = _shown(without_secrets(part, key))
+            raise RunFileError(f"{at(where, key)}: expected {_type_name(hints[key])}, found {found}")
 
 
 def build(cls: type[T], value: Any, where: str) -> T:

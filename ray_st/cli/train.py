@@ -10,6 +10,7 @@ from typing import Any
 from ray_st.cli.checks import RunFileError, at, check_keys
 from ray_st.cli.figures import table
 from ray_st.cli.runfile import RunFile, read_run
+from ray_st.util.events import FORMATS, tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", action="store_true", help="check the run and stop before Ray starts")
     parser.add_argument(
         "--resume", action="store_true", help="go on from the run's newest complete checkpoint"
+    )
+    parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="the same if there is one; for jobs that are retried",
+    )
+    parser.add_argument(
+        "--log-format", choices=FORMATS, help="how events are written; see docs/operations.md"
     )
 
 
@@ -37,11 +47,13 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.file}: nothing speaks against this run")
         return
     before = job.figures()
-    job.trainer.train(resume_from_checkpoint=options.resume or None)
+    resume = options.resume or (options.go_on and job.has_checkpoint())
+    job.trainer.train(resume_from_checkpoint=resume or None)
     job.trainer.save_model(str(job.folder))
     if before:
-        print(table(("before", "after"), (before, job.figures())))
-    print(f"model: {job.folder}")
+        after = job.figures()
+        tell("eval.figures", table(("before", "after"), (before, after)), before=before, after=after)
+    tell("run.finished", f"model: {job.folder}", model=str(job.folder))
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,14 @@ class Job:
     def figures(self) -> dict[str, float]:
         """What the evaluators say of the model as it is now."""
         return dict(self.evaluator(self.trainer.model)) if self.evaluator else {}
+
+    def has_checkpoint(self) -> bool:
+        """Whether the run's folder holds a complete checkpoint."""
+        from ray_st.runtime import launch, storage
+
+        trainer = self.trainer
+        run_config = launch.complete_run_config(trainer.run_config, str(trainer.args.output_dir))
+        return storage.open_store(run_config, "").newest() is not None
 
 
 def prepare(run: RunFile) -> Job:

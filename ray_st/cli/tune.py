@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
 from ray_st.cli.checks import RunFileError, at, check_keys, check_mapping, check_types
-from ray_st.cli.runfile import LossSpec, ModelSpec, RunFile, _load, _override, read_run
+from ray_st.cli.raw_run import load_run, with_value
+from ray_st.cli.runfile import LossSpec, RunFile, parse_run
 from ray_st.util.names import did_you_mean
 
 BEST = "best.yaml"
-_ARGS, _MODEL, _LOSS = "args.", "model.", "loss."
+_ARGS, _MODEL, _LOSS, _TRAIN = "args.", "model.", "loss.", "data.train."
+_PLACES = (_ARGS, _MODEL, _LOSS, _TRAIN)
 _OWN = ("space", "objective", "direction", "trials", "backend")
 
 
@@ -34,26 +36,28 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RunFileError: If the search cannot work as described.
     """
-    raw = check_mapping(_load(options.file), options.file)
-    for override in options.overrides:
-        raw = _override(raw, override)
+    raw = load_run(options.file, options.overrides)
     where = at(options.file, "search")
-    search = _search_section(raw.get("search"), where)
-    described = read_run(options.file, [*options.overrides, "search=null"])
-    trainer = _trainer(described)
+    search = _search_section(raw.pop("search", None), where)
+    space = _space(search["space"], at(where, "space"))
+    trainer = _trainer(raw, options.file)
     given = {name: value for name, value in search.items() if name not in _OWN}
     given.setdefault("name", Path(options.file).stem)
+    given["points_to_evaluate"] = [
+        {_name(path): value for path, value in point.items()}
+        for point in search.get("points_to_evaluate", ())
+    ]
+    if any(name.startswith(_TRAIN) for name in search["space"]):
+        given["data_init"] = _DataInit(raw, options.file)
+    trials = search.get("trials", 20)
     if options.check:
-        _space(search["space"], described, where)
+        from ray_st.tune.search import prove_search
+
+        prove_search(trainer, space, search["objective"], trials, search["direction"], **given)
         print(f"{options.file}: nothing speaks against this search")
         return
     found = trainer.hyperparameter_search(
-        _space(search["space"], described, where),
-        search["objective"],
-        search.get("trials", 20),
-        search["direction"],
-        search.get("backend"),
-        **given,
+        space, search["objective"], trials, search["direction"], search.get("backend"), **given
     )
     folder = Path(str(trainer.args.output_dir)) / given["name"]
     for place, best in enumerate(found if isinstance(found, list) else [found]):
@@ -68,100 +72,141 @@ def _search_section(value: Any, where: str) -> dict[str, Any]:
     if value is None:
         raise RunFileError(f"{where}: missing; it says what to search")
     search = check_mapping(value, where)
-    plain = [field.name for field in dataclasses.fields(SearchOptions) if field.name != "sampler"]
-    check_keys(search, [*_OWN, *plain], where)
+    check_keys(
+        search, [*_OWN, *(part.name for part in fields(SearchOptions) if part.name != "data_init")], where
+    )
     for name in ("space", "objective", "direction"):
-        if name not in search:
+        if search.get(name) is None:
             raise RunFileError(f"{at(where, name)}: missing")
-    check_types(search, {"trials": int, "name": str, "seed": int, "rungs": int, "backend": str}, where)
+    check_types(search, {**get_type_hints(SearchOptions), "trials": int, "backend": str}, where)
     check_mapping(search["space"], at(where, "space"))
     return search
 
 
-def _space(spec: Mapping[str, Any], described: RunFile, where: str) -> Any:
-    """The space with the names that the trainer knows: arguments by their own, the rest by their path."""
+def _space(spec: Mapping[str, Any], where: str) -> Any:
+    """The space, once its names are known to lead somewhere."""
     from ray_st.tune.plain import plain_space
 
     for name in spec:
-        if not name.startswith((_ARGS, _MODEL, _LOSS)):
-            known = [f"args.{name}", "args.learning_rate", "model.max_seq_length", "loss.name"]
+        if not name.startswith(_PLACES):
+            known = [
+                f"args.{name}",
+                "args.learning_rate",
+                "model.max_seq_length",
+                "loss.name",
+                "data.train.rows",
+            ]
             raise RunFileError(
-                f"{at(where, 'space')}.{name}: a parameter is args.…, model.… or loss.…; {did_you_mean(name, known)}"
+                f"{at(where, name)}: a parameter is args.…, model.…, loss.… or data.train.…; {did_you_mean(name, known)}"
             )
-        if name.startswith(_LOSS) and not isinstance(described.loss, LossSpec):
-            raise RunFileError(f"{at(where, 'space')}.{name}: this run has a loss for each table, not one")
-    drawn = plain_space(spec, at(where, "space"))
-
-    def space(trial: Any) -> dict[str, Any]:
-        return {name.removeprefix(_ARGS): value for name, value in (drawn(trial) or {}).items()}
-
-    return space
+    return plain_space(spec, where, _name)
 
 
-def _trainer(described: RunFile) -> Any:
+def _name(path: str) -> str:
+    """What a search calls a parameter: an argument by its own name, others by their path."""
+    return path.removeprefix(_ARGS)
+
+
+def _trainer(raw: Mapping[str, Any], source: str) -> Any:
     from ray_st.cli import parts
     from ray_st.cli.train import _one, _ray_configs
     from ray_st.trainer import SentenceTransformerTrainer
 
+    described = parse_run(raw, source)
     if described.model is None or described.data is None:
         lacking = "model" if described.model is None else "data"
-        raise RunFileError(f"{at(described.source, lacking)}: missing")
-    args = parts.make_args(described)
+        raise RunFileError(f"{at(source, lacking)}: missing")
+    parts.make_losses(described.loss, at(source, "loss"))  # refuses what is unknown at once
     scaling_config, run_config = _ray_configs(described)
-    where = at(described.source, "data")
-    held_out = described.data.eval
+    where, held_out = at(source, "data"), described.data.eval
+    names = [] if isinstance(described.loss, LossSpec) else list(described.loss)
     return SentenceTransformerTrainer(
-        args=args,
+        args=parts.make_args(described),
         train_dataset=parts.open_tables(described.data.train, at(where, "train")),
         eval_dataset=parts.open_tables(held_out, at(where, "eval")) if held_out else None,
         evaluator=_one(parts.make_evaluators(described)),
-        model_init=_ModelInit(described.model, at(described.source, "model")),
-        loss=_loss_init(described),
+        model_init=_ModelInit(raw, source),
+        loss={name: _LossInit(raw, source, name) for name in names} or _LossInit(raw, source),
         scaling_config=scaling_config,
         run_config=run_config,
     )
 
 
-class _ModelInit:
-    """Opens a run file's model, with what a trial changes of it.
+@dataclass(frozen=True)
+class _Part:
+    """Makes a part of a run file's run, with what a trial changes of it.
 
     Args:
-        spec: What the file says.
-        where: What to call its place in errors.
+        raw: The run file.
+        source: Its name, for errors.
     """
 
-    def __init__(self, spec: ModelSpec, where: str) -> None:
-        self._spec, self._where = spec, where
+    raw: Mapping[str, Any]
+    source: str
 
+    def _described(self, trial: Any, place: str) -> RunFile:
+        names = [name for name in trial or () if name.startswith(place)]
+        return parse_run(run_with(self.raw, {name: trial[name] for name in names}), self.source)
+
+
+class _ModelInit(_Part):
     def __call__(self, trial: Any) -> Any:
         from ray_st.cli import parts
-        from ray_st.cli.checks import build
 
-        changes = _changes(trial, _MODEL)
-        return parts.open_model(
-            build(ModelSpec, {**dataclasses.asdict(self._spec), **changes}, self._where), self._where
-        )
+        model = self._described(trial, _MODEL).model
+        assert model is not None
+        return parts.open_model(model, at(self.source, "model"))
 
 
-def _loss_init(described: RunFile) -> Any:
-    from ray_st.cli import parts
+@dataclass(frozen=True)
+class _LossInit(_Part):
+    """Makes the loss, or that of one of several tables."""
 
-    loss, where = described.loss, at(described.source, "loss")
-    if not isinstance(loss, LossSpec):
-        return {name: parts.make_loss(spec, at(where, name)) for name, spec in loss.items()}
-    parts.make_loss(loss, where)  # refuses what is unknown at once
+    table: str | None = None
 
-    def make(model: Any, trial: Any = None) -> Any:
-        changes = _changes(trial, _LOSS)
-        name = changes.pop("name", loss.name)
-        return parts.make_loss(LossSpec(name, {**loss.options, **changes}), where)(model)
+    def __call__(self, model: Any, trial: Any = None) -> Any:
+        from ray_st.cli import parts
 
-    return make
+        spec, where = self._described(trial, _LOSS).loss, at(self.source, "loss")
+        if isinstance(spec, LossSpec):
+            return parts.make_loss(spec, where)(model)
+        assert self.table is not None
+        return parts.make_loss(spec[self.table], at(where, self.table))(model)
 
 
-def _changes(trial: Any, prefix: str) -> dict[str, Any]:
-    names = [name for name in trial or () if name.startswith(prefix)]
-    return {name.removeprefix(prefix): trial[name] for name in names}
+class _DataInit(_Part):
+    def __call__(self, trial: Any) -> Any:
+        from ray_st.cli import parts
+
+        data = self._described(trial, _TRAIN).data
+        assert data is not None
+        return parts.open_tables(data.train, at(at(self.source, "data"), "train"))
+
+
+def run_with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A run file with the values of a trial in it; another loss comes without the options of the file's.
+
+    Args:
+        raw: The run file's plain values.
+        values: The trial's parameters: arguments by name, others by path.
+
+    Raises:
+        RunFileError: If a path leads nowhere.
+    """
+    run = dict(raw)
+    for name, value in values.items():
+        place = name if name.startswith(_PLACES) else f"{_ARGS}{name}"
+        holder, _, last = place.rpartition(".")
+        if name.startswith(_LOSS) and last == "name" and _at(run, place) != value:
+            run = with_value(run, holder, {"name": value})
+        run = with_value(run, place, value)
+    return run
+
+
+def _at(raw: Any, key: str) -> Any:
+    for part in key.split("."):
+        raw = raw.get(part) if isinstance(raw, Mapping) else None
+    return raw
 
 
 def write_best(path: Path, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -169,19 +214,8 @@ def write_best(path: Path, raw: Mapping[str, Any], values: Mapping[str, Any]) ->
 
     Args:
         path: The file.
-        raw: The run file that was searched, as read.
+        raw: The run file that was searched, without its search, as plain values.
         values: The trial's parameters: arguments by name, others by path.
     """
-    best: Any = {key: value for key, value in raw.items() if key != "search"}
-    for key in ("model", "loss"):
-        if isinstance(best.get(key), str):  # a short form
-            best[key] = {"path" if key == "model" else "name": best[key]}
-    for name, value in values.items():
-        place = name if name.startswith((_MODEL, _LOSS)) else f"{_ARGS}{name}"
-        best = _override(best, f"{place}={_as_yaml(value)}")
-    path.write_text(yaml.safe_dump(best, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def _as_yaml(value: Any) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
-    return text.removesuffix("...\n").strip()
+    text = yaml.safe_dump(run_with(raw, values), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")

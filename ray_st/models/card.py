@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ray_st.models.card_data import Scores, SentenceTransformerModelCardData
+from ray_st.models.card_data import UNNAMED, Scores, SentenceTransformerModelCardData
+from ray_st.models.card_facts import duration
+from ray_st.models.card_log import LOSS, log_rows, seconds_spent
+from ray_st.models.card_text import facts, figure, folded, table
 
 _EXAMPLES = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
 _UNNAMED = "path/to/this/model"
+_MANY = 3
+"""So many data sets are shown; more are folded."""
 _SBERT = """@inproceedings{reimers-2019-sentence-bert,
     title = "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks",
     author = "Reimers, Nils and Gurevych, Iryna",
@@ -67,6 +73,7 @@ def header(data: SentenceTransformerModelCardData) -> str:
         "base_model": data.base_model,
         "datasets": ids,
         "widget": data.widget,
+        "co2_eq_emissions": None if data.emissions is None else data.emissions.header(),
         "model-index": [_index(data)] if data.scores else None,
     }
     known = {name: value for name, value in values.items() if value}
@@ -97,9 +104,11 @@ def _title(data: SentenceTransformerModelCardData) -> str:
 
 
 def _summary(model: Any, data: SentenceTransformerModelCardData) -> str:
-    base = f" It was fine-tuned from {data.base_model}." if data.base_model and data.trained else ""
-    names = ", ".join(entry["name"] for entry in data.train_datasets)
-    trained = f" It was trained on {names}." if names else ""
+    link = f"[{data.base_model}](https://huggingface.co/{data.base_model})"
+    base = f" It was fine-tuned from {link}." if data.base_model and data.trained else ""
+    names = [_linked(entry) for entry in data.train_datasets if entry["name"] != UNNAMED]
+    shown = ", ".join(names) if len(names) <= _MANY else f"{len(names)} data sets"
+    trained = f" It was trained on {shown}." if names else ""
     dimension = model.get_embedding_dimension()
     return (
         f"This is a sentence-transformers model: it maps texts to vectors of {dimension} dimensions, for "
@@ -110,7 +119,7 @@ def _summary(model: Any, data: SentenceTransformerModelCardData) -> str:
 def _description(model: Any, data: SentenceTransformerModelCardData) -> str:
     languages = [data.language] if isinstance(data.language, str) else data.language or []
     revision = f" (revision {data.base_model_revision})" if data.base_model_revision else ""
-    facts = {
+    known = {
         "Base model": f"{data.base_model}{revision}" if data.base_model else None,
         "Longest sequence": f"{model.max_seq_length} tokens" if model.max_seq_length else None,
         "Dimensions": model.get_embedding_dimension(),
@@ -119,7 +128,12 @@ def _description(model: Any, data: SentenceTransformerModelCardData) -> str:
         "Language": ", ".join(languages),
         "Licence": data.license,
     }
-    return "## Model\n\n" + "\n".join(f"- **{name}:** {value}" for name, value in facts.items() if value)
+    return "## Model\n\n" + facts(known)
+
+
+def _linked(entry: dict[str, Any]) -> str:
+    known = entry.get("id")
+    return f"[{entry['name']}](https://huggingface.co/datasets/{known})" if known else str(entry["name"])
 
 
 def _usage(data: SentenceTransformerModelCardData) -> str:
@@ -154,61 +168,100 @@ def _evaluation(scores: Sequence[Scores]) -> Iterator[str]:
             [f"**{name}**" if name == found.primary else name, f"{value:.4f}"]
             for name, value in found.metrics.items()
         ]
-        yield f"### {found.description}{data}{when}\n\n" + table(["Metric", "Value"], rows)
-
-
-def _training(data: SentenceTransformerModelCardData) -> Iterator[str]:
-    facts = [data.losses, data.hyperparameters, data.logs, data.versions]
-    if not any(facts) and not any(len(entry) > 1 for entry in data.train_datasets):
-        return
-    yield "## Training"
-    if data.losses:
-        yield "Loss: " + ", ".join(f"`{name}`" for name in data.losses)
-    for kind, entries in (("Training", data.train_datasets), ("Evaluation", data.eval_datasets)):
-        yield from (_dataset(kind, entry) for entry in entries)
-    if data.hyperparameters:
-        rows = [[f"`{name}`", f"`{value}`"] for name, value in data.hyperparameters.items()]
-        yield "### Hyperparameters\n\n" + table(["Name", "Value"], rows)
-    if data.logs:
-        names = list(dict.fromkeys(name for row in data.logs for name in row))
-        yield "### Log\n\n" + table(names, [[_figure(row.get(name)) for name in names] for row in data.logs])
-    if data.versions:
-        yield "### Versions\n\n" + "\n".join(
-            f"- {name}: {version}" for name, version in data.versions.items()
+        yield (
+            f"### {found.description}{data}{when}\n\nEvaluated with `{found.name}`.\n\n"
+            + table(["Metric", "Value"], rows)
         )
 
 
+def _training(data: SentenceTransformerModelCardData) -> Iterator[str]:
+    sections = [
+        *_datasets("Training", data.train_datasets),
+        *_datasets("Evaluation", data.eval_datasets),
+        *_hyperparameters(data),
+        *_log(data),
+        *_circumstances(data),
+    ]
+    if data.losses or sections:
+        yield "## Training"
+    if data.losses:
+        yield "Loss: " + ", ".join(f"`{name}`" for name in data.losses)
+    yield from sections
+
+
+def _datasets(kind: str, entries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    described = [entry for entry in entries if len(entry) > 1]
+    for entry in described:
+        text = _dataset(kind, entry)
+        yield text if len(described) <= _MANY else folded(f"{kind} data: {entry['name']}", text)
+
+
 def _dataset(kind: str, entry: dict[str, Any]) -> str:
-    facts = {
-        "Hub": entry.get("id"),
+    revision = f" (revision {entry['revision']})" if entry.get("revision") else ""
+    known = {
+        "Hub": f"{_linked({**entry, 'name': entry['id']})}{revision}" if entry.get("id") else None,
         "Rows": f"{entry['size']:,}" if isinstance(entry.get("size"), int) else None,
         "Columns": ", ".join(f"`{name}`" for name in entry.get("columns", [])),
         "Loss": f"`{entry['loss']}`" if entry.get("loss") else None,
     }
-    lines = [f"### {kind} data: {entry['name']}", ""] + [
-        f"- {name}: {value}" for name, value in facts.items() if value
-    ]
+    parts = [f"### {kind} data: {entry['name']}", facts(known)]
+    if entry.get("loss_settings"):
+        settings = json.dumps(entry["loss_settings"], indent=4, ensure_ascii=False)
+        parts.append(f"Settings of the loss:\n\n```json\n{settings}\n```")
+    if entry.get("statistics"):
+        rows = [list(row.values()) for row in entry["statistics"]]
+        parts.append(
+            f"Its columns, from the first {entry['counted']} rows:\n\n"
+            + table(list(entry["statistics"][0]), rows)
+        )
     if entry.get("samples") and entry.get("columns"):
-        lines += ["", table(entry["columns"], entry["samples"])]
-    return "\n".join(lines)
+        parts.append("Its first rows:\n\n" + table(entry["columns"], entry["samples"]))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _hyperparameters(data: SentenceTransformerModelCardData) -> Iterator[str]:
+    if data.hyperparameters:
+        yield "### Hyperparameters\n\nThose that differ from their defaults:\n\n" + _settings(
+            data.hyperparameters
+        )
+    if data.all_hyperparameters:
+        yield folded("All hyperparameters", _settings(data.all_hyperparameters))
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return table(["Name", "Value"], [[f"`{name}`", f"`{value}`"] for name, value in values.items()])
+
+
+def _log(data: SentenceTransformerModelCardData) -> Iterator[str]:
+    rows = log_rows(data.logs, [scores.primary for scores in data.scores if scores.primary])
+    if not rows:
+        return
+    names = dict.fromkeys(["Epoch", "Step", LOSS, *(name for row in rows for name in row)])
+    shown = [name for name in names if any(name in row for row in rows)]
+    cells = [[_logged(row, name, data.best_step) for name in shown] for row in rows]
+    best = any(row["Step"] == data.best_step for row in rows)
+    note = "\n\nThe bold row is the step whose weights were kept." if best else ""
+    yield "### Log\n\n" + table(shown, cells) + note
+
+
+def _logged(row: dict[str, Any], name: str, best_step: int | None) -> str:
+    text = figure(row.get(name))
+    return f"**{text}**" if row["Step"] == best_step else text
+
+
+def _circumstances(data: SentenceTransformerModelCardData) -> Iterator[str]:
+    if data.cluster is not None:
+        yield "### Cluster\n\n" + facts(data.cluster.facts())
+    seconds = seconds_spent(data.logs)
+    if seconds:
+        yield "### Time\n\n" + facts({name: duration(value) for name, value in seconds.items() if value})
+    if data.emissions is not None:
+        source = "Measured with [CodeCarbon](https://github.com/mlco2/codecarbon)."
+        yield f"### Emissions\n\n{source}\n\n" + facts(data.emissions.facts())
+    if data.versions:
+        yield "### Versions\n\n" + facts(data.versions)
 
 
 def _citations(data: SentenceTransformerModelCardData) -> str:
     texts = [_SBERT, *dict.fromkeys(text.strip() for text in data.citations.values())]
     return "## Citation\n\n" + "\n\n".join(f"```bibtex\n{text}\n```" for text in texts)
-
-
-def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; line breaks and bars in its cells are replaced."""
-    lines = [list(names), ["---"] * len(names), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def _figure(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray_st.models.card_facts import Cluster, Emissions
+from ray_st.models.card_private import PATH, publishable
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TASK = (
     "semantic textual similarity, semantic search, paraphrase mining, classification, clustering, and more"
 )
 _TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "dense")
 _TRAINED = "generated_from_trainer"
-
-# Never in a card: what could hold a secret, or where things are on somebody's machine.
-_PRIVATE = re.compile(
-    r"token|secret|password|api_key|_dir$|_path$|_url$|^hub_|resume_from|run_name|logging_dir"
-)
+_SIZE = "dataset_size:"
+_SAID = "said"
+UNNAMED = "unnamed"
+"""Name of a data set that has none."""
 
 
 @dataclass
@@ -78,8 +80,12 @@ class SentenceTransformerModelCardData:
     losses: list[str] = field(default_factory=list, init=False)
     citations: dict[str, str] = field(default_factory=dict, init=False)
     hyperparameters: dict[str, Any] = field(default_factory=dict, init=False)
+    all_hyperparameters: dict[str, Any] = field(default_factory=dict, init=False)
     scores: list[Scores] = field(default_factory=list, init=False)
-    logs: list[dict[str, float]] = field(default_factory=list, init=False)
+    logs: list[dict[str, Any]] = field(default_factory=list, init=False)
+    best_step: int | None = field(default=None, init=False)
+    cluster: Cluster | None = field(default=None, init=False)
+    emissions: Emissions | None = field(default=None, init=False)
     widget: list[dict[str, Any]] = field(default_factory=list, init=False)
     versions: dict[str, str] = field(default_factory=dict, init=False)
 
@@ -123,11 +129,12 @@ class SentenceTransformerModelCardData:
         """Notes the losses of a training run, and thereby that the model was trained.
 
         Args:
-            losses: Loss modules; one with a ``citation`` is cited.
+            losses: Loss modules, those around others with these; one with a ``citation`` is cited.
         """
-        self.losses = list(dict.fromkeys(type(loss).__name__ for loss in losses))
+        known = [part for loss in losses for part in _nested(loss)]
+        self.losses = list(dict.fromkeys(type(loss).__name__ for loss in known))
         self.citations = {
-            type(loss).__name__: loss.citation for loss in losses if getattr(loss, "citation", None)
+            type(loss).__name__: loss.citation for loss in known if getattr(loss, "citation", None)
         }
         self.add_tags([_TRAINED, *(f"loss:{name}" for name in self.losses)])
 
@@ -135,27 +142,37 @@ class SentenceTransformerModelCardData:
         """Notes the training data.
 
         Args:
-            datasets: One dict a data set: ``name``, ``id``, ``size`` (rows), ``columns`` (names), ``loss`` (a name),
-                ``samples`` (a few rows, each a list of texts); all but the name may be missing.
+            datasets: One dict a data set: ``name``, ``id`` and ``revision`` (on the Hub), ``size`` (rows), ``columns``
+                (names), ``loss`` (a name), ``loss_settings`` (by name), ``statistics`` (a dict a column, from ``counted``
+                rows), ``samples`` (a few rows, each a list of values); all but the name may be missing.
         """
         self.train_datasets = _merged(self.train_datasets, datasets)
+        self._tag_size()
+
+    def set_train_dataset_sizes(self, sizes: Sequence[int]) -> None:
+        """Notes the rows of each training data set whose size was not known."""
+        for entry, size in zip(self.train_datasets, sizes, strict=False):
+            entry.setdefault("size", size)
+        self._tag_size()
+
+    def _tag_size(self) -> None:
+        rows = sum(entry.get("size") or 0 for entry in self.train_datasets)
+        self.tags = [tag for tag in self.tags if not tag.startswith(_SIZE)]
+        self.add_tags([f"{_SIZE}{rows}"] if rows else [])
 
     def set_eval_dataset_metadata(self, datasets: Sequence[Mapping[str, Any]]) -> None:
         """Notes the evaluation data; see :meth:`set_train_dataset_metadata`."""
         self.eval_datasets = _merged(self.eval_datasets, datasets)
 
-    def set_hyperparameters(self, values: Mapping[str, Any]) -> None:
+    def set_hyperparameters(self, changed: Mapping[str, Any], every: Mapping[str, Any] | None = None) -> None:
         """Notes the settings of a training run, without those that could hold a secret or a path.
 
         Args:
-            values: Settings by name; only numbers, strings, booleans and None are kept.
+            changed: Settings by name that differ from their defaults.
+            every: All settings by name.
         """
-        plain = {name: value for name, value in values.items() if isinstance(value, str | int | float | None)}
-        self.hyperparameters = {
-            name: value
-            for name, value in plain.items()
-            if not _PRIVATE.search(name) and not (isinstance(value, str) and Path(value).is_absolute())
-        }
+        self.hyperparameters = _shown(changed)
+        self.all_hyperparameters = _shown(every or {})
 
     def set_evaluation_metrics(
         self, evaluator: Any, metrics: Mapping[str, float], epoch: float = -1, steps: int = -1
@@ -196,8 +213,21 @@ def _named(entry: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merged(known: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the user said of each data set goes before what was found, matched by place."""
-    pairs = [(known[i] if i < len(known) else {}, entry) for i, entry in enumerate(found)]
-    return [_named({**entry, **said}) for said, entry in pairs] + [
-        dict(entry) for entry in known[len(found) :]
+    """What the user said of each data set goes before what was found, matched by place; what was found earlier goes."""
+    said = [dict(entry.get(_SAID, entry)) for entry in known]
+    said += [{}] * (len(found) - len(said))
+    pairs = zip(found, said, strict=False)
+    return [_named({**entry, **words, _SAID: words}) for entry, words in pairs] + [
+        words for words in said[len(found) :] if words
     ]
+
+
+def _nested(loss: Any) -> list[Any]:
+    """A loss and those that it is around."""
+    inner = getattr(loss, "loss", None)
+    return [loss, *_nested(inner)] if hasattr(inner, "forward") else [loss]
+
+
+def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as the card may show them; one that is a path itself says nothing."""
+    return {name: value for name, value in publishable(settings).items() if value != PATH}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ray_st.models.stack import Stack
+from ray_st.models.publishing import PublishedStack
 from ray_st.util.ports import use
 
 _LEARNING_RATE: Mapping[str, Any] = MappingProxyType({"lr": 2e-5})
@@ -20,7 +20,7 @@ Objectives = Iterable[tuple[Any, nn.Module]]
 Callback = Callable[[float, float, int], Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitOptions:
     """The arguments that :meth:`FittedStack.fit` and :meth:`FittedStack.old_fit` share; described there."""
 
@@ -49,7 +49,7 @@ class FitOptions:
             raise ValueError(f"epochs must be at least 1; got {self.epochs!r}.")
 
 
-class FittedStack(Stack):
+class FittedStack(PublishedStack):
     """Modules in a row that train on loaders of :class:`ray_st.InputExample`.
 
     New code is better off with :class:`ray_st.SentenceTransformerTrainer`; docs/legacy.md says how to move.
@@ -122,25 +122,25 @@ class FittedStack(Stack):
                 fit its loss, or the scheduler is unknown.
         """
         options = FitOptions(
-            evaluator,
-            epochs,
-            steps_per_epoch,
-            scheduler,
-            warmup_steps,
-            optimizer_class,
-            optimizer_params,
-            weight_decay,
-            evaluation_steps,
-            output_path,
-            save_best_model,
-            max_grad_norm,
-            use_amp,
-            callback,
-            show_progress_bar,
-            checkpoint_path,
-            checkpoint_save_steps,
-            checkpoint_save_total_limit,
-            resume_from_checkpoint,
+            evaluator=evaluator,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            scheduler=scheduler,
+            warmup_steps=warmup_steps,
+            optimizer_class=optimizer_class,
+            optimizer_params=optimizer_params,
+            weight_decay=weight_decay,
+            evaluation_steps=evaluation_steps,
+            output_path=output_path,
+            save_best_model=save_best_model,
+            max_grad_norm=max_grad_norm,
+            use_amp=use_amp,
+            callback=callback,
+            show_progress_bar=show_progress_bar,
+            checkpoint_path=checkpoint_path,
+            checkpoint_save_steps=checkpoint_save_steps,
+            checkpoint_save_total_limit=checkpoint_save_total_limit,
+            resume_from_checkpoint=resume_from_checkpoint,
         )
         use("fit")(self, train_objectives, options, scaling_config, run_config)
 
@@ -182,24 +182,24 @@ class FittedStack(Stack):
             ValueError: If there is no objective, or the scheduler is unknown.
         """
         options = FitOptions(
-            evaluator,
-            epochs,
-            steps_per_epoch,
-            scheduler,
-            warmup_steps,
-            optimizer_class,
-            optimizer_params,
-            weight_decay,
-            evaluation_steps,
-            output_path,
-            save_best_model,
-            max_grad_norm,
-            use_amp,
-            callback,
-            show_progress_bar,
-            checkpoint_path,
-            checkpoint_save_steps,
-            checkpoint_save_total_limit,
+            evaluator=evaluator,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            scheduler=scheduler,
+            warmup_steps=warmup_steps,
+            optimizer_class=optimizer_class,
+            optimizer_params=optimizer_params,
+            weight_decay=weight_decay,
+            evaluation_steps=evaluation_steps,
+            output_path=output_path,
+            save_best_model=save_best_model,
+            max_grad_norm=max_grad_norm,
+            use_amp=use_amp,
+            callback=callback,
+            show_progress_bar=show_progress_bar,
+            checkpoint_path=checkpoint_path,
+            checkpoint_save_steps=checkpoint_save_steps,
+            checkpoint_save_total_limit=checkpoint_save_total_limit,
         )
         use("old_fit")(self, train_objectives, options)
 

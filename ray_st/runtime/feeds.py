@@ -34,8 +34,12 @@ class PlannerActor:
 
 
 def start_planner(sampler: Iterable[list[int]], epochs: int, usable: Indices | None) -> Any:
-    """Starts the actor that plans a feed's epochs; it takes no CPU from the workers."""
-    return ray.remote(num_cpus=0)(PlannerActor).remote(sampler, epochs, usable)
+    """Starts the actor that plans a feed's epochs; it takes no CPU from the workers.
+
+    Should its process be lost, another makes the same plans.
+    """
+    actor: Any = ray.remote(PlannerActor)
+    return actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(sampler, epochs, usable)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import ray
 import ray.train
@@ -19,9 +20,10 @@ from ray_st.data.ingested import describe_blocks
 from ray_st.data.located import read_located
 from ray_st.data.sources import as_source
 from ray_st.data.window import Window
+from ray_st.runtime.storage import Start, check_fingerprint, find_checkpoint
 from ray_st.runtime.worker import world_of_worker
 from ray_st.training.checkpoint import CheckpointStore, Found
-from ray_st.training.collectives import gather_objects
+from ray_st.training.collectives import current_world, gather_objects
 from ray_st.training.feeding import arrange, check_ingested, fingerprint
 from ray_st.training.parts import is_mixture, is_ray_dataset, prompt_lengths
 from ray_st.training.place import Place
@@ -35,13 +37,22 @@ def find_place() -> Place | None:
 
     Checkpoints go to the run's folder. A restarted worker comes to the same trainers in the same order, so their
     numbers tell whose checkpoints are whose.
+
+    Raises:
+        ValueError: If the workers cannot talk to each other.
     """
     try:
         storage = ray.train.get_context().get_storage()
     except RuntimeError:  # Ray's way to say that this is no worker
         return None
+    world = world_of_worker()
+    if current_world().size != world.size:
+        raise ValueError(
+            f"This is one of {world.size} workers of Ray Train without a process group of torch: start them with a "
+            "TorchTrainer."
+        )
     store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, f"in-place-{next(_made)}")
-    return Place(world_of_worker(), store, report=_Report(store))
+    return Place(world, store, report=_Report(store))
 
 
 class _Report:
@@ -60,21 +71,29 @@ class _Report:
         )
 
 
-def start(place: Place, wanted: str | bool | None) -> str | None:
+def start(place: Place, wanted: str | bool | None, ignore_data_skip: bool = False) -> str | None:
     """The checkpoint folder from which a trainer starts.
+
+    A worker that Ray Train restarted goes on from the newest checkpoint of this trainer, whatever the user asks for.
 
     Args:
         place: Its place.
-        wanted: What the user asks for: a folder, or True for the run's newest checkpoint if there is one. Otherwise a
-            worker that Ray Train restarted goes on from this trainer's newest.
+        wanted: What the user asks for: a folder, or True for the run's newest checkpoint if there is one.
+        ignore_data_skip: Whether the data may be another than the checkpoint's.
+
+    Raises:
+        CheckpointError: If there is no checkpoint, or it is of other data.
     """
-    if isinstance(wanted, str):
-        return wanted
-    run_id = place.store.run_id
-    found = None
-    if wanted or ray.train.get_checkpoint() is not None:
-        found = place.store.newest(None if wanted else run_id)
-    return None if found is None else str(place.store.fetch(found.name))
+    newest = None if ray.train.get_checkpoint() is None else place.store.newest(place.store.run_id)
+    if newest is None and wanted is True:
+        newest = place.store.newest()
+    if newest is not None:
+        found = Start(name=newest.name, manifest=newest.manifest)
+    else:
+        found = find_checkpoint(place.store, wanted if isinstance(wanted, str) else None)
+    if not ignore_data_skip:
+        check_fingerprint(found, place.facts)
+    return found.path if found.name is None else str(place.store.fetch(found.name))
 
 
 # ---- data ----
@@ -94,6 +113,8 @@ def gathered(dataset: Any) -> Any:
     """
     if is_mixture(dataset):
         return {name: gathered(part) for name, part in dataset.items()}
+    if isinstance(dataset, Mapping):  # columns: transformers takes a dict for several datasets
+        return datasets.Dataset.from_dict(dict(dataset))
     if isinstance(dataset, DataIterator):
         whole: Any = None  # each block as it is
         batches = dataset.iter_batches(batch_size=whole, batch_format="pyarrow")

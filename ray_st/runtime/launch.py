@@ -6,23 +6,35 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import ray
 import ray.train
-from ray.train import ControllerError, DataConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train import (
+    ControllerError,
+    DataConfig,
+    FailureConfig,
+    PreemptionError,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from ray_st.runtime.beside import Beside, open_desk
 from ray_st.runtime.cluster import default_scaling
 from ray_st.runtime.failures import RunStopped, StopAtRepeatableErrors
 from ray_st.runtime.feeds import RayFeed, Shelf, start_planner
 from ray_st.runtime.ingest import default_window_bytes, ingest
+from ray_st.runtime.oversight import overseen, watched
+from ray_st.runtime.storage import open_store
 from ray_st.runtime.worker import work
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.feeding import arrange, check_ingested, fingerprint, summary
 from ray_st.training.progress import write_line
 from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, Run
+from ray_st.util.endings import Interrupted, OutOfRetries
 
 BAD_ROWS = "bad-rows"
 """How the files begin that list the rows that were left out."""
@@ -120,6 +132,7 @@ def launch(
     scaling: ScalingConfig,
     run_config: RunConfig,
     beside: Beside | None = None,
+    torch_config: TorchConfig | None = None,
 ) -> Outcome:
     """Runs workers until they end, restarting them as ``run_config`` allows.
 
@@ -129,6 +142,7 @@ def launch(
         scaling: Number and kind of workers.
         run_config: Name and storage of the run.
         beside: How the run is evaluated beside training; None where its workers evaluate.
+        torch_config: Of the workers' process group; None for Ray Train's default.
 
     Returns:
         What the first worker sent back.
@@ -136,11 +150,17 @@ def launch(
     no_datasets: Any = dict.fromkeys(feeds)  # names only: the feeds come from the data config
     # A reference in a list: the run itself is not exported to dashboards, as a train_loop_config would be.
     held = [ray.put(run)]
-    with open_desk(beside, held, feeds) as desk:
+    with ExitStack() as stack:
+        desk = stack.enter_context(open_desk(beside, held, feeds))
+        oversight = None
+        if TRAIN_FEED in feeds:
+            oversight = stack.enter_context(overseen(run_config, open_store(run_config, run.run_id)))
+            run_config = watched(run_config, oversight)
         outcome = run_workers(
-            lambda: work(ray.get(held[0]), desk),
+            lambda: work(ray.get(held[0]), desk, oversight),
             scaling,
             run_config,
+            torch_config=torch_config,
             datasets=no_datasets,
             dataset_config=FeedConfig(feeds),
         )
@@ -164,15 +184,19 @@ def run_workers(
 
     Raises:
         RunStopped: If a worker met an error that a restart would not mend.
+        Interrupted: If the run was told to stop, and can go on.
+        OutOfRetries: If workers were lost more often than ``run_config`` allows.
     """
     run_config = _stopping_at_repeatable_errors(run_config)
     trainer = TorchTrainer(task, scaling_config=scaling, run_config=run_config, **options)
     try:
         result: Any = trainer.fit()
     except ControllerError as error:
-        if isinstance(error.controller_failure, RunStopped):
+        if isinstance(error.controller_failure, (RunStopped, Interrupted)):
             raise error.controller_failure from None
         raise
+    except (WorkerGroupError, PreemptionError) as error:
+        raise OutOfRetries(f"workers were lost more often than max_failures allows. {error}") from error
     return result.return_value
 
 
@@ -211,6 +235,29 @@ def workers_of(scaling: ScalingConfig) -> int:
     return scaling.num_workers
 
 
-def resolve_scaling(scaling: ScalingConfig | None) -> ScalingConfig:
-    """The user's scaling, or the default for the cluster."""
-    return scaling if scaling is not None else default_scaling()
+def resolve_scaling(scaling: ScalingConfig | None, use_cpu: bool = False) -> ScalingConfig:
+    """The user's scaling, or the default for the cluster.
+
+    Args:
+        scaling: The user's, or None.
+        use_cpu: Whether the training arguments want CPUs.
+
+    Raises:
+        ValueError: If they want CPUs and the scaling GPUs.
+    """
+    if scaling is None:
+        return ScalingConfig(num_workers=1) if use_cpu else default_scaling()
+    if use_cpu and scaling.use_gpu:
+        raise ValueError(
+            "use_cpu=True and scaling_config=ScalingConfig(use_gpu=True) contradict each other. Leave one out."
+        )
+    return scaling
+
+
+def process_group(args: Any) -> TorchConfig:
+    """The workers' process group, as ``ddp_backend`` and ``ddp_timeout`` want it.
+
+    Args:
+        args: Training arguments.
+    """
+    return TorchConfig(backend=args.ddp_backend, timeout_s=args.ddp_timeout)

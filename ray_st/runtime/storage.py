@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs as pafs
 from ray.train import RunConfig
 
-from ray_st.runtime.launch import Fed
 from ray_st.training.checkpoint import MANIFEST, CheckpointError, CheckpointStore
 from ray_st.training.feeding import differences
+from ray_st.training.lease import check_free
 from ray_st.training.run import TRAIN_FEED
+
+if TYPE_CHECKING:
+    from ray_st.runtime.launch import Fed
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 TRAINER_STATE = "trainer_state.json"
@@ -45,9 +48,10 @@ def prepare(store: CheckpointStore) -> None:
     manifests.
 
     Raises:
-        ValueError: If the folder cannot be written.
+        ValueError: If the folder cannot be written, or another run is writing into it.
     """
     try:
+        check_free(store)
         store.filesystem.create_dir(store.path, recursive=True)
         probe = f"{store.path}/.ray_st-probe"
         with store.filesystem.open_output_stream(probe) as stream:
@@ -112,18 +116,18 @@ def facts_of(fed: Mapping[str, Fed]) -> dict[str, Any]:
     return fed[TRAIN_FEED].fingerprint if TRAIN_FEED in fed else {}
 
 
-def check_fingerprint(start: Start, fed: Mapping[str, Fed]) -> None:
+def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
     """Refuses to go on from a checkpoint of a run with other data, as the samples would not be the same.
 
     Args:
         start: The checkpoint.
-        fed: The run's feeds.
+        facts: What the order of the run's samples depends on.
 
     Raises:
         CheckpointError: Naming what differs.
     """
     then = start.manifest.get("data")
-    found = differences(then, facts_of(fed)) if then else []
+    found = differences(then, facts) if then else []
     if found:
         raise CheckpointError(
             f"{start.name or start.path} was written with other data or settings, so the order of samples would "

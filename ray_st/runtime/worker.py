@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import ray
@@ -12,21 +13,23 @@ import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from ray_st.runtime.bar import open_bar
+from ray_st.runtime.oversight import Oversight, attended
 from ray_st.training.beside import Desk
 from ray_st.training.checkpoint import CheckpointStore, Found
 from ray_st.training.ledger import LEDGER, Ledger
 from ray_st.training.place import Place
-from ray_st.training.progress import write_line
 from ray_st.training.run import TRAIN_FEED, Outcome, Run, eval_names
+from ray_st.util.events import tell
 from ray_st.world import World
 
 
-def work(run: Run, desk: Desk | None = None) -> Outcome | None:
+def work(run: Run, desk: Desk | None = None, oversight: Oversight | None = None) -> Outcome | None:
     """Builds the trainer at this worker's place and runs its task.
 
     Args:
         run: The run.
         desk: Where evaluations beside training are ordered; None where the workers evaluate.
+        oversight: How training is watched; None for a task that is over soon.
 
     Returns:
         The outcome, on the first worker; None on the others.
@@ -34,7 +37,8 @@ def work(run: Run, desk: Desk | None = None) -> Outcome | None:
     _quiet_reports()
     place = dataclasses.replace(_place(run), desk=desk)
     trainer = run.build(place)
-    outcome = run.task(trainer, _start(run, place.store))
+    with attended(trainer, place, oversight) if oversight else nullcontext():
+        outcome = run.task(trainer, _start(run, place.store))
     return outcome if place.world.is_first else None
 
 
@@ -80,7 +84,7 @@ def _start(run: Run, store: CheckpointStore) -> str | None:
     skipped: list[str] = []
     newest = store.newest(run.run_id, skipped)
     for reason in skipped:
-        write_line(f"passed over a checkpoint: {reason}")
+        tell("checkpoint.passed_over", f"passed over a checkpoint: {reason}", reason=reason)
     name = run.resume_name if newest is None else newest.name
     return run.resume_from if name is None else str(store.fetch(name))
 

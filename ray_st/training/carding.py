@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
-
 from ray_st.models.card import render_card
+from ray_st.training.card import default_arguments, describe_run, note_surroundings
+from ray_st.training.run import FeedPart
+from ray_st.training.tracking import TrackingTrainer
 
 Words = str | Sequence[str]
 
 
-class CardTrainer(Trainer):
+class CardTrainer(TrackingTrainer):
     """A trainer that writes its model's card.
 
     Attributes:
@@ -21,7 +22,41 @@ class CardTrainer(Trainer):
     """
 
     model: Any
+    _in_place: bool
+    _train_parts: Callable[[int], dict[str, FeedPart]]
     card_defaults: Mapping[str, Any] | None = None
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the loop; see the trainer's method of this name."""
+        card = getattr(self.model, "model_card_data", None)
+        if self._in_place and card is not None:  # elsewhere the driver does
+            self.add_model_card_callback(default_arguments(self.args))
+            if self.card_defaults is not None:
+                describe_run(self, self._train_parts(self.args.world_size))
+        if self.place is not None and card is not None:
+            note_surroundings(card, self.place)
+        result = super().train(*args, **kwargs)
+        self._note_records()
+        return result
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model with its card, and the weights that losses own.
+
+        Args:
+            output_dir: The folder; by default ``args.output_dir``.
+            _internal_call: Part of transformers' interface.
+        """
+        self._note_records()
+        super().save_model(output_dir, _internal_call)
+
+    def _note_records(self) -> None:
+        """Notes in the card what the run has found out so far."""
+        card = getattr(self.model, "model_card_data", None)
+        if card is None or not card.trained or not self.state.log_history:
+            return
+        card.logs = list(self.state.log_history)
+        card.best_step = self.state.best_global_step if self.args.load_best_model_at_end else None
+        card.emissions = self.emissions or card.emissions
 
     def add_model_card_callback(self, default_args_dict: Mapping[str, Any]) -> None:
         """Has runs noted in the model's card: data, losses, settings. Called once, when the trainer is made.

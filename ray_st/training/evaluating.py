@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput
 
 from ray_st.training import collectives
 from ray_st.training.batch import BATCH, Inputs
-from ray_st.training.predicting import Predictions
+from ray_st.training.predicting import Predictions, Taken, joined, listed
 from ray_st.training.stepping import SteppingTrainer
 from ray_st.training.together import together
 
@@ -37,23 +36,37 @@ class EvaluatingTrainer(SteppingTrainer):
 
         All of it is shared by all ranks.
         """
-        metrics: dict[str, float] = {}
-        found: EvalPrediction | None = None
-        rows = 0
-        if dataloader is not None:
-            if prediction_loss_only is None:
-                prediction_loss_only = self.args.prediction_loss_only
-            kept = None if prediction_loss_only else Predictions(self.preprocess_logits_for_metrics)
-            metrics[f"{metric_key_prefix}_loss"], rows = self._evaluation_loss(dataloader, kept)
-            found = None if kept is None else kept.result()
-            if found is not None and self.compute_metrics is not None:
-                metrics.update(_prefixed(self.compute_metrics(found), metric_key_prefix))
+        self._before_evaluation()
+        if prediction_loss_only is None:
+            prediction_loss_only = self.args.prediction_loss_only
+        taken = None if prediction_loss_only else self._taken(wanted=description == "Prediction")
+        loss, rows = self._evaluation_loss(dataloader, taken)
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        if taken is not None:
+            metrics.update(_prefixed(taken.figures(), metric_key_prefix))
         if self.evaluator is not None and self._is_first_of_several(metric_key_prefix):
             several = len(self.here.evals) > 1
             metrics.update(self._evaluator_metrics(self._outer_prefix if several else metric_key_prefix))
-        if found is None:
+        if taken is None:
             return EvalLoopOutput(np.zeros(0), None, metrics, rows)
+        found = taken.whole()
         return EvalLoopOutput(found.predictions, found.label_ids, metrics, rows)
+
+    def _taken(self, wanted: bool) -> Taken:
+        args = self.args
+        join = joined if args.eval_do_concat_batches else listed
+        keeps = wanted or not args.batch_eval_metrics
+        return Taken(self.compute_metrics, args.batch_eval_metrics, keeps, join)
+
+    def _before_evaluation(self) -> None:
+        """Casts the model where all of an evaluation is to be in half precision; not while training."""
+        turn = getattr(self.optimizer, "eval", None)  # schedule-free optimizers have two kinds of weights
+        if callable(turn):
+            turn()
+        kinds = {"fp16_full_eval": torch.float16, "bf16_full_eval": torch.bfloat16}
+        for name, kind in kinds.items():
+            if getattr(self.args, name) and not self.is_in_train:
+                self.model.to(dtype=kind, device=self.args.device)
 
     def _is_first_of_several(self, prefix: str) -> bool:
         """The evaluator runs once an evaluation, with the first of several datasets."""
@@ -62,10 +75,16 @@ class EvaluatingTrainer(SteppingTrainer):
 
     @torch.no_grad()
     def _evaluation_loss(
-        self, dataloader: DataLoader[Inputs], kept: Predictions | None = None
+        self, dataloader: DataLoader[Inputs], taken: Taken | None = None
     ) -> tuple[float, int]:
-        """Mean loss over all batches, each weighted by its rows, and the number of rows."""
+        """Mean loss over all batches, each weighted by its rows, and the number of rows.
+
+        Args:
+            dataloader: The batches.
+            taken: Takes in the predictions of each step, if they are wanted.
+        """
         self.bind_losses()
+        predict = Predictions(self.preprocess_logits_for_metrics, self.args.include_for_metrics)
         parts, self._parts = self._parts, None  # those of an evaluation are not logged as training's
         was_training = self.model.training
         self.model.eval()
@@ -76,8 +95,8 @@ class EvaluatingTrainer(SteppingTrainer):
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
                 loss = self.compute_loss(self.model, inputs)
-                if kept is not None:
-                    kept.add(self.model, *self.collect_features(inputs), shares)
+                if taken is not None:
+                    taken.add(predict(self.model, *self.collect_features(inputs), loss, shares))
             rows = shares[self.here.world.rank]
             totals += torch.tensor([float(loss) * rows if rows else 0.0, rows], device=totals.device)
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
@@ -125,6 +144,7 @@ class EvaluatingTrainer(SteppingTrainer):
         if self.here.evals:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         started = time.time()
+        self._before_evaluation()
         metrics = self._evaluator_metrics(metric_key_prefix) if self.evaluator is not None else {}
         metrics[f"{metric_key_prefix}_runtime"] = time.time() - started
         self.log(metrics)

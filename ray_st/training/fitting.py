@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from accelerate.utils.memory import should_reduce_batch_size
 
+from ray_st.data.columns import ColumnError
 from ray_st.training.progress import write_line
 
 T = TypeVar("T")
@@ -50,17 +51,18 @@ def with_fitting_batches(args: Any, attempt: Callable[[], T]) -> T:
                 f"auto_find_batch_size searches for a batch size, and {fixed} fixes it. Leave one out."
             )
     given = args.per_device_train_batch_size
+    too_many: Exception | None = None
     try:
         while True:
             try:
                 return attempt()
+            except ColumnError as error:  # the loss cannot use so few rows
+                raise too_many or error from error
             except (BatchTooLarge, RuntimeError) as error:
-                if (
-                    BatchTooLarge.__name__ not in f"{type(error).__name__}: {error}"
-                ):  # from a cluster, as text
+                from_cluster = f"{type(error).__name__}: {error}"  # from there it comes as text
+                if BatchTooLarge.__name__ not in from_cluster or args.per_device_train_batch_size == 1:
                     raise
-                if args.per_device_train_batch_size == 1:
-                    raise
+                too_many = error
                 args.per_device_train_batch_size //= 2
                 write_line(f"out of memory; trying {args.per_device_train_batch_size} rows a worker")
     finally:

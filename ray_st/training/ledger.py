@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ class Ledger:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._unwritten = b""
 
     def rewind(self, step: int) -> None:
         """Takes back the lines of steps after ``step``."""
@@ -31,15 +33,25 @@ class Ledger:
         part.replace(self.path)
 
     def write(self, step: int, batches: Sequence[Any]) -> None:
-        """Adds a line.
+        """Adds a line. What a full disk, or storage that is away, does not take is written with the next one.
 
         Args:
             step: The step's number, from 1.
             batches: Row numbers of each of its global batches.
         """
         line = {"step": step, "rows": [[int(row) for row in batch] for batch in batches]}
-        with self.path.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+        self._unwritten += (json.dumps(line) + "\n").encode()
+        with suppress(OSError):
+            self._append()
+
+    def _append(self) -> None:
+        with self.path.open("ab", buffering=0) as stream:
+            size = stream.tell()
+            written = stream.write(self._unwritten)
+            if written == len(self._unwritten):
+                self._unwritten = b""
+            else:  # the disk is full: no half lines
+                stream.truncate(size)
 
 
 def read_ledger(path: str | Path) -> Iterator[dict[str, Any]]:

@@ -43,6 +43,11 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
     _managed: frozenset[str] = frozenset()
     _resumed: str | None = None
 
+    def own_callbacks(self) -> list[TrainerCallback]:
+        """The callbacks that the user gave or added."""
+        defaults = set(map(id, self.default_callbacks))
+        return [callback for callback in self.callback_handler.callbacks if id(callback) not in defaults]
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the loop; see the trainer's method of this name."""
         self.neftune_noise_alpha = (
@@ -147,7 +152,9 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Saves the model folder, the weights that losses own, and the arguments as JSON with tokens hidden."""
+        """Saves the model folder, the weights that losses own, and the arguments as JSON; the first rank does."""
+        if not self.is_world_process_zero():
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(str(folder))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ray_st.util.events import tell
 
 
 class Bar(Protocol):
@@ -56,9 +57,9 @@ class ProgressReport(TrainerCallback):
             return
         self._start = self._last = time.monotonic()
         self._first_step = self._seen = state.global_step
-        self._global_batch = (
-            args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-        )
+        batch = getattr(args, "global_train_batch_size", None)
+        batch = batch or args.per_device_train_batch_size * args.world_size
+        self._global_batch = batch * args.gradient_accumulation_steps
         if self._open_bar is not None:
             self._bar = self._open_bar(state.max_steps)
             self._bar.update(state.global_step)
@@ -109,9 +110,8 @@ class ProgressReport(TrainerCallback):
 
 
 def write_line(line: str) -> None:
-    """Writes one line to standard output at once; Ray replaces ``print`` in workers by one that writes twice."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Writes one line to the user's log; see :func:`ray_st.util.events.tell`."""
+    tell("note", line)
 
 
 def _short(value: Any) -> str:

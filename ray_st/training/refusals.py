@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+_MEMORY = "gradient_checkpointing=True, bf16=True, or adapters save memory"
+
+REFUSED = {
+    "fsdp": f"workers hold the whole model and reduce gradients (DDP); sharding it is not supported. {_MEMORY}",
+    "deepspeed": (
+        "the loss is computed inside of what wraps the model, which DeepSpeed's engine cannot do. " + _MEMORY
+    ),
+    "parallelism_config": f"each worker holds the whole model. {_MEMORY}",
+    "enable_jit_checkpoint": (
+        "one worker alone cannot write a checkpoint when it is told to end; Ray restarts the run from the newest one. Set "
+        "save_steps to what may be lost"
+    ),
+}
+"""Why an argument is refused, and what to do instead, by its name."""
+
+REFUSED_IN_PLACE = {
+    "ledger": "it is written by runs that the driver starts",
+    "auto_find_batch_size": "the driver searches for it by starting a run for each size",
+    "ddp_backend": "your TorchTrainer has made the process group; give it torch_config=TorchConfig(backend=…)",
+}
+"""Why an argument is refused inside a worker of the user's own run, by its name."""
 
 
 def check_arguments(args: Any) -> None:
@@ -14,22 +38,47 @@ def check_arguments(args: Any) -> None:
     Raises:
         ValueError: Naming the argument and what to do instead.
     """
-    if args.fsdp:
+    _refuse(args, REFUSED, "")
+
+
+def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
+    """Refuses what cannot take effect inside a worker of the user's own run.
+
+    Args:
+        args: Training arguments.
+        scaling_config: The trainer's, which must be None.
+        run_config: Likewise.
+
+    Raises:
+        ValueError: Naming what it is and what to do instead.
+    """
+    for name, value in (("scaling_config", scaling_config), ("run_config", run_config)):
+        if value is not None:
+            raise ValueError(
+                f"{name} has no effect inside a worker of Ray Train, which is running already: give it to your "
+                "TorchTrainer, or train on the driver."
+            )
+    _refuse(args, REFUSED_IN_PLACE, " inside a worker of Ray Train")
+
+
+def make_folder(output_dir: str) -> None:
+    """Makes the output folder.
+
+    Args:
+        output_dir: Its path.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
         raise ValueError(
-            "fsdp: workers hold the whole model and reduce gradients (DDP); sharding it is not supported. Leave fsdp out; "
-            "gradient_checkpointing=True, bf16=True, or adapters save memory."
-        )
-    if args.deepspeed:
-        raise ValueError(
-            "deepspeed: the loss is computed inside of what wraps the model, which DeepSpeed's engine cannot do. Leave "
-            "deepspeed out; gradient_checkpointing=True, bf16=True, or adapters save memory."
-        )
-    if args.batch_eval_metrics:
-        raise ValueError(
-            "batch_eval_metrics: compute_metrics gets all rows at once. Leave it out; preprocess_logits_for_metrics makes "
-            "what is kept of each batch smaller."
-        )
-    if args.include_for_metrics:
-        raise ValueError(
-            f"include_for_metrics={args.include_for_metrics}: compute_metrics gets embeddings and labels. Leave it out."
-        )
+            f"The output folder {output_dir} cannot be written ({error}). Choose another output_dir."
+        ) from error
+
+
+def _refuse(args: Any, refused: Mapping[str, str], where: str) -> None:
+    for name, why in refused.items():
+        if getattr(args, name, None):
+            raise ValueError(f"{name} cannot be used{where}: {why}. Leave {name} out.")

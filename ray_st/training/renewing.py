@@ -69,19 +69,25 @@ def _renewed(loss: nn.Module, model: nn.Module) -> nn.Module:
     return copy.deepcopy(loss, memo)
 
 
-def check_optimizer(optimizer: Any, model: nn.Module, loss: LossOrLosses) -> None:
-    """Refuses an optimizer that would train nothing.
+def check_optimizer(optimizer: Any, model: nn.Module, loss: LossOrLosses, rates: Any = None) -> None:
+    """Refuses an optimizer that would train nothing, or not as the arguments say.
 
     Args:
         optimizer: The user's, or None.
         model: The trainer's model.
         loss: Its losses.
+        rates: ``learning_rate_mapping``.
 
     Raises:
-        ValueError: If it holds no parameter of them.
+        ValueError: If it holds no parameter of them, or rates are given that it would not follow.
     """
     if optimizer is None:
         return
+    if rates:
+        raise ValueError(
+            "learning_rate_mapping has no effect on an optimizer of your own: give its groups their rates, or leave "
+            "optimizers out."
+        )
     ours = {id(weight) for weight in Step(model, loss).parameters()}
     held = [weight for group in optimizer.param_groups for weight in group["params"]]
     if not any(id(weight) in ours for weight in held):

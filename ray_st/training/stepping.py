@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from transformers.training_args import OptimizerNames
 
 from ray_st.data.feed import Feed
 from ray_st.training import collectives
 from ray_st.training.batch import BATCH, DATASET_NAME, SHARES, Collate, Inputs, collect, step_loader
+from ray_st.training.counting import LossParts, tokens_of
 from ray_st.training.encoder import add_noise, compile_encoder
 from ray_st.training.fitting import too_large
 from ray_st.training.inspecting import InspectableTrainer
@@ -23,31 +26,6 @@ from ray_st.training_args import SentenceTransformerTrainingArguments
 
 class LossError(ValueError):
     """The loss is not a number, or could not be computed; names the step, the rank and its rows."""
-
-
-class LossParts:
-    """Means of the named parts of a loss, over steps and ranks."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps: dict[str, int] = {}
-
-    def add(self, parts: Mapping[str, Tensor], weight: float) -> None:
-        """Counts one step's parts, with the weight of this rank's rows."""
-        for name, value in parts.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach().double() * weight
-            self._steps[name] = self._steps.get(name, 0) + 1
-
-    def means(self) -> dict[str, float]:
-        """The means since the last call. All ranks must call it; their steps are of the same datasets."""
-        found = {
-            name: float(
-                collectives.sum_over_ranks(total) / collectives.current_world().size / self._steps[name]
-            )
-            for name, total in sorted(self._sums.items())
-        }
-        self._sums, self._steps = {}, {}
-        return found
 
 
 class SteppingTrainer(InspectableTrainer):
@@ -169,6 +147,9 @@ class SteppingTrainer(InspectableTrainer):
             The weighted loss, a scalar without gradient.
         """
         model.train()
+        turn = getattr(self.optimizer, "train", None)  # schedule-free optimizers have two kinds of weights
+        if callable(turn):
+            turn()
         shares, batch = self._take_shares(inputs), inputs.pop(BATCH, None)
         if batch is not None:
             self._used.append(batch)
@@ -183,12 +164,31 @@ class SteppingTrainer(InspectableTrainer):
             raise (too_large(error, self.args) or error) from error
         if not torch.isfinite(loss):
             raise LossError(self._not_finite(float(loss.detach()), batch, inputs))
+        every = self.args.torch_empty_cache_steps
+        if every and self.state.global_step % every == 0:
+            clear_device_cache()
         loss = loss * self._weight / self.current_gradient_accumulation_steps
         try:
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss, **self._backward_options())
         except RuntimeError as error:
             raise (too_large(error, self.args) or error) from error
         return loss.detach()
+
+    def _backward_options(self) -> dict[str, Any]:
+        fused = self.args.optim in (
+            OptimizerNames.LOMO,
+            OptimizerNames.ADALOMO,
+        )  # they step in the backward pass
+        return {"learning_rate": self._get_learning_rate()} if fused else {}
+
+    def _track_num_input_tokens(self, inputs: Mapping[str, Any]) -> None:
+        """Counts the tokens of all ranks' text columns; transformers' hook after each batch."""
+        counted = self.args.include_num_input_tokens_seen
+        if counted == "no":
+            return
+        mine = 0 if self._gather.idle else tokens_of(inputs, padded=counted == "all")
+        total = collectives.sum_over_ranks(torch.tensor(mine, device=self.args.device))
+        self.state.num_input_tokens_seen += int(total)
 
     def _take_shares(self, inputs: dict[str, Any]) -> list[int]:
         """Takes the number of rows of each rank out of a step's inputs, and tells it the losses.
@@ -263,22 +263,30 @@ class SteppingTrainer(InspectableTrainer):
         super().log(logs, start_time)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Sets up the optimizer over the model's and the losses' parameters; biases and norms don't decay."""
+        """Sets up the optimizer over the model's and the losses' parameters; biases and norms don't decay.
+
+        Raises:
+            ValueError: If ``learning_rate_mapping`` and the optimizer would both group the parameters.
+        """
         step: Any = Step(self.model, self.loss) if model is None else model
-        rates = self.args.learning_rate_mapping
-        if self.optimizer is None and rates:
-            kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(
-                self.args, step
+        given = self.optimizer_cls_and_kwargs
+        if self.optimizer is None and self.args.learning_rate_mapping:
+            self.optimizer_cls_and_kwargs = self._with_rates(step)
+        optimizer = super().create_optimizer(step)
+        self.optimizer_cls_and_kwargs = given
+        return optimizer
+
+    def _with_rates(self, step: Any) -> tuple[Any, dict[str, Any]]:
+        args = self.args
+        kind, options = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, step)
+        takes_groups = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+        if not takes_groups or {"params", "model", "optimizer_dict"} & options.keys():
+            raise ValueError(
+                f"optim={str(args.optim)!r} groups the parameters itself, and learning_rate_mapping does too. Leave one out."
             )
-            if "params" in options or "optimizer_dict" in options:
-                raise ValueError(
-                    f"optim={str(self.args.optim)!r} groups the parameters itself, and learning_rate_mapping does too. "
-                    "Leave one out."
-                )
-            decaying = self.get_decay_parameter_names(step)
-            groups = groups_of_step(step, self.loss, decaying, self.args.weight_decay, rates)
-            self.optimizer_cls_and_kwargs = kind, {**options, "params": groups}
-        return super().create_optimizer(step)
+        decaying = self.get_decay_parameter_names(step)
+        groups = groups_of_step(step, self.loss, decaying, args.weight_decay, args.learning_rate_mapping)
+        return kind, {**options, "params": groups}
 
 
 def _rows_of(inputs: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 from ray_st.training.loop import TrainingLoop
+from ray_st.training.parts import names_of
 from ray_st.training.place import Place
 from ray_st.training.progress import ProgressReport, write_line
 from ray_st.training.run import Outcome
@@ -51,15 +52,56 @@ class Description:
         trainer = object.__new__(self.kind)
         trainer.place = place
         self.init(trainer, **{**self.options, "args": args})
-        unwanted = (*self.removed, ProgressCallback, PrinterCallback)
-        for callback in trainer.default_callbacks:
-            if type(callback) in unwanted:
-                trainer.remove_callback(callback)
-        if not any(issubclass(kind, (ProgressCallback, PrinterCallback)) for kind in self.removed):
-            trainer.add_callback(ProgressReport(place.open_bar, write_line))
+        show_progress(trainer, self.removed)
         trainer.__dict__.update(self.extras)
         trainer.travelled = tuple(self.options["callbacks"])
         return trainer
+
+
+def describe(trainer: Any, init: Callable[..., None], own_loader: bool) -> Description:
+    """A trainer as it is now.
+
+    Args:
+        trainer: The driver's trainer.
+        init: The library's own constructor.
+        own_loader: Whether a subclass makes the batches of training itself, from the dataset.
+    """
+    kept = trainer.callback_handler.callbacks
+    return Description(
+        kind=type(trainer),
+        init=init,
+        options={
+            "model": trainer.model,
+            "args": trainer.args,
+            "train_dataset": trainer.train_dataset if own_loader else None,
+            "eval_dataset": names_of(trainer.eval_dataset),
+            "loss": trainer.loss,
+            "evaluator": trainer.evaluator,
+            "data_collator": trainer.user_collator,
+            "compute_metrics": trainer.compute_metrics,
+            "callbacks": trainer.own_callbacks(),
+            "optimizers": (trainer.optimizer, trainer.lr_scheduler),
+            "optimizer_cls_and_kwargs": trainer.optimizer_cls_and_kwargs,
+            "preprocess_logits_for_metrics": trainer.preprocess_logits_for_metrics,
+        },
+        removed=[type(one) for one in trainer.default_callbacks if not any(one is other for other in kept)],
+        extras=trainer._extras(),
+    )
+
+
+def show_progress(trainer: Any, removed: Sequence[type[TrainerCallback]] = ()) -> None:
+    """Replaces transformers' bar or printer on a worker by one that suits a cluster's log.
+
+    Args:
+        trainer: The worker's trainer.
+        removed: Default callbacks that the user removed; with the bar or printer, nothing is shown.
+    """
+    unwanted = (*removed, ProgressCallback, PrinterCallback)
+    for callback in trainer.default_callbacks:
+        if type(callback) in unwanted:
+            trainer.remove_callback(callback)
+    if not any(issubclass(kind, (ProgressCallback, PrinterCallback)) for kind in removed):
+        trainer.add_callback(ProgressReport(trainer.here.open_bar, write_line))
 
 
 def _acquaint(optimizer: Any, schedule: Any) -> None:

@@ -15,6 +15,7 @@ from transformers.trainer_utils import number_of_arguments
 
 from ray_st.training.renewing import make_losses
 from ray_st.training.travel import Description
+from ray_st.training.trial_runs import TrialRuns
 from ray_st.tune.arguments import with_values
 from ray_st.tune.drawn import DrawnTrial
 
@@ -60,6 +61,8 @@ class Template:
         train_dataset: The training data.
         eval_dataset: The evaluation data.
         rungs: Evaluations of a trial, evenly; None where the arguments say when.
+        data_init: Makes a trial's training data, in place of ``train_dataset``; None where all trials share them.
+        search: The search's name.
     """
 
     description: Description
@@ -69,6 +72,8 @@ class Template:
     train_dataset: Any
     eval_dataset: Any
     rungs: int | None = None
+    data_init: Callable[[DrawnTrial], Any] | None = None
+    search: str = ""
 
     def __call__(self, number: int, values: Mapping[str, Any], name: str = "") -> Candidate:
         """Makes a trial.
@@ -82,15 +87,21 @@ class Template:
             ValueError: If the arguments, the model or the loss refuse the parameters.
         """
         trial = DrawnTrial(number, values)
-        args = self.args(values, name)
+        args = self.args(values, name or f"{self.search}-{number}")
         set_seed(args.seed)
         model = copy.deepcopy(self.base) if self.base is not None else call_model_init(self.model_init, trial)
         loss = make_loss(self.loss_init, model, trial)
-        options = {**self.description.options, "model": model, "args": args, "loss": loss}
+        given = self.description.options
+        # What a trial does to these must not be seen by the next one in its process.
+        callbacks, extras = copy.deepcopy((given["callbacks"], self.description.extras))
+        callbacks = [*callbacks, TrialRuns(self.search, values)]
         description = dataclasses.replace(
-            self.description, kind=reporting(self.description.kind), options=options
+            self.description,
+            kind=reporting(self.description.kind),
+            options={**given, "model": model, "args": args, "loss": loss, "callbacks": callbacks},
+            extras=extras,
         )
-        return Candidate(self._shell(args, model, loss), description)
+        return Candidate(self._shell(args, model, loss, trial), description)
 
     def args(self, values: Mapping[str, Any], name: str = "") -> Any:
         """A trial's training arguments."""
@@ -106,12 +117,13 @@ class Template:
             fixed["save_total_limit"] = 1
         return with_values(given, {**fixed, **values})
 
-    def _shell(self, args: Any, model: Any, loss: Any) -> Any:
+    def _shell(self, args: Any, model: Any, loss: Any, trial: DrawnTrial) -> Any:
         """A trainer as far as its data parts need one."""
         shell = object.__new__(self.description.kind)
         shell.__dict__.update(self.description.extras)
         shell.args, shell.model, shell.loss = args, model, loss
-        shell.train_dataset, shell.eval_dataset = self.train_dataset, self.eval_dataset
+        shell.train_dataset = self.data_init(trial) if self.data_init else self.train_dataset
+        shell.eval_dataset = self.eval_dataset
         shell.evaluator = self.description.options["evaluator"]
         shell.user_collator = self.description.options["data_collator"]
         shell._managed = frozenset(shell.__dict__) - set(self.description.extras) | {"_managed"}

@@ -48,12 +48,12 @@ class Objective:
     """Computes the values of a trial's objectives from the figures of an evaluation.
 
     Args:
-        compute: A function of the figures by name, the name of a figure, or None for transformers' default: the
+        compute: A function of the figures by name, the name of a figure, a list of names, or None for transformers' default: the
             evaluation loss if there is nothing else, otherwise the sum of all figures besides it and those of speed.
         directions: One for each objective.
     """
 
-    compute: Callable[[dict[str, float]], Any] | str | None
+    compute: Callable[[dict[str, float]], Any] | str | Sequence[str] | None
     directions: tuple[str, ...]
 
     def __call__(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
@@ -63,20 +63,17 @@ class Objective:
             ObjectiveError: If a figure is asked for that is not there, or their number is not that of the directions.
         """
         found = self._computed(metrics)
-        values = tuple(found) if isinstance(found, (list, tuple)) else (found,)
-        if len(values) != len(self.directions):
-            raise ObjectiveError(
-                f"direction={list(self.directions)} is for {len(self.directions)} objective(s), but compute_objective gave "
-                f"{len(values)}: {found!r}. Give one direction for each."
-            )
+        _check_count(found, self.directions)
         try:
-            return tuple(float(value) for value in values)
+            return tuple(float(value) for value in _values(found))
         except (TypeError, ValueError) as error:
             raise ObjectiveError(f"compute_objective must give numbers; got {found!r}.") from error
 
     def _computed(self, metrics: Mapping[str, float]) -> Any:
         if isinstance(self.compute, str):
             return self._figure(self.compute, metrics)
+        if isinstance(self.compute, Sequence):
+            return [self._figure(name, metrics) for name in self.compute]
         compute = default_compute_objective if self.compute is None else self.compute
         try:
             return compute(dict(metrics))
@@ -92,10 +89,6 @@ class Objective:
             )
         return metrics[name]
 
-    def is_better(self, value: float, other: float) -> bool:
-        """Whether one value of a single objective is better than another."""
-        return value > other if self.directions[0] == "maximize" else value < other
-
 
 def finite(values: Sequence[float]) -> bool:
     """Whether all values are numbers that can be compared."""
@@ -110,47 +103,68 @@ class _Asked(dict[str, float]):
         return 0.5
 
 
-def figures_asked(compute: Any) -> list[str]:
-    """Names of the figures that a ``compute_objective`` asks for, as far as calling it with made-up ones tells.
+def try_out(compute: Any) -> tuple[list[str], Any]:
+    """What a ``compute_objective`` asks for and gives, as far as calling it with made-up figures tells.
 
     Args:
-        compute: A function of figures, the name of one, or None.
+        compute: A function of figures, the name of one, a list of names, or None.
+
+    Returns:
+        The names of the figures, and what it gave; None where that is not known.
     """
-    if compute is None or isinstance(compute, str):
-        return [] if compute is None else [compute]
+    if isinstance(compute, str):
+        return [compute], 0.5
+    if isinstance(compute, Sequence):
+        return list(compute), [0.5] * len(compute)
     asked = _Asked()
     try:
-        compute(asked)
+        found = None if compute is None else compute(asked)
     except (LookupError, TypeError, ValueError, ArithmeticError):
-        return []  # it looks at the figures as a whole; the first evaluation will tell
-    return list(asked)
+        return [], None  # it looks at the figures as a whole; the first evaluation will tell
+    return list(asked), found
 
 
-def check_objective(compute: Any, evaluator: Any, eval_dataset: Any) -> None:
+def check_objective(compute: Any, directions: Sequence[str], evaluator: Any, eval_dataset: Any) -> None:
     """Refuses an objective that no evaluator and no evaluation dataset can report, as far as names tell.
 
     Args:
         compute: As for :class:`Objective`.
+        directions: Likewise.
         evaluator: The trainer's evaluator, or None.
         eval_dataset: The trainer's evaluation dataset, or several by name, or None.
 
     Raises:
-        ObjectiveError: If there is nothing to evaluate, or a figure's name belongs to nothing that is evaluated.
+        ObjectiveError: If there is nothing to evaluate, a figure's name belongs to nothing that is evaluated, or there
+            are more objectives than directions, or fewer.
     """
     if evaluator is None and eval_dataset is None:
         raise ObjectiveError("A search needs an eval_dataset or an evaluator; the trainer has neither.")
+    names, found = try_out(compute)
+    if found is not None:
+        _check_count(found, directions)
     sources = [*_datasets(eval_dataset), *_evaluators(evaluator)]
     if None in sources:
         return  # an evaluator that does not say what it is called
-    for name in figures_asked(compute):
-        if name == "epoch" or any(
-            name.startswith(f"eval_{source}") for source in sources if source is not None
-        ):
+    for name in names:
+        if name == "epoch" or any(name.startswith(f"eval_{source}") for source in sources):
             continue
         known = [f"eval_{source}…" for source in sources]
         raise ObjectiveError(
             f"The objective {name!r} is reported by no evaluation: the names of this trainer's figures begin with "
             f"{', '.join(known)}"
+        )
+
+
+def _values(found: Any) -> tuple[Any, ...]:
+    return tuple(found) if isinstance(found, (list, tuple)) else (found,)
+
+
+def _check_count(found: Any, directions: Sequence[str]) -> None:
+    count = len(_values(found))
+    if count != len(directions):
+        raise ObjectiveError(
+            f"direction={list(directions)} is for {len(directions)} objective(s), but compute_objective gives {count}: "
+            f"{found!r}. Give one direction for each."
         )
 
 

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+import optuna
 
 from ray_st.util.names import did_you_mean
 
 BACKENDS = ("ray", "optuna")
 SCHEDULERS = ("asha", "median", "hyperband")
+
+_SAME = {
+    "study_name": "name",
+    "timeout": "time_budget_s",
+    "n_jobs": "max_concurrent_trials",
+    "keep_checkpoints_num": "keep_checkpoints",
+}
+"""Names that Optuna and older Ray Tunes have for the same thing."""
+
+_REPLACED = {
+    "pruner": 'Trials are stopped by a scheduler: scheduler="asha", "median" or "hyperband".',
+    "search_alg": "Parameters are suggested by an Optuna sampler: sampler=...",
+    "load_if_exists": "A search of the same name goes on by itself: name=...",
+    "local_dir": "A search is kept in the training arguments' output_dir, or in run_config.storage_path.",
+    "storage_path": "Checkpoints go where run_config.storage_path says.",
+    "progress_reporter": "A search tells of its trials by itself.",
+}
+"""What is meant by arguments of Optuna's and Ray Tune's that have no counterpart."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +41,9 @@ class SearchOptions:
         name: Names the search's folder inside ``output_dir``; a search of this name that was cut off goes on. By default
             a new name each time.
         seed: Seed of the suggestions; by default that of the training arguments.
-        sampler: An Optuna sampler, or a function that makes one from a seed, which is then called for each suggestion
-            so that a search that was cut off suggests what it would have. By default seeded TPE.
+        sampler: An Optuna sampler, the name of one such as ``"GPSampler"``, or a function that makes one from a seed.
+            By default seeded TPE. Named and made ones are made anew for each suggestion, from the seed and the trial's
+            number, so that a search that was cut off suggests what it would have.
         scheduler: Which trials are stopped early: ``"asha"`` (default for one objective), ``"median"``,
             ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search.
         grace_period: Evaluations that a trial has before it can be stopped, for ``"asha"`` and ``"median"``.
@@ -29,6 +51,8 @@ class SearchOptions:
         rungs: Evaluates each trial so many times, evenly, whatever ``eval_strategy`` says; evaluations are where
             trials can be stopped. By default ``eval_strategy`` decides.
         points_to_evaluate: Parameters, by name, of the first trials.
+        data_init: A function of a trial that makes its training data, where these are part of the search; each trial
+            then encodes its own. By default all trials share the trainer's.
         warm_start: Folder of an earlier search with the same parameters to learn from.
         storage: Optuna storage, or the URL of a database such as ``"sqlite:///study.db"``, in which dashboards can
             follow. By default the study is in memory; the records in the folder suffice to go on.
@@ -48,6 +72,7 @@ class SearchOptions:
     reduction_factor: int = 3
     rungs: int | None = None
     points_to_evaluate: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    data_init: Callable[[Any], Any] | None = None
     warm_start: str | None = None
     storage: Any = None
     resources_per_trial: Mapping[str, float] | None = None
@@ -67,15 +92,12 @@ def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
     Raises:
         ValueError: If a name is unknown, or a value cannot be meant.
     """
-    known = [option.name for option in fields(SearchOptions)]
-    for name in given:
-        if name not in known:
-            raise ValueError(f"hyperparameter_search has no argument {name!r}; {did_you_mean(name, known)}")
+    given = _renamed(given)
     if objectives > 1:
         given = {"scheduler": None, **given}
         if given["scheduler"] is not None:
             raise ValueError("A search with several objectives cannot stop trials early: use scheduler=None.")
-    options = SearchOptions(**given)
+    options = SearchOptions(**{**given, "sampler": as_sampler(given.get("sampler"))})
     for name, least in (
         ("grace_period", 1),
         ("reduction_factor", 2),
@@ -91,6 +113,44 @@ def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
             f"{did_you_mean(options.scheduler, SCHEDULERS)}"
         )
     return options
+
+
+def as_sampler(given: Any) -> Any:
+    """A sampler by its name as a function that makes it from a seed; anything else as it is.
+
+    Args:
+        given: A name in ``optuna.samplers``, a sampler, a function, or None.
+
+    Raises:
+        ValueError: If Optuna has no sampler of this name that needs no more than a seed.
+    """
+    if not isinstance(given, str):
+        return given
+    known = [name for name in optuna.samplers.__all__ if _needs_only_seed(getattr(optuna.samplers, name))]
+    if given not in known:
+        raise ValueError(f"sampler: unknown name {given!r}; {did_you_mean(given, known)}")
+    kind = getattr(optuna.samplers, given)
+    return lambda seed: kind(seed=seed)
+
+
+def _needs_only_seed(part: Any) -> bool:
+    if not (isinstance(part, type) and issubclass(part, optuna.samplers.BaseSampler)):
+        return False
+    parameters = inspect.signature(part).parameters
+    return "seed" in parameters and all(
+        one.default is not inspect.Parameter.empty for one in parameters.values()
+    )
+
+
+def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments under our names."""
+    known = [option.name for option in fields(SearchOptions)]
+    renamed = {_SAME.get(name, name): value for name, value in given.items()}
+    for name in renamed:
+        if name not in known:
+            hint = _REPLACED.get(name) or did_you_mean(name, [*known, *_SAME])
+            raise ValueError(f"hyperparameter_search has no argument {name!r}; {hint}")
+    return renamed
 
 
 def _check_number(name: str, value: Any, least: int) -> None:

@@ -26,7 +26,7 @@ class Dimension:
     when: Mapping[str, Any]
 
 
-def plain_space(spec: Mapping[str, Any], where: str) -> Space:
+def plain_space(spec: Mapping[str, Any], where: str, rename: Callable[[str], str] = str) -> Space:
     """A space from plain values.
 
     ``[a, b]`` is a choice; ``{low: 1.0e-6, high: 1.0e-3, log: true}`` a range, of whole numbers if both ends are, with
@@ -36,6 +36,7 @@ def plain_space(spec: Mapping[str, Any], where: str) -> Space:
     Args:
         spec: Dimensions by name.
         where: What to call their place in errors.
+        rename: Gives the name under which a dimension is drawn; by default its own.
 
     Raises:
         SpaceError: If a dimension cannot be meant.
@@ -46,14 +47,14 @@ def plain_space(spec: Mapping[str, Any], where: str) -> Space:
         for other in when:
             if other not in dimensions:
                 raise SpaceError(f"{where}.{name}: `when` names {other!r}, not a parameter before it")
-        dimensions[name] = Dimension(_draw(name, value, f"{where}.{name}"), when)
+        dimensions[name] = Dimension(_draw(rename(name), value, f"{where}.{name}"), when)
 
     def space(trial: Any) -> dict[str, Any]:
         drawn: dict[str, Any] = {}
         for name, dimension in dimensions.items():
             if all(other in drawn and drawn[other] == wanted for other, wanted in dimension.when.items()):
                 drawn[name] = dimension.draw(trial)
-        return drawn
+        return {rename(name): value for name, value in drawn.items()}
 
     return space
 

@@ -1,33 +1,48 @@
-"""What a user sees of a search while it runs, and what is tidied up behind it."""
+"""What a user sees of a search while it runs: a line for each finished trial, and on a terminal the running ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray_st.training.progress import write_line
-from ray_st.tune.objective import Objective
+from ray_st.tune.hparams import write_hparams
+from ray_st.tune.live import LiveLines
+from ray_st.tune.objective import finite
 from ray_st.tune.records import TABLE, TrialRecord, write_table
 from ray_st.tune.study import Study
 
 _WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "FAILED"}
+_ROWS = 12
+"""Most running trials in the live table."""
 
 
 class Progress:
-    """Writes a line for each finished trial, and keeps the table of trials up to date.
+    """Tells of a search's trials, and keeps their table and their HParams up to date.
 
     Args:
         study: The study.
-        objective: The objective.
+        objectives: How many objectives there are.
         folder: Where the table is.
-        write: Writes one line to the user.
+        tensorboard: Whether trials are written for TensorBoard's HParams.
+        live: A terminal's live lines; None for plain lines only.
     """
 
     def __init__(
-        self, study: Study, objective: Objective, folder: Path, write: Callable[[str], None] = write_line
+        self, study: Study, objectives: int, folder: Path, tensorboard: bool, live: LiveLines | None
     ) -> None:
-        self._study, self._objective, self._folder, self._write = study, objective, folder, write
+        self._study, self._objectives, self._folder = study, objectives, folder
+        self._tensorboard, self._live = tensorboard, live
+        self._write: Callable[[str], None] = live.above if live is not None else write_line
+
+    @classmethod
+    def of(cls, study: Study, objectives: int, folder: Path, tensorboard: bool) -> Progress:
+        """The progress of a search on this process's standard output."""
+        live = LiveLines(sys.stdout) if sys.stdout.isatty() else None
+        return cls(study, objectives, folder, tensorboard, live)
 
     def begin(self) -> None:
         """Says what the search is about to do."""
@@ -39,48 +54,69 @@ class Progress:
         )
         self._table()
 
+    def reported(self) -> None:
+        """Shows where the running trials are."""
+        if self._live is not None:
+            self._live.show([*running_lines(self._study.records, time.time()), self._best()])
+
     def ended(self, record: TrialRecord) -> None:
         """Tells of a trial's end."""
         self._table()
-        self._write(f"{describe_trial(record)}{self._best(record)}")
+        if self._tensorboard and record.objectives and finite(record.objectives):
+            write_hparams(self._folder, record)
+        best = self._best()
+        self._write(f"{describe_trial(record)}{'; ' if best else ''}{best}")
+        self.reported()
 
-    def _best(self, record: TrialRecord) -> str:
+    def finished(self) -> None:
+        """Takes the live table away."""
+        if self._live is not None:
+            self._live.show([])
+
+    def _best(self) -> str:
         best = self._study.best()
-        if len(self._objective.directions) > 1:
-            return f"; {len(best)} on the front" if best else ""
-        return f"; best: trial {best[0].number} with {best[0].objectives[0]:.6g}" if best else ""
+        if self._objectives > 1:
+            return f"{len(best)} on the front" if best else ""
+        return f"best: trial {best[0].number} with {best[0].objectives[0]:.6g}" if best else ""
 
     def _table(self) -> None:
-        write_table(self._folder / TABLE, self._study.records, len(self._objective.directions))
+        write_table(self._folder / TABLE, self._study.records, self._objectives)
+
+
+def running_lines(records: Sequence[TrialRecord], now: float) -> list[str]:
+    """A line for each running trial, the longest running first.
+
+    Args:
+        records: All trials.
+        now: The time, in seconds since 1970.
+    """
+    running = [record for record in records if record.state == "RUNNING"]
+    lines = [
+        f"  trial {record.number}: {_scores(record)} after {len(record.history)} evaluations, step {record.step}, "
+        f"{record.seconds + now - record.spans[-1][1]:.0f} s; {_parameters(record)}"
+        for record in running[:_ROWS]
+    ]
+    more = len(running) - len(lines)
+    return [f"{len(running)} running:", *lines, *([f"  and {more} more"] if more else [])]
 
 
 def describe_trial(record: TrialRecord) -> str:
     """A finished trial in one line: value, how it ended, at which step and after how long, and its parameters."""
-    scores = ", ".join(f"{value:.6g}" for value in record.objectives) or "no value"
     name = f" ({record.name})" if record.name else ""
-    parameters = ", ".join(f"{key}={_short(value)}" for key, value in record.values.items())
-    reason = f" ({record.reason})" if record.reason else ""
+    reason = f" ({' '.join(record.reason.split())})" if record.reason else ""
     return (
-        f"trial {record.number}{name}: {scores}, {_WORDS.get(record.state, record.state)}{reason} at step {record.step}, "
-        f"{record.seconds:.1f} s; {parameters}"
+        f"trial {record.number}{name}: {_scores(record)}, {_WORDS.get(record.state, record.state)}{reason} "
+        f"at step {record.step}, {record.seconds:.1f} s; {_parameters(record)}"
     )
+
+
+def _scores(record: TrialRecord) -> str:
+    return ", ".join(f"{value:.6g}" for value in record.objectives) or "no value"
+
+
+def _parameters(record: TrialRecord) -> str:
+    return ", ".join(f"{name}={_short(value)}" for name, value in record.values.items())
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def drop_checkpoints(study: Study, store_of: Callable[[int], Any], keep: int) -> None:
-    """Deletes the checkpoints of finished trials but the best.
-
-    Args:
-        study: The study.
-        store_of: Gives the store of a trial's checkpoints.
-        keep: Of how many finished trials they are kept; of running ones they always are.
-    """
-    kept = {record.number for record in study.best(keep)}
-    for record in study.records:
-        if record.state != "RUNNING" and record.number not in kept:
-            store = store_of(record.number)
-            for step in store.steps():
-                store.delete(step)

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class TrialRecord:
         objectives: Its last values; empty before the first evaluation.
         reason: Why it failed.
         history: The evaluations: number, step, objectives, figures, seconds.
-        seconds: How long it ran, as far as evaluations tell.
+        spans: When it ran, from and to, in seconds since 1970: once, or more often if its driver was killed.
     """
 
     number: int
@@ -44,6 +45,7 @@ class TrialRecord:
     objectives: tuple[float, ...] = ()
     reason: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
+    spans: list[list[float]] = field(default_factory=list)
 
     @property
     def step(self) -> int:
@@ -57,8 +59,8 @@ class TrialRecord:
 
     @property
     def seconds(self) -> float:
-        """How long it ran up to its last evaluation."""
-        return float(self.history[-1].get("seconds", 0.0)) if self.history else 0.0
+        """How long it ran."""
+        return sum(end - begin for begin, end in self.spans)
 
 
 @dataclass(frozen=True)
@@ -105,29 +107,44 @@ class Journal:
                 f"{self._path} is damaged ({error}). Start the search under another name."
             ) from error
 
-    def append(self, **event: Any) -> None:
-        """Writes an event."""
+    def append(self, **event: Any) -> dict[str, Any]:
+        """Writes an event, with the time, and returns what was written."""
+        event["time"] = round(time.time(), 3)
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(event) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+        return event
 
 
-def fold(events: Iterable[dict[str, Any]]) -> list[TrialRecord]:
+def fold(events: Iterable[Mapping[str, Any]]) -> list[TrialRecord]:
     """The trials that events tell of, by number."""
     trials: list[TrialRecord] = []
     for event in events:
-        match event.pop("event"):
-            case "asked":
-                trials.append(TrialRecord(**event))
-            case "reported":
-                trial = trials[event.pop("number")]
-                trial.history.append(event)
-                trial.objectives = tuple(event["objectives"])
-            case "told":
-                trial = trials[event["number"]]
-                trial.state, trial.reason = event["state"], event["reason"]
+        apply(trials, event)
     return trials
+
+
+def apply(trials: list[TrialRecord], event: Mapping[str, Any]) -> None:
+    """Brings trials up to date with one more event.
+
+    Args:
+        trials: The trials so far, by number.
+        event: ``asked``, ``reported``, ``told``, or ``resumed`` after its driver was killed.
+    """
+    facts = {name: value for name, value in event.items() if name not in ("event", "number", "time")}
+    number, now = event["number"], event["time"]
+    if event["event"] == "asked":
+        trials.append(TrialRecord(number, **facts))
+    trial = trials[number]
+    if event["event"] in ("asked", "resumed"):
+        trial.spans.append([now, now])
+    trial.spans[-1][1] = now
+    if event["event"] == "reported":
+        trial.history.append(facts)
+        trial.objectives = tuple(facts["objectives"])
+    elif event["event"] == "told":
+        trial.state, trial.reason = facts["state"], facts["reason"]
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -164,6 +181,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
+def objective_names(count: int) -> list[str]:
+    """What the objectives are called in tables and plots."""
+    return ["objective"] if count == 1 else [f"objective_{place}" for place in range(count)]
+
+
 def write_table(path: Path, trials: Sequence[TrialRecord], objectives: int) -> None:
     """Writes the table of trials, replacing it in one go.
 
@@ -173,7 +195,7 @@ def write_table(path: Path, trials: Sequence[TrialRecord], objectives: int) -> N
         objectives: How many objectives there are.
     """
     names = list(dict.fromkeys(name for trial in trials for name in trial.values))
-    heads = ["objective"] if objectives == 1 else [f"objective_{place}" for place in range(objectives)]
+    heads = objective_names(objectives)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import set_seed
-from transformers.trainer_utils import BestRun, number_of_arguments
+from transformers.trainer_utils import BestRun
 
-from ray_st.training_args import EvalOn
-from ray_st.tune.arguments import SpaceError, argument_names, check_names
-from ray_st.tune.candidate import Template, call_model_init, make_loss, takes_trial
-from ray_st.tune.drawn import DrawnTrial
+from ray_st.training.run import TRAIN_FEED
+from ray_st.tune.candidate import Template
 from ray_st.tune.objective import Objective, as_directions, check_objective
 from ray_st.tune.options import SearchOptions, as_backend, as_options, trials_wanted
-from ray_st.tune.progress import Progress, drop_checkpoints
+from ray_st.tune.progress import Progress
+from ray_st.tune.proofs import check_points, check_trainer, prove
 from ray_st.tune.records import JOURNAL, TABLE, Journal, Summary, TrialRecord, check_settings, fold
-from ray_st.tune.space import Point, Space, as_space, describe, probe
+from ray_st.tune.report import write_report
+from ray_st.tune.retention import Retention
+from ray_st.tune.space import Space, as_space, describe, probe
 from ray_st.tune.study import Study
-from ray_st.util.names import did_you_mean
 
 
 class SearchFailed(RuntimeError):
     """No trial of a search was completed."""
-
-
-_MODELS_TRIED = 3
-"""How many models are made, at most, to find out which parameters ``model_init`` reads."""
 
 
 def hyperparameter_search(
@@ -60,26 +55,85 @@ def hyperparameter_search(
 
     Raises:
         ValueError: If the search cannot work; before any trial starts, as far as can be known.
+        SearchFailed: If no trial was completed.
     """
-    directions, backend = as_directions(direction), as_backend(backend)
+    sequential = as_backend(backend) == "optuna"
+    proved = prove_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
+    options, directions = proved.options, proved.objective.directions
+    seed = trainer.args.seed if options.seed is None else options.seed
+    folder = _folder(str(trainer.args.output_dir), options.name)
+    check_settings(folder, {"space": proved.distributions, "directions": list(directions), "seed": seed})
+    study = Study(
+        proved.space,
+        proved.objective,
+        Journal(folder / JOURNAL),
+        proved.trials,
+        seed=seed,
+        sampler=options.sampler,
+        points=options.points_to_evaluate,
+        earlier=proved.earlier,
+        storage=options.storage,
+        name=folder.name,
+        hp_name=hp_name,
+    )
+    concurrent = 1 if sequential else options.max_concurrent_trials
+    search = _Search(proved, study, folder, concurrent)
+    search.run(trainer)
+    return search.results(sequential)
+
+
+@dataclass(frozen=True)
+class Proved:
+    """A search that can work, as far as can be known before it starts.
+
+    Args:
+        template: What all trials share.
+        objective: The objective.
+        space: The space.
+        distributions: What it holds, by name.
+        values: A trial's parameters, as an example.
+        trials: How many trials there will be.
+        earlier: Finished trials of an earlier search.
+        options: How it is run.
+    """
+
+    template: Template
+    objective: Objective
+    space: Space
+    distributions: dict[str, Any]
+    values: dict[str, Any]
+    trials: int
+    earlier: list[TrialRecord]
+    options: SearchOptions
+
+
+def prove_search(
+    trainer: Any, hp_space: Any, compute_objective: Any, n_trials: int, direction: Any, **kwargs: Any
+) -> Proved:
+    """Proves a search without starting anything; arguments as for :func:`hyperparameter_search`.
+
+    Raises:
+        ValueError: If it cannot work.
+    """
+    directions = as_directions(direction)
     options = as_options(kwargs, len(directions))
-    wanted = trials_wanted(n_trials, options.points_to_evaluate)
-    _check_trainer(trainer)
-    check_objective(compute_objective, trainer.evaluator, trainer.eval_dataset)
-    objective = Objective(compute_objective, directions)
+    trials = trials_wanted(n_trials, options.points_to_evaluate)
+    check_trainer(trainer, options.data_init)
+    check_objective(compute_objective, directions, trainer.evaluator, trainer.eval_dataset)
     space = as_space(hp_space, _suggest)
     points = probe(space)
     distributions = describe(points)
-    _check_points(options.points_to_evaluate, distributions)
-    template = _prove(_template(trainer, options), points, trainer.args)
-    seed = trainer.args.seed if options.seed is None else options.seed
-    folder = _folder(str(trainer.args.output_dir), options.name)
-    settings = {"space": distributions, "directions": list(directions), "seed": seed}
-    check_settings(folder, settings)
-    study = _study(space, objective, folder, wanted, seed, options, hp_name)
-    sequential = backend == "optuna"
-    _run(trainer, template, study, points, objective, folder, sequential, options)
-    return _results(study, folder, sequential, len(directions))
+    check_points(options.points_to_evaluate, distributions)
+    return Proved(
+        prove(_template(trainer, options), points),
+        Objective(compute_objective, directions),
+        space,
+        distributions,
+        points[0].values,
+        trials,
+        _earlier(options.warm_start),
+        options,
+    )
 
 
 def _suggest(trial: Any, name: str, value: Any) -> Any:
@@ -90,28 +144,14 @@ def _suggest(trial: Any, name: str, value: Any) -> Any:
     return suggest(trial, name, value)
 
 
-# ---- proofs ----
-
-
-def _check_trainer(trainer: Any) -> None:
-    if trainer.model_init is None:
-        raise ValueError(
-            "hyperparameter_search needs a trainer with model_init, a function that makes the model anew for each trial, in "
-            "place of model: SentenceTransformerTrainer(model_init=lambda trial: SentenceTransformer(...), ...)."
-        )
-    if trainer.args.eval_on == EvalOn.BACKGROUND:
-        raise ValueError('A search evaluates where it trains: use eval_on="workers".')
-    if trainer.train_dataset is None:
-        raise ValueError("A search needs a train_dataset; the trainer has none.")
-
-
-def _check_points(points: Sequence[Mapping[str, Any]], distributions: Mapping[str, Any]) -> None:
-    for place, point in enumerate(points):
-        for name in point:
-            if name not in distributions:
-                raise SpaceError(
-                    f"points_to_evaluate[{place}]: {name!r} is not in the space; {did_you_mean(name, distributions)}"
-                )
+def _earlier(warm_start: str | None) -> list[TrialRecord]:
+    """The finished trials of an earlier search."""
+    if warm_start is None:
+        return []
+    source = Path(warm_start) / JOURNAL
+    if not source.is_file():
+        raise ValueError(f"warm_start: {warm_start} is no folder of a search (no {JOURNAL}).")
+    return [record for record in fold(Journal(source).read()) if record.state != "RUNNING"]
 
 
 def _template(trainer: Any, options: SearchOptions) -> Template:
@@ -125,53 +165,8 @@ def _template(trainer: Any, options: SearchOptions) -> Template:
         train_dataset=trainer.train_dataset,
         eval_dataset=trainer.eval_dataset,
         rungs=options.rungs,
+        data_init=options.data_init,
     )
-
-
-def _prove(template: Template, points: Sequence[Point], args: Any) -> Template:
-    """Refuses names that nothing uses and values that arguments refuse; keeps the model if trials don't change it."""
-    arguments = argument_names(args)
-    names = {name for point in points for name in point.values}
-    for point in points:
-        _check_plain(point)
-        template.args(point.values)
-    free = names - arguments
-    losses = template.loss_init
-    parts = losses.values() if isinstance(losses, Mapping) else [losses]
-    readers = [
-        *(["model_init"] if number_of_arguments(template.model_init) else []),
-        *(["the loss initialiser"] if any(takes_trial(part) for part in parts) else []),
-    ]
-    if not readers:
-        check_names(sorted(names), arguments, (), readers)
-    tried = sorted(points, key=lambda point: -len(free & set(point.values)))[:_MODELS_TRIED]
-    read, asked_for, model = set(), set(), template.base
-    for point in tried:
-        trial = DrawnTrial(0, point.values)
-        set_seed(args.seed)
-        model = call_model_init(template.model_init, trial)
-        asked_for |= trial.read
-        make_loss(losses, model, trial)
-        read |= trial.read
-        if free <= read:
-            break
-    check_names(sorted(names), arguments, read, readers)
-    depends = asked_for or "seed" in names
-    return template if depends else dataclasses.replace(template, base=model.cpu())
-
-
-def _check_plain(point: Point) -> None:
-    for name, value in point.values.items():
-        try:
-            json.dumps(value)
-        except TypeError:
-            raise SpaceError(
-                f"hp_space: {name!r} is {value!r}; a parameter is a number, a text, true or false, or None. Draw a name, and "
-                "make what it stands for in model_init."
-            ) from None
-
-
-# ---- the run ----
 
 
 def _folder(output_dir: str, name: str | None) -> Path:
@@ -180,92 +175,115 @@ def _folder(output_dir: str, name: str | None) -> Path:
     return folder
 
 
-def _study(
-    space: Space,
-    objective: Objective,
-    folder: Path,
-    wanted: int,
-    seed: int,
-    options: SearchOptions,
-    hp_name: Callable[[Any], str] | None,
-) -> Study:
-    earlier: list[TrialRecord] = []
-    if options.warm_start is not None:
-        source = Path(options.warm_start) / JOURNAL
-        if not source.is_file():
-            raise ValueError(f"warm_start: {options.warm_start} is no folder of a search (no {JOURNAL}).")
-        earlier = [record for record in fold(Journal(source).read()) if record.state != "RUNNING"]
-    return Study(
-        space,
-        objective,
-        Journal(folder / JOURNAL),
-        wanted,
-        seed=seed,
-        sampler=options.sampler,
-        points=options.points_to_evaluate,
-        earlier=earlier,
-        storage=options.storage,
-        name=folder.name,
-        hp_name=hp_name,
-    )
+@dataclass(frozen=True)
+class _Search:
+    """A search with its study.
+
+    Args:
+        proved: What it is.
+        study: Suggests parameters.
+        folder: Its folder on this machine.
+        concurrent: Most trials at a time; None for as many as there is room for.
+    """
+
+    proved: Proved
+    study: Study
+    folder: Path
+    concurrent: int | None
+
+    def run(self, trainer: Any) -> None:
+        """Runs the trials that are left.
+
+        Args:
+            trainer: The driver's trainer.
+        """
+        args, objectives = trainer.args, len(self.proved.objective.directions)
+        progress = Progress.of(self.study, objectives, self.folder, "tensorboard" in (args.report_to or ()))
+        progress.begin()
+        if not self.study.left:
+            return
+        try:
+            self._run_left(trainer, progress)
+        finally:
+            progress.finished()
+            write_report(self.folder, self.study, objectives)
+
+    def _run_left(self, trainer: Any, progress: Progress) -> None:
+        from ray_st.runtime import cluster, tuning, tuning_feeds, tuning_need, tuning_trial
+
+        proved, options = self.proved, self.proved.options
+        template = dataclasses.replace(proved.template, search=self.folder.name)
+        with cluster.connected():
+            args = trainer.args
+            need = tuning_need.Need.of(trainer.scaling_config, options.resources_per_trial, args.use_cpu)
+            need.check()
+            parts = tuning_trial.data_parts(template(0, proved.values).shell, need.workers)
+            if options.data_init is not None:
+                del parts[TRAIN_FEED]  # each trial has its own
+            data = tuning_feeds.share(parts)
+            store = tuning.search_store(trainer.run_config, self.folder)
+            kit = tuning_trial.TrialKit(
+                template, proved.objective, data, store, self.folder.name, need.scaling
+            )
+            settings = tuning.Settings(
+                folder=self.folder,
+                direction=proved.objective.directions[0],
+                scheduler=options.scheduler,
+                grace_period=options.grace_period,
+                reduction_factor=options.reduction_factor,
+                need=need,
+                concurrent=self.concurrent,
+                max_failures=options.max_failures,
+                time_budget_s=options.time_budget_s,
+            )
+            retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
+            tuning.run_search(self.study, kit, settings, _Watcher(progress, retention))
+
+    def results(self, sequential: bool) -> BestRun | list[BestRun]:
+        """What the search found.
+
+        Args:
+            sequential: Whether transformers' summary is left out, as with its backend ``"optuna"``.
+
+        Raises:
+            SearchFailed: If no trial was completed.
+        """
+        records, single = self.study.records, len(self.proved.objective.directions) == 1
+        summary = None if sequential else Summary(str(self.folder), tuple(records), self.study.study)
+        best = [
+            BestRun(
+                str(record.number),
+                record.objectives[0] if single else list(record.objectives),
+                record.values,
+                summary,
+            )
+            for record in self.study.best()
+        ]
+        if not best:
+            reasons = sorted({record.reason for record in records if record.reason})
+            raise SearchFailed(
+                f"No trial of {len(records)} was completed; see {self.folder / TABLE}. {' | '.join(reasons)}"
+            )
+        return best[0] if single else best
 
 
-def _run(
-    trainer: Any,
-    template: Template,
-    study: Study,
-    points: Sequence[Point],
-    objective: Objective,
-    folder: Path,
-    sequential: bool,
-    options: SearchOptions,
-) -> None:
-    report = Progress(study, objective, folder)
-    report.begin()
-    if not study.left:
-        return
-    from ray_st.runtime import cluster, tuning, tuning_feeds, tuning_trial
+@dataclass(frozen=True)
+class _Watcher:
+    """Hands on what happens.
 
-    with cluster.connected():
-        need = tuning.Need.of(trainer.scaling_config, options.resources_per_trial)
-        need.check()
-        store = tuning.search_store(trainer.run_config, folder)
-        first = template(0, points[0].values)
-        data = tuning_feeds.share(tuning_trial.data_parts(first.shell, need.workers))
-        kit = tuning_trial.TrialKit(template, objective, data, store, folder.name, need.scaling)
-        settings = tuning.Settings(
-            folder=folder,
-            direction=objective.directions[0],
-            scheduler=options.scheduler,
-            grace_period=options.grace_period,
-            reduction_factor=options.reduction_factor,
-            need=need,
-            concurrent=1 if sequential else options.max_concurrent_trials,
-            max_failures=options.max_failures,
-            time_budget_s=options.time_budget_s,
-        )
+    Args:
+        progress: What the user sees.
+        retention: What is deleted.
+    """
 
-        def ended(record: TrialRecord) -> None:
-            report.ended(record)
-            drop_checkpoints(study, kit.trial_store, options.keep_checkpoints)
+    progress: Progress
+    retention: Retention
 
-        tuning.run_search(study, kit, settings, ended)
+    def reported(self) -> None:
+        """An evaluation was noted."""
+        self.progress.reported()
 
-
-def _results(study: Study, folder: Path, sequential: bool, objectives: int) -> BestRun | list[BestRun]:
-    summary = None if sequential else Summary(str(folder), tuple(study.records), study.study)
-    best = [
-        BestRun(
-            str(record.number),
-            record.objectives[0] if objectives == 1 else list(record.objectives),
-            record.values,
-            summary,
-        )
-        for record in study.best()
-    ]
-    if not best:
-        reasons = sorted({record.reason for record in study.records if record.reason})
-        raise SearchFailed(
-            f"No trial of {len(study.records)} was completed; see {folder / TABLE}. {' | '.join(reasons)}"
-        )
-    return best[0] if objectives == 1 else best
+    def ended(self, record: TrialRecord) -> None:
+        """A trial's end was noted."""
+        self.progress.ended(record)
+        self.retention.tidy()

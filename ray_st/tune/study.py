@@ -16,7 +16,7 @@ from optuna.distributions import json_to_distribution
 from optuna.trial import Trial, TrialState, create_trial
 
 from ray_st.tune.objective import Objective, finite
-from ray_st.tune.records import Journal, TrialRecord, fold
+from ray_st.tune.records import Journal, TrialRecord, apply, fold
 from ray_st.tune.space import Space, draw, open_study
 
 STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
@@ -121,7 +121,9 @@ class Study:
     def ask(self) -> TrialRecord | None:
         """The next trial to run: one that a killed driver left running, or a new one; None if there are enough."""
         if self._again:
-            return self._again.popleft()
+            record = self._again.popleft()
+            self._note("resumed", record.number)
+            return record
         number = len(self.records)
         if number >= self._wanted:
             return None
@@ -130,18 +132,13 @@ class Study:
         trial.set_user_attr(NUMBER, number)
         point = draw(self._space, trial)
         name = self._hp_name(trial) if self._hp_name else ""
-        record = TrialRecord(number, point.values, point.params, point.distributions, name)
-        self._journal.append(
-            event="asked",
-            number=number,
-            values=record.values,
-            params=record.params,
-            distributions=record.distributions,
-            name=name,
-        )
         self._live[number] = trial
-        self.records.append(record)
-        return record
+        self._note("asked", number, **vars(point), name=name)
+        return self.records[number]
+
+    def _note(self, event: str, number: int, **facts: Any) -> None:
+        """Writes down what happened, and only then knows it."""
+        apply(self.records, self._journal.append(event=event, number=number, **facts))
 
     def report(
         self, number: int, evaluation: int, step: int, objectives: Sequence[float], **facts: Any
@@ -155,13 +152,10 @@ class Study:
             objectives: The values.
             facts: What else to write down.
         """
-        record = self.records[number]
-        if record.history and record.history[-1]["evaluation"] >= evaluation:
+        history = self.records[number].history
+        if history and history[-1]["evaluation"] >= evaluation:
             return
-        event = {"evaluation": evaluation, "step": step, "objectives": list(objectives), **facts}
-        self._journal.append(event="reported", number=number, **event)
-        record.history.append(event)
-        record.objectives = tuple(objectives)
+        self._note("reported", number, evaluation=evaluation, step=step, objectives=list(objectives), **facts)
         if len(objectives) == 1 and finite(objectives):
             self._live[number].report(objectives[0], evaluation)
 
@@ -177,8 +171,7 @@ class Study:
         if state == "COMPLETE" and not (record.objectives and finite(record.objectives)):
             state = "FAIL"
             reason = reason or f"the objective is {list(record.objectives) or 'missing'}"
-        self._journal.append(event="told", number=number, state=state, reason=reason)
-        record.state, record.reason = state, reason
+        self._note("told", number, state=state, reason=reason)
         self._close(record)
         return record
 

@@ -28,7 +28,8 @@ def without_secrets(value: Any, name: str = "") -> Any:
         name: Its name.
     """
     if isinstance(value, Mapping):
-        return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
+        secret = _SECRET.search(name)  # then so is all that it holds
+        return {key: without_secrets(inner, name if secret else str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_secrets(inner, name) for inner in value]
     return placeholder(name) if isinstance(value, str) and value and _SECRET.search(name) else value

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from compatibility.table import Row, Section
+from ray_st.training.refusals import REFUSED
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.arguments.dropped import EFFECTS
 from ray_st.util.arguments.effects import Unused, default_of
@@ -63,18 +64,6 @@ _SAME_DEFAULT = {"output_dir", "fsdp", "gradient_checkpointing", "include_num_in
 
 _ON_THE_WORKER = "asked of the worker's GPU, not of the driver's"
 _WHOLE = "rows on each worker; `global_train_batch_size` sets the batch of all workers instead"
-# Take a name out once the trainer acts upon it, which a test of the trainer shows.
-_OPEN = set(
-    """
-    prediction_loss_only eval_accumulation_steps eval_do_concat_batches eval_use_gather_object batch_eval_metrics
-    include_inputs_for_metrics include_num_input_tokens_seen include_tokens_per_second torch_empty_cache_steps
-    auto_find_batch_size fsdp fsdp_config fsdp_min_num_params fsdp_transformer_layer_cls_to_wrap deepspeed
-    torch_compile torch_compile_backend torch_compile_mode torchdynamo neftune_noise_alpha
-    push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push
-    push_to_hub_model_id push_to_hub_organization push_to_hub_token
-    """.split()  # noqa: SIM905  a list of words
-)
-
 _NOTES: dict[str, tuple[str, str]] = {
     "output_dir": ("differs", "not required: `trainer_output` by default"),
     "per_device_train_batch_size": ("same", _WHOLE),
@@ -83,6 +72,28 @@ _NOTES: dict[str, tuple[str, str]] = {
     "optim": ("differs", "default `adamw_torch_fused`: the same algorithm in one kernel (page: `adamw_torch`)"),
     "hub_private_repo": ("differs", "default `None`: public, unless the organization's default is private (page: `False`)"),
     "report_to": ("same", "by default all integrations that are installed on the driver"),
+    "prediction_loss_only": ("same", "`compute_metrics` is not called then"),
+    "batch_eval_metrics": ("same", "each batch is that of all workers"),
+    "eval_do_concat_batches": ("same", "with `False` a list with one entry a batch of all workers"),
+    "include_inputs_for_metrics": ("same", "token ids of each text column, padded with -100; `include_for_metrics` takes `loss`, too"),
+    "include_num_input_tokens_seen": ("same", "of all text columns and workers"),
+    "auto_find_batch_size": ("differs", "the run begins again with half the batch size; inside a worker of your own it is refused"),
+    "fsdp_config": ("no effect", "of use with `fsdp` only"),
+    "fsdp_min_num_params": ("no effect", "sets `fsdp_config`; says that it has no effect without `fsdp`"),
+    "fsdp_transformer_layer_cls_to_wrap": ("no effect", "sets `fsdp_config`; says that it has no effect without `fsdp`"),
+    "accelerator_config": ("differs", "`split_batches` and `gradient_accumulation_kwargs` act; settings of accelerate's loaders have no effect, and say so"),
+    "ddp_backend": ("same", "of Ray Train's process group"),
+    "ddp_timeout": ("same", "of Ray Train's process group"),
+    "ddp_find_unused_parameters": ("differs", "default off; what a loss owns may go unused, but a model's parameters must all be used"),
+    "torch_compile": ("same", "compiles the encoder, on the workers"),
+    "torchdynamo": ("same", "becomes `torch_compile_backend`"),
+    "neftune_noise_alpha": ("same", "refused where the model has no token embeddings"),
+    "push_to_hub": ("same", "the first worker pushes checkpoints; a push that fails is told, and the run goes on"),
+    "hub_strategy": ("same", ""),
+    "hub_token": ("same", "in no file, card or log"),
+    "resume_from_checkpoint": ("same", "for scripts to read, as ever; `train(resume_from_checkpoint=…)` resumes"),
+    "save_total_limit": ("same", "the best checkpoint is kept beside them"),
+    "full_determinism": ("same", "on the workers"),
     "bf16": ("same", _ON_THE_WORKER),
     "fp16": ("same", _ON_THE_WORKER),
     "tf32": ("same", _ON_THE_WORKER),
@@ -135,8 +146,8 @@ _MEMBERS = "True on a worker; the driver, which touches no device, is one proces
 def _field_row(name: str) -> Row:
     effect = EFFECTS.get(name) or IDLE.get(name)
     state, note = _NOTES.get(name, ("same", effect.note() if effect else ""))
-    if name in _OPEN:
-        return Row(name, "open", note)
+    if name in REFUSED:
+        return Row(name, "refused", REFUSED[name])
     if isinstance(effect, Unused):
         today = ", ".join(f"`{value!r}`" for value in effect.today if value is not None)
         return Row(name, "no effect", effect.note() + (f" ({today}: done anyway)" if today else ""))

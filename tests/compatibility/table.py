@@ -11,7 +11,7 @@ STATES = {
     "differs": "there, with the difference that is noted",
     "new": "not in the documentation",
     "no effect": "accepted; a warning says that something else does its work, or nothing",
-    "open": "accepted, not yet acted upon",
+    "refused": "an error says why, and what to do instead",
 }
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
-from compatibility import arguments
+import pytest
+
+from compatibility import arguments, sampling, signatures, trainer
 from compatibility.page import page, sections
+from ray_st import SentenceTransformerTrainer, sampler, training_args
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.arguments.dropped import EFFECTS
 
@@ -39,5 +43,29 @@ def test_every_property_and_method_is_there() -> None:
 def test_defaults_are_the_pages_or_it_is_said() -> None:
     rows = {row.name: row for section in sections() for row in section.rows}
     assert {
-        name for name in arguments.changed_defaults() if rows[name].state not in ("differs", "open")
+        name
+        for name in arguments.changed_defaults()
+        if rows[name].state not in ("differs", "no effect", "refused")
     } == set()
+
+
+def test_the_trainers_arguments_attributes_and_methods_are_there(tiny_model: object) -> None:
+    taken = list(inspect.signature(SentenceTransformerTrainer).parameters)
+    assert taken[: len(trainer.CONSTRUCTOR.split())] == trainer.CONSTRUCTOR.split()
+    made = SentenceTransformerTrainer(tiny_model)
+    assert [name for name in trainer.ATTRIBUTES.split() if not hasattr(made, name)] == []
+
+
+@pytest.mark.parametrize(("name", "documented"), signatures.read(trainer.METHODS).items())
+def test_methods_take_what_is_documented(name: str, documented: list[str]) -> None:
+    assert signatures.lacking(getattr(SentenceTransformerTrainer, name), documented) == []
+
+
+@pytest.mark.parametrize(("name", "documented"), signatures.read(sampling.SAMPLERS).items())
+def test_samplers_take_what_is_documented(name: str, documented: list[str]) -> None:
+    assert signatures.lacking(getattr(sampler, name), documented) == []
+
+
+@pytest.mark.parametrize(("name", "members"), sampling.ENUMERATIONS.items())
+def test_members_of_enumerations(name: str, members: dict[str, str]) -> None:
+    assert {member.name: member.value for member in getattr(training_args, name)} == members

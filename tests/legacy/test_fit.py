@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 from torch.utils.data import DataLoader, SequentialSampler
 
 from legacy_helpers import Recorded, Scores, examples
@@ -161,6 +162,15 @@ def test_the_callback_stays_on_the_driver(tiny_model: Any, tmp_path: Path) -> No
     options = _options(tiny_model, checkpoint_path=str(tmp_path / "steps"), callback=lambda *call: None)
     trainer = make_trainer(tiny_model, read, options)
     assert trainer.options.callback is None
+
+
+def test_on_a_worker_scores_are_named_by_the_evaluator_that_ran(tiny_model: Any, tmp_path: Path) -> None:
+    read = read_objectives([(DataLoader(examples(2)), losses.CosineSimilarityLoss(tiny_model))])
+    options = _options(tiny_model, checkpoint_path=str(tmp_path), evaluator=Scores([]))
+    trainer = make_trainer(tiny_model, read, options)
+    trainer.add_callback(evaluations(1, options, print))
+    sent = cloudpickle.loads(cloudpickle.dumps(trainer._describe())).options
+    assert sent["callbacks"][0]._evaluator is sent["evaluator"]
 
 
 def test_it_goes_on_only_where_there_is_a_checkpoint(

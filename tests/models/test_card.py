@@ -65,7 +65,7 @@ def filled() -> SentenceTransformerModelCardData:
     )
     data.set_evaluation_metrics(Evaluator(), {"dev_cosine_ndcg@10": 0.5}, 2.0, 20)
     data.set_widget_examples([{"source_sentence": "how to win", "sentences": ["like this", "or that"]}])
-    data.logs = [{"step": 10, "loss": 0.5}, {"step": 20, "loss": 0.25, "ndcg": 0.5}]
+    data.logs = [{"step": 10, "loss": 0.5}, {"step": 20, "loss": 0.25, "eval_dev_cosine_ndcg@10": 0.5}]
     return data
 
 
@@ -101,10 +101,12 @@ def test_text(tiny_model: Any) -> None:
         "### Information Retrieval on `dev` (step 20)",
         "| **dev_cosine_ndcg@10** | 0.5000 |",
         "### Training data: pairs",
-        "- Rows: 1,234",
+        "- **Rows:** 1,234",
         "| how \\| to win | like this |",
         "| `learning_rate` | `2e-05` |",
-        "| 10 | 0.5000 | - |",
+        "| - | 10 | 0.5000 | - |",
+        "| - | 20 | 0.2500 | 0.5000 |",
+        "Evaluated with `Evaluator`.",
         "@misc{some",
     ):
         assert part in text
@@ -113,7 +115,7 @@ def test_text(tiny_model: Any) -> None:
 
 def test_neither_secrets_nor_paths(tiny_folder: Path, tmp_path: Path) -> None:
     data = filled()
-    assert data.hyperparameters == {"learning_rate": 2e-5}
+    assert data.hyperparameters == {"learning_rate": 2e-5, "list": [1]}
     model = SentenceTransformer(tiny_folder, model_card_data=SentenceTransformerModelCardData())
     model.model_card_data.set_losses([SomeLoss()])
     model.save(tmp_path / "out", model_name=str(tmp_path))
@@ -197,7 +199,11 @@ def test_a_data_set_without_a_name() -> None:
 def test_what_the_user_said_of_a_data_set_goes_first() -> None:
     data = SentenceTransformerModelCardData(train_datasets=[{"name": "mine"}, {"name": "other"}])
     data.set_train_dataset_metadata([{"name": "found", "size": 2}])
-    assert data.train_datasets == [{"name": "mine", "size": 2}, {"name": "other"}]
+    assert [(one["name"], one.get("size")) for one in data.train_datasets] == [("mine", 2), ("other", None)]
+    assert "dataset_size:2" in data.tags
+    data.set_train_dataset_metadata([{"name": "found later", "size": 3}])  # another run
+    assert [(one["name"], one.get("size")) for one in data.train_datasets] == [("mine", 3), ("other", None)]
+    assert [tag for tag in data.tags if tag.startswith("dataset_size")] == ["dataset_size:3"]
 
 
 def test_only_names_of_the_hub_are_a_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,5 +229,5 @@ def test_the_base_model_is_noted_with_its_commit(tiny_folder: Path, tmp_path: Pa
     text = render_card(model, model.model_card_data)
     assert front(text)["base_model"] == "org/tiny"
     assert "# SentenceTransformer based on org/tiny" in text
-    assert "It was fine-tuned from org/tiny." in text
+    assert "It was fine-tuned from [org/tiny](" in text
     assert "org/tiny (revision 0a1b)" in text

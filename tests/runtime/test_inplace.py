@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,14 @@ def arguments(folder: str, workers: int) -> SentenceTransformerTrainingArguments
 
 
 def test_shards_of_the_users_own_run(cluster: None, tiny_folder: Path, tmp_path: Path) -> None:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers do not have tests on their path
+
     def train_loop_per_worker(config: dict[str, Any]) -> None:
         model = SentenceTransformer(config["model"], device="cpu")
+        try:
+            SentenceTransformerTrainer(model, scaling_config=ray.train.ScalingConfig())
+        except ValueError as error:
+            refusal = str(error)
         evaluation = Dataset.from_dict({name: texts[:9] for name, texts in ROWS.items()})
         trainer = SentenceTransformerTrainer(
             model=model,
@@ -61,6 +68,7 @@ def test_shards_of_the_users_own_run(cluster: None, tiny_folder: Path, tmp_path:
                 "before": before["before_loss"],
                 "after": after["eval_one_loss"],
                 "folder": trainer.args.output_dir,
+                "refusal": refusal,
             }
             Path(config["told"]).write_text(json.dumps(told))
 
@@ -91,6 +99,7 @@ def test_shards_of_the_users_own_run(cluster: None, tiny_folder: Path, tmp_path:
     assert told["steps"] == 3
     assert sum(told["losses"]) == pytest.approx(sum(losses_of(running)), abs=0.5)
     assert told["after"] < told["before"]
+    assert told["refusal"].startswith("scaling_config has no effect inside a worker of Ray Train")
     assert told["folder"] == str(tmp_path / "runs" / "own")
     assert fitted.metrics["step"] == 3
     assert fitted.checkpoint is not None

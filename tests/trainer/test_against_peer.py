@@ -1,4 +1,4 @@
-"""Twenty steps of our loop and of the peer's trainer on the same batches give the same losses."""
+"""Our loop and the peer's trainer, on the same batches: the same losses, figures, checkpoints and weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
 from ray_st.data.samplers import DefaultBatchSampler, RandomOrder
@@ -17,9 +19,9 @@ from ray_st.training.local import local_place
 ROWS, BATCH, STEPS = 100, 10, 20
 
 
-def _rows(columns: int, scores: bool) -> Dataset:
+def _rows(columns: int, scores: bool, seed: int = 1) -> Dataset:
     words = ["sunny", "weather", "good", "bad", "man", "eats", "pasta", "query", "document", "text", "word"]
-    rng = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(seed)
 
     def text(row: int) -> str:
         length = int(torch.randint(2, 9, (1,), generator=rng))
@@ -55,6 +57,35 @@ def _options(folder: Path) -> dict[str, Any]:
     }
 
 
+class OurBatches(torch.utils.data.BatchSampler):
+    """Our batches, as the peer's trainer takes them."""
+
+    def __init__(self, rows: int, batch_size: int) -> None:
+        self.ours = DefaultBatchSampler(RandomOrder(rows, seed=42), batch_size)
+        self.batch_size, self.drop_last = batch_size, False
+
+    def __iter__(self) -> Any:
+        return iter(self.ours)
+
+    def __len__(self) -> int:
+        return len(self.ours)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.ours.set_epoch(epoch)
+
+
+def _same_batches() -> Any:
+    from sentence_transformers import SentenceTransformerTrainer as PeerTrainer
+
+    class SameBatches(PeerTrainer):
+        def get_batch_sampler(self, dataset: Any, batch_size: int, *args: Any, **kwargs: Any) -> Any:
+            if len(dataset) == ROWS:  # what is trained on
+                return OurBatches(ROWS, batch_size)
+            return torch.utils.data.BatchSampler(range(len(dataset)), batch_size, drop_last=False)
+
+    return SameBatches
+
+
 def _our_losses(folder: Path, model: Any, rows: Dataset, name: str) -> list[float]:
     trainer = SentenceTransformerTrainer(
         model=model,
@@ -69,29 +100,11 @@ def _our_losses(folder: Path, model: Any, rows: Dataset, name: str) -> list[floa
 
 def _peer_losses(folder: Path, model_folder: Path, rows: Dataset, name: str) -> list[float]:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers import SentenceTransformerTrainer as PeerTrainer
     from sentence_transformers import SentenceTransformerTrainingArguments as PeerArguments
     from sentence_transformers import losses as peer_losses
 
-    class SameBatches(PeerTrainer):
-        def get_batch_sampler(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-            return OurBatches(DefaultBatchSampler(RandomOrder(len(dataset), seed=42), BATCH))
-
-    class OurBatches(torch.utils.data.BatchSampler):
-        def __init__(self, sampler: DefaultBatchSampler) -> None:
-            self.ours, self.batch_size, self.drop_last = sampler, BATCH, False
-
-        def __iter__(self) -> Any:
-            return iter(self.ours)
-
-        def __len__(self) -> int:
-            return len(self.ours)
-
-        def set_epoch(self, epoch: int) -> None:
-            self.ours.set_epoch(epoch)
-
     model = SentenceTransformer(str(model_folder), device="cpu")
-    trainer = SameBatches(
+    trainer = _same_batches()(
         model=model,
         args=PeerArguments(**_options(folder)),
         train_dataset=rows,
@@ -115,3 +128,117 @@ def test_twenty_steps_give_the_peers_losses(
     assert ours[0] != pytest.approx(
         ours[-1], abs=1e-2
     )  # it learnt something, so the comparison says something
+
+
+WHOLE = {
+    "max_steps": 50,
+    "per_device_train_batch_size": 5,
+    "per_device_eval_batch_size": 10,
+    "learning_rate": 2e-3,
+    "eval_strategy": "steps",
+    "eval_steps": 5,
+    "save_strategy": "steps",
+    "save_steps": 5,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "eval_dev_pearson_cosine",
+    "greater_is_better": True,
+}
+
+
+class StopAt(TrainerCallback):
+    """Ends training at a step, after its checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step == self.step
+
+
+def _trained(make: Any, resume: str) -> Any:
+    """What a run is like that was stopped at step 25 and resumed."""
+    first = make()
+    first.add_callback(StopAt(25))
+    first.train()
+    second = make()
+    second.train(resume_from_checkpoint=resume)
+    return second
+
+
+def _dev(evaluation: Any, rows: Dataset) -> Any:
+    return evaluation.EmbeddingSimilarityEvaluator(
+        list(rows["text_0"]), list(rows["text_1"]), list(rows["score"]), name="dev", main_similarity="cosine"
+    )
+
+
+def _our_run(folder: Path, model_folder: Path, rows: Dataset, dev: Dataset) -> Any:
+    from ray_st import SentenceTransformer, evaluation
+
+    def make() -> Any:
+        model = SentenceTransformer(model_folder, device="cpu")
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(**{**_options(folder), **WHOLE}),
+            train_dataset=rows,
+            eval_dataset=dev,
+            loss=losses.CoSENTLoss(model),
+            evaluator=_dev(evaluation, dev),
+        )
+        return trainer._describe().rebuild(local_place(trainer._train_parts(1), folder))
+
+    return _trained(make, str(folder / "checkpoint-25"))
+
+
+def _peer_run(folder: Path, model_folder: Path, rows: Dataset, dev: Dataset) -> Any:
+    from sentence_transformers import SentenceTransformer, evaluation
+    from sentence_transformers import SentenceTransformerTrainingArguments as PeerArguments
+    from sentence_transformers import losses as peer_losses
+
+    def make() -> Any:
+        model = SentenceTransformer(str(model_folder), device="cpu")
+        return _same_batches()(
+            model=model,
+            args=PeerArguments(**{**_options(folder), **WHOLE}),
+            train_dataset=rows,
+            eval_dataset=dev,
+            loss=peer_losses.CoSENTLoss(model),
+            evaluator=_dev(evaluation, dev),
+        )
+
+    return _trained(make, str(folder / "checkpoint-25"))
+
+
+def test_a_whole_run_is_the_peers(tmp_path: Path, tiny_folder: Path, peer: Any) -> None:
+    rows, dev = _rows(2, True), _rows(2, True, seed=2).select(range(30))
+    ours = _our_run(tmp_path / "ours", tiny_folder, rows, dev)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = _peer_run(tmp_path / "peer", tiny_folder, rows, dev)
+    for name, steps, close in (
+        ("loss", 50, 1e-4),
+        ("eval_loss", 10, 1e-4),
+        ("eval_dev_pearson_cosine", 10, 1e-3),
+    ):
+        found, expected = (
+            [entry[name] for entry in run.state.log_history if name in entry] for run in (ours, theirs)
+        )
+        assert len(found) == steps
+        assert found == pytest.approx(expected, abs=close), name
+    assert ours.state.best_global_step == theirs.state.best_global_step
+    assert ours.state.best_global_step not in (5, 50)  # else nothing was chosen
+    assert Path(ours.state.best_model_checkpoint).name == Path(theirs.state.best_model_checkpoint).name
+    for name in ("", "checkpoint-50"):
+        found, expected = (
+            _weights(run, tmp_path / kind, name) for run, kind in ((ours, "ours"), (theirs, "peer"))
+        )
+        assert set(found) == {
+            key for key in expected if not key.startswith("pooler")
+        }  # which the peer keeps unused
+        assert max(float((found[key] - expected[key]).abs().max()) for key in found) < 1e-4
+
+
+def _weights(run: Any, folder: Path, checkpoint: str) -> dict[str, torch.Tensor]:
+    """The weights of the encoder at the end, or in a checkpoint."""
+    if not checkpoint:
+        return dict(run.model[0].auto_model.state_dict())
+    return load_file(folder / checkpoint / "model.safetensors")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import SafetensorError
 
 from ray_st import SentenceTransformer
-from ray_st.models import Dense
+from ray_st.losses import SoftmaxLoss
+from ray_st.models import Dense, StaticEmbedding
 from ray_st.training.checkpoint import CheckpointStore
 
 from .conftest import ROWS
@@ -68,7 +70,7 @@ def test_the_best_step_without_room_is_not_loaded(make: Any, sent: Any, tmp_path
     values = iter([0.1, 0.5, 0.2])
     best = {"load_best_model_at_end": True, "metric_for_best_model": "evaluator", "greater_is_better": True}
     arguments = {**SAVING, **best, "eval_strategy": "steps", "eval_steps": 1}
-    running = sent(make(arguments=arguments))
+    running = sent(make(arguments=arguments, evaluator=len))
     running.evaluator = lambda model, **options: next(values)
     running.here.store = store(tmp_path / "run", FAULTS["the system"], 2)
     running.train()
@@ -86,8 +88,27 @@ def test_other_errors_while_saving_are_not_hidden(make: Any, sent: Any, tmp_path
 def test_a_checkpoint_of_another_model_is_refused(make: Any, sent: Any, tiny_folder: Path) -> None:
     running = sent(make(arguments=SAVING))
     running.train()
+    saved = str(running.here.store.fetch("checkpoint-2"))
     model = SentenceTransformer(tiny_folder, device="cpu")
-    other = SentenceTransformer(modules=[model[0], model[1], Dense(32, 8)], device="cpu")
-    with pytest.raises(ValueError, match="modules"):
-        sent(make(model=other)).train(resume_from_checkpoint=str(running.here.store.fetch("checkpoint-2")))
-    assert len(ROWS) == 12
+    longer = SentenceTransformer(modules=[model[0], model[1], Dense(32, 8)], device="cpu")
+    with pytest.raises(ValueError, match="holds the modules"):
+        sent(make(model=longer)).train(resume_from_checkpoint=saved)
+    wider = SentenceTransformer(modules=[StaticEmbedding(model.tokenizer, embedding_dim=8)], device="cpu")
+    arguments = {**SAVING, "output_dir": str(Path(saved).parent / "wider")}
+    other = sent(make(model=wider, arguments=arguments), folder=Path(saved).parent / "wider")
+    other.train()
+    narrow = SentenceTransformer(modules=[StaticEmbedding(model.tokenizer, embedding_dim=4)], device="cpu")
+    before = narrow.state_dict()["0.embedding.weight"].clone()
+    with pytest.raises(ValueError, match="do not fit this model"):
+        sent(make(model=narrow)).train(resume_from_checkpoint=str(other.here.store.fetch("checkpoint-2")))
+    assert torch.equal(narrow.state_dict()["0.embedding.weight"], before)
+
+
+def test_a_checkpoint_of_another_loss_is_refused(make: Any, sent: Any, tiny_folder: Path) -> None:
+    running = sent(make(arguments=SAVING))
+    running.train()
+    saved = str(running.here.store.fetch("checkpoint-2"))
+    labelled = {"train_dataset": ROWS.add_column("label", [0, 1] * 6)}
+    other = make(loss=lambda model: SoftmaxLoss(model, 32, num_labels=2), **labelled)
+    with pytest.raises(ValueError, match=r"expected the loss weights .*found"):
+        sent(other).train(resume_from_checkpoint=saved)

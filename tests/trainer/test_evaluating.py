@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from ray_st import SentenceTransformerTrainer
 from ray_st.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
+from ray_st.training.predicting import PADDING
 
 from .conftest import ROWS
 
@@ -64,33 +65,87 @@ def test_when_to_evaluate_and_to_log(make: Any, sent: Any) -> None:
     assert [entry["step"] for entry in history if "loss" in entry] == [1, 3]
 
 
+KEPT: list[Any] = []  # functions of this module find it, where others are sent with what they refer to
+
+
+def keep(found: Any) -> dict[str, float]:
+    KEPT.append(found)
+    return {"calls": float(len(KEPT))}
+
+
+def error(found: Any) -> dict[str, float]:
+    keep(found)
+    one, other = found.predictions
+    cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return {"error": float(np.mean((cosine - found.label_ids) ** 2))}
+
+
+def first_numbers(embeddings: Any, labels: torch.Tensor) -> torch.Tensor:
+    assert len(labels) == len(embeddings[0])
+    return embeddings[0][:, 0]
+
+
 def test_metrics_of_embeddings(make: Any, on_cluster: None) -> None:
-    seen = {}
-
-    def compute_metrics(found: Any) -> dict[str, float]:
-        seen["shapes"] = [part.shape for part in found.predictions]
-        cosine = [
-            float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
-            for a, b in zip(*found.predictions, strict=True)
-        ]
-        return {"error": float(np.mean((np.array(cosine) - found.label_ids) ** 2))}
-
+    KEPT.clear()
     options = {"train_dataset": SCORED, "eval_dataset": SCORED, "loss": CosineSimilarityLoss}
-    trainer = make(compute_metrics=compute_metrics, **options)
-    found = trainer.evaluate()
+    found = make(compute_metrics=error, **options).evaluate()
     assert found["eval_error"] == pytest.approx(found["eval_loss"], abs=1e-6)  # the same formula
-    assert seen["shapes"] == [(12, 32), (12, 32)]
+    assert [part.shape for part in KEPT[0].predictions] == [(12, 32), (12, 32)]
+    make(compute_metrics=keep, preprocess_logits_for_metrics=first_numbers, **options).evaluate()
+    assert KEPT[1].predictions.shape == (12,)
 
-    def first_numbers(embeddings: Any, labels: torch.Tensor) -> torch.Tensor:
-        assert len(labels) == len(embeddings[0])
-        return embeddings[0][:, 0]
 
-    smaller = make(
-        compute_metrics=lambda found: {"rows": float(found.predictions.shape[0])},
-        preprocess_logits_for_metrics=first_numbers,
-        **options,
-    )
-    assert smaller.evaluate()["eval_rows"] == 12.0
+def test_what_is_kept_of_an_evaluation(make: Any, on_cluster: None, tiny_model: Any) -> None:
+    def evaluated(**arguments: Any) -> Any:
+        KEPT.clear()
+        figures = make(eval_dataset=ROWS, compute_metrics=keep, arguments=arguments).evaluate()
+        return figures, *KEPT
+
+    figures, found = evaluated(include_for_metrics=["inputs", "loss"])
+    assert figures["eval_calls"] == 1.0
+    assert [len(part) for part in found.inputs] == [12, 12]
+    real = found.inputs[1][3] != PADDING
+    assert not real.all()  # other texts of the second column are longer
+    text = tiny_model.tokenizer.decode(found.inputs[1][3][real], skip_special_tokens=True)
+    assert text.replace(" ", "") == ROWS["b"][3].replace(" ", "")
+    assert float(found.losses.mean()) == pytest.approx(figures["eval_loss"], abs=1e-5)
+    assert set(found.losses) == {found.losses[0], found.losses[5], found.losses[10]}
+    _, found = evaluated(include_inputs_for_metrics=True, eval_do_concat_batches=False)
+    assert [len(step[0]) for step in found.predictions] == [5, 5, 2]
+    assert [len(step[0]) for step in found.inputs] == [5, 5, 2]
+    assert found.losses is None
+    figures, *kept = evaluated(prediction_loss_only=True)
+    assert not kept
+    assert names(figures) == {"eval_loss"}
+
+
+def count_rows(found: Any, compute_result: bool) -> dict[str, float]:
+    KEPT.append((len(found.predictions[0]), compute_result))
+    return {"rows": float(sum(rows for rows, _ in KEPT))} if compute_result else {}
+
+
+def test_metrics_of_each_batch(make: Any, on_cluster: None) -> None:
+    KEPT.clear()
+    trainer = make(eval_dataset=ROWS, compute_metrics=count_rows, arguments={"batch_eval_metrics": True})
+    assert trainer.evaluate()["eval_rows"] == 12.0
+    assert KEPT == [(5, False), (5, False), (2, True)]
+    assert trainer.predict(ROWS).predictions[0].shape == (12, 32)
+
+
+def test_an_evaluation_in_half_precision(make: Any, sent: Any) -> None:
+    def kinds(trainer: Any) -> set[torch.dtype]:
+        return {weight.dtype for weight in trainer.model.parameters()}
+
+    epoch = {"eval_strategy": "epoch"}
+    whole = sent(make(eval_dataset=ROWS, arguments=epoch)).evaluate()["eval_loss"]
+    running = sent(make(eval_dataset=ROWS, arguments={"bf16_full_eval": True, **epoch}))
+    running.train()
+    assert kinds(running) == {torch.float32}
+    running = sent(make(eval_dataset=ROWS, arguments={"bf16_full_eval": True, **epoch}))
+    half = running.evaluate()["eval_loss"]
+    assert kinds(running) == {torch.bfloat16}
+    assert half == pytest.approx(whole, abs=0.05)
+    assert half != whole
 
 
 def test_predictions_are_embeddings(make: Any, on_cluster: None) -> None:

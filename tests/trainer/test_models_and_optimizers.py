@@ -96,6 +96,30 @@ def test_an_optimizer_of_other_parameters_is_refused(make: Any) -> None:
         make(optimizers=(other, None))
 
 
+def test_rates_of_the_arguments_are_not_for_an_optimizer_of_ones_own(make: Any, tiny_model: Any) -> None:
+    rates = {"learning_rate_mapping": {"word_embeddings": 0.002}}
+    with pytest.raises(ValueError, match="learning_rate_mapping has no effect on an optimizer of your own"):
+        make(
+            model=tiny_model,
+            optimizers=(torch.optim.SGD(tiny_model.parameters(), lr=0.5), None),
+            arguments=rates,
+        )
+
+
+def test_rates_of_single_weights_need_an_optimizer_that_takes_groups(make: Any, sent: Any) -> None:
+    rates = {"learning_rate_mapping": {"word_embeddings": 0.002}}
+    grouped = (torch.optim.SGD, {"lr": 0.1, "params": []})
+    for kind in (grouped, (lambda: None, {})):
+        running = sent(make(optimizer_cls_and_kwargs=kind, arguments=rates))
+        with pytest.raises(ValueError, match="groups the parameters itself"):
+            running.create_optimizer()
+    running = sent(make(optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.25}), arguments=rates))
+    for _ in range(2):  # what was given stays as it was
+        running.optimizer = None
+        running.create_optimizer()
+        assert sorted({group["lr"] for group in running.optimizer.param_groups}) == [0.002, 0.25]
+
+
 def test_a_class_of_optimizer(make: Any, sent: Any) -> None:
     running = sent(make(optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.25, "momentum": 0.5})))
     running.train()

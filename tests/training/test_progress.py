@@ -93,6 +93,16 @@ def test_only_the_first_rank_speaks(clock: Clock) -> None:
     assert lines == []
 
 
+def test_the_global_batch_is_what_the_user_said(clock: Clock) -> None:
+    lines: list[str] = []
+    report = ProgressReport(None, lines.append)
+    args: Any = types.SimpleNamespace(**{**vars(ARGS), "global_train_batch_size": 7})
+    report.on_train_begin(args, state(0), CONTROL)
+    clock.now += 10
+    report.on_step_end(args, state(10), CONTROL)
+    assert lines == ["step 10/50  21 samples/s"]
+
+
 def test_empty_logs_write_nothing(clock: Clock) -> None:
     lines: list[str] = []
     ProgressReport(None, lines.append).on_log(ARGS, state(1), CONTROL, logs=None)

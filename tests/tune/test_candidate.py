@@ -3,8 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from datasets import Dataset
+from transformers import TrainerCallback
 
 from ray_st import (
     SentenceTransformer,
@@ -17,7 +19,8 @@ from ray_st.tune.arguments import SpaceError
 from ray_st.tune.candidate import Template
 from ray_st.tune.objective import ObjectiveError
 from ray_st.tune.options import as_backend, as_options, trials_wanted
-from ray_st.tune.search import SearchFailed, _prove, _template
+from ray_st.tune.proofs import prove
+from ray_st.tune.search import SearchFailed, _template
 from ray_st.tune.space import as_space, probe
 
 ROWS = {"a": ["good weather", "bad man", "sunny", "pasta"], "b": ["the sun", "a man", "weather", "eats"]}
@@ -40,7 +43,7 @@ def rate(trial: Any) -> dict[str, Any]:
 
 
 def proved(one: Any, space: Any, **options: Any) -> Template:
-    return _prove(_template(one, as_options(options, 1)), probe(as_space(space)), one.args)
+    return prove(_template(one, as_options(options, 1)), probe(as_space(space)))
 
 
 def test_a_trial_is_the_run_with_other_arguments(tmp_path: Path, tiny_folder: Path) -> None:
@@ -124,6 +127,10 @@ def bad(
         ({"points_to_evaluate": [{"learning_rte": 1e-3}]}, "did you mean 'learning_rate'"),
         ({"warm_start": "nowhere"}, "no folder of a search"),
         ({"rungs": 0}, "rungs: expected"),
+        ({"pruner": None}, 'scheduler="asha"'),
+        ({"search_alg": None}, "suggested by an Optuna sampler"),
+        ({"sampler": "GPSample"}, "did you mean 'GPSampler'"),
+        ({"sampler": "GridSampler"}, "unknown name 'GridSampler'"),
     ],
 )
 def test_bad_input_is_refused_before_ray_starts(
@@ -157,6 +164,52 @@ def test_an_existing_name_with_another_space(tmp_path: Path, tiny_folder: Path) 
     folder.mkdir(parents=True)
     (folder / "search.json").write_text('{"space": {}, "directions": ["maximize"], "seed": 42}')
     bad(tmp_path, tiny_folder, "exists with other settings: space was", name="mine")
+
+
+def test_arguments_of_optuna_and_ray_tune_mean_what_they_meant() -> None:
+    given = {"study_name": "s", "timeout": 60, "n_jobs": 2, "sampler": "RandomSampler"}
+    options = as_options(given, 1)
+    assert (options.name, options.time_budget_s, options.max_concurrent_trials) == ("s", 60, 2)
+    assert isinstance(options.sampler(7), optuna.samplers.RandomSampler)
+
+
+def test_training_data_may_be_part_of_the_search(tmp_path: Path, tiny_folder: Path) -> None:
+    data = Dataset.from_dict({**ROWS, "score": [1.0, 0.0, 0.7, 0.2]})
+
+    def space(trial: Any) -> None:
+        trial.suggest_int("rows", 2, 4)
+
+    template = proved(
+        trainer(tmp_path, tiny_folder), space, data_init=lambda trial: data.select(range(trial["rows"]))
+    )
+    assert len(template(0, {"rows": 3}).shell.train_dataset) == 3
+    assert template.base is not None
+
+
+def test_names_that_only_some_points_have_are_found(tmp_path: Path, tiny_folder: Path) -> None:
+    def space(trial: Any) -> None:
+        way = trial.suggest_categorical("way", list("abcdef"))
+        trial.suggest_float(f"{way}_scale", 1, 30)
+
+    def loss_init(model: Any, trial: Any) -> Any:
+        return losses.CoSENTLoss(model, scale=trial[f"{trial['way']}_scale"])
+
+    assert proved(trainer(tmp_path, tiny_folder, loss=losses.CoSENTLoss), rate).base is not None
+    one = trainer(tmp_path, tiny_folder)
+    one.loss_init = loss_init
+    assert proved(one, space).base is not None
+
+
+def test_a_trial_leaves_nothing_in_callbacks(tmp_path: Path, tiny_folder: Path) -> None:
+    class Counting(TrainerCallback):
+        seen: list[int]
+
+    callback = Counting()
+    callback.seen = []
+    template = proved(trainer(tmp_path, tiny_folder, callbacks=[callback]), rate)
+    first, second = (template(n, {}).description.options["callbacks"][0] for n in (0, 1))
+    first.seen.append(1)
+    assert second.seen == callback.seen == []
 
 
 def test_counts_and_backends() -> None:

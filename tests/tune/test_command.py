@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
 from ray_st.cli import main
+from ray_st.cli.raw_run import load_run
 from ray_st.cli.runfile import read_run
-from ray_st.cli.tune import write_best
+from ray_st.cli.tune import _DataInit, _LossInit, _ModelInit, run_with, write_best
+from ray_st.data.located import read_located
 
 SEARCH = """
   space:
@@ -48,11 +50,18 @@ def test_a_search_is_checked_without_ray(search_file: Path, capsys: pytest.Captu
     ("override", "said"),
     [
         ("search.trails=3", "did you mean 'trials'"),
-        ("search.objective=null", "expected"),
+        ("search.objective=null", "search.objective: missing"),
         ("search.space={learning_rate: [1]}", "did you mean 'args.learning_rate'"),
         ("search.trials=many", "search.trials: expected a whole number"),
         ("search=null", "search: missing"),
         ("args.learning_rat=1", "did you mean"),
+        ("search.space={args.learning_rat: [0.1]}", "did you mean 'learning_rate'"),
+        ("search.space={model.max_seq_len: [8]}", "did you mean 'max_seq_length'"),
+        ("search.space={loss.scal: [8]}", "did you mean 'scale'"),
+        ("search.objective=eval_test_loss", "reported by no evaluation"),
+        ("search.direction=[maximize, minimize]", "is for 2 objective(s)"),
+        ("search.sampler=TPE", "unknown name 'TPE'"),
+        ("search.points_to_evaluate=[{args.seed: 1}]", "'seed' is not in the space"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -63,7 +72,8 @@ def test_mistakes_are_told_in_one_line(
 
 
 def test_the_best_run_is_a_run_file(search_file: Path, tmp_path: Path) -> None:
-    raw = yaml.safe_load(search_file.read_text())
+    raw = load_run(str(search_file))
+    del raw["search"]
     values = {"learning_rate": 1.5e-5, "loss.scale": 10.0, "model.max_seq_length": 16}
     write_best(tmp_path / "best.yaml", raw, values)
     best = read_run(str(tmp_path / "best.yaml"))
@@ -71,3 +81,32 @@ def test_the_best_run_is_a_run_file(search_file: Path, tmp_path: Path) -> None:
     assert best.loss.options == {"scale": 10.0}  # type: ignore[union-attr]
     assert best.model is not None
     assert best.model.max_seq_length == 16
+
+
+def test_a_trial_changes_what_the_file_says(search_file: Path) -> None:
+    raw = load_run(str(search_file))
+    del raw["search"]
+    trial = {"loss.name": "AnglELoss", "model.max_seq_length": 7, "data.train.rows": 1, "learning_rate": 0.1}
+    model = _ModelInit(raw, "run.yaml")(trial)
+    assert model.max_seq_length == 7
+    assert _ModelInit(raw, "run.yaml")(None).max_seq_length != 7
+    assert type(_LossInit(raw, "run.yaml")(model, trial)).__name__ == "AnglELoss"
+    assert type(_LossInit(raw, "run.yaml")(model)).__name__ == "CoSENTLoss"
+    assert sum(len(part) for part in _rows(_DataInit(raw, "run.yaml")(trial))) == 1
+
+
+def _rows(source: Any) -> list[Any]:
+    return [table for part in source.parts(source.columns()) for table in read_located(part)]
+
+
+def test_another_loss_comes_without_the_options_of_the_first() -> None:
+    raw = {"loss": {"name": "CoSENTLoss", "scale": 20.0}}
+    assert run_with(raw, {"loss.name": "AnglELoss"})["loss"] == {"name": "AnglELoss"}
+    assert run_with(raw, {"loss.name": "CoSENTLoss"})["loss"] == raw["loss"]
+    changed = run_with(raw, {"loss.name": "AnglELoss", "loss.scale": 5.0})
+    assert changed["loss"] == {"name": "AnglELoss", "scale": 5.0}
+    several = {
+        "data": {"train": {"a": "a.csv", "b": "b.csv"}},
+        "loss": {"a": "CoSENTLoss", "b": "CoSENTLoss"},
+    }
+    assert run_with(several, {"loss.a.scale": 5.0})["loss"]["a"] == {"name": "CoSENTLoss", "scale": 5.0}

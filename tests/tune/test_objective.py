@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ray_st.tune.objective import Objective, ObjectiveError, as_directions, check_objective, figures_asked
+from ray_st.tune.objective import Objective, ObjectiveError, as_directions, check_objective, try_out
 
 METRICS = {"eval_loss": 0.5, "eval_dev_spearman_cosine": 0.8, "eval_runtime": 1.0, "epoch": 1.0}
 
@@ -40,7 +40,7 @@ def test_several_objectives_need_as_many_directions() -> None:
         return [metrics["eval_loss"], metrics["eval_dev_spearman_cosine"]]
 
     assert Objective(both, ("minimize", "maximize"))(METRICS) == (0.5, 0.8)
-    with pytest.raises(ObjectiveError, match=r"1 objective\(s\), but compute_objective gave 2"):
+    with pytest.raises(ObjectiveError, match=r"1 objective\(s\), but compute_objective gives 2"):
         Objective(both, ("minimize",))(METRICS)
 
 
@@ -57,20 +57,25 @@ def test_a_text_is_no_objective() -> None:
         Objective(lambda metrics: "much", ("maximize",))(METRICS)
 
 
-def test_what_an_objective_asks_for() -> None:
-    assert figures_asked(lambda metrics: 2 * metrics["a"] - metrics["b"]) == ["a", "b"]
-    assert figures_asked(lambda metrics: sum(metrics.values())) == []
-    assert figures_asked(None) == []
+def test_what_an_objective_asks_for_and_gives() -> None:
+    assert try_out(lambda metrics: 2 * metrics["a"] - metrics["b"]) == (["a", "b"], 0.5)
+    assert try_out(lambda metrics: [metrics["a"], metrics["b"]]) == (["a", "b"], [0.5, 0.5])
+    assert try_out(lambda metrics: max(metrics.values())) == ([], None)
+    assert try_out(["a", "b"]) == (["a", "b"], [0.5, 0.5])
+    assert try_out(None) == ([], None)
 
 
 def test_names_are_proved_against_what_is_evaluated() -> None:
     dev, several = SimpleNamespace(name="dev"), SimpleNamespace(evaluators=[SimpleNamespace(name="dev")])
-    check_objective("eval_dev_pearson", dev, None)
-    check_objective("eval_dev_pearson", several, None)
-    check_objective("eval_loss", None, [1])
-    check_objective("eval_sts_loss", None, {"sts": [1]})
-    check_objective("eval_anything", lambda model: 0.0, None)  # it does not say what it is called
+    one = ("maximize",)
+    check_objective("eval_dev_pearson", one, dev, None)
+    check_objective("eval_dev_pearson", one, several, None)
+    check_objective("eval_loss", one, None, [1])
+    check_objective("eval_sts_loss", one, None, {"sts": [1]})
+    check_objective("eval_anything", one, lambda model: 0.0, None)  # it does not say what it is called
     with pytest.raises(ObjectiveError, match="eval_dev…"):
-        check_objective("eval_test_pearson", dev, None)
+        check_objective("eval_test_pearson", one, dev, None)
     with pytest.raises(ObjectiveError, match="neither"):
-        check_objective(None, None, None)
+        check_objective(None, one, None, None)
+    with pytest.raises(ObjectiveError, match="is for 2 objective"):
+        check_objective("eval_dev_pearson", ["maximize", "minimize"], dev, None)

@@ -9,8 +9,9 @@ import pytest
 from optuna.trial import TrialState
 
 from ray_st.tune.objective import Objective
-from ray_st.tune.progress import describe_trial, drop_checkpoints
+from ray_st.tune.progress import describe_trial
 from ray_st.tune.records import Journal, RecordError, check_settings, fold, write_table
+from ray_st.tune.retention import Retention
 from ray_st.tune.study import Study
 
 
@@ -153,10 +154,10 @@ def _fresh(tmp_path: Path) -> Study:
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.append(event="told", number=0)
+    told = journal.append(event="told", number=0)
     with (tmp_path / "journal.jsonl").open("a") as stream:
         stream.write('{"event": "to')
-    assert journal.read() == [{"event": "told", "number": 0}]
+    assert journal.read() == [told]
     journal.append(event="told", number=1)
     assert len(journal.read()) == 2
 
@@ -200,6 +201,6 @@ def test_checkpoints_of_all_but_the_best_go(tmp_path: Path) -> None:
     run(one, 5)
     one.ask()
     stores = [Store() for _ in range(6)]
-    drop_checkpoints(one, stores.__getitem__, 2)
+    Retention(one, stores.__getitem__, 2).tidy()
     best = {record.number for record in one.best(2)}
     assert [bool(store.kept) for store in stores] == [number in {*best, 5} for number in range(6)]

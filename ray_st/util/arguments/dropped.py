@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 from transformers import IntervalStrategy
 
 from ray_st.util.arguments.effects import Becomes, Does, Effect, Kept, Unused, apply_effects
-from ray_st.util.arguments.idle import IDLE
+from ray_st.util.arguments.idle import IDLE, warn_of_idle_settings
 from ray_st.util.arguments.placed import PlacedArguments
 
 _AMP = ("amp", "cuda_amp", "cpu_amp")
@@ -136,7 +136,7 @@ class DroppedArguments(PlacedArguments):
     ] = None
     push_to_hub_token: Annotated[str | None, Becomes("hub_token")] = None
     mp_parameters: Annotated[
-        str, Unused("SageMaker's model parallelism is not used; to shard a model use fsdp=True")
+        str, Unused("SageMaker's model parallelism is not used; gradient_checkpointing and bf16 save memory")
     ] = ""
     torchdynamo: Annotated[str | None, Becomes("torch_compile_backend")] = None
     ray_scope: Annotated[
@@ -162,6 +162,7 @@ class DroppedArguments(PlacedArguments):
             raise ValueError(f"warmup_ratio must lie in [0, 1]; got {self.warmup_ratio}.")
         apply_effects(self, {**EFFECTS, **IDLE})
         super().__post_init__()
+        warn_of_idle_settings(self.accelerator_config)
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Number of steps over which the learning rate rises.

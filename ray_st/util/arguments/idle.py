@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 from ray_st.util.arguments.effects import Effect, Unused
 
 _LOADER = Unused("Ray Data encodes rows ahead and a thread pads them; leave it out")
 _LABELS = Unused("the label is the column named label, labels, score or scores; rename yours")
-_GROUP = Unused("Ray Train makes the process group; leave it out")
 
 IDLE: dict[str, Effect] = {
     "dataloader_num_workers": _LOADER,
@@ -27,7 +29,37 @@ IDLE: dict[str, Effect] = {
         "there is one place for checkpoints that all nodes reach; use RunConfig(storage_path=…)"
     ),
     "local_rank": Unused("Ray numbers the workers; leave it out"),
-    "ddp_backend": _GROUP,
-    "ddp_timeout": _GROUP,
+    "eval_accumulation_steps": Unused("predictions go to the CPU after each batch; leave it out", (1,)),
+    "eval_use_gather_object": Unused("predictions are gathered as arrays; leave it out"),
+    "logging_nan_inf_filter": Unused(
+        "a loss that is not finite ends the run, and the error names its rows; leave it out"
+    ),
+    "average_tokens_across_devices": Unused(
+        "each worker's share of a batch is weighed by its rows; leave it out"
+    ),
 }
 """By the argument's name."""
+
+_IDLE_SETTINGS = {
+    "dispatch_batches": None,
+    "even_batches": True,
+    "use_seedable_sampler": True,
+    "non_blocking": False,
+}
+"""Keys of ``accelerator_config`` that are of accelerate's loaders, with their defaults."""
+
+
+def warn_of_idle_settings(config: Any) -> None:
+    """Warns of settings in an ``accelerator_config`` that have no effect: batches come from Ray, not from its loaders.
+
+    Args:
+        config: The configuration, as transformers completes it.
+    """
+    given = {name: getattr(config, name, default) for name, default in _IDLE_SETTINGS.items()}
+    idle = [name for name, default in _IDLE_SETTINGS.items() if given[name] != default]
+    if idle:
+        warnings.warn(
+            f"accelerator_config: {idle} have no effect, as batches do not come from accelerate's loaders.",
+            UserWarning,
+            stacklevel=5,  # whoever made the arguments
+        )

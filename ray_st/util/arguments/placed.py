@@ -51,8 +51,7 @@ class PlacedArguments(WrittenArguments):
         ):  # the pages' names, without transformers' warning
             if getattr(self, f"activation_{name}", "not in this release") is None:
                 setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
-        self.eval_delay = self.eval_delay or 0
-        if self.logging_dir is not None and "://" not in self.logging_dir:
+        if self.logging_dir is not None and "://" not in str(self.logging_dir):
             self.logging_dir = str(Path(self.logging_dir).expanduser().absolute())
         self.torch_compile |= self.torch_compile_mode is not None or self.torch_compile_backend is not None
         self.check()
@@ -95,9 +94,15 @@ class PlacedArguments(WrittenArguments):
         Raises:
             ValueError: If the worker's device cannot do what they ask for.
         """
+        if self.push_to_hub and self.hub_model_id is None:  # the driver's folder names the repository
+            self.hub_model_id = Path(str(self.output_dir)).absolute().name
         self.output_dir = output_dir
         # accelerate joins a process group of CPU workers only if it is told that they have no accelerator.
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        if self.fp16 and self.use_cpu:
+            raise ValueError(
+                "fp16=True needs a GPU, and this worker has none. Use bf16=True, or leave fp16 out."
+            )
         self.ddp_backend = None  # the process group is there already
         if self.logging_dir is not None:
             os.environ[_TENSORBOARD] = self.logging_dir

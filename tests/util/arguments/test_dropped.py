@@ -128,8 +128,8 @@ TODAYS: dict[str, Any] = {
     "dataloader_num_workers": 2, "dataloader_prefetch_factor": 2, "dataloader_persistent_workers": True,
     "dataloader_multiprocessing_context": "spawn", "dataloader_in_order": False, "remove_unused_columns": False,
     "label_names": ["score"], "label_smoothing_factor": 0.1, "length_column_name": "size",
-    "train_sampling_strategy": "sequential", "save_on_each_node": True, "local_rank": 1, "ddp_backend": "gloo",
-    "ddp_timeout": 60,
+    "train_sampling_strategy": "sequential", "save_on_each_node": True, "local_rank": 1, "eval_accumulation_steps": 4,
+    "eval_use_gather_object": True, "logging_nan_inf_filter": False, "average_tokens_across_devices": False,
 }  # fmt: skip
 
 
@@ -147,6 +147,13 @@ def test_what_something_else_does_is_said(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # said once, not on every worker
         args.settle("out")
+
+
+def test_settings_of_loaders_that_are_not_used() -> None:
+    config = {"even_batches": False, "non_blocking": True, "split_batches": True}
+    with pytest.warns(UserWarning, match=r"\['even_batches', 'non_blocking'\] have no effect") as caught:
+        make(accelerator_config=config)
+    assert caught[0].filename == __file__
 
 
 @pytest.mark.parametrize(

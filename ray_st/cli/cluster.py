@@ -1,0 +1,80 @@
+"""Clusters from short descriptions: manifests for Kubernetes, or nodes on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ray_st.cli.checks import RunFileError, at
+from ray_st.cli.clusters.local import as_local, settings, start_command
+from ray_st.cli.clusters.manifests import as_yaml, kuberay_folder, overrides, render
+from ray_st.cli.clusters.spec import ClusterSpec, as_spec
+from ray_st.cli.raw_run import load_run
+from ray_st.cli.runfile import parse_run
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    printing = actions.add_parser("render", help="print the manifests of a cluster, a run or a search")
+    printing.add_argument("file", metavar="CLUSTER.yaml", help="the description; see docs/clusters.md")
+    printing.add_argument("overrides", nargs="*", metavar="key=value", help="such as groups.gpu.replicas=4")
+    printing.add_argument("--base", type=Path, help="another folder than clusters/kuberay")
+    starting = actions.add_parser("start", help="start a Ray node on this machine, until Ctrl-C")
+    starting.add_argument("file", metavar="LOCAL.yaml", help="such as clusters/local.yaml")
+    starting.add_argument("overrides", nargs="*", metavar="key=value", help="such as cpus=4")
+    starting.add_argument("--check", action="store_true", help="print the command instead")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the manifests, or become the node.
+
+    Raises:
+        RunFileError: If the description, or the run file that it names, cannot be meant.
+    """
+    raw = load_run(options.file, options.overrides)
+    {"render": _render, "start": _start}[options.action](raw, options)
+
+
+def _start(raw: dict[str, Any], options: argparse.Namespace) -> None:
+    spec = as_local(raw, options.file)
+    command = start_command(spec)
+    print(shlex.join(command), flush=True)
+    if not options.check:
+        os.execve(command[0], command, settings(spec, os.environ, Path.home()))
+
+
+def _render(raw: dict[str, Any], options: argparse.Namespace) -> None:
+    spec = as_spec(raw, options.file)
+    text = None
+    if spec.run is not None:
+        path = Path(options.file).parent / spec.run
+        text = _checked_run(path, spec, options.file)
+    print(as_yaml(render(spec, text, options.base or kuberay_folder(), options.file)), end="")
+
+
+def _checked_run(path: Path, spec: ClusterSpec, where: str) -> str:
+    """The run file's text, once it is known to mean something with the entrypoint's overrides."""
+    raw = load_run(str(path), overrides(spec, spec.name))
+    if spec.kind == "search" and len(raw.pop("search")) == 1:  # the name alone
+        raise RunFileError(f"{path}: search: missing; it says what to search")
+    described = parse_run(raw, str(path))
+    _check_size(described.scaling, spec, where)
+    return path.read_text(encoding="utf-8")
+
+
+def _check_size(scaling: dict[str, Any], spec: ClusterSpec, where: str) -> None:
+    """Refuses groups that are smaller at the start than the run, which waits for no autoscaler."""
+    workers = scaling.get("num_workers", 1)
+    if not scaling.get("use_gpu") or not spec.groups or not isinstance(workers, int):
+        return
+    each = (scaling.get("resources_per_worker") or {}).get("GPU", 1)
+    there = sum(group.replicas * (group.gpu or 1) for name, group in spec.groups.items() if name != "cpu")
+    if workers * each > there:
+        raise RunFileError(
+            f"{at(where, 'groups')}: the run's {workers} workers need {workers * each:g} GPUs when it starts, and the groups "
+            f"begin with {there}; raise groups.gpu.replicas, or lower the run's scaling.num_workers"
+        )

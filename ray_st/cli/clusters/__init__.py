@@ -1,0 +1,1 @@
+"""Clusters from short descriptions: manifests for Kubernetes, and nodes on this machine."""

@@ -1,0 +1,120 @@
+"""A Ray node on this machine: behind a token, and on the loopback interface unless told otherwise."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_st.cli.checks import RunFileError, at, build
+from ray_st.cli.clusters.spec import check_amount, quantity
+
+_NO_OTHER_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray replaces a loopback address by one that others can reach, unless this, on any system, says that there are none."""
+
+
+@dataclass(frozen=True)
+class LocalSpec:
+    """A cluster of one node.
+
+    Args:
+        host: The address that it listens on.
+        port: Port of the cluster's state.
+        dashboard_port: Port of the dashboard and the job server.
+        cpus: CPUs that it offers; by default as many as there are.
+        gpus: GPUs that it offers; by default as many as there are.
+        object_store: Memory for shared objects, such as ``500Mi``; by default Ray's choice.
+        token: Whether clients must show a token.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    dashboard_port: int = 8265
+    cpus: int | None = None
+    gpus: int | None = None
+    object_store: str | None = None
+    token: bool = True
+
+
+def as_local(raw: Mapping[str, Any], where: str) -> LocalSpec:
+    """Checks a description.
+
+    Args:
+        raw: What the file says.
+        where: The file's name, for errors.
+
+    Raises:
+        RunFileError: If a key is unknown, a value cannot be meant, or anybody could get in.
+    """
+    spec = build(LocalSpec, raw, where)
+    try:
+        address = ipaddress.ip_address(spec.host)
+    except ValueError as error:
+        raise RunFileError(
+            f"{at(where, 'host')}: expected an IP address of this machine, found {spec.host!r}"
+        ) from error
+    if not address.is_loopback and not spec.token:
+        raise RunFileError(
+            f"{at(where, 'token')}: refused: without a token whoever reaches {spec.host} runs code here; "
+            "leave `token` out, or `host`"
+        )
+    if spec.object_store is not None:
+        check_amount(spec.object_store, at(where, "object_store"))
+    return spec
+
+
+def start_command(spec: LocalSpec) -> list[str]:
+    """The command that starts the node and stays in the foreground.
+
+    Args:
+        spec: The description.
+    """
+    words = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+    ]
+    options: dict[str, Any] = {
+        "node-ip-address": spec.host,
+        "port": spec.port,
+        "dashboard-host": spec.host,
+        "dashboard-port": spec.dashboard_port,
+        "num-cpus": spec.cpus,
+        "num-gpus": spec.gpus,
+        "object-store-memory": int(quantity(spec.object_store)) if spec.object_store else None,
+    }
+    return words + [f"--{name}={value}" for name, value in options.items() if value is not None]
+
+
+def settings(spec: LocalSpec, environment: Mapping[str, str], home: Path) -> dict[str, str]:
+    """The environment that the node starts in. Makes a token where there is none yet.
+
+    Args:
+        spec: The description.
+        environment: That of this process.
+        home: The user's folder.
+    """
+    mode = {"RAY_AUTH_MODE": "token" if spec.token else "disabled"}
+    if ipaddress.ip_address(spec.host).is_loopback:
+        mode[_NO_OTHER_NODES] = "0"
+    if spec.token and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(environment):
+        _make_token(home / ".ray" / "auth_token")
+    return {**environment, **mode}
+
+
+def _make_token(path: Path) -> None:
+    """Writes a new token that only this user can read, unless there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))

@@ -1,0 +1,217 @@
+"""What a short description of a cluster may say, checked key by key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_st.cli.checks import RunFileError, at, build, check_mapping
+from ray_st.util.names import did_you_mean
+
+KINDS = ("train", "search", "nightly", "cluster")
+GROUPS = ("gpu", "spot", "cpu")
+EXTRAS = ("kueue", "volcano", "redis", "monitoring")
+
+_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
+_IMAGE = re.compile(r"[a-z0-9][\w./-]*(:\d+/[\w./-]+)?(:(?P<tag>[\w][\w.-]*)|@sha256:[0-9a-f]{64})")
+_BUCKET = re.compile(r"s3://[a-z0-9][-a-z0-9.]+(/[\w.=/-]*)?")
+_QUANTITY = re.compile(r"[1-9]\d*(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_SCHEDULE = re.compile(r"[\d*/,-]+( [\w*/,-]+){4}|@(hourly|daily|weekly|monthly)")
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_UNITS |= {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+@dataclass(frozen=True)
+class StorageSpec:
+    """Where runs are kept: a volume or a bucket.
+
+    Args:
+        volume: Name of the volume's claim, which all pods mount at /mnt/runs.
+        size: Of a claim that is to be made; None takes one that is there.
+        bucket: ``s3://bucket/folder`` instead.
+        secret: Name of the Secret with the bucket's keys; None where service accounts have an identity.
+    """
+
+    volume: str | None = None
+    size: str | None = None
+    bucket: str | None = None
+    secret: str | None = None
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """A group of equal pods.
+
+    Args:
+        replicas: How many at the start, and at least.
+        max: How many at most, when something asks for more; by default as many as at the start.
+        cpu: CPU cores of each.
+        memory: Memory of each, such as ``64Gi``.
+        gpu: GPUs of each.
+        shm: Shared memory of each, out of its memory; by default three tenths of it, which is what Ray takes.
+        node_selector: Labels that a pod's node must have.
+    """
+
+    replicas: int = 0
+    max: int | None = None
+    cpu: int | None = None
+    memory: str | None = None
+    gpu: int | None = None
+    shm: str | None = None
+    node_selector: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """A cluster on Kubernetes, and what runs on it.
+
+    Args:
+        kind: ``train``, ``search``, ``nightly`` (a training each night) or ``cluster`` (one that stays).
+        name: Of all its objects, and of the run, which retries go on with.
+        image: The image, with a tag or digest.
+        run: The run file, for all kinds but ``cluster``.
+        namespace: The namespace; by default kubectl's.
+        ray_version: Ray's version in the image; by default that of the base.
+        storage: Where runs are kept.
+        token_secret: Name of the Secret whose ``auth_token`` clients must show; by default the name and ``-token``.
+        head: The head's pod; ``replicas``, ``max`` and ``gpu`` have no meaning there.
+        groups: Worker groups by name.
+        extras: Of :data:`EXTRAS`.
+        queue: The queue that Kueue or Volcano takes it from.
+        retries: New clusters that a job may have after its first.
+        schedule: When a nightly run starts, as cron writes it.
+    """
+
+    kind: str
+    name: str
+    image: str
+    run: str | None = None
+    namespace: str | None = None
+    ray_version: str | None = None
+    storage: StorageSpec = StorageSpec(volume="ray-st-runs")
+    token_secret: str | None = None
+    head: GroupSpec = GroupSpec()
+    groups: dict[str, GroupSpec] = field(default_factory=dict)
+    extras: list[str] = field(default_factory=list)
+    queue: str | None = None
+    retries: int | None = None
+    schedule: str | None = None
+
+
+def as_spec(raw: Mapping[str, Any], where: str) -> ClusterSpec:
+    """Checks a description.
+
+    Args:
+        raw: What the file says.
+        where: The file's name, for errors.
+
+    Raises:
+        RunFileError: If a key is unknown, or a value cannot be meant.
+    """
+    given = dict(raw)
+    if "storage" in given:
+        given["storage"] = _storage(given["storage"], at(where, "storage"))
+    if "head" in given:
+        given["head"] = _group(given["head"], at(where, "head"), ("replicas", "max", "gpu"))
+    if "groups" in given:
+        groups = check_mapping(given["groups"], at(where, "groups"))
+        _check_known(groups, GROUPS, at(where, "groups"))
+        given["groups"] = {name: _group(part, at(at(where, "groups"), name)) for name, part in groups.items()}
+    spec = build(ClusterSpec, given, where)
+    _check_names(spec, where)
+    _check_kind(spec, where)
+    return spec
+
+
+def quantity(text: str) -> float:
+    """The number that a Kubernetes quantity such as ``64Gi`` stands for."""
+    number = text.rstrip("KMGTik")
+    return float(number) * _UNITS[text[len(number) :]]
+
+
+def _storage(value: Any, where: str) -> StorageSpec:
+    storage = build(StorageSpec, value, where)
+    if bool(storage.volume) == bool(storage.bucket):
+        raise RunFileError(f"{where}: expected either `volume` or `bucket`")
+    _check_matches(_BUCKET, "s3://bucket/folder", where, storage, ("bucket",))
+    if storage.size is not None:
+        check_amount(storage.size, at(where, "size"))
+    _check_matches(
+        _NAME, "a name of lower-case letters, digits and dashes", where, storage, ("volume", "secret")
+    )
+    return storage
+
+
+def _group(value: Any, where: str, senseless: tuple[str, ...] = ()) -> GroupSpec:
+    group = build(GroupSpec, value, where)
+    for name in senseless:
+        if name in value:
+            raise RunFileError(f"{at(where, name)}: the head is one pod without work, and takes no GPU")
+    for name in ("memory", "shm"):
+        if getattr(group, name) is not None:
+            check_amount(getattr(group, name), at(where, name))
+    for name, least in (("replicas", 0), ("max", 1), ("cpu", 1), ("gpu", 1)):
+        number = getattr(group, name)
+        if number is not None and number < least:
+            raise RunFileError(f"{at(where, name)}: expected at least {least}, found {number}")
+    if group.max is not None and group.max < group.replicas:
+        raise RunFileError(f"{at(where, 'max')}: {group.max} is less than the {group.replicas} replicas")
+    return group
+
+
+def check_amount(text: str, where: str) -> None:
+    """Refuses what is no amount of memory.
+
+    Raises:
+        RunFileError: Naming the place.
+    """
+    if not _QUANTITY.fullmatch(text):
+        raise RunFileError(f"{where}: expected an amount such as 64Gi, found {text!r}")
+
+
+def _check_matches(
+    pattern: re.Pattern[str], what: str, where: str, holder: Any, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        text = getattr(holder, name)
+        if text is not None and not pattern.fullmatch(text):
+            raise RunFileError(f"{at(where, name)}: expected {what}, found {text!r}")
+
+
+def _check_known(given: Any, known: tuple[str, ...], where: str) -> None:
+    for name in given:
+        if name not in known:
+            raise RunFileError(f"{where}: there is no {name!r}; {did_you_mean(str(name), known)}")
+
+
+def _check_names(spec: ClusterSpec, where: str) -> None:
+    word = "a name of lower-case letters, digits and dashes, at most 40, the first a letter"
+    _check_matches(_NAME, word, where, spec, ("name", "namespace", "token_secret", "queue"))
+    _check_matches(_VERSION, "a version such as 2.60.0", where, spec, ("ray_version",))
+    _check_matches(_SCHEDULE, 'five fields such as "0 3 * * *"', where, spec, ("schedule",))
+    found = _IMAGE.fullmatch(spec.image)
+    if not found or found["tag"] == "latest":
+        raise RunFileError(
+            f"{at(where, 'image')}: expected an image with a tag that stays what it is, or a digest, found {spec.image!r}"
+        )
+    _check_known([spec.kind], KINDS, at(where, "kind"))
+    _check_known(spec.extras, EXTRAS, at(where, "extras"))
+
+
+def _check_kind(spec: ClusterSpec, where: str) -> None:
+    job = spec.kind != "cluster"
+    if job != (spec.run is not None):
+        raise RunFileError(f"{at(where, 'run')}: " + ("missing" if job else "a cluster that stays has none"))
+    if spec.retries is not None and (not job or spec.retries < 0):
+        raise RunFileError(f"{at(where, 'retries')}: expected at least 0, for a job")
+    if spec.schedule is not None and spec.kind != "nightly":
+        raise RunFileError(f"{at(where, 'schedule')}: only for kind: nightly")
+    if spec.queue is not None and not {"kueue", "volcano"} & set(spec.extras):
+        raise RunFileError(f"{at(where, 'queue')}: needs extras: [kueue] or [volcano]")
+    if spec.kind == "search" and spec.storage.bucket:
+        raise RunFileError(f"{at(where, 'storage')}: a search is kept on a volume; its folder must be a path")
+    if "kueue" in spec.extras and set(spec.groups) - {"gpu"}:
+        raise RunFileError(f"{at(where, 'groups')}: Kueue admits pods of a fixed number: only `gpu` is there")

@@ -1,0 +1,103 @@
+"""Facts of a training run that its model's card shows: the cluster, and what it took."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Who trained.
+
+    Args:
+        workers: Number of workers.
+        nodes: Number of nodes that they were on.
+        devices: Each worker's device, by the name of its kind.
+        ray: Version of Ray; empty if it was not used.
+    """
+
+    workers: int
+    nodes: int
+    devices: tuple[str, ...]
+    ray: str = ""
+
+    def facts(self) -> dict[str, str]:
+        """What the card says of it, by name."""
+        counts = Counter(self.devices)
+        kinds = ", ".join(f"{count} × {name}" for name, count in counts.items())
+        return {"Workers": str(self.workers), "Nodes": str(self.nodes), "Devices": kinds, "Ray": self.ray}
+
+
+@dataclass(frozen=True)
+class Emissions:
+    """What CodeCarbon measured.
+
+    Args:
+        kg: Kilograms of CO2 equivalents.
+        kwh: Energy, in kWh.
+        hours: How long it took.
+        on_cloud: Whether it was a cloud's machine.
+        cpu: Kind of CPU.
+        gpu: Kind of GPU; empty without one.
+        memory_gb: Memory, in GB.
+    """
+
+    kg: float
+    kwh: float
+    hours: float = 0.0
+    on_cloud: bool = False
+    cpu: str = ""
+    gpu: str = ""
+    memory_gb: float = 0.0
+
+    def then(self, later: Emissions) -> Emissions:
+        """This and what was emitted afterwards, by the machines of then."""
+        return _replaced(later, (self, later), self.hours + later.hours)
+
+    @staticmethod
+    def together(parts: Iterable[Emissions | None]) -> Emissions | None:
+        """What several nodes emitted at the same time; None if none measured."""
+        known = [part for part in parts if part is not None]
+        return _replaced(known[0], known, max(part.hours for part in known)) if known else None
+
+    def header(self) -> dict[str, Any]:
+        """The entry ``co2_eq_emissions`` of a card's header, in the Hub's form: emissions in grams."""
+        known = {
+            "emissions": self.kg * 1000,
+            "energy_consumed": self.kwh,
+            "source": "codecarbon",
+            "training_type": "fine-tuning",
+            "on_cloud": self.on_cloud,
+            "cpu_model": self.cpu,
+            "ram_total_size": self.memory_gb,
+            "hours_used": round(self.hours, 3),
+            "hardware_used": self.gpu,
+        }
+        return {name: value for name, value in known.items() if value != ""}
+
+    def facts(self) -> dict[str, str]:
+        """What the card says of it, by name."""
+        return {
+            "Energy": f"{self.kwh:.3g} kWh",
+            "Emissions": f"{self.kg:.3g} kg of CO2 equivalents",
+            "On a cloud": "yes" if self.on_cloud else "no",
+            "GPU": self.gpu or "none",
+            "CPU": self.cpu,
+            "Memory": f"{self.memory_gb:.2f} GB" if self.memory_gb else "",
+        }
+
+
+def _replaced(like: Emissions, parts: Sequence[Emissions], hours: float) -> Emissions:
+    kg, kwh = sum(part.kg for part in parts), sum(part.kwh for part in parts)
+    return Emissions(kg, kwh, hours, like.on_cloud, like.cpu, like.gpu, like.memory_gb)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, such as "2 h 5 min"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes <= 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,98 @@
+"""A trainer's task, from the driver to the cluster's workers and back."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ray.train import RunConfig, ScalingConfig
+from transformers import IntervalStrategy
+
+from ray_st.runtime import cluster, launch, storage
+from ray_st.runtime.beside import Beside, resources_beside
+from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.parts import prompt_lengths
+from ray_st.training.place import Place
+from ray_st.training.run import FeedPart, Outcome, Run
+from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a trainer has done on workers.
+
+    Args:
+        args: Its training arguments.
+        build: Makes it again at a worker's place.
+        task: What it does there.
+        make_parts: Makes the run's data parts for a number of workers; refuses what cannot work.
+        resume: The checkpoint to start from: a path, True for the newest of the run's folder, or nothing.
+        keeps: Whether the run writes into the output folder.
+        scaling_config: Number and kind of workers, or None for the cluster's default.
+        run_config: Name, storage and failure handling, or None for the default.
+    """
+
+    args: SentenceTransformerTrainingArguments
+    build: Callable[[Place], Any]
+    task: Callable[[Any, str | None], Any]
+    make_parts: Callable[[int], dict[str, FeedPart]]
+    resume: str | bool | None
+    keeps: bool
+    scaling_config: ScalingConfig | None = None
+    run_config: RunConfig | None = None
+
+
+def dispatch(errand: Errand) -> Outcome:
+    """Runs an errand on workers.
+
+    Raises:
+        ValueError: If the run cannot work; before any worker starts.
+    """
+    args, keeps = errand.args, errand.keeps
+    with cluster.connected(), storage.run_folder(str(args.output_dir), keeps) as output_dir:
+        scaling = launch.resolve_scaling(errand.scaling_config, args.use_cpu)
+        workers = launch.workers_of(scaling)
+        aside = resources_beside(args.eval_resources, scaling) if keeps and _evaluates_beside(args) else {}
+        cluster.check_fits(scaling, aside)
+        run_config = launch.complete_run_config(errand.run_config if keeps else None, output_dir)
+        store = storage.open_store(run_config, uuid.uuid4().hex)
+        storage.prepare(store)
+        if keeps and args.ledger:
+            _check_ledger(store)
+        start = storage.find_checkpoint(store, errand.resume)
+        parts = errand.make_parts(workers)
+        fed = {name: launch.make_feed(part) for name, part in parts.items()}
+        launch.announce(fed, store)
+        if not args.ignore_data_skip:
+            storage.check_fingerprint(start, storage.facts_of(fed))
+        run = Run(
+            run_id=store.run_id,
+            build=errand.build,
+            task=errand.task,
+            feeds=tuple(fed),
+            resume_from=start.path,
+            resume_name=start.name,
+            prompt_lengths=prompt_lengths(parts),
+            bar=sys.stderr.isatty() and not args.disable_tqdm,
+            facts=storage.facts_of(fed),
+            ledger=args.ledger and keeps,
+        )
+        feeds = {name: part.feed for name, part in fed.items()}
+        beside = Beside(store, workers, aside) if aside else None
+        group = launch.process_group(args)
+        return launch.launch(run, feeds, scaling, run_config, beside, torch_config=group)
+
+
+def _evaluates_beside(args: SentenceTransformerTrainingArguments) -> bool:
+    evaluates = IntervalStrategy(args.eval_strategy) != IntervalStrategy.NO
+    return evaluates and args.eval_on == EvalOn.BACKGROUND
+
+
+def _check_ledger(store: CheckpointStore) -> None:
+    if not store.is_local:
+        raise ValueError(
+            f"ledger=True needs a run folder on a local or mounted disk; {store.path} is not one."
+        )

@@ -1,0 +1,280 @@
+"""What a node says of itself. Runs on every node by value, also where ray_st is not installed: standard library only."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("ray", "ray-st", "torch", "transformers", "pyarrow")
+SETTINGS = (
+    "RAY_AUTH_MODE",
+    "RAY_USE_TLS",
+    "RAY_TRAIN_V2_ENABLED",
+    "GLOO_SOCKET_IFNAME",
+    "NCCL_SOCKET_IFNAME",
+    "HF_HUB_OFFLINE",
+)
+"""Environment variables that checks look at; none of them is a secret."""
+
+_LISTEN = "0A"
+_RAY = re.compile(r"gcs_server|raylet|ray/dashboard|ray/_private|ray/util/client|ray::|ray-dashboard")
+
+
+def gather() -> dict[str, Any]:
+    """Facts about this node, as plain values."""
+    return {
+        "hostname": socket.gethostname(),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "torch_cuda": _torch_cuda(),
+        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
+        "host_addresses": _addresses(socket.gethostname()),
+        "interfaces": [name for _, name in socket.if_nameindex()],
+        "listeners": listeners(),
+        "gcs_servers": _count_processes("gcs_server"),
+        "shm_bytes": _size("/dev/shm"),
+        "scratch_free_share": _free_share("/tmp"),
+        "open_files": _open_files(),
+        "cpus": _cpus(),
+        "gpus": _gpus(),
+        "exposed_token": exposed_token(),
+        "tls_fault": tls_fault() if _is_on("RAY_USE_TLS") else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _torch_cuda() -> str | None:
+    """The CUDA version that torch was built for, without loading torch."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return None
+    text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    match = re.search(r"^cuda[^=]*= *'([\d.]+)'", text, re.MULTILINE)
+    return match[1] if match else None
+
+
+def _addresses(host: str) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
+    except OSError:
+        return []
+    return sorted({str(address[0]) for *_, address in found})
+
+
+def listeners() -> list[tuple[str, int, str]]:
+    """Address, port and command line of every process of this user that listens for TCP connections."""
+    owners = _socket_owners()
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if not os.path.exists(table):
+            continue
+        for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTEN and fields[9] in owners:
+                address, port = fields[1].split(":")
+                found.append((_ip(address), int(port, 16), owners[fields[9]]))
+    return sorted(found)
+
+
+def _ip(text: str) -> str:
+    """An address of /proc/net/tcp, whose 32-bit words are in the machine's order."""
+    raw = bytes.fromhex(text)
+    words = [raw[start : start + 4] for start in range(0, len(raw), 4)]
+    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def _socket_owners() -> dict[str, str]:
+    """The command line behind each socket, by the socket's inode, as far as this user may see it."""
+    owners = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended, or is another user's
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            for link in _links(process / "fd"):
+                if link.startswith("socket:["):
+                    owners[link[8:-1]] = command
+    return owners
+
+
+def _links(folder: Path) -> Iterator[str]:
+    for entry in folder.iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            yield os.readlink(entry)
+
+
+def is_ray(command: str) -> bool:
+    """Whether a command line is one of Ray's processes."""
+    return bool(_RAY.search(command))
+
+
+def _count_processes(name: str) -> int:
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            program = (process / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+            count += os.path.basename(program) == name
+    return count
+
+
+def _size(path: str) -> int:
+    return shutil.disk_usage(path).total if os.path.isdir(path) else 0
+
+
+def _free_share(path: str) -> float:
+    usage = shutil.disk_usage(path)
+    return usage.free / usage.total
+
+
+def _open_files() -> int:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def _cpus() -> float:
+    """Cores that this container may use."""
+    cores = float(len(os.sched_getaffinity(0)))
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    if limit.is_file():
+        quota, period = limit.read_text(encoding="ascii").split()
+        cores = cores if quota == "max" else min(cores, int(quota) / int(period))
+    return cores
+
+
+def _gpus() -> int:
+    """GPUs that the driver shows here, whether Ray knows them or not."""
+    table, devices = Path("/proc/driver/nvidia/gpus"), list(Path("/dev").glob("nvidia[0-9]*"))
+    return max(len(list(table.iterdir())) if table.is_dir() else 0, len(devices))
+
+
+def _is_on(name: str) -> bool:
+    return os.environ.get(name, "0").lower() in ("1", "true")
+
+
+def exposed_token() -> str | None:
+    """The file with the token, if other users of the machine may read it; Ray makes it so."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return None
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return str(path) if path.is_file() and path.stat().st_mode & 0o077 else None
+
+
+def tls_fault() -> str | None:
+    """What is wrong with the certificates that Ray is told to use; None if a handshake with them works."""
+    names = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
+    lacking = [name for name in names if not os.path.isfile(os.environ.get(name, ""))]
+    if lacking:
+        return f"{', '.join(lacking)}: no such file"
+    certificate, key, authority = (os.environ[name] for name in names)
+    try:
+        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        server.load_cert_chain(certificate, key)
+        client = ssl.create_default_context(cafile=authority)
+        client.check_hostname = False
+        _handshake(server, client)
+    except (ssl.SSLError, OSError) as error:
+        return str(error)
+    return None
+
+
+def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    """A handshake in memory: fails for a key of another certificate, an expired one, or one of another authority."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        client.wrap_bio(to_client, to_server),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    while ends:
+        for end in list(ends):
+            try:
+                end.do_handshake()
+                ends.remove(end)
+            except ssl.SSLWantReadError:
+                continue
+
+
+class Probe:
+    """An actor's class: one for each node, to try what only nodes together can show."""
+
+    def gather(self) -> dict[str, Any]:
+        """Facts about this node."""
+        return gather()
+
+    def now(self) -> float:
+        """This node's clock."""
+        return time.time()
+
+    def listen(self, address: str) -> int:
+        """Opens a port for others to try; returns its number."""
+        self._server = socket.create_server((address, 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+        return int(self._server.getsockname()[1])
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._server.accept()
+            except OSError:  # closed
+                return
+            connection.close()
+
+    def reach(self, others: list[tuple[str, int]]) -> list[str | None]:
+        """What keeps this node from each of other nodes' ports; None where nothing does."""
+        return [self._try(address, port) for address, port in others]
+
+    def _try(self, address: str, port: int) -> str | None:
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+        except OSError as error:
+            return str(error)
+        return None
+
+    def write(self, place: str, name: str) -> str | None:
+        """Writes a small file into a folder or bucket; returns what went wrong."""
+        try:
+            filesystem, path = _opened(place)
+            filesystem.create_dir(path, recursive=True)
+            with filesystem.open_output_stream(f"{path}/{name}") as stream:
+                stream.write(name.encode())
+        except (OSError, ValueError, ImportError, NotImplementedError) as error:  # pyarrow's are among these
+            return f"{type(error).__name__}: {error}"
+        return None
+
+    def missing(self, place: str, names: list[str]) -> list[str]:
+        """Which of the files, written by all nodes, this node does not see."""
+        filesystem, path = _opened(place)
+        infos = filesystem.get_file_info([f"{path}/{name}" for name in names])
+        return [name for name, info in zip(names, infos, strict=True) if not info.is_file]
+
+    def remove(self, place: str, name: str) -> None:
+        """Removes what this node wrote."""
+        filesystem, path = _opened(place)
+        filesystem.delete_file(f"{path}/{name}")
+
+
+def _opened(place: str) -> tuple[Any, str]:
+    import pyarrow.fs as pafs
+
+    if "://" in place:
+        filesystem, path = pafs.FileSystem.from_uri(place)
+        return filesystem, path.rstrip("/")
+    return pafs.LocalFileSystem(), os.path.abspath(place)

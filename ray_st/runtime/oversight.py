@@ -1,0 +1,282 @@
+"""A run under watch: stops at a signal, hangs, lost workers, figures and events. Both ends, driver and worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayActorError, RayError
+from ray.train import RunConfig, UserCallback
+from ray.train.v2._internal.execution.callback import WorkerCallback
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_st.runtime.failures import cause_of
+from ray_st.runtime.metrics import RunFigures
+from ray_st.runtime.tower import News, Tower
+from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.lease import held
+from ray_st.training.meter import Meter
+from ray_st.training.place import Place
+from ray_st.training.progress import ProgressReport
+from ray_st.training.reporting import EventReport
+from ray_st.training.stopping import Moved, RollCall, Why, Wish
+from ray_st.training.tally import Tally
+from ray_st.training.watchdog import STEP_LIMIT_S, Hang, HangError, Watchdog, stacks
+from ray_st.util.events import LOG_FORMAT, send_to, set_context, speaks_json, tell
+
+STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
+"""Environment variable of the driver: seconds without progress after which a step counts as hung."""
+
+STACKS = "stacks"
+"""Folder, in the run's folder, of what the watchdog wrote down."""
+
+ANSWER_S = 10.0
+"""How long ranks have to write down where they are."""
+
+_wish = Wish()  # of this worker's process: signal handlers know of nothing else
+
+
+@dataclass(frozen=True)
+class Oversight:
+    """What a run's workers need in order to be watched.
+
+    Args:
+        tower: The run's tower.
+        run: Its name.
+        started: When it began, in seconds since 1970.
+        log_format: Of its events.
+        step_limit_s: See :data:`STEP_LIMIT`.
+    """
+
+    tower: Any
+    run: str
+    started: float
+    log_format: str
+    step_limit_s: float
+
+
+# ---- on the driver ----
+
+
+@contextmanager
+def overseen(run_config: RunConfig, store: CheckpointStore) -> Iterator[Oversight]:
+    """Holds a run's folder, and has SIGTERM stop the run after a checkpoint, while the context is open.
+
+    Args:
+        run_config: With the run's name.
+        store: The run's folder.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor: Any = ray.remote(Tower)
+    tower = actor.options(num_cpus=0, scheduling_strategy=here).remote(str(run_config.name))
+    set_context(run=run_config.name)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(held(store, on_lost=lambda: ray.get(tower.stop.remote())))
+            stack.enter_context(_stopping_at_sigterm(tower))
+            if speaks_json():
+                stack.enter_context(_lines_of(tower))
+                tell("run.started", f"run {run_config.name} in {store.path}", folder=store.path)
+            yield Oversight(
+                tower,
+                str(run_config.name),
+                time.time(),
+                os.environ.get(LOG_FORMAT, "text"),
+                float(os.environ.get(STEP_LIMIT, STEP_LIMIT_S)),
+            )
+    finally:
+        ray.kill(tower)
+
+
+@contextmanager
+def _stopping_at_sigterm(tower: Any) -> Iterator[None]:
+    """Turns the first SIGTERM into a wish to stop; the next one does what it did before."""
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # a search's trial: the search has the signal
+        yield
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, before)
+        # Calls of actors are not safe in a handler, which runs in the middle of another.
+        threading.Thread(target=_ask_to_stop, args=(tower,), daemon=True).start()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _ask_to_stop(tower: Any) -> None:
+    tell("stop.asked", "SIGTERM: the run stops after a checkpoint", by="SIGTERM")
+    ray.get(tower.stop.remote())
+
+
+@contextmanager
+def _lines_of(tower: Any) -> Iterator[None]:
+    """Writes the lines of the workers into the driver's log."""
+    over = threading.Event()
+
+    def write(lines: list[str]) -> None:
+        for line in lines:
+            print(line, flush=True)  # noqa: T201  the log
+
+    def pump() -> None:
+        with suppress(RayError):
+            while not over.is_set():
+                write(ray.get(tower.lines.remote()))
+
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        with suppress(RayError):
+            ray.get(tower.close_lines.remote())
+        thread.join()
+
+
+def watched(run_config: RunConfig, oversight: Oversight) -> RunConfig:
+    """A run's configuration, with what watches its workers.
+
+    Args:
+        run_config: The run's.
+        oversight: Its oversight.
+    """
+    watching: list[Any] = [HearOfLosses(oversight.tower), CatchSigterm()]
+    return dataclasses.replace(run_config, callbacks=[*(run_config.callbacks or []), *watching])
+
+
+class HearOfLosses(UserCallback):
+    """Tells the tower why workers were lost; runs in Ray Train's controller.
+
+    Args:
+        tower: The run's tower.
+    """
+
+    def __init__(self, tower: Any) -> None:
+        self._tower = tower
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        """Tells the cause of each rank's error."""
+        for error in worker_exceptions.values():
+            self._tower.lost.remote(cause_of(error))
+
+
+class CatchSigterm(WorkerCallback):
+    """Turns a worker's SIGTERM into a wish to leave. Runs in the worker's main thread, where handlers are set."""
+
+    def after_init_train_context(self) -> None:
+        """Sets the handler."""
+        signal.signal(signal.SIGTERM, lambda number, frame: _wish.ask(Why.LEAVE))
+
+
+# ---- on a worker ----
+
+
+@contextmanager
+def attended(trainer: Any, place: Place, oversight: Oversight) -> Iterator[None]:
+    """Watches a worker's training while the context is open.
+
+    Args:
+        trainer: The worker's trainer.
+        place: Its place.
+        oversight: The run's.
+    """
+    tower, rank = oversight.tower, place.world.rank
+    os.environ[LOG_FORMAT] = oversight.log_format
+    set_context(run=oversight.run, rank=rank)
+    if speaks_json():
+        send_to(lambda line: ray.get(tower.tell.remote(line)))
+        trainer.remove_callback(ProgressReport)
+    watchdog = Watchdog(rank, lambda hang: _give_up(hang, place, tower), oversight.step_limit_s)
+    figures = RunFigures(oversight.run)
+    tally = Tally(oversight.started, lambda step: ray.get(tower.total_at.remote(step)), tower.book.remote)
+    roll_call = RollCall(trainer, _wish, _a_node_is_taken, lambda: meter.pace())
+    meter = Meter(trainer, figures, lambda: roll_call.skew, tally)
+    for callback in (watchdog, meter, EventReport(trainer), roll_call):  # the last one may end it all
+        trainer.add_callback(callback)
+    if place.world.is_first:
+        _introduce(tower, place)
+    threading.Thread(target=_listen, args=(tower, place), name="ray_st-news", daemon=True).start()
+    watchdog.start()
+    try:
+        yield
+    except Moved as moved:
+        if moved.why is Why.PREEMPTED:  # said so, it is none of the failures that Ray Train counts
+            raise RayActorError(error_msg=str(moved), preempted=True) from moved
+        raise
+    finally:
+        watchdog.stop()
+
+
+def _introduce(tower: Any, place: Place) -> None:
+    before, cause = ray.get(tower.group_started.remote())
+    if before:
+        tell("workers.lost", f"workers were lost ({cause}) and are replaced", cause=cause, replaced=before)
+    elif speaks_json():
+        tell("workers.started", f"{place.world.size} workers", workers=place.world.size)
+
+
+def _a_node_is_taken() -> bool:
+    """Whether a node of the run is drained; a barrier of all ranks."""
+    return ray.train.get_preemption_info() is not None
+
+
+def _listen(tower: Any, place: Place) -> None:
+    """Does what the tower asks for, until it is gone."""
+    news = News()
+    answered = None
+    with suppress(RayError):
+        while True:
+            news = ray.get(tower.news.remote(news.version))
+            if news.stop:
+                _wish.ask(Why.STOP)
+            if news.hang is not None and news.hang != answered:
+                answered = news.hang
+                _write_stacks(place, answered)
+                ray.get(tower.answer.remote(place.world.rank))
+
+
+def _write_stacks(place: Place, hang: Hang) -> None:
+    store = place.store
+    folder = f"{store.path}/{STACKS}/step-{hang.step}"
+    with suppress(OSError):  # storage may be what hangs
+        store.filesystem.create_dir(folder, recursive=True)
+        with store.filesystem.open_output_stream(f"{folder}/rank-{place.world.rank}.txt") as stream:
+            stream.write(f"{hang}\n\n{stacks()}".encode())
+
+
+def _give_up(hang: Hang, place: Place, tower: Any) -> None:
+    """Has all ranks say where they are, then ends this worker's run with an error that Ray restarts."""
+    tell("hang.seen", str(hang), **dataclasses.asdict(hang))
+    answered: list[int] = []
+    with suppress(RayError):
+        ray.get(tower.hang.remote(hang))
+        answered = ray.get(tower.answers.remote(place.world.size, ANSWER_S))
+    silent = sorted(set(range(place.world.size)) - set(answered))
+    folder = f"{place.store.path}/{STACKS}/step-{hang.step}"
+    missing = f"; ranks {silent} did not answer: frozen, or cut off" if silent else ""
+    tell("hang.stacks", f"stacks of ranks {answered} are in {folder}{missing}", folder=folder, silent=silent)
+    _fail(HangError(f"{hang}; stacks are in {folder}{missing}"))
+
+
+def _fail(error: Exception) -> None:
+    """Ends the training thread's run with an error although it is stuck; Ray Train has no public way to do so."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    runner = get_train_context().execution_context.training_thread_runner
+    runner.get_exception_queue().put(error)

@@ -1,0 +1,143 @@
+"""The actor that a run's driver and workers watch: wishes to stop, hangs, lost workers, lines for the driver's log.
+
+It imports nothing heavy, so that its process starts at once. It belongs to the driver and outlives worker groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ray_st.runtime.metrics import count
+from ray_st.util.booked import Booked
+
+POLL_S = 20.0
+"""How long a question waits for its answer; then it is asked anew."""
+
+CAUSES = ("preempted", "hang", "node", "moved", "process", "error")
+"""Why workers are replaced. Where ranks say different things the first of these counts: the others follow from it."""
+
+
+@dataclass(frozen=True)
+class News:
+    """What workers have to know.
+
+    Args:
+        version: Goes up with each change.
+        stop: Whether the run is to stop.
+        hang: What a rank's watchdog saw, or None.
+    """
+
+    version: int = 0
+    stop: bool = False
+    hang: Any = None
+
+
+class Tower:
+    """Hears everything, and tells whoever asks.
+
+    Args:
+        run: The run's name.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._news = News()
+        self._changed = asyncio.Condition()
+        self._answers: set[int] = set()
+        self._groups = 0
+        self._causes: set[str] = set()
+        self._booked = Booked()
+        self._lines: asyncio.Queue[str] = asyncio.Queue()
+
+    async def _until(self, true: Callable[[], bool], wait_s: float) -> None:
+        async with self._changed:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(true), wait_s)
+
+    async def _change(self, **changes: Any) -> None:
+        async with self._changed:
+            self._news = replace(self._news, version=self._news.version + 1, **changes)
+            self._changed.notify_all()
+
+    async def news(self, seen: int) -> News:
+        """What is new; waits for it, but not for ever.
+
+        Args:
+            seen: The version that is known.
+        """
+        await self._until(lambda: self._news.version > seen, POLL_S)
+        return self._news
+
+    # ---- stops and hangs ----
+
+    async def stop(self) -> None:
+        """Asks the workers to stop."""
+        await self._change(stop=True)
+
+    async def hang(self, hang: Any) -> None:
+        """Has all ranks write down where they are; what a second rank sees is the same hang."""
+        if self._news.hang is None:
+            self._answers = set()
+            await self._change(hang=hang)
+
+    async def answer(self, rank: int) -> None:
+        """A rank has written down where it is."""
+        async with self._changed:
+            self._answers.add(rank)
+            self._changed.notify_all()
+
+    async def answers(self, ranks: int, wait_s: float) -> list[int]:
+        """The ranks that have; waits for all, but not for ever."""
+        await self._until(lambda: len(self._answers) >= ranks, wait_s)
+        return sorted(self._answers)
+
+    # ---- worker groups ----
+
+    async def lost(self, cause: str) -> None:
+        """Workers were lost, for one of :data:`CAUSES`."""
+        self._causes.add(cause)
+
+    async def group_started(self) -> tuple[int, str]:
+        """A worker group begins.
+
+        Returns:
+            How many there were before, and why the last one ended.
+        """
+        before, cause = self._groups, min(self._causes, key=CAUSES.index, default="unknown")
+        self._groups, self._causes = before + 1, set()
+        count("st_workers_started", run=self._run)
+        if before:
+            count("st_restarts", run=self._run, cause=cause)
+        await self._change(hang=None)
+        return before, cause
+
+    async def book(self, step: int, total: float) -> None:
+        """Notes the seconds that were well spent up to a step."""
+        self._booked.book(step, total)
+
+    async def total_at(self, step: int) -> float:
+        """These seconds at a step; later ones are dropped."""
+        return self._booked.total_at(step)
+
+    # ---- lines ----
+
+    async def tell(self, line: str) -> None:
+        """Takes a line for the driver's log."""
+        self._lines.put_nowait(line)
+
+    async def close_lines(self) -> None:
+        """Lets who waits for lines go."""
+        self._lines.put_nowait("")
+
+    async def lines(self) -> list[str]:
+        """The lines that have come; waits for the first, but not for ever."""
+        found = []
+        with suppress(asyncio.TimeoutError):
+            found.append(await asyncio.wait_for(self._lines.get(), POLL_S))
+        while not self._lines.empty():
+            found.append(self._lines.get_nowait())
+        return [line for line in found if line]

@@ -1,0 +1,152 @@
+"""A study as a searcher of Ray Tune, truthful about how trials end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ray.tune.search import Searcher
+
+from ray_st.runtime.tuning_trial import NAME, NUMBER, VALUES
+
+
+class Asked(Protocol):
+    """What a study wants to be run."""
+
+    number: int
+    values: dict[str, Any]
+    name: str
+
+
+class Record(Asked, Protocol):
+    """What is known of a trial."""
+
+    state: str
+    history: list[dict[str, Any]]
+
+
+class Study(Protocol):
+    """Suggests parameters and is told what became of them."""
+
+    @property
+    def left(self) -> int:
+        """How many trials are still to be run."""
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """The trials so far."""
+
+    def ask(self) -> Asked | None:
+        """The next trial, or None if there are enough."""
+
+    def report(self, number: int, evaluation: int, step: int, objectives: Any, **facts: Any) -> None:
+        """Notes an evaluation."""
+
+    def tell(self, number: int, state: str, reason: str = "") -> Any:
+        """Notes how a trial ended."""
+
+
+class Watcher(Protocol):
+    """Is told what happens in a search."""
+
+    def reported(self) -> None:
+        """An evaluation was noted."""
+
+    def ended(self, record: Any) -> None:
+        """A trial's end was noted."""
+
+
+class StudySearcher(Searcher):
+    """A study as a searcher of Ray Tune, truthful about how trials end.
+
+    Args:
+        study: The study.
+        limit: Gives the most trials at a time, as the cluster is now.
+        watcher: Is told of evaluations and ends after they are noted.
+
+    Attributes:
+        spoilt: Why no other trial would do better; the search ends then.
+    """
+
+    def __init__(self, study: Study, limit: Callable[[], int], watcher: Watcher) -> None:
+        super().__init__(metric="objective", mode="max")  # schedulers get theirs from the tuner
+        self._study, self._limit, self._watcher = study, limit, watcher
+        self._numbers: dict[str, int] = {}
+        self.spoilt: str | None = None
+
+    def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
+        """Takes nothing from the tuner: the study knows its space and directions."""
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration; None while there is no room, FINISHED when there are enough."""
+        if self.spoilt is not None:
+            return Searcher.FINISHED
+        if len(self._numbers) >= self._limit():
+            return None
+        asked = self._study.ask()
+        if asked is None:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = asked.number
+        return {NUMBER: asked.number, VALUES: asked.values, NAME: asked.name}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Notes an evaluation."""
+        if trial_id in self._numbers and "objective" in result:
+            self._study.report(self._numbers[trial_id], **_evaluation(result))
+            self._watcher.reported()
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Notes how a trial ended; Ray says of stopped, failed and finished ones only that they are done."""
+        number = self._numbers.pop(trial_id, None)
+        if number is None:
+            return
+        found = result or {}
+        if "objective" in found:
+            self._study.report(number, **_evaluation(found))
+        state, reason = ending(found, error)
+        if found.get("spoils_search"):
+            self.spoilt = reason
+        self._watcher.ended(self._study.tell(number, state, reason))
+
+    def stop_rest(self) -> None:
+        """Notes that trials were stopped that ran when the time was up."""
+        for number in self._numbers.values():
+            self._watcher.ended(self._study.tell(number, "PRUNED"))
+        self._numbers.clear()
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study writes down each event."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+def ending(result: Mapping[str, Any], error: bool) -> tuple[str, str]:
+    """How a trial ended, and why if it failed.
+
+    Args:
+        result: Its last report.
+        error: Whether its process was lost or raised.
+    """
+    if "fault" in result:
+        return "FAIL", str(result["fault"])
+    if error:
+        return "FAIL", "its process was lost, or raised an error; see the log of the trial"
+    if "objective" not in result:
+        return "FAIL", "it ended without an evaluation"
+    return ("COMPLETE" if result["ended"] else "PRUNED"), ""
+
+
+def _evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = "metrics/"
+    return {
+        "evaluation": result["evaluation"],
+        "step": result["step"],
+        "objectives": result["objectives"],
+        "samples": result["samples"],
+        "seconds": result["seconds_here"],
+        "metrics": {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)},
+    }

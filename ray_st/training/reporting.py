@@ -1,0 +1,48 @@
+"""A run's events, from its first rank: where it starts, its figures, its checkpoints."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ray_st.util.events import speaks_json, tell
+
+
+class EventReport(TrainerCallback):
+    """Tells of figures and checkpoints in JSON logs; in text, the progress report has what people want to read.
+
+    Args:
+        trainer: The worker's trainer.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._last = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Tells the figures."""
+        self._last = time.monotonic()
+        if logs and _speaks(state):
+            code = "eval.figures" if any(name.startswith("eval_") for name in logs) else "train.figures"
+            tell(code, f"step {state.global_step}/{state.max_steps}", step=state.global_step, figures=logs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Notes when a checkpoint may begin."""
+        self._last = time.monotonic()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Likewise."""
+        self._last = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tells of a checkpoint."""
+        if _speaks(state) and self._trainer._saved == state.global_step:
+            seconds = round(time.monotonic() - self._last, 3)
+            message = f"checkpoint of step {state.global_step} written"
+            tell("checkpoint.written", message, step=state.global_step, seconds=seconds)
+
+
+def _speaks(state: Any) -> bool:
+    return speaks_json() and bool(state.is_world_process_zero)

@@ -1,0 +1,248 @@
+"""Experiment trackers: transformers' callbacks, opened by one process and continued where a run goes on.
+
+Each is opened with what it returned when the run began, if the run goes on: after a restart of the workers, or from a
+checkpoint. Figures of steps that are done again are the same again, as the order of samples is; TensorBoard hides the
+earlier ones, W&B and MLflow keep both.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Protocol, runtime_checkable
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations import (
+    CodeCarbonCallback,
+    MLflowCallback,
+    TensorBoardCallback,
+    WandbCallback,
+)
+from transformers.integrations.integration_utils import default_logdir, get_reporting_integration_callbacks
+
+from ray_st.models.card_facts import Emissions
+
+
+class TrackerError(ValueError):
+    """A tracker cannot be opened."""
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """A callback that records figures elsewhere; silent unless it is open.
+
+    Attributes:
+        name: As in ``report_to``.
+        every_node: Whether a process on each node opens it, and not only the first rank's.
+    """
+
+    name: str
+    every_node: bool
+
+    def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
+        """Opens it.
+
+        Args:
+            args: The worker's training arguments.
+            step: The step from which training goes on.
+            known: What this method returned where the run began; None for a new run.
+
+        Returns:
+            What it needs to go on, as JSON can hold it.
+        """
+
+    def close(self, failed: bool) -> None:
+        """Closes it, if it is open: what it holds is written.
+
+        Args:
+            failed: Whether training ended with an error.
+        """
+
+
+def make_trackers(report_to: str | list[str] | None) -> list[type[TrainerCallback]]:
+    """The callbacks that training arguments name.
+
+    Args:
+        report_to: As in the training arguments.
+
+    Raises:
+        ValueError: If transformers does not know one.
+    """
+    return [_OURS.get(kind, kind) for kind in get_reporting_integration_callbacks(report_to)]
+
+
+class TensorBoard(TensorBoardCallback):
+    """Event files in ``logging_dir``, by default in a folder of ``runs`` in the run's folder."""
+
+    name, every_node = "tensorboard", False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._given = self.logging_dir
+
+    def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
+        """Opens a file; in the same folder if the run goes on, where it hides what is done again."""
+        folder = known or self._given or default_logdir()
+        self.logging_dir = str(Path(str(args.output_dir), folder))
+        again = {} if known is None else {"purge_step": step + 1 if step else 0}
+        self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, **again)
+        return folder
+
+    def _init_summary_writer(self, args: TrainingArguments) -> None:
+        """Nothing: transformers would open one by itself, wherever the process happens to be."""
+
+    def close(self, failed: bool) -> None:
+        """Closes the file."""
+        if self.tb_writer is not None:
+            self.tb_writer.close()
+            self.tb_writer = None
+
+
+class Wandb(WandbCallback):
+    """A run of Weights & Biases; its files are in the run's folder, unless ``WANDB_DIR`` names another."""
+
+    name, every_node = "wandb", False
+    _open = _mine = False
+
+    def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
+        """Starts a run, or goes on with one; joins one that the user's own loop has started.
+
+        Raises:
+            TrackerError: If W&B refuses, as without a key.
+        """
+        self._mine = self._wandb.run is None
+        if self._mine:
+            again = {} if known is None else {"id": known, "resume": "allow"}
+            try:
+                self._wandb.init(
+                    project=os.environ.get("WANDB_PROJECT", "huggingface"),
+                    name=args.run_name,
+                    dir=os.environ.get("WANDB_DIR") or str(args.output_dir),
+                    **again,
+                )
+            except self._wandb.Error as error:
+                raise TrackerError(
+                    f"W&B cannot start a run on this worker: {error} Log in on the nodes, set WANDB_MODE=offline there, or "
+                    'leave "wandb" out of report_to.'
+                ) from error
+        self._open = True
+        return self._wandb.run.id
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        """Records figures."""
+        if self._open:
+            super().on_log(*args, **kwargs)
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Records the settings."""
+        if self._open:
+            super().on_train_begin(*args, **kwargs)
+
+    def on_predict(self, *args: Any, **kwargs: Any) -> None:
+        """Records figures of a prediction."""
+        if self._open:
+            super().on_predict(*args, **kwargs)
+
+    def close(self, failed: bool) -> None:
+        """Ends the run, if it was started here: a worker's process ends without notice."""
+        if self._open and self._mine:
+            self._wandb.finish(exit_code=int(failed))
+        self._open = self._initialized = False
+
+
+class MLflow(MLflowCallback):
+    """A run of MLflow; without a tracking URI in ``mlflow.db`` in the run's folder."""
+
+    name, every_node = "mlflow", False
+    _open = _mine = _continued = False
+
+    def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
+        """Starts a run, or goes on with one; joins one that the user's own loop has started."""
+        flow = self._ml_flow
+        if not (flow.is_tracking_uri_set() or os.environ.get("MLFLOW_TRACKING_URI")):
+            records = Path(str(args.output_dir)).absolute() / "mlflow.db"
+            known = (
+                known if records.exists() else None
+            )  # they are left behind where the run's folder is another
+            flow.set_tracking_uri(f"sqlite:///{records}")
+        self._open, self._mine, self._continued = True, flow.active_run() is None, known is not None
+        if self._mine:
+            if experiment := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+                flow.set_experiment(experiment)
+            flow.start_run(run_id=known, run_name=args.run_name)
+        return flow.active_run().info.run_id
+
+    def setup(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+        """Records the settings, of a new run only: MLflow refuses others later, such as more epochs."""
+        given: Any = SimpleNamespace(run_name=args.run_name, to_dict=dict) if self._continued else args
+        super().setup(given, state, None if self._continued else model)
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Records the settings."""
+        if self._open:
+            super().on_train_begin(*args, **kwargs)
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        """Records figures."""
+        if self._open:
+            super().on_log(*args, **kwargs)
+
+    def close(self, failed: bool) -> None:
+        """Ends the run, if it was started here."""
+        if self._open and self._mine:
+            self._ml_flow.flush_async_logging()
+            self._ml_flow.end_run("FAILED" if failed else "FINISHED")
+        self._open = self._initialized = self._auto_end_run = False
+
+
+class CodeCarbon(CodeCarbonCallback):
+    """Measures the energy of each node, in one process of each; the first rank's alone writes a file."""
+
+    name, every_node = "codecarbon", True
+
+    def on_init_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Nothing: transformers would measure where the trainer is made, on the driver too."""
+
+    def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
+        """Makes the meter; what was measured before the run went on is the caller's to add."""
+        self.tracker = self._codecarbon.EmissionsTracker(
+            output_dir=str(args.output_dir), save_to_file=args.process_index == 0, log_level="error"
+        )
+        return known
+
+    def measured(self) -> Emissions | None:
+        """What was measured since it was opened; None where this process does not measure."""
+        if self.tracker is None:
+            return None
+        data = self.tracker._prepare_emissions_data()
+        return Emissions(
+            kg=data.emissions,
+            kwh=data.energy_consumed,
+            hours=data.duration / 3600,
+            on_cloud=data.on_cloud == "Y",
+            cpu=data.cpu_model or "",
+            gpu=data.gpu_model or "",
+            memory_gb=data.ram_total_size,
+        )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Nothing: what was measured is asked for after this."""
+
+    def close(self, failed: bool) -> None:
+        """Ends the measurement."""
+        if self.tracker is not None:
+            self.tracker.stop()
+            self.tracker = None
+
+
+_OURS: dict[type[TrainerCallback], type[TrainerCallback]] = {
+    TensorBoardCallback: TensorBoard,
+    WandbCallback: Wandb,
+    MLflowCallback: MLflow,
+    CodeCarbonCallback: CodeCarbon,
+}

@@ -1,0 +1,140 @@
+"""Noticing that a rank makes no progress, and writing down where it is."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback
+
+STEP_LIMIT_S = 300.0
+"""Longest time that a step, or the wait for its data, may take."""
+
+PATIENCE = 12
+"""So many times longer may take what is no ordinary step: a process's first one, evaluations, checkpoints."""
+
+
+class HangError(RuntimeError):
+    """Ranks waited for each other for too long; the text says where their stacks are."""
+
+
+@dataclass(frozen=True)
+class Hang:
+    """A rank that makes no progress.
+
+    Args:
+        rank: Its rank.
+        step: The step that it is in, or before.
+        phase: What it is doing: ``step``, ``data``, or ``other``.
+        waited_s: For how long.
+    """
+
+    rank: int
+    step: int
+    phase: str
+    waited_s: float
+
+    def __str__(self) -> str:
+        doing = {"step": "in", "data": "waiting for the data of"}.get(self.phase, "beside")
+        return f"rank {self.rank} has made no progress for {self.waited_s:.0f} s, {doing} step {self.step}"
+
+
+class Watchdog(TrainerCallback):
+    """Calls for help, once, when the loop has shown no sign of life for too long.
+
+    Args:
+        rank: This process's rank.
+        on_hang: Takes the hang; called in the watchdog's thread.
+        limit_s: See :data:`STEP_LIMIT_S`.
+    """
+
+    def __init__(self, rank: int, on_hang: Callable[[Hang], Any], limit_s: float = STEP_LIMIT_S) -> None:
+        self._rank, self._on_hang, self._limit_s = rank, on_hang, limit_s
+        self._over = threading.Event()
+        self._steps = 0
+        self._seen: tuple[float, str, int] | None = None  # when, doing what, at which step
+
+    def start(self) -> None:
+        """Begins to watch."""
+        threading.Thread(target=self._watch, name="ray_st-watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends watching."""
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(self._limit_s / 10, 5.0)):
+            hang = self.look(time.monotonic())
+            if hang is not None:
+                self._on_hang(hang)
+                return
+
+    def look(self, now: float) -> Hang | None:
+        """The hang, if there is one.
+
+        Args:
+            now: The time by ``time.monotonic``.
+        """
+        if self._seen is None:
+            return None
+        since, phase, step = self._seen
+        usual = phase != "other" and self._steps > 0
+        limit = self._limit_s if usual else self._limit_s * PATIENCE
+        return Hang(self._rank, step, phase, now - since) if now - since > limit else None
+
+    def _beat(self, phase: str, step: int) -> None:
+        self._seen = time.monotonic(), phase, step
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A sign of life."""
+        self._beat("other", state.global_step + 1)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step begins."""
+        self._beat("step", state.global_step + 1)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A part of a step is done."""
+        self._beat("step", state.global_step + 1)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step is done; what comes now is the next one's data, unless there is something else to do."""
+        self._steps += 1
+        busy = control.should_log or control.should_evaluate or control.should_save
+        self._beat("other" if busy else "data", state.global_step + 1)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A batch of an evaluation is done."""
+        self._beat("other", state.global_step)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An evaluation is done."""
+        self._beat("other", state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A checkpoint is done."""
+        self._beat("data", state.global_step + 1)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Between epochs, plans are made."""
+        self._beat("other", state.global_step)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """There is nothing more to watch."""
+        self._seen = None
+
+
+def stacks() -> str:
+    """Where each thread of this process is, the longest-lived first."""
+    frames = sys._current_frames()
+    parts = []
+    for thread in threading.enumerate():
+        if thread.ident in frames:
+            calls = "".join(traceback.format_stack(frames[thread.ident]))
+            parts.append(f"thread {thread.name!r}\n{calls}")
+    return "\n".join(parts)

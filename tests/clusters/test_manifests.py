@@ -1,0 +1,256 @@
+"""Every overlay, and every kind of description, gives objects that Kubernetes and the operator take."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from manifest_helpers import (
+    DESCRIPTIONS,
+    KUBERAY,
+    OVERLAYS,
+    RULES,
+    RUN,
+    SEARCH,
+    TRAIN,
+    cluster_of,
+    groups_of,
+    house_faults,
+    job_of,
+    keys_of,
+    operator_faults,
+    rendered,
+    rules,
+)
+from ray_st.cli import _parse, main
+from ray_st.cli.clusters.kustomize import build
+from ray_st.cli.raw_run import load_run
+from ray_st.cli.runfile import LossSpec, parse_run
+from ray_st.tune.options import as_options
+from ray_st.tune.plain import plain_space
+
+KEYS = set((Path(__file__).parent / "keys.txt").read_text().splitlines())
+NOT_IN_CORE = ("ray.io", "monitoring.coreos.com")
+
+
+@pytest.fixture(autouse=True)
+def _run_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "search.yaml").write_text(SEARCH)
+
+
+def render(
+    description: dict[str, Any], capsys: pytest.CaptureFixture[str], *overrides: str
+) -> list[dict[str, Any]]:
+    Path("cluster.yaml").write_text(yaml.safe_dump(description))
+    assert main(["cluster", "render", "cluster.yaml", *overrides]) == 0
+    return list(yaml.safe_load_all(capsys.readouterr().out))
+
+
+def check(objects: list[dict[str, Any]]) -> None:
+    validate = pytest.importorskip("kubernetes_validate").validate
+    for one in objects:
+        assert list(operator_faults(one)) == []
+        assert list(house_faults(one)) == []
+        group = one["apiVersion"].split("/")[0]
+        if group == "ray.io":
+            assert {f"{one['kind']} {key}" for key in keys_of(one)} <= KEYS
+        if group not in NOT_IN_CORE:
+            validate(one, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_overlays(overlay: Path) -> None:
+    check(build(overlay))
+
+
+def test_the_alert_rules_are_those_of_the_monitoring_folder() -> None:
+    assert RULES.read_text() == rules()
+
+
+@pytest.mark.parametrize("name", DESCRIPTIONS)
+def test_descriptions(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    objects = render(DESCRIPTIONS[name], capsys)
+    check(objects)
+    text = yaml.safe_dump(objects)
+    assert "ray-st:0.1.0-cuda" not in text.replace("example.com/team/ray-st:0.1.0-cuda", "")
+    assert not [one for one in objects if one["metadata"]["name"].startswith("ray-st")]
+
+
+def one_of(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = [one for one in objects if one["kind"] == kind]
+    return found
+
+
+def test_sizes_names_and_the_run_file(capsys: pytest.CaptureFixture[str]) -> None:
+    objects = render(TRAIN | {"head": {"memory": "16Gi"}}, capsys)
+    cluster = cluster_of(one_of(objects, "RayJob"))
+    assert cluster
+    (gpu,) = cluster["workerGroupSpecs"]
+    assert (gpu["replicas"], gpu["minReplicas"], gpu["maxReplicas"]) == (2, 2, 2)
+    pod = gpu["template"]["spec"]
+    assert pod["containers"][0]["resources"]["limits"] == {
+        "cpu": "16",
+        "memory": "128Gi",
+        "nvidia.com/gpu": "2",
+    }
+    assert pod["volumes"][0]["emptyDir"]["sizeLimit"] == "39322Mi"
+    assert pod["serviceAccountName"] == "sts-worker"
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "sts-token"}
+    assert one_of(objects, "ConfigMap")["data"] == {"run.yaml": RUN}
+    assert one_of(objects, "ConfigMap")["metadata"]["name"] == "sts-run"
+    assert {"name": "run", "configMap": {"name": "sts-run"}} in cluster["headGroupSpec"]["template"]["spec"][
+        "volumes"
+    ]
+    assert not [one for one in objects if one["kind"] == "PersistentVolumeClaim"]
+
+
+def test_entrypoints_keep_the_name_that_retries_go_on_with(capsys: pytest.CaptureFixture[str]) -> None:
+    def entrypoint(name: str, kind: str = "RayJob") -> str:
+        job = job_of(one_of(render(DESCRIPTIONS[name], capsys), kind))
+        assert job
+        return str(job["entrypoint"])
+
+    start = "ray-st train /etc/ray-st/run.yaml --continue "
+    assert (
+        entrypoint("train") == f"{start}run.name=sts run.storage_path=/mnt/runs args.output_dir=/mnt/runs/sts"
+    )
+    assert (
+        entrypoint("bucket")
+        == f"{start}run.name=sts run.storage_path=s3://bucket/runs args.output_dir=/tmp/sts"
+    )
+    assert (
+        entrypoint("search") == "ray-st tune /etc/ray-st/run.yaml search.name=sts args.output_dir=/mnt/runs"
+    )
+    assert "run.name=sts-$(date -u +%F)" in entrypoint("nightly", "RayCronJob")
+
+
+def test_a_bucket_s_keys_are_a_reference_in_every_pod(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = cluster_of(one_of(render(DESCRIPTIONS["bucket"], capsys), "RayJob"))
+    assert cluster
+    for group in groups_of(cluster):
+        assert group["template"]["spec"]["containers"][0]["envFrom"] == [
+            {"secretRef": {"name": "keys", "optional": True}}
+        ]
+
+
+def test_overrides_and_queues(capsys: pytest.CaptureFixture[str]) -> None:
+    job = one_of(render(DESCRIPTIONS["kueue"], capsys, "groups.gpu.replicas=3", "queue=team-b"), "RayJob")
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-b"
+    cluster = cluster_of(job)
+    assert cluster
+    assert cluster["workerGroupSpecs"][0]["replicas"] == 3
+    assert "enableInTreeAutoscaling" not in cluster
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nmae": "x"}, "cluster.yaml: nmae: unknown key 'nmae'; did you mean 'name'?"),
+        ({"kind": "trian"}, "kind: there is no 'trian'; did you mean 'train'?"),
+        ({"name": "Sts"}, "name: expected a name of lower-case letters"),
+        ({"name": "a" * 41}, "name: expected a name of lower-case letters"),
+        ({"image": "ray-st"}, "image: expected an image with a tag"),
+        ({"image": "ray-st:latest"}, "image: expected an image with a tag"),
+        ({"image": "$(reboot):1"}, "image: expected an image with a tag"),
+        ({"run": None}, "run: missing"),
+        ({"run": "gone.yaml"}, "gone.yaml: cannot be read"),
+        ({"kind": "cluster"}, "run: a cluster that stays has none"),
+        ({"groups": {"gpus": {}}}, "groups: there is no 'gpus'; did you mean 'gpu'?"),
+        (
+            {"groups": {"gpu": {"relicas": 1}}},
+            "groups.gpu.relicas: unknown key 'relicas'; did you mean 'replicas'?",
+        ),
+        ({"groups": {"gpu": {"memory": "lots"}}}, "groups.gpu.memory: expected an amount such as 64Gi"),
+        ({"groups": {"gpu": {"replicas": 3, "max": 2}}}, "groups.gpu.max: 2 is less than the 3 replicas"),
+        ({"groups": {"gpu": {"gpu": 0}}}, "groups.gpu.gpu: expected at least 1, found 0"),
+        ({"groups": {"gpu": {"replicas": "2"}}}, "groups.gpu.replicas: expected a whole number"),
+        (
+            {"groups": {"gpu": {"replicas": 1}}},
+            "the run's 2 workers need 2 GPUs when it starts, and the groups begin",
+        ),
+        ({"groups": {"cpu": {"replicas": 1, "gpu": 1}}}, "groups"),
+        ({"head": {"gpu": 1}}, "head.gpu: the head is one pod without work"),
+        ({"storage": {}}, "storage: expected either `volume` or `bucket`"),
+        ({"storage": {"bucket": "gs://x"}}, "storage.bucket: expected s3://bucket/folder"),
+        ({"storage": {"bucket": "s3://x/$(id)"}}, "storage.bucket: expected s3://bucket/folder"),
+        ({"storage": {"bucket": "s3://bucket"}, "kind": "search"}, "a search is kept on a volume"),
+        ({"kind": "search"}, "run.yaml: search: missing"),
+        ({"extras": ["kueu"]}, "extras: there is no 'kueu'; did you mean 'kueue'?"),
+        ({"extras": ["kueue"], "groups": {"spot": {"replicas": 2}}}, "Kueue admits pods of a fixed number"),
+        ({"queue": "q"}, "queue: needs extras"),
+        ({"schedule": "0 3 * * *"}, "schedule: only for kind: nightly"),
+        ({"kind": "nightly", "schedule": "every night"}, "schedule: expected five fields"),
+        ({"retries": -1}, "retries: expected at least 0"),
+        ({"ray_version": "newest"}, "ray_version: expected a version such as 2.60.0"),
+    ],
+)
+def test_what_cannot_be_meant_names_its_place(
+    change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("cluster.yaml").write_text(yaml.safe_dump(TRAIN | change))
+    assert main(["cluster", "render", "cluster.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+
+
+def test_aliases_do_not_blow_up(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    Path("cluster.yaml").write_text("\n".join(lines))
+    assert main(["cluster", "render", "cluster.yaml"]) == 2
+    assert "aliases blow it up" in capsys.readouterr().err
+
+
+def test_the_base_has_the_version_of_ray_that_is_tested() -> None:
+    (cluster,) = [one for one in build(KUBERAY / "overlays/cluster") if one["kind"] == "RayCluster"]
+    pins = (KUBERAY.parents[1] / "constraints.txt").read_text().splitlines()
+    assert f"ray=={cluster['spec']['rayVersion']}" in pins
+
+
+def test_the_example_is_good(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(KUBERAY.parents[1])
+    assert main(["cluster", "render", "clusters/kuberay/example.yaml"]) == 0
+    check(list(yaml.safe_load_all(capsys.readouterr().out)))
+
+
+def test_the_run_files_are_good() -> None:
+    for job in ("train", "search"):
+        raw = load_run(str(KUBERAY / "jobs" / job / "run.yaml"))
+        search = raw.pop("search", {})
+        assert parse_run(raw, job).loss == LossSpec("MultipleNegativesRankingLoss")
+        plain_space(search.pop("space", {}), job)
+        as_options(
+            {key: value for key, value in search.items() if key not in ("objective", "direction", "trials")},
+            1,
+        )
+
+
+@pytest.mark.parametrize("name", [name for name in DESCRIPTIONS if name != "cluster"])
+def test_entrypoints_are_commands(name: str) -> None:
+    (job,) = [job for job in map(job_of, rendered(name)) if job is not None]
+    options = _parse(shlex.split(job["entrypoint"].replace("$(date -u +%F)", "2026-11-21"))[1:])
+    assert options.file == "/etc/ray-st/run.yaml"
+    assert options.overrides
+
+
+@pytest.mark.parametrize(
+    ("fault", "change"),
+    [
+        ("by value", {"env": [{"name": "HF_TOKEN", "value": "x"}]}),
+        ("not pinned", {"image": "ray-st:latest"}),
+        ("differ", {"resources": {"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}}),
+        ("more rights", {"securityContext": {"capabilities": {"drop": ["ALL"]}}}),
+    ],
+)
+def test_the_rules_see(fault: str, change: dict[str, Any]) -> None:
+    (stateful,) = [one for one in build(KUBERAY / "overlays/cluster-redis") if one["kind"] == "StatefulSet"]
+    stateful["spec"]["template"]["spec"]["containers"][0] |= change
+    assert any(fault in found for found in house_faults(stateful))

@@ -1,0 +1,57 @@
+"""Samplers and the search: names of their pages."""
+
+from __future__ import annotations
+
+from compatibility import signatures
+from compatibility.table import Row, Section
+
+ENUMERATIONS = {
+    "BatchSamplers": {
+        "BATCH_SAMPLER": "batch_sampler",
+        "NO_DUPLICATES": "no_duplicates",
+        "GROUP_BY_LABEL": "group_by_label",
+    },
+    "MultiDatasetBatchSamplers": {"ROUND_ROBIN": "round_robin", "PROPORTIONAL": "proportional"},
+}
+"""Members and values, by enumeration of ``ray_st.training_args``."""
+
+SAMPLERS = """\
+DefaultBatchSampler(sampler, batch_size, drop_last)
+NoDuplicatesBatchSampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+GroupByLabelBatchSampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+RoundRobinBatchSampler(dataset, batch_samplers, generator, seed)
+ProportionalBatchSampler(dataset, batch_samplers, generator, seed)
+"""
+"""The classes of ``ray_st.sampler``, with their parameters."""
+
+SEARCH = "hp_space model_init loss compute_objective n_trials direction backend hp_name **kwargs BestRun"
+
+_NOTES = {
+    "BatchSamplers.NO_DUPLICATES": ("same", "across all workers; `collisions` says what becomes of rows that fit nowhere"),
+    "BatchSamplers.GROUP_BY_LABEL": ("same", "at least two rows of each label, across all workers"),
+    "NoDuplicatesBatchSampler": ("same", "in linear time; the batches are other ones than the peer's"),
+    "GroupByLabelBatchSampler": ("same", "the batches are other ones than the peer's"),
+    "ProportionalBatchSampler": ("same", "the order of datasets is another one than the peer's"),
+    "hp_space": ("same", "in Optuna's define-by-run form; also a dict of Ray Tune domains"),
+    "model_init": ("same", "called for each trial, with it"),
+    "loss": ("same", "a function of the model, called for each trial; a module is copied"),
+    "compute_objective": ("same", "also the name of a figure; several values for several objectives"),
+    "n_trials": ("same", ""),
+    "direction": ("same", "a list for several objectives"),
+    "backend": ("differs", "`ray` by default (page: `optuna`), or `optuna`, the same search one trial at a time; `wandb` and `sigopt` are refused"),
+    "hp_name": ("same", ""),
+    "**kwargs": ("differs", "those of `ray_st.tune.SearchOptions`; names of Optuna's and Ray Tune's that mean the same are understood, others refused"),
+    "BestRun": ("same", "`run_summary` holds the table of trials; a list for several objectives"),
+}  # fmt: skip
+
+
+def sections() -> list[Section]:
+    """The samplers and the search."""
+    members = [f"{kind}.{member}" for kind, values in ENUMERATIONS.items() for member in values]
+    rows = [Row(name, *_NOTES.get(name, ("same", ""))) for name in members]
+    rows += signatures.rows(signatures.read(SAMPLERS), _NOTES)
+    search = [Row(name, *_NOTES[name]) for name in SEARCH.split()]
+    return [
+        Section("Samplers", "In `ray_st.training_args` and `ray_st.sampler`; batches are those of all workers.", rows),
+        Section("Search", "What `hyperparameter_search` takes and returns; see [Search](search.md).", search),
+    ]  # fmt: skip

@@ -1,0 +1,80 @@
+"""What the documentation shows runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+from ray_st import SentenceTransformerTrainer
+from ray_st.training.local import local_place
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def snippets(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Trainers find their workers in this process."""
+
+    def run(self: Any, task: Any, make_parts: Any, resume: Any, keeps: bool) -> Any:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        place = local_place(make_parts(1), tmp_path / "run")
+        return task(self._describe().rebuild(place), resume)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(SentenceTransformerTrainer, "_on_cluster", run)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def test_the_quickstart_runs_from_top_to_bottom(
+    tiny_folder: Path, in_this_process: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = "\n".join(snippets("quickstart.md")).replace("all-MiniLM-L6-v2", str(tiny_folder))
+    names: dict[str, Any] = {}
+    exec(compile(script, "quickstart.md", "exec"), names)
+    assert "eval_dev_spearman_cosine" in capsys.readouterr().out
+    assert (tmp_path / "outputs/first/final/README.md").is_file()
+    assert names["trainer"].scaling_config.num_workers == 2
+
+
+def test_a_model_goes_both_ways(tiny_model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_model.save_pretrained("path/to/a/model")
+    imports, model, _ = snippets("moving.md")
+    exec(imports, {})
+    exec(model, {})
+    assert (tmp_path / "path/to/a/copy/modules.json").is_file()
+
+
+def test_a_loop_of_ones_own_is_defined(tiny_folder: Path) -> None:
+    names: dict[str, Any] = {}
+    exec(snippets("moving.md")[2], names)
+    assert callable(names["train_loop_per_worker"])
+    (card,) = snippets("operations.md")
+    exec(card, names)
+    model = names["model"](tiny_folder)
+    assert model.model_card_data.license == "apache-2.0"
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+def test_every_snippet_is_python(page: str) -> None:
+    for number, snippet in enumerate(snippets(page)):
+        compile(snippet, f"{page}[{number}]", "exec")
+
+
+def test_pictures_are_drawings_with_a_description() -> None:
+    for picture in (DOCS / "pictures").glob("*.svg"):
+        text = picture.read_text()
+        assert "<title" in text
+        assert "<desc" in text
+        assert "http" not in text.replace("http://www.w3.org/2000/svg", "")

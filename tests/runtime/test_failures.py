@@ -1,0 +1,42 @@
+"""What lost workers were lost to."""
+
+from __future__ import annotations
+
+import pytest
+from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+from ray_st.runtime.failures import StopAtRepeatableErrors, cause_of
+from ray_st.runtime.tower import CAUSES
+from ray_st.training.stopping import Moved, Why
+from ray_st.training.watchdog import HangError
+from ray_st.util.endings import Interrupted
+
+
+def died(text: str, preempted: bool = False) -> Exception:
+    lost = RayActorError(error_msg=text, preempted=preempted)
+    return WorkerHealthCheckFailedError("health check failed", lost)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (died("The actor is dead because its worker process has died."), "process"),
+        (died("The actor died because its node has died. Node Id: 12ab"), "node"),
+        (died("The actor died because its node has died.", preempted=True), "preempted"),
+        (Moved(Why.PREEMPTED, "stopped"), "preempted"),
+        (Moved(Why.LEAVE, "stopped"), "moved"),
+        (HangError("rank 0 waited"), "hang"),
+        (RuntimeError("Connection closed by peer"), "error"),
+    ],
+)
+def test_causes(error: Exception, cause: str) -> None:
+    assert cause_of(error) == cause
+    assert cause in CAUSES
+
+
+def test_a_run_that_was_told_to_stop_is_not_started_again() -> None:
+    stop = StopAtRepeatableErrors()
+    with pytest.raises(Interrupted, match="after step 5"):
+        stop.after_exception(None, {1: RuntimeError("closed"), 2: Interrupted("stopped after step 5")})
+    stop.after_exception(None, {0: Moved(Why.LEAVE, "stopped"), 1: HangError("hung"), 2: died("lost")})

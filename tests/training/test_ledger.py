@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_st.training.ledger import Ledger, read_ledger
+
+
+def steps(path: Path) -> list[int]:
+    return [line["step"] for line in read_ledger(path)]
+
+
+def test_what_is_done_again_is_written_again(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for step in (1, 2, 3):
+        ledger.write(step, [[step, step + 1]])
+    ledger.rewind(1)
+    ledger.write(2, [[7]])
+    assert [line["rows"] for line in read_ledger(ledger.path)] == [[[1, 2]], [[7]]]
+
+
+def test_storage_that_is_away_for_a_while_costs_no_line(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "run" / "ledger.jsonl")
+    (tmp_path / "run").write_text("no folder")
+    ledger.write(1, [[1]])
+    (tmp_path / "run").unlink()
+    (tmp_path / "run").mkdir()
+    ledger.write(2, [[2]])
+    assert steps(ledger.path) == [1, 2]
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system writes what has room and says how much that was; with no room at all it is an error."""
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.write(1, [[1]])
+    room = [5]
+
+    class Full:
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: Any) -> None:
+            self.stream.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.stream, name)
+
+        def write(self, data: bytes) -> int:
+            if not room:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return int(self.stream.write(data[: room.pop()]))
+
+    whole = Path.open
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *args, **options: Full(whole(*args, **options)))
+        ledger.write(2, [[2]])
+        ledger.write(3, [[3]])
+    assert steps(ledger.path) == [1]
+    ledger.write(4, [[4]])
+    assert steps(ledger.path) == [1, 2, 3, 4]
+
+
+def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.write(1, [[1]])
+    with ledger.path.open("a") as stream:
+        stream.write('{"step": 2, "ro')
+    assert steps(ledger.path) == [1]

@@ -1,0 +1,157 @@
+"""The report, the live table and the HParams of a search, from a study that was run by hand."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_st.tune.hparams import write_hparams
+from ray_st.tune.live import LiveLines
+from ray_st.tune.objective import Objective
+from ray_st.tune.progress import Progress, running_lines
+from ray_st.tune.records import Journal, TrialRecord
+from ray_st.tune.report import summary, table, write_report
+from ray_st.tune.study import Study
+
+STATES = ["COMPLETE", "PRUNED", "COMPLETE", "FAIL", "COMPLETE"]
+
+
+def space(trial: Any) -> dict[str, Any]:
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 0, 1),
+        "loss.name": trial.suggest_categorical("loss.name", ["A", "<b>"]),
+    }
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    """Five trials that ended in three ways, and one that runs."""
+    one = Study(space, Objective(None, ("maximize",)), Journal(tmp_path / "journal.jsonl"), 9)
+    for number, state in enumerate(STATES):
+        one.ask()
+        for evaluation in range(1, 2 if state == "PRUNED" else 4):
+            one.report(
+                number, evaluation, 10 * evaluation, [number + evaluation / 10], samples=evaluation * 80
+            )
+        one.tell(number, state, "no such <file>" if state == "FAIL" else "")
+    one.ask()
+    one.report(5, 1, 10, [0.5])
+    return one
+
+
+def test_the_report_holds_all_it_shows(study: Study, tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    assert write_report(tmp_path, study, 1)
+    text = (tmp_path / "report.html").read_text()
+    body = text[text.index("<body>") :]
+    for title in (
+        "History",
+        "Parallel coordinates",
+        "Slices",
+        "Importances",
+        "Learning curves",
+        "Rungs",
+        "Time line",
+    ):
+        assert f"<h2>{title}</h2>" in body
+    assert "no such &lt;file&gt;" in body
+    assert "<b>" not in body
+    assert not re.search(r"<(script|link|img)[^>]*(src|href)=", body)
+    assert "cdn" not in body
+
+
+def test_a_search_with_several_objectives_has_a_front(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    one = Study(space, Objective(None, ("maximize", "minimize")), Journal(tmp_path / "journal.jsonl"), 3)
+    for number, values in enumerate([[1.0, 5.0], [2.0, 5.0], [1.0, 1.0]]):
+        one.ask()
+        one.report(number, 1, 10, values)
+        one.tell(number, "COMPLETE")
+    assert write_report(tmp_path, one, 2)
+    text = (tmp_path / "report.html").read_text()
+    assert "<h2>Front</h2>" in text
+    assert "<h2>History: objective_1</h2>" in text
+    assert "2 trials on the front" in text
+
+
+def test_a_search_without_results_has_a_report(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    one = Study(space, Objective(None, ("maximize",)), Journal(tmp_path / "journal.jsonl"), 1)
+    one.ask()
+    one.tell(0, "FAIL", "lost")
+    assert write_report(tmp_path, one, 1)
+    assert "1 trials: 1 failed." in (tmp_path / "report.html").read_text()
+
+
+def test_without_plotly_a_line_says_what_is_missing(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not write_report(tmp_path, study, 1)
+    assert "ray-st[plots]" in capsys.readouterr().out
+
+
+def test_how_trials_went_on_at_each_rung(study: Study) -> None:
+    pytest.importorskip("plotly")
+    from ray_st.tune.figures import busy, rungs
+
+    bars = {bar.name: list(bar.y) for bar in rungs(study.records).data}
+    assert bars == {
+        "COMPLETE": [0, 0, 3],
+        "PRUNED": [1, 0, 0],
+        "FAIL": [0, 0, 1],
+        "RUNNING": [1, 0, 0],
+        "went on": [4, 4, 0],
+    }
+    trials = [TrialRecord(0, {}, {}, {}, spans=[[1, 3], [5, 6]]), TrialRecord(1, {}, {}, {}, spans=[[2, 5]])]
+    assert busy(trials) == ([1, 2, 3, 5, 6], [1, 2, 1, 1, 0])
+
+
+def test_summary_and_table(study: Study) -> None:
+    assert summary(study, 1).startswith(
+        "6 trials: 3 complete, 1 stopped early, 1 failed, 1 running. Best: trial 4 with 4.3."
+    )
+    assert table(study.records, 1).count("<tr>") == 7
+
+
+# ---- the terminal ----
+
+
+def test_live_lines_are_written_over() -> None:
+    stream = io.StringIO()
+    live = LiveLines(stream)
+    live.show(["one", "x" * 500])
+    live.above("stays")
+    live.show(["two"])
+    text = stream.getvalue()
+    assert text.count("\x1b[2F\x1b[J") == 2
+    assert "stays\none\n" in text
+    assert text.endswith("two\n")
+    assert max(len(line) for line in text.splitlines()) < 500
+
+
+def test_the_live_table_and_the_plain_lines(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert running_lines(study.records, study.records[5].spans[-1][1] + 7)[1].startswith(
+        "  trial 5: 0.5 after 1 evaluations, step 10, 7 s; learning_rate="
+    )
+    Progress(study, 1, tmp_path, False, None).ended(study.tell(5, "PRUNED"))
+    out = capsys.readouterr().out
+    assert out.startswith("trial 5: 0.5, stopped early at step 10, ")
+    assert out.endswith("best: trial 4 with 4.3\n")
+    stream = io.StringIO()
+    Progress(study, 1, tmp_path, False, LiveLines(stream)).reported()
+    assert "0 running:" in stream.getvalue()
+
+
+def test_hparams_for_tensorboard(study: Study, tmp_path: Path) -> None:
+    write_hparams(tmp_path, study.records[0])
+    files = list((tmp_path / "tensorboard" / "trial-0").glob("events*"))
+    written = b"".join(file.read_bytes() for file in files)
+    for word in (b"hparams", b"learning_rate", b"objective"):
+        assert word in written

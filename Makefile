@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS_demo := demo
 EXTRAS_lint := dev
 EXTRAS_docs := docs
-EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard
+EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,plots
 EXTRAS_bench := peer,demo
 
 # No model hub, no usage report, no cluster that happens to run on this machine.
@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine clean
+.PHONY: help demo test lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,9 @@ bench-encode: .venv/.installed-bench ## texts a second, one process and two, bes
 
 bench-mine: .venv/.installed-bench ## mining hard negatives over 100 thousand pairs, beside the peer
 	$(BIN)/python benchmarks/mine.py
+
+bench-startup: .venv/.installed-bench ## from train() to the first step, beside a bare TorchTrainer
+	RAY_ADDRESS=local $(BIN)/python benchmarks/startup.py
 
 clean: ## remove the environment, outputs and caches
 	rm -rf .venv build outputs .mypy_cache .pytest_cache .ruff_cache

@@ -108,8 +108,6 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         if model is None and model_init is None:
             raise ValueError("A trainer needs a model, or a model_init that makes one.")
         check_arguments(args)
-        # Making arguments resets accelerate's state, so these come first.
-        defaults = default_arguments(args) if self.place is None else None
         args = self._settled(args, scaling_config, run_config)
         self._tokenizer = tokenizer
         if tokenizer is not None and model is not None:
@@ -138,8 +136,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         self.default_callbacks = [*known[: -1 - given], known[-1]]  # a bar or printer comes last
         if self._in_place:
             show_progress(self)
-        if defaults is not None:
-            self.add_model_card_callback(defaults)
+        if self.place is None:
+            self.add_model_card_callback(default_arguments(args))
         self._managed = frozenset(self.__dict__) - before
 
     def _settled(
@@ -306,18 +304,12 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         self.place = inplace.supplied(self.here, parts)
         if TRAIN_FEED not in parts:
             return None
-        self._note(parts)
         return inplace.start(self.here, resume, self.args.ignore_data_skip)
 
     def _check(self) -> None:
         """Refuses arguments that were changed since they were checked and cannot work."""
         self.args.check()
         check_arguments(self.args)
-
-    def _note(self, parts: dict[str, FeedPart]) -> None:
-        """Notes a training run in the model's card."""
-        if self.card_defaults is not None:
-            describe_run(self, parts)
 
     # ---- loaders ----
 
@@ -364,8 +356,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         """
         self._check()
         parts = make_parts(1)  # refuses what cannot work before Ray is started
-        if keeps:
-            self._note(parts)
+        if keeps and self.card_defaults is not None:
+            describe_run(self, parts)
         from ray_st.runtime.dispatch import Errand, dispatch
 
         return dispatch(

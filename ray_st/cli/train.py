@@ -53,7 +53,8 @@ def run(options: argparse.Namespace) -> None:
     if before:
         after = job.figures()
         tell("eval.figures", table(("before", "after"), (before, after)), before=before, after=after)
-    tell("run.finished", f"model: {job.folder}", model=str(job.folder))
+    place = job.publish()
+    tell("run.finished", f"model: {place}", model=place)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,14 @@ class Job:
     def figures(self) -> dict[str, float]:
         """What the evaluators say of the model as it is now."""
         return dict(self.evaluator(self.trainer.model)) if self.evaluator else {}
+
+    def publish(self) -> str:
+        """Puts the model beside the run's checkpoints, where these are in an object store; says where it is."""
+        from ray_st.runtime import launch, storage
+
+        trainer = self.trainer
+        run_config = launch.complete_run_config(trainer.run_config, str(trainer.args.output_dir))
+        return storage.publish(self.folder, run_config)
 
     def has_checkpoint(self) -> bool:
         """Whether the run's folder holds a complete checkpoint."""

@@ -105,11 +105,18 @@ def _from_here(parts: Sequence[Part]) -> ray.data.Dataset:
 def _from_tasks(parts: Sequence[Part]) -> ray.data.Dataset:
     """Files and queries, each part read by a task; what only this machine sees is read on this machine."""
     pickled = pa.table({"part": pa.array([cloudpickle.dumps(part) for part in parts], pa.large_binary())})
-    here = {NODE_ID: ray.get_runtime_context().get_node_id()} if any(part.local for part in parts) else None
+    options = _on_this_machine() if any(part.local for part in parts) else {}
     tables = [pickled.slice(row, 1) for row in range(len(pickled))]
     return ray.data.from_arrow(tables).map_batches(
-        _read_part, batch_size=None, batch_format="pyarrow", label_selector=here
+        _read_part, batch_size=None, batch_format="pyarrow", **options
     )
+
+
+def _on_this_machine() -> dict[str, Any]:
+    """Where tasks run that read what only this machine sees; one at a time where it has no CPUs, as a cluster's head."""
+    me = ray.get_runtime_context().get_node_id()
+    (resources,) = [node["Resources"] for node in ray.nodes() if node["NodeID"] == me]
+    return {"label_selector": {NODE_ID: me}} | ({} if resources.get("CPU") else {"num_cpus": 0, "concurrency": 1})
 
 
 def _read_part(table: pa.Table) -> Iterator[pa.Table]:

@@ -67,6 +67,29 @@ def prepare(store: CheckpointStore) -> None:
         store.filesystem.delete_file(snapshot)
 
 
+def publish(folder: Path, run_config: RunConfig) -> str:
+    """Copies a folder beside a run's checkpoints, where these are in an object store.
+
+    Args:
+        folder: A local folder.
+        run_config: With name and storage path.
+
+    Returns:
+        Where it is.
+    """
+    store = open_store(run_config, "")
+    if store.is_local:
+        return str(folder)
+    place = f"{store.path}/{folder.name}"
+    pafs.copy_files(
+        str(folder.absolute()),
+        place,
+        source_filesystem=pafs.LocalFileSystem(),
+        destination_filesystem=store.filesystem,
+    )
+    return f"{str(run_config.storage_path).rstrip('/')}/{run_config.name}/{folder.name}"
+
+
 @dataclass(frozen=True)
 class Start:
     """The checkpoint from which a run starts.

@@ -24,6 +24,9 @@ _NOT_OF_THE_RUN = [
     "bad-rows*",
     "ledger.jsonl",
     "runs/*",
+    "wandb/*",
+    "mlflow.db",
+    "emissions.csv",
     *_NOT_OF_THE_MODEL,
 ]
 

@@ -4,8 +4,8 @@
 
 Hosts are namespaces (network, processes, mounts) joined by a bridge; a fourth holds an S3-compatible server, started by
 the command of `--s3` with `-H ADDRESS -p PORT` added. Each host has a /tmp of its own, so nothing that is given may lie
-there. Linux and root only. Nothing outside the namespaces is touched but
-the folder of `--folder`. Prints what happened as one JSON object; fails if something is not as it should be.
+there. Linux and root only. Nothing outside the namespaces is touched but the folder of `--folder`. Prints what happened
+as one JSON object; fails if something is not as it should be.
 """
 
 from __future__ import annotations

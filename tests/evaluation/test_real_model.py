@@ -36,7 +36,10 @@ def all_of(module: Any, teacher: Any) -> Any:
     relevant = {i: {i, (3 * i + 1) % 8} for i in queries}
     parts = [
         module.EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, similarity_fn_names=FOUR, name="sts"),
-        module.EmbeddingSimilarityEvaluator(FIRST, SECOND, SCORES, precision="ubinary", name="bits"),
+        # Without the pair whose embedding has a component of 4e-8: rounding decides its sign, and so the bit.
+        module.EmbeddingSimilarityEvaluator(
+            FIRST[3:], SECOND[3:], SCORES[3:], precision="ubinary", name="bits"
+        ),
         module.TripletEvaluator(FIRST, SECOND, SECOND[3:] + SECOND[:3], similarity_fn_names=FOUR, name="nli"),
         module.InformationRetrievalEvaluator(queries, corpus, relevant, corpus_chunk_size=3, name="ir"),
         module.BinaryClassificationEvaluator(FIRST, SECOND, LABELS, similarity_fn_names=FOUR, name="same"),

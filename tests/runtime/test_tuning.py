@@ -23,7 +23,6 @@ from ray_st.runtime.tuning_schedulers import make_scheduler, remember
 from ray_st.runtime.tuning_searcher import ending
 from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
 from ray_st.tune.records import Journal, fold
-from runtime_helpers import KillOnce
 
 pytestmark = [
     pytest.mark.ray,
@@ -155,6 +154,8 @@ def test_the_study_is_told_how_each_trial_ended(workers: int, tmp_path: Path, ti
 
 
 def test_a_trial_whose_process_is_lost_does_no_harm(tmp_path: Path, tiny_folder: Path) -> None:
+    from runtime_helpers import KillOnce  # trials import this module, and have no tests on their path
+
     marker = tmp_path / "killed"
     data = {"save_strategy": "steps", "save_steps": 1}
     trainer = make_trainer(tmp_path, tiny_folder, callbacks=[KillOnce(3, marker)], arguments=data)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -41,6 +41,7 @@ class PlacedArguments(WrittenArguments):
     """
 
     _at_worker = False
+    _any_settled: ClassVar[bool] = False  # in this process
     logging_dir: str | None
 
     def __post_init__(self) -> None:
@@ -82,6 +83,10 @@ class PlacedArguments(WrittenArguments):
     def _setup_devices(self) -> torch.device:
         if self._at_worker:
             return super()._setup_devices
+        if PlacedArguments._any_settled:  # transformers would reset what training here relies on
+            self._n_gpu, self.distributed_state = 0, None
+            vars(self.accelerator_config).pop("use_configured_state", None)  # as transformers does
+            return torch.device("cpu")
         with self._as_without_device():
             return super()._setup_devices
 
@@ -106,7 +111,7 @@ class PlacedArguments(WrittenArguments):
         self.ddp_backend = None  # the process group is there already
         if self.logging_dir is not None:
             os.environ[_TENSORBOARD] = self.logging_dir
-        self._at_worker = True
+        self._at_worker = PlacedArguments._any_settled = True
         self.__dict__.pop("_setup_devices", None)
         super().__post_init__()
 

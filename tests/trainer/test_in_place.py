@@ -1,0 +1,43 @@
+"""The trainer in a worker of the user's own run, here as if this process were its only one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ray_st.runtime.inplace as inplace
+from ray_st import SentenceTransformerTrainingArguments
+from ray_st.training.local import local_place
+
+from .conftest import ROWS
+
+
+@pytest.fixture
+def in_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_accelerator: None) -> Path:
+    folder = tmp_path / "run"
+
+    def supplied(place: Any, parts: Any) -> Any:
+        return dataclasses.replace(place, **vars(local_place(parts, folder)))
+
+    monkeypatch.setattr(inplace, "find_place", lambda: local_place({}, folder))
+    monkeypatch.setattr(inplace, "supplied", supplied)
+    monkeypatch.setattr(inplace, "start", lambda place, resume, ignore_data_skip: resume)
+    return folder
+
+
+def test_it_trains_there(make: Any, in_a_worker: Path) -> None:
+    trainer = make(eval_dataset={"a": list(ROWS["a"][:6]), "b": list(ROWS["b"][:6])})
+    assert trainer.args.output_dir == str(in_a_worker)
+    before = trainer.evaluate()["eval_loss"]
+    SentenceTransformerTrainingArguments("other")  # leaves the trainer's devices alone
+    assert trainer.train().global_step == 3
+    assert trainer.here.store.steps() == [3]  # the result, whatever save_strategy says
+    assert trainer.evaluate()["eval_loss"] < before
+    assert trainer.predict(ROWS).predictions[0].shape == (12, 32)
+    assert trainer.evaluate({"one": ROWS})["eval_one_loss"] > 0
+    resumed = make()
+    resumed.train(resume_from_checkpoint=str(in_a_worker / "checkpoint-3"))
+    assert resumed.state.global_step == 3

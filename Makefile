@@ -22,7 +22,7 @@ demo: .venv/.installed-demo ## fine-tune all-MiniLM-L6-v2 to search API document
 	RAY_ADDRESS=local $(BIN)/python examples/demo.py
 
 test: .venv/.installed-test lint docs ## lint, types, documentation, and all tests
-	RAY_ADDRESS=local $(BIN)/python -m pytest $(ARGS)
+	RAY_ADDRESS=local OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: .venv/.installed-lint ## formatting, lint, types
 	$(BIN)/ruff format --check .

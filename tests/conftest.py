@@ -13,6 +13,14 @@ from typing import Any
 
 import pytest
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps the tests that use Ray together, so that one process of several has the session's cluster."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 WORDS = "the a of to in is and query document text word good bad weather sunny man eats pasta"
 
 

@@ -116,7 +116,9 @@ def _on_this_machine() -> dict[str, Any]:
     """Where tasks run that read what only this machine sees; one at a time where it has no CPUs, as a cluster's head."""
     me = ray.get_runtime_context().get_node_id()
     (resources,) = [node["Resources"] for node in ray.nodes() if node["NodeID"] == me]
-    return {"label_selector": {NODE_ID: me}} | ({} if resources.get("CPU") else {"num_cpus": 0, "concurrency": 1})
+    return {"label_selector": {NODE_ID: me}} | (
+        {} if resources.get("CPU") else {"num_cpus": 0, "concurrency": 1}
+    )
 
 
 def _read_part(table: pa.Table) -> Iterator[pa.Table]:

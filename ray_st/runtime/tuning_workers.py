@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig
 
-from ray_st.runtime.launch import launch
+from ray_st.runtime.launch import launch, process_group
 from ray_st.runtime.storage import prepare
 from ray_st.runtime.tuning_feeds import feed_for_workers
 from ray_st.runtime.tuning_trial import (
@@ -121,7 +121,8 @@ def _launch(candidate: Candidate, number: int, kit: TrialKit, relay: Any) -> Non
         storage_filesystem=None if store.is_local else store.filesystem,
         failure_config=FailureConfig(max_failures=0),  # a lost trial is started again as a whole
     )
-    launch(run, feeds, kit.scaling, run_config)
+    args = candidate.description.options["args"]
+    launch(run, feeds, kit.scaling, run_config, torch_config=process_group(args))
 
 
 class _Build:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,7 +238,9 @@ class _Search:
                 time_budget_s=options.time_budget_s,
             )
             retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
-            tuning.run_search(self.study, kit, settings, _Watcher(progress, retention))
+            tuning.run_search(
+                self.study, kit, settings, _Watcher(self.study, self.folder.name, progress, retention)
+            )
 
     def results(self, sequential: bool) -> BestRun | list[BestRun]:
         """What the search found.
@@ -272,10 +275,14 @@ class _Watcher:
     """Hands on what happens.
 
     Args:
+        study: The study.
+        name: The search's name.
         progress: What the user sees.
         retention: What is deleted.
     """
 
+    study: Study
+    name: str
     progress: Progress
     retention: Retention
 
@@ -285,5 +292,10 @@ class _Watcher:
 
     def ended(self, record: TrialRecord) -> None:
         """A trial's end was noted."""
+        from ray_st.runtime.metrics import show_search
+
         self.progress.ended(record)
         self.retention.tidy()
+        best = self.study.best()
+        states = Counter(record.state for record in self.study.records)
+        show_search(self.name, states, best[0].objectives[0] if best else None)

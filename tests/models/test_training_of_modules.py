@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from tokenizers import Tokenizer
 
-from datasets import Dataset
 from module_helpers import DIMENSION, TEXTS, VOCABULARY, word_embeddings
 from ray_st import (
     SentenceTransformer,

@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup clean
+.PHONY: help demo test test-long lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,8 +21,11 @@ help: ## say what there is
 demo: .venv/.installed-demo ## fine-tune all-MiniLM-L6-v2 to search API documentation, on two workers
 	RAY_ADDRESS=local $(BIN)/python examples/demo.py
 
-test: .venv/.installed-test lint docs ## lint, types, documentation, and all tests
-	RAY_ADDRESS=local OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+test: .venv/.installed-test lint docs ## lint, types, documentation, and all tests but the long ones
+	RAY_ADDRESS=local OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+
+test-long: .venv/.installed-test ## the long tests: processes are killed and runs go on
+	RAY_ADDRESS=local OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 lint: .venv/.installed-lint ## formatting, lint, types
 	$(BIN)/ruff format --check .

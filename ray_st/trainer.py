@@ -22,7 +22,7 @@ from ray_st.training.fitting import with_fitting_batches
 from ray_st.training.local import local_place
 from ray_st.training.parts import prompt_lengths
 from ray_st.training.prompting import PromptingTrainer
-from ray_st.training.refusals import check_arguments, check_in_place, make_folder
+from ray_st.training.refusals import check_arguments, check_in_place, check_losses, make_folder
 from ray_st.training.renewing import check_optimizer, make_losses
 from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, eval_feed
 from ray_st.training.searching import SearchingTrainer
@@ -130,6 +130,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         self.user_collator = data_collator
         self.scaling_config, self.run_config = scaling_config, run_config
         self.loss_init, self.loss = loss, make_losses(loss, self.model, anew=model_init is not None)
+        check_losses(args, self.loss)
         check_optimizer(self.optimizer, self.model, self.loss, args.learning_rate_mapping)
         self.evaluator = _one_evaluator(evaluator)
         known, given = self.callback_handler.callbacks, len(callbacks or [])
@@ -310,6 +311,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         """Refuses arguments that were changed since they were checked and cannot work."""
         self.args.check()
         check_arguments(self.args)
+        check_losses(self.args, self.loss)
 
     # ---- loaders ----
 

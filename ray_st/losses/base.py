@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_st.losses import labels as label_kinds
-from ray_st.losses.budget import default_budget
+from ray_st.losses.budget import UNLIMITED, default_budget
 from ray_st.losses.columns import Columns, Gather
 from ray_st.losses.embed import embed_columns, run_plainly
 from ray_st.losses.gradient_cache import CachedRun
@@ -49,6 +49,8 @@ class Loss(nn.Module, ABC):
             the backward pass; see :mod:`ray_st.losses.gradient_cache`.
         mini_batch_num_tokens: The same, by padded tokens instead of rows.
         show_progress_bar: Whether the cached passes show their progress.
+        one_call: Whether columns are embedded in one call of the model, however many tokens they have, so that every rank
+            makes as many calls as the others; where weights are sharded, each call is a gathering of them.
     """
 
     text_columns: tuple[int, int | None] = (1, None)
@@ -60,6 +62,7 @@ class Loss(nn.Module, ABC):
     mini_batch_size: int | None = None
     mini_batch_num_tokens: int | None = None
     show_progress_bar: bool = False
+    one_call: bool = False
 
     def __init__(self, model: nn.Module, gather_across_devices: bool = False) -> None:
         super().__init__()
@@ -121,10 +124,14 @@ class Loss(nn.Module, ABC):
         return embed_columns(
             self._view(model),
             sentence_features,
-            self.mini_batch_num_tokens or self.token_budget or default_budget(model),
+            self.mini_batch_num_tokens or self._most_tokens(model),
+            call_tokens=UNLIMITED if self.one_call else None,
             rows=None if self.mini_batch_num_tokens else self.mini_batch_size,
             run=CachedRun(self.show_progress_bar) if cached else run_plainly,
         )
+
+    def _most_tokens(self, model: nn.Module) -> int:
+        return UNLIMITED if self.one_call else self.token_budget or default_budget(model)
 
     @contextmanager
     def seen_through(self, view: Callable[[nn.Module], nn.Module]) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -67,17 +68,24 @@ class DenoisingAutoEncoderLoss(Loss):
         """Embeds the damaged texts."""
         return self.run(self.model, sentence_features[:1])
 
+    def columns(self, features: Sequence[Mapping[str, Any]], labels: Tensor | None = None) -> Columns:
+        """The damaged column embedded, and how many tokens a row of the cluster's batch has; an idle rank asks too."""
+        columns = super().columns(features, labels)
+        damaged, target = columns.features
+        target = self._retokenize(target) if self.need_retokenization else target
+        tokens = (target["attention_mask"][:, 1:] != 0).sum(1)
+        others = tokens if self._gather is None else self._gather(tokens)[0]
+        self._tokens_a_row = others.sum().clamp(min=1) / len(others)
+        return replace(columns, features=(damaged, target))
+
     def compute(self, columns: Columns) -> Tensor:
         """Mean over the tokens of the original texts, padding and the first token left out."""
         target = columns.features[1]
-        target = self._retokenize(target) if self.need_retokenization else target
         ids = target["input_ids"]
         logits = self._logits(columns.mine[0], ids[:, :-1])
         wanted = ids[:, 1:].masked_fill(target["attention_mask"][:, 1:] == 0, -100)
         losses = F.cross_entropy(at_least_float32(logits).transpose(1, 2), wanted, reduction="sum")
-        tokens = (wanted != -100).sum(1)
-        others = tokens if self._gather is None else self._gather(tokens)[0]
-        return losses / others.sum().clamp(min=1) * (len(others) / len(tokens))
+        return losses / (self._tokens_a_row * len(ids))
 
     def _logits(self, embeddings: Tensor, ids: Tensor) -> Tensor:
         states = widen(embeddings, self.decoder.config.hidden_size)[:, None]

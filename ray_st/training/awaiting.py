@@ -125,16 +125,21 @@ class AwaitingTrainer(EvaluatingTrainer):
     def _order(self, step: int) -> None:
         """Orders the evaluation of the weights of now: of their checkpoint if they have one, else of a snapshot."""
         place = self.here
-        if not place.world.is_first:
-            return
         store = place.store
         if self._saved != step:
             store = self._snapshots
-            folder = store.begin(step)
-            self._save(str(folder))
-            store.seal(folder)
+            with self.whole_weights():
+                self._snapshot(step)
+        if not place.world.is_first:
+            return
         assert place.desk is not None
         place.desk.order(Order(step, self._awaited[step], store))
+
+    def _snapshot(self, step: int) -> None:
+        if self.here.world.is_first:
+            folder = self._snapshots.begin(step)
+            self._save(str(folder))
+            self._snapshots.seal(folder)
 
     # ---- answers ----
 

@@ -1,4 +1,7 @@
-"""Everything that ranks say to each other while training. The only file that imports ``torch.distributed``."""
+"""Everything that ranks say to each other while training; what sharded weights say is in :mod:`ray_st.training.sharding`.
+
+No other file imports ``torch.distributed``.
+"""
 
 from __future__ import annotations
 

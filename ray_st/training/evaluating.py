@@ -36,6 +36,16 @@ class EvaluatingTrainer(SteppingTrainer):
 
         All of it is shared by all ranks.
         """
+        with self.whole_weights():
+            return self._evaluated(dataloader, description, prediction_loss_only, metric_key_prefix)
+
+    def _evaluated(
+        self,
+        dataloader: DataLoader[Inputs],
+        description: str,
+        prediction_loss_only: bool | None,
+        metric_key_prefix: str,
+    ) -> EvalLoopOutput:
         self._before_evaluation()
         if prediction_loss_only is None:
             prediction_loss_only = self.args.prediction_loss_only
@@ -145,7 +155,8 @@ class EvaluatingTrainer(SteppingTrainer):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         started = time.time()
         self._before_evaluation()
-        metrics = self._evaluator_metrics(metric_key_prefix) if self.evaluator is not None else {}
+        with self.whole_weights():
+            metrics = self._evaluator_metrics(metric_key_prefix) if self.evaluator is not None else {}
         metrics[f"{metric_key_prefix}_runtime"] = time.time() - started
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

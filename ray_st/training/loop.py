@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
-from ray_st.training import collectives
+from ray_st.training import collectives, sharding
 from ray_st.training.awaiting import AWAITED, AwaitingTrainer
 from ray_st.training.checkpoint import MANIFEST, PREFIX, Found
 from ray_st.training.hub import HubTrainer
@@ -77,7 +77,8 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         states = collectives.gather_objects(_random_states())
         best = self.state.best_model_checkpoint
         self.name_best(step)
-        found = collectives.broadcast_object(self._write(step, states) if place.world.is_first else None)
+        with self.whole_weights(), sharding.whole_state(self._torch_optimizer, place.world.is_first):
+            found = collectives.broadcast_object(self._write(step, states) if place.world.is_first else None)
         if found is None:
             self.state.best_model_checkpoint = best
             return
@@ -150,6 +151,16 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
             else:
                 states[name] = state
         self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model folder; the first rank does, and every rank must call it.
+
+        Args:
+            output_dir: The folder; ``args.output_dir`` by default.
+            _internal_call: Part of transformers' interface.
+        """
+        with self.whole_weights():
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Saves the model folder, the weights that losses own, and the arguments as JSON; the first rank does."""
@@ -240,6 +251,7 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         if self.here.desk is not None:
             self.await_all()
             self._rotate()
+        self.end_sharding()
         return super()._finalize_training(*args, **kwargs)
 
 

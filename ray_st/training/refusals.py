@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_st.training.step import LossOrLosses, losses_of
+
 _MEMORY = "gradient_checkpointing=True, bf16=True, or adapters save memory"
 
 REFUSED = {
-    "fsdp": f"workers hold the whole model and reduce gradients (DDP); sharding it is not supported. {_MEMORY}",
     "deepspeed": (
         "the loss is computed inside of what wraps the model, which DeepSpeed's engine cannot do. " + _MEMORY
     ),
@@ -59,6 +60,26 @@ def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
                 "TorchTrainer, or train on the driver."
             )
     _refuse(args, REFUSED_IN_PLACE, " inside a worker of Ray Train")
+
+
+def check_losses(args: Any, loss: LossOrLosses) -> None:
+    """Refuses losses that cannot train sharded weights.
+
+    Args:
+        args: Training arguments.
+        loss: The loss, or one for each dataset.
+
+    Raises:
+        ValueError: Naming the loss and what to do instead.
+    """
+    for part in (part for one in losses_of(loss).values() for part in one.modules()):
+        sizes = (getattr(part, "mini_batch_size", None), getattr(part, "mini_batch_num_tokens", None))
+        if args.fsdp and sizes != (None, None):
+            raise ValueError(
+                f"{type(part).__name__} runs the model once a mini-batch, and with fsdp every run is a gathering of weights "
+                "in which all ranks take part; they may have unequal numbers of mini-batches. Use the loss without its "
+                "cache, with activation_checkpointing in fsdp_config to save memory, or leave fsdp out."
+            )
 
 
 def make_folder(output_dir: str) -> None:

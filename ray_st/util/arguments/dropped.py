@@ -160,6 +160,8 @@ class DroppedArguments(PlacedArguments):
         """Lets the older arguments take effect, then completes and checks all."""
         if not 0.0 <= self.warmup_ratio <= 1.0:
             raise ValueError(f"warmup_ratio must lie in [0, 1]; got {self.warmup_ratio}.")
+        if self.fsdp_config and not self.fsdp:
+            warnings.warn("fsdp_config has no effect without fsdp=True.", UserWarning, stacklevel=4)
         apply_effects(self, {**EFFECTS, **IDLE})
         super().__post_init__()
         warn_of_idle_settings(self.accelerator_config)

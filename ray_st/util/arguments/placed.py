@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from ray_st.util.arguments.sharded import check_sharding
 from ray_st.util.arguments.written import WrittenArguments
 
 _OF_THE_PROCESS = (
@@ -64,11 +65,16 @@ class PlacedArguments(WrittenArguments):
             ValueError: If they contradict each other.
         """
         if self._at_worker:
-            super().__post_init__()
+            self._complete()
             return
         with self._as_without_device():
-            super().__post_init__()
-        self.mixed_precision, self.fsdp_plugin_args = "no", None  # what an Accelerator on the driver gets
+            self._complete()
+        self.mixed_precision = "no"  # what an Accelerator on the driver gets
+
+    def _complete(self) -> None:
+        super().__post_init__()
+        self.fsdp_plugin_args = None  # weights are sharded by our loop, not by accelerate
+        check_sharding(self)
 
     @contextmanager
     def _as_without_device(self) -> Iterator[None]:
@@ -113,7 +119,7 @@ class PlacedArguments(WrittenArguments):
             os.environ[_TENSORBOARD] = self.logging_dir
         self._at_worker = PlacedArguments._any_settled = True
         self.__dict__.pop("_setup_devices", None)
-        super().__post_init__()
+        self._complete()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what belongs to this process: devices are found anew where the arguments arrive."""

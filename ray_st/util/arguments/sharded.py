@@ -1,0 +1,71 @@
+"""What ``fsdp_config`` may say: the settings that are followed, and a word on each of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BY_LAYER = "TRANSFORMER_BASED_WRAP"
+BY_SIZE = "SIZE_BASED_WRAP"
+NOT_AT_ALL = "NO_WRAP"
+
+_SWITCHES = ("reshard_after_forward", "activation_checkpointing")
+_FIXED = {
+    "version": (2, "PyTorch's FSDP2 is used"),
+    "state_dict_type": (
+        "FULL_STATE_DICT",
+        "checkpoints hold whole weights, which any number of workers can load",
+    ),
+    "cpu_offload": (False, "it was never tried here"),
+    "cpu_ram_efficient_loading": (False, "each worker gets the model with the run"),
+    "xla": (False, "there are no XLA workers"),
+    "xla_fsdp_v2": (False, "there are no XLA workers"),
+    "xla_fsdp_grad_ckpt": (False, "there are no XLA workers"),
+}
+_FOLLOWED = (*_SWITCHES, "auto_wrap_policy", "transformer_layer_cls_to_wrap", "min_num_params")
+_NOT_WITH_IT = {
+    "torch_compile": "compiled encoders were never tried with sharded weights",
+    "fp16": "its scaling of gradients was never tried with sharded weights; use bf16",
+}
+
+
+def check_sharding(args: Any) -> None:
+    """Refuses settings of ``fsdp_config`` that would not be followed, and what does not go together with ``fsdp``.
+
+    ``activation_checkpointing`` among them becomes the argument of that name.
+
+    Args:
+        args: Training arguments; their ``fsdp_config`` is as transformers completes it.
+
+    Raises:
+        ValueError: Naming the setting and what to do.
+    """
+    if not args.fsdp:
+        return
+    config = args.fsdp_config
+    for name in sorted(config):
+        _check_setting(name, config[name])
+    by_size = config.get("auto_wrap_policy") == BY_SIZE
+    if by_size != bool(config["min_num_params"]):
+        raise ValueError(
+            f'fsdp_config: min_num_params, more than 0, and auto_wrap_policy="{BY_SIZE}" go together. Give both or neither.'
+        )
+    for name, why in _NOT_WITH_IT.items():
+        if getattr(args, name):
+            raise ValueError(f"{name} cannot be used with fsdp: {why}. Leave one of them out.")
+    if config.get("activation_checkpointing"):
+        names = ("activation_checkpointing", "gradient_checkpointing")  # the second in earlier releases
+        setattr(args, next(name for name in names if hasattr(args, name)), True)
+
+
+def _check_setting(name: str, value: Any) -> None:
+    if name in _SWITCHES and not isinstance(value, bool):
+        raise ValueError(f"fsdp_config: {name} must be true or false; got {value!r}.")
+    if name in _FIXED and value != _FIXED[name][0]:
+        only, why = _FIXED[name]
+        raise ValueError(
+            f"fsdp_config: {name} can only be {only!r} here, as {why}; got {value!r}. Leave it out."
+        )
+    if name not in (*_FIXED, *_FOLLOWED):
+        raise ValueError(
+            f"fsdp_config: {name} is no setting of FSDP2 that is followed here; {sorted(_FOLLOWED)} are. Leave it out."
+        )

@@ -18,7 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
-from ray_st.training import collectives, sharding
+from ray_st.training import collectives
 from ray_st.training.awaiting import AWAITED, AwaitingTrainer
 from ray_st.training.checkpoint import MANIFEST, PREFIX, Found
 from ray_st.training.hub import HubTrainer
@@ -77,7 +77,7 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         states = collectives.gather_objects(_random_states())
         best = self.state.best_model_checkpoint
         self.name_best(step)
-        with self.whole_weights(), sharding.whole_state(self._torch_optimizer, place.world.is_first):
+        with self.whole_weights(), self.whole_state():
             found = collectives.broadcast_object(self._write(step, states) if place.world.is_first else None)
         if found is None:
             self.state.best_model_checkpoint = best

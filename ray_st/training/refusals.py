@@ -72,14 +72,26 @@ def check_losses(args: Any, loss: LossOrLosses) -> None:
     Raises:
         ValueError: Naming the loss and what to do instead.
     """
-    for part in (part for one in losses_of(loss).values() for part in one.modules()):
-        sizes = (getattr(part, "mini_batch_size", None), getattr(part, "mini_batch_num_tokens", None))
-        if args.fsdp and sizes != (None, None):
+    for one in losses_of(loss).values() if args.fsdp else ():
+        if any(_is_cached(part) for part in one.modules()):
             raise ValueError(
-                f"{type(part).__name__} runs the model once a mini-batch, and with fsdp every run is a gathering of weights "
-                "in which all ranks take part; they may have unequal numbers of mini-batches. Use the loss without its "
-                "cache, with activation_checkpointing in fsdp_config to save memory, or leave fsdp out."
+                f"{type(one).__name__} runs the model once a mini-batch, and with fsdp every run is a gathering of weights in "
+                "which all ranks take part, whose numbers of mini-batches differ. Use the loss without its cache, with "
+                "activation_checkpointing in fsdp_config to save memory, or leave fsdp out."
             )
+        numbers = [
+            name for name, weight in one.named_parameters() if weight.requires_grad and not weight.ndim
+        ]
+        if numbers:
+            raise ValueError(
+                f"{type(one).__name__} trains {numbers}, single numbers, which fsdp cannot shard. Choose another loss, set "
+                "requires_grad=False on them, or leave fsdp out."
+            )
+
+
+def _is_cached(part: Any) -> bool:
+    sizes = ("mini_batch_size", "mini_batch_num_tokens")
+    return any(getattr(part, name, None) is not None for name in sizes)
 
 
 def make_folder(output_dir: str) -> None:

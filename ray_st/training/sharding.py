@@ -7,7 +7,7 @@ a step, since each time is a gathering of its weights; evaluations and checkpoin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,6 +30,12 @@ class ShardedStep(Step):
 
     _units: tuple[_Unit, ...] = ()
     _is_whole: bool = False
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        """Runs one computation of the loss, with the first rank's buffers, as DDP does."""
+        for buffer in self.buffers():
+            dist.broadcast(buffer, 0)
+        return super().forward(compute)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -130,10 +136,10 @@ def shard(
         device: This rank's.
 
     Raises:
-        ValueError: If a weight cannot be sharded, or there is no layer of a wanted name.
+        ValueError: If there is no layer of a wanted name.
     """
     step = ShardedStep(model, loss)
-    numbers = _single_numbers(step)
+    numbers = {weight for weight in step.parameters() if not weight.ndim}  # frozen ones, which nobody cuts
     parts = units(step, config)
     for tensor in (*step.parameters(), *step.buffers()):
         dist.broadcast(tensor.detach(), 0)
@@ -208,18 +214,6 @@ def _inner_parts(encoders: Sequence[PreTrainedModel]) -> list[nn.Module]:
 def _uses_alone(part: nn.Module, uses: Mapping[int, int]) -> bool:
     inside = Counter(id(weight) for inner in part.modules() for weight in inner.parameters(recurse=False))
     return all(uses[weight] == number for weight, number in inside.items())
-
-
-def _single_numbers(step: Step) -> set[nn.Parameter]:
-    """Weights without a dimension to cut; they may not be trained, as nobody would reduce their gradients."""
-    numbers = {name: weight for name, weight in step.named_parameters() if not weight.ndim}
-    trained = [name for name, weight in numbers.items() if weight.requires_grad]
-    if trained:
-        raise ValueError(
-            f"fsdp cannot shard {trained}: single numbers. Choose another loss, set requires_grad=False on them, or leave "
-            "fsdp out."
-        )
-    return set(numbers.values())
 
 
 # ---- optimizers ----

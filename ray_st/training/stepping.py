@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,16 +12,15 @@ from torch.utils.data import DataLoader
 from transformers.training_args import OptimizerNames
 
 from ray_st.data.feed import Feed
-from ray_st.training import collectives, sharding
+from ray_st.training import collectives
 from ray_st.training.batch import BATCH, DATASET_NAME, SHARES, Collate, Inputs, collect, step_loader
 from ray_st.training.counting import LossParts, tokens_of
 from ray_st.training.encoder import add_noise, compile_encoder
 from ray_st.training.fitting import too_large
-from ray_st.training.inspecting import InspectableTrainer
 from ray_st.training.param_groups import groups_of_step
 from ray_st.training.place import Place
-from ray_st.training.sharding import ShardedStep
-from ray_st.training.step import Step, losses_of, owned_by_loss
+from ray_st.training.step import Step, losses_of
+from ray_st.training.wrapping import WrappingTrainer
 from ray_st.training_args import SentenceTransformerTrainingArguments
 
 
@@ -30,39 +28,21 @@ class LossError(ValueError):
     """The loss is not a number, or could not be computed; names the step, the rank and its rows."""
 
 
-class SteppingTrainer(InspectableTrainer):
+class SteppingTrainer(WrappingTrainer):
     """Takes steps in a worker, at a :class:`ray_st.training.place.Place`; needs torch and transformers, no Ray.
 
     Attributes:
-        loss: The loss, or one for each dataset.
         evaluator: Called at each evaluation, or None.
-        place: The worker's surroundings; None on the driver.
     """
 
     args: SentenceTransformerTrainingArguments
-    loss: nn.Module | Mapping[str, nn.Module]
     evaluator: Callable[..., Any] | None
     user_collator: Callable[[list[dict[str, Any]]], Inputs] | None
-    place: Place | None = None
     preprocess_logits_for_metrics: Any
     _in_place: bool = False
     _parts: LossParts | None = None
     _weight: float = 1.0
     _noise: Any = None
-    _sharded: ShardedStep | None = None
-
-    def __init__(self, *, args: Any, **options: Any) -> None:
-        wanted, args.fsdp = args.fsdp, None  # ours to do: transformers would leave it to accelerate
-        try:
-            super().__init__(args=args, **options)
-        finally:
-            args.fsdp = wanted
-
-    @property
-    def here(self) -> Place:
-        """The worker's surroundings."""
-        assert self.place is not None, "the loop runs in a worker"
-        return self.place
 
     # ---- batches ----
 
@@ -215,7 +195,7 @@ class SteppingTrainer(InspectableTrainer):
         loss: Tensor = self.compute_loss(self.model, inputs, num_items_in_batch=num_items_in_batch)
         # With a loss for each dataset, a step uses the weights of one. The reducer waits for all: an empty slice gives
         # the others a gradient of zero.
-        for weight in self._owned if self._sharded is None else self._trained_by_loss():
+        for weight in self.trained_by_loss():
             loss = loss + weight.reshape(-1)[:0].sum()
         return loss
 
@@ -252,48 +232,7 @@ class SteppingTrainer(InspectableTrainer):
         self.accelerator.prepare_model(self.model, evaluation_mode=True)
         compile_encoder(self.model, self.args)
         self._noise = add_noise(self.model, self.args.neftune_noise_alpha)
-        step = self._shard() if self._shards else None
-        self._sharded = step
-        self._owned = self._trained_by_loss()
-        return step or collectives.reduce_gradients(Step(self.model, self.loss), self.args)
-
-    def _trained_by_loss(self) -> list[Tensor]:
-        owned = owned_by_loss(self.model, self.loss).values()
-        return [weight for weight in owned if weight.requires_grad]
-
-    # ---- sharded weights ----
-
-    @property
-    def _shards(self) -> bool:
-        return bool(self.args.fsdp) and self.here.world.size > 1
-
-    def _shard(self) -> ShardedStep:
-        """Shards model and losses; the optimizer, which was made for whole weights, follows."""
-        before = dict(Step(self.model, self.loss).named_parameters())
-        config: Any = self.args.fsdp_config
-        step = sharding.shard(self.model, self.loss, config, self.args.device)
-        sharding.follow(self._torch_optimizer, before, dict(step.named_parameters()))
-        self._torch_optimizer.register_load_state_dict_post_hook(sharding.share_state)
-        return step
-
-    def end_sharding(self) -> None:
-        """Gives every rank the whole weights, for good: training has ended."""
-        if self._sharded is not None:
-            before = dict(self._sharded.named_parameters())
-            self._sharded.end()
-            sharding.follow(self._torch_optimizer, before, dict(self._sharded.named_parameters()))
-            self._sharded = None
-
-    def whole_weights(self) -> AbstractContextManager[None]:
-        """While this lasts, every rank has the whole weights, to read; every rank must call it."""
-        return nullcontext() if self._sharded is None else self._sharded.whole()
-
-    @property
-    def _torch_optimizer(self) -> Any:
-        return getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        return sharding.whole_tensor(super()._get_grad_norm(model, grad_norm))
+        return self.wrapped()
 
     def bind_losses(self) -> None:
         """Gives the losses their door to the other ranks."""
@@ -305,7 +244,7 @@ class SteppingTrainer(InspectableTrainer):
                 bind = getattr(part, "bind", None)
                 if bind is not None:
                     bind(self._gather)
-                    part.one_call = self._shards
+                    part.one_call = self.shards
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs figures; beside a loss of several parts, the mean of each since the last time."""

@@ -22,6 +22,7 @@ _FIXED = {
     "xla_fsdp_grad_ckpt": (False, "there are no XLA workers"),
 }
 _FOLLOWED = (*_SWITCHES, "auto_wrap_policy", "transformer_layer_cls_to_wrap", "min_num_params")
+_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "rmsprop", "sgd")
 _NOT_WITH_IT = {
     "torch_compile": "compiled encoders were never tried with sharded weights",
     "fp16": "its scaling of gradients was never tried with sharded weights; use bf16",
@@ -52,6 +53,11 @@ def check_sharding(args: Any) -> None:
     for name, why in _NOT_WITH_IT.items():
         if getattr(args, name):
             raise ValueError(f"{name} cannot be used with fsdp: {why}. Leave one of them out.")
+    if args.optim not in _OPTIMIZERS:
+        raise ValueError(
+            f'optim="{args.optim}" was never tried with fsdp, which gives an optimizer parts of the weights. Use one of '
+            f"{list(_OPTIMIZERS)}."
+        )
     if config.get("activation_checkpointing"):
         names = ("activation_checkpointing", "gradient_checkpointing")  # the second in earlier releases
         setattr(args, next(name for name in names if hasattr(args, name)), True)

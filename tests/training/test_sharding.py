@@ -1,0 +1,359 @@
+"""Two gloo processes with sharded weights (FSDP) against the same two with whole ones (DDP)."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import pickle
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from ray_st.evaluation import EmbeddingSimilarityEvaluator
+from ray_st.losses import (
+    CachedMultipleNegativesRankingLoss,
+    ContrastiveTensionLossInBatchNegatives,
+    CoSENTLoss,
+    DenoisingAutoEncoderLoss,
+    Matryoshka2dLoss,
+    MultipleNegativesRankingLoss,
+    SoftmaxLoss,
+)
+from ray_st.training.local import local_place
+from ray_st.training.refusals import check_losses
+from ray_st.training.sharding import units
+from ray_st.training.step import Step
+from ray_st.training.travel import train_task
+from ray_st.world import World
+
+ROWS = 21  # of global batches of 4: the last one leaves a rank without a row
+TEXTS = {
+    "a": [f"one {i} " * (1 + i % 5) for i in range(ROWS)],
+    "b": [f"two {i * i} " * (1 + i * 7 % 4) for i in range(ROWS)],
+}
+PAIRS = Dataset.from_dict(TEXTS)
+SCORED = Dataset.from_dict({**TEXTS, "score": [i * 7 % 11 / 10 for i in range(ROWS)]})
+CLASSES = Dataset.from_dict({**TEXTS, "label": [i % 3 for i in range(ROWS)]})
+SAVED_AT = 3
+
+
+def ranking(model: Any) -> Any:
+    return MultipleNegativesRankingLoss(model, gather_across_devices=True)
+
+
+def classes(model: Any) -> Any:
+    return SoftmaxLoss(model, 32, 3)
+
+
+def layers(model: Any) -> Any:
+    return Matryoshka2dLoss(model, ranking(model), [32, 16])
+
+
+def evaluating() -> dict[str, Any]:
+    scores = [i / 7 for i in range(7)]
+    return {
+        "eval_dataset": PAIRS.select(range(9)),
+        "evaluator": EmbeddingSimilarityEvaluator(TEXTS["a"][:7], TEXTS["b"][:7], scores, name="sts"),
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "eval_on_start": True,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+    }
+
+
+CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "ranking over the pool": (ranking, PAIRS, {}),
+    "scores": (CoSENTLoss, SCORED, {"optim": "adamw_torch"}),
+    "weights of the loss": (classes, CLASSES, {"weight_decay": 0.1}),
+    "a loss each": (
+        {"x": classes, "y": CoSENTLoss, "z": classes},
+        {"x": CLASSES, "y": SCORED, "z": CLASSES},
+        {},
+    ),
+    "tied weights": (DenoisingAutoEncoderLoss, PAIRS, {}),
+    "several layers": (layers, PAIRS, {}),
+    "accumulated": (
+        classes,
+        CLASSES,
+        {
+            "gradient_accumulation_steps": 2,
+            "learning_rate_mapping": {"classifier": 0.01},
+            "weight_decay": 0.1,
+        },
+    ),
+    "unclipped": (ranking, PAIRS, {"max_grad_norm": 0, "optim": "sgd", "learning_rate": 0.1}),
+    "rmsprop": (ranking, PAIRS, {"optim": "rmsprop"}),
+    "bfloat16": (ranking, PAIRS, {"bf16": True}),
+    "evaluated": (ranking, PAIRS, {"evaluated": True}),
+    "by size": (ranking, PAIRS, {"config": {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 5000}}),
+    "as one": (ranking, PAIRS, {"config": {"auto_wrap_policy": "NO_WRAP"}}),
+    "kept": (
+        ranking,
+        PAIRS,
+        {"config": {"reshard_after_forward": False, "transformer_layer_cls_to_wrap": "BertLayer"}},
+    ),
+    "recomputed": (ranking, PAIRS, {"config": {"activation_checkpointing": True}}),
+    "adapters": (ranking, PAIRS, {"adapted": True}),
+    "trained twice": (ranking, PAIRS, {"times": 2}),
+}
+
+
+class Watch(TrainerCallback):
+    """Notes after two steps how much of the weights and of the optimizer's state this rank holds."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Any] = {}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        weights = list(given["model"].parameters())
+        moments = [values["exp_avg"] for values in given["optimizer"].optimizer.state.values()]
+        if state.global_step == 2 and all(isinstance(tensor, DTensor) for tensor in (*weights, *moments)):
+            for name, tensors in (("weights", weights), ("moments", moments)):
+                held = sum(tensor.to_local().numel() for tensor in tensors)
+                self.seen[name] = held / sum(tensor.numel() for tensor in tensors)
+
+
+class Runs:
+    """Trains as one of two ranks, again and again."""
+
+    def __init__(self, rank: int, size: int, folder: str, model: str) -> None:
+        self.rank, self.size, self.folder, self.model = rank, size, folder, model
+
+    def trainer(self, name: str, loss: Any, rows: Any, fsdp: bool, **options: Any) -> Any:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # one for a process, and a process has one trainer
+        GradientState._reset_state()
+        torch.manual_seed(3)
+        model = SentenceTransformer(self.model, device="cpu")
+        if options.pop("adapted", False):
+            from peft import LoraConfig
+
+            model.add_adapter(LoraConfig(target_modules=["query", "value"], r=4, lora_dropout=0.0))
+        if options.pop("evaluated", False):
+            options |= evaluating()
+        config = options.pop("config", None)
+        if fsdp:
+            options |= {"fsdp": True, "fsdp_config": config}
+        elif config == {"activation_checkpointing": True}:
+            options |= {"gradient_checkpointing": True}
+        given = {
+            key: options.pop(key) for key in ("eval_dataset", "evaluator", "callbacks") if key in options
+        }
+        defaults = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "learning_rate": 0.001}
+        quiet = {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "num_train_epochs": 1}
+        folder = f"{self.folder}/{name}-{fsdp}"
+        args = SentenceTransformerTrainingArguments(folder, **{**defaults, **quiet, **options})
+        driver = SentenceTransformerTrainer(model, args, train_dataset=rows, loss=loss, **given)
+        parts = {**driver._train_parts(self.size)}
+        if "eval_dataset" in given:
+            parts |= driver._eval_parts(driver.eval_dataset, self.size)
+        return driver._describe().rebuild(local_place(parts, folder, World(self.rank, self.size)))
+
+    def run(self, *given: Any, times: int = 1, resume: str | None = None, **options: Any) -> Any:
+        """Final weights, and the figures of all steps and evaluations."""
+        trainer = self.trainer(*given, **options)
+        for _ in range(times):
+            outcome = train_task(trainer, resume)
+        logs = [
+            {
+                name: value
+                for name, value in entry.items()
+                if "loss" in name or "norm" in name or "sts" in name
+            }
+            for entry in trainer.state.log_history
+            if "train_loss" not in entry  # the mean over the steps since resuming
+        ]
+        best = Path(trainer.state.best_model_checkpoint or "").name
+        weights = {**outcome.model, **{f"loss/{name}": value for name, value in outcome.loss.items()}}
+        return {"weights": weights, "logs": logs, "best": best}
+
+    def resumed(self) -> dict[str, Any]:
+        """A run to its end, and from its middle on, from a checkpoint of either kind."""
+        saving = {"save_strategy": "steps", "save_steps": SAVED_AT, "weight_decay": 0.1}
+        found = {
+            f"whole {kind}": self.run("whole", classes, CLASSES, kind, **saving) for kind in (False, True)
+        }
+        for before in (False, True):
+            for kind in (False, True):
+                start = f"{self.folder}/whole-{before}/checkpoint-{SAVED_AT}"
+                name = f"from {before}"
+                found[f"{name} to {kind}"] = self.run(name, classes, CLASSES, kind, resume=start, **saving)
+        return found
+
+    def watched(self) -> dict[str, Any]:
+        """What a rank holds while it trains, and what is left behind."""
+        watch = Watch()
+        trainer = self.trainer("watched", ranking, PAIRS, True, callbacks=[watch])
+        trainer.train()
+        trainer.save_last()
+        model = trainer.model
+        found = {
+            "held": watch.seen,
+            "kinds": sorted(
+                {type(part).__name__ for part in model.modules() if "FSDP" in type(part).__name__}
+            ),
+            "plain": {type(weight) for weight in Step(model, trainer.loss).parameters()},
+            "same": all(
+                torch.equal(one, other)
+                for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)))
+                for one, other in zip(model.parameters(), twin.parameters(), strict=True)
+            ),
+        }
+        if self.rank == 0:  # by itself
+            found["embeddings"] = model.encode(TEXTS["a"])
+        return found
+
+
+def work(rank: int, size: int, folder: str, model: str) -> None:
+    logging.disable(logging.WARNING)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}  # as Ray does
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # asked for, not used
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        rank=rank,
+        world_size=size,
+        init_method=f"file://{folder}/meet",
+        timeout=timedelta(seconds=60),
+    )
+    runs = Runs(rank, size, folder, model)
+    found: dict[str, Any] = {"resumed": runs.resumed(), "watched": runs.watched()}
+    for name, (loss, rows, options) in CASES.items():
+        for fsdp in (False, True):
+            found[f"{name} {fsdp}"] = runs.run(name.replace(" ", "-"), loss, rows, fsdp, **options)
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sharding")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder: Path, tiny_folder: Path) -> list[dict[str, Any]]:
+    """What each rank found."""
+    torch.multiprocessing.spawn(work, (2, str(folder), str(tiny_folder)), nprocs=2)  # type: ignore[no-untyped-call]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-5, atol=1e-5)
+    assert len(found["logs"]) == len(expected["logs"])
+    for mine, theirs in zip(found["logs"], expected["logs"], strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    assert found["best"] == expected["best"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sharded_weights_train_like_whole_ones(name: str, ranks: list[Any]) -> None:
+    for rank in ranks:
+        assert_equal(rank[f"{name} True"], rank[f"{name} False"])
+    first, second = (rank[f"{name} True"]["weights"] for rank in ranks)
+    counted = "loss/loss.choices"  # by ranks that have rows; the first one's count
+    assert [key for key in first if not torch.equal(first[key], second[key])] in ([], [counted])
+
+
+def test_evaluations_were_made(ranks: list[Any]) -> None:
+    logs = ranks[0]["evaluated True"]["logs"]
+    assert len([entry for entry in logs if {"eval_loss", "eval_sts_spearman_cosine"} <= set(entry)]) == 4
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("kind", [False, True])
+def test_a_resumed_run_ends_like_one_that_went_through(before: bool, kind: bool, ranks: list[Any]) -> None:
+    for rank in ranks:
+        found, expected = rank["resumed"][f"from {before} to {kind}"], rank["resumed"]["whole False"]
+        assert_equal(found, expected)
+        assert_equal(rank["resumed"]["whole True"], expected)
+
+
+def test_checkpoints_hold_whole_weights(ranks: list[Any], folder: Path) -> None:
+    names = {"model.safetensors", "loss.safetensors", "optimizer.pt", "scheduler.pt", "manifest.json"}
+    models = []
+    for kind in (False, True):
+        checkpoint = folder / f"whole-{kind}" / f"checkpoint-{SAVED_AT}"
+        assert names <= {file.name for file in checkpoint.iterdir()}
+        models.append(SentenceTransformer(checkpoint, device="cpu").state_dict())
+    torch.testing.assert_close(*models, rtol=1e-5, atol=1e-5)
+
+
+def test_a_rank_holds_half_of_everything(ranks: list[Any]) -> None:
+    for rank in ranks:
+        held = rank["watched"]["held"]
+        assert set(held) == {"weights", "moments"}
+        assert all(0.45 < share < 0.55 for share in held.values())
+
+
+def test_after_training_the_model_is_a_plain_one(ranks: list[Any], folder: Path) -> None:
+    for rank in ranks:
+        assert rank["watched"]["kinds"] == []
+        assert rank["watched"]["plain"] == {nn.Parameter}
+        assert rank["watched"]["same"]
+    (last,) = (folder / "watched-True").glob("checkpoint-*")
+    expected = SentenceTransformer(last, device="cpu").encode(TEXTS["a"])
+    assert ranks[0]["watched"]["embeddings"] == pytest.approx(expected, abs=1e-6)
+
+
+# ---- what is sharded by itself, and what cannot be ----
+
+
+def names_of(step: Step, **config: Any) -> list[str]:
+    return [type(part).__name__ for part in units(step, config)]
+
+
+def test_layers_are_gathered_one_at_a_time(tiny_model: Any) -> None:
+    step = Step(tiny_model, ranking(tiny_model))
+    assert sorted(names_of(step)) == ["BertEmbeddings", "BertLayer", "BertLayer"]
+    assert names_of(step, transformer_layer_cls_to_wrap=["BertLayer"]) == ["BertLayer", "BertLayer"]
+    assert names_of(step, auto_wrap_policy="NO_WRAP") == []
+    sizes = {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 4000}
+    assert names_of(step, **sizes) == [*["BertAttention", "BertLayer"] * 2, "Embedding"]
+    with pytest.raises(ValueError, match=r"names \['LlamaDecoderLayer'\], .* no such layers. It has \['Bert"):
+        names_of(step, transformer_layer_cls_to_wrap=["LlamaDecoderLayer"])
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers' report of the new cross attention
+def test_layers_that_share_weights_are_gathered_with_the_step(tiny_model: Any) -> None:
+    assert names_of(Step(tiny_model, DenoisingAutoEncoderLoss(tiny_model))) == []
+
+
+def test_losses_that_cannot_train_sharded_weights_are_refused(tiny_model: Any) -> None:
+    def args(**given: Any) -> Any:
+        return SentenceTransformerTrainingArguments("out", **given)
+
+    cached = Matryoshka2dLoss(tiny_model, CachedMultipleNegativesRankingLoss(tiny_model), [32])
+    number = ContrastiveTensionLossInBatchNegatives(tiny_model)
+    for loss, why in (
+        (cached, "Matryoshka2dLoss runs .* a mini-batch"),
+        (number, r"trains \['logit_scale'\]"),
+    ):
+        check_losses(args(), loss)
+        for given in (loss, {"x": ranking(tiny_model), "y": loss}):
+            with pytest.raises(ValueError, match=f"{why}.* leave fsdp out"):
+                check_losses(args(fsdp=True), given)
+    check_losses(args(fsdp=True), ranking(tiny_model))
+
+
+def test_a_trainer_refuses_them_at_the_start(tiny_model: Any, tmp_path: Path) -> None:
+    args = SentenceTransformerTrainingArguments(str(tmp_path), fsdp=True)
+    with pytest.raises(ValueError, match="leave fsdp out"):
+        SentenceTransformerTrainer(
+            tiny_model, args, train_dataset=PAIRS, loss=CachedMultipleNegativesRankingLoss
+        )

@@ -48,13 +48,22 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         defaults = set(map(id, self.default_callbacks))
         return [callback for callback in self.callback_handler.callbacks if id(callback) not in defaults]
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the loop; see the trainer's method of this name."""
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Runs the loop; see the trainer's method of this name.
+
+        Raises:
+            ValueError: If it is to go on from a checkpoint with DeepSpeed.
+        """
+        if resume_from_checkpoint is not None and self.is_deepspeed_enabled:
+            raise ValueError(
+                f"A run with deepspeed cannot go on from {resume_from_checkpoint}, which holds no state of its optimizer. "
+                "Start anew with the checkpoint as the model."
+            )
         self.neftune_noise_alpha = (
             None  # the noise is ours to add: transformers asks the model for embeddings
         )
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self.is_in_train = False
             if self._noise is not None:

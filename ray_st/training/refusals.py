@@ -11,9 +11,6 @@ from ray_st.training.step import LossOrLosses, losses_of
 _MEMORY = "gradient_checkpointing=True, bf16=True, or adapters save memory"
 
 REFUSED = {
-    "deepspeed": (
-        "the loss is computed inside of what wraps the model, which DeepSpeed's engine cannot do. " + _MEMORY
-    ),
     "parallelism_config": f"each worker holds the whole model. {_MEMORY}",
     "enable_jit_checkpoint": (
         "one worker alone cannot write a checkpoint when it is told to end; Ray restarts the run from the newest one. Set "

@@ -165,6 +165,8 @@ class SteppingTrainer(WrappingTrainer):
         return loss.detach()
 
     def _backward_options(self) -> dict[str, Any]:
+        if self.is_deepspeed_enabled:
+            return {"scale_wrt_gas": False}  # we have divided by the number of batches
         fused = self.args.optim in (
             OptimizerNames.LOMO,
             OptimizerNames.ADALOMO,

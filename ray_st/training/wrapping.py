@@ -52,7 +52,19 @@ class WrappingTrainer(InspectableTrainer):
         if self.args.fsdp and self.here.world.size == 1:
             write_line("fsdp has no effect: there is one worker, which holds the whole model")
         self._owned = self._found_in_loss()
+        if self.is_deepspeed_enabled:
+            return self._engine()
         return self._sharded or collectives.reduce_gradients(Step(self.model, self.loss), self.args)
+
+    def _engine(self) -> nn.Module:
+        """Model and losses as DeepSpeed's engine, which takes the optimizer's steps, and the schedule's if it has one."""
+        parts: list[Any] = [Step(self.model, self.loss), self.optimizer]
+        if type(self.lr_scheduler).__name__ == "DummyScheduler":  # the configuration names one
+            parts.append(self.lr_scheduler)
+        engine, self.optimizer, *schedule = self.accelerator.prepare(*parts)
+        self.lr_scheduler = schedule[0] if schedule else self.lr_scheduler
+        wrapped: nn.Module = engine
+        return wrapped
 
     def trained_by_loss(self) -> list[Tensor]:
         """The weights in training that losses own; while they are sharded, other ones at each step."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ray_st.util.arguments.sharded import check_sharding
+from ray_st.util.arguments.sharded import check_deepspeed, check_sharding
 from ray_st.util.arguments.written import WrittenArguments
 
 _OF_THE_PROCESS = (
@@ -30,6 +30,7 @@ _OF_THE_DEVICE = {
     "torch_compile_mode": None,
     "dataloader_pin_memory": True,
     "ddp_backend": None,
+    "deepspeed": None,  # it looks for the other processes
 }
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # transformers' callback reads it in place of args.logging_dir
 
@@ -69,12 +70,13 @@ class PlacedArguments(WrittenArguments):
             return
         with self._as_without_device():
             self._complete()
+        check_sharding(self)
+        check_deepspeed(self)
         self.mixed_precision = "no"  # what an Accelerator on the driver gets
 
     def _complete(self) -> None:
         super().__post_init__()
         self.fsdp_plugin_args = None  # weights are sharded by our loop, not by accelerate
-        check_sharding(self)
 
     @contextmanager
     def _as_without_device(self) -> Iterator[None]:

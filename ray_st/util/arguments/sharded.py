@@ -1,7 +1,10 @@
-"""What ``fsdp_config`` may say: the settings that are followed, and a word on each of the others."""
+"""What ``fsdp_config`` and ``deepspeed`` may say: the settings that are followed, and a word on each of the others."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
+from pathlib import Path
 from typing import Any
 
 BY_LAYER = "TRANSFORMER_BASED_WRAP"
@@ -61,6 +64,38 @@ def check_sharding(args: Any) -> None:
     if config.get("activation_checkpointing"):
         names = ("activation_checkpointing", "gradient_checkpointing")  # the second in earlier releases
         setattr(args, next(name for name in names if hasattr(args, name)), True)
+
+
+def check_deepspeed(args: Any) -> None:
+    """Refuses what DeepSpeed cannot do here; reads its configuration, which workers could not find.
+
+    Args:
+        args: Training arguments.
+
+    Raises:
+        ValueError: Naming what it is and what to do.
+    """
+    if not args.deepspeed:
+        return
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(
+            "deepspeed needs the package deepspeed, here and on the workers: pip install deepspeed. Without it, fsdp=True "
+            "shards weights, gradients and the optimizer's state."
+        )
+    if isinstance(args.deepspeed, str):
+        given = args.deepspeed
+        args.deepspeed = json.loads(given if given.startswith("{") else Path(given).read_text())
+    stage = args.deepspeed.get("zero_optimization", {}).get("stage", 0)
+    if stage not in (0, 1, 2):
+        raise ValueError(
+            f"deepspeed: stage {stage} of ZeRO shards weights, which evaluations and checkpoints need whole. Use stage 2, or "
+            "fsdp=True in place of deepspeed."
+        )
+    if args.save_strategy != "no" and not args.save_only_model:
+        raise ValueError(
+            "deepspeed: its optimizer's state cannot be saved, as DeepSpeed reads it by unpickling. Give "
+            'save_only_model=True or save_strategy="no"; such runs cannot be resumed.'
+        )
 
 
 def _check_setting(name: str, value: Any) -> None:

@@ -8,10 +8,8 @@ from typing import Any
 
 from ray_st.training.step import LossOrLosses, losses_of
 
-_MEMORY = "gradient_checkpointing=True, bf16=True, or adapters save memory"
-
 REFUSED = {
-    "parallelism_config": f"each worker holds the whole model. {_MEMORY}",
+    "parallelism_config": "each worker runs the whole model; fsdp=True shards its weights",
     "enable_jit_checkpoint": (
         "one worker alone cannot write a checkpoint when it is told to end; Ray restarts the run from the newest one. Set "
         "save_steps to what may be lost"

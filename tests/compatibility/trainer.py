@@ -83,7 +83,7 @@ NOTES = {
     "get_learning_rates": ("differs", _ON_THE_WORKER),
     "get_optimizer_group": ("differs", _ON_THE_WORKER),
     "hyperparameter_search": ("differs", "with Ray Tune by default, `optuna` one trial at a time; see below"),
-    "propagate_args_to_deepspeed": ("differs", "an error that says why: DeepSpeed is not used"),
+    "propagate_args_to_deepspeed": ("differs", "without DeepSpeed, and on the driver, an error that says why"),
     "push_to_hub": ("same", "returns what huggingface_hub says of the commit"),
     "save_model": ("same", "the first worker saves"),
     "train": ("differs", "on the cluster; keyword arguments of releases before transformers 4 are an error"),

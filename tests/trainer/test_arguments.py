@@ -183,7 +183,6 @@ def test_smoothed_labels_are_without_effect(make: Any, sent: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fsdp": True}, "fsdp cannot be used: .* hold the whole model"),
         (
             {"enable_jit_checkpoint": True},
             "enable_jit_checkpoint cannot be used: .* Leave enable_jit_checkpoint out",

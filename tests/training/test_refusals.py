@@ -16,13 +16,9 @@ def make(**given: Any) -> Any:
 
 def test_arguments_that_a_run_cannot_follow() -> None:
     check_arguments(make(gradient_checkpointing=True))
-    for name, value in {"fsdp": True, "enable_jit_checkpoint": True}.items():
-        with pytest.raises(ValueError, match=rf"^{name} cannot be used: .* Leave {name} out\.$"):
-            check_arguments(make(**{name: value}))
-    args = make()
-    args.deepspeed = "config.json"  # transformers refuses it where DeepSpeed is not installed
-    with pytest.raises(ValueError, match=r"^deepspeed cannot be used: .* DeepSpeed's engine cannot do"):
-        check_arguments(args)
+    name = "enable_jit_checkpoint"
+    with pytest.raises(ValueError, match=rf"^{name} cannot be used: .* Leave {name} out\.$"):
+        check_arguments(make(**{name: True}))
 
 
 @pytest.mark.parametrize("given", [{"ledger": True}, {"auto_find_batch_size": True}, {"ddp_backend": "gloo"}])

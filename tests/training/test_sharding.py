@@ -45,6 +45,7 @@ PAIRS = Dataset.from_dict(TEXTS)
 SCORED = Dataset.from_dict({**TEXTS, "score": [i * 7 % 11 / 10 for i in range(ROWS)]})
 CLASSES = Dataset.from_dict({**TEXTS, "label": [i % 3 for i in range(ROWS)]})
 SAVED_AT = 3
+RESUMED = [(True, True), (True, False), (False, True)]  # whether weights are sharded before and after
 
 
 def ranking(model: Any) -> Any:
@@ -98,26 +99,28 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "rmsprop": (ranking, PAIRS, {"optim": "rmsprop"}),
     "bfloat16": (ranking, PAIRS, {"bf16": True}),
     "evaluated": (ranking, PAIRS, {"evaluated": True}),
-    "by size": (ranking, PAIRS, {"config": {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 5000}}),
-    "as one": (ranking, PAIRS, {"config": {"auto_wrap_policy": "NO_WRAP"}}),
-    "kept": (
-        ranking,
-        PAIRS,
-        {"config": {"reshard_after_forward": False, "transformer_layer_cls_to_wrap": "BertLayer"}},
-    ),
-    "recomputed": (ranking, PAIRS, {"config": {"activation_checkpointing": True}}),
     "adapters": (ranking, PAIRS, {"adapted": True}),
     "trained twice": (ranking, PAIRS, {"times": 2}),
+}
+SETTINGS = {
+    "by size": {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 5000},
+    "as one": {"auto_wrap_policy": "NO_WRAP"},
+    "kept": {"reshard_after_forward": False, "transformer_layer_cls_to_wrap": "BertLayer"},
+    "recomputed": {"activation_checkpointing": True},
 }
 
 
 class Watch(TrainerCallback):
-    """Notes after two steps how much of the weights and of the optimizer's state this rank holds."""
+    """Notes after two steps how much of the weights and of the optimizer's state this rank holds, and saves the model."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: str) -> None:
         self.seen: dict[str, Any] = {}
+        self.folder = folder
+        self.trainer: Any = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if state.global_step == 2:
+            self.trainer.save_model(self.folder)
         weights = list(given["model"].parameters())
         moments = [values["exp_avg"] for values in given["optimizer"].optimizer.state.values()]
         if state.global_step == 2 and all(isinstance(tensor, DTensor) for tensor in (*weights, *moments)):
@@ -150,8 +153,6 @@ class Runs:
         config = options.pop("config", None)
         if fsdp:
             options |= {"fsdp": True, "fsdp_config": config}
-        elif config == {"activation_checkpointing": True}:
-            options |= {"gradient_checkpointing": True}
         given = {
             key: options.pop(key) for key in ("eval_dataset", "evaluator", "callbacks") if key in options
         }
@@ -189,17 +190,18 @@ class Runs:
         found = {
             f"whole {kind}": self.run("whole", classes, CLASSES, kind, **saving) for kind in (False, True)
         }
-        for before in (False, True):
-            for kind in (False, True):
-                start = f"{self.folder}/whole-{before}/checkpoint-{SAVED_AT}"
-                name = f"from {before}"
-                found[f"{name} to {kind}"] = self.run(name, classes, CLASSES, kind, resume=start, **saving)
+        for before, kind in RESUMED:
+            start = f"{self.folder}/whole-{before}/checkpoint-{SAVED_AT}"
+            name = f"from {before}"
+            found[f"{name} to {kind}"] = self.run(name, classes, CLASSES, kind, resume=start, **saving)
         return found
 
     def watched(self) -> dict[str, Any]:
         """What a rank holds while it trains, and what is left behind."""
-        watch = Watch()
-        trainer = self.trainer("watched", ranking, PAIRS, True, callbacks=[watch])
+        watch = Watch(f"{self.folder}/middle")
+        saving = {"save_strategy": "steps", "save_steps": 2}
+        trainer = self.trainer("watched", ranking, PAIRS, True, callbacks=[watch], **saving)
+        watch.trainer = trainer
         trainer.train()
         trainer.save_last()
         model = trainer.model
@@ -237,6 +239,8 @@ def work(rank: int, size: int, folder: str, model: str) -> None:
     for name, (loss, rows, options) in CASES.items():
         for fsdp in (False, True):
             found[f"{name} {fsdp}"] = runs.run(name.replace(" ", "-"), loss, rows, fsdp, **options)
+    for name, config in SETTINGS.items():
+        found[name] = runs.run(name.replace(" ", "-"), ranking, PAIRS, True, config=config)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -270,13 +274,18 @@ def test_sharded_weights_train_like_whole_ones(name: str, ranks: list[Any]) -> N
     assert [key for key in first if not torch.equal(first[key], second[key])] in ([], [counted])
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_change_no_figure(name: str, ranks: list[Any]) -> None:
+    for rank in ranks:
+        assert_equal(rank[name], rank["ranking over the pool False"])
+
+
 def test_evaluations_were_made(ranks: list[Any]) -> None:
     logs = ranks[0]["evaluated True"]["logs"]
     assert len([entry for entry in logs if {"eval_loss", "eval_sts_spearman_cosine"} <= set(entry)]) == 4
 
 
-@pytest.mark.parametrize("before", [False, True])
-@pytest.mark.parametrize("kind", [False, True])
+@pytest.mark.parametrize(("before", "kind"), RESUMED)
 def test_a_resumed_run_ends_like_one_that_went_through(before: bool, kind: bool, ranks: list[Any]) -> None:
     for rank in ranks:
         found, expected = rank["resumed"][f"from {before} to {kind}"], rank["resumed"]["whole False"]
@@ -306,9 +315,20 @@ def test_after_training_the_model_is_a_plain_one(ranks: list[Any], folder: Path)
         assert rank["watched"]["kinds"] == []
         assert rank["watched"]["plain"] == {nn.Parameter}
         assert rank["watched"]["same"]
-    (last,) = (folder / "watched-True").glob("checkpoint-*")
+    last = folder / "watched-True" / "checkpoint-6"
     expected = SentenceTransformer(last, device="cpu").encode(TEXTS["a"])
     assert ranks[0]["watched"]["embeddings"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_callback_may_save_the_model(ranks: list[Any], folder: Path) -> None:
+    folders = (
+        folder / "middle",
+        folder / "watched-True" / "checkpoint-2",
+        folder / "watched-True" / "checkpoint-4",
+    )
+    saved, same, later = (SentenceTransformer(path, device="cpu").state_dict() for path in folders)
+    assert all(torch.equal(saved[name], same[name]) for name in saved)
+    assert any(not torch.equal(saved[name], later[name]) for name in saved)
 
 
 # ---- what is sharded by itself, and what cannot be ----

@@ -136,7 +136,7 @@ class DroppedArguments(PlacedArguments):
     ] = None
     push_to_hub_token: Annotated[str | None, Becomes("hub_token")] = None
     mp_parameters: Annotated[
-        str, Unused("SageMaker's model parallelism is not used; gradient_checkpointing and bf16 save memory")
+        str, Unused("SageMaker's model parallelism is not used; to shard a model use fsdp=True")
     ] = ""
     torchdynamo: Annotated[str | None, Becomes("torch_compile_backend")] = None
     ray_scope: Annotated[

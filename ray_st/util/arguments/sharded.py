@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-BY_LAYER = "TRANSFORMER_BASED_WRAP"
+import torch
+
 BY_SIZE = "SIZE_BASED_WRAP"
 NOT_AT_ALL = "NO_WRAP"
 
+_PYTORCH = "2.13"
 _SWITCHES = ("reshard_after_forward", "activation_checkpointing")
 _FIXED = {
     "version": (2, "PyTorch's FSDP2 is used"),
@@ -45,6 +47,10 @@ def check_sharding(args: Any) -> None:
     """
     if not args.fsdp:
         return
+    if torch.torch_version.TorchVersion(torch.__version__) < _PYTORCH:
+        raise ValueError(
+            f"fsdp needs PyTorch {_PYTORCH} or later, as it reaches into FSDP2; found {torch.__version__}."
+        )
     config = args.fsdp_config
     for name in sorted(config):
         _check_setting(name, config[name])
@@ -56,9 +62,10 @@ def check_sharding(args: Any) -> None:
     for name, why in _NOT_WITH_IT.items():
         if getattr(args, name):
             raise ValueError(f"{name} cannot be used with fsdp: {why}. Leave one of them out.")
-    if args.optim not in _OPTIMIZERS:
+    optimizer = getattr(args.optim, "value", args.optim)
+    if optimizer not in _OPTIMIZERS:
         raise ValueError(
-            f'optim="{args.optim}" was never tried with fsdp, which gives an optimizer parts of the weights. Use one of '
+            f'optim="{optimizer}" was never tried with fsdp, which gives an optimizer parts of the weights. Use one of '
             f"{list(_OPTIMIZERS)}."
         )
     if config.get("activation_checkpointing"):
@@ -77,7 +84,9 @@ def check_deepspeed(args: Any) -> None:
     """
     if not args.deepspeed:
         return
-    if importlib.util.find_spec("deepspeed") is None:
+    if args.fsdp:
+        raise ValueError("fsdp and deepspeed cannot be used together. Leave one of them out.")
+    if find_spec("deepspeed") is None:
         raise ValueError(
             "deepspeed needs the package deepspeed, here and on the workers: pip install deepspeed. Without it, fsdp=True "
             "shards weights, gradients and the optimizer's state."

@@ -78,6 +78,7 @@ def make(folder: Path, model_folder: Path, **options: Any) -> SentenceTransforme
     )
 
 
+@pytest.mark.long
 def test_a_worker_and_then_the_driver_are_told_to_end(
     cluster: None, tiny_folder: Path, tmp_path: Path, capfd: Any
 ) -> None:

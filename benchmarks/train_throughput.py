@@ -38,7 +38,7 @@ def main() -> None:
             print("RESULT " + json.dumps(result), flush=True)
         return
     for file in options.rows:
-        for loss in LOSSES:
+        for loss in options.losses:
             found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
             for _ in range(options.rounds):
                 for side, runs in found.items():
@@ -50,13 +50,14 @@ def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", required=True, nargs="+", help="CSV files of text pairs with a number")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--curve", action="store_true", help="without dropout; compare the losses of all steps"
     )
-    parser.add_argument("--side", choices=list(RUN))
-    parser.add_argument("--loss", default="CoSENTLoss")
+    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES))
+    parser.add_argument("--side", choices=list(RUN), help=argparse.SUPPRESS)
+    parser.add_argument("--loss", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from ray.train import ScalingConfig
 
 from ray_st.runtime.feeds import RayFeed
+from ray_st.runtime.sealed import Sealed
 from ray_st.training.beside import Answer, Order, answer, stand_in
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.place import Place
@@ -52,13 +53,13 @@ class Setting:
     """What the evaluating process needs to know of a run.
 
     Args:
-        held: A reference to the run, in a list.
+        sealed: The run.
         feeds: Its evaluation datasets, by name.
         store: The run's folder.
         ranks: Number of its workers.
     """
 
-    held: Sequence[Any]
+    sealed: Sealed
     feeds: Mapping[str, RayFeed]
     store: CheckpointStore
     ranks: int
@@ -75,7 +76,7 @@ class Evaluating:
     def prepare(self, setting: Setting) -> None:
         """Makes the trainer, unless it is there."""
         if self._trainer is None:
-            run = ray.get(setting.held[0])
+            run = setting.sealed.open()
             feeds = eval_names(setting.feeds)
             place = Place(World(), setting.store, evals=feeds, prompt_lengths=run.prompt_lengths)
             self._trainer = run.build(place)
@@ -169,20 +170,20 @@ class RayDesk:
 
 @contextmanager
 def open_desk(
-    beside: Beside | None, held: Sequence[Any], feeds: Mapping[str, RayFeed]
+    beside: Beside | None, sealed: Sealed, feeds: Mapping[str, RayFeed]
 ) -> Iterator[RayDesk | None]:
     """The desk of a run, for as long as the context is open.
 
     Args:
         beside: How the run is evaluated beside training; None where its workers evaluate, which need no desk.
-        held: A reference to the run, in a list.
+        sealed: The run.
         feeds: Its datasets, by name.
     """
     if beside is None:
         yield None
         return
     evals = {name: feed for name, feed in feeds.items() if name != TRAIN_FEED}
-    desk = RayDesk(beside.resources, Setting(held, evals, beside.store, beside.ranks))
+    desk = RayDesk(beside.resources, Setting(sealed, evals, beside.store, beside.ranks))
     try:
         yield desk
     finally:

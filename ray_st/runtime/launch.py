@@ -10,10 +10,9 @@ from contextlib import ExitStack
 from typing import Any
 
 import ray
-import ray.train
+from ray import cloudpickle
 from ray.train import (
     ControllerError,
-    DataConfig,
     FailureConfig,
     PreemptionError,
     RunConfig,
@@ -23,11 +22,14 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from ray_st.runtime.beside import Beside, open_desk
+from ray_st.runtime.callbacks import StopAtRepeatableErrors
 from ray_st.runtime.cluster import default_scaling
-from ray_st.runtime.failures import RunStopped, StopAtRepeatableErrors
+from ray_st.runtime.failures import RunStopped
+from ray_st.runtime.feed_config import FeedConfig
 from ray_st.runtime.feeds import RayFeed, Shelf, start_planner
 from ray_st.runtime.ingest import default_window_bytes, ingest
 from ray_st.runtime.oversight import overseen, watched
+from ray_st.runtime.sealed import Sealed
 from ray_st.runtime.storage import open_store
 from ray_st.runtime.worker import work
 from ray_st.training.checkpoint import CheckpointStore
@@ -41,22 +43,6 @@ BAD_ROWS = "bad-rows"
 
 RESTARTS = 3
 """How often a worker group is restarted when the user gave no ``run_config``."""
-
-
-class FeedConfig(DataConfig):
-    """Ray Train's door for datasets, opened for feeds: every rank gets the same small, picklable feed.
-
-    Args:
-        feeds: A feed for each dataset name.
-    """
-
-    def __init__(self, feeds: Mapping[str, RayFeed]) -> None:
-        super().__init__()
-        self._feeds = dict(feeds)
-
-    def configure(self, datasets: Any, world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """The feeds of each rank."""
-        return [{name: self._feeds[name] for name in datasets} for _ in range(world_size)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,16 +134,15 @@ def launch(
         What the first worker sent back.
     """
     no_datasets: Any = dict.fromkeys(feeds)  # names only: the feeds come from the data config
-    # A reference in a list: the run itself is not exported to dashboards, as a train_loop_config would be.
-    held = [ray.put(run)]
+    sealed = Sealed(run)
     with ExitStack() as stack:
-        desk = stack.enter_context(open_desk(beside, held, feeds))
+        desk = stack.enter_context(open_desk(beside, sealed, feeds))
         oversight = None
         if TRAIN_FEED in feeds:
             oversight = stack.enter_context(overseen(run_config, open_store(run_config, run.run_id)))
             run_config = watched(run_config, oversight)
         outcome = run_workers(
-            lambda: work(ray.get(held[0]), desk, oversight),
+            lambda: work(sealed.open(), desk, oversight),
             scaling,
             run_config,
             torch_config=torch_config,
@@ -188,7 +173,10 @@ def run_workers(
         OutOfRetries: If workers were lost more often than ``run_config`` allows.
     """
     run_config = _stopping_at_repeatable_errors(run_config)
-    trainer = TorchTrainer(task, scaling_config=scaling, run_config=run_config, **options)
+    sealed = Sealed(task)
+    trainer = TorchTrainer(
+        lambda: cloudpickle.dumps(sealed.open()()), scaling_config=scaling, run_config=run_config, **options
+    )
     try:
         result: Any = trainer.fit()
     except ControllerError as error:
@@ -197,7 +185,7 @@ def run_workers(
         raise
     except (WorkerGroupError, PreemptionError) as error:
         raise OutOfRetries(f"workers were lost more often than max_failures allows. {error}") from error
-    return result.return_value
+    return cloudpickle.loads(result.return_value)
 
 
 def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunConfig:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -16,11 +16,10 @@ from typing import Any
 import ray
 import ray.train
 from ray.exceptions import RayActorError, RayError
-from ray.train import RunConfig, UserCallback
-from ray.train.v2._internal.execution.callback import WorkerCallback
+from ray.train import RunConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_st.runtime.failures import cause_of
+from ray_st.runtime.callbacks import CatchSigterm, HearOfLosses, wish
 from ray_st.runtime.metrics import RunFigures
 from ray_st.runtime.tower import News, Tower
 from ray_st.training.checkpoint import CheckpointStore
@@ -29,9 +28,10 @@ from ray_st.training.meter import Meter
 from ray_st.training.place import Place
 from ray_st.training.progress import ProgressReport
 from ray_st.training.reporting import EventReport
-from ray_st.training.stopping import Moved, RollCall, Why, Wish
+from ray_st.training.stopping import RollCall
 from ray_st.training.tally import Tally
-from ray_st.training.watchdog import STEP_LIMIT_S, Hang, HangError, Watchdog, stacks
+from ray_st.training.watchdog import STEP_LIMIT_S, Hang, Watchdog, stacks
+from ray_st.util.endings import HangError, Moved, Why
 from ray_st.util.events import LOG_FORMAT, send_to, set_context, speaks_json, tell
 
 STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
@@ -42,8 +42,6 @@ STACKS = "stacks"
 
 ANSWER_S = 10.0
 """How long ranks have to write down where they are."""
-
-_wish = Wish()  # of this worker's process: signal handlers know of nothing else
 
 
 @dataclass(frozen=True)
@@ -160,30 +158,6 @@ def watched(run_config: RunConfig, oversight: Oversight) -> RunConfig:
     return dataclasses.replace(run_config, callbacks=[*(run_config.callbacks or []), *watching])
 
 
-class HearOfLosses(UserCallback):
-    """Tells the tower why workers were lost; runs in Ray Train's controller.
-
-    Args:
-        tower: The run's tower.
-    """
-
-    def __init__(self, tower: Any) -> None:
-        self._tower = tower
-
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Tells the cause of each rank's error."""
-        for error in worker_exceptions.values():
-            self._tower.lost.remote(cause_of(error))
-
-
-class CatchSigterm(WorkerCallback):
-    """Turns a worker's SIGTERM into a wish to leave. Runs in the worker's main thread, where handlers are set."""
-
-    def after_init_train_context(self) -> None:
-        """Sets the handler."""
-        signal.signal(signal.SIGTERM, lambda number, frame: _wish.ask(Why.LEAVE))
-
-
 # ---- on a worker ----
 
 
@@ -205,7 +179,7 @@ def attended(trainer: Any, place: Place, oversight: Oversight) -> Iterator[None]
     watchdog = Watchdog(rank, lambda hang: _give_up(hang, place, tower), oversight.step_limit_s)
     figures = RunFigures(oversight.run)
     tally = Tally(oversight.started, lambda step: ray.get(tower.total_at.remote(step)), tower.book.remote)
-    roll_call = RollCall(trainer, _wish, _a_node_is_taken, lambda: meter.pace())
+    roll_call = RollCall(trainer, wish, _a_node_is_taken, lambda: meter.pace())
     meter = Meter(trainer, figures, lambda: roll_call.skew, tally)
     for callback in (watchdog, meter, EventReport(trainer), roll_call):  # the last one may end it all
         trainer.add_callback(callback)
@@ -244,7 +218,7 @@ def _listen(tower: Any, place: Place) -> None:
         while True:
             news = ray.get(tower.news.remote(news.version))
             if news.stop:
-                _wish.ask(Why.STOP)
+                wish.ask(Why.STOP)
             if news.hang is not None and news.hang != answered:
                 answered = news.hang
                 _write_stacks(place, answered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import sys
 from contextlib import nullcontext
@@ -35,6 +36,7 @@ def work(run: Run, desk: Desk | None = None, oversight: Oversight | None = None)
         The outcome, on the first worker; None on the others.
     """
     _quiet_reports()
+    gc.freeze()  # what imports made stays; a full collection, with which training begins, need not look at it
     place = dataclasses.replace(_place(run), desk=desk)
     trainer = run.build(place)
     with attended(trainer, place, oversight) if oversight else nullcontext():

@@ -147,6 +147,7 @@ def reduce_gradients(step: torch.nn.Module, args: Any) -> torch.nn.Module:
     options: dict[str, Any] = {
         "find_unused_parameters": bool(args.ddp_find_unused_parameters),
         "static_graph": bool(getattr(args, "ddp_static_graph", False)),
+        "gradient_as_bucket_view": True,  # no second copy of the gradients, and no copying
     }
     if args.ddp_broadcast_buffers is not None:
         options["broadcast_buffers"] = args.ddp_broadcast_buffers

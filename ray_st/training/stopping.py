@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
 from ray_st.training import collectives
-from ray_st.util.endings import Interrupted
+from ray_st.util.endings import Interrupted, Moved, Why, Wish
 from ray_st.util.events import tell
 
 EVERY_S = 2.0
 """Seconds between two roll calls; at least a step."""
-
-
-class Why(IntEnum):
-    """Why a run should stop; the greatest of all ranks' wishes counts."""
-
-    GO_ON = 0
-    LEAVE = 1
-    """A worker's process was asked to end: the run goes on in another."""
-    PREEMPTED = 2
-    """A worker's node is being taken away: likewise."""
-    STOP = 3
-    """The run was asked to end."""
 
 
 REASONS = {
@@ -35,33 +22,6 @@ REASONS = {
     Why.PREEMPTED: "a node is being taken away",
     Why.STOP: "the run was told to stop",
 }
-
-
-class Moved(RuntimeError):
-    """The ranks saved a checkpoint and stopped, to go on elsewhere.
-
-    Args:
-        why: The reason.
-        message: What people read.
-    """
-
-    def __init__(self, why: Why, message: str) -> None:
-        super().__init__(why, message)
-        self.why = why
-
-    def __str__(self) -> str:
-        return str(self.args[1])
-
-
-class Wish:
-    """What this process was asked for; set from any thread or signal handler, read by the loop."""
-
-    def __init__(self) -> None:
-        self.why = Why.GO_ON
-
-    def ask(self, why: Why) -> None:
-        """Asks to stop; a lesser wish does not take back a greater one."""
-        self.why = max(self.why, why)
 
 
 class RollCall(TrainerCallback):

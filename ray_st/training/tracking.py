@@ -69,10 +69,11 @@ class TrackingTrainer(Trainer):
     def _open_trackers(self, place: Place) -> None:
         """Opens them, to go on with what the checkpoint, or else a start of this run before the first one, knows."""
         states: Any = self.state.stateful_callbacks
-        known = states.get(TRACKED) or _recorded(place.store)
+        world = place.world
+        known = states.get(TRACKED) or (_recorded(place.store) if world.is_first else {})
+        known = collectives.broadcast_object(known)  # the first rank, which writes the record, has read it
         before = known.get(_EMISSIONS)
         self.emissions = self._before = None if before is None else Emissions(**before)
-        world = place.world
         for tracker in self._trackers():
             if world.is_first or (tracker.every_node and world.local_rank == 0):
                 opened = tracker.open(self.args, self.state.global_step, known.get(tracker.name))
@@ -129,5 +130,7 @@ def _recorded(store: CheckpointStore) -> dict[str, Any]:
 def _record(store: CheckpointStore, known: Mapping[str, Any]) -> None:
     store.filesystem.create_dir(store.path, recursive=True)
     text = json.dumps({"run_id": store.run_id, TRACKED: dict(known)})
-    with store.filesystem.open_output_stream(store.location(_RECORD)) as stream:
+    unfinished = store.location(_RECORD + ".new")
+    with store.filesystem.open_output_stream(unfinished) as stream:
         stream.write(text.encode())
+    store.filesystem.move(unfinished, store.location(_RECORD))  # a process that dies here leaves a whole one

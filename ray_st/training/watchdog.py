@@ -19,10 +19,6 @@ PATIENCE = 12
 """So many times longer may take what is no ordinary step: a process's first one, evaluations, checkpoints."""
 
 
-class HangError(RuntimeError):
-    """Ranks waited for each other for too long; the text says where their stacks are."""
-
-
 @dataclass(frozen=True)
 class Hang:
     """A rank that makes no progress.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 OK = 0
 """All went well."""
 
@@ -38,3 +40,46 @@ class OutOfRetries(RunEnded):
     """Workers were lost more often than the run's ``max_failures`` allows; the text holds the last loss."""
 
     exit_code = OUT_OF_RETRIES
+
+
+class Why(IntEnum):
+    """Why a run's workers should stop; the greatest of all ranks' wishes counts."""
+
+    GO_ON = 0
+    LEAVE = 1
+    """A worker's process was asked to end: the run goes on in another."""
+    PREEMPTED = 2
+    """A worker's node is being taken away: likewise."""
+    STOP = 3
+    """The run was asked to end."""
+
+
+class Wish:
+    """What this process was asked for; set from any thread or signal handler, read by the loop."""
+
+    def __init__(self) -> None:
+        self.why = Why.GO_ON
+
+    def ask(self, why: Why) -> None:
+        """Asks to stop; a lesser wish does not take back a greater one."""
+        self.why = max(self.why, why)
+
+
+class Moved(RuntimeError):
+    """The ranks saved a checkpoint and stopped, to go on elsewhere.
+
+    Args:
+        why: The reason.
+        message: What people read.
+    """
+
+    def __init__(self, why: Why, message: str) -> None:
+        super().__init__(why, message)
+        self.why = why
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+class HangError(RuntimeError):
+    """Ranks waited for each other for too long; the text says where their stacks are."""

@@ -37,7 +37,7 @@ class ToldToEnd(TrainerCallback):
         self.begun = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        from ray_st.runtime.oversight import _wish
+        from ray_st.runtime.callbacks import wish
 
         if self.begun or args.process_index == 0 or self.driver.exists():
             return
@@ -47,7 +47,7 @@ class ToldToEnd(TrainerCallback):
         else:
             self.worker.touch()
             os.kill(os.getpid(), signal.SIGTERM)
-        while not _wish.why:
+        while not wish.why:
             threading.Event().wait(0.01)
 
 
@@ -78,6 +78,7 @@ def make(folder: Path, model_folder: Path, **options: Any) -> SentenceTransforme
     )
 
 
+@pytest.mark.long
 def test_a_worker_and_then_the_driver_are_told_to_end(
     cluster: None, tiny_folder: Path, tmp_path: Path, capfd: Any
 ) -> None:

@@ -102,6 +102,7 @@ def train(folder: Path, tiny_folder: Path, **options: Any) -> SentenceTransforme
     return trainer
 
 
+@pytest.mark.long
 def test_evaluation_beside_two_workers_one_of_which_is_killed(tiny_folder: Path, tmp_path: Path) -> None:
     expected = train(tmp_path / "workers", tiny_folder, arguments={})
     found = train(

@@ -6,11 +6,10 @@ import pytest
 from ray.exceptions import RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from ray_st.runtime.failures import StopAtRepeatableErrors, cause_of
+from ray_st.runtime.callbacks import StopAtRepeatableErrors
+from ray_st.runtime.failures import cause_of
 from ray_st.runtime.tower import CAUSES
-from ray_st.training.stopping import Moved, Why
-from ray_st.training.watchdog import HangError
-from ray_st.util.endings import Interrupted
+from ray_st.util.endings import HangError, Interrupted, Moved, Why
 
 
 def died(text: str, preempted: bool = False) -> Exception:

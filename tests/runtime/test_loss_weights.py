@@ -132,6 +132,7 @@ def test_they_are_in_every_checkpoint(unbroken: Any) -> None:
     assert not any(equal(one, saved[-1]) for one in saved[:-1])
 
 
+@pytest.mark.long
 def test_a_killed_and_resumed_run_ends_with_those_of_the_unbroken_one(
     unbroken: Any, tiny_folder: Path, tmp_path: Path
 ) -> None:

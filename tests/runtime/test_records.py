@@ -19,6 +19,7 @@ from runtime_helpers import KillOnce
 pytestmark = pytest.mark.ray
 
 
+@pytest.mark.long
 def test_a_killed_run_is_one_run_for_trackers_and_in_the_card(
     cluster: None, tiny_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

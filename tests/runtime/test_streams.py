@@ -122,6 +122,7 @@ def test_the_order_and_the_result_do_not_depend_on_the_number_of_workers(
     assert difference(three, unbroken) < 1e-4
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_fewer_and_with_more_workers(
     unbroken: Any, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -195,6 +196,7 @@ test_streams.run(Path({folder!r}), Path({model!r}), workers=2)
 """
 
 
+@pytest.mark.long
 def test_the_driver_is_killed_and_the_run_goes_on_from_storage(
     unbroken: Any, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -211,6 +211,7 @@ def search_twenty(folder: Path, model_folder: Path, name: str) -> None:
     trainer.hyperparameter_search(hpo_search_space, SCORE, 20, "maximize", "optuna", **options)
 
 
+@pytest.mark.long
 def test_a_killed_driver_goes_on(tmp_path: Path, tiny_folder: Path) -> None:
     script = SCRIPT.format(path=[str(Path(__file__).parent), str(Path(__file__).parent.parent)])
     environment = {**os.environ, "RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1"}

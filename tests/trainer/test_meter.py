@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from ray_st.training.meter import PARTS, Meter
-from ray_st.training.stopping import RollCall, Wish
+from ray_st.training.stopping import RollCall
 from ray_st.training.tally import Tally
 from ray_st.util.booked import Booked
+from ray_st.util.endings import Wish
 
 
 class Recorded:

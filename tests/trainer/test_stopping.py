@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback
 
 from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.stopping import Moved, RollCall, Why, Wish
-from ray_st.util.endings import Interrupted
+from ray_st.training.stopping import RollCall
+from ray_st.util.endings import Interrupted, Moved, Why, Wish
 
 LONG = {"num_train_epochs": 4, "eval_strategy": "no"}
 

@@ -265,6 +265,7 @@ def assert_equal(found: Any, expected: Any) -> None:
     assert found["best"] == expected["best"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_sharded_weights_train_like_whole_ones(name: str, ranks: list[Any]) -> None:
     for rank in ranks:
@@ -274,17 +275,20 @@ def test_sharded_weights_train_like_whole_ones(name: str, ranks: list[Any]) -> N
     assert [key for key in first if not torch.equal(first[key], second[key])] in ([], [counted])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_change_no_figure(name: str, ranks: list[Any]) -> None:
     for rank in ranks:
         assert_equal(rank[name], rank["ranking over the pool False"])
 
 
+@pytest.mark.slow
 def test_evaluations_were_made(ranks: list[Any]) -> None:
     logs = ranks[0]["evaluated True"]["logs"]
     assert len([entry for entry in logs if {"eval_loss", "eval_sts_spearman_cosine"} <= set(entry)]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "kind"), RESUMED)
 def test_a_resumed_run_ends_like_one_that_went_through(before: bool, kind: bool, ranks: list[Any]) -> None:
     for rank in ranks:
@@ -293,6 +297,7 @@ def test_a_resumed_run_ends_like_one_that_went_through(before: bool, kind: bool,
         assert_equal(rank["resumed"]["whole True"], expected)
 
 
+@pytest.mark.slow
 def test_checkpoints_hold_whole_weights(ranks: list[Any], folder: Path) -> None:
     names = {"model.safetensors", "loss.safetensors", "optimizer.pt", "scheduler.pt", "manifest.json"}
     models = []
@@ -303,6 +308,7 @@ def test_checkpoints_hold_whole_weights(ranks: list[Any], folder: Path) -> None:
     torch.testing.assert_close(*models, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_rank_holds_half_of_everything(ranks: list[Any]) -> None:
     for rank in ranks:
         held = rank["watched"]["held"]
@@ -310,6 +316,7 @@ def test_a_rank_holds_half_of_everything(ranks: list[Any]) -> None:
         assert all(0.45 < share < 0.55 for share in held.values())
 
 
+@pytest.mark.slow
 def test_after_training_the_model_is_a_plain_one(ranks: list[Any], folder: Path) -> None:
     for rank in ranks:
         assert rank["watched"]["kinds"] == []
@@ -320,6 +327,7 @@ def test_after_training_the_model_is_a_plain_one(ranks: list[Any], folder: Path)
     assert ranks[0]["watched"]["embeddings"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_callback_may_save_the_model(ranks: list[Any], folder: Path) -> None:
     folders = (
         folder / "middle",

@@ -63,6 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dev-rows", type=int, default=500)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--rungs", type=int, default=10, help="evaluations of a trial of ours")
+    parser.add_argument("--reduction-factor", type=int, default=4, help="one in how many goes on at a rung")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=list(RUN), help=argparse.SUPPRESS)
@@ -152,6 +153,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, float]:
             backend="ray",
             seed=options.seed,
             rungs=options.rungs,
+            reduction_factor=options.reduction_factor,
         )
         rows = sum(trial.samples for trial in best.run_summary.trials)
         return {"best": best.objective, "rows": rows, "seconds": time.monotonic() - begin}

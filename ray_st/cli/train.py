@@ -85,11 +85,9 @@ class Job:
 
     def has_checkpoint(self) -> bool:
         """Whether the run's folder holds a complete checkpoint."""
-        from ray_st.runtime import launch, storage
+        from ray_st.runtime import launch
 
-        trainer = self.trainer
-        run_config = launch.complete_run_config(trainer.run_config, str(trainer.args.output_dir))
-        return storage.open_store(run_config, "").newest() is not None
+        return launch.has_checkpoint(self.trainer.run_config, str(self.trainer.args.output_dir))
 
 
 def prepare(run: RunFile) -> Job:

@@ -109,7 +109,6 @@ def resumes(trainer: FitTrainer) -> bool:
     """Whether to go on from a checkpoint: if that is asked for and there is one."""
     if not trainer.options.resume_from_checkpoint or trainer.options.checkpoint_path is None:
         return False
-    from ray_st.runtime import launch, storage
+    from ray_st.runtime import launch
 
-    run_config = launch.complete_run_config(trainer.run_config, str(trainer.args.output_dir))
-    return storage.open_store(run_config, "").newest() is not None
+    return launch.has_checkpoint(trainer.run_config, str(trainer.args.output_dir))

@@ -121,17 +121,21 @@ class Loss(nn.Module, ABC):
             sentence_features: As in :meth:`embed`.
         """
         cached = self.mini_batch_size is not None or self.mini_batch_num_tokens is not None
+        budget, call_tokens = self._cuts(model)
         return embed_columns(
             self._view(model),
             sentence_features,
-            self.mini_batch_num_tokens or self._most_tokens(model),
-            call_tokens=UNLIMITED if self.one_call else None,
+            self.mini_batch_num_tokens or budget,
+            call_tokens,
             rows=None if self.mini_batch_num_tokens else self.mini_batch_size,
             run=CachedRun(self.show_progress_bar) if cached else run_plainly,
         )
 
-    def _most_tokens(self, model: nn.Module) -> int:
-        return UNLIMITED if self.one_call else self.token_budget or default_budget(model)
+    def _cuts(self, model: nn.Module) -> tuple[int, int | None]:
+        """Most tokens of a call, and what one more call costs; see :func:`ray_st.losses.embed.embed_columns`."""
+        if self.one_call:
+            return UNLIMITED, UNLIMITED
+        return self.token_budget or default_budget(model), None
 
     @contextmanager
     def seen_through(self, view: Callable[[nn.Module], nn.Module]) -> Iterator[None]:

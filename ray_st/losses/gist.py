@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ray_st.losses.base import Loss
-from ray_st.losses.budget import UNLIMITED
 from ray_st.losses.columns import Columns
 from ray_st.losses.embed import embed_columns
 from ray_st.losses.gradient_cache import CITATION
@@ -94,8 +93,7 @@ class GISTEmbedLoss(Loss):
             guide.eval().to(device)
         if self.must_retokenize:
             features = [batch_to_device(guide.tokenize(self._texts(column)), device) for column in features]
-        call_tokens = UNLIMITED if self.one_call else None
-        return embed_columns(guide, features, self._most_tokens(guide), call_tokens)
+        return embed_columns(guide, features, *self._cuts(guide))
 
     def _texts(self, features: Mapping[str, Any]) -> list[str]:
         texts: list[str] = self.model.tokenizer.batch_decode(  # type: ignore[union-attr, operator]

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ray
 import ray.train.torch
 import torch
 from ray.train import RunConfig, ScalingConfig
@@ -48,11 +47,9 @@ def evaluate_on_workers(
     with cluster.connected(), storage.run_folder("", keeps=False) as scratch:
         scaling = launch.resolve_scaling(scaling_config)
         cluster.check_fits(scaling)
-        # A reference in a list: neither model nor texts are exported to dashboards, as a config would be.
-        held = [ray.put((model, asked))]
 
         def work() -> Measured | None:
-            return _measure(*ray.get(held[0]), output_path=folder, epoch=epoch, steps=steps)
+            return _measure(model, asked, output_path=folder, epoch=epoch, steps=steps)
 
         run_config = RunConfig(name="evaluate", storage_path=scratch)
         measured: Measured = launch.run_workers(work, scaling, run_config)

@@ -205,6 +205,16 @@ def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunCon
     return run_config
 
 
+def has_checkpoint(run_config: RunConfig | None, output_dir: str) -> bool:
+    """Whether the folder of a run holds a complete checkpoint.
+
+    Args:
+        run_config: As for :func:`complete_run_config`.
+        output_dir: Likewise.
+    """
+    return open_store(complete_run_config(run_config, output_dir), "").newest() is not None
+
+
 def _stopping_at_repeatable_errors(run_config: RunConfig) -> RunConfig:
     return dataclasses.replace(
         run_config,

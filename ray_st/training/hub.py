@@ -13,6 +13,7 @@ from transformers.utils.hub import hf_api
 from ray_st.training.checkpoint import MANIFEST, PREFIX, Found
 from ray_st.training.place import Place
 from ray_st.training.progress import write_line
+from ray_st.training.tracking import WRITTEN
 
 _NOT_OF_THE_MODEL = ["*.pt", "*.pth", "trainer_state.json", MANIFEST]
 _NOT_OF_THE_RUN = [
@@ -23,10 +24,7 @@ _NOT_OF_THE_RUN = [
     "evaluating/*",
     "bad-rows*",
     "ledger.jsonl",
-    "runs/*",
-    "wandb/*",
-    "mlflow.db",
-    "emissions.csv",
+    *(pattern for name in WRITTEN for pattern in (name, f"{name}/*")),
     *_NOT_OF_THE_MODEL,
 ]
 

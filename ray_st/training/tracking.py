@@ -21,7 +21,9 @@ TRACKED = "trackers"
 """Key, in the trainer's state and so in each checkpoint, of what trackers need to go on."""
 
 _RECORD = ".trackers.json"
-_WRITTEN = ("runs", "wandb", "mlflow.db", "emissions.csv")
+WRITTEN = ("runs", "wandb", "mlflow.db", "emissions.csv")
+"""Files and folders that trackers write into a run's folder."""
+
 _EMISSIONS = CodeCarbon.name
 
 
@@ -95,7 +97,7 @@ class TrackingTrainer(Trainer):
         place = self.place
         if place is None or place.store.is_local or not place.world.is_first:
             return
-        for name in _WRITTEN:
+        for name in WRITTEN:
             here = Path(str(self.args.output_dir), name)
             if here.is_file():
                 with place.store.filesystem.open_output_stream(place.store.location(name)) as stream:

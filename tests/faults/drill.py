@@ -251,6 +251,7 @@ DRILLS: dict[str, tuple[Drill, list[str], dict[str, str]]] = {
     "sigstop": (kill(signal.SIGSTOP), [], FROZEN),
     "hang": (own_fault, ["--fault", "hang"], FROZEN),
     "node": (node, [], {}),
+    "node-spare": (node, [], {}),
     "drain": (drain, [], {}),
     "driver-sigterm": (driver(signal.SIGTERM), [], {}),
     "driver-sigkill": (driver(signal.SIGKILL), [], {}),
@@ -265,8 +266,8 @@ DRILLS: dict[str, tuple[Drill, list[str], dict[str, str]]] = {
     "more": (other_size(2), ["--workers", "1"], {}),
 }
 
-SEVERAL = {"node": (1, 2, 2), "drain": (0, 2, 2)}
-"""CPUs of each node, for drills that take one away. A node's blocks are made again by tasks that need a CPU of their own."""
+SEVERAL = {"node": (0, 2, 2), "node-spare": (1, 2, 2), "drain": (0, 2, 2)}
+"""CPUs of each node, for drills that take one away; with a spare CPU or without, as lost rows are made again by tasks that need one."""
 
 
 def make_cluster(*nodes: int) -> Any:

@@ -1,6 +1,6 @@
 """Seconds from ``train()`` to the first step on a running cluster, what they are made of, and a bare TorchTrainer's.
 
-The bare one starts as many workers, which import what ours import and do nothing. Run it on an idle machine:
+The bare one starts as many workers, which import what a training loop with our trainer, model and loss needs, and do nothing. Run it on an idle machine:
 
     python benchmarks/startup.py --rounds 5
 """
@@ -91,10 +91,13 @@ def ours(folder: Path, scaling: Any) -> list[float]:
 
 
 def bare(folder: Path, scaling: Any) -> float:
-    """Seconds until workers of a TorchTrainer have imported what ours import."""
+    """Seconds until workers of a TorchTrainer have imported trainer, model, loss and architecture, as ours do."""
 
     def loop() -> None:
-        import ray_st.losses
+        import transformers.models.bert.modeling_bert  # noqa: F401
+
+        import ray_st.losses.multiple_negatives_ranking
+        import ray_st.models.sentence_transformer
         import ray_st.trainer  # noqa: F401
 
         if ray.train.get_context().get_world_rank() == 0:

@@ -26,6 +26,7 @@ from ray_st.training.refusals import check_arguments, check_in_place, check_loss
 from ray_st.training.renewing import check_optimizer, make_losses
 from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, eval_feed
 from ray_st.training.searching import SearchingTrainer
+from ray_st.training.step import describe_weights
 from ray_st.training.travel import (
     Description,
     describe,
@@ -305,7 +306,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         self.place = inplace.supplied(self.here, parts)
         if TRAIN_FEED not in parts:
             return None
-        return inplace.start(self.here, resume, self.args.ignore_data_skip)
+        return inplace.start(self.here, resume, describe_weights(self.model), self.args.ignore_data_skip)
 
     def _check(self) -> None:
         """Refuses arguments that were changed since they were checked and cannot work."""
@@ -365,6 +366,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         return dispatch(
             Errand(
                 args=self.args,
+                weights=describe_weights(self.model),
                 build=self._describe().rebuild,
                 task=task,
                 make_parts=make_parts,

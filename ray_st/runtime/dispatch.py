@@ -26,6 +26,7 @@ class Errand:
 
     Args:
         args: Its training arguments.
+        weights: What there is to say of its model's weights.
         build: Makes it again at a worker's place.
         task: What it does there.
         make_parts: Makes the run's data parts for a number of workers; refuses what cannot work.
@@ -36,6 +37,7 @@ class Errand:
     """
 
     args: SentenceTransformerTrainingArguments
+    weights: str
     build: Callable[[Place], Any]
     task: Callable[[Any, str | None], Any]
     make_parts: Callable[[int], dict[str, FeedPart]]
@@ -63,6 +65,7 @@ def dispatch(errand: Errand) -> Outcome:
         if keeps and args.ledger:
             _check_ledger(store)
         start = storage.find_checkpoint(store, errand.resume)
+        storage.check_model(start, errand.weights)
         parts = errand.make_parts(workers)
         fed = {name: launch.make_feed(part) for name, part in parts.items()}
         launch.announce(fed, store)

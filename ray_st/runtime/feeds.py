@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,30 +17,48 @@ from ray_st.data.plan import Indices, Plan
 from ray_st.data.window import Window
 
 
-class PlannerActor:
-    """Holds the sampler and its keys; plans each epoch once, for all ranks.
+class Epochs:
+    """The epochs of a feed, each planned once for all ranks: the first by the driver, the others by an actor.
+
+    The actor's process starts when the second epoch is wanted: it would be in the way of the workers' processes, and
+    many runs never need it. It takes no CPU from the workers; should it be lost, another makes the same plans.
 
     Args:
-        sampler: The batch sampler.
-        epochs: How many epochs the run will at most need.
-        usable: Which row each of the sampler's row indices stands for, where some rows are left out.
+        planner: The feed's planner.
     """
 
-    def __init__(self, sampler: Iterable[list[int]], epochs: int, usable: Indices | None) -> None:
-        self._planner = Planner(sampler, epochs, usable)
+    def __init__(self, planner: Planner) -> None:
+        planner.plan(0)  # goes with the planner
+        self._planner = ray.put(planner)
+        self._name = f"planner-{uuid.uuid4().hex}"
+
+    def plan(self, epoch: int) -> Plan:
+        """The global batches of an epoch."""
+        if epoch == 0:
+            return ray.get(self._planner).plan(0)
+        return ray.get(self._actor.plan.remote(epoch))
+
+    @cached_property
+    def _actor(self) -> Any:
+        actor: Any = ray.remote(PlannerActor)
+        return actor.options(
+            name=self._name, get_if_exists=True, num_cpus=0, max_restarts=-1, max_task_retries=-1
+        ).remote(self._planner)
+
+
+class PlannerActor:
+    """A planner in a process of its own.
+
+    Args:
+        planner: The planner.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
 
     def plan(self, epoch: int) -> Plan:
         """The global batches of an epoch."""
         return self._planner.plan(epoch)
-
-
-def start_planner(sampler: Iterable[list[int]], epochs: int, usable: Indices | None) -> Any:
-    """Starts the actor that plans a feed's epochs; it takes no CPU from the workers.
-
-    Should its process be lost, another makes the same plans.
-    """
-    actor: Any = ray.remote(PlannerActor)
-    return actor.options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote(sampler, epochs, usable)
 
 
 @dataclass(frozen=True)
@@ -78,17 +97,17 @@ class RayFeed:
     Args:
         shelves: Where each dataset's blocks are, by name.
         steps: Number of global batches of every epoch.
-        planner: The actor that plans epochs.
+        epochs: Plans them: :class:`Epochs`, or a planner in this process.
     """
 
-    def __init__(self, shelves: dict[str, Shelf], steps: int, planner: Any) -> None:
-        self._shelves, self._planner = shelves, planner
+    def __init__(self, shelves: dict[str, Shelf], steps: int, epochs: Epochs | Planner) -> None:
+        self._shelves, self._epochs = shelves, epochs
         self.names, self.steps = list(shelves), steps
         self.rows = sum(sum(shelf.rows) for shelf in shelves.values())
 
     def plan(self, epoch: int) -> Plan:
         """The global batches of an epoch."""
-        return ray.get(self._planner.plan.remote(epoch))
+        return self._epochs.plan(epoch)
 
     @cached_property
     def windows(self) -> list[Window]:

@@ -20,7 +20,7 @@ from ray_st.data.ingested import describe_blocks
 from ray_st.data.located import read_located
 from ray_st.data.sources import as_source
 from ray_st.data.window import Window
-from ray_st.runtime.storage import Start, check_fingerprint, find_checkpoint
+from ray_st.runtime.storage import Start, check_fingerprint, check_model, find_checkpoint
 from ray_st.runtime.worker import world_of_worker
 from ray_st.training.checkpoint import CheckpointStore, Found
 from ray_st.training.collectives import current_world, gather_objects
@@ -71,7 +71,9 @@ class _Report:
         )
 
 
-def start(place: Place, wanted: str | bool | None, ignore_data_skip: bool = False) -> str | None:
+def start(
+    place: Place, wanted: str | bool | None, weights: str, ignore_data_skip: bool = False
+) -> str | None:
     """The checkpoint folder from which a trainer starts.
 
     A worker that Ray Train restarted goes on from the newest checkpoint of this trainer, whatever the user asks for.
@@ -79,10 +81,11 @@ def start(place: Place, wanted: str | bool | None, ignore_data_skip: bool = Fals
     Args:
         place: Its place.
         wanted: What the user asks for: a folder, or True for the run's newest checkpoint if there is one.
+        weights: What there is to say of the model's weights.
         ignore_data_skip: Whether the data may be another than the checkpoint's.
 
     Raises:
-        CheckpointError: If there is no checkpoint, or it is of other data.
+        CheckpointError: If there is no checkpoint, or it is of another model or other data.
     """
     newest = None if ray.train.get_checkpoint() is None else place.store.newest(place.store.run_id)
     if newest is None and wanted is True:
@@ -91,6 +94,7 @@ def start(place: Place, wanted: str | bool | None, ignore_data_skip: bool = Fals
         found = Start(name=newest.name, manifest=newest.manifest)
     else:
         found = find_checkpoint(place.store, wanted if isinstance(wanted, str) else None)
+    check_model(found, weights)
     if not ignore_data_skip:
         check_fingerprint(found, place.facts)
     return found.path if found.name is None else str(place.store.fetch(found.name))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-import ray
 from ray import cloudpickle
 from ray.train import (
     ControllerError,
@@ -21,12 +20,13 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from ray_st.data.feed import Planner
 from ray_st.runtime.beside import Beside, open_desk
 from ray_st.runtime.callbacks import StopAtRepeatableErrors
 from ray_st.runtime.cluster import default_scaling
 from ray_st.runtime.failures import RunStopped
 from ray_st.runtime.feed_config import FeedConfig
-from ray_st.runtime.feeds import RayFeed, Shelf, start_planner
+from ray_st.runtime.feeds import Epochs, RayFeed, Shelf
 from ray_st.runtime.ingest import default_window_bytes, ingest
 from ray_st.runtime.oversight import overseen, watched
 from ray_st.runtime.sealed import Sealed
@@ -63,7 +63,7 @@ class Fed:
 
 
 def make_feed(part: FeedPart) -> Fed:
-    """Encodes the datasets of a feed and starts its planner.
+    """Encodes the datasets of a feed and plans its first epoch.
 
     Raises:
         ValueError: If rows cannot be used, or there are too few.
@@ -77,16 +77,16 @@ def make_feed(part: FeedPart) -> Fed:
     ingested = {name: encoded.description for name, encoded in blocks.items()}
     check_ingested(part, ingested)
     arrangement = arrange(part, ingested)
-    planner = start_planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    plan = planner.plan(0)
     shelves = {
         name: Shelf(encoded.references, encoded.description.block_rows, dataset.encoding.columns, resident)
         for (name, encoded), dataset, resident in zip(
             blocks.items(), part.datasets.values(), arrangement.resident, strict=True
         )
     }
-    plan = ray.get(planner.plan.remote(0))
     return Fed(
-        feed=RayFeed(shelves, len(plan), planner),
+        feed=RayFeed(shelves, planner.steps, Epochs(planner)),
         fingerprint=fingerprint(part, ingested),
         summary=summary(part, ingested, arrangement, plan),
         faults={name: described.faults for name, described in ingested.items()},

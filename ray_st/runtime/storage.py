@@ -139,6 +139,24 @@ def facts_of(fed: Mapping[str, Fed]) -> dict[str, Any]:
     return fed[TRAIN_FEED].fingerprint if TRAIN_FEED in fed else {}
 
 
+def check_model(start: Start, weights: str) -> None:
+    """Refuses to go on from a checkpoint of another model, before workers start.
+
+    Args:
+        start: The checkpoint.
+        weights: What there is to say of the model's weights.
+
+    Raises:
+        CheckpointError: With both models' weights.
+    """
+    then = start.manifest.get("model", weights)
+    if then != weights:
+        raise CheckpointError(
+            f"{start.name or start.path} is a checkpoint of another model: it holds {then}; this model has {weights}. "
+            "Resume with the model that the run began with."
+        )
+
+
 def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
     """Refuses to go on from a checkpoint of a run with other data, as the samples would not be the same.
 

@@ -14,8 +14,7 @@ from ray import cloudpickle
 from ray_st.data.encode import Encoding
 from ray_st.data.feed import Feed, Planner
 from ray_st.data.ingested import Ingested
-from ray_st.data.plan import Plan
-from ray_st.runtime.feeds import RayFeed, Shelf, start_planner
+from ray_st.runtime.feeds import Epochs, RayFeed, Shelf
 from ray_st.runtime.ingest import default_window_bytes, ingest
 from ray_st.training.feeding import Arrangement, arrange, check_ingested, fingerprint
 from ray_st.training.local import memory_feed
@@ -90,23 +89,6 @@ def _encoder_state(encoder: Any) -> bytes:
     return json.dumps([type(encoder).__qualname__, settings, state], sort_keys=True, default=repr).encode()
 
 
-class OwnPlans(RayFeed):
-    """A feed with shared rows whose epochs are planned in this process.
-
-    Args:
-        shelves: Where each dataset's blocks are, by name.
-        planner: Plans the epochs.
-    """
-
-    def __init__(self, shelves: dict[str, Shelf], planner: Planner) -> None:
-        super().__init__(shelves, planner.steps, None)
-        self._own = planner
-
-    def plan(self, epoch: int) -> Plan:
-        """The global batches of an epoch."""
-        return self._own.plan(epoch)
-
-
 def feed_here(name: str, part: FeedPart, shared: SharedData) -> tuple[Feed, dict[str, Any]]:
     """The feed of a trial in this process, and what the order of its samples depends on.
 
@@ -119,11 +101,12 @@ def feed_here(name: str, part: FeedPart, shared: SharedData) -> tuple[Feed, dict
     if shelved is None:
         return memory_feed(part), {}
     shelves, arrangement, facts = shelved
-    return OwnPlans(shelves, Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)), facts
+    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    return RayFeed(shelves, planner.steps, planner), facts
 
 
 def feed_for_workers(name: str, part: FeedPart, shared: SharedData) -> tuple[RayFeed, dict[str, Any]]:
-    """The feed of a trial on several workers: one actor plans for all of them.
+    """The feed of a trial on several workers: each epoch is planned once for all of them.
 
     Args:
         name: The feed's name.
@@ -136,12 +119,9 @@ def feed_for_workers(name: str, part: FeedPart, shared: SharedData) -> tuple[Ray
 
         fed = make_feed(part)
         return fed.feed, fed.fingerprint
-    import ray
-
     shelves, arrangement, facts = shelved
-    planner = start_planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
-    steps = len(ray.get(planner.plan.remote(0)))
-    return RayFeed(shelves, steps, planner), facts
+    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    return RayFeed(shelves, planner.steps, Epochs(planner)), facts
 
 
 def _shelved(

@@ -23,7 +23,7 @@ from ray_st.training.awaiting import AWAITED, AwaitingTrainer
 from ray_st.training.checkpoint import MANIFEST, PREFIX, Found
 from ray_st.training.hub import HubTrainer
 from ray_st.training.progress import write_line
-from ray_st.training.step import owned_by_loss
+from ray_st.training.step import describe_weights, owned_by_loss
 
 LOSS_WEIGHTS = "loss.safetensors"
 ARGUMENTS = "training_args.json"
@@ -140,8 +140,9 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         return Path(self.state.best_model_checkpoint or "").name
 
     def _cursor(self) -> dict[str, Any]:
-        """Where in the data the run is, a check only, as the global step says it too; and what it waits for."""
-        return {"epoch": self.state.epoch, "data": dict(self.here.facts), AWAITED: self._awaited}
+        """Where in the data the run is, and of what model, checks only, as files say it too; and what it waits for."""
+        facts = {"model": describe_weights(self.model), "data": dict(self.here.facts)}
+        return {"epoch": self.state.epoch, **facts, AWAITED: self._awaited}
 
     def _newest_metrics(self) -> dict[str, Any]:
         newest: dict[str, Any] = {"step": self.state.global_step, "epoch": self.state.epoch}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import xxhash
 from torch import Tensor, nn
 
 LossOrLosses = nn.Module | Mapping[str, nn.Module]
@@ -29,6 +31,13 @@ class Step(nn.Module):
     def forward(self, compute: Callable[[], Any]) -> Any:
         """Runs one computation of the loss."""
         return compute()
+
+
+def describe_weights(model: nn.Module) -> str:
+    """How many weights a model has, and a hash of their names and shapes: what differs between two models' folders."""
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    values = sum(map(math.prod, shapes.values()))
+    return f"{values:,} values in {len(shapes):,} tensors ({xxhash.xxh3_64_hexdigest(repr(shapes).encode())})"
 
 
 def losses_of(loss: LossOrLosses) -> dict[str, nn.Module]:

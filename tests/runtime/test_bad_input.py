@@ -10,6 +10,7 @@ import ray.train
 from datasets import Dataset
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+from ray_st.training.checkpoint import CheckpointError, CheckpointStore
 
 pytestmark = pytest.mark.ray
 
@@ -62,3 +63,16 @@ def test_resuming_from_nothing(tiny_model: Any, tmp_path: Path) -> None:
         trainer(tiny_model, tmp_path / "out", rows).train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="no checkpoint there"):
         trainer(tiny_model, tmp_path / "out", rows).train(resume_from_checkpoint=str(tmp_path))
+
+
+def test_a_checkpoint_of_another_model(tiny_model: Any, tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path), run_id="before")
+    folder = store.begin(7)
+    (folder / "trainer_state.json").write_text("{}")
+    store.seal(folder, model="9 values in 2 tensors (0123456789abcdef)", data={})
+    rows = Dataset.from_dict({"a": ["one", "two"], "b": ["three", "four"]})
+    for resume in (True, str(folder)):
+        with pytest.raises(
+            CheckpointError, match=r"another model: it holds 9 values .*; this model has [\d,]+"
+        ):
+            trainer(tiny_model, tmp_path, rows).train(resume_from_checkpoint=resume)

@@ -14,6 +14,7 @@ from ray_st import SentenceTransformer
 from ray_st.losses import SoftmaxLoss
 from ray_st.models import Dense, StaticEmbedding
 from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.step import describe_weights
 
 from .conftest import ROWS
 
@@ -90,6 +91,7 @@ def test_a_checkpoint_of_another_model_is_refused(make: Any, sent: Any, tiny_fol
     running.train()
     saved = str(running.here.store.fetch("checkpoint-2"))
     model = SentenceTransformer(tiny_folder, device="cpu")
+    assert running.here.store.check("checkpoint-2").manifest["model"] == describe_weights(model)
     longer = SentenceTransformer(modules=[model[0], model[1], Dense(32, 8)], device="cpu")
     with pytest.raises(ValueError, match="holds the modules"):
         sent(make(model=longer)).train(resume_from_checkpoint=saved)

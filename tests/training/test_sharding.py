@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import pickle
@@ -32,7 +33,7 @@ from ray_st.losses import (
 from ray_st.training.local import local_place
 from ray_st.training.refusals import check_losses
 from ray_st.training.sharding import units
-from ray_st.training.step import Step
+from ray_st.training.step import Step, describe_weights
 from ray_st.training.travel import train_task
 from ray_st.world import World
 
@@ -304,6 +305,8 @@ def test_checkpoints_hold_whole_weights(ranks: list[Any], folder: Path) -> None:
     for kind in (False, True):
         checkpoint = folder / f"whole-{kind}" / f"checkpoint-{SAVED_AT}"
         assert names <= {file.name for file in checkpoint.iterdir()}
+        manifest = json.loads((checkpoint / "manifest.json").read_text())
+        assert manifest["model"] == describe_weights(SentenceTransformer(checkpoint, device="cpu"))
         models.append(SentenceTransformer(checkpoint, device="cpu").state_dict())
     torch.testing.assert_close(*models, rtol=1e-5, atol=1e-5)
 

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ray_st.training.step import Step, losses_of, owned_by_loss
+from ray_st.training.step import Step, describe_weights, losses_of, owned_by_loss
 
 
 class Model(nn.Module):
@@ -28,6 +28,15 @@ class Plain(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+
+
+def test_weights_are_described_by_number_names_and_shapes() -> None:
+    first, second, renamed = Model(), Model(), Model()
+    renamed.decoder = renamed.encoder
+    del renamed.encoder
+    assert describe_weights(first) == describe_weights(second)
+    assert describe_weights(first).startswith("8 values in 2 tensors (")
+    assert describe_weights(first) != describe_weights(renamed)
 
 
 def test_what_a_loss_owns_is_what_the_model_does_not() -> None:

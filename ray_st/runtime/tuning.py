@@ -14,10 +14,12 @@ from typing import Any
 
 from ray import tune
 from ray.train import RunConfig
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.trainable import wrap_function
 
 from ray_st.runtime.storage import open_store
 from ray_st.runtime.tuning_need import Need
+from ray_st.runtime.tuning_population import Generations, Population, PopulationScheduler, PopulationSearcher
 from ray_st.runtime.tuning_schedulers import OBJECTIVE, make_scheduler, remember
 from ray_st.runtime.tuning_searcher import Study, StudySearcher, Watcher
 from ray_st.runtime.tuning_trial import NUMBER, TrialKit, run_trial
@@ -42,6 +44,8 @@ class Settings:
         folder: Its folder on this machine.
         direction: ``minimize`` or ``maximize``, of the first objective.
         scheduler: As for :func:`ray_st.runtime.tuning_schedulers.make_scheduler`; None for none.
+        population: The rules of a population, in place of a scheduler; None for trials that have nothing to do with each
+            other.
         grace_period: Evaluations that a trial has before it can be stopped.
         reduction_factor: One in how many trials goes on at each rung.
         need: What a trial asks of the cluster.
@@ -59,6 +63,7 @@ class Settings:
     concurrent: int | None
     max_failures: int
     time_budget_s: float | None
+    population: Population | None = None
 
 
 def search_store(run_config: RunConfig | None, folder: Path) -> CheckpointStore:
@@ -84,10 +89,7 @@ def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher
         watcher: Called on the driver after each evaluation, and each trial's end, is noted.
     """
     mode = settings.direction[:3]
-    scheduler = make_scheduler(settings.scheduler, mode, settings.grace_period, settings.reduction_factor)
-    remember(scheduler, [record.history for record in study.records if record.state != "RUNNING"])
-    most = settings.concurrent or 1_000_000
-    searcher = StudySearcher(study, lambda: min(most, max(settings.need.room(), 1)), watcher)
+    searcher, scheduler = _scheduled(study, kit, settings, watcher)
     trainable = tune.with_resources(_trainable(kit), settings.need.own_process())
     told = (
         scheduler is settings.scheduler and not scheduler.metric
@@ -100,7 +102,8 @@ def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher
                 mode=mode if told else None,
                 search_alg=searcher,
                 scheduler=scheduler,
-                num_samples=study.left,
+                # A population's searcher says itself when there are enough: Ray keeps processes until then.
+                num_samples=study.left + (settings.population is not None),
                 reuse_actors=True,
                 time_budget_s=settings.time_budget_s,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -116,6 +119,27 @@ def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher
     searcher.stop_rest()
     if searcher.spoilt is not None:
         raise ValueError(searcher.spoilt)
+
+
+def _scheduled(
+    study: Study, kit: TrialKit, settings: Settings, watcher: Watcher
+) -> tuple[StudySearcher, TrialScheduler]:
+    """What hands out the trials, and what decides on them."""
+    most = settings.concurrent or 1_000_000
+
+    def limit() -> int:
+        return min(most, max(settings.need.room(), 1))
+
+    if settings.population is not None:
+        generations = Generations(study, settings.population, kit.trial_store, watcher)
+        rounds = settings.population.rounds
+        return PopulationSearcher(generations, limit, watcher), PopulationScheduler(
+            generations, rounds, limit
+        )
+    mode = settings.direction[:3]
+    scheduler = make_scheduler(settings.scheduler, mode, settings.grace_period, settings.reduction_factor)
+    remember(scheduler, [record.history for record in study.records if record.state != "RUNNING"])
+    return StudySearcher(study, limit, watcher), scheduler
 
 
 def _trainable(kit: TrialKit) -> Any:

@@ -10,7 +10,6 @@ from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
     MedianStoppingRule,
-    PopulationBasedTraining,
     TrialScheduler,
 )
 
@@ -36,15 +35,10 @@ def make_scheduler(given: Any, mode: str, grace_period: int, reduction_factor: i
         reduction_factor: One in how many trials goes on at each rung.
 
     Raises:
-        ValueError: If it is something else, or one that changes the parameters of running trials.
+        ValueError: If it is something else.
     """
     if given is None:
         return FIFOScheduler()
-    if isinstance(given, PopulationBasedTraining):
-        raise ValueError(
-            "Population based training changes the parameters of running trials, which this search does not do. "
-            'Use scheduler="asha", "median" or "hyperband".'
-        )
     if isinstance(given, TrialScheduler):
         return given
     if given in _BRACKETS:

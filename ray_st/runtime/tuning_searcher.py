@@ -18,11 +18,17 @@ class Asked(Protocol):
     name: str
 
 
+def configured(asked: Asked) -> dict[str, Any]:
+    """What Ray Tune hands to a trial."""
+    return {NUMBER: asked.number, VALUES: asked.values, NAME: asked.name}
+
+
 class Record(Asked, Protocol):
     """What is known of a trial."""
 
     state: str
     history: list[dict[str, Any]]
+    changes: list[dict[str, Any]]
 
 
 class Study(Protocol):
@@ -36,8 +42,18 @@ class Study(Protocol):
     def records(self) -> Sequence[Record]:
         """The trials so far."""
 
-    def ask(self) -> Asked | None:
-        """The next trial, or None if there are enough."""
+    @property
+    def to_come(self) -> int:
+        """How many trials are still to be suggested."""
+
+    def ask(self, ready: Callable[[Any], bool] = ...) -> Asked | None:
+        """The next trial, of those that were left running one that is ready; None if there is none."""
+
+    def went_on(self, number: int) -> None:
+        """Notes that a trial runs again."""
+
+    def copied(self, number: int, evaluation: int, source: int, step: int, values: Mapping[str, Any]) -> None:
+        """Notes that a trial goes on as a copy of another."""
 
     def report(self, number: int, evaluation: int, step: int, objectives: Any, **facts: Any) -> None:
         """Notes an evaluation."""
@@ -51,6 +67,9 @@ class Watcher(Protocol):
 
     def reported(self) -> None:
         """An evaluation was noted."""
+
+    def changed(self, record: Any) -> None:
+        """It was noted that a trial goes on as a copy of another."""
 
     def ended(self, record: Any) -> None:
         """A trial's end was noted."""
@@ -88,7 +107,7 @@ class StudySearcher(Searcher):
         if asked is None:
             return Searcher.FINISHED
         self._numbers[trial_id] = asked.number
-        return {NUMBER: asked.number, VALUES: asked.values, NAME: asked.name}
+        return configured(asked)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Notes an evaluation."""
@@ -145,6 +164,7 @@ def _evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "evaluation": result["evaluation"],
         "step": result["step"],
+        "ended": result["ended"],
         "objectives": result["objectives"],
         "samples": result["samples"],
         "seconds": result["seconds_here"],

@@ -61,6 +61,7 @@ class TrialKit:
         store: The search's folder, for checkpoints.
         search_id: Names the search in manifests.
         scaling: How a trial on several workers is scaled; None for one in its own process.
+        keeps: Whether a trial has a checkpoint of an evaluation, by its number, when it tells of it; None for none.
     """
 
     make: Callable[[int, Mapping[str, Any], str], Candidate]
@@ -69,6 +70,7 @@ class TrialKit:
     store: CheckpointStore
     search_id: str
     scaling: ScalingConfig | None = None
+    keeps: Callable[[int], bool] | None = None
 
     def trial_store(self, number: int) -> CheckpointStore:
         """Where a trial keeps its checkpoints."""
@@ -128,7 +130,7 @@ def _train_here(config: Mapping[str, Any], kit: TrialKit, send: Callable[[dict[s
         facts=facts[TRAIN_FEED],
     )
     trainer = build(candidate.description, place)
-    trainer.on_evaluated = Reports(send)
+    trainer.on_evaluated = Reports(send, kit.keeps)
     newest = store.newest(store.run_id)
     trainer.train(resume_from_checkpoint=None if newest is None else str(store.fetch(newest.name)))
     evaluate_end(trainer)
@@ -158,23 +160,29 @@ class Reports:
 
     Args:
         send: Takes a report.
+        keeps: Whether there is to be a checkpoint of an evaluation, by its number; None for no.
 
     Attributes:
         step: The step of the last one; -1 before the first.
         stopped: Whether the trial was told to stop.
     """
 
-    def __init__(self, send: Callable[[dict[str, Any]], Any]) -> None:
-        self._send = send
+    def __init__(
+        self, send: Callable[[dict[str, Any]], Any], keeps: Callable[[int], bool] | None = None
+    ) -> None:
+        self._send, self._keeps = send, keeps
         self.step, self.stopped = -1, False
 
     def __call__(self, trainer: Any, metrics: Mapping[str, float]) -> None:
         """Reports the figures of an evaluation."""
         state = trainer.state
         self.step = state.global_step
+        evaluation = len({entry["step"] for entry in state.log_history if _is_evaluation(entry)})
+        if self._keeps is not None and self._keeps(evaluation):
+            trainer.save_now()
         self._send(
             {
-                "evaluation": len({entry["step"] for entry in state.log_history if _is_evaluation(entry)}),
+                "evaluation": evaluation,
                 "step": self.step,
                 "ended": self.step >= state.max_steps,
                 "samples": self.step * _rows_of_step(trainer),

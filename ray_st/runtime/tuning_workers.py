@@ -108,7 +108,7 @@ def _launch(candidate: Candidate, number: int, kit: TrialKit, relay: Any) -> Non
     prepare(store)
     run = Run(
         run_id=store.run_id,
-        build=_Build(candidate.description, relay),
+        build=_Build(candidate.description, relay, kit.keeps),
         task=_train_task,
         feeds=tuple(feeds),
         prompt_lengths=prompt_lengths(parts),
@@ -131,10 +131,11 @@ class _Build:
     Args:
         description: What to make.
         relay: Where its figures go.
+        keeps: As for :class:`Reports`.
     """
 
-    def __init__(self, description: Description, relay: Any) -> None:
-        self._description, self._relay = description, relay
+    def __init__(self, description: Description, relay: Any, keeps: Callable[[int], bool] | None) -> None:
+        self._description, self._relay, self._keeps = description, relay, keeps
 
     def __call__(self, place: Place) -> Any:
         relay = self._relay
@@ -146,7 +147,7 @@ class _Build:
                 trainer.on_evaluated.stopped = True
 
         trainer = build(self._description, place)
-        trainer.on_evaluated = Reports(send)
+        trainer.on_evaluated = Reports(send, self._keeps)
         return trainer
 
 

@@ -114,12 +114,10 @@ class CheckpointStore:
                 source_filesystem=pafs.LocalFileSystem(),
                 destination_filesystem=self.filesystem,
             )
-        with self.filesystem.open_output_stream(f"{self.location(folder.name)}/{MANIFEST}") as stream:
-            stream.write(json.dumps(manifest, indent=1).encode())
+        sealed = self._declare(manifest)
         if not self.is_local:
             shutil.rmtree(folder)
-        self._sealed = step
-        return Found(folder.name, step, manifest)
+        return sealed
 
     def steps(self) -> list[int]:
         """Steps of all checkpoint folders, complete or not, ascending."""
@@ -205,6 +203,36 @@ class CheckpointStore:
                 destination_filesystem=pafs.LocalFileSystem(),
             )
         return folder
+
+    def adopt(self, other: CheckpointStore, step: int) -> Found:
+        """Copies a checkpoint of another run here, as this run's only one.
+
+        Args:
+            other: The other run's folder, on the same file system.
+            step: The checkpoint's step.
+
+        Raises:
+            CheckpointError: If it is not there, incomplete or damaged.
+        """
+        found = other.check(f"{PREFIX}{step}")
+        for mine in self.steps():
+            self.delete(mine)
+        place = self.location(found.name)
+        self.filesystem.create_dir(place, recursive=True)
+        for file in found.manifest["files"]:
+            self.filesystem.create_dir(f"{place}/{file}".rpartition("/")[0], recursive=True)
+            self.filesystem.copy_file(f"{other.location(found.name)}/{file}", f"{place}/{file}")
+        return self._declare(
+            {**found.manifest, "run_id": self.run_id, "copied_from": found.manifest["run_id"]}
+        )
+
+    def _declare(self, manifest: dict[str, Any]) -> Found:
+        """Writes a checkpoint's manifest, after all else."""
+        name = f"{PREFIX}{manifest['step']}"
+        with self.filesystem.open_output_stream(f"{self.location(name)}/{MANIFEST}") as stream:
+            stream.write(json.dumps(manifest, indent=1).encode())
+        self._sealed = manifest["step"]
+        return Found(name, manifest["step"], manifest)
 
     def rotate(self, keep: int | None, best: int | None, in_use: Collection[int] = ()) -> list[int]:
         """Deletes the oldest checkpoints.

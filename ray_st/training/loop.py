@@ -103,6 +103,11 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         if self._saved < 0 or not (self.args.load_best_model_at_end or self._saved == self.state.global_step):
             self._save_checkpoint(self.model_wrapped, None)
 
+    def save_now(self) -> None:
+        """Writes a checkpoint of this step, unless there is one."""
+        if self._saved != self.state.global_step:
+            self._save_checkpoint(self.model_wrapped, None)
+
     def _write(self, step: int, states: list[Any]) -> Found | None:
         store = self.here.store
         try:

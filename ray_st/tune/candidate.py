@@ -14,6 +14,7 @@ from transformers import set_seed
 from transformers.trainer_utils import number_of_arguments
 
 from ray_st.training.renewing import make_losses
+from ray_st.training.retuning import retune, settings_of
 from ray_st.training.travel import Description
 from ray_st.training.trial_runs import TrialRuns
 from ray_st.tune.arguments import with_values
@@ -33,6 +34,34 @@ class Reporting:
         # transformers calls this once an evaluation, however many datasets it has.
         if self.on_evaluated is not None:
             self.on_evaluated(self, metrics)
+
+
+class ReportingLate(Reporting):
+    """Tells of an evaluation when all else of the step is done; takes its arguments from now, not from the checkpoint.
+
+    So a trial of a population has a checkpoint of what it was told for, and goes on from another's with other
+    hyperparameters. An evaluation before the first step is not told of.
+    """
+
+    _figures: dict[str, float] | None = None
+
+    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
+        self._figures = metrics
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        self._figures = None
+        super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._figures is not None and self.on_evaluated is not None:
+            self.on_evaluated(self, self._figures)
+
+    def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
+        settings = settings_of(self.optimizer)
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is not None:
+            retune(self.optimizer, self.lr_scheduler, settings)
 
 
 @dataclass(frozen=True)
@@ -63,6 +92,8 @@ class Template:
         rungs: Evaluations of a trial, evenly; None where the arguments say when.
         data_init: Makes a trial's training data, in place of ``train_dataset``; None where all trials share them.
         search: The search's name.
+        of_loss: Parameters that the loss initialiser reads and nothing else does.
+        changing: Whether a trial's parameters may change while it runs.
     """
 
     description: Description
@@ -74,6 +105,8 @@ class Template:
     rungs: int | None = None
     data_init: Callable[[DrawnTrial], Any] | None = None
     search: str = ""
+    of_loss: frozenset[str] = frozenset()
+    changing: bool = False
 
     def __call__(self, number: int, values: Mapping[str, Any], name: str = "") -> Candidate:
         """Makes a trial.
@@ -97,7 +130,7 @@ class Template:
         callbacks = [*callbacks, TrialRuns(self.search, values)]
         description = dataclasses.replace(
             self.description,
-            kind=reporting(self.description.kind),
+            kind=reporting(self.description.kind, ReportingLate if self.changing else Reporting),
             options={**given, "model": model, "args": args, "loss": loss, "callbacks": callbacks},
             extras=extras,
         )
@@ -130,9 +163,9 @@ class Template:
         return shell
 
 
-def reporting(kind: type[Any]) -> type[Any]:
+def reporting(kind: type[Any], how: type[Reporting] = Reporting) -> type[Any]:
     """A trainer's class that tells of its evaluations."""
-    return type(kind.__name__, (Reporting, kind), {})
+    return type(kind.__name__, (how, kind), {})
 
 
 def call_model_init(model_init: Callable[..., Any], trial: DrawnTrial) -> Any:

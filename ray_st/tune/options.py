@@ -12,7 +12,7 @@ import optuna
 from ray_st.util.names import did_you_mean
 
 BACKENDS = ("ray", "optuna")
-SCHEDULERS = ("asha", "median", "hyperband")
+SCHEDULERS = ("asha", "median", "hyperband", "pbt")
 
 _SAME = {
     "study_name": "name",
@@ -45,8 +45,12 @@ class SearchOptions:
             By default seeded TPE. Named and made ones are made anew for each suggestion, from the seed and the trial's
             number, so that a search that was cut off suggests what it would have.
         scheduler: Which trials are stopped early: ``"asha"`` (default for one objective), ``"median"``,
-            ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search.
-        grace_period: Evaluations that a trial has before it can be stopped, for ``"asha"`` and ``"median"``.
+            ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search. ``"pbt"``, or Ray
+            Tune's ``PopulationBasedTraining``: none are stopped; bad ones go on as copies of good ones, with other
+            parameters.
+        grace_period: Evaluations that a trial has before it can be stopped, for ``"asha"`` and ``"median"``; before it
+            is compared for the first time, for ``"pbt"``.
+        perturbation_interval: Evaluations from one comparison of the trials to the next, for ``"pbt"``.
         reduction_factor: One in how many trials goes on at each rung of ``"asha"`` and ``"hyperband"``.
         rungs: Evaluates each trial so many times, evenly, whatever ``eval_strategy`` says; evaluations are where
             trials can be stopped. By default ``eval_strategy`` decides.
@@ -69,6 +73,7 @@ class SearchOptions:
     sampler: Any = None
     scheduler: Any = "asha"
     grace_period: int = 1
+    perturbation_interval: int = 1
     reduction_factor: int = 3
     rungs: int | None = None
     points_to_evaluate: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
@@ -100,6 +105,7 @@ def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
     options = SearchOptions(**{**given, "sampler": as_sampler(given.get("sampler"))})
     for name, least in (
         ("grace_period", 1),
+        ("perturbation_interval", 1),
         ("reduction_factor", 2),
         ("rungs", 1),
         ("max_concurrent_trials", 1),

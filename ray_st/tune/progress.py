@@ -6,13 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ray_st.training.progress import write_line
 from ray_st.tune.hparams import write_hparams
 from ray_st.tune.live import LiveLines
 from ray_st.tune.objective import finite
-from ray_st.tune.records import TABLE, TrialRecord, write_table
+from ray_st.tune.records import TABLE, TrialRecord, describe_change, short, write_table
 from ray_st.tune.study import Study
 
 _WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "FAILED"}
@@ -58,6 +57,11 @@ class Progress:
         """Shows where the running trials are."""
         if self._live is not None:
             self._live.show([*running_lines(self._study.records, time.time()), self._best()])
+
+    def changed(self, record: TrialRecord) -> None:
+        """Tells that a trial went on as a copy of another."""
+        self._table()
+        self._write(f"trial {record.number} {describe_change(record.changes[-1])}")
 
     def ended(self, record: TrialRecord) -> None:
         """Tells of a trial's end."""
@@ -115,8 +119,4 @@ def _scores(record: TrialRecord) -> str:
 
 
 def _parameters(record: TrialRecord) -> str:
-    return ", ".join(f"{name}={_short(value)}" for name, value in record.values.items())
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{name}={short(value)}" for name, value in record.values.items())

@@ -76,19 +76,24 @@ def prove(template: Template, points: Sequence[Point]) -> Template:
     free, readers = names - arguments, _readers(template)
     if not readers:
         check_names(sorted(names), arguments, (), readers)
-    read, read_by_model, model = set[str](), set[str](), None
+    read, read_by_model, read_by_loss, read_by_data = (set[str]() for _ in range(4))
+    model = None
     for point in _by_names(points, free):
-        trial = DrawnTrial(0, point.values)
+        for_model, for_loss, for_data = (DrawnTrial(0, point.values) for _ in range(3))
         set_seed(args.seed)
-        model = call_model_init(template.model_init, trial)
-        read_by_model |= trial.read
-        make_loss(template.loss_init, model, trial)
+        model = call_model_init(template.model_init, for_model)
+        make_loss(template.loss_init, model, for_loss)
         if template.data_init is not None:
-            template.data_init(trial)
-        read |= trial.read
+            template.data_init(for_data)
+        read_by_model |= for_model.read
+        read_by_loss |= for_loss.read
+        read_by_data |= for_data.read
+        read = read_by_model | read_by_loss | read_by_data
         if free <= read:
             break
     check_names(sorted(names), arguments, read, readers)
+    of_loss = frozenset(read_by_loss - read_by_model - read_by_data - arguments)
+    template = dataclasses.replace(template, of_loss=of_loss)
     if read_by_model or "seed" in names or model is None:
         return template
     return dataclasses.replace(template, base=model.cpu())

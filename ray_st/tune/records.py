@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ class TrialRecord:
 
     Args:
         number: Its number, from 0.
-        values: What it sets, by name.
+        values: What it sets, by name, at present or at its end.
         params: The parameters that were drawn.
         distributions: What each was drawn from, as Optuna's JSON.
         name: What the user calls it.
@@ -33,7 +34,10 @@ class TrialRecord:
         objectives: Its last values; empty before the first evaluation.
         reason: Why it failed.
         history: The evaluations: number, step, objectives, figures, seconds.
-        spans: When it ran, from and to, in seconds since 1970: once, or more often if its driver was killed.
+        spans: When it ran, from and to, in seconds since 1970: once, or more often if its driver was killed or it waited
+            for its population.
+        changes: When it went on as a copy of another trial: ``evaluation``, ``source`` and ``step`` (the other's number and
+            the step of its checkpoint), ``before`` (the values that it had) and ``values`` (those it went on with).
     """
 
     number: int
@@ -46,6 +50,7 @@ class TrialRecord:
     reason: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     spans: list[list[float]] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def step(self) -> int:
@@ -130,7 +135,8 @@ def apply(trials: list[TrialRecord], event: Mapping[str, Any]) -> None:
 
     Args:
         trials: The trials so far, by number.
-        event: ``asked``, ``reported``, ``told``, or ``resumed`` after its driver was killed.
+        event: ``asked``, ``reported``, ``told``, ``resumed`` after its driver was killed or it waited for its population,
+            or ``copied`` where it takes over another trial.
     """
     facts = {name: value for name, value in event.items() if name not in ("event", "number", "time")}
     number, now = event["number"], event["time"]
@@ -139,6 +145,10 @@ def apply(trials: list[TrialRecord], event: Mapping[str, Any]) -> None:
     trial = trials[number]
     if event["event"] in ("asked", "resumed"):
         trial.spans.append([now, now])
+    if event["event"] == "copied":  # between two spans
+        trial.changes.append({**facts, "before": trial.values})
+        trial.values = facts["values"]
+        return
     trial.spans[-1][1] = now
     if event["event"] == "reported":
         trial.history.append(facts)
@@ -186,6 +196,49 @@ def objective_names(count: int) -> list[str]:
     return ["objective"] if count == 1 else [f"objective_{place}" for place in range(count)]
 
 
+def describe_changes(trial: TrialRecord) -> str:
+    """Which trials a trial took over, when, and what it changed of its parameters, in one line."""
+    return "; ".join(describe_change(change) for change in trial.changes)
+
+
+def describe_change(change: Mapping[str, Any]) -> str:
+    """One of a trial's changes in a few words."""
+    before, values = change["before"], change["values"]
+    moved = [
+        f"{name} {short(before.get(name))} -> {short(values.get(name))}"
+        for name in dict.fromkeys([*before, *values])
+        if before.get(name) != values.get(name)
+    ]
+    return f"copied trial {change['source']} after evaluation {change['evaluation']}: {', '.join(moved) or 'no other values'}"
+
+
+def short(value: Any) -> str:
+    """A parameter's value in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def legs(trials: Sequence[TrialRecord], number: int) -> list[tuple[int, int, dict[str, Any]]]:
+    """What the weights of a trial went through: after which evaluation, as which trial, with which values.
+
+    Args:
+        trials: All trials, by number.
+        number: The trial.
+
+    Returns:
+        One for each leg, in order of time; the first begins after evaluation 0.
+    """
+    found: list[tuple[int, int, dict[str, Any]]] = []
+    until: float = math.inf
+    while True:
+        trial = trials[number]
+        before = [change for change in trial.changes if change["evaluation"] < until]
+        if not before:
+            later = trial.changes[0]["before"] if trial.changes else trial.values
+            return [(0, number, later), *reversed(found)]
+        found.append((before[-1]["evaluation"], number, before[-1]["values"]))
+        number, until = before[-1]["source"], before[-1]["evaluation"]
+
+
 def write_table(path: Path, trials: Sequence[TrialRecord], objectives: int) -> None:
     """Writes the table of trials, replacing it in one go.
 
@@ -196,16 +249,18 @@ def write_table(path: Path, trials: Sequence[TrialRecord], objectives: int) -> N
     """
     names = list(dict.fromkeys(name for trial in trials for name in trial.values))
     heads = objective_names(objectives)
+    last = ["changes", "reason"] if any(trial.changes for trial in trials) else ["reason"]
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(
-        ["number", "name", "state", *heads, "evaluations", "step", "samples", "seconds", *names, "reason"]
+        ["number", "name", "state", *heads, "evaluations", "step", "samples", "seconds", *names, *last]
     )
     for trial in trials:
         scores = trial.objectives or ("",) * objectives
         parameters = [trial.values.get(name, "") for name in names]
         facts = [len(trial.history), trial.step, trial.samples, round(trial.seconds, 2)]
-        writer.writerow([trial.number, trial.name, trial.state, *scores, *facts, *parameters, trial.reason])
+        ending = [describe_changes(trial), trial.reason][-len(last) :]
+        writer.writerow([trial.number, trial.name, trial.state, *scores, *facts, *parameters, *ending])
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text.getvalue(), encoding="utf-8")
     temporary.replace(path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_st.training.progress import write_line
-from ray_st.tune.records import TrialRecord, objective_names
+from ray_st.tune.records import TrialRecord, describe_changes, legs, objective_names
 from ray_st.tune.study import Study
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ div.wide {{ overflow-x: auto; }}
 <body>
 <h1>{title}</h1>
 <p>{summary}</p>
+{legs}
 {plots}
 <h2>Trials</h2>
 <div class="wide">{table}</div>
@@ -65,6 +66,7 @@ def write_report(folder: Path, study: Study, objectives: int) -> bool:
         title=html.escape(f"Search {folder.name}"),
         script=importlib.import_module("plotly.offline").get_plotlyjs(),
         summary=html.escape(summary(study, objectives)),
+        legs=went_through(study),
         plots="\n".join(_section(plot) for plot in plots(study.study, study.records)),
         table=table(study.records, objectives),
     )
@@ -92,6 +94,26 @@ def summary(study: Study, objectives: int) -> str:
     return f"{len(records)} trials: {words}.{found} {rows:,} training rows, {seconds:,.0f} s of trials."
 
 
+def went_through(study: Study) -> str:
+    """As HTML, with which values the best trial's weights were trained from when on; empty if they stayed the same.
+
+    Args:
+        study: The study.
+    """
+    path = legs(study.records, study.best()[0].number) if study.best() else []
+    if len(path) < 2:
+        return ""
+    names = list(dict.fromkeys(name for _, _, values in path for name in values))
+    rows = [
+        _cells("td", [evaluation, number, *(values.get(name, "") for name in names)])
+        for evaluation, number, values in path
+    ]
+    head = _cells("th", ["after evaluation", "as trial", *names])
+    return (
+        f'<h2>Schedule of the best trial</h2>\n<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+    )
+
+
 _STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
 
 
@@ -103,13 +125,23 @@ def table(trials: Sequence[TrialRecord], objectives: int) -> str:
         objectives: How many objectives there are.
     """
     names = list(dict.fromkeys(name for trial in trials for name in trial.values))
-    head = ["trial", "state", *objective_names(objectives), "evaluations", "seconds", *names, "reason"]
+    head = [
+        "trial",
+        "state",
+        *objective_names(objectives),
+        "evaluations",
+        "seconds",
+        *names,
+        "changes",
+        "reason",
+    ]
     rows = [_cells("th", head)]
     for trial in trials:
         scores = trial.objectives or ("",) * objectives
         values = [trial.values.get(name, "") for name in names]
         facts = [len(trial.history), round(trial.seconds, 1)]
-        rows.append(_cells("td", [trial.number, trial.state, *scores, *facts, *values, trial.reason[:200]]))
+        last = [describe_changes(trial), trial.reason[:200]]
+        rows.append(_cells("td", [trial.number, trial.state, *scores, *facts, *values, *last]))
     return f"<table>{''.join(rows)}</table>"
 
 

@@ -16,6 +16,7 @@ from ray_st.training.run import TRAIN_FEED
 from ray_st.tune.candidate import Template
 from ray_st.tune.objective import Objective, as_directions, check_objective
 from ray_st.tune.options import SearchOptions, as_backend, as_options, trials_wanted
+from ray_st.tune.population import Population, make_population
 from ray_st.tune.progress import Progress
 from ray_st.tune.proofs import check_points, check_trainer, prove
 from ray_st.tune.records import JOURNAL, TABLE, Journal, Summary, TrialRecord, check_settings, fold
@@ -61,15 +62,16 @@ def hyperparameter_search(
     sequential = as_backend(backend) == "optuna"
     proved = prove_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
     options, directions = proved.options, proved.objective.directions
-    seed = trainer.args.seed if options.seed is None else options.seed
     folder = _folder(str(trainer.args.output_dir), options.name)
-    check_settings(folder, {"space": proved.distributions, "directions": list(directions), "seed": seed})
+    check_settings(
+        folder, {"space": proved.distributions, "directions": list(directions), **_lasting(proved)}
+    )
     study = Study(
         proved.space,
         proved.objective,
         Journal(folder / JOURNAL),
         proved.trials,
-        seed=seed,
+        seed=proved.seed,
         sampler=options.sampler,
         points=options.points_to_evaluate,
         earlier=proved.earlier,
@@ -96,6 +98,8 @@ class Proved:
         trials: How many trials there will be.
         earlier: Finished trials of an earlier search.
         options: How it is run.
+        seed: Seed of the suggestions.
+        population: The rules of a population; None if trials have nothing to do with each other.
     """
 
     template: Template
@@ -106,6 +110,23 @@ class Proved:
     trials: int
     earlier: list[TrialRecord]
     options: SearchOptions
+    seed: int
+    population: Population | None
+
+
+def _lasting(proved: Proved) -> dict[str, Any]:
+    """What else stays the same when a search goes on."""
+    population = proved.population
+    if population is None:
+        return {"seed": proved.seed}
+    rules = {
+        "trials": proved.trials,
+        "first": population.rounds.first,
+        "interval": population.rounds.interval,
+        "fraction": population.fraction,
+        "changing": sorted(population.mutations),
+    }
+    return {"seed": proved.seed, "population": rules}
 
 
 def prove_search(
@@ -125,8 +146,12 @@ def prove_search(
     points = probe(space)
     distributions = describe(points)
     check_points(options.points_to_evaluate, distributions)
+    template = prove(_template(trainer, options), points)
+    seed = trainer.args.seed if options.seed is None else options.seed
+    maximize = directions[0] == "maximize"
+    population = make_population(options, template, distributions, trials, maximize, seed)
     return Proved(
-        prove(_template(trainer, options), points),
+        dataclasses.replace(template, changing=population is not None),
         Objective(compute_objective, directions),
         space,
         distributions,
@@ -134,6 +159,8 @@ def prove_search(
         trials,
         _earlier(options.warm_start),
         options,
+        seed,
+        population,
     )
 
 
@@ -146,13 +173,14 @@ def _suggest(trial: Any, name: str, value: Any) -> Any:
 
 
 def _earlier(warm_start: str | None) -> list[TrialRecord]:
-    """The finished trials of an earlier search."""
+    """The finished trials of an earlier search; what came of changing parameters says nothing of a point of the space."""
     if warm_start is None:
         return []
     source = Path(warm_start) / JOURNAL
     if not source.is_file():
         raise ValueError(f"warm_start: {warm_start} is no folder of a search (no {JOURNAL}).")
-    return [record for record in fold(Journal(source).read()) if record.state != "RUNNING"]
+    records = fold(Journal(source).read())
+    return [record for record in records if record.state != "RUNNING" and not record.changes]
 
 
 def _template(trainer: Any, options: SearchOptions) -> Template:
@@ -223,8 +251,15 @@ class _Search:
                 del parts[TRAIN_FEED]  # each trial has its own
             data = tuning_feeds.share(parts)
             store = tuning.search_store(trainer.run_config, self.folder)
+            population = proved.population
             kit = tuning_trial.TrialKit(
-                template, proved.objective, data, store, self.folder.name, need.scaling
+                template,
+                proved.objective,
+                data,
+                store,
+                self.folder.name,
+                need.scaling,
+                keeps=None if population is None else population.rounds,
             )
             settings = tuning.Settings(
                 folder=self.folder,
@@ -236,6 +271,7 @@ class _Search:
                 concurrent=self.concurrent,
                 max_failures=options.max_failures,
                 time_budget_s=options.time_budget_s,
+                population=population,
             )
             retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
             tuning.run_search(
@@ -289,6 +325,10 @@ class _Watcher:
     def reported(self) -> None:
         """An evaluation was noted."""
         self.progress.reported()
+
+    def changed(self, record: TrialRecord) -> None:
+        """It was noted that a trial goes on as a copy of another."""
+        self.progress.changed(record)
 
     def ended(self, record: TrialRecord) -> None:
         """A trial's end was noted."""

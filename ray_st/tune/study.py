@@ -22,6 +22,8 @@ from ray_st.tune.space import Space, draw, open_study
 STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
 NUMBER = "ray_st:number"
 """The user attribute in Optuna's study that holds a trial's number in its search."""
+CHANGES = "ray_st:changes"
+"""That which holds when a trial went on as a copy of another; its parameters there are those it began with."""
 
 Sampler = optuna.samplers.BaseSampler
 _STOPPING = (optuna.samplers.GridSampler, optuna.samplers.BruteForceSampler)
@@ -118,12 +120,22 @@ class Study:
         """How many trials are still to be handed out."""
         return self._wanted - len(self.records) + len(self._again)
 
-    def ask(self) -> TrialRecord | None:
-        """The next trial to run: one that a killed driver left running, or a new one; None if there are enough."""
-        if self._again:
-            record = self._again.popleft()
-            self._note("resumed", record.number)
-            return record
+    @property
+    def to_come(self) -> int:
+        """How many trials are still to be suggested."""
+        return self._wanted - len(self.records)
+
+    def ask(self, ready: Callable[[TrialRecord], bool] = lambda record: True) -> TrialRecord | None:
+        """The next trial to run: one that a killed driver left running, or a new one; None if there is none.
+
+        Args:
+            ready: Whether a trial that was left running can go on now.
+        """
+        again = next((record for record in self._again if ready(record)), None)
+        if again is not None:
+            self._again.remove(again)
+            self.went_on(again.number)
+            return again
         number = len(self.records)
         if number >= self._wanted:
             return None
@@ -158,6 +170,24 @@ class Study:
         self._note("reported", number, evaluation=evaluation, step=step, objectives=list(objectives), **facts)
         if len(objectives) == 1 and finite(objectives):
             self._live[number].report(objectives[0], evaluation)
+
+    def went_on(self, number: int) -> None:
+        """Notes that a trial runs again."""
+        self._note("resumed", number)
+
+    def copied(self, number: int, evaluation: int, source: int, step: int, values: Mapping[str, Any]) -> None:
+        """Notes that a trial goes on as a copy of another.
+
+        Args:
+            number: The trial.
+            evaluation: After which of its evaluations.
+            source: The other trial.
+            step: The step of the other's checkpoint.
+            values: What it sets from now on.
+        """
+        self._note("copied", number, evaluation=evaluation, source=source, step=step, values=dict(values))
+        if number in self._live:
+            self._live[number].set_user_attr(CHANGES, self.records[number].changes)
 
     def tell(self, number: int, state: str, reason: str = "") -> TrialRecord:
         """Notes how a trial ended.
@@ -225,6 +255,6 @@ def _frozen(record: TrialRecord, number: Any, objectives: int) -> Any:
         values=values,
         params=record.params,
         distributions={name: json_to_distribution(text) for name, text in record.distributions.items()},
-        user_attrs={NUMBER: number},
+        user_attrs={NUMBER: number, **({CHANGES: record.changes} if record.changes else {})},
         intermediate_values=steps,
     )

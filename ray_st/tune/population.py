@@ -1,0 +1,295 @@
+"""Population based training as plain rules: when trials are compared, which take over which, and with what parameters.
+
+The method is that of Jaderberg et al., 2017 (arXiv:1711.09846), with truncation selection; defaults are those of Ray Tune.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
+
+from ray_st.training.retuning import RETUNABLE
+from ray_st.tune.arguments import SpaceError
+from ray_st.tune.candidate import Template
+from ray_st.util.names import did_you_mean
+
+Random = np.random.Generator
+Mutation = Callable[[Any, Random], Any]
+"""Gives a parameter's next value from its present one."""
+
+FRACTION = 0.25
+"""How many of a population are copied, and how many go on as copies."""
+RESAMPLED = 0.25
+"""How often a number is drawn anew, and not moved."""
+FACTORS = (1.2, 0.8)
+"""By how much a number is moved: itself where the space is logarithmic, else the space's width, up or down."""
+
+_OWN_RATES = ("reduce_lr_on_plateau", "greedy")
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """After which evaluations a population is compared.
+
+    Args:
+        first: The first of them.
+        interval: Evaluations from one to the next.
+    """
+
+    first: int
+    interval: int
+
+    def __call__(self, evaluation: int) -> bool:
+        """Whether trials are compared after an evaluation of this number."""
+        return evaluation >= self.first and (evaluation - self.first) % self.interval == 0
+
+
+@dataclass(frozen=True)
+class Population:
+    """The rules of a population.
+
+    Args:
+        rounds: When trials are compared.
+        mutations: By parameter, how it changes.
+        maximize: Whether high objectives are good.
+        seed: What chance depends on, besides the trial and the round.
+        fraction: How many are copied, and how many go on as copies.
+        explore: Has the last word on a copy's values; None for none.
+    """
+
+    rounds: Rounds
+    mutations: Mapping[str, Mutation]
+    maximize: bool
+    seed: int
+    fraction: float = FRACTION
+    explore: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    def partners(self, scores: Mapping[int, float], evaluation: int) -> dict[int, int]:
+        """Which trials go on as copies, and of which; the same each time.
+
+        Args:
+            scores: The objective of each trial that was compared, by number.
+            evaluation: After which evaluation.
+        """
+        sign = 1 if self.maximize else -1
+        ranked = sorted(scores, key=lambda number: (sign * scores[number], -number))
+        count = min(math.ceil(len(ranked) * self.fraction), len(ranked) // 2)
+        worst, best = ranked[:count], ranked[len(ranked) - count :]
+        chosen = {number: best[int(self._random(number, evaluation).integers(count))] for number in worst}
+        return {number: other for number, other in chosen.items() if scores[number] != scores[other]}
+
+    def explored(self, values: Mapping[str, Any], number: int, evaluation: int) -> dict[str, Any]:
+        """The values with which a trial goes on as a copy.
+
+        Args:
+            values: Those of the trial that it copies.
+            number: The trial.
+            evaluation: After which evaluation.
+
+        Raises:
+            SpaceError: If the user's function changes what cannot change.
+        """
+        random = self._random(number, evaluation)
+        random.integers(1)  # the partner's
+        found = {
+            name: self.mutations[name](value, random) if name in self.mutations else value
+            for name, value in values.items()
+        }
+        if self.explore is None:
+            return found
+        last = dict(self.explore(dict(found)))
+        fixed = [name for name in {**found, **last} if last.get(name) != found.get(name)]
+        odd = sorted(set(fixed) - set(self.mutations))
+        if odd or set(last) != set(found):
+            raise SpaceError(
+                f"custom_explore_fn changed {odd or sorted(set(last) ^ set(found))}; it may change the values of "
+                f"{sorted(self.mutations)} only."
+            )
+        return last
+
+    def _random(self, number: int, evaluation: int) -> Random:
+        return np.random.default_rng([self.seed, evaluation, number])
+
+
+# ---- how parameters change ----
+
+
+def within(distribution: Any) -> Mutation:
+    """The change of a parameter inside its space: a choice is drawn anew, a number is moved, or drawn anew now and then.
+
+    Args:
+        distribution: What Optuna draws it from.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return lambda value, random: distribution.choices[int(random.integers(len(distribution.choices)))]
+
+    def change(value: Any, random: Random) -> Any:
+        if random.random() < RESAMPLED:
+            return _fitting(distribution, _drawn(distribution, random))
+        factor = FACTORS[int(random.integers(len(FACTORS)))]
+        if distribution.log:
+            return _fitting(distribution, value * factor)
+        return _fitting(distribution, value + (factor - 1) * (distribution.high - distribution.low))
+
+    return change
+
+
+def _drawn(distribution: FloatDistribution | IntDistribution, random: Random) -> float:
+    if distribution.log:
+        return math.exp(random.uniform(math.log(distribution.low), math.log(distribution.high)))
+    return float(random.uniform(distribution.low, distribution.high))
+
+
+def _fitting(distribution: FloatDistribution | IntDistribution, value: float) -> float | int:
+    """The nearest value that the space has."""
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if step is not None and not (distribution.log and step == 1):
+        value = low + round((value - low) / step) * step
+    value = min(max(value, low), high)
+    return round(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def as_asked(given: Any, resampled: float, factors: Sequence[float]) -> Mutation:
+    """The change that a user of Ray Tune's scheduler asks for, as it means it.
+
+    Args:
+        given: Values in order, or a function that draws one from a seed.
+        resampled: How often a value is drawn anew.
+        factors: What a number is else multiplied with.
+    """
+    if callable(given):
+
+        def scale(value: Any, random: Random) -> Any:
+            if random.random() < resampled:
+                drawn = given(int(random.integers(2**31)))
+                return drawn.item() if isinstance(drawn, np.generic) else drawn
+            return type(value)(value * factors[int(random.integers(len(factors)))])
+
+        return scale
+    values = list(given)
+
+    def shift(value: Any, random: Random) -> Any:
+        if random.random() < resampled or value not in values:
+            return values[int(random.integers(len(values)))]
+        place = values.index(value) + (1 if random.random() < 0.5 else -1)
+        return values[min(max(place, 0), len(values) - 1)]
+
+    return shift
+
+
+# ---- proofs ----
+
+
+def make_population(
+    options: Any, template: Template, distributions: Mapping[str, Any], trials: int, maximize: bool, seed: int
+) -> Population | None:
+    """The population that a search's ``scheduler`` asks for; None if it asks for none.
+
+    Args:
+        options: The search's.
+        template: What all trials share.
+        distributions: What the space holds, by name.
+        trials: How many trials there are.
+        maximize: Whether high objectives are good.
+        seed: The search's seed.
+
+    Raises:
+        ValueError: If it cannot work.
+    """
+    asked = None
+    if options.scheduler != "pbt":
+        if not type(options.scheduler).__module__.startswith("ray."):
+            return None
+        from ray_st.runtime.tuning_population import asked_by
+
+        asked = asked_by(options.scheduler, "max" if maximize else "min")
+        if asked is None:
+            return None
+    changing = _changing(distributions, template.of_loss)
+    if asked is None:
+        mutations = {name: within(kind) for name, kind in changing.items()}
+        rounds = Rounds(
+            max(options.grace_period, options.perturbation_interval), options.perturbation_interval
+        )
+        population = Population(rounds, mutations, maximize, seed)
+    else:
+        _check_asked(asked.mutations, distributions, template.of_loss)
+        mutations = {
+            name: as_asked(given, asked.resampled, asked.factors) for name, given in asked.mutations.items()
+        }
+        population = Population(
+            Rounds(asked.first, asked.interval), mutations, maximize, seed, asked.fraction, asked.explore
+        )
+    if not mutations:
+        raise SpaceError(
+            f"Population based training: no parameter of the space ({', '.join(sorted(distributions))}) can change while a "
+            f"trial runs. These can: {', '.join(RETUNABLE)}, and numbers that the loss initialiser reads and nothing else does."
+        )
+    _check_run(template, options.rungs, population, trials)
+    return population
+
+
+def _changing(distributions: Mapping[str, Any], of_loss: frozenset[str]) -> dict[str, Any]:
+    """The parameters of a space that can change while a trial runs, with what they are drawn from."""
+    kinds = {name: json_to_distribution(json.dumps(found)) for name, found in distributions.items()}
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        # Other parameters may hang on a choice that a loss is made from.
+        if name in RETUNABLE or (name in of_loss and not isinstance(kind, CategoricalDistribution))
+    }
+
+
+def _check_asked(
+    mutations: Mapping[str, Any], distributions: Mapping[str, Any], of_loss: frozenset[str]
+) -> None:
+    for name in mutations:
+        if name not in distributions:
+            raise SpaceError(
+                f"hyperparam_mutations: {name!r} is not in the space; {did_you_mean(name, distributions)}"
+            )
+        if name not in RETUNABLE and name not in of_loss:
+            raise SpaceError(
+                f"hyperparam_mutations: {name!r} cannot change while a trial runs: it decides on the data's order, the number of "
+                f"steps, or what the weights are. These can: {', '.join(RETUNABLE)}, and what the loss initialiser reads and "
+                "nothing else does. Leave it out: a copy takes it from the trial that it copies."
+            )
+
+
+def _check_run(template: Template, rungs: int | None, population: Population, trials: int) -> None:
+    """Refuses what no population can be made of.
+
+    Raises:
+        ValueError: Naming what to change.
+    """
+    args, first = template.description.options["args"], population.rounds.first
+    where = "Population based training"
+    if trials < 2:
+        raise ValueError(f"{where} compares trials: n_trials must be at least 2, found {trials}.")
+    if (rungs is None and args.eval_strategy == "no") or (rungs is not None and rungs <= first):
+        raise ValueError(
+            f"{where} compares trials after evaluation {first} for the first time, and trials have "
+            f"{rungs or 1} evaluation(s), the last at their end: set rungs to more than {first}."
+        )
+    if args.save_only_model:
+        raise ValueError(f"{where} copies optimizers too: use save_only_model=False.")
+    if args.deepspeed:
+        raise ValueError(
+            f"{where} goes on from checkpoints, which hold no optimizer of deepspeed's: use fsdp, or none."
+        )
+    if args.lr_scheduler_type in _OWN_RATES and "learning_rate" in population.mutations:
+        raise ValueError(
+            f"{where} changes learning_rate, which lr_scheduler_type={str(args.lr_scheduler_type.value)!r} changes by itself: use "
+            "a schedule of steps, such as linear or cosine."
+        )

@@ -278,26 +278,28 @@ class PopulationScheduler(FIFOScheduler):
         self._held = [trial for trial in self._held if trial.status == Trial.RUNNING]
         self._chosen = [trial for trial in self._chosen if trial.status == Trial.PENDING]
         trial = min(filter(self._can_run, trials), key=self._progress, default=None)
-        if trial is None or not self._make_room(tune_controller, trial, trials):
+        if trial is None or not self._has_room(tune_controller, trial, trials):
             return None
+        self._chosen.append(trial)
         if trial.status == Trial.PAUSED:
             record = self._record(trial)
             trial.set_config(configured(record))
             self._generations.study.went_on(record.number)
-            self._chosen.append(trial)
         return trial
 
-    def _make_room(self, tune_controller: Any, trial: Trial, trials: list[Trial]) -> bool:
-        """Takes a process from a trial that waits, best from this one itself; whether there is one now."""
+    def _has_room(self, tune_controller: Any, trial: Trial, trials: list[Trial]) -> bool:
+        """Whether there is a process for a trial, or room for a new one; one that waits gives up its own."""
+        active = [one for one in trials if one.status in (Trial.RUNNING, Trial.PENDING)]
+        if trial.status == Trial.PENDING:  # Ray is starting a process for it, for which there may be no room
+            working = any(one.status == Trial.RUNNING and one not in self._held for one in active)
+            if not self._held or (working and len(active) <= self._limit()):
+                return False
         if self._held:
             held = trial if trial in self._held else self._held[0]
             self._held.remove(held)
             tune_controller.pause_trial(held, should_checkpoint=False)
-            if trial.status == Trial.PENDING:
-                self._chosen.append(trial)
             return True
-        active = sum(one.status in (Trial.RUNNING, Trial.PENDING) for one in trials)
-        return trial.status == Trial.PAUSED and active < self._limit()
+        return len(active) < self._limit()
 
     def _can_run(self, trial: Trial) -> bool:
         waiting = trial.status in (Trial.PENDING, Trial.PAUSED) or trial in self._held

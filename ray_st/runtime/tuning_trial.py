@@ -36,6 +36,7 @@ ENDING_S = 60
 
 ENDED = threading.Event()
 """Set where no trial runs in this process."""
+ENDED.set()
 
 
 class Candidate(Protocol):

@@ -258,8 +258,16 @@ def ranks(folder: Path, tiny_folder: Path) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
+def with_gradients(run: Any) -> dict[str, torch.Tensor]:
+    """The weights without the biases of keys, which add the same to all scores that a softmax compares.
+
+    Their gradient is 0 and what is found of it rounding noise, which Adam makes as large as any gradient.
+    """
+    return {name: tensor for name, tensor in run["weights"].items() if not name.endswith("key.bias")}
+
+
 def assert_equal(found: Any, expected: Any) -> None:
-    torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*map(with_gradients, (found, expected)), rtol=1e-5, atol=1e-5)
     assert len(found["logs"]) == len(expected["logs"])
     for mine, theirs in zip(found["logs"], expected["logs"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-5)

@@ -66,7 +66,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dev-rows", type=int, default=500)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--rungs", type=int, default=10, help="evaluations of a trial of ours")
-    parser.add_argument("--reduction-factor", type=int, default=4, help="one in how many goes on at a rung")
+    parser.add_argument("--scheduler", default="halving", help="which trials of ours are stopped")
+    parser.add_argument("--reduction-factor", type=int, default=3, help="one in how many goes on at a rung")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=list(RUN), help=argparse.SUPPRESS)
@@ -156,6 +157,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, float]:
             backend="ray",
             seed=options.seed,
             rungs=options.rungs,
+            scheduler=options.scheduler,
             reduction_factor=options.reduction_factor,
         )
         rows = sum(trial.samples for trial in best.run_summary.trials)

@@ -18,11 +18,13 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.trainable import wrap_function
 
 from ray_st.runtime.storage import open_store
+from ray_st.runtime.tuning_halving import Halving, Rungs
 from ray_st.runtime.tuning_need import Need
-from ray_st.runtime.tuning_population import Generations, Population, PopulationScheduler, PopulationSearcher
+from ray_st.runtime.tuning_population import Generations, Population
 from ray_st.runtime.tuning_schedulers import OBJECTIVE, make_scheduler, remember
 from ray_st.runtime.tuning_searcher import Study, StudySearcher, Watcher
 from ray_st.runtime.tuning_trial import NUMBER, TrialKit, run_trial
+from ray_st.runtime.tuning_waiting import Waiting, WaitingScheduler, WaitingSearcher
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.progress import write_line
 
@@ -102,8 +104,8 @@ def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher
                 mode=mode if told else None,
                 search_alg=searcher,
                 scheduler=scheduler,
-                # A population's searcher says itself when there are enough: Ray keeps processes until then.
-                num_samples=study.left + (settings.population is not None),
+                # Where trials wait the searcher says itself when there are enough: Ray keeps processes until then.
+                num_samples=study.left + (kit.keeps is not None),
                 reuse_actors=True,
                 time_budget_s=settings.time_budget_s,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -130,12 +132,13 @@ def _scheduled(
     def limit() -> int:
         return min(most, max(settings.need.room(), 1))
 
+    waiting: Waiting | None = None
     if settings.population is not None:
-        generations = Generations(study, settings.population, kit.trial_store, watcher)
-        rounds = settings.population.rounds
-        return PopulationSearcher(generations, limit, watcher), PopulationScheduler(
-            generations, rounds, limit
-        )
+        waiting = Generations(study, settings.population, kit.trial_store, watcher)
+    elif isinstance(kit.keeps, Rungs):
+        waiting = Halving(study, kit.keeps, settings.direction == "maximize")
+    if waiting is not None and kit.keeps is not None:
+        return WaitingSearcher(waiting, limit, watcher), WaitingScheduler(waiting, kit.keeps, limit)
     mode = settings.direction[:3]
     scheduler = make_scheduler(settings.scheduler, mode, settings.grace_period, settings.reduction_factor)
     remember(scheduler, [record.history for record in study.records if record.state != "RUNNING"])

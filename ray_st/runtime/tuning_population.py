@@ -1,8 +1,7 @@
-"""A population of trials on Ray Tune: trials wait for each other, and bad ones go on as copies of good ones.
+"""A population of trials on Ray Tune: bad ones go on as copies of good ones.
 
 Ray Tune's own scheduler takes no searcher beside it, copies between reports what Ray holds and leaves no record; this one
-copies checkpoints in the search's folder, while all trials rest, and writes down what it did. A trial that waits keeps its
-process until another trial wants it.
+copies checkpoints in the search's folder, while all trials rest, and writes down what it did.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers import PopulationBasedTraining
 from ray.tune.schedulers.pbt import PopulationBasedTrainingReplay
-from ray.tune.search import Searcher
 from ray.tune.search.sample import Domain
 
 from ray_st.runtime.tuning_schedulers import OBJECTIVE, TIME
-from ray_st.runtime.tuning_searcher import Record, Study, StudySearcher, Watcher, configured
-from ray_st.runtime.tuning_trial import NUMBER
+from ray_st.runtime.tuning_searcher import Record, Study, Watcher
+from ray_st.runtime.tuning_waiting import evaluations, over
 from ray_st.training.checkpoint import CheckpointError, CheckpointStore
 from ray_st.training.progress import write_line
 
@@ -168,7 +165,15 @@ class Generations:
 
     def ready(self, record: Record) -> bool:
         """Whether a trial need not wait for others."""
-        return _over(record) or _evaluations(record) < self._next
+        return over(record) or evaluations(record) < self._next
+
+    def out(self, record: Record) -> bool:
+        """Never: a trial of a population goes on."""
+        return False
+
+    def turn(self, record: Record) -> tuple[int, int]:
+        """The least advanced trial first: the others wait for it."""
+        return evaluations(record), record.number
 
     def settle(self) -> None:
         """Compares the trials of each round that all have come to."""
@@ -177,8 +182,8 @@ class Generations:
             self._next += self._population.rounds.interval
 
     def _complete(self) -> bool:
-        running = [record for record in self.study.records if record.state == "RUNNING" and not _over(record)]
-        here = all(_evaluations(record) >= self._next for record in running)
+        running = [record for record in self.study.records if record.state == "RUNNING" and not over(record)]
+        here = all(evaluations(record) >= self._next for record in running)
         return bool(running) and here and (self.closed or self.study.to_come == 0)
 
     def _compare(self) -> None:
@@ -196,7 +201,7 @@ class Generations:
         """Whether a trial rests after this round; one that is past it, or has its copy, was seen to before."""
         record = self.study.records[number]
         copied = any(change["evaluation"] == self._next for change in record.changes)
-        return record.state == "RUNNING" and _evaluations(record) == self._next and not copied
+        return record.state == "RUNNING" and evaluations(record) == self._next and not copied
 
     def _copy(self, number: int, source: int) -> None:
         """First the checkpoint, then the record: what is done twice does no harm."""
@@ -210,104 +215,3 @@ class Generations:
             return
         self.study.copied(number, self._next, source, step, values)
         self._watcher.changed(self.study.records[number])
-
-
-def _evaluations(record: Record) -> int:
-    return int(record.history[-1]["evaluation"]) if record.history else 0
-
-
-def _over(record: Record) -> bool:
-    return bool(record.history and record.history[-1]["ended"])
-
-
-class PopulationSearcher(StudySearcher):
-    """Hands out the trials of a population; those that wait for others take no room.
-
-    Args:
-        generations: The population.
-        limit: Gives the most trials at a time, as the cluster is now.
-        watcher: Is told of evaluations and ends after they are noted.
-    """
-
-    def __init__(self, generations: Generations, limit: Callable[[], int], watcher: Watcher) -> None:
-        super().__init__(generations.study, limit, watcher)
-        self._generations = generations
-
-    def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration; FINISHED only when all have ended: Ray keeps processes for reuse until then."""
-        self._generations.closed = self.spoilt is not None
-        self._generations.settle()
-        records = self._study.records
-        asked = None
-        if self.spoilt is None:
-            if sum(self._generations.ready(records[n]) for n in self._numbers.values()) >= self._limit():
-                return None
-            asked = self._study.ask(self._generations.ready)
-        if asked is None:
-            return None if self._numbers else Searcher.FINISHED
-        self._numbers[trial_id] = asked.number
-        return configured(asked)
-
-
-class PopulationScheduler(FIFOScheduler):
-    """Has trials wait after a round, and go on when it is settled, the least advanced first.
-
-    Args:
-        generations: The population.
-        rounds: When trials are compared.
-        limit: Gives the most trials at a time, as the cluster is now.
-    """
-
-    def __init__(self, generations: Generations, rounds: Rounds, limit: Callable[[], int]) -> None:
-        super().__init__()
-        self._generations, self._rounds, self._limit = generations, rounds, limit
-        self._held: list[Trial] = []  # they wait in their processes
-        self._chosen: list[Trial] = []  # they have been given a process
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Has a trial wait in its process if trials are compared now."""
-        if "objective" not in result or result["ended"] or not self._rounds(result[TIME]):
-            return TrialScheduler.CONTINUE
-        self._held.append(trial)
-        return TrialScheduler.NOOP
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The next trial to give a process to: its own, that of a trial that waits, or a new one."""
-        self._generations.settle()
-        trials = tune_controller.get_trials()
-        self._held = [trial for trial in self._held if trial.status == Trial.RUNNING]
-        self._chosen = [trial for trial in self._chosen if trial.status == Trial.PENDING]
-        trial = min(filter(self._can_run, trials), key=self._progress, default=None)
-        if trial is None or not self._has_room(tune_controller, trial, trials):
-            return None
-        self._chosen.append(trial)
-        if trial.status == Trial.PAUSED:
-            record = self._record(trial)
-            trial.set_config(configured(record))
-            self._generations.study.went_on(record.number)
-        return trial
-
-    def _has_room(self, tune_controller: Any, trial: Trial, trials: list[Trial]) -> bool:
-        """Whether there is a process for a trial, or room for a new one; one that waits gives up its own."""
-        active = [one for one in trials if one.status in (Trial.RUNNING, Trial.PENDING)]
-        if trial.status == Trial.PENDING:  # Ray is starting a process for it, for which there may be no room
-            working = any(one.status == Trial.RUNNING and one not in self._held for one in active)
-            if not self._held or (working and len(active) <= self._limit()):
-                return False
-        if self._held:
-            held = trial if trial in self._held else self._held[0]
-            self._held.remove(held)
-            tune_controller.pause_trial(held, should_checkpoint=False)
-            return True
-        return len(active) < self._limit()
-
-    def _can_run(self, trial: Trial) -> bool:
-        waiting = trial.status in (Trial.PENDING, Trial.PAUSED) or trial in self._held
-        return waiting and trial not in self._chosen and self._generations.ready(self._record(trial))
-
-    def _record(self, trial: Trial) -> Record:
-        return self._generations.study.records[trial.config[NUMBER]]
-
-    def _progress(self, trial: Trial) -> tuple[int, int]:
-        record = self._record(trial)
-        return _evaluations(record), record.number

@@ -125,6 +125,8 @@ class StudySearcher(Searcher):
         found = result or {}
         if "objective" in found:
             self._study.report(number, **_evaluation(found))
+        elif not error and self._study.records[number].history:
+            found = {"objective": None, "ended": False, **found}  # it was stopped while it waited
         state, reason = ending(found, error)
         if found.get("spoils_search"):
             self.spoilt = reason

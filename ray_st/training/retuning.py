@@ -44,7 +44,8 @@ def retune(optimizer: Any, scheduler: Any, settings: Settings) -> None:
     for group, now in zip(optimizer.param_groups, settings, strict=True):
         before, rate = group.get("initial_lr"), group["lr"]
         group.update(now)
-        group["lr"] = rate * now["initial_lr"] / before if before else rate
+        same = not before or before == now["initial_lr"]
+        group["lr"] = rate if same else rate * now["initial_lr"] / before
     if all("initial_lr" in now for now in settings):
         scheduler.base_lrs = [now["initial_lr"] for now in settings]
         scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

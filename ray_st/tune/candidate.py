@@ -39,7 +39,7 @@ class Reporting:
 class ReportingLate(Reporting):
     """Tells of an evaluation when all else of the step is done; takes its arguments from now, not from the checkpoint.
 
-    So a trial of a population has a checkpoint of what it was told for, and goes on from another's with other
+    So a trial that waits has a checkpoint of what it told of, and one of a population goes on from another's with other
     hyperparameters. An evaluation before the first step is not told of.
     """
 
@@ -93,7 +93,7 @@ class Template:
         data_init: Makes a trial's training data, in place of ``train_dataset``; None where all trials share them.
         search: The search's name.
         of_loss: Parameters that the loss initialiser reads and nothing else does.
-        changing: Whether a trial's parameters may change while it runs.
+        rests: Whether a trial may wait after an evaluation, and go on from its checkpoint with other parameters.
     """
 
     description: Description
@@ -106,7 +106,7 @@ class Template:
     data_init: Callable[[DrawnTrial], Any] | None = None
     search: str = ""
     of_loss: frozenset[str] = frozenset()
-    changing: bool = False
+    rests: bool = False
 
     def __call__(self, number: int, values: Mapping[str, Any], name: str = "") -> Candidate:
         """Makes a trial.
@@ -130,7 +130,7 @@ class Template:
         callbacks = [*callbacks, TrialRuns(self.search, values)]
         description = dataclasses.replace(
             self.description,
-            kind=reporting(self.description.kind, ReportingLate if self.changing else Reporting),
+            kind=reporting(self.description.kind, ReportingLate if self.rests else Reporting),
             options={**given, "model": model, "args": args, "loss": loss, "callbacks": callbacks},
             extras=extras,
         )

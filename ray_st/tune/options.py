@@ -12,7 +12,7 @@ import optuna
 from ray_st.util.names import did_you_mean
 
 BACKENDS = ("ray", "optuna")
-SCHEDULERS = ("asha", "median", "hyperband", "pbt")
+SCHEDULERS = ("asha", "halving", "median", "hyperband", "pbt")
 
 _SAME = {
     "study_name": "name",

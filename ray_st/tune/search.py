@@ -151,7 +151,7 @@ def prove_search(
     maximize = directions[0] == "maximize"
     population = make_population(options, template, distributions, trials, maximize, seed)
     return Proved(
-        dataclasses.replace(template, changing=population is not None),
+        dataclasses.replace(template, rests=population is not None or options.scheduler == "halving"),
         Objective(compute_objective, directions),
         space,
         distributions,
@@ -162,6 +162,17 @@ def prove_search(
         seed,
         population,
     )
+
+
+def _rests(options: SearchOptions, population: Population | None) -> Callable[[int], bool] | None:
+    """After which evaluations trials wait for others; None where they never do."""
+    if population is not None:
+        return population.rounds
+    if options.scheduler != "halving":
+        return None
+    from ray_st.runtime.tuning_halving import Rungs
+
+    return Rungs(options.grace_period, options.reduction_factor)
 
 
 def _suggest(trial: Any, name: str, value: Any) -> Any:
@@ -259,7 +270,7 @@ class _Search:
                 store,
                 self.folder.name,
                 need.scaling,
-                keeps=None if population is None else population.rounds,
+                keeps=_rests(options, population),
             )
             settings = tuning.Settings(
                 folder=self.folder,

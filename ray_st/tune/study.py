@@ -5,6 +5,7 @@ The study is Optuna's, the records are ours: with them a killed search goes on w
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -139,6 +140,11 @@ class Study:
         number = len(self.records)
         if number >= self._wanted:
             return None
+        waiting = [
+            record.number for record in self.records if record.state == "RUNNING" and not ready(record)
+        ]
+        if waiting and self._fixed is None:
+            self._suggest_beside(waiting, number)
         self.study.sampler = self._sampler(number)
         trial = self.study.ask()
         trial.set_user_attr(NUMBER, number)
@@ -147,6 +153,19 @@ class Study:
         self._live[number] = trial
         self._note("asked", number, **vars(point), name=name)
         return self.records[number]
+
+    def _suggest_beside(self, waiting: Sequence[int], number: int) -> None:
+        """Has the next trial suggested from what is known of trials that wait, too: to Optuna they run, and say nothing."""
+        if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return
+        beside = open_study(directions=list(self._objective.directions), sampler=self._sampler(number))
+        for trial in self.study.get_trials(deepcopy=False):
+            rests = trial.user_attrs[NUMBER]
+            if rests in waiting:
+                known = dataclasses.replace(self.records[rests], state="PRUNED")
+                trial = _frozen(known, rests, len(self._objective.directions))
+            beside.add_trial(trial)
+        self.study.enqueue_trial(draw(self._space, beside.ask()).params)
 
     def _note(self, event: str, number: int, **facts: Any) -> None:
         """Writes down what happened, and only then knows it."""

@@ -51,6 +51,21 @@ def test_a_killed_search_suggests_what_it_would_have(tmp_path: Path, killed_at: 
     assert len({tuple(values.values()) for values in unbroken}) == 20
 
 
+def test_trials_that_wait_are_learnt_from_like_stopped_ones(tmp_path: Path) -> None:
+    (tmp_path / "stopped").mkdir()
+    waiting, stopped = study(tmp_path), study(tmp_path / "stopped")
+    for _ in range(20):
+        asked, other = waiting.ask(lambda record: False), stopped.ask()
+        assert asked is not None
+        assert other is not None
+        assert asked.values == other.values
+        for one in (waiting, stopped):
+            one.report(asked.number, 1, 10, [-(asked.values["x"] ** 2)])
+        stopped.tell(other.number, "PRUNED")
+    assert {trial.state for trial in waiting.study.trials} == {TrialState.RUNNING}
+    assert waiting.tell(3, "COMPLETE").state == "COMPLETE"
+
+
 def test_other_seeds_suggest_otherwise(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     assert run(study(tmp_path), 1) != run(study(tmp_path / "a", seed=1), 1)

@@ -209,7 +209,7 @@ def make_population(
     """
     asked = None
     if options.scheduler != "pbt":
-        if not type(options.scheduler).__module__.startswith("ray."):
+        if not any(kind.__module__.startswith("ray.") for kind in type(options.scheduler).__mro__):
             return None
         from ray_st.runtime.tuning_population import asked_by
 
@@ -284,6 +284,8 @@ def _check_run(template: Template, rungs: int | None, population: Population, tr
         )
     if args.save_only_model:
         raise ValueError(f"{where} copies optimizers too: use save_only_model=False.")
+    if args.load_best_model_at_end:
+        raise ValueError(f"{where} goes on with the latest weights: use load_best_model_at_end=False.")
     if args.deepspeed:
         raise ValueError(
             f"{where} goes on from checkpoints, which hold no optimizer of deepspeed's: use fsdp, or none."

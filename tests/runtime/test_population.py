@@ -55,15 +55,22 @@ def space(trial: Any) -> dict[str, Any]:
     }
 
 
-def search(trainer: Any, name: str = "s", **options: Any) -> Any:
-    points = [{"learning_rate": rate, "weight_decay": 0.01} for rate in RATES]
+def search(trainer: Any, name: str = "s", n: int = 4, **options: Any) -> Any:
+    points = [{"learning_rate": rate, "weight_decay": 0.01} for rate in RATES[:n]]
     given = {"points_to_evaluate": points, "rungs": 3, "scheduler": "pbt", "max_concurrent_trials": 2}
-    return trainer.hyperparameter_search(space, "eval_loss", 4, name=name, **{**given, **options})
+    return trainer.hyperparameter_search(space, "eval_loss", n, name=name, **{**given, **options})
 
 
 def test_bad_trials_go_on_as_copies_of_good_ones(tmp_path: Path, tiny_folder: Path) -> None:
     best = search(make_trainer(tmp_path, tiny_folder))
     trials = best.run_summary.trials
     for trial in trials:
-        print(trial.number, trial.state, trial.changes, [(e["evaluation"], e["objectives"]) for e in trial.history], trial.values, trial.spans)
+        print(
+            trial.number,
+            trial.state,
+            trial.changes,
+            [(e["evaluation"], e["objectives"]) for e in trial.history],
+            trial.values,
+            trial.spans,
+        )
     assert [trial.state for trial in trials] == ["COMPLETE"] * 4

@@ -7,23 +7,22 @@ process until another trial wants it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, PopulationBasedTraining, TrialScheduler
-from ray.tune.schedulers.pbt import PopulationBasedTrainingReplay
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.tune.search.sample import Domain
 
-from ray_st.runtime.tuning_schedulers import OBJECTIVE, TIME
+from ray_st.runtime.tuning_schedulers import TIME
 from ray_st.runtime.tuning_searcher import Record, Study, StudySearcher, Watcher, configured
 from ray_st.runtime.tuning_trial import NUMBER
 from ray_st.training.checkpoint import CheckpointError, CheckpointStore
 from ray_st.training.progress import write_line
 
-_ITERATION = "training_iteration"
+_START_S = 60.0
+"""How long a new trial waits for a process of its own before it gets that of one that waits for others."""
 
 
 class Rounds(Protocol):
@@ -53,93 +52,6 @@ class Population(Protocol):
 
     def explored(self, values: Mapping[str, Any], number: int, evaluation: int) -> dict[str, Any]:
         """The values with which a trial goes on as a copy."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a scheduler of Ray Tune's asks for.
-
-    Args:
-        first: The first evaluation after which trials are compared.
-        interval: Evaluations from one comparison to the next.
-        fraction: How many trials are copied, and how many go on as copies.
-        resampled: How often a value is drawn anew.
-        factors: What numbers are else multiplied with.
-        mutations: By parameter, values in order or a function that draws one from a seed.
-        explore: Has the last word on values; None for none.
-    """
-
-    first: int
-    interval: int
-    fraction: float
-    resampled: float
-    factors: tuple[float, ...]
-    mutations: dict[str, Any]
-    explore: Callable[[dict[str, Any]], dict[str, Any]] | None
-
-
-def asked_by(scheduler: Any, mode: str) -> Asked | None:
-    """What a scheduler of Ray Tune's for population based training asks for; None if it is another scheduler.
-
-    Args:
-        scheduler: The scheduler.
-        mode: The search's direction, ``"min"`` or ``"max"``.
-
-    Raises:
-        ValueError: If it asks for something that a search does not do.
-    """
-    if isinstance(scheduler, PopulationBasedTrainingReplay):
-        raise ValueError(
-            "scheduler: a search does not replay one of Ray Tune's; give PopulationBasedTraining."
-        )
-    if not isinstance(scheduler, PopulationBasedTraining):
-        return None
-    if type(scheduler) is not PopulationBasedTraining:
-        raise ValueError(
-            f'scheduler: {type(scheduler).__name__} has rules of its own; use PopulationBasedTraining itself, or "pbt".'
-        )
-    _check(scheduler, mode)
-    interval = int(scheduler._perturbation_interval)
-    return Asked(
-        first=max(interval, int(scheduler._burn_in_period)),
-        interval=interval,
-        fraction=scheduler._quantile_fraction,
-        resampled=scheduler._resample_probability,
-        factors=tuple(scheduler._perturbation_factors),
-        mutations={name: _source(name, given) for name, given in scheduler._hyperparam_mutations.items()},
-        explore=scheduler._custom_explore_fn,
-    )
-
-
-def _check(scheduler: PopulationBasedTraining, mode: str) -> None:
-    time, interval, burn_in = (
-        scheduler._time_attr,
-        scheduler._perturbation_interval,
-        scheduler._burn_in_period,
-    )
-    if time not in (TIME, _ITERATION):
-        raise ValueError(
-            f"PopulationBasedTraining: time_attr={time!r}; trials are compared after the same share of their steps: use "
-            f"time_attr={TIME!r} (or {_ITERATION!r}) and count perturbation_interval in evaluations."
-        )
-    if int(interval) != interval or int(burn_in) != burn_in:
-        raise ValueError(
-            f"PopulationBasedTraining: perturbation_interval={interval} and burn_in_period={burn_in} count evaluations; "
-            "they must be whole numbers."
-        )
-    if scheduler._metric not in (None, OBJECTIVE) or scheduler._mode not in (None, mode):
-        raise ValueError(
-            f"PopulationBasedTraining: metric={scheduler._metric!r}, mode={scheduler._mode!r}; trials are compared by the "
-            "search's objective and direction: leave both out."
-        )
-
-
-def _source(name: str, given: Any) -> Any:
-    if isinstance(given, Mapping):
-        raise ValueError(f"hyperparam_mutations: {name!r} is a dict; parameters of a search have no parts.")
-    if isinstance(given, Domain):
-        return lambda seed: given.sample(random_state=seed)
-    return (lambda seed: given()) if callable(given) else list(given)
 
 
 class Generations:
@@ -205,7 +117,7 @@ class Generations:
         values = self._population.explored(good.values, number, self._next)
         try:
             self._store_of(number).adopt(self._store_of(source), step)
-        except (CheckpointError, OSError) as error:
+        except CheckpointError as error:  # nothing was touched
             write_line(f"warning: trial {number} goes on as it is, not as a copy of trial {source}: {error}")
             return
         self.study.copied(number, self._next, source, step, values)
@@ -263,6 +175,7 @@ class PopulationScheduler(FIFOScheduler):
         self._generations, self._rounds, self._limit = generations, rounds, limit
         self._held: list[Trial] = []  # they wait in their processes
         self._chosen: list[Trial] = []  # they have been given a process
+        self._asked: dict[str, float] = {}  # since when new ones want one
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Has a trial wait in its process if trials are compared now."""
@@ -277,8 +190,9 @@ class PopulationScheduler(FIFOScheduler):
         trials = tune_controller.get_trials()
         self._held = [trial for trial in self._held if trial.status == Trial.RUNNING]
         self._chosen = [trial for trial in self._chosen if trial.status == Trial.PENDING]
-        trial = min(filter(self._can_run, trials), key=self._progress, default=None)
-        if trial is None or not self._has_room(tune_controller, trial, trials):
+        able = sorted(filter(self._can_run, trials), key=self._progress)
+        trial = next((one for one in able if self._has_room(tune_controller, one, trials)), None)
+        if trial is None:
             return None
         self._chosen.append(trial)
         if trial.status == Trial.PAUSED:
@@ -289,17 +203,20 @@ class PopulationScheduler(FIFOScheduler):
 
     def _has_room(self, tune_controller: Any, trial: Trial, trials: list[Trial]) -> bool:
         """Whether there is a process for a trial, or room for a new one; one that waits gives up its own."""
-        active = [one for one in trials if one.status in (Trial.RUNNING, Trial.PENDING)]
-        if trial.status == Trial.PENDING:  # Ray is starting a process for it, for which there may be no room
-            working = any(one.status == Trial.RUNNING and one not in self._held for one in active)
-            if not self._held or (working and len(active) <= self._limit()):
-                return False
+        active = sum(one.status in (Trial.RUNNING, Trial.PENDING) for one in trials)
+        if trial.status == Trial.PENDING and (not self._held or self._is_starting(trial, active)):
+            return False
         if self._held:
             held = trial if trial in self._held else self._held[0]
             self._held.remove(held)
             tune_controller.pause_trial(held, should_checkpoint=False)
             return True
-        return len(active) < self._limit()
+        return active < self._limit()
+
+    def _is_starting(self, trial: Trial, active: int) -> bool:
+        """Whether Ray is starting a process for a new trial; what else runs may leave no room for it for long."""
+        since = self._asked.setdefault(trial.trial_id, time.monotonic())
+        return active <= self._limit() and time.monotonic() - since < _START_S
 
     def _can_run(self, trial: Trial) -> bool:
         waiting = trial.status in (Trial.PENDING, Trial.PAUSED) or trial in self._held

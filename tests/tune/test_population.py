@@ -16,9 +16,12 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
+from ray_st.training.checkpoint import MANIFEST
+from ray_st.training.local import local_place
 from ray_st.tune.arguments import SpaceError
-from ray_st.tune.population import Population, Rounds, as_asked, within
-from ray_st.tune.search import prove_search
+from ray_st.tune.mutation import as_asked, within
+from ray_st.tune.population import Population, Rounds
+from ray_st.tune.search import Proved, prove_search
 
 
 def population(**options: Any) -> Population:
@@ -106,10 +109,10 @@ def test_the_users_function_has_the_last_word_on_what_can_change() -> None:
 
 # ---- what a search asks for ----
 
-DATA = Dataset.from_dict({"a": ["good weather", "bad man"], "b": ["the sun", "a man"]})
+DATA = Dataset.from_dict({"a": ["good weather", "bad man"] * 2, "b": ["the sun", "a man"] * 2})
 
 
-def proved(folder: Path, model_folder: Path, space: Any = None, n_trials: int = 4, **options: Any) -> Any:
+def search(folder: Path, model_folder: Path, space: Any = None, n_trials: int = 4, **options: Any) -> Proved:
     arguments = options.pop("arguments", {})
     one = SentenceTransformerTrainer(
         args=SentenceTransformerTrainingArguments(
@@ -121,7 +124,11 @@ def proved(folder: Path, model_folder: Path, space: Any = None, n_trials: int = 
         loss=options.pop("loss", lambda model: losses.MultipleNegativesRankingLoss(model)),
     )
     given = {"scheduler": "pbt", "rungs": 4, **options}
-    return prove_search(one, space or rate, "eval_loss", n_trials, "minimize", **given).population
+    return prove_search(one, space or rate, "eval_loss", n_trials, "minimize", **given)
+
+
+def proved(*args: Any, **options: Any) -> Any:
+    return search(*args, **options).population
 
 
 def rate(trial: Any) -> dict[str, Any]:
@@ -163,7 +170,10 @@ def test_what_may_change_comes_from_the_space(tmp_path: Path, tiny_folder: Path)
         ({"rungs": None}, "set rungs to more than 1"),
         ({"rungs": 3, "perturbation_interval": 3}, "set rungs to more than 3"),
         ({"arguments": {"save_only_model": True}}, "save_only_model=False"),
-        ({"arguments": {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}}, "'reduce_lr_on_plateau' changes"),
+        (
+            {"arguments": {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}},
+            "'reduce_lr_on_plateau' changes",
+        ),
         (
             {
                 "arguments": {
@@ -244,3 +254,49 @@ def test_other_population_schedulers_are_refused(tmp_path: Path, tiny_folder: Pa
     given = Own(time_attr="evaluation", hyperparam_mutations={"learning_rate": [1]})
     with pytest.raises(ValueError, match="Own has rules of its own"):
         proved(tmp_path, tiny_folder, scheduler=given)
+
+
+# ---- a copy ----
+
+
+def train(template: Any, rate: float, folder: Path, resume: Path | None = None) -> tuple[Any, list[Any]]:
+    """Trains a trial here; what it was when it told of evaluations: the step, and whether it had its checkpoint."""
+    one = template(0, {"learning_rate": rate})
+    parts = {**one.shell._train_parts(1), **one.shell._eval_parts(one.shell.eval_dataset, 1)}
+    running = one.description.rebuild(local_place(parts, folder))
+    told = []
+
+    def tell(trainer: Any, metrics: dict[str, float]) -> None:
+        step = trainer.state.global_step
+        told.append((step, (folder / f"checkpoint-{step}" / MANIFEST).exists(), trainer.state.best_metric))
+
+    running.on_evaluated = tell
+    running.train(resume_from_checkpoint=str(resume) if resume else None)
+    return running, told
+
+
+def test_a_copy_trains_with_its_own_rate_from_the_others_checkpoint(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    arguments = {
+        "logging_steps": 1,
+        "per_device_train_batch_size": 2,
+        "num_train_epochs": 4,
+        "eval_on_start": True,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "save_total_limit": 9,
+        "metric_for_best_model": "eval_loss",
+    }
+    template = search(tmp_path, tiny_folder, arguments=arguments).template
+    good, told = train(template, 1e-3, tmp_path / "good")
+    assert [(step, saved) for step, saved, _ in told] == [(2, False), (4, True), (6, False), (8, True)]
+    assert all(best is not None for _, _, best in told)
+    copy, _ = train(template, 1e-4, tmp_path / "copy", tmp_path / "good" / "checkpoint-4")
+    alone, _ = train(template, 1e-4, tmp_path / "alone")
+
+    def rates(trainer: Any) -> list[float]:
+        return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+    assert rates(copy) == pytest.approx([*rates(good)[:4], *rates(alone)[4:]])
+    assert rates(good)[4:] != pytest.approx(rates(alone)[4:])

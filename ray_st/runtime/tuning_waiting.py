@@ -5,6 +5,7 @@ A trial that waits has a checkpoint, keeps its process until another trial wants
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,6 +16,9 @@ from ray.tune.search import Searcher
 from ray_st.runtime.tuning_schedulers import TIME
 from ray_st.runtime.tuning_searcher import Record, Study, StudySearcher, Watcher, configured
 from ray_st.runtime.tuning_trial import NUMBER
+
+_START_S = 60.0
+"""How long a new trial waits for a process of its own before it gets that of one that waits for others."""
 
 
 class Waiting(Protocol):
@@ -101,6 +105,7 @@ class WaitingScheduler(FIFOScheduler):
         self._waiting, self._rests, self._limit = waiting, rests, limit
         self._held: list[Trial] = []  # they wait in their processes
         self._chosen: list[Trial] = []  # they have been given a process
+        self._asked: dict[str, float] = {}  # since when new ones want one
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Has a trial wait, at first in its process."""
@@ -118,8 +123,9 @@ class WaitingScheduler(FIFOScheduler):
                 tune_controller.stop_trial(trial)
         self._held = [trial for trial in self._held if trial.status == Trial.RUNNING]
         self._chosen = [trial for trial in self._chosen if trial.status == Trial.PENDING]
-        trial = min(filter(self._can_run, trials), key=self._turn, default=None)
-        if trial is None or not self._has_room(tune_controller, trial, trials):
+        able = sorted(filter(self._can_run, trials), key=self._turn)
+        trial = next((one for one in able if self._has_room(tune_controller, one, trials)), None)
+        if trial is None:
             return None
         self._chosen.append(trial)
         if trial.status == Trial.PAUSED:
@@ -130,17 +136,20 @@ class WaitingScheduler(FIFOScheduler):
 
     def _has_room(self, tune_controller: Any, trial: Trial, trials: list[Trial]) -> bool:
         """Whether there is a process for a trial, or room for a new one; one that waits gives up its own."""
-        active = [one for one in trials if one.status in (Trial.RUNNING, Trial.PENDING)]
-        if trial.status == Trial.PENDING:  # Ray is starting a process for it, for which there may be no room
-            working = any(one.status == Trial.RUNNING and one not in self._held for one in active)
-            if not self._held or (working and len(active) <= self._limit()):
-                return False
+        active = sum(one.status in (Trial.RUNNING, Trial.PENDING) for one in trials)
+        if trial.status == Trial.PENDING and (not self._held or self._is_starting(trial, active)):
+            return False
         if self._held:
             held = trial if trial in self._held else self._held[0]
             self._held.remove(held)
             tune_controller.pause_trial(held, should_checkpoint=False)
             return True
-        return len(active) < self._limit()
+        return active < self._limit()
+
+    def _is_starting(self, trial: Trial, active: int) -> bool:
+        """Whether Ray is starting a process for a new trial; what else runs may leave no room for it for long."""
+        since = self._asked.setdefault(trial.trial_id, time.monotonic())
+        return active <= self._limit() and time.monotonic() - since < _START_S
 
     def _can_run(self, trial: Trial) -> bool:
         waiting = trial.status in (Trial.PENDING, Trial.PAUSED) or trial in self._held

@@ -7,33 +7,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optuna.distributions import (
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-    json_to_distribution,
-)
+from optuna.distributions import CategoricalDistribution, json_to_distribution
 
 from ray_st.training.retuning import RETUNABLE
 from ray_st.tune.arguments import SpaceError
 from ray_st.tune.candidate import Template
+from ray_st.tune.mutation import Mutation, Random, as_asked, within
 from ray_st.util.names import did_you_mean
-
-Random = np.random.Generator
-Mutation = Callable[[Any, Random], Any]
-"""Gives a parameter's next value from its present one."""
 
 FRACTION = 0.25
 """How many of a population are copied, and how many go on as copies."""
-RESAMPLED = 0.25
-"""How often a number is drawn anew, and not moved."""
-FACTORS = (1.2, 0.8)
-"""By how much a number is moved: itself where the space is logarithmic, else the space's width, up or down."""
 
 _OWN_RATES = ("reduce_lr_on_plateau", "greedy")
 
@@ -74,6 +62,11 @@ class Population:
     seed: int
     fraction: float = FRACTION
     explore: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What stays the same when a search goes on, as plain values."""
+        rounds = {"first": self.rounds.first, "interval": self.rounds.interval}
+        return {**rounds, "fraction": self.fraction, "changing": sorted(self.mutations)}
 
     def partners(self, scores: Mapping[int, float], evaluation: int) -> dict[int, int]:
         """Which trials go on as copies, and of which; the same each time.
@@ -122,72 +115,6 @@ class Population:
         return np.random.default_rng([self.seed, evaluation, number])
 
 
-# ---- how parameters change ----
-
-
-def within(distribution: Any) -> Mutation:
-    """The change of a parameter inside its space: a choice is drawn anew, a number is moved, or drawn anew now and then.
-
-    Args:
-        distribution: What Optuna draws it from.
-    """
-    if isinstance(distribution, CategoricalDistribution):
-        return lambda value, random: distribution.choices[int(random.integers(len(distribution.choices)))]
-
-    def change(value: Any, random: Random) -> Any:
-        if random.random() < RESAMPLED:
-            return _fitting(distribution, _drawn(distribution, random))
-        factor = FACTORS[int(random.integers(len(FACTORS)))]
-        if distribution.log:
-            return _fitting(distribution, value * factor)
-        return _fitting(distribution, value + (factor - 1) * (distribution.high - distribution.low))
-
-    return change
-
-
-def _drawn(distribution: FloatDistribution | IntDistribution, random: Random) -> float:
-    if distribution.log:
-        return math.exp(random.uniform(math.log(distribution.low), math.log(distribution.high)))
-    return float(random.uniform(distribution.low, distribution.high))
-
-
-def _fitting(distribution: FloatDistribution | IntDistribution, value: float) -> float | int:
-    """The nearest value that the space has."""
-    low, high, step = distribution.low, distribution.high, distribution.step
-    if step is not None and not (distribution.log and step == 1):
-        value = low + round((value - low) / step) * step
-    value = min(max(value, low), high)
-    return round(value) if isinstance(distribution, IntDistribution) else float(value)
-
-
-def as_asked(given: Any, resampled: float, factors: Sequence[float]) -> Mutation:
-    """The change that a user of Ray Tune's scheduler asks for, as it means it.
-
-    Args:
-        given: Values in order, or a function that draws one from a seed.
-        resampled: How often a value is drawn anew.
-        factors: What a number is else multiplied with.
-    """
-    if callable(given):
-
-        def scale(value: Any, random: Random) -> Any:
-            if random.random() < resampled:
-                drawn = given(int(random.integers(2**31)))
-                return drawn.item() if isinstance(drawn, np.generic) else drawn
-            return type(value)(value * factors[int(random.integers(len(factors)))])
-
-        return scale
-    values = list(given)
-
-    def shift(value: Any, random: Random) -> Any:
-        if random.random() < resampled or value not in values:
-            return values[int(random.integers(len(values)))]
-        place = values.index(value) + (1 if random.random() < 0.5 else -1)
-        return values[min(max(place, 0), len(values) - 1)]
-
-    return shift
-
-
 # ---- proofs ----
 
 
@@ -207,31 +134,22 @@ def make_population(
     Raises:
         ValueError: If it cannot work.
     """
-    asked = None
-    if options.scheduler != "pbt":
-        if not type(options.scheduler).__module__.startswith("ray."):
-            return None
-        from ray_st.runtime.tuning_population import asked_by
-
-        asked = asked_by(options.scheduler, "max" if maximize else "min")
-        if asked is None:
-            return None
-    changing = _changing(distributions, template.of_loss)
-    if asked is None:
-        mutations = {name: within(kind) for name, kind in changing.items()}
+    asked = _asked(options.scheduler, maximize)
+    if options.scheduler == "pbt":
         rounds = Rounds(
             max(options.grace_period, options.perturbation_interval), options.perturbation_interval
         )
-        population = Population(rounds, mutations, maximize, seed)
-    else:
+        population = Population(rounds, _inside(distributions, template.of_loss), maximize, seed)
+    elif asked is not None:
         _check_asked(asked.mutations, distributions, template.of_loss)
         mutations = {
             name: as_asked(given, asked.resampled, asked.factors) for name, given in asked.mutations.items()
         }
-        population = Population(
-            Rounds(asked.first, asked.interval), mutations, maximize, seed, asked.fraction, asked.explore
-        )
-    if not mutations:
+        rounds = Rounds(asked.first, asked.interval)
+        population = Population(rounds, mutations, maximize, seed, asked.fraction, asked.explore)
+    else:
+        return None
+    if not population.mutations:
         raise SpaceError(
             f"Population based training: no parameter of the space ({', '.join(sorted(distributions))}) can change while a "
             f"trial runs. These can: {', '.join(RETUNABLE)}, and numbers that the loss initialiser reads and nothing else does."
@@ -240,11 +158,20 @@ def make_population(
     return population
 
 
-def _changing(distributions: Mapping[str, Any], of_loss: frozenset[str]) -> dict[str, Any]:
-    """The parameters of a space that can change while a trial runs, with what they are drawn from."""
+def _asked(scheduler: Any, maximize: bool) -> Any:
+    """What a user's scheduler of Ray Tune asks for; None if it is none for populations."""
+    if not any(kind.__module__.startswith("ray.") for kind in type(scheduler).__mro__):
+        return None
+    from ray_st.runtime.tuning_asked import asked_by
+
+    return asked_by(scheduler, "max" if maximize else "min")
+
+
+def _inside(distributions: Mapping[str, Any], of_loss: frozenset[str]) -> dict[str, Mutation]:
+    """The changes of those parameters of a space that can change while a trial runs."""
     kinds = {name: json_to_distribution(json.dumps(found)) for name, found in distributions.items()}
     return {
-        name: kind
+        name: within(kind)
         for name, kind in kinds.items()
         # Other parameters may hang on a choice that a loss is made from.
         if name in RETUNABLE or (name in of_loss and not isinstance(kind, CategoricalDistribution))
@@ -284,6 +211,8 @@ def _check_run(template: Template, rungs: int | None, population: Population, tr
         )
     if args.save_only_model:
         raise ValueError(f"{where} copies optimizers too: use save_only_model=False.")
+    if args.load_best_model_at_end:
+        raise ValueError(f"{where} goes on with the latest weights: use load_best_model_at_end=False.")
     if args.deepspeed:
         raise ValueError(
             f"{where} goes on from checkpoints, which hold no optimizer of deepspeed's: use fsdp, or none."

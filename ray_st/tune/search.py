@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from ray_st.tune.report import write_report
 from ray_st.tune.retention import Retention
 from ray_st.tune.space import Space, as_space, describe, probe
 from ray_st.tune.study import Study
+from ray_st.tune.watching import Watcher
 
 
 class SearchFailed(RuntimeError):
@@ -63,9 +63,10 @@ def hyperparameter_search(
     proved = prove_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
     options, directions = proved.options, proved.objective.directions
     folder = _folder(str(trainer.args.output_dir), options.name)
-    check_settings(
-        folder, {"space": proved.distributions, "directions": list(directions), **_lasting(proved)}
-    )
+    lasting = {"space": proved.distributions, "directions": list(directions), "seed": proved.seed}
+    if proved.population is not None:
+        lasting["population"] = {"trials": proved.trials, **proved.population.describe()}
+    check_settings(folder, lasting)
     study = Study(
         proved.space,
         proved.objective,
@@ -112,21 +113,6 @@ class Proved:
     options: SearchOptions
     seed: int
     population: Population | None
-
-
-def _lasting(proved: Proved) -> dict[str, Any]:
-    """What else stays the same when a search goes on."""
-    population = proved.population
-    if population is None:
-        return {"seed": proved.seed}
-    rules = {
-        "trials": proved.trials,
-        "first": population.rounds.first,
-        "interval": population.rounds.interval,
-        "fraction": population.fraction,
-        "changing": sorted(population.mutations),
-    }
-    return {"seed": proved.seed, "population": rules}
 
 
 def prove_search(
@@ -286,7 +272,7 @@ class _Search:
             )
             retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
             tuning.run_search(
-                self.study, kit, settings, _Watcher(self.study, self.folder.name, progress, retention)
+                self.study, kit, settings, Watcher(self.study, self.folder.name, progress, retention)
             )
 
     def results(self, sequential: bool) -> BestRun | list[BestRun]:
@@ -315,38 +301,3 @@ class _Search:
                 f"No trial of {len(records)} was completed; see {self.folder / TABLE}. {' | '.join(reasons)}"
             )
         return best[0] if single else best
-
-
-@dataclass(frozen=True)
-class _Watcher:
-    """Hands on what happens.
-
-    Args:
-        study: The study.
-        name: The search's name.
-        progress: What the user sees.
-        retention: What is deleted.
-    """
-
-    study: Study
-    name: str
-    progress: Progress
-    retention: Retention
-
-    def reported(self) -> None:
-        """An evaluation was noted."""
-        self.progress.reported()
-
-    def changed(self, record: TrialRecord) -> None:
-        """It was noted that a trial goes on as a copy of another."""
-        self.progress.changed(record)
-
-    def ended(self, record: TrialRecord) -> None:
-        """A trial's end was noted."""
-        from ray_st.runtime.metrics import show_search
-
-        self.progress.ended(record)
-        self.retention.tidy()
-        best = self.study.best()
-        states = Counter(record.state for record in self.study.records)
-        show_search(self.name, states, best[0].objectives[0] if best else None)

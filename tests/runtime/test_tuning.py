@@ -304,7 +304,3 @@ def test_a_scheduler_remembers() -> None:
     nobody: Any = None
     scheduler.on_trial_add(nobody, trial)
     assert scheduler.on_trial_result(nobody, trial, {"evaluation": 1, "objective": 0.1}) == "STOP"
-    with pytest.raises(ValueError, match="Population based"):
-        make_scheduler(
-            ray.tune.schedulers.PopulationBasedTraining(hyperparam_mutations={"a": [1]}), "max", 1, 2
-        )

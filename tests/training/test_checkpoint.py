@@ -250,3 +250,21 @@ def test_files_on_their_way_are_gone_with_the_store(tmp_path: Path) -> None:
     del store
     gc.collect()
     assert not scratch.exists()
+
+
+def test_another_runs_checkpoint_becomes_this_ones(store: CheckpointStore) -> None:
+    other = CheckpointStore(store.location("other"), store.filesystem, "other")
+    write(other, 20, "better", epoch=0.5)
+    write(store, 10)
+    write(store, 20)
+    found = store.adopt(other, 20)
+    assert store.steps() == [20]
+    assert store.newest("mine") == found
+    assert (found.manifest["run_id"], found.manifest["copied_from"]) == ("mine", "other")
+    assert found.manifest["epoch"] == 0.5
+    assert (store.fetch(found.name) / "0_Part" / "model.safetensors").read_text() == "better"
+    other.delete(20)
+    assert store.check(found.name) == found
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
+        store.adopt(other, 20)
+    assert store.steps() == [20]

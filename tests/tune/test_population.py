@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from ray_st import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+    losses,
+)
+from ray_st.training.checkpoint import MANIFEST
+from ray_st.training.local import local_place
 from ray_st.tune.arguments import SpaceError
-from ray_st.tune.population import Population, Rounds, as_asked, within
+from ray_st.tune.mutation import as_asked, within
+from ray_st.tune.population import Population, Rounds
+from ray_st.tune.search import Proved, prove_search
 
 
 def population(**options: Any) -> Population:
@@ -93,3 +105,198 @@ def test_the_users_function_has_the_last_word_on_what_can_change() -> None:
         population(mutations=change, explore=lambda v: {**v, "batch": 8}).explored({"batch": 4}, 0, 1)
     with pytest.raises(SpaceError, match="more"):
         population(mutations=change, explore=lambda v: {**v, "more": 8}).explored({"batch": 4}, 0, 1)
+
+
+# ---- what a search asks for ----
+
+DATA = Dataset.from_dict({"a": ["good weather", "bad man"] * 2, "b": ["the sun", "a man"] * 2})
+
+
+def search(folder: Path, model_folder: Path, space: Any = None, n_trials: int = 4, **options: Any) -> Proved:
+    arguments = options.pop("arguments", {})
+    one = SentenceTransformerTrainer(
+        args=SentenceTransformerTrainingArguments(
+            str(folder / "out"), report_to=[], use_cpu=True, **arguments
+        ),
+        train_dataset=DATA,
+        eval_dataset=DATA,
+        model_init=lambda: SentenceTransformer(str(model_folder), device="cpu"),
+        loss=options.pop("loss", lambda model: losses.MultipleNegativesRankingLoss(model)),
+    )
+    given = {"scheduler": "pbt", "rungs": 4, **options}
+    return prove_search(one, space or rate, "eval_loss", n_trials, "minimize", **given)
+
+
+def proved(*args: Any, **options: Any) -> Any:
+    return search(*args, **options).population
+
+
+def rate(trial: Any) -> dict[str, Any]:
+    return {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True),
+        "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16]),
+    }
+
+
+def of_loss(trial: Any) -> dict[str, Any]:
+    trial.suggest_categorical("kind", ["a", "b"])
+    trial.suggest_float("scale", 5.0, 40.0)
+    return rate(trial)
+
+
+def scaled(model: Any, trial: Any = None) -> Any:
+    scale = 20.0 if trial is None or trial["kind"] == "?" else trial["scale"]
+    return losses.MultipleNegativesRankingLoss(model, scale=scale)
+
+
+def test_what_may_change_comes_from_the_space(tmp_path: Path, tiny_folder: Path) -> None:
+    found = proved(tmp_path, tiny_folder, grace_period=2)
+    assert set(found.mutations) == {"learning_rate"}
+    assert (found.rounds, found.maximize, found.seed) == (Rounds(2, 1), False, 42)
+    found = proved(tmp_path, tiny_folder, of_loss, loss=scaled, perturbation_interval=2)
+    assert set(found.mutations) == {"learning_rate", "scale"}
+    assert found.rounds == Rounds(2, 2)
+    assert proved(tmp_path, tiny_folder, scheduler="asha") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"space": lambda t: {"num_train_epochs": t.suggest_int("num_train_epochs", 1, 5)}},
+            r"no parameter of the space \(num_train_epochs\) can change.*learning_rate, weight_decay",
+        ),
+        ({"n_trials": 1}, "at least 2, found 1"),
+        ({"rungs": None}, "set rungs to more than 1"),
+        ({"rungs": 3, "perturbation_interval": 3}, "set rungs to more than 3"),
+        ({"arguments": {"save_only_model": True}}, "save_only_model=False"),
+        (
+            {"arguments": {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}},
+            "'reduce_lr_on_plateau' changes",
+        ),
+        (
+            {
+                "arguments": {
+                    "load_best_model_at_end": True,
+                    "eval_strategy": "steps",
+                    "save_strategy": "steps",
+                    "eval_steps": 0.25,
+                    "save_steps": 0.25,
+                }
+            },
+            "load_best_model_at_end=False",
+        ),
+        ({"perturbation_interval": 0}, "perturbation_interval: expected"),
+    ],
+)
+def test_what_no_population_can_be_made_of(
+    options: dict[str, Any], said: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        proved(tmp_path, tiny_folder, **options)
+
+
+def asked(**options: Any) -> Any:
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    return PopulationBasedTraining(
+        **{
+            "time_attr": "evaluation",
+            "perturbation_interval": 2,
+            "hyperparam_mutations": {"learning_rate": [1e-4, 1e-3]},
+            **options,
+        }
+    )
+
+
+def test_a_scheduler_of_ray_tune_says_what_changes(tmp_path: Path, tiny_folder: Path) -> None:
+    from ray import tune
+
+    given = asked(hyperparam_mutations={"learning_rate": tune.loguniform(1e-5, 1e-4)}, quantile_fraction=0.5)
+    found = proved(tmp_path, tiny_folder, scheduler=given)
+    assert (found.rounds, found.fraction) == (Rounds(2, 2), 0.5)
+    values = [found.explored({"learning_rate": 1.0, "seed": 3}, number, 2) for number in range(40)]
+    rates = {one["learning_rate"] for one in values}
+    assert {1.2, 0.8} < rates
+    assert all(1e-5 <= one <= 1e-4 for one in rates - {1.2, 0.8})
+    assert all(one["seed"] == 3 for one in values)
+    assert values[0] == found.explored({"learning_rate": 1.0, "seed": 3}, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"time_attr": "time_total_s"}, "time_attr='evaluation'"),
+        ({"perturbation_interval": 1.5}, "whole numbers"),
+        ({"metric": "eval_loss"}, "leave both out"),
+        ({"mode": "max"}, "leave both out"),
+        ({"hyperparam_mutations": {"learning_rat": [1]}}, "did you mean 'learning_rate'"),
+        (
+            {"hyperparam_mutations": {"per_device_train_batch_size": [8, 16]}},
+            "'per_device_train_batch_size' cannot change while a trial runs",
+        ),
+        ({"hyperparam_mutations": {"learning_rate": {"a": [1]}}}, "is a dict"),
+    ],
+)
+def test_what_a_scheduler_of_ray_tune_cannot_ask_for(
+    options: dict[str, Any], said: str, tmp_path: Path, tiny_folder: Path
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        proved(tmp_path, tiny_folder, scheduler=asked(**options))
+
+
+def test_other_population_schedulers_are_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    class Own(PopulationBasedTraining):
+        pass
+
+    given = Own(time_attr="evaluation", hyperparam_mutations={"learning_rate": [1]})
+    with pytest.raises(ValueError, match="Own has rules of its own"):
+        proved(tmp_path, tiny_folder, scheduler=given)
+
+
+# ---- a copy ----
+
+
+def train(template: Any, rate: float, folder: Path, resume: Path | None = None) -> tuple[Any, list[Any]]:
+    """Trains a trial here; what it was when it told of evaluations: the step, and whether it had its checkpoint."""
+    one = template(0, {"learning_rate": rate})
+    parts = {**one.shell._train_parts(1), **one.shell._eval_parts(one.shell.eval_dataset, 1)}
+    running = one.description.rebuild(local_place(parts, folder))
+    told = []
+
+    def tell(trainer: Any, metrics: dict[str, float]) -> None:
+        step = trainer.state.global_step
+        told.append((step, (folder / f"checkpoint-{step}" / MANIFEST).exists(), trainer.state.best_metric))
+
+    running.on_evaluated = tell
+    running.train(resume_from_checkpoint=str(resume) if resume else None)
+    return running, told
+
+
+def test_a_copy_trains_with_its_own_rate_from_the_others_checkpoint(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    arguments = {
+        "logging_steps": 1,
+        "per_device_train_batch_size": 2,
+        "num_train_epochs": 4,
+        "eval_on_start": True,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "save_total_limit": 9,
+        "metric_for_best_model": "eval_loss",
+    }
+    template = search(tmp_path, tiny_folder, arguments=arguments).template
+    good, told = train(template, 1e-3, tmp_path / "good")
+    assert [(step, saved) for step, saved, _ in told] == [(2, False), (4, True), (6, False), (8, True)]
+    assert all(best is not None for _, _, best in told)
+    copy, _ = train(template, 1e-4, tmp_path / "copy", tmp_path / "good" / "checkpoint-4")
+    alone, _ = train(template, 1e-4, tmp_path / "alone")
+
+    def rates(trainer: Any) -> list[float]:
+        return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+    assert rates(copy) == pytest.approx([*rates(good)[:4], *rates(alone)[4:]])
+    assert rates(good)[4:] != pytest.approx(rates(alone)[4:])

@@ -14,7 +14,7 @@ from ray_st.tune.live import LiveLines
 from ray_st.tune.objective import Objective
 from ray_st.tune.progress import Progress, running_lines
 from ray_st.tune.records import Journal, TrialRecord
-from ray_st.tune.report import summary, table, write_report
+from ray_st.tune.report import summary, table, went_through, write_report
 from ray_st.tune.study import Study
 
 STATES = ["COMPLETE", "PRUNED", "COMPLETE", "FAIL", "COMPLETE"]
@@ -116,6 +116,22 @@ def test_summary_and_table(study: Study) -> None:
         "6 trials: 3 complete, 1 stopped early, 1 failed, 1 running. Best: trial 4 with 4.3."
     )
     assert table(study.records, 1).count("<tr>") == 7
+
+
+def test_the_schedule_of_a_best_trial_that_is_a_copy(tmp_path: Path) -> None:
+    one = Study(space, Objective(None, ("maximize",)), Journal(tmp_path / "journal.jsonl"), 2)
+    for number in range(2):
+        one.ask()
+        one.report(number, 1, 10, [float(number)], ended=False)
+    assert went_through(one) == ""
+    one.copied(0, 1, 1, 10, {"learning_rate": 0.125, "loss.name": "<b>"})
+    one.went_on(0)
+    one.report(0, 2, 20, [5.0], ended=True)
+    one.tell(0, "COMPLETE")
+    text = went_through(one)
+    assert text.count("<tr>") == 3
+    assert "<td>1</td><td>0</td><td>0.125</td><td>&lt;b&gt;</td>" in text
+    assert "copied trial 1 after evaluation 1" in table(one.records, 1)
 
 
 # ---- the terminal ----

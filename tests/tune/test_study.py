@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from ray_st.tune.objective import Objective
 from ray_st.tune.progress import describe_trial
-from ray_st.tune.records import Journal, RecordError, check_settings, fold, write_table
+from ray_st.tune.records import Journal, RecordError, check_settings, fold, legs, write_table
 from ray_st.tune.retention import Retention
 from ray_st.tune.study import Study
 
@@ -162,6 +162,35 @@ def test_an_earlier_search_is_learnt_from(tmp_path: Path) -> None:
 def _fresh(tmp_path: Path) -> Study:
     (tmp_path / "c").mkdir()
     return study(tmp_path / "c")
+
+
+def test_a_copy_is_told_of_everywhere(tmp_path: Path) -> None:
+    before = study(tmp_path, trials=3)
+    begun = [before.ask().values for _ in range(3)]  # type: ignore[union-attr]
+    for number in range(3):
+        before.report(number, 1, 10, [float(number)], ended=False)
+    before.copied(0, 1, 2, 10, {"x": 0.5, "n": 3})
+    after = study(tmp_path, trials=3)  # its driver was killed
+    for one in (before, after):
+        assert (one.records[0].values, one.records[0].params) == ({"x": 0.5, "n": 3}, begun[0])
+        assert one.study.trials[0].params == begun[0]
+        change = one.study.trials[0].user_attrs["ray_st:changes"][0]
+        assert (change["source"], change["before"], change["values"]) == (2, begun[0], {"x": 0.5, "n": 3})
+    assert after.ask(lambda record: record.number == 2).number == 2  # type: ignore[union-attr]
+    assert after.ask(lambda record: False) is None
+    after.copied(1, 2, 0, 20, {"x": 0.25, "n": 3})
+    assert legs(after.records, 1) == [
+        (0, 2, begun[2]),
+        (1, 0, {"x": 0.5, "n": 3}),
+        (2, 1, {"x": 0.25, "n": 3}),
+    ]
+    assert legs(after.records, 2) == [(0, 2, begun[2])]
+    write_table(tmp_path / "trials.csv", after.records, 1)
+    with (tmp_path / "trials.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert rows[0]["changes"].startswith("copied trial 2 after evaluation 1: x ")
+    assert float(rows[0]["x"]) == 0.5
+    assert rows[2]["changes"] == ""
 
 
 # ---- records ----

@@ -1,0 +1,46 @@
+"""Who is told of what happens in a search."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from ray_st.tune.progress import Progress
+from ray_st.tune.records import TrialRecord
+from ray_st.tune.retention import Retention
+from ray_st.tune.study import Study
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Hands on what happens.
+
+    Args:
+        study: The study.
+        name: The search's name.
+        progress: What the user sees.
+        retention: What is deleted.
+    """
+
+    study: Study
+    name: str
+    progress: Progress
+    retention: Retention
+
+    def reported(self) -> None:
+        """An evaluation was noted."""
+        self.progress.reported()
+
+    def changed(self, record: TrialRecord) -> None:
+        """It was noted that a trial goes on as a copy of another."""
+        self.progress.changed(record)
+
+    def ended(self, record: TrialRecord) -> None:
+        """A trial's end was noted."""
+        from ray_st.runtime.metrics import show_search
+
+        self.progress.ended(record)
+        self.retention.tidy()
+        best = self.study.best()
+        states = Counter(record.state for record in self.study.records)
+        show_search(self.name, states, best[0].objectives[0] if best else None)

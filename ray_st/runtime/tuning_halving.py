@@ -1,8 +1,9 @@
 """Successive halving on Ray Tune: trials wait at rungs, and go on when they turn out to be among the best.
 
-The asynchronous method of Li et al., 2020 (arXiv:1810.05934). Ray Tune's ``AsyncHyperBandScheduler`` decides when a trial
-comes to a rung, and never again: where the sampler suggests better and better parameters nearly all trials are among the
-best so far, and pass. Here a trial that waits can still be overtaken.
+After the asynchronous method of Li et al., 2020 (arXiv:1810.05934). Ray Tune's ``AsyncHyperBandScheduler`` decides when a
+trial comes to a rung, and never again: where the sampler suggests better and better parameters nearly all trials are among
+the best so far, and pass. Here a trial that waits can be overtaken. Unlike there, a trial that passed keeps its place when it
+is overtaken, so that no more pass than there are places.
 """
 
 from __future__ import annotations
@@ -65,13 +66,17 @@ class Halving:
         return -evaluations(record), record.number
 
     def settle(self) -> None:
-        """Lets the best at each rung pass: of those that have come to it one in ``factor``, of the last ones at least one."""
+        """Gives places at each rung, one for ``factor`` trials that came, to the best that wait; in the end the best passes."""
         furthest = max(map(evaluations, self.study.records), default=0)
         for rung in self._rungs.up_to(furthest):
             came = self._came(rung)
-            places = max(len(came) // self._rungs.factor, int(self._settled(rung)))
-            for number in came[:places]:
+            wait = [number for number in came if not self._is_past(number, rung)]
+            places = max(len(came) // self._rungs.factor - (len(came) - len(wait)), 0)
+            for number in wait[:places] + came[: self._settled(rung)]:
                 self._passed[number] = max(self._passed.get(number, 0), rung)
+
+    def _is_past(self, number: int, rung: int) -> bool:
+        return self._passed.get(number, 0) >= rung or evaluations(self.study.records[number]) > rung
 
     def _came(self, rung: int) -> list[int]:
         """The trials that came to a rung, the best first; the earlier of equals."""

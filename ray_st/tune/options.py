@@ -45,13 +45,14 @@ class SearchOptions:
             By default seeded TPE. Named and made ones are made anew for each suggestion, from the seed and the trial's
             number, so that a search that was cut off suggests what it would have.
         scheduler: Which trials are stopped early: ``"asha"`` (default for one objective), ``"median"``,
-            ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search. ``"pbt"``, or Ray
+            ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search. ``"halving"``:
+            trials wait at a rung, with a checkpoint, until they turn out to be among the best there. ``"pbt"``, or Ray
             Tune's ``PopulationBasedTraining``: none are stopped; bad ones go on as copies of good ones, with other
             parameters.
-        grace_period: Evaluations that a trial has before it can be stopped, for ``"asha"`` and ``"median"``; before it
-            is compared for the first time, for ``"pbt"``.
+        grace_period: Evaluations that a trial has before it can be stopped, or before the first rung of ``"halving"``;
+            before it is compared for the first time, for ``"pbt"``.
         perturbation_interval: Evaluations from one comparison of the trials to the next, for ``"pbt"``.
-        reduction_factor: One in how many trials goes on at each rung of ``"asha"`` and ``"hyperband"``.
+        reduction_factor: One in how many trials goes on at each rung of ``"asha"``, ``"halving"`` and ``"hyperband"``.
         rungs: Evaluates each trial so many times, evenly, whatever ``eval_strategy`` says; evaluations are where
             trials can be stopped. By default ``eval_strategy`` decides.
         points_to_evaluate: Parameters, by name, of the first trials.

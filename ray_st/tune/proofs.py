@@ -39,6 +39,21 @@ def check_trainer(trainer: Any, data_init: Any) -> None:
         raise ValueError("A search needs a train_dataset, or data_init=...; the trainer has none.")
 
 
+def check_resting(template: Template) -> None:
+    """Refuses arguments with which a trial cannot wait at a rung and go on from its checkpoint.
+
+    Raises:
+        ValueError: Naming what to change.
+    """
+    args = template.description.options["args"]
+    if args.save_only_model or args.deepspeed:
+        given = "save_only_model=True" if args.save_only_model else "deepspeed"
+        raise ValueError(
+            f'scheduler="halving": trials wait, and go on from checkpoints, which hold no optimizer with {given}. Leave it '
+            'out, or use scheduler="asha".'
+        )
+
+
 def check_points(points: Sequence[Mapping[str, Any]], distributions: Mapping[str, Any]) -> None:
     """Refuses given points with names that are not in the space.
 

@@ -17,7 +17,7 @@ from ray_st.tune.objective import Objective, as_directions, check_objective
 from ray_st.tune.options import SearchOptions, as_backend, as_options, trials_wanted
 from ray_st.tune.population import Population, make_population
 from ray_st.tune.progress import Progress
-from ray_st.tune.proofs import check_points, check_trainer, prove
+from ray_st.tune.proofs import check_points, check_resting, check_trainer, prove
 from ray_st.tune.records import JOURNAL, TABLE, Journal, Summary, TrialRecord, check_settings, fold
 from ray_st.tune.report import write_report
 from ray_st.tune.retention import Retention
@@ -136,6 +136,8 @@ def prove_search(
     seed = trainer.args.seed if options.seed is None else options.seed
     maximize = directions[0] == "maximize"
     population = make_population(options, template, distributions, trials, maximize, seed)
+    if options.scheduler == "halving":
+        check_resting(template)
     return Proved(
         dataclasses.replace(template, rests=population is not None or options.scheduler == "halving"),
         Objective(compute_objective, directions),

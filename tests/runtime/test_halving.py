@@ -56,9 +56,9 @@ def test_one_in_three_passes_a_rung_as_trials_come() -> None:
         records[came - 1].evaluate(1)
         waiting.settle()
         assert [r.number for r in records[:came] if waiting.ready(r)] == ready  # type: ignore[arg-type]
-    records[3].evaluate(1)  # better, but the place among four is taken; who has passed goes on
+    records[3].evaluate(1)  # better, but the place among four is taken: who has passed goes on
     waiting.settle()
-    assert [r.number for r in records if waiting.ready(r)] == [2, 3]  # type: ignore[arg-type]
+    assert [r.number for r in records if waiting.ready(r)] == [2]  # type: ignore[arg-type]
     assert not any(waiting.out(r) for r in records)  # type: ignore[arg-type]
 
 
@@ -122,8 +122,8 @@ def test_any_order_ends_within_its_budget_and_finds_the_best_of_the_last_rung(
     assert "RUNNING" not in states
     best = max(records, key=lambda record: record.values[0])
     assert best.state == "COMPLETE"
-    if not improving:
-        assert sum(len(record.history) for record in records) <= 0.45 * count * LENGTH
+    assert sum(len(record.history) > 1 for record in records) <= count // 3 + 1
+    assert sum(len(record.history) for record in records) <= 27 + 10 * 2 + 5 * 6 + 3
 
 
 @pytest.mark.ray

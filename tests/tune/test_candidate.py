@@ -127,6 +127,10 @@ def bad(
         ({"points_to_evaluate": [{"learning_rte": 1e-3}]}, "did you mean 'learning_rate'"),
         ({"warm_start": "nowhere"}, "no folder of a search"),
         ({"rungs": 0}, "rungs: expected"),
+        (
+            {"scheduler": "halving", "arguments": {"save_only_model": True}},
+            "no optimizer with save_only_model",
+        ),
         ({"pruner": None}, 'scheduler="asha"'),
         ({"search_alg": None}, "suggested by an Optuna sampler"),
         ({"sampler": "GPSample"}, "did you mean 'GPSampler'"),
@@ -137,6 +141,13 @@ def test_bad_input_is_refused_before_ray_starts(
     options: dict[str, Any], said: str, tmp_path: Path, tiny_folder: Path
 ) -> None:
     bad(tmp_path, tiny_folder, said, **options)
+
+
+def test_trials_that_wait_need_whole_checkpoints(tmp_path: Path, tiny_folder: Path) -> None:
+    one = trainer(tmp_path, tiny_folder)
+    one.args.save_only_model = True
+    with pytest.raises(ValueError, match="no optimizer with save_only_model=True"):
+        one.hyperparameter_search(rate, "eval_dev_spearman_cosine", scheduler="halving")
 
 
 def test_no_model_init(tmp_path: Path, tiny_folder: Path, tiny_model: Any) -> None:

@@ -127,10 +127,6 @@ def bad(
         ({"points_to_evaluate": [{"learning_rte": 1e-3}]}, "did you mean 'learning_rate'"),
         ({"warm_start": "nowhere"}, "no folder of a search"),
         ({"rungs": 0}, "rungs: expected"),
-        (
-            {"scheduler": "halving", "arguments": {"save_only_model": True}},
-            "no optimizer with save_only_model",
-        ),
         ({"pruner": None}, 'scheduler="asha"'),
         ({"search_alg": None}, "suggested by an Optuna sampler"),
         ({"sampler": "GPSample"}, "did you mean 'GPSampler'"),

@@ -17,12 +17,10 @@ from ray_st.data.encode import FAULT, TOKENS, TRUNCATED, Encoding, encode_block,
 from ray_st.data.ingested import Ingested, describe_blocks
 from ray_st.data.located import read_located
 from ray_st.data.sources import Part, as_source
+from ray_st.runtime.cluster import NODE_ID
 
 BLOCK_ROWS = 8192
 """Rows of a block. Readers split and merge as they like; the order of samples must not depend on it."""
-
-NODE_ID = "ray.io/node-id"
-"""The label by which Ray names a node."""
 
 _WINDOW_SHARE = 0.25
 

@@ -18,6 +18,7 @@ from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArgume
 from ray_st.data.columns import ColumnSpec
 from ray_st.data.encode import Encoding
 from ray_st.runtime import ingest, launch
+from ray_st.runtime.cluster import NODE_ID
 from ray_st.training.run import TRAIN_FEED
 
 pytestmark = pytest.mark.ray
@@ -156,6 +157,6 @@ def test_tasks_that_make_blocks_are_as_many_as_cpus(monkeypatch: pytest.MonkeyPa
     nodes({"CPU": 4, "memory": 800.0}, {"CPU": 2, "memory": 300.0})
     assert ingest.beside_workers() == {"num_cpus": 0, "memory": 183}
     nodes({"memory": 500.0}, {"CPU": 2, "memory": 300.0}, {"memory": 500.0})
-    assert ingest.beside_workers()["label_selector"] == {ingest.NODE_ID: "!in(0,2)"}
+    assert ingest.beside_workers()["label_selector"] == {NODE_ID: "!in(0,2)"}
     nodes({"memory": 500.0})
     assert ingest.beside_workers() == {}

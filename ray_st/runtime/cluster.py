@@ -10,6 +10,9 @@ from types import MappingProxyType
 import ray
 from ray.train import ScalingConfig
 
+NODE_ID = "ray.io/node-id"
+"""The label by which Ray names a node."""
+
 
 @contextmanager
 def connected() -> Iterator[None]:

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ray_st.runtime.ingest import NODE_ID
+from ray_st.runtime.cluster import NODE_ID
 
 Needs = dict[str, float]
 """What an actor asks of the cluster: an amount of "CPU" or "GPU", such as ``{"GPU": 0.5}``."""

@@ -17,12 +17,10 @@ from ray_st.data.encode import FAULT, TOKENS, TRUNCATED, Encoding, encode_block,
 from ray_st.data.ingested import Ingested, describe_blocks
 from ray_st.data.located import read_located
 from ray_st.data.sources import Part, as_source
+from ray_st.runtime.cluster import NODE_ID
 
 BLOCK_ROWS = 8192
 """Rows of a block. Readers split and merge as they like; the order of samples must not depend on it."""
-
-NODE_ID = "ray.io/node-id"
-"""The label by which Ray names a node."""
 
 _WINDOW_SHARE = 0.25
 
@@ -55,6 +53,7 @@ def ingest(source: Any, encoding: Encoding, label: str) -> Blocks:
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
+            **beside_workers(),
         )
         .materialize()
     )
@@ -71,7 +70,7 @@ def _describe(references: Sequence[Any], encoding: Encoding) -> Ingested:
         TRUNCATED,
         FAULT,
     ]
-    pick = ray.remote(_without_tokens)  # one CPU each: without, Ray starts a process for every block at once
+    pick = ray.remote(_without_tokens).options(**beside_workers())
     picked = ray.get([pick.remote(reference, names) for reference in references])
     return describe_blocks([table for table, _ in picked], columns, [size for _, size in picked])
 
@@ -90,6 +89,8 @@ def open_source(source: Any, encoding: Encoding, label: str) -> ray.data.Dataset
         parts = as_source(source, label).parts(names)
         opened = _from_here(parts) if any(part.held for part in parts) else _from_tasks(parts)
     opened = opened.repartition(target_num_rows_per_block=BLOCK_ROWS)
+    step: Any = opened._logical_plan.dag  # `repartition` itself takes no options of tasks
+    step.ray_remote_args.update(beside_workers())
     opened.context.execution_options.preserve_order = True
     opened.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plan and its timings, for each dataset
@@ -105,20 +106,40 @@ def _from_here(parts: Sequence[Part]) -> ray.data.Dataset:
 def _from_tasks(parts: Sequence[Part]) -> ray.data.Dataset:
     """Files and queries, each part read by a task; what only this machine sees is read on this machine."""
     pickled = pa.table({"part": pa.array([cloudpickle.dumps(part) for part in parts], pa.large_binary())})
-    options = _on_this_machine() if any(part.local for part in parts) else {}
+    options = _on_this_machine() if any(part.local for part in parts) else beside_workers()
     tables = [pickled.slice(row, 1) for row in range(len(pickled))]
     return ray.data.from_arrow(tables).map_batches(
         _read_part, batch_size=None, batch_format="pyarrow", **options
     )
 
 
+def beside_workers() -> dict[str, Any]:
+    """Options of tasks that make blocks: as many at a time as the nodes have CPUs, without taking one.
+
+    A block that goes with a lost node is made again by the tasks that made it, with the options they had, while workers
+    may hold every CPU. So each takes the memory that comes with a CPU, on nodes that have CPUs.
+
+    Returns:
+        Options of Ray; empty, which is a CPU each, where no node has one yet.
+    """
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    without = [node for node, resources in nodes.items() if not resources.get("CPU")]
+    able = [resources for node, resources in nodes.items() if node not in without]
+    where = {"label_selector": {NODE_ID: f"!in({','.join(without)})"}} if without else {}
+    return _without_cpu(able) | where if able else {}
+
+
+def _without_cpu(nodes: list[dict[str, float]]) -> dict[str, Any]:
+    share = sum(node.get("memory", 0) for node in nodes) / sum(node["CPU"] for node in nodes)
+    return {"num_cpus": 0, "memory": int(share)}
+
+
 def _on_this_machine() -> dict[str, Any]:
     """Where tasks run that read what only this machine sees; one at a time where it has no CPUs, as a cluster's head."""
     me = ray.get_runtime_context().get_node_id()
     (resources,) = [node["Resources"] for node in ray.nodes() if node["NodeID"] == me]
-    return {"label_selector": {NODE_ID: me}} | (
-        {} if resources.get("CPU") else {"num_cpus": 0, "concurrency": 1}
-    )
+    options = _without_cpu([resources]) if resources.get("CPU") else {"num_cpus": 0, "concurrency": 1}
+    return options | {"label_selector": {NODE_ID: me}}
 
 
 def _read_part(table: pa.Table) -> Iterator[pa.Table]:

@@ -13,6 +13,9 @@ from ray.util.metrics import Counter, Gauge
 PREFIX = "ray_"
 """What Ray puts before the names."""
 
+STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
+"""States of a trial."""
+
 EVERY_S = 5.0
 """Seconds between two settings of a run's figures of speed."""
 
@@ -119,11 +122,11 @@ def show_search(search: str, states: Mapping[str, int], best: float | None) -> N
 
     Args:
         search: Its name.
-        states: Number of trials by state: RUNNING, COMPLETE, PRUNED, FAIL.
+        states: Number of trials by state, one of :data:`STATES`; 0 where it is not named.
         best: Best value of the first objective so far; None before there is one.
     """
-    for state, trials in states.items():
-        show("st_search_trials", trials, search=search, state=state)
+    for state in STATES:
+        show("st_search_trials", states.get(state, 0), search=search, state=state)
     if best is not None:
         show("st_search_best_value", best, search=search)
     finished = sum(trials for state, trials in states.items() if state != "RUNNING")

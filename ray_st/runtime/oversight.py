@@ -17,9 +17,9 @@ import ray
 import ray.train
 from ray.exceptions import RayActorError, RayError
 from ray.train import RunConfig
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_st.runtime.callbacks import CatchSigterm, HearOfLosses, wish
+from ray_st.runtime.cluster import NODE_ID
 from ray_st.runtime.metrics import RunFigures
 from ray_st.runtime.tower import News, Tower
 from ray_st.training.checkpoint import CheckpointStore
@@ -74,9 +74,10 @@ def overseen(run_config: RunConfig, store: CheckpointStore) -> Iterator[Oversigh
         run_config: With the run's name.
         store: The run's folder.
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    # On no other node, which may be lost without the driver: soft affinity is not kept under load.
+    here = {NODE_ID: ray.get_runtime_context().get_node_id()}
     actor: Any = ray.remote(Tower)
-    tower = actor.options(num_cpus=0, scheduling_strategy=here).remote(str(run_config.name))
+    tower = actor.options(num_cpus=0, label_selector=here).remote(str(run_config.name))
     set_context(run=run_config.name)
     try:
         with ExitStack() as stack:

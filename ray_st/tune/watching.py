@@ -30,6 +30,7 @@ class Watcher:
     def reported(self) -> None:
         """An evaluation was noted."""
         self.progress.reported()
+        self._show()
 
     def changed(self, record: TrialRecord) -> None:
         """It was noted that a trial goes on as a copy of another."""
@@ -37,10 +38,13 @@ class Watcher:
 
     def ended(self, record: TrialRecord) -> None:
         """A trial's end was noted."""
-        from ray_st.runtime.metrics import show_search
-
         self.progress.ended(record)
         self.retention.tidy()
+        self._show()
+
+    def _show(self) -> None:
+        from ray_st.runtime.metrics import show_search
+
         best = self.study.best()
         states = Counter(record.state for record in self.study.records)
         show_search(self.name, states, best[0].objectives[0] if best else None)

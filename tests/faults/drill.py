@@ -56,7 +56,7 @@ class Run:
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
-            "PYTHONPATH": str(HERE),
+            "PYTHONPATH": os.pathsep.join([str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
             **self.environment,
         }
         command = [sys.executable, str(HERE / "job.py"), str(self.folder), *self.options, *more]
@@ -267,7 +267,7 @@ DRILLS: dict[str, tuple[Drill, list[str], dict[str, str]]] = {
 }
 
 SEVERAL = {"node": (0, 2, 2), "node-spare": (1, 2, 2), "drain": (0, 2, 2)}
-"""CPUs of each node, for drills that take one away; with a spare CPU or without, as lost rows are made again by tasks that need one."""
+"""CPUs of each node, for drills that take one away; with a spare CPU or without: lost rows are made again by tasks."""
 
 
 def make_cluster(*nodes: int) -> Any:

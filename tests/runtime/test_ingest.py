@@ -15,7 +15,10 @@ import ray
 from datasets import Dataset
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+from ray_st.data.columns import ColumnSpec
+from ray_st.data.encode import Encoding
 from ray_st.runtime import ingest, launch
+from ray_st.runtime.cluster import NODE_ID
 from ray_st.training.run import TRAIN_FEED
 
 pytestmark = pytest.mark.ray
@@ -128,3 +131,32 @@ def test_what_a_run_will_do_is_said(cluster: None, tiny_model: Any, tmp_path: Pa
     assert "one text occurs 30 times" in said
     assert 'collisions="keep"' in said
     assert "an epoch: 30 steps over 90 of 90 rows" in said
+
+
+@pytest.mark.parametrize("kind", ["parquet", "columns"])
+def test_tasks_that_make_blocks_take_no_cpu(cluster: None, tmp_path: Path, kind: str) -> None:
+    """Lost blocks are made again by the same tasks, while workers hold every CPU."""
+    columns = ColumnSpec(("a", "b"), None)
+    opened = ingest.open_source(KINDS[kind](tmp_path), Encoding(columns, None), "rows")
+    tasks = [
+        step.ray_remote_args
+        for step in opened._logical_plan.dag.post_order_iter()
+        if hasattr(step, "ray_remote_args")
+    ]
+    assert len(tasks) == {"parquet": 2, "columns": 1}[kind]
+    assert all(options["num_cpus"] == 0 and options["memory"] > 0 for options in tasks)
+
+
+def test_tasks_that_make_blocks_are_as_many_as_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nodes(*resources: dict[str, float]) -> None:
+        made = [
+            {"NodeID": str(number), "Alive": True, "Resources": has} for number, has in enumerate(resources)
+        ]
+        monkeypatch.setattr(ray, "nodes", lambda: made)
+
+    nodes({"CPU": 4, "memory": 800.0}, {"CPU": 2, "memory": 300.0})
+    assert ingest.beside_workers() == {"num_cpus": 0, "memory": 183}
+    nodes({"memory": 500.0}, {"CPU": 2, "memory": 300.0}, {"memory": 500.0})
+    assert ingest.beside_workers()["label_selector"] == {NODE_ID: "!in(0,2)"}
+    nodes({"memory": 500.0})
+    assert ingest.beside_workers() == {}

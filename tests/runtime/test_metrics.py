@@ -14,7 +14,7 @@ import pytest
 import ray
 import yaml
 
-from ray_st.runtime.metrics import METRICS, count, show, show_search
+from ray_st.runtime.metrics import METRICS, STATES, count, show, show_search
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "clusters" / "monitoring"
@@ -99,6 +99,19 @@ def test_a_live_scrape_has_every_metric(cluster: Any) -> None:
             break
         pause.wait(0.5)
     assert found == EXPORTED
+
+
+def test_a_state_without_trials_is_shown_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: dict[str, float] = {}
+
+    def keep(name: str, value: float, **labels: str) -> None:
+        shown[labels.get("state", name)] = value
+
+    monkeypatch.setattr("ray_st.runtime.metrics.show", keep)
+    show_search("sts", {"RUNNING": 2}, best=None)
+    show_search("sts", {"COMPLETE": 1, "PRUNED": 1}, best=0.5)
+    assert {state: shown[state] for state in STATES} == {"RUNNING": 0, "COMPLETE": 1, "PRUNED": 1, "FAIL": 0}
+    assert shown["st_search_pruned_share"] == 0.5
 
 
 @pytest.mark.parametrize(

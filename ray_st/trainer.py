@@ -163,13 +163,13 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         """Makes the model with ``model_init``, and the losses for it.
 
         Args:
-            trial: Passed on if ``model_init`` takes an argument.
+            trial: Passed on if ``model_init`` takes an argument, and to losses' functions with an argument of this name.
         """
         model = super().call_model_init(trial)
         if self._tokenizer is not None:
             model.tokenizer = self._tokenizer
         if hasattr(self, "loss"):
-            self.loss = make_losses(self.loss_init, model, anew=True)
+            self.loss = make_losses(self.loss_init, model, anew=True, trial=trial)
         return model
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,14 +12,16 @@ from torch import nn
 from ray_st.training.step import LossOrLosses, Step
 
 
-def make_losses(given: Any, model: nn.Module, anew: bool = False) -> LossOrLosses:
+def make_losses(given: Any, model: nn.Module, anew: bool = False, trial: Any = None) -> LossOrLosses:
     """The losses of a model.
 
     Args:
-        given: What the user gave: a loss, a function that makes it from the model, or a dict of these; None for CoSENT.
+        given: What the user gave: a loss, a function that makes it from the model (and ``trial``, if it has an argument of
+            this name), or a dict of these; None for CoSENT.
         model: The model.
         anew: Whether losses that were given hold another model, which this one replaces: copies are made, with what
             they own as it was given.
+        trial: The trial of a search; None outside of one.
 
     Raises:
         ValueError: If it is none of these, or a loss holds another model.
@@ -28,18 +31,25 @@ def make_losses(given: Any, model: nn.Module, anew: bool = False) -> LossOrLosse
 
         return CoSENTLoss(model)
     if isinstance(given, Mapping):
-        return {name: _make(part, model, anew) for name, part in given.items()}
-    return _make(given, model, anew)
+        return {name: _make(part, model, anew, trial) for name, part in given.items()}
+    return _make(given, model, anew, trial)
 
 
-def _make(given: Any, model: nn.Module, anew: bool) -> nn.Module:
+def takes_trial(given: Any) -> bool:
+    """Whether what makes a loss wants the trial besides the model: it has an argument of this name."""
+    if not callable(given) or isinstance(given, (type, nn.Module)):
+        return False
+    return "trial" in inspect.signature(given).parameters
+
+
+def _make(given: Any, model: nn.Module, anew: bool, trial: Any) -> nn.Module:
     if isinstance(given, nn.Module):
         if anew:
             return _renewed(given, model)
         _check_model(given, model)
         return given
     if callable(given):
-        made: nn.Module = given(model)
+        made: nn.Module = given(model, trial=trial) if takes_trial(given) else given(model)
         return made
     raise ValueError(f"loss must be a module, a function of the model, or a dict of them; got {given!r}.")
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import number_of_arguments
 
@@ -123,7 +121,7 @@ class Template:
         args = self.args(values, name or f"{self.search}-{number}")
         set_seed(args.seed)
         model = copy.deepcopy(self.base) if self.base is not None else call_model_init(self.model_init, trial)
-        loss = make_loss(self.loss_init, model, trial)
+        loss = make_losses(self.loss_init, model, anew=True, trial=trial)
         given = self.description.options
         # What a trial does to these must not be seen by the next one in its process.
         callbacks, extras = copy.deepcopy((given["callbacks"], self.description.extras))
@@ -178,17 +176,3 @@ def call_model_init(model_init: Callable[..., Any], trial: DrawnTrial) -> Any:
     if model is None:
         raise ValueError("model_init returned None; it must return the model.")
     return model
-
-
-def make_loss(loss_init: Any, model: Any, trial: DrawnTrial) -> Any:
-    """Makes a trial's loss, or one for each dataset; a loss that holds another model is copied for this one."""
-    if isinstance(loss_init, Mapping):
-        return {name: make_loss(part, model, trial) for name, part in loss_init.items()}
-    return loss_init(model, trial) if takes_trial(loss_init) else make_losses(loss_init, model, anew=True)
-
-
-def takes_trial(loss_init: Any) -> bool:
-    """Whether a loss initialiser wants the trial besides the model: it has an argument of this name."""
-    if loss_init is None or isinstance(loss_init, (type, nn.Module)):
-        return False
-    return "trial" in inspect.signature(loss_init).parameters

@@ -10,9 +10,10 @@ from typing import Any
 from transformers import set_seed
 from transformers.trainer_utils import number_of_arguments
 
+from ray_st.training.renewing import make_losses, takes_trial
 from ray_st.training_args import EvalOn
 from ray_st.tune.arguments import SpaceError, argument_names, check_names
-from ray_st.tune.candidate import Template, call_model_init, make_loss, takes_trial
+from ray_st.tune.candidate import Template, call_model_init
 from ray_st.tune.drawn import DrawnTrial
 from ray_st.tune.space import Point
 from ray_st.util.names import did_you_mean
@@ -97,7 +98,7 @@ def prove(template: Template, points: Sequence[Point]) -> Template:
         for_model, for_loss, for_data = (DrawnTrial(0, point.values) for _ in range(3))
         set_seed(args.seed)
         model = call_model_init(template.model_init, for_model)
-        make_loss(template.loss_init, model, for_loss)
+        make_losses(template.loss_init, model, anew=True, trial=for_loss)
         if template.data_init is not None:
             template.data_init(for_data)
         read_by_model |= for_model.read

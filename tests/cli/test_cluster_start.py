@@ -19,7 +19,15 @@ def test_loopback_and_a_token_unless_told_otherwise(tmp_path: Path) -> None:
     assert "--object-store-memory=524288000" in command
     assert not [word for word in command if "num-cpus" in word]
     made = settings(LocalSpec(), {"PATH": "/bin"}, tmp_path)
-    assert made == {"PATH": "/bin", "RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    ours = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+    }
+    assert made == {"PATH": "/bin", **ours}
+    assert (
+        settings(LocalSpec(), {"RAY_JOB_STOP_WAIT_TIME_S": "9"}, tmp_path)["RAY_JOB_STOP_WAIT_TIME_S"] == "9"
+    )
     assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" not in settings(LocalSpec("10.0.0.1"), {}, tmp_path)
 
 

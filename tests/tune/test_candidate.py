@@ -66,14 +66,14 @@ def test_model_and_loss_may_read_the_trial(tmp_path: Path, tiny_folder: Path) ->
         return model
 
     def loss_init(model: Any, trial: Any) -> Any:
-        return losses.CoSENTLoss(model, scale=trial["scale"])
+        return losses.CoSENTLoss(model, scale=trial["scale"] if trial is not None else 2.0)
 
     def space(trial: Any) -> None:
         trial.suggest_categorical("short", [True, False])
         trial.suggest_float("scale", 1.0, 30.0)
 
-    one = trainer(tmp_path, tiny_folder, model_init=model_init)
-    one.loss_init = loss_init
+    one = trainer(tmp_path, tiny_folder, model_init=model_init, loss=loss_init)
+    assert one.loss.scale == 2
     template = proved(one, space)
     assert template.base is None
     options = template(0, {"short": True, "scale": 7.0}).description.options

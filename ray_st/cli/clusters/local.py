@@ -17,6 +17,9 @@ from ray_st.cli.clusters.spec import check_amount, quantity
 _NO_OTHER_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray replaces a loopback address by one that others can reach, unless this, on any system, says that there are none."""
 
+_STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+"""Seconds that a job has to save a checkpoint when it is stopped; Ray gives it 3."""
+
 
 @dataclass(frozen=True)
 class LocalSpec:
@@ -101,7 +104,10 @@ def settings(spec: LocalSpec, environment: Mapping[str, str], home: Path) -> dic
         environment: That of this process.
         home: The user's folder.
     """
-    mode = {"RAY_AUTH_MODE": "token" if spec.token else "disabled"}
+    mode = {
+        "RAY_AUTH_MODE": "token" if spec.token else "disabled",
+        _STOP_WAIT: environment.get(_STOP_WAIT, "60"),
+    }
     if ipaddress.ip_address(spec.host).is_loopback:
         mode[_NO_OTHER_NODES] = "0"
     if spec.token and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(environment):

@@ -9,8 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.search import Searcher
 
 from ray_st.runtime.tuning_halving import Halving, Rungs
+from ray_st.runtime.tuning_waiting import WaitingSearcher
+from ray_st.tune.objective import Objective
+from ray_st.tune.records import Journal
+from ray_st.tune.study import Study
 
 from .test_population import make_trainer
 
@@ -154,3 +159,37 @@ def test_the_best_third_goes_on_from_its_checkpoints(tmp_path: Path, tiny_folder
     same = whole.run_summary.trials[int(halved.run_id)]
     found = [event["objectives"][0] for event in trials[int(halved.run_id)].history]
     assert found == pytest.approx([event["objectives"][0] for event in same.history], rel=1e-5)
+
+
+def test_what_waited_when_the_driver_was_killed_goes_on_or_is_stopped(tmp_path: Path) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"x": trial.suggest_float("x", 0, 1)}
+
+    def study() -> Study:
+        return Study(space, Objective(None, ("maximize",)), Journal(tmp_path / "journal.jsonl"), 3)
+
+    killed = study()
+    for score in (0.1, 0.9, 0.5):
+        asked = killed.ask(lambda record: False)
+        assert asked is not None
+        killed.report(asked.number, 1, 10, [score], ended=False)
+
+    after, ended = study(), []
+    watcher: Any = SimpleNamespace(
+        reported=lambda: None, ended=lambda record: ended.append((record.number, record.state))
+    )
+    halving = Halving(after, Rungs(1, 3), maximize=True)
+    searcher = WaitingSearcher(halving, lambda: 2, watcher)
+    assert searcher.suggest("a")["number"] == 1
+    assert searcher.suggest("b") is None  # the others wait for nothing, but one still runs
+    last = {
+        "evaluation": 2,
+        "step": 20,
+        "ended": True,
+        "objectives": [0.8],
+        "samples": 1,
+        "seconds_here": 1.0,
+    }
+    searcher.on_trial_complete("a", {"objective": 0.8, **last})
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert ended == [(1, "COMPLETE"), (0, "PRUNED"), (2, "PRUNED")]

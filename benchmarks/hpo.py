@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2000, help="training pairs")
     parser.add_argument("--dev-rows", type=int, default=500)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--rungs", type=int, default=7, help="evaluations of a trial of ours")
+    parser.add_argument("--rungs", type=int, default=8, help="evaluations of a trial of ours")
     parser.add_argument("--scheduler", default="halving", help="which trials of ours are stopped")
     parser.add_argument("--reduction-factor", type=int, default=3, help="one in how many goes on at a rung")
     parser.add_argument("--seeds", type=int, default=3)
@@ -77,7 +77,9 @@ def arguments() -> argparse.Namespace:
 def start(side: str, seed: int) -> dict[str, float]:
     """One side's search in a process of its own."""
     command = [sys.executable, *sys.argv, "--side", side, "--seed", str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # the peer computes on all cores; Ray sees to ours
+    environment = {name: value for name, value in os.environ.items() if name not in threads}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
         raise SystemExit(

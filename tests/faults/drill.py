@@ -30,6 +30,8 @@ from ray.cluster_utils import Cluster
 HERE = Path(__file__).parent
 MID = 13
 """The step after which harm is done; checkpoints are of every fifth step."""
+EPOCH = 40
+"""Steps of an epoch of the job."""
 
 pause = threading.Event().wait
 
@@ -210,7 +212,8 @@ def full_disk(run: Run) -> tuple[float, str]:
 
 
 def data_worker(run: Run) -> tuple[float, str]:
-    run.at(MID)
+    """Kills what plans epochs while the second one runs: it starts with that one, and the third needs it again."""
+    run.at(EPOCH + MID)
     found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     mine = [line.split() for line in found.splitlines() if "ray::PlannerActor" in line]
     harm = time.time()
@@ -260,7 +263,7 @@ DRILLS: dict[str, tuple[Drill, list[str], dict[str, str]]] = {
     "storage": (storage_away, ["--max-failures", "8"], {}),
     "full-disk": (full_disk, [], {}),
     "nan": (nan_loss, ["--fault", "nan"], {}),
-    "data-worker": (data_worker, ["--steps", "80"], {}),
+    "data-worker": (data_worker, ["--steps", "120"], {}),
     "object-store": (object_store, [], {}),
     "fewer": (other_size(1), [], {}),
     "more": (other_size(2), ["--workers", "1"], {}),

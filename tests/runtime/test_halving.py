@@ -17,7 +17,7 @@ from ray_st.tune.objective import Objective
 from ray_st.tune.records import Journal
 from ray_st.tune.study import Study
 
-from .test_population import make_trainer
+from .search_helpers import make_trainer
 
 LENGTH = 10
 

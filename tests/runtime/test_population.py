@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
 from optuna.distributions import FloatDistribution
 
-from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
 from ray_st.runtime.tuning_population import Generations
 from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.tune.mutation import within
 from ray_st.tune.objective import Objective
 from ray_st.tune.population import Population, Rounds
 from ray_st.tune.records import Journal
 from ray_st.tune.study import Study
+
+from .search_helpers import make_trainer
 
 pytestmark = [
     pytest.mark.ray,
@@ -27,33 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-WORDS = ["good", "bad", "weather", "man", "eats", "pasta", "sunny", "text"]
-ANCHORS = [f"{WORDS[i % 8]} {WORDS[i // 8]} a" for i in range(64)]
-POSITIVES = [f"{WORDS[i // 8]} the {WORDS[i % 8]}" for i in range(64)]
 RATES = [1e-9, 5e-3, 1e-2, 2e-9]
-
-
-def make_trainer(folder: Path, model_folder: Path, **options: Any) -> SentenceTransformerTrainer:
-    """Trains 64 pairs in 12 steps."""
-
-    def model_init() -> SentenceTransformer:
-        return SentenceTransformer(str(model_folder), device="cpu")
-
-    def loss_init(model: Any) -> Any:
-        return losses.MultipleNegativesRankingLoss(model)
-
-    args = SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=3,
-        per_device_train_batch_size=16,
-        save_strategy="no",
-        report_to=[],
-        **options.pop("arguments", {}),
-    )
-    data = Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES})
-    return SentenceTransformerTrainer(
-        args=args, train_dataset=data, eval_dataset=data, model_init=model_init, loss=loss_init, **options
-    )
 
 
 def space(trial: Any) -> dict[str, Any]:

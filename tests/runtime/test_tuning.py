@@ -24,6 +24,8 @@ from ray_st.runtime.tuning_searcher import ending
 from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
 from ray_st.tune.records import Journal, fold
 
+from .search_helpers import ANCHORS, POSITIVES
+
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.usefixtures("cluster"),
@@ -32,9 +34,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-WORDS = ["good", "bad", "weather", "man", "eats", "pasta", "sunny", "text"]
-ANCHORS = [f"{WORDS[i % 8]} {WORDS[i // 8]} a" for i in range(64)]
-POSITIVES = [f"{WORDS[i // 8]} the {WORDS[i % 8]}" for i in range(64)]
 SCORES = [(i * 7 % 64) / 64 for i in range(64)]
 
 

@@ -24,7 +24,7 @@ def in_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_accelerat
 
     monkeypatch.setattr(inplace, "find_place", lambda: local_place({}, folder))
     monkeypatch.setattr(inplace, "supplied", supplied)
-    monkeypatch.setattr(inplace, "start", lambda place, resume, ignore_data_skip: resume)
+    monkeypatch.setattr(inplace, "start", lambda place, resume, weights, ignore_data_skip: resume)
     return folder
 
 

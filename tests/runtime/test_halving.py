@@ -16,8 +16,7 @@ from ray_st.runtime.tuning_waiting import WaitingSearcher
 from ray_st.tune.objective import Objective
 from ray_st.tune.records import Journal
 from ray_st.tune.study import Study
-
-from .search_helpers import make_trainer
+from search_helpers import make_trainer
 
 LENGTH = 10
 

@@ -15,8 +15,7 @@ from ray_st.tune.objective import Objective
 from ray_st.tune.population import Population, Rounds
 from ray_st.tune.records import Journal
 from ray_st.tune.study import Study
-
-from .search_helpers import make_trainer
+from search_helpers import make_trainer
 
 pytestmark = [
     pytest.mark.ray,

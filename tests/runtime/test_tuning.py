@@ -23,8 +23,7 @@ from ray_st.runtime.tuning_schedulers import make_scheduler, remember
 from ray_st.runtime.tuning_searcher import ending
 from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
 from ray_st.tune.records import Journal, fold
-
-from .search_helpers import ANCHORS, POSITIVES
+from search_helpers import ANCHORS, POSITIVES
 
 pytestmark = [
     pytest.mark.ray,

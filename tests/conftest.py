@@ -89,12 +89,11 @@ def cluster(hub_cache: Path) -> Iterator[None]:
     """One local Ray cluster for all tests, with more CPUs on paper than the machine may have."""
     import ray
 
-    import runtime_helpers
-
-    ray.cloudpickle.register_pickle_by_value(runtime_helpers)  # workers do not have tests on their path
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as environment:
         warnings.simplefilter("ignore")
         environment.setenv("SENTENCE_TRANSFORMERS_HOME", str(hub_cache))
+        # Workers import what tests share, and test modules that import it.
+        environment.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         ray.init(num_cpus=4, num_gpus=0, log_to_driver=False, object_store_memory=500_000_000)
     yield
     ray.shutdown()

@@ -21,14 +21,9 @@ from ray_st.runtime.evaluate import evaluate_on_workers
 from ray_st.runtime.failures import RunStopped
 from runtime_helpers import KillOnce
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 TIMES = ("runtime", "per_second")
-
-
-@pytest.fixture(autouse=True)
-def _by_value(cluster: None) -> None:
-    ray.cloudpickle.register_pickle_by_value(evaluators)
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import ray
 import ray.train
 from torch.utils.data import DataLoader
 
-import legacy_helpers
 from legacy_helpers import Scores, examples
 from ray_st import SentenceTransformer, losses
 from ray_st.runtime.relay import RelayError, relayed
@@ -19,13 +18,8 @@ from ray_st.runtime.relay import RelayError, relayed
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture
-def helpers(cluster: None) -> None:
-    ray.cloudpickle.register_pickle_by_value(legacy_helpers)
-
-
 def test_fit_trains_on_two_workers_and_reports_here(
-    helpers: None, tiny_model: Any, tiny_folder: Path, tmp_path: Path
+    cluster: None, tiny_model: Any, tiny_folder: Path, tmp_path: Path
 ) -> None:
     calls: list[Any] = []
     options: dict[str, Any] = {"epochs": 2, "warmup_steps": 2, "optimizer_params": {"lr": 1e-3}}

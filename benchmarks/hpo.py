@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2000, help="training pairs")
     parser.add_argument("--dev-rows", type=int, default=500)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--rungs", type=int, default=8, help="evaluations of a trial of ours")
+    parser.add_argument("--rungs", type=int, default=7, help="evaluations of a trial of ours")
     parser.add_argument("--scheduler", default="halving", help="which trials of ours are stopped")
     parser.add_argument("--reduction-factor", type=int, default=3, help="one in how many goes on at a rung")
     parser.add_argument("--seeds", type=int, default=3)
@@ -221,6 +221,7 @@ def make_trainer(
             output_dir=folder,
             eval_strategy="no",
             save_strategy="no",
+            warmup_steps=0.0,  # transformers casts a trial's value to the type that is here: 0 would make an int of it
             logging_steps=10_000,
             report_to=[],
             disable_tqdm=True,

@@ -1,17 +1,19 @@
 """Holds boards and alert rules against a real Prometheus that scrapes a training and a search.
 
-    RAY_ADDRESS=local python tests/validate_boards.py PROMETHEUS [--folder FOLDER]
+    RAY_ADDRESS=local python tests/validate_boards.py PROMETHEUS [--folder FOLDER] [--draw FOLDER]
 
 PROMETHEUS is a folder with `prometheus` and `promtool` (Debian's package `prometheus` has them in /usr/bin; `apt-get
 download` and `dpkg-deb -x` need no rights). `promtool` parses every expression. Then a cluster of this machine trains a
 tiny model, loses a worker, and searches; Prometheus scrapes it and evaluates every expression over that time. It fails
-where an expression does not parse, gives no series, or an alert rule cannot be evaluated. Takes a minute or two.
+where an expression does not parse, gives no series, or an alert rule cannot be evaluated. Takes a minute or two. `--draw`
+writes a page for each board with what its panels would show.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ sys.path += [str(HERE), str(HERE / "faults")]
 import job  # noqa: E402
 
 import runtime_helpers  # noqa: E402
+from draw_boards import draw  # noqa: E402
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses  # noqa: E402
 
 MONITORING = HERE.parent / "clusters" / "monitoring"
@@ -52,10 +56,12 @@ def expressions(board: Path) -> Iterator[tuple[str, str]]:
         yield f"${name}", f"group by ({label}) ({metric})"
     for panel in described["panels"]:
         for target in panel["targets"]:
-            expression = target["expr"]
-            for name in variables:
-                expression = expression.replace(f"${name}", ".+")
-            yield panel["title"], expression
+            yield panel["title"], of_all(target["expr"])
+
+
+def of_all(expression: str) -> str:
+    """An expression with every value of each variable chosen."""
+    return re.sub(r"\$\w+", ".+", expression)
 
 
 def everything() -> dict[str, list[tuple[str, str]]]:
@@ -146,7 +152,7 @@ def work(folder: Path) -> None:
         lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-9, 1e-2, log=True)},
         "eval_loss",
         n_trials=0,
-        points_to_evaluate=[{"learning_rate": rate} for rate in (1e-2, 1e-9)],
+        points_to_evaluate=[{"learning_rate": rate} for rate in (3e-3, 1e-9, 1e-2, 1e-8)],
         rungs=4,
         reduction_factor=2,
         max_concurrent_trials=1,
@@ -154,13 +160,17 @@ def work(folder: Path) -> None:
     )
 
 
-def evaluate(start: float) -> list[str]:
-    """Every expression over the time since; what is wrong."""
+def series(expression: str, start: float, end: float) -> Any:
+    """What Prometheus has for an expression over a time."""
+    return ask("query_range", query=of_all(expression), start=start, end=end, step=SCRAPE_S)["result"]
+
+
+def evaluate(start: float, end: float) -> list[str]:
+    """Every expression over a time; what is wrong."""
     faults = []
-    end = time.time()
     for board, named in everything().items():
         for title, expression in named:
-            found = ask("query_range", query=expression, start=start, end=end, step=SCRAPE_S)["result"]
+            found = series(expression, start, end)
             print(f"{board:10}{len(found):4} series  {title:30} {expression}")
             if not found:
                 faults.append(f"{board}: {title}: no series: {expression}")
@@ -176,6 +186,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prometheus", type=Path)
     parser.add_argument("--folder", type=Path, help="where to leave Prometheus' data, to look at its pages")
+    parser.add_argument("--draw", type=Path, help="folder for a page of each board")
     options = parser.parse_args()
     for module in (job, runtime_helpers):
         ray.cloudpickle.register_pickle_by_value(module)
@@ -188,7 +199,10 @@ def main() -> int:
             start = time.time()
             work(folder)
             threading.Event().wait(3 * SCRAPE_S)
-            faults = evaluate(start)
+            end = time.time()
+            faults = evaluate(start, end)
+            for board in MONITORING.glob("*.json") if options.draw else ():
+                draw(board, partial(series, start=start, end=end), options.draw / f"{board.stem}.html")
         ray.shutdown()
     print("\n".join(faults) or "every expression has series, every alert rule is evaluated")
     return bool(faults)

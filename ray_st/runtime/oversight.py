@@ -30,9 +30,10 @@ from ray_st.training.progress import ProgressReport
 from ray_st.training.reporting import EventReport
 from ray_st.training.stopping import RollCall
 from ray_st.training.tally import Tally
-from ray_st.training.watchdog import STEP_LIMIT_S, Hang, Watchdog, stacks
+from ray_st.training.watchdog import STEP_LIMIT_S, Watchdog, stacks
 from ray_st.util.endings import HangError, Moved, Why
 from ray_st.util.events import LOG_FORMAT, send_to, set_context, speaks_json, tell
+from ray_st.util.hang import Hang
 
 STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
 """Environment variable of the driver: seconds without progress after which a step counts as hung."""
@@ -40,7 +41,7 @@ STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
 STACKS = "stacks"
 """Folder, in the run's folder, of what the watchdog wrote down."""
 
-ANSWER_S = 10.0
+ANSWER_S = 5.0
 """How long ranks have to write down where they are."""
 
 
@@ -184,6 +185,7 @@ def attended(trainer: Any, place: Place, oversight: Oversight) -> Iterator[None]
     meter = Meter(trainer, figures, lambda: roll_call.skew, tally)
     for callback in (watchdog, meter, EventReport(trainer), roll_call):  # the last one may end it all
         trainer.add_callback(callback)
+    ray.get(tower.enter.remote(rank, ray.get_runtime_context().current_actor))
     if place.world.is_first:
         _introduce(tower, place)
     threading.Thread(target=_listen, args=(tower, place), name="ray_st-news", daemon=True).start()
@@ -236,7 +238,11 @@ def _write_stacks(place: Place, hang: Hang) -> None:
 
 
 def _give_up(hang: Hang, place: Place, tower: Any) -> None:
-    """Has all ranks say where they are, then ends this worker's run with an error that Ray restarts."""
+    """Has all ranks say where they are, then ends this worker's run with an error that Ray restarts.
+
+    A rank that does not answer is killed: a process that is stopped does not end when it is asked to, and Ray Train would
+    wait for it at each step of the group's end, a minute in all.
+    """
     tell("hang.seen", str(hang), **dataclasses.asdict(hang))
     answered: list[int] = []
     with suppress(RayError):
@@ -247,6 +253,8 @@ def _give_up(hang: Hang, place: Place, tower: Any) -> None:
     missing = f"; ranks {silent} did not answer: frozen, or cut off" if silent else ""
     tell("hang.stacks", f"stacks of ranks {answered} are in {folder}{missing}", folder=folder, silent=silent)
     _fail(HangError(f"{hang}; stacks are in {folder}{missing}"))
+    with suppress(RayError):
+        ray.get(tower.end.remote([other for other in silent if other != hang.rank]))
 
 
 def _fail(error: Exception) -> None:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+import ray
+
 from ray_st.runtime.metrics import count
 from ray_st.util.booked import Booked
 
@@ -48,6 +50,7 @@ class Tower:
         self._news = News()
         self._changed = asyncio.Condition()
         self._answers: set[int] = set()
+        self._workers: dict[int, Any] = {}
         self._groups = 0
         self._causes: set[str] = set()
         self._booked = Booked()
@@ -82,6 +85,7 @@ class Tower:
         """Has all ranks write down where they are; what a second rank sees is the same hang."""
         if self._news.hang is None:
             self._answers = set()
+            self._causes.add("hang")  # Ray may tell of the silent rank's end only
             await self._change(hang=hang)
 
     async def answer(self, rank: int) -> None:
@@ -95,7 +99,21 @@ class Tower:
         await self._until(lambda: len(self._answers) >= ranks, wait_s)
         return sorted(self._answers)
 
+    async def end(self, ranks: list[int]) -> None:
+        """Kills workers, by rank."""
+        for rank in ranks:
+            ray.kill(self._workers[rank])
+
     # ---- worker groups ----
+
+    async def enter(self, rank: int, worker: Any) -> None:
+        """A rank's worker begins.
+
+        Args:
+            rank: Its rank.
+            worker: The handle of its actor.
+        """
+        self._workers[rank] = worker
 
     async def lost(self, cause: str) -> None:
         """Workers were lost, for one of :data:`CAUSES`."""

@@ -1,9 +1,9 @@
-"""Successive halving on Ray Tune: trials wait at rungs, and go on when they turn out to be among the best.
+"""Successive halving on Ray Tune: trials wait at rungs until it is certain who is among the best, and those go on.
 
-After the asynchronous method of Li et al., 2020 (arXiv:1810.05934). Ray Tune's ``AsyncHyperBandScheduler`` decides when a
-trial comes to a rung, and never again: where the sampler suggests better and better parameters nearly all trials are among
-the best so far, and pass. Here a trial that waits can be overtaken. Unlike there, a trial that passed keeps its place when it
-is overtaken, so that no more pass than there are places.
+The method is that of Jamieson and Talwalkar, 2016 (arXiv:1502.07943). Ray Tune's ``AsyncHyperBandScheduler`` decides when a
+trial comes to a rung: where the sampler suggests better and better parameters nearly all trials are among the best so far,
+and pass; and places that early trials took are lost to better ones. Here those pass that are among the best of all, in
+whatever order they come; as soon as no trial that is still to come can change it.
 """
 
 from __future__ import annotations
@@ -51,48 +51,58 @@ class Halving:
         self.closed = False
         self._passed: dict[int, int] = {}
         """The furthest rung that each trial has passed, by number."""
+        self._out: set[int] = set()
 
     def ready(self, record: Record) -> bool:
-        """Whether a trial need not wait: it is between rungs, or one of the best at its rung."""
+        """Whether a trial need not wait: it is between rungs, or certain to be one of the best at its rung."""
         at = evaluations(record)
         return over(record) or not self._rungs(at) or self._passed.get(record.number, 0) >= at
 
     def out(self, record: Record) -> bool:
-        """Whether a trial waits at a rung to which no more trials come."""
-        return record.state == "RUNNING" and not self.ready(record) and self._settled(evaluations(record))
+        """Whether a trial waits at a rung where enough trials are better."""
+        return record.state == "RUNNING" and record.number in self._out
 
     def turn(self, record: Record) -> tuple[int, int]:
         """The most advanced trial first."""
         return -evaluations(record), record.number
 
     def settle(self) -> None:
-        """Gives places at each rung, one for ``factor`` trials that came, to the best that wait; in the end the best passes."""
-        furthest = max(map(evaluations, self.study.records), default=0)
-        for rung in self._rungs.up_to(furthest):
-            came = self._came(rung)
-            wait = [number for number in came if not self._is_past(number, rung)]
-            places = max(len(came) // self._rungs.factor - (len(came) - len(wait)), 0)
-            for number in wait[:places] + came[: self._settled(rung)]:
-                self._passed[number] = max(self._passed.get(number, 0), rung)
+        """Gives places at each rung, one for ``factor`` trials and one at least, as far as it is certain who has them.
+
+        All of it follows from the records. What is certain stays so: a trial that comes moves others by a place at most, and
+        there is one less to come.
+        """
+        self._passed, self._out = {}, set()
+        records = self.study.records
+        on_the_way = {record.number for record in records}
+        unknown = 0 if self.closed else self.study.to_come  # how many more come, nobody knows which
+        for rung in self._rungs.up_to(max(map(evaluations, records), default=0)):
+            came, lost = self._came(rung)
+            coming = [
+                n for n in on_the_way if records[n].state == "RUNNING" and evaluations(records[n]) < rung
+            ]
+            to_come = len(coming) + unknown
+            places = max((len(came) + lost + to_come) // self._rungs.factor, 1)
+            passed = [
+                n for rank, n in enumerate(came, 1) if rank + to_come <= places or self._is_past(n, rung)
+            ]
+            waiting = [n for n in came[:places] if n not in passed and records[n].state == "RUNNING"]
+            self._passed.update(dict.fromkeys(passed, rung))
+            self._out.update(set(came[places:]) - set(passed))
+            on_the_way = set(passed)
+            unknown = max(min(places - len(passed), len(waiting) + to_come), 0)
 
     def _is_past(self, number: int, rung: int) -> bool:
-        return self._passed.get(number, 0) >= rung or evaluations(self.study.records[number]) > rung
+        return evaluations(self.study.records[number]) > rung
 
-    def _came(self, rung: int) -> list[int]:
-        """The trials that came to a rung, the best first; the earlier of equals."""
+    def _came(self, rung: int) -> tuple[list[int], int]:
+        """The trials that came to a rung, the best first, the earlier of equals; and how many more failed there."""
         values = {
             record.number: self._sign * event["objectives"][0]
             for record in self.study.records
             for event in record.history
-            if event["evaluation"] == rung and record.state != "FAIL"
+            if event["evaluation"] == rung
         }
-        return sorted(values, key=lambda number: (-values[number], number))
-
-    def _settled(self, rung: int) -> bool:
-        """Whether no more trials come to a rung."""
-        if self.study.to_come and not self.closed:
-            return False
-        return not any(
-            record.state == "RUNNING" and evaluations(record) < rung and self.ready(record)
-            for record in self.study.records
-        )
+        ranked = sorted(values, key=lambda number: (-values[number], number))
+        left = [n for n in ranked if self.study.records[n].state != "FAIL" or self._is_past(n, rung)]
+        return left, len(ranked) - len(left)

@@ -7,37 +7,17 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from transformers import TrainerCallback
+
+from ray_st.util.hang import Hang
 
 STEP_LIMIT_S = 300.0
 """Longest time that a step, or the wait for its data, may take."""
 
 PATIENCE = 12
 """So many times longer may take what is no ordinary step: a process's first one, evaluations, checkpoints."""
-
-
-@dataclass(frozen=True)
-class Hang:
-    """A rank that makes no progress.
-
-    Args:
-        rank: Its rank.
-        step: The step that it is in, or before.
-        phase: What it is doing: ``step``, ``data``, or ``other``.
-        waited_s: For how long.
-    """
-
-    rank: int
-    step: int
-    phase: str
-    waited_s: float
-
-    def __str__(self) -> str:
-        doing = {"step": "in", "data": "waiting for the data of"}.get(self.phase, "beside")
-        return f"rank {self.rank} has made no progress for {self.waited_s:.0f} s, {doing} step {self.step}"
 
 
 class Watchdog(TrainerCallback):

@@ -42,11 +42,12 @@ class SearchOptions:
             a new name each time.
         seed: Seed of the suggestions; by default that of the training arguments.
         sampler: An Optuna sampler, the name of one such as ``"GPSampler"``, or a function that makes one from a seed.
-            By default seeded TPE. Named and made ones are made anew for each suggestion, from the seed and the trial's
-            number, so that a search that was cut off suggests what it would have.
+            By default seeded TPE, random for the first quarter of the trials (4 to 10). Named and made ones are made
+            anew for each suggestion, from the seed and the trial's number, so that a search that was cut off suggests
+            what it would have.
         scheduler: Which trials are stopped early: ``"asha"`` (default for one objective), ``"median"``,
             ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search. ``"halving"``:
-            trials wait at a rung, with a checkpoint, until they turn out to be among the best there. ``"pbt"``, or Ray
+            trials wait at a rung, with a checkpoint, until it is certain who is among the best there. ``"pbt"``, or Ray
             Tune's ``PopulationBasedTraining``: none are stopped; bad ones go on as copies of good ones, with other
             parameters.
         grace_period: Evaluations that a trial has before it can be stopped, or before the first rung of ``"halving"``;

@@ -56,7 +56,8 @@ class Progress:
     def reported(self) -> None:
         """Shows where the running trials are."""
         if self._live is not None:
-            self._live.show([*running_lines(self._study.records, time.time()), self._best()])
+            lines = running_lines(self._study.records, self._study.waiting(), time.time())
+            self._live.show([*lines, self._best()])
 
     def changed(self, record: TrialRecord) -> None:
         """Tells that a trial went on as a copy of another."""
@@ -87,21 +88,23 @@ class Progress:
         write_table(self._folder / TABLE, self._study.records, self._objectives)
 
 
-def running_lines(records: Sequence[TrialRecord], now: float) -> list[str]:
+def running_lines(records: Sequence[TrialRecord], waiting: Sequence[int], now: float) -> list[str]:
     """A line for each running trial, the longest running first.
 
     Args:
         records: All trials.
+        waiting: Those that wait for others, by number.
         now: The time, in seconds since 1970.
     """
-    running = [record for record in records if record.state == "RUNNING"]
+    running = [record for record in records if record.state == "RUNNING" and record.number not in waiting]
     lines = [
         f"  trial {record.number}: {_scores(record)} after {len(record.history)} evaluations, step {record.step}, "
         f"{record.seconds + now - record.spans[-1][1]:.0f} s; {_parameters(record)}"
         for record in running[:_ROWS]
     ]
     more = len(running) - len(lines)
-    return [f"{len(running)} running:", *lines, *([f"  and {more} more"] if more else [])]
+    resting = f", {len(waiting)} waiting for others" if waiting else ""
+    return [f"{len(running)} running{resting}:", *lines, *([f"  and {more} more"] if more else [])]
 
 
 def describe_trial(record: TrialRecord) -> str:

@@ -23,6 +23,7 @@ from ray_st.runtime.tuning_schedulers import make_scheduler, remember
 from ray_st.runtime.tuning_searcher import ending
 from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
 from ray_st.tune.records import Journal, fold
+from runtime_helpers import KillOnce
 from search_helpers import ANCHORS, POSITIVES
 
 pytestmark = [
@@ -152,8 +153,6 @@ def test_the_study_is_told_how_each_trial_ended(workers: int, tmp_path: Path, ti
 
 
 def test_a_trial_whose_process_is_lost_does_no_harm(tmp_path: Path, tiny_folder: Path) -> None:
-    from runtime_helpers import KillOnce  # trials import this module, and have no tests on their path
-
     marker = tmp_path / "killed"
     data = {"save_strategy": "steps", "save_steps": 1}
     trainer = make_trainer(tmp_path, tiny_folder, callbacks=[KillOnce(3, marker)], arguments=data)
@@ -190,6 +189,8 @@ from pathlib import Path
 import ray
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 import test_tuning
+"""
+KILLED = """
 from ray_st.tune import records
 append = records.Journal.append
 def deadly(self, **event):
@@ -200,6 +201,17 @@ def deadly(self, **event):
 records.Journal.append = deadly
 test_tuning.search_twenty(Path(sys.argv[1]), Path(sys.argv[2]), "s")
 """
+TEAMS = """
+test_tuning.search_with_two_workers(Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def run_script(end: str, folder: Path, model_folder: Path) -> subprocess.CompletedProcess[bytes]:
+    """Runs a script with a cluster of its own, which has two CPUs."""
+    script = SCRIPT.format(path=[str(Path(__file__).parent), str(Path(__file__).parent.parent)]) + end
+    environment = {**os.environ, "RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", script, str(folder), str(model_folder)]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=300)
 
 
 def search_twenty(folder: Path, model_folder: Path, name: str) -> None:
@@ -211,10 +223,7 @@ def search_twenty(folder: Path, model_folder: Path, name: str) -> None:
 
 @pytest.mark.long
 def test_a_killed_driver_goes_on(tmp_path: Path, tiny_folder: Path) -> None:
-    script = SCRIPT.format(path=[str(Path(__file__).parent), str(Path(__file__).parent.parent)])
-    environment = {**os.environ, "RAY_ADDRESS": "local", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path), str(tiny_folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+    done = run_script(KILLED, tmp_path, tiny_folder)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     path = tmp_path / "s" / "journal.jsonl"
     before = Journal(path).read()
@@ -235,6 +244,31 @@ def test_a_killed_driver_goes_on(tmp_path: Path, tiny_folder: Path) -> None:
     assert len({json.dumps(trial.values) for trial in ours}) == 20
     kept = [folder for folder in (tmp_path / "s").glob("run-*") if any(folder.glob("checkpoint-*"))]
     assert len(kept) == 1
+
+
+def search_with_two_workers(folder: Path, model_folder: Path) -> None:
+    rates = (1e-2, 1e-9, 1e-3, 1e-8, 3e-3)
+    trainer = make_trainer(folder, model_folder, scaling_config=ray.train.ScalingConfig(num_workers=2))
+    best = trainer.hyperparameter_search(
+        _rate,
+        "eval_loss",
+        n_trials=0,
+        points_to_evaluate=[{"learning_rate": rate} for rate in rates],
+        rungs=4,
+        reduction_factor=2,
+        name="s",
+    )
+    assert [trial.state for trial in best.run_summary.trials].count("RUNNING") == 0
+    _all_returned()
+
+
+@pytest.mark.long
+def test_trials_of_two_workers_on_two_cpus(tmp_path: Path, tiny_folder: Path) -> None:
+    done = run_script(TEAMS, tmp_path, tiny_folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    trials = fold(Journal(tmp_path / "s" / "journal.jsonl").read())
+    assert [trial.state for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED", "PRUNED"]
+    assert [len(trial.history) for trial in trials] == [4, 1, 1, 1, 1]
 
 
 # ---- parts ----

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ray_st.training.watchdog import PATIENCE, Hang, Watchdog, stacks
+from ray_st.training.watchdog import PATIENCE, Watchdog, stacks
+from ray_st.util.hang import Hang
 
 QUIET = SimpleNamespace(should_log=False, should_evaluate=False, should_save=False)
 SAVING = SimpleNamespace(should_log=False, should_evaluate=False, should_save=True)

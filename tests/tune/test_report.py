@@ -153,9 +153,10 @@ def test_live_lines_are_written_over() -> None:
 def test_the_live_table_and_the_plain_lines(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert running_lines(study.records, study.records[5].spans[-1][1] + 7)[1].startswith(
-        "  trial 5: 0.5 after 1 evaluations, step 10, 7 s; learning_rate="
-    )
+    head, line = running_lines(study.records, [], study.records[5].spans[-1][1] + 7)
+    assert head == "1 running:"
+    assert line.startswith("  trial 5: 0.5 after 1 evaluations, step 10, 7 s; learning_rate=")
+    assert running_lines(study.records, [5], 0.0) == ["0 running, 1 waiting for others:"]
     Progress(study, 1, tmp_path, False, None).ended(study.tell(5, "PRUNED"))
     out = capsys.readouterr().out
     assert out.startswith("trial 5: 0.5, stopped early at step 10, ")

@@ -56,6 +56,7 @@ def test_trials_that_wait_are_learnt_from_like_stopped_ones(tmp_path: Path) -> N
     waiting, stopped = study(tmp_path), study(tmp_path / "stopped")
     for _ in range(20):
         asked, other = waiting.ask(lambda record: False), stopped.ask()
+        assert waiting.waiting() == [record.number for record in waiting.records]
         assert asked is not None
         assert other is not None
         assert asked.values == other.values
@@ -112,6 +113,16 @@ def test_points_come_first_also_after_a_kill(tmp_path: Path) -> None:
     seen += run(study(tmp_path, points=points), 2)
     assert seen[:3] == points
     assert seen[3] not in points
+
+
+@pytest.mark.parametrize(("trials", "at_random"), [(8, 4), (20, 5), (100, 11)])
+def test_it_learns_from_the_first_quarter_on(tmp_path: Path, trials: int, at_random: int) -> None:
+    # Of eleven the seventh fails; the sampler does not count it.
+    (tmp_path / "random").mkdir()
+    drawn = run(study(tmp_path / "random", sampler=lambda seed: optuna.samplers.RandomSampler(seed=seed)), 12)
+    seen = run(study(tmp_path, trials), at_random + 1)
+    assert seen[:at_random] == drawn[:at_random]
+    assert seen[at_random] != drawn[at_random]
 
 
 def test_any_sampler_and_one_that_is_made_from_a_seed(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""What is told of a rank that makes no progress. Nothing heavy is imported here: the tower's process reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Hang:
+    """A rank that makes no progress.
+
+    Args:
+        rank: Its rank.
+        step: The step that it is in, or before.
+        phase: What it is doing: ``step``, ``data``, or ``other``.
+        waited_s: For how long.
+    """
+
+    rank: int
+    step: int
+    phase: str
+    waited_s: float
+
+    def __str__(self) -> str:
+        doing = {"step": "in", "data": "waiting for the data of"}.get(self.phase, "beside")
+        return f"rank {self.rank} has made no progress for {self.waited_s:.0f} s, {doing} step {self.step}"

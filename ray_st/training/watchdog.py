@@ -81,7 +81,7 @@ class Watchdog(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step is done; what comes now is the next one's data, unless there is something else to do."""
         self._steps += 1
-        busy = control.should_log or control.should_evaluate or control.should_save
+        busy = control.should_evaluate or control.should_save
         self._beat("other" if busy else "data", state.global_step + 1)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -10,6 +10,7 @@ lost ones (imports counted), the ledger against an unbroken run's, and how far t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -298,12 +299,14 @@ def verdict(run: Run, whole: Path) -> str:
 
 
 def unbroken(folder: Path, options: list[str]) -> Path:
-    steps = options[options.index("--steps") + 1] if "--steps" in options else "40"
-    workers = options[options.index("--workers") + 1] if "--workers" in options else "2"
-    whole = folder / f"whole-{steps}-{workers}"
+    """The folder of a run of the same job that nothing happened to; it is run once."""
+    defaults = {"--steps": str(EPOCH), "--workers": "2", "--save-steps": "5"}
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    same = {name: given.get(name, value) for name, value in defaults.items()}
+    whole = folder / "-".join(["whole", *same.values()])
     if not (whole / "weights.pt").exists():
         cluster = make_cluster()
-        run = Run(whole, cluster, ["--steps", steps, "--workers", workers, "--step-s", "0"])
+        run = Run(whole, cluster, [*itertools.chain(*same.items()), "--step-s", "0"])
         run.start()
         assert run.end() == 0, f"see {whole}.log"
         cluster.shutdown()

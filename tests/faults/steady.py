@@ -33,10 +33,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--every-s", type=float, default=180)
     options = parser.parse_args()
-    options.folder.mkdir(parents=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(options.folder / "run", ignore_errors=True)  # the unbroken run is kept
+    for left in options.folder.glob("run.*"):
+        left.unlink()
     steps = round(options.minutes * 60 / STEP_S / EPOCH) * EPOCH
+    whole = unbroken(options.folder, ["--steps", str(steps), "--save-steps", "400"])
     more = ["--steps", str(steps), "--save-steps", "20", "--max-failures", "100"]
-    whole = unbroken(options.folder, more)
     cluster = make_cluster()
     run = Run(options.folder / "run", cluster, more, FROZEN)
     try:
@@ -49,7 +52,6 @@ def main() -> None:
         if run.process.poll() is None:
             run.process.kill()
         cluster.shutdown()
-    shutil.rmtree(options.folder)
 
 
 def harm_until_its_end(run: Run, every_s: float) -> list[tuple[float, str]]:

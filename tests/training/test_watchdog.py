@@ -11,6 +11,7 @@ from ray_st.training.watchdog import PATIENCE, Watchdog, stacks
 from ray_st.util.hang import Hang
 
 QUIET = SimpleNamespace(should_log=False, should_evaluate=False, should_save=False)
+LOGGING = SimpleNamespace(should_log=True, should_evaluate=False, should_save=False)
 SAVING = SimpleNamespace(should_log=False, should_evaluate=False, should_save=True)
 
 
@@ -54,6 +55,12 @@ def test_checkpoints_and_evaluations_may_take_longer(watchdog: Watchdog) -> None
     assert look(watchdog, 20.0) is None
     watchdog.on_save(None, at(1), SAVING)
     assert look(watchdog, 20.0) is not None
+
+
+def test_a_step_that_is_logged_is_an_ordinary_one(watchdog: Watchdog) -> None:
+    watchdog.on_step_begin(None, at(0), QUIET)
+    watchdog.on_step_end(None, at(1), LOGGING)
+    assert look(watchdog, 11.0) is not None
 
 
 def test_nothing_is_watched_before_and_after_training(watchdog: Watchdog) -> None:

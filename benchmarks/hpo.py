@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import warnings
+from importlib import import_module
 from typing import Any
 
 LAYERS = 2
@@ -73,9 +74,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2000, help="training pairs")
     parser.add_argument("--dev-rows", type=int, default=500)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--rungs", type=int, default=7, help="evaluations of a trial of ours")
+    parser.add_argument("--rungs", type=int, default=8, help="evaluations of a trial of ours")
     parser.add_argument("--scheduler", default="halving", help="which trials of ours are stopped")
-    parser.add_argument("--reduction-factor", type=int, default=3, help="one in how many goes on at a rung")
+    parser.add_argument("--reduction-factor", type=int, default=2, help="one in how many goes on at a rung")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=list(RUN), help=argparse.SUPPRESS)
@@ -144,7 +145,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Our search."""
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
-        best = our_trainer(options, folder).hyperparameter_search(
+        best = make_trainer("ray_st", options, folder).hyperparameter_search(
             space,
             objective,
             options.trials,
@@ -165,7 +166,7 @@ def run_again(options: argparse.Namespace) -> dict[str, Any]:
     scores = []
     for seed in AGAIN:
         with tempfile.TemporaryDirectory() as folder:
-            trainer = our_trainer(options, folder)
+            trainer = make_trainer("ray_st", options, folder)
             for name, value in {**options.values, "seed": seed}.items():
                 setattr(trainer.args, name, value)
             trainer.train()
@@ -173,50 +174,13 @@ def run_again(options: argparse.Namespace) -> dict[str, Any]:
     return {"again": statistics.mean(scores)}
 
 
-def our_trainer(options: argparse.Namespace, folder: str) -> Any:
-    """The trainer of our side."""
-    from datasets import Dataset
-
-    from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
-    from ray_st.evaluation import EmbeddingSimilarityEvaluator
-    from ray_st.training_args import SentenceTransformerTrainingArguments
-
-    return make_trainer(
-        options,
-        folder,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-        lambda: cut(SentenceTransformer(options.model, device="cpu")),
-        losses.CoSENTLoss,
-        EmbeddingSimilarityEvaluator,
-        Dataset,
-    )
-
-
 def run_peer(options: argparse.Namespace) -> dict[str, Any]:
     """The peer's search, one trial after the other."""
     import optuna
-    from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-        losses,
-    )
-    from sentence_transformers.evaluation import EmbeddingSimilarityEvaluator
 
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
-        trainer = make_trainer(
-            options,
-            folder,
-            SentenceTransformerTrainer,
-            SentenceTransformerTrainingArguments,
-            lambda: cut(SentenceTransformer(options.model, device="cpu")),
-            losses.CoSENTLoss,
-            EmbeddingSimilarityEvaluator,
-            Dataset,
-        )
+        trainer = make_trainer("sentence_transformers", options, folder)
         counted = {"rows": 0}
 
         def count(metrics: dict[str, float]) -> float:
@@ -232,21 +196,15 @@ def run_peer(options: argparse.Namespace) -> dict[str, Any]:
         return {**found, "values": best.hyperparameters}  # by the names in the space, warmup_ratio too
 
 
-def make_trainer(
-    options: argparse.Namespace,
-    folder: str,
-    trainer: Any,
-    arguments_class: Any,
-    model_init: Any,
-    loss: Any,
-    evaluator: Any,
-    dataset: Any,
-) -> Any:
-    """The trainer of a side; both are made alike."""
+def make_trainer(package: str, options: argparse.Namespace, folder: str) -> Any:
+    """The trainer of a side; both are made alike, of parts with the same names."""
+    from datasets import Dataset
+
+    side, losses, evaluation = (import_module(package + part) for part in ("", ".losses", ".evaluation"))
     dev = pairs(options.dev, options.dev_rows)
-    return trainer(
+    return side.SentenceTransformerTrainer(
         model=None,
-        args=arguments_class(
+        args=side.SentenceTransformerTrainingArguments(
             output_dir=folder,
             eval_strategy="no",
             save_strategy="no",
@@ -256,10 +214,12 @@ def make_trainer(
             disable_tqdm=True,
             use_cpu=True,
         ),
-        train_dataset=dataset.from_dict(pairs(options.train, options.rows)),
-        evaluator=evaluator(dev["sentence1"], dev["sentence2"], dev["score"], name="dev"),
-        model_init=model_init,
-        loss=lambda model: loss(model),
+        train_dataset=Dataset.from_dict(pairs(options.train, options.rows)),
+        evaluator=evaluation.EmbeddingSimilarityEvaluator(
+            dev["sentence1"], dev["sentence2"], dev["score"], name="dev"
+        ),
+        model_init=lambda: cut(side.SentenceTransformer(options.model, device="cpu")),
+        loss=lambda model: losses.CoSENTLoss(model),
     )
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -174,6 +175,17 @@ def whole_cluster(run: Run) -> tuple[float, str]:
     return harm, f"exit code {code}; on a new cluster: {run.end()}"
 
 
+def head(run: Run) -> tuple[float, str]:
+    """The head's server dies and is back after 5 s with the state that it kept on disk; meanwhile a worker dies as well."""
+    ranks = run.at(MID)
+    harm = time.time()
+    run.cluster.head_node.kill_gcs_server()
+    os.kill(ranks[1]["pid"], signal.SIGKILL)
+    pause(5)
+    run.cluster.head_node.start_gcs_server()
+    return harm, f"exit code {run.end()}"
+
+
 def corrupt(run: Run) -> tuple[float, str]:
     ranks = run.at(MID)
     weights = run.folder / "checkpoint-10" / "model.safetensors"
@@ -260,6 +272,7 @@ DRILLS: dict[str, tuple[Drill, list[str], dict[str, str]]] = {
     "driver-sigterm": (driver(signal.SIGTERM), [], {}),
     "driver-sigkill": (driver(signal.SIGKILL), [], {}),
     "cluster": (whole_cluster, [], {}),
+    "head": (head, [], {}),
     "corrupt": (corrupt, [], {}),
     "storage": (storage_away, ["--max-failures", "8"], {}),
     "full-disk": (full_disk, [], {}),
@@ -274,13 +287,23 @@ SEVERAL = {"node": (0, 2, 2), "node-spare": (1, 2, 2), "drain": (0, 2, 2)}
 """CPUs of each node, for drills that take one away; with a spare CPU or without: lost rows are made again by tasks."""
 
 
-def make_cluster(*nodes: int) -> Any:
-    """A cluster with so many CPUs on its head and on each further node."""
+def make_cluster(*nodes: int, kept: Path | None = None) -> Any:
+    """A cluster with so many CPUs on its head and on each further node; its state is kept in a folder if there is one."""
     cluster = Cluster()
-    for cpus in nodes or (4,):
-        cluster.add_node(num_cpus=cpus, object_store_memory=150_000_000, include_dashboard=False)
+    for number, cpus in enumerate(nodes or (4,)):
+        only_head = kept_in(kept) if kept and number == 0 else {}
+        cluster.add_node(num_cpus=cpus, object_store_memory=150_000_000, include_dashboard=False, **only_head)
     cluster.wait_for_nodes()
     return cluster
+
+
+def kept_in(folder: Path) -> dict[str, Any]:
+    """Settings of a head whose server can be started again: where its state is, and a port that stays."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    stored = {"gcs_storage": "rocksdb", "gcs_storage_path": str(folder)}
+    return {"gcs_server_port": port, "_system_config": stored}
 
 
 def ledger(folder: Path) -> list[Any]:
@@ -320,7 +343,10 @@ def hold(name: str, folder: Path) -> str:
     for left in folder.glob(f"{name}.*"):
         left.unlink()
     whole = unbroken(folder, options)
-    run = Run(folder / name, make_cluster(*SEVERAL.get(name, ())), options, environment)
+    kept = folder / f"{name}-state" if drill is head else None
+    if kept:
+        shutil.rmtree(kept, ignore_errors=True)  # else the new head would take the old one's session for its own
+    run = Run(folder / name, make_cluster(*SEVERAL.get(name, ()), kept=kept), options, environment)
     if drill is full_disk:
         run.folder.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(run.folder)], check=True)

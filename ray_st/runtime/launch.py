@@ -169,7 +169,7 @@ def run_workers(
 
     Raises:
         RunStopped: If a worker met an error that a restart would not mend.
-        Interrupted: If the run was told to stop, and can go on.
+        Interrupted: If the run was told to stop, or its storage was away when Ray Train's controller wrote there; it can go on.
         OutOfRetries: If workers were lost more often than ``run_config`` allows.
     """
     run_config = _stopping_at_repeatable_errors(run_config)
@@ -180,8 +180,14 @@ def run_workers(
     try:
         result: Any = trainer.fit()
     except ControllerError as error:
-        if isinstance(error.controller_failure, (RunStopped, Interrupted)):
-            raise error.controller_failure from None
+        cause = error.controller_failure
+        if isinstance(cause, (RunStopped, Interrupted)):
+            raise cause from None
+        if isinstance(cause, OSError):  # the controller notes each reported checkpoint in the run's folder
+            raise Interrupted(
+                f"Ray Train's controller could not write to the run's storage ({cause}). Complete checkpoints are not "
+                "harmed: when it is there again, go on with resume_from_checkpoint=True"
+            ) from error
         raise
     except (WorkerGroupError, PreemptionError) as error:
         raise OutOfRetries(f"workers were lost more often than max_failures allows. {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,9 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
                 f"warning: the checkpoint of step {step} could not be written to {store.path} and is given up; training "
                 f"goes on. Is the disk full? {type(error).__name__}: {error}"
             )
-            if step in store.steps():
-                store.delete(step)
+            with suppress(OSError):  # where storage is away: what is left has no manifest, and is passed over
+                if step in store.steps():
+                    store.delete(step)
             return None
 
     def _fill(self, folder: Path, states: list[Any]) -> None:

@@ -17,7 +17,7 @@ OUT_OF_RETRIES = 69
 """Workers were lost more often than ``max_failures`` allows (``EX_UNAVAILABLE``)."""
 
 INTERRUPTED = 75
-"""The run was told to stop and can go on from its newest checkpoint (``EX_TEMPFAIL``)."""
+"""The run was told to stop, or lost its storage, and can go on from its newest checkpoint (``EX_TEMPFAIL``)."""
 
 
 class RunEnded(RuntimeError):
@@ -31,7 +31,10 @@ class RunEnded(RuntimeError):
 
 
 class Interrupted(RunEnded):
-    """The run was told to stop. Started again with ``resume_from_checkpoint=True``, it goes on where it was."""
+    """The run was told to stop, or its storage was away at a bad moment.
+
+    Started again with ``resume_from_checkpoint=True``, it goes on from its newest checkpoint.
+    """
 
     exit_code = INTERRUPTED
 

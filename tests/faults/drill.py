@@ -29,6 +29,8 @@ from typing import Any
 import torch
 from ray.cluster_utils import Cluster
 
+from ray_st.util.endings import INTERRUPTED
+
 HERE = Path(__file__).parent
 MID = 13
 """The step after which harm is done; checkpoints are of every fifth step."""
@@ -201,13 +203,19 @@ def corrupt(run: Run) -> tuple[float, str]:
 
 def storage_away(run: Run) -> tuple[float, str]:
     run.at(MID)
-    harm, away = time.time(), run.folder.with_name("away")
+    away = run.folder.with_name("away")
+    shutil.rmtree(away, ignore_errors=True)  # an earlier drill's
+    harm = time.time()
     run.folder.rename(away)
     run.folder.write_text("no folder")
     pause(30)
     run.folder.unlink()
     shutil.copytree(away, run.folder, dirs_exist_ok=True)
-    return harm, f"exit code {run.end()}"
+    code = run.end()
+    if code == INTERRUPTED:  # Ray Train's controller met it: a checkpoint was reported up to 2 s before
+        run.start("--continue")
+        return harm, f"exit code {code}; went on with `--continue`: {run.end()}"
+    return harm, f"exit code {code}"
 
 
 def full_disk(run: Run) -> tuple[float, str]:
@@ -274,7 +282,8 @@ DRILLS: dict[str, tuple[Drill, list[str], dict[str, str]]] = {
     "cluster": (whole_cluster, [], {}),
     "head": (head, [], {}),
     "corrupt": (corrupt, [], {}),
-    "storage": (storage_away, ["--max-failures", "8"], {}),
+    "storage": (storage_away, [], {}),
+    "storage-between": (storage_away, ["--steps", "160", "--save-steps", "40"], {}),
     "full-disk": (full_disk, [], {}),
     "nan": (nan_loss, ["--fault", "nan"], {}),
     "data-worker": (data_worker, ["--steps", "120"], {}),
@@ -344,8 +353,8 @@ def hold(name: str, folder: Path) -> str:
         left.unlink()
     whole = unbroken(folder, options)
     kept = folder / f"{name}-state" if drill is head else None
-    if kept:
-        shutil.rmtree(kept, ignore_errors=True)  # else the new head would take the old one's session for its own
+    if kept:  # a new head would take up an old one's session
+        shutil.rmtree(kept, ignore_errors=True)
     run = Run(folder / name, make_cluster(*SEVERAL.get(name, ()), kept=kept), options, environment)
     if drill is full_disk:
         run.folder.mkdir()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from ray.exceptions import RayActorError
+from ray.train import ControllerError, RunConfig, ScalingConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
+from ray_st.runtime import launch
 from ray_st.runtime.callbacks import StopAtRepeatableErrors
 from ray_st.runtime.failures import cause_of
 from ray_st.runtime.tower import CAUSES
@@ -39,3 +43,25 @@ def test_a_run_that_was_told_to_stop_is_not_started_again() -> None:
     with pytest.raises(Interrupted, match="after step 5"):
         stop.after_exception(None, {1: RuntimeError("closed"), 2: Interrupted("stopped after step 5")})
     stop.after_exception(None, {0: Moved(Why.LEAVE, "stopped"), 1: HangError("hung"), 2: died("lost")})
+
+
+@pytest.mark.parametrize(
+    ("met", "raised"),
+    [
+        (FileNotFoundError("storage is away"), Interrupted),
+        (Interrupted("stopped after step 5"), Interrupted),
+        (TypeError("a callback's mistake"), ControllerError),
+    ],
+)
+def test_errors_of_the_controller(
+    monkeypatch: pytest.MonkeyPatch, met: Exception, raised: type[Exception]
+) -> None:
+    class Trainer:
+        def __init__(self, *args: Any, **options: Any) -> None: ...
+
+        def fit(self) -> None:
+            raise ControllerError(met)
+
+    monkeypatch.setattr(launch, "TorchTrainer", Trainer)
+    with pytest.raises(raised, match=str(met)):
+        launch.run_workers(lambda: None, ScalingConfig(num_workers=1), RunConfig())

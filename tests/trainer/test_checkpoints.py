@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from transformers import TrainerCallback
 
 from ray_st import SentenceTransformer
 from ray_st.losses import SoftmaxLoss
@@ -65,6 +66,28 @@ def test_a_full_disk_leaves_training_and_the_last_good_checkpoint(
     again = sent(make(arguments=SAVING))
     again.train(resume_from_checkpoint=str(again.here.store.fetch("checkpoint-1")))
     assert again.here.store.steps() == [1, 2, 3]
+
+
+class Away(TrainerCallback):
+    """The run's storage is away during the second step, and what tidies up there fails as well."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.aside = folder, folder.with_name("aside")
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 1:
+            self.folder.rename(self.aside)
+            self.folder.write_text("no folder")
+        if state.global_step == 2:
+            self.folder.unlink()
+            self.aside.rename(self.folder)
+
+
+def test_storage_that_is_away_for_a_while(make: Any, sent: Any, tmp_path: Path, capsys: Any) -> None:
+    running = sent(make(arguments=SAVING, callbacks=[Away(tmp_path / "run")]))
+    running.train()
+    assert "checkpoint of step 2 could not be written" in capsys.readouterr().out
+    assert running.here.store.steps() == [1, 3]
 
 
 def test_the_best_step_without_room_is_not_loaded(make: Any, sent: Any, tmp_path: Path) -> None:

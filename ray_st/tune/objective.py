@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from transformers.trainer_utils import default_compute_objective
@@ -12,6 +13,7 @@ from transformers.trainer_utils import default_compute_objective
 from ray_st.util.names import did_you_mean
 
 DIRECTIONS = ("minimize", "maximize")
+SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
 
 
 class ObjectiveError(ValueError):
@@ -43,6 +45,25 @@ def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
     return given
 
 
+def as_scope(ray_scope: str | None, directions: Sequence[str]) -> str:
+    """Which evaluations trials are compared by, once they have ended; the names are Ray Tune's.
+
+    Args:
+        ray_scope: The training argument: ``"last"``, ``"all"`` (the best one), ``"avg"`` (the mean), ``"last-5-avg"``,
+            ``"last-10-avg"``, or None for ``"last"``.
+        directions: The direction of each objective.
+
+    Raises:
+        ValueError: If it is another word, or there are several objectives, which need not be at their best together.
+    """
+    scope = ray_scope or "last"
+    if scope not in SCOPES:
+        raise ValueError(f"ray_scope: expected one of {list(SCOPES)}, found {scope!r}.")
+    if scope != "last" and len(directions) > 1:
+        raise ValueError(f'ray_scope={scope!r} is for one objective; a search with several has "last" alone.')
+    return scope
+
+
 @dataclass(frozen=True)
 class Objective:
     """Computes the values of a trial's objectives from the figures of an evaluation.
@@ -51,10 +72,12 @@ class Objective:
         compute: A function of the figures by name, the name of a figure, a list of names, or None for transformers' default: the
             evaluation loss if there is nothing else, otherwise the sum of all figures besides it and those of speed.
         directions: One for each objective.
+        scope: Which evaluations a trial is compared by, as for :func:`as_scope`.
     """
 
     compute: Callable[[dict[str, float]], Any] | str | Sequence[str] | None
     directions: tuple[str, ...]
+    scope: str = "last"
 
     def __call__(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """The values, in the order of the directions.
@@ -68,6 +91,19 @@ class Objective:
             return tuple(float(value) for value in _values(found))
         except (TypeError, ValueError) as error:
             raise ObjectiveError(f"compute_objective must give numbers; got {found!r}.") from error
+
+    def of_trial(self, evaluations: Sequence[Sequence[float]]) -> tuple[float, ...]:
+        """A trial's values.
+
+        Args:
+            evaluations: Those of each of its evaluations so far, one at least.
+        """
+        if self.scope == "last":
+            return tuple(evaluations[-1])
+        values = [only for (only,) in evaluations]
+        if self.scope == "all":
+            return (max(values) if self.directions[0] == "maximize" else min(values),)
+        return (fmean(values if self.scope == "avg" else values[-int(self.scope.split("-")[1]) :]),)
 
     def _computed(self, metrics: Mapping[str, float]) -> Any:
         if isinstance(self.compute, str):

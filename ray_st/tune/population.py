@@ -213,6 +213,10 @@ def _check_run(template: Template, rungs: int | None, population: Population, tr
         raise ValueError(f"{where} copies optimizers too: use save_only_model=False.")
     if args.load_best_model_at_end:
         raise ValueError(f"{where} goes on with the latest weights: use load_best_model_at_end=False.")
+    if args.ray_scope not in (None, "last"):
+        raise ValueError(
+            f"{where} goes on with the latest weights, and what a copy was before is not its own: leave out ray_scope."
+        )
     if args.deepspeed:
         raise ValueError(
             f"{where} goes on from checkpoints, which hold no optimizer of deepspeed's: use fsdp, or none."

@@ -31,7 +31,8 @@ class TrialRecord:
         distributions: What each was drawn from, as Optuna's JSON.
         name: What the user calls it.
         state: ``RUNNING``, ``COMPLETE``, ``PRUNED`` (stopped early) or ``FAIL``.
-        objectives: Its last values; empty before the first evaluation.
+        objectives: The values that it is compared by: its last ones, unless ``ray_scope`` says otherwise; empty before the
+            first evaluation.
         reason: Why it failed.
         history: The evaluations: number, step, objectives, figures, seconds.
         spans: When it ran, from and to, in seconds since 1970: once, or more often if its driver was killed or it waited
@@ -152,7 +153,7 @@ def apply(trials: list[TrialRecord], event: Mapping[str, Any]) -> None:
     trial.spans[-1][1] = now
     if event["event"] == "reported":
         trial.history.append(facts)
-        trial.objectives = tuple(facts["objectives"])
+        trial.objectives = tuple(facts.get("compared", facts["objectives"]))
     elif event["event"] == "told":
         trial.state, trial.reason = facts["state"], facts["reason"]
 

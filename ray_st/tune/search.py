@@ -13,7 +13,7 @@ from transformers.trainer_utils import BestRun
 
 from ray_st.training.run import TRAIN_FEED
 from ray_st.tune.candidate import Template
-from ray_st.tune.objective import Objective, as_directions, check_objective
+from ray_st.tune.objective import Objective, as_directions, as_scope, check_objective
 from ray_st.tune.options import SearchOptions, as_backend, as_options, trials_wanted
 from ray_st.tune.population import Population, make_population
 from ray_st.tune.progress import Progress
@@ -64,6 +64,8 @@ def hyperparameter_search(
     options, directions = proved.options, proved.objective.directions
     folder = _folder(str(trainer.args.output_dir), options.name)
     lasting = {"space": proved.distributions, "directions": list(directions), "seed": proved.seed}
+    if proved.objective.scope != "last":
+        lasting["ray_scope"] = proved.objective.scope
     if proved.population is not None:
         lasting["population"] = {"trials": proved.trials, **proved.population.describe()}
     check_settings(folder, lasting)
@@ -124,6 +126,7 @@ def prove_search(
         ValueError: If it cannot work.
     """
     directions = as_directions(direction)
+    scope = as_scope(trainer.args.ray_scope, directions)
     options = as_options(kwargs, len(directions))
     trials = trials_wanted(n_trials, options.points_to_evaluate)
     check_trainer(trainer, options.data_init)
@@ -140,7 +143,7 @@ def prove_search(
         check_resting(template)
     return Proved(
         dataclasses.replace(template, rests=population is not None or options.scheduler == "halving"),
-        Objective(compute_objective, directions),
+        Objective(compute_objective, directions, scope),
         space,
         distributions,
         points[0].values,

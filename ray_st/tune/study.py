@@ -193,6 +193,9 @@ class Study:
         history = self.records[number].history
         if history and history[-1]["evaluation"] >= evaluation:
             return
+        compared = self._objective.of_trial([*(event["objectives"] for event in history), objectives])
+        if compared != tuple(objectives):
+            facts["compared"] = list(compared)
         self._note("reported", number, evaluation=evaluation, step=step, objectives=list(objectives), **facts)
         if len(objectives) == 1 and finite(objectives):
             self._live[number].report(objectives[0], evaluation)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ray_st.tune.candidate import Template
 from ray_st.tune.objective import ObjectiveError
 from ray_st.tune.options import as_backend, as_options, trials_wanted
 from ray_st.tune.proofs import prove
-from ray_st.tune.search import SearchFailed, _template
+from ray_st.tune.search import SearchFailed, _template, prove_search
 from ray_st.tune.space import as_space, probe
 
 ROWS = {"a": ["good weather", "bad man", "sunny", "pasta"], "b": ["the sun", "a man", "weather", "eats"]}
@@ -144,6 +145,21 @@ def test_trials_that_wait_need_whole_checkpoints(tmp_path: Path, tiny_folder: Pa
     one.args.save_only_model = True
     with pytest.raises(ValueError, match="no optimizer with save_only_model=True"):
         one.hyperparameter_search(rate, "eval_dev_spearman_cosine", scheduler="halving")
+
+
+def test_the_evaluations_that_trials_are_compared_by(tmp_path: Path, tiny_folder: Path) -> None:
+    one = trainer(tmp_path, tiny_folder)
+    one.args.ray_scope = "best"
+    with pytest.raises(ValueError, match="ray_scope: expected one of"):
+        one.hyperparameter_search(rate, "eval_dev_spearman_cosine")
+    one.args.ray_scope = "all"
+    folder = tmp_path / "out" / "mine"
+    folder.mkdir(parents=True)
+    proved = prove_search(one, rate, "eval_dev_spearman_cosine", 2, "maximize")
+    was = {"space": proved.distributions, "directions": ["maximize"], "seed": proved.seed}
+    (folder / "search.json").write_text(json.dumps(was))
+    with pytest.raises(ValueError, match='ray_scope was null, now "all"'):
+        one.hyperparameter_search(rate, "eval_dev_spearman_cosine", direction="maximize", name="mine")
 
 
 def test_no_model_init(tmp_path: Path, tiny_folder: Path, tiny_model: Any) -> None:

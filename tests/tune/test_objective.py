@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ray_st.tune.objective import Objective, ObjectiveError, as_directions, check_objective, try_out
+from ray_st.tune.objective import Objective, ObjectiveError, as_directions, as_scope, check_objective, try_out
 
 METRICS = {"eval_loss": 0.5, "eval_dev_spearman_cosine": 0.8, "eval_runtime": 1.0, "epoch": 1.0}
 
@@ -50,6 +50,26 @@ def test_a_figure_that_is_not_there_names_those_that_are(compute: Any) -> None:
         ObjectiveError, match=r"did you mean 'eval_dev_spearman_cosine'.*There are: .*eval_loss"
     ):
         Objective(compute, ("maximize",))(METRICS)
+
+
+@pytest.mark.parametrize(
+    ("scope", "maximize", "minimize"),
+    [("last", 5, 5), ("all", 9, 1), ("avg", 4, 4), ("last-5-avg", 3.6, 3.6), ("last-10-avg", 3.9, 3.9)],
+)
+def test_the_evaluations_that_a_trial_is_compared_by(scope: str, maximize: float, minimize: float) -> None:
+    evaluations = [[5.0], [7.0], [1.0], [9.0], [2.0], [2.0], [3.0], [5.0], [2.0], [3.0], [5.0]]
+    best, least = (Objective(None, (way,), scope) for way in ("maximize", "minimize"))
+    assert best.of_trial([[2.0]]) == (2,)
+    assert best.of_trial(evaluations) == (maximize,)
+    assert least.of_trial(evaluations) == (minimize,)
+
+
+def test_evaluations_are_named_as_ray_tune_names_them() -> None:
+    assert as_scope(None, ["maximize"]) == as_scope("last", ["maximize", "minimize"]) == "last"
+    with pytest.raises(ValueError, match=r"ray_scope: expected one of .*'all'.*, found 'best'"):
+        as_scope("best", ["maximize"])
+    with pytest.raises(ValueError, match="ray_scope='all' is for one objective"):
+        as_scope("all", ["maximize", "minimize"])
 
 
 def test_a_text_is_no_objective() -> None:

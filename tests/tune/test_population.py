@@ -186,6 +186,7 @@ def test_what_may_change_comes_from_the_space(tmp_path: Path, tiny_folder: Path)
             },
             "load_best_model_at_end=False",
         ),
+        ({"arguments": {"ray_scope": "all"}}, "leave out ray_scope"),
         ({"perturbation_interval": 0}, "perturbation_interval: expected"),
     ],
 )

@@ -107,6 +107,22 @@ def test_the_study_knows_how_trials_ended(tmp_path: Path) -> None:
     assert [record.state for record in fold(Journal(tmp_path / "journal.jsonl").read())] == states
 
 
+def test_trials_can_be_compared_by_their_best_evaluation(tmp_path: Path) -> None:
+    one = Study(space, Objective(None, ("maximize",), "all"), Journal(tmp_path / "journal.jsonl"), 3)
+    for values in ([0.2, 0.9, 0.5], [0.3, 0.6, 0.8]):
+        asked = one.ask()
+        assert asked is not None
+        for evaluation, value in enumerate(values, 1):
+            one.report(asked.number, evaluation, 10 * evaluation, [value])
+        one.tell(asked.number, "COMPLETE")
+    again = Study(space, Objective(None, ("maximize",), "all"), Journal(tmp_path / "journal.jsonl"), 3)
+    for known in (one, again):
+        assert [record.objectives for record in known.best(2)] == [(0.9,), (0.8,)]
+        assert [trial.value for trial in known.study.trials] == [0.9, 0.8]
+        assert known.study.trials[0].intermediate_values == {1: 0.2, 2: 0.9, 3: 0.5}
+    assert [event["objectives"][0] for event in again.records[0].history] == [0.2, 0.9, 0.5]
+
+
 def test_points_come_first_also_after_a_kill(tmp_path: Path) -> None:
     points = [{"x": 0.1, "n": 1}, {"x": 0.2, "n": 2}, {"x": 0.3, "n": 3}]
     seen = run(study(tmp_path, points=points), 2)

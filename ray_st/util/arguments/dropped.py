@@ -140,7 +140,10 @@ class DroppedArguments(PlacedArguments):
     ] = ""
     torchdynamo: Annotated[str | None, Becomes("torch_compile_backend")] = None
     ray_scope: Annotated[
-        str | None, Unused("trials are compared by their last evaluation; leave it out", (None,))
+        str | None,
+        Kept(
+            'trials of a search are compared by their "last" evaluation, their best ("all"), or a mean ("avg", …)'
+        ),
     ] = "last"
     dispatch_batches: Annotated[
         bool | None, Unused("each worker takes its own rows; none hands them out", (False,))

@@ -112,7 +112,7 @@ def test_warmup(given: dict[str, Any], steps: int) -> None:
 OTHER: dict[str, Any] = {
     "save_safetensors": False, "use_mps_device": True, "jit_mode_eval": True, "use_ipex": True, "fp16_opt_level": "O2",
     "half_precision_backend": "apex", "fp16_backend": "apex", "tpu_num_cores": 8, "past_index": 2,
-    "use_legacy_prediction_loop": True, "mp_parameters": "x=1", "ray_scope": "all", "dispatch_batches": True,
+    "use_legacy_prediction_loop": True, "mp_parameters": "x=1", "dispatch_batches": True,
 }  # fmt: skip
 
 

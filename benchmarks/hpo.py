@@ -82,7 +82,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=2000, help="training pairs")
     parser.add_argument("--dev-rows", type=int, default=500)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--rungs", type=int, default=8, help="evaluations of a trial of ours")
+    parser.add_argument("--rungs", type=int, default=9, help="evaluations of a trial of ours")
     parser.add_argument("--scheduler", default="halving", help="which trials of ours are stopped")
     parser.add_argument("--reduction-factor", type=int, default=2, help="one in how many goes on at a rung")
     parser.add_argument("--seeds", type=int, default=3)

@@ -121,7 +121,8 @@ class ProportionalBatchSampler(MixingBatchSampler):
 
     def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
         """(steps,) each dataset as often as it has batches, shuffled."""
-        return rng.permutation(np.repeat(np.arange(len(counts)), counts))
+        datasets = np.repeat(np.arange(len(counts)), counts)
+        return datasets[rng.permutation(len(datasets))]
 
 
 class WeightedBatchSampler(MixingBatchSampler):

@@ -192,7 +192,8 @@ def _fill_up(
 ) -> Plan:
     """Puts the rows of unique values where there is room, from the front; then orders rows by batch, full ones first."""
     room = batch_size - np.bincount(batch_of, minlength=steps)
-    free = rng.permutation(repeats.free)
+    # Not ``permutation(repeats.free)``: numpy shuffles an empty array in place, and from shared memory it is read-only.
+    free = repeats.free[rng.permutation(len(repeats.free))]
     used = int(np.searchsorted(np.cumsum(room), len(free))) + 1
     seats = np.repeat(np.arange(steps)[:used], room[:used])[: len(free)]
     rows = np.concatenate([repeats.rows, free])

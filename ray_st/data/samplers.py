@@ -199,7 +199,8 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         if self.collisions == "drop":
             return Plan.of_sizes(plan.rows[:settled], plan.sizes()[: np.searchsorted(plan.starts, settled)])
         full = int((plan.sizes() == self.batch_size).sum()) * self.batch_size
-        rest = Plan.consecutive(rng.permutation(plan.rows[full:]), self.batch_size)
+        left = plan.rows[full:]
+        rest = Plan.consecutive(left[rng.permutation(len(left))], self.batch_size)
         return Plan.joined([Plan.consecutive(plan.rows[:full], self.batch_size), rest])
 
     def _settled(self, plan: Plan) -> int:

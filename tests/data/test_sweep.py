@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 
 from ray_st.data.columns import ColumnSpec
 from ray_st.data.feed import Planner
@@ -60,8 +62,23 @@ def with_a_label_far_larger_than_the_rest(rows: int) -> Keys:
     return made
 
 
+def with_several_positives_an_anchor(rows: int) -> Keys:
+    """Every row shares its anchor with two others, as in NLI: no row is free to go anywhere."""
+    made = keys(rows)
+    made.hashes[:, 0] = np.arange(rows) // 3
+    return made
+
+
+def in_shared_memory(value: Any) -> Any:
+    """What a process gets that takes a value from Ray's object store: its arrays are read-only, empty ones too."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[buffer.raw().tobytes() for buffer in buffers])
+
+
 DATASETS: dict[str, Keys] = {
     "unique": keys(203),
+    "shared": with_several_positives_an_anchor(150),
     "hot": with_hot_duplicates(301),
     "half": with_a_value_in_half_of_all_rows(150),
     "large label": with_a_label_far_larger_than_the_rest(210),
@@ -155,7 +172,8 @@ def feed(sampler: str, dataset: str, size: int) -> PlannedFeed:
     sizes = {"": len(rows)}
     if sampler in MIXTURES:
         sizes = {str(number): len(part) for number, part in enumerate(split(rows))}
-    return PlannedFeed(Planner(ALL[sampler](rows, size, 5), EPOCHS), sizes)
+    made = ALL[sampler](in_shared_memory(rows), size, 5)
+    return PlannedFeed(in_shared_memory(Planner(made, EPOCHS)), sizes)
 
 
 def batches(plan: Plan) -> list[list[int]]:
@@ -255,3 +273,12 @@ def test_a_seed_given_as_a_generator_is_that_seed() -> None:
     rows = DATASETS["hot"]
     given = NoDuplicatesBatchSampler(rows, 12, generator=generator).plan()
     assert given.rows.tolist() == SAMPLERS["no duplicates"](rows, 12, 5).plan().rows.tolist()
+
+
+@pytest.mark.parametrize("sampler", [name for name in ALL if name != "by label"])
+def test_no_rows_make_no_batches(sampler: str) -> None:
+    """As in a window whose rows are all left out."""
+    nothing = np.zeros(0, dtype=np.int64)
+    rows = Keys(np.zeros((0, 2), dtype=np.uint64), nothing, nothing)
+    made = in_shared_memory(ALL[sampler](in_shared_memory(rows), 4, 0))
+    assert len(made) == len(made.plan()) == len(made.plan().rows) == 0

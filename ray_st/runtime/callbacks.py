@@ -13,7 +13,7 @@ from ray.train import UserCallback
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from ray_st.runtime.failures import REPEATABLE, RunStopped, cause_of
-from ray_st.util.endings import Interrupted, Why, Wish
+from ray_st.util.endings import Interrupted, LeaseLost, Why, Wish
 
 wish = Wish()
 """Of this worker's process: signal handlers know of nothing else."""
@@ -30,8 +30,8 @@ class StopAtRepeatableErrors(UserCallback):
         for rank, error in sorted(worker_exceptions.items()):
             # Ray wraps what a worker raises, and has no public way to unwrap it.
             cause = getattr(error, "_base_exc", error)
-            if isinstance(cause, Interrupted):
-                raise Interrupted(str(cause))
+            if isinstance(cause, (Interrupted, LeaseLost)):
+                raise type(cause)(str(cause))
             if isinstance(cause, REPEATABLE):
                 trace = getattr(error, "_traceback_str", "")
                 raise RunStopped(f"rank {rank}: {type(cause).__name__}: {cause}\n{trace}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,18 +55,23 @@ def dispatch(errand: Errand) -> Outcome:
         ValueError: If the run cannot work; before any worker starts.
     """
     args, keeps = errand.args, errand.keeps
-    with cluster.connected(), storage.run_folder(str(args.output_dir), keeps) as output_dir:
-        scaling = launch.resolve_scaling(errand.scaling_config, args.use_cpu)
-        workers = launch.workers_of(scaling)
-        aside = resources_beside(args.eval_resources, scaling) if keeps and _evaluates_beside(args) else {}
-        cluster.check_fits(scaling, aside)
+    with ExitStack() as stack:
+        # The folder first, before Ray is started: of two runs that want it one is refused at once.
+        output_dir = stack.enter_context(storage.run_folder(str(args.output_dir), keeps))
         run_config = launch.complete_run_config(errand.run_config if keeps else None, output_dir)
         store = storage.open_store(run_config, uuid.uuid4().hex)
-        storage.prepare(store)
+        lease = None
+        if keeps:
+            store, lease = stack.enter_context(storage.taken(store))
         if keeps and args.ledger:
             _check_ledger(store)
         start = storage.find_checkpoint(store, errand.resume)
         storage.check_model(start, errand.weights)
+        stack.enter_context(cluster.connected())
+        scaling = launch.resolve_scaling(errand.scaling_config, args.use_cpu)
+        workers = launch.workers_of(scaling)
+        aside = resources_beside(args.eval_resources, scaling) if keeps and _evaluates_beside(args) else {}
+        cluster.check_fits(scaling, aside)
         parts = errand.make_parts(workers)
         fed = {name: launch.make_feed(part) for name, part in parts.items()}
         launch.announce(fed, store)
@@ -82,11 +88,12 @@ def dispatch(errand: Errand) -> Outcome:
             bar=sys.stderr.isatty() and not args.disable_tqdm,
             facts=storage.facts_of(fed),
             ledger=args.ledger and keeps,
+            fence=store.fence,
         )
         feeds = {name: part.feed for name, part in fed.items()}
         beside = Beside(store, workers, aside) if aside else None
         group = launch.process_group(args)
-        return launch.launch(run, feeds, scaling, run_config, beside, torch_config=group)
+        return launch.launch(run, feeds, scaling, run_config, beside, torch_config=group, lease=lease)
 
 
 def _evaluates_beside(args: SentenceTransformerTrainingArguments) -> bool:

@@ -34,9 +34,10 @@ from ray_st.runtime.storage import open_store
 from ray_st.runtime.worker import work
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.feeding import arrange, check_ingested, fingerprint, summary
+from ray_st.training.lease import Lease
 from ray_st.training.progress import write_line
 from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, Run
-from ray_st.util.endings import Interrupted, OutOfRetries
+from ray_st.util.endings import Interrupted, LeaseLost, OutOfRetries
 
 BAD_ROWS = "bad-rows"
 """How the files begin that list the rows that were left out."""
@@ -119,6 +120,7 @@ def launch(
     run_config: RunConfig,
     beside: Beside | None = None,
     torch_config: TorchConfig | None = None,
+    lease: Lease | None = None,
 ) -> Outcome:
     """Runs workers until they end, restarting them as ``run_config`` allows.
 
@@ -129,6 +131,7 @@ def launch(
         run_config: Name and storage of the run.
         beside: How the run is evaluated beside training; None where its workers evaluate.
         torch_config: Of the workers' process group; None for Ray Train's default.
+        lease: The run's folder, held; training needs it.
 
     Returns:
         What the first worker sent back.
@@ -139,7 +142,9 @@ def launch(
         desk = stack.enter_context(open_desk(beside, sealed, feeds))
         oversight = None
         if TRAIN_FEED in feeds:
-            oversight = stack.enter_context(overseen(run_config, open_store(run_config, run.run_id)))
+            assert lease is not None
+            lease.fence.check()  # encoding may have taken long
+            oversight = stack.enter_context(overseen(run_config, lease))
             run_config = watched(run_config, oversight)
         outcome = run_workers(
             lambda: work(sealed.open(), desk, oversight),
@@ -169,6 +174,7 @@ def run_workers(
 
     Raises:
         RunStopped: If a worker met an error that a restart would not mend.
+        LeaseLost: If another driver took the run's folder.
         Interrupted: If the run was told to stop, or its storage was away when Ray Train's controller wrote there; it can go on.
         OutOfRetries: If workers were lost more often than ``run_config`` allows.
     """
@@ -181,7 +187,7 @@ def run_workers(
         result: Any = trainer.fit()
     except ControllerError as error:
         cause = error.controller_failure
-        if isinstance(cause, (RunStopped, Interrupted)):
+        if isinstance(cause, (RunStopped, Interrupted, LeaseLost)):
             raise cause from None
         if isinstance(cause, OSError):  # the controller notes each reported checkpoint in the run's folder
             raise Interrupted(

@@ -22,8 +22,7 @@ from ray_st.runtime.callbacks import CatchSigterm, HearOfLosses, wish
 from ray_st.runtime.cluster import NODE_ID
 from ray_st.runtime.metrics import RunFigures
 from ray_st.runtime.tower import News, Tower
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.lease import held
+from ray_st.training.lease import Lease
 from ray_st.training.meter import Meter
 from ray_st.training.place import Place
 from ray_st.training.progress import ProgressReport
@@ -68,12 +67,12 @@ class Oversight:
 
 
 @contextmanager
-def overseen(run_config: RunConfig, store: CheckpointStore) -> Iterator[Oversight]:
-    """Holds a run's folder, and has SIGTERM stop the run after a checkpoint, while the context is open.
+def overseen(run_config: RunConfig, lease: Lease) -> Iterator[Oversight]:
+    """Has SIGTERM stop the run after a checkpoint, and the loss of its folder at once, while the context is open.
 
     Args:
         run_config: With the run's name.
-        store: The run's folder.
+        lease: The run's folder.
     """
     # On no other node, which may be lost without the driver: soft affinity is not kept under load.
     here = {NODE_ID: ray.get_runtime_context().get_node_id()}
@@ -82,11 +81,12 @@ def overseen(run_config: RunConfig, store: CheckpointStore) -> Iterator[Oversigh
     set_context(run=run_config.name)
     try:
         with ExitStack() as stack:
-            stack.enter_context(held(store, on_lost=lambda: ray.get(tower.stop.remote())))
+            lease.when_lost(lambda: _stop(tower))
             stack.enter_context(_stopping_at_sigterm(tower))
             if speaks_json():
                 stack.enter_context(_lines_of(tower))
-                tell("run.started", f"run {run_config.name} in {store.path}", folder=store.path)
+                folder = lease.fence.path
+                tell("run.started", f"run {run_config.name} in {folder}", folder=folder)
             yield Oversight(
                 tower,
                 str(run_config.name),
@@ -121,7 +121,12 @@ def _stopping_at_sigterm(tower: Any) -> Iterator[None]:
 
 def _ask_to_stop(tower: Any) -> None:
     tell("stop.asked", "SIGTERM: the run stops after a checkpoint", by="SIGTERM")
-    ray.get(tower.stop.remote())
+    _stop(tower)
+
+
+def _stop(tower: Any) -> None:
+    with suppress(RayError):  # the run has just ended by itself
+        ray.get(tower.stop.remote())
 
 
 @contextmanager

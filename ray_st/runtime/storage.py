@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from ray.train import RunConfig
 
 from ray_st.training.checkpoint import MANIFEST, CheckpointError, CheckpointStore
 from ray_st.training.feeding import differences
-from ray_st.training.lease import check_free
+from ray_st.training.lease import Lease, held
 from ray_st.training.run import TRAIN_FEED
 
 if TYPE_CHECKING:
@@ -41,30 +42,32 @@ def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
     return CheckpointStore(f"{path.rstrip('/')}/{run_config.name}", filesystem, run_id)
 
 
-def prepare(store: CheckpointStore) -> None:
-    """Makes sure that the run's folder can be written, and clears Ray's record of an earlier run there.
+@contextmanager
+def taken(store: CheckpointStore) -> Iterator[tuple[CheckpointStore, Lease]]:
+    """Holds a run's folder while the context is open; gives the store that only the holder can write with.
 
-    Ray Train resumes by itself from that record, and dies where it is torn; where to go on is ours to say, from
-    manifests.
+    The folder is taken before anything else is done, so that of two runs one is refused at once. Then Ray Train's record
+    of an earlier run there is cleared: Ray resumes by itself from it, and dies where it is torn; where to go on is
+    ours to say, from manifests.
+
+    Args:
+        store: The run's folder.
 
     Raises:
         ValueError: If the folder cannot be written, or another run is writing into it.
     """
-    try:
-        check_free(store)
-        store.filesystem.create_dir(store.path, recursive=True)
-        probe = f"{store.path}/.ray_st-probe"
-        with store.filesystem.open_output_stream(probe) as stream:
-            stream.write(b"")
-        store.filesystem.delete_file(probe)
-    except OSError as error:
-        raise ValueError(
-            f"The run's folder {store.path} cannot be written ({error}). "
-            "Choose another output_dir, or another storage_path in run_config."
-        ) from error
-    snapshot = f"{store.path}/{_SNAPSHOT}"
-    if store.filesystem.get_file_info(snapshot).is_file:
-        store.filesystem.delete_file(snapshot)
+    with ExitStack() as stack:
+        try:
+            lease = stack.enter_context(held(store))
+            snapshot = f"{store.path}/{_SNAPSHOT}"
+            if store.filesystem.get_file_info(snapshot).is_file:
+                store.filesystem.delete_file(snapshot)
+        except OSError as error:
+            raise ValueError(
+                f"The run's folder {store.path} cannot be written ({error}). "
+                "Choose another output_dir, or another storage_path in run_config."
+            ) from error
+        yield dataclasses.replace(store, fence=lease.fence), lease
 
 
 def publish(folder: Path, run_config: RunConfig) -> str:

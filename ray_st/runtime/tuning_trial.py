@@ -76,7 +76,7 @@ class TrialKit:
     def trial_store(self, number: int) -> CheckpointStore:
         """Where a trial keeps its checkpoints."""
         path = self.store.location(f"run-{number}")
-        return CheckpointStore(path, self.store.filesystem, f"{self.search_id}-{number}")
+        return CheckpointStore(path, self.store.filesystem, f"{self.search_id}-{number}", self.store.fence)
 
 
 def run_trial(config: dict[str, Any], kit: TrialKit) -> None:

@@ -15,7 +15,7 @@ import ray
 from ray.train import FailureConfig, RunConfig
 
 from ray_st.runtime.launch import launch, process_group
-from ray_st.runtime.storage import prepare
+from ray_st.runtime.storage import taken
 from ray_st.runtime.tuning_feeds import feed_for_workers
 from ray_st.runtime.tuning_trial import (
     NAME,
@@ -105,15 +105,6 @@ def _launch(candidate: Candidate, number: int, kit: TrialKit, relay: Any) -> Non
     for name, part in parts.items():
         feeds[name], facts[name] = feed_for_workers(name, part, kit.data)
     store = kit.trial_store(number)
-    prepare(store)
-    run = Run(
-        run_id=store.run_id,
-        build=_Build(candidate.description, relay, kit.keeps),
-        task=_train_task,
-        feeds=tuple(feeds),
-        prompt_lengths=prompt_lengths(parts),
-        facts=facts[TRAIN_FEED],
-    )
     parent, _, name = store.path.rpartition("/")
     run_config = RunConfig(
         name=name,
@@ -122,7 +113,17 @@ def _launch(candidate: Candidate, number: int, kit: TrialKit, relay: Any) -> Non
         failure_config=FailureConfig(max_failures=0),  # a lost trial is started again as a whole
     )
     args = candidate.description.options["args"]
-    launch(run, feeds, kit.scaling, run_config, torch_config=process_group(args))
+    with taken(store) as (_, lease):
+        run = Run(
+            run_id=store.run_id,
+            build=_Build(candidate.description, relay, kit.keeps),
+            task=_train_task,
+            feeds=tuple(feeds),
+            prompt_lengths=prompt_lengths(parts),
+            facts=facts[TRAIN_FEED],
+            fence=lease.fence,
+        )
+        launch(run, feeds, kit.scaling, run_config, torch_config=process_group(args), lease=lease)
 
 
 class _Build:

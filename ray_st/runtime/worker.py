@@ -65,7 +65,7 @@ def world_of_worker() -> World:
 
 def _place(run: Run) -> Place:
     storage = ray.train.get_context().get_storage()
-    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id)
+    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id, run.fence)
     shards: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.feeds}
     world = world_of_worker()
     return Place(
@@ -77,7 +77,7 @@ def _place(run: Run) -> Place:
         report=_Report(store),
         open_bar=open_bar if run.bar else None,
         facts=run.facts,
-        ledger=Ledger(f"{store.path}/{LEDGER}") if run.ledger and world.is_first else None,
+        ledger=Ledger(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger and world.is_first else None,
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow.fs as pafs
 import xxhash
 
+from ray_st.training.lease import Fence
+
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
 _CHUNK = 1 << 20
@@ -49,11 +51,14 @@ class CheckpointStore:
         path: The run's folder, as its file system names it.
         filesystem: The file system; local by default.
         run_id: Name of this run, written into manifests, so that a restart adopts no other run's checkpoints.
+        fence: The right to write here, checked before anything is begun, sealed or deleted; None where nobody else can
+            write.
     """
 
     path: str
     filesystem: pafs.FileSystem = field(default_factory=pafs.LocalFileSystem)
     run_id: str = ""
+    fence: Fence | None = None
 
     def __post_init__(self) -> None:
         self._scratch: Path | None = None
@@ -82,8 +87,22 @@ class CheckpointStore:
         """Where a checkpoint lies, as its file system names it."""
         return f"{self.path.rstrip('/')}/{name}"
 
+    def check_fence(self) -> None:
+        """Makes sure that this run still holds its folder.
+
+        Raises:
+            LeaseLost: If another driver has taken it.
+        """
+        if self.fence is not None:
+            self.fence.check()
+
     def begin(self, step: int) -> Path:
-        """An empty local folder for the checkpoint of a step; an earlier checkpoint of this step is deleted."""
+        """An empty local folder for the checkpoint of a step; an earlier checkpoint of this step is deleted.
+
+        Raises:
+            LeaseLost: If another driver has taken the run's folder.
+        """
+        self.check_fence()
         if step in self.steps():
             self.delete(step)
         folder = self.local / f"{PREFIX}{step}"
@@ -98,6 +117,9 @@ class CheckpointStore:
         Args:
             folder: What :meth:`begin` returned, with all files in it.
             facts: What else the manifest says (cursor, seed, fingerprint of the plan).
+
+        Raises:
+            LeaseLost: If another driver has taken the run's folder: the checkpoint stays incomplete.
         """
         step = int(folder.name.removeprefix(PREFIX))
         files = {
@@ -107,6 +129,7 @@ class CheckpointStore:
         }
         manifest = {"format": 1, "run_id": self.run_id, "step": step, **facts, "files": files}
         if not self.is_local:
+            self.check_fence()
             self.filesystem.create_dir(self.location(folder.name), recursive=True)
             pafs.copy_files(
                 str(folder),
@@ -215,6 +238,7 @@ class CheckpointStore:
             CheckpointError: If it is not there, incomplete or damaged.
         """
         found = other.check(f"{PREFIX}{step}")
+        self.check_fence()
         for mine in self.steps():
             self.delete(mine)
         place = self.location(found.name)
@@ -227,7 +251,8 @@ class CheckpointStore:
         )
 
     def _declare(self, manifest: dict[str, Any]) -> Found:
-        """Writes a checkpoint's manifest, after all else."""
+        """Writes a checkpoint's manifest, after all else: the moment at which it becomes one."""
+        self.check_fence()
         name = f"{PREFIX}{manifest['step']}"
         with self.filesystem.open_output_stream(f"{self.location(name)}/{MANIFEST}") as stream:
             stream.write(json.dumps(manifest, indent=1).encode())
@@ -260,7 +285,12 @@ class CheckpointStore:
         return spare[:surplus]
 
     def delete(self, step: int) -> None:
-        """Deletes a checkpoint, its manifest first, so that a half-deleted one is never taken for complete."""
+        """Deletes a checkpoint, its manifest first, so that a half-deleted one is never taken for complete.
+
+        Raises:
+            LeaseLost: If another driver has taken the run's folder.
+        """
+        self.check_fence()
         root = self.location(f"{PREFIX}{step}")
         if self._has_manifest(step):
             self.filesystem.delete_file(f"{root}/{MANIFEST}")

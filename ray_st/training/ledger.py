@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,16 @@ class Ledger:
 
     Args:
         path: The file.
+        check: Called before anything is written; raises where that is forbidden.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, check: Callable[[], object] = bool) -> None:
+        self.path, self._check = Path(path), check
         self._unwritten = b""
 
     def rewind(self, step: int) -> None:
         """Takes back the lines of steps after ``step``."""
+        self._check()
         kept = [line for line in read_ledger(self.path) if line["step"] <= step] if self.path.exists() else []
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -42,6 +44,7 @@ class Ledger:
         line = {"step": step, "rows": [[int(row) for row in batch] for batch in batches]}
         self._unwritten += (json.dumps(line) + "\n").encode()
         with suppress(OSError):
+            self._check()
             self._append()
 
     def _append(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ray_st.data.encode import Encoding
+from ray_st.training.lease import Fence
 from ray_st.training.place import Place
 
 TRAIN_FEED = "train"
@@ -87,6 +88,7 @@ class Run:
         bar: Whether the driver has a terminal on which to show a bar.
         facts: What the order of samples depends on; goes into manifests.
         ledger: Whether to write down which rows each step used.
+        fence: The right to write into the run's folder; None for a run that keeps nothing.
     """
 
     run_id: str
@@ -99,6 +101,7 @@ class Run:
     bar: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
     ledger: bool = False
+    fence: Fence | None = None
 
 
 @dataclass(frozen=True)

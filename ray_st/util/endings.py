@@ -39,6 +39,12 @@ class Interrupted(RunEnded):
     exit_code = INTERRUPTED
 
 
+class LeaseLost(RunEnded):
+    """Another driver took the folder that this run was writing into; see :mod:`ray_st.training.lease`."""
+
+    exit_code = USER_ERROR
+
+
 class OutOfRetries(RunEnded):
     """Workers were lost more often than the run's ``max_failures`` allows; the text holds the last loss."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
@@ -14,8 +16,11 @@ from transformers import TrainerCallback
 from ray_st import SentenceTransformer
 from ray_st.losses import SoftmaxLoss
 from ray_st.models import Dense, StaticEmbedding
+from ray_st.training import lease
 from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.lease import Holder
 from ray_st.training.step import describe_weights
+from ray_st.util.endings import LeaseLost
 
 from .conftest import ROWS
 
@@ -137,3 +142,35 @@ def test_a_checkpoint_of_another_loss_is_refused(make: Any, sent: Any, tiny_fold
     other = make(loss=lambda model: SoftmaxLoss(model, 32, num_labels=2), **labelled)
     with pytest.raises(ValueError, match=r"expected the loss weights .*found"):
         sent(other).train(resume_from_checkpoint=saved)
+
+
+class TakenAt(TrainerCallback):
+    """Another driver takes the run's folder at a step."""
+
+    def __init__(self, store: CheckpointStore, step: int) -> None:
+        self.store, self.step = store, step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == self.step:
+            lease.write(self.store, Holder.here())
+
+
+def test_a_worker_whose_driver_lost_the_folder_ends_and_writes_nothing(make: Any, sent: Any) -> None:
+    running = sent(make(arguments=SAVING))
+    store = running.here.store
+    with lease.held(store, beat_s=3600.0, settle_s=0.0) as mine:
+        running.here.store = replace(store, fence=mine.fence)
+        running.add_callback(TakenAt(store, 2))
+        with pytest.raises(LeaseLost):
+            running.train()
+    assert store.steps() == [1]
+
+
+def test_a_folder_in_use_is_refused_before_anything_is_started(make: Any, tmp_path: Path) -> None:
+    trainer = make(arguments=SAVING)
+    store = CheckpointStore(str(tmp_path / "out"))
+    before = ray.is_initialized()
+    with lease.held(store, beat_s=0.05, settle_s=0.0), pytest.raises(lease.RunInUse, match="in use"):
+        trainer.train()
+    assert ray.is_initialized() == before
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [lease.LEASE]

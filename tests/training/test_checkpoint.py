@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pyarrow.fs as pafs
 import pytest
 from transformers.trainer_utils import rotate_checkpoints
 
+from ray_st.training import lease
 from ray_st.training.checkpoint import MANIFEST, CheckpointError, CheckpointStore
+from ray_st.training.lease import Holder, held
+from ray_st.util.endings import LeaseLost
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -268,3 +272,25 @@ def test_another_runs_checkpoint_becomes_this_ones(store: CheckpointStore) -> No
     with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         store.adopt(other, 20)
     assert store.steps() == [20]
+
+
+def test_who_lost_the_folder_writes_and_deletes_nothing(store: CheckpointStore) -> None:
+    """Any process that has a copy of the store: a worker of a driver that was stopped and taken over."""
+    with held(store, beat_s=3600.0, settle_s=0.0) as mine:
+        fenced = pickle.loads(pickle.dumps(replace(store, fence=mine.fence)))
+        write(fenced, 1)
+        begun = fenced.begin(2)
+        (begun / "weights").write_text("w")
+        lease.write(store, Holder.here())
+        writer: Any
+        for writer in (
+            lambda: fenced.seal(begun),
+            lambda: fenced.begin(1),
+            lambda: fenced.delete(1),
+            lambda: fenced.adopt(store, 1),
+        ):
+            with pytest.raises(LeaseLost, match="taken by process"):
+                writer()
+    assert store.newest().step == 1  # type: ignore[union-attr]
+    assert not (root(store) / "checkpoint-2" / MANIFEST).exists()
+    assert store.is_local or not (root(store) / "checkpoint-2").exists(), "nothing is uploaded"

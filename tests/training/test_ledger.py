@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ray_st.training.ledger import Ledger, read_ledger
+from ray_st.util.endings import LeaseLost
 
 
 def steps(path: Path) -> list[int]:
@@ -71,4 +72,18 @@ def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
     ledger.write(1, [[1]])
     with ledger.path.open("a") as stream:
         stream.write('{"step": 2, "ro')
+    assert steps(ledger.path) == [1]
+
+
+def test_who_lost_the_folder_writes_no_line(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise LeaseLost("taken")
+
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.write(1, [[1]])
+    lost = Ledger(ledger.path, refuse)
+    with pytest.raises(LeaseLost):
+        lost.write(2, [[2]])
+    with pytest.raises(LeaseLost):
+        lost.rewind(0)
     assert steps(ledger.path) == [1]

@@ -68,17 +68,21 @@ class Settings:
     population: Population | None = None
 
 
-def search_store(run_config: RunConfig | None, folder: Path) -> CheckpointStore:
+def search_store(run_config: RunConfig | None, folder: Path, search_id: str) -> CheckpointStore:
     """Where trials keep their checkpoints: in the search's folder, or where the user's configuration has storage.
+
+    There each search has a folder of its own: the storage may hold an earlier one of the same name, begun by a driver
+    whose machine and folder are gone.
 
     Args:
         run_config: The user's, or None.
         folder: The search's folder on this machine.
+        search_id: What tells the search from others of its name.
     """
     if run_config is None or run_config.storage_path is None:
         return CheckpointStore(str(folder))
-    named = dataclasses.replace(run_config, name=f"{run_config.name or 'searches'}/{folder.name}")
-    return open_store(named, folder.name)
+    parts = [run_config.name or "searches", folder.name, *([search_id] if search_id else [])]
+    return open_store(dataclasses.replace(run_config, name="/".join(parts)), folder.name)
 
 
 def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher) -> None:

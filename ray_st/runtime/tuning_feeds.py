@@ -48,6 +48,15 @@ class SharedData:
     rows: Mapping[tuple[str, str], SharedRows]
     window_bytes: int
 
+    def facts(self) -> dict[str, str]:
+        """Number of rows, and a hash of their texts and labels, by feed and dataset."""
+        return {
+            f"{feed.removesuffix(f':{name}')}.{name}".strip("."): (
+                f"{one.description.rows:,} rows ({one.description.fingerprint})"
+            )
+            for (feed, name), one in self.rows.items()
+        }
+
 
 def share(parts: Mapping[str, FeedPart]) -> SharedData:
     """Encodes the datasets of a run once.

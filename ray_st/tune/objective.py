@@ -132,18 +132,27 @@ def finite(values: Sequence[float]) -> bool:
 
 
 class _Asked(dict[str, float]):
-    """Figures that are all 0.5, remembering which were asked for."""
+    """Made-up figures, remembering which were asked for.
+
+    Args:
+        figure: Makes one from its name.
+    """
+
+    def __init__(self, figure: Callable[[str], float]) -> None:
+        super().__init__()
+        self._figure = figure
 
     def __missing__(self, name: str) -> float:
-        self[name] = 0.5
-        return 0.5
+        self[name] = self._figure(name)
+        return self[name]
 
 
-def try_out(compute: Any) -> tuple[list[str], Any]:
+def try_out(compute: Any, figure: Callable[[str], float] = lambda name: 0.5) -> tuple[list[str], Any]:
     """What a ``compute_objective`` asks for and gives, as far as calling it with made-up figures tells.
 
     Args:
         compute: A function of figures, the name of one, a list of names, or None.
+        figure: Makes a figure from its name.
 
     Returns:
         The names of the figures, and what it gave; None where that is not known.
@@ -152,7 +161,7 @@ def try_out(compute: Any) -> tuple[list[str], Any]:
         return [compute], 0.5
     if isinstance(compute, Sequence):
         return list(compute), [0.5] * len(compute)
-    asked = _Asked()
+    asked = _Asked(figure)
     try:
         found = None if compute is None else compute(asked)
     except (LookupError, TypeError, ValueError, ArithmeticError):

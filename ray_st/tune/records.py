@@ -8,12 +8,19 @@ import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 JOURNAL, SETTINGS, TABLE = "journal.jsonl", "search.json", "trials.csv"
+
+ID, FOUND = "id", "found"
+"""Keys in a search's settings: what tells it from others of its name, and facts of its encoded data."""
+
+_FIRST_SETTINGS = ("space", "directions", "seed", "ray_scope", "population")
+"""Settings of searches that have no :data:`ID`."""
 
 
 class RecordError(ValueError):
@@ -158,23 +165,66 @@ def apply(trials: list[TrialRecord], event: Mapping[str, Any]) -> None:
         trial.state, trial.reason = facts["state"], facts["reason"]
 
 
-def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> str:
     """Notes what a search is, or refuses to go on with one that was another.
 
     Args:
         folder: The search's folder.
         settings: What must stay the same, as plain values.
 
+    Returns:
+        What tells the search from others of its name; empty for one that was begun by a version without.
+
     Raises:
         RecordError: Naming what differs.
     """
-    path, now = folder / SETTINGS, json.loads(json.dumps(settings))
-    if not path.exists():
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(now, indent=1), encoding="utf-8")
-        temporary.replace(path)
-        return
-    then = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(settings))
+    if not (folder / SETTINGS).exists():
+        then = {ID: uuid.uuid4().hex[:12], **now}
+        _write_settings(folder, then)
+        return str(then[ID])
+    then = _read_settings(folder)
+    if ID not in then:  # there is nothing to compare the others with
+        now = {name: value for name, value in now.items() if name in then or name in _FIRST_SETTINGS}
+    _check_same(folder, {name: value for name, value in then.items() if name not in (ID, FOUND)}, now)
+    return str(then.get(ID, ""))
+
+
+def check_found(folder: Path, found: Mapping[str, Any]) -> None:
+    """Notes what was found out of a search's data when they were encoded; refuses others when it goes on.
+
+    Args:
+        folder: The search's folder.
+        found: The facts, as plain values.
+
+    Raises:
+        RecordError: Naming what differs.
+    """
+    then = _read_settings(folder)
+    if FOUND in then:
+        _check_same(folder, then[FOUND], json.loads(json.dumps(found)))
+    else:
+        _write_settings(folder, {**then, FOUND: found})
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged ({error}). Start the search under another name.") from error
+    if not isinstance(found, dict):
+        raise RecordError(f"{path} does not hold a search's settings. Start the search under another name.")
+    return found
+
+
+def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    temporary = (folder / SETTINGS).with_suffix(".tmp")
+    temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+    temporary.replace(folder / SETTINGS)
+
+
+def _check_same(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     differing = [
         f"{name} was {_shown(then.get(name))}, now {_shown(now.get(name))}"
         for name in dict.fromkeys([*then, *now])

@@ -13,12 +13,22 @@ from transformers.trainer_utils import BestRun
 
 from ray_st.training.run import TRAIN_FEED
 from ray_st.tune.candidate import Template
+from ray_st.tune.identity import argument_facts, objective_facts, trial_facts
 from ray_st.tune.objective import Objective, as_directions, as_scope, check_objective
 from ray_st.tune.options import SearchOptions, as_backend, as_options, trials_wanted
 from ray_st.tune.population import Population, make_population
 from ray_st.tune.progress import Progress
 from ray_st.tune.proofs import check_points, check_resting, check_trainer, prove
-from ray_st.tune.records import JOURNAL, TABLE, Journal, Summary, TrialRecord, check_settings, fold
+from ray_st.tune.records import (
+    JOURNAL,
+    TABLE,
+    Journal,
+    Summary,
+    TrialRecord,
+    check_found,
+    check_settings,
+    fold,
+)
 from ray_st.tune.report import write_report
 from ray_st.tune.retention import Retention
 from ray_st.tune.space import Space, as_space, describe, probe
@@ -61,14 +71,9 @@ def hyperparameter_search(
     """
     sequential = as_backend(backend) == "optuna"
     proved = prove_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
-    options, directions = proved.options, proved.objective.directions
+    options = proved.options
     folder = _folder(str(trainer.args.output_dir), options.name)
-    lasting = {"space": proved.distributions, "directions": list(directions), "seed": proved.seed}
-    if proved.objective.scope != "last":
-        lasting["ray_scope"] = proved.objective.scope
-    if proved.population is not None:
-        lasting["population"] = {"trials": proved.trials, **proved.population.describe()}
-    check_settings(folder, lasting)
+    search_id = check_settings(folder, _lasting(proved, trainer))
     study = Study(
         proved.space,
         proved.objective,
@@ -80,12 +85,37 @@ def hyperparameter_search(
         earlier=proved.earlier,
         storage=options.storage,
         name=folder.name,
+        search_id=search_id,
         hp_name=hp_name,
     )
     concurrent = 1 if sequential else options.max_concurrent_trials
-    search = _Search(proved, study, folder, concurrent)
+    search = _Search(proved, study, folder, search_id, concurrent)
     search.run(trainer)
     return search.results(sequential)
+
+
+def _lasting(proved: Proved, trainer: Any) -> dict[str, Any]:
+    """What must be the same when the search goes on; the number of trials, and on what they run, need not be."""
+    directions = proved.objective.directions
+    settings = {"space": proved.distributions, "directions": list(directions), "seed": proved.seed}
+    if proved.objective.scope != "last":
+        settings["ray_scope"] = proved.objective.scope
+    if proved.population is not None:
+        settings["population"] = {"trials": proved.trials, **proved.population.describe()}
+    example = proved.template(0, proved.values)
+    return {
+        **settings,
+        **objective_facts(proved.objective.compute),
+        "rungs": proved.options.rungs,
+        **trial_facts(example, trainer.evaluator, _workers(trainer.scaling_config)),
+        **argument_facts(trainer.args, proved.always_drawn),
+    }
+
+
+def _workers(scaling: Any) -> int:
+    """How many workers a trial has, as a search has it that is not started yet; a range is refused when it is."""
+    workers = 1 if scaling is None else scaling.num_workers
+    return workers if isinstance(workers, int) else 1
 
 
 @dataclass(frozen=True)
@@ -98,6 +128,7 @@ class Proved:
         space: The space.
         distributions: What it holds, by name.
         values: A trial's parameters, as an example.
+        always_drawn: Names that every trial sets.
         trials: How many trials there will be.
         earlier: Finished trials of an earlier search.
         options: How it is run.
@@ -110,6 +141,7 @@ class Proved:
     space: Space
     distributions: dict[str, Any]
     values: dict[str, Any]
+    always_drawn: frozenset[str]
     trials: int
     earlier: list[TrialRecord]
     options: SearchOptions
@@ -147,6 +179,7 @@ def prove_search(
         space,
         distributions,
         points[0].values,
+        frozenset(points[0].values).intersection(*(point.values for point in points)),
         trials,
         _earlier(options.warm_start),
         options,
@@ -214,12 +247,14 @@ class _Search:
         proved: What it is.
         study: Suggests parameters.
         folder: Its folder on this machine.
+        search_id: What tells it from others of its name.
         concurrent: Most trials at a time; None for as many as there is room for.
     """
 
     proved: Proved
     study: Study
     folder: Path
+    search_id: str
     concurrent: int | None
 
     def run(self, trainer: Any) -> None:
@@ -252,14 +287,15 @@ class _Search:
             if options.data_init is not None:
                 del parts[TRAIN_FEED]  # each trial has its own
             data = tuning_feeds.share(parts)
-            store = tuning.search_store(trainer.run_config, self.folder)
+            check_found(self.folder, data.facts())
+            store = tuning.search_store(trainer.run_config, self.folder, self.search_id)
             population = proved.population
             kit = tuning_trial.TrialKit(
                 template,
                 proved.objective,
                 data,
                 store,
-                self.folder.name,
+                f"{self.folder.name}-{self.search_id}" if self.search_id else self.folder.name,
                 need.scaling,
                 keeps=_rests(options, population),
             )

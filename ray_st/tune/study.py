@@ -17,7 +17,7 @@ from optuna.distributions import json_to_distribution
 from optuna.trial import Trial, TrialState, create_trial
 
 from ray_st.tune.objective import Objective, finite
-from ray_st.tune.records import Journal, TrialRecord, apply, fold
+from ray_st.tune.records import Journal, RecordError, TrialRecord, apply, fold
 from ray_st.tune.space import Space, draw, open_study
 
 STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
@@ -25,6 +25,9 @@ NUMBER = "ray_st:number"
 """The user attribute in Optuna's study that holds a trial's number in its search."""
 CHANGES = "ray_st:changes"
 """That which holds when a trial went on as a copy of another; its parameters there are those it began with."""
+
+SEARCH = "ray_st:search"
+"""The user attribute of Optuna's study that says whose it is."""
 
 Sampler = optuna.samplers.BaseSampler
 _STOPPING = (optuna.samplers.GridSampler, optuna.samplers.BruteForceSampler)
@@ -48,6 +51,7 @@ class Study:
         earlier: Trials of earlier searches to learn from.
         storage: Optuna's storage, or the URL of a database; by default in memory.
         name: The study's name in its storage.
+        search_id: What tells the search from others of its name.
         hp_name: Gives a trial's name from the Optuna trial.
     """
 
@@ -63,6 +67,7 @@ class Study:
         earlier: Sequence[TrialRecord] = (),
         storage: Any = None,
         name: str | None = None,
+        search_id: str = "",
         hp_name: Callable[[Any], str] | None = None,
     ) -> None:
         self._space, self._objective, self._journal, self._wanted = space, objective, journal, trials
@@ -77,6 +82,7 @@ class Study:
             directions=list(objective.directions),
             load_if_exists=True,
         )
+        _claim(self.study, search_id)
         self._ready: Callable[[TrialRecord], bool] = lambda record: True
         self._live: dict[int, Trial] = {}
         self._again = deque(record for record in self.records if record.state == "RUNNING")
@@ -258,6 +264,23 @@ class Study:
         return [
             r for r in complete if not any(_dominates(other, scores[r.number]) for other in scores.values())
         ]
+
+
+def _claim(study: optuna.Study, search_id: str) -> None:
+    """Refuses a study in a database that belongs to another search.
+
+    Raises:
+        RecordError: If it holds trials of one.
+    """
+    owner = study.user_attrs.get(SEARCH, "")
+    if study.get_trials(deepcopy=False) and owner != search_id:
+        raise RecordError(
+            f"storage: its study {study.study_name!r} holds {len(study.get_trials(deepcopy=False))} trials of another search, "
+            "whose folder is not this one's. Give the search another name or another storage; warm_start learns from the "
+            "folder of an earlier search."
+        )
+    if owner != search_id:
+        study.set_user_attr(SEARCH, search_id)
 
 
 def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:

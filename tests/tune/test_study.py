@@ -166,6 +166,17 @@ def test_a_database_keeps_no_running_trial(tmp_path: Path) -> None:
     ]
 
 
+def test_a_database_with_the_trials_of_another_search_is_refused(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    run(study(tmp_path, storage=storage, name="s", search_id="first"), 2)
+    assert len(study(tmp_path, storage=storage, name="s", search_id="first").study.trials) == 2
+    (tmp_path / "new").mkdir()
+    for search_id in ("second", ""):
+        with pytest.raises(RecordError, match="study 's' holds 2 trials of another search"):
+            study(tmp_path / "new", storage=storage, name="s", search_id=search_id)
+    study(tmp_path / "new", storage=storage, name="t", search_id="second")
+
+
 def test_several_objectives(tmp_path: Path) -> None:
     one = study(tmp_path, directions=("maximize", "minimize"))
     for values in ([1.0, 5.0], [2.0, 5.0], [1.0, 1.0]):

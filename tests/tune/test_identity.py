@@ -80,7 +80,10 @@ def _other_model(folder: Path) -> SentenceTransformer:
 
 
 CHANGES: dict[str, tuple[Any, str]] = {
-    "data": (lambda f: {"train_dataset": Dataset.from_dict({**FIRST, "score": [1.0, 0, 0, 0]})}, "data.train"),
+    "data": (
+        lambda f: {"train_dataset": Dataset.from_dict({**FIRST, "score": [1.0, 0, 0, 0]})},
+        "data.train",
+    ),
     "loss": (lambda f: {"loss": losses.AnglELoss}, "loss was"),
     "scale": (lambda f: {"loss": lambda model: losses.CoSENTLoss(model, scale=7)}, "loss was"),
     "weights": (lambda f: {"model_init": lambda: _other_model(f)}, "model was"),
@@ -147,7 +150,9 @@ def test_only_arguments_that_decide_are_compared(tmp_path: Path) -> None:
     args = SentenceTransformerTrainingArguments(str(tmp_path), report_to=[], use_cpu=True, seed=7)
     assert argument_facts(args, {"learning_rate"})["args.seed"] == 7
     assert "args.seed" not in argument_facts(args, {"seed"})
-    assert argument_facts(dataclasses.replace(args, dataloader_drop_last=True), ())["args.dataloader_drop_last"]
+    assert argument_facts(dataclasses.replace(args, dataloader_drop_last=True), ())[
+        "args.dataloader_drop_last"
+    ]
 
 
 # ---- the file ----

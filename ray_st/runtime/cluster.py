@@ -23,7 +23,7 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(logging_level=logging.WARNING)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:

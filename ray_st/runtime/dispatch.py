@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from ray_st.training.parts import prompt_lengths
 from ray_st.training.place import Place
 from ray_st.training.run import FeedPart, Outcome, Run
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
+from ray_st.util.screen import has_bar
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def dispatch(errand: Errand) -> Outcome:
             resume_from=start.path,
             resume_name=start.name,
             prompt_lengths=prompt_lengths(parts),
-            bar=sys.stderr.isatty() and not args.disable_tqdm,
+            bar=has_bar() and not args.disable_tqdm,
+            log_level=args.get_process_log_level(),
             facts=storage.facts_of(fed),
             ledger=args.ledger and keeps,
             fence=store.fence,

@@ -24,11 +24,12 @@ from ray_st.data.feed import Planner
 from ray_st.runtime.beside import Beside, open_desk
 from ray_st.runtime.callbacks import StopAtRepeatableErrors
 from ray_st.runtime.cluster import default_scaling
+from ray_st.runtime.console import shown
 from ray_st.runtime.failures import RunStopped
 from ray_st.runtime.feed_config import FeedConfig
 from ray_st.runtime.feeds import Epochs, RayFeed, Shelf
 from ray_st.runtime.ingest import default_window_bytes, ingest
-from ray_st.runtime.oversight import overseen, watched
+from ray_st.runtime.oversight import overseen, tower_of, watched
 from ray_st.runtime.sealed import Sealed
 from ray_st.runtime.storage import open_store
 from ray_st.runtime.worker import work
@@ -140,14 +141,16 @@ def launch(
     sealed = Sealed(run)
     with ExitStack() as stack:
         desk = stack.enter_context(open_desk(beside, sealed, feeds))
-        oversight = None
+        name, oversight = str(run_config.name), None
+        tower = stack.enter_context(tower_of(name))
+        channel = stack.enter_context(shown(tower, name))
         if TRAIN_FEED in feeds:
             assert lease is not None
             lease.fence.check()  # encoding may have taken long
-            oversight = stack.enter_context(overseen(run_config, lease))
+            oversight = stack.enter_context(overseen(tower, name, lease))
             run_config = watched(run_config, oversight)
         outcome = run_workers(
-            lambda: work(sealed.open(), desk, oversight),
+            lambda: work(sealed.open(), channel, desk, oversight),
             scaling,
             run_config,
             torch_config=torch_config,
@@ -179,6 +182,8 @@ def run_workers(
         OutOfRetries: If workers were lost more often than ``run_config`` allows.
     """
     run_config = _stopping_at_repeatable_errors(run_config)
+    # Ray Train's workers write what is printed twice, through a logger and as it is; ours have a console of their own.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     sealed = Sealed(task)
     trainer = TorchTrainer(
         lambda: cloudpickle.dumps(sealed.open()()), scaling_config=scaling, run_config=run_config, **options

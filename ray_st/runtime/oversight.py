@@ -31,7 +31,7 @@ from ray_st.training.stopping import RollCall
 from ray_st.training.tally import Tally
 from ray_st.training.watchdog import STEP_LIMIT_S, Watchdog, stacks
 from ray_st.util.endings import HangError, Moved, Why
-from ray_st.util.events import LOG_FORMAT, send_to, set_context, speaks_json, tell
+from ray_st.util.events import set_context, speaks_json, tell
 from ray_st.util.hang import Hang
 
 STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
@@ -52,14 +52,12 @@ class Oversight:
         tower: The run's tower.
         run: Its name.
         started: When it began, in seconds since 1970.
-        log_format: Of its events.
         step_limit_s: See :data:`STEP_LIMIT`.
     """
 
     tower: Any
     run: str
     started: float
-    log_format: str
     step_limit_s: float
 
 
@@ -67,35 +65,38 @@ class Oversight:
 
 
 @contextmanager
-def overseen(run_config: RunConfig, lease: Lease) -> Iterator[Oversight]:
-    """Has SIGTERM stop the run after a checkpoint, and the loss of its folder at once, while the context is open.
+def tower_of(run: str) -> Iterator[Any]:
+    """The actor of a run that driver and workers talk through, while the context is open.
 
     Args:
-        run_config: With the run's name.
-        lease: The run's folder.
+        run: The run's name.
     """
     # On no other node, which may be lost without the driver: soft affinity is not kept under load.
     here = {NODE_ID: ray.get_runtime_context().get_node_id()}
     actor: Any = ray.remote(Tower)
-    tower = actor.options(num_cpus=0, label_selector=here).remote(str(run_config.name))
-    set_context(run=run_config.name)
+    tower = actor.options(num_cpus=0, label_selector=here).remote(run)
     try:
-        with ExitStack() as stack:
-            lease.when_lost(lambda: _stop(tower))
-            stack.enter_context(_stopping_at_sigterm(tower))
-            if speaks_json():
-                stack.enter_context(_lines_of(tower))
-                folder = lease.fence.path
-                tell("run.started", f"run {run_config.name} in {folder}", folder=folder)
-            yield Oversight(
-                tower,
-                str(run_config.name),
-                time.time(),
-                os.environ.get(LOG_FORMAT, "text"),
-                float(os.environ.get(STEP_LIMIT, STEP_LIMIT_S)),
-            )
+        yield tower
     finally:
         ray.kill(tower)
+
+
+@contextmanager
+def overseen(tower: Any, run: str, lease: Lease) -> Iterator[Oversight]:
+    """Has SIGTERM stop the run after a checkpoint, and the loss of its folder at once, while the context is open.
+
+    Args:
+        tower: The run's tower.
+        run: The run's name.
+        lease: The run's folder.
+    """
+    set_context(run=run)
+    lease.when_lost(lambda: _stop(tower))
+    with _stopping_at_sigterm(tower):
+        if speaks_json():
+            folder = lease.fence.path
+            tell("run.started", f"run {run} in {folder}", folder=folder)
+        yield Oversight(tower, run, time.time(), float(os.environ.get(STEP_LIMIT, STEP_LIMIT_S)))
 
 
 @contextmanager
@@ -129,31 +130,6 @@ def _stop(tower: Any) -> None:
         ray.get(tower.stop.remote())
 
 
-@contextmanager
-def _lines_of(tower: Any) -> Iterator[None]:
-    """Writes the lines of the workers into the driver's log."""
-    over = threading.Event()
-
-    def write(lines: list[str]) -> None:
-        for line in lines:
-            print(line, flush=True)  # noqa: T201  the log
-
-    def pump() -> None:
-        with suppress(RayError):
-            while not over.is_set():
-                write(ray.get(tower.lines.remote()))
-
-    thread = threading.Thread(target=pump, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        with suppress(RayError):
-            ray.get(tower.close_lines.remote())
-        thread.join()
-
-
 def watched(run_config: RunConfig, oversight: Oversight) -> RunConfig:
     """A run's configuration, with what watches its workers.
 
@@ -178,10 +154,7 @@ def attended(trainer: Any, place: Place, oversight: Oversight) -> Iterator[None]
         oversight: The run's.
     """
     tower, rank = oversight.tower, place.world.rank
-    os.environ[LOG_FORMAT] = oversight.log_format
-    set_context(run=oversight.run, rank=rank)
     if speaks_json():
-        send_to(lambda line: ray.get(tower.tell.remote(line)))
         trainer.remove_callback(ProgressReport)
     watchdog = Watchdog(rank, lambda hang: _give_up(hang, place, tower), oversight.step_limit_s)
     figures = RunFigures(oversight.run)

@@ -1,4 +1,4 @@
-"""The actor that a run's driver and workers watch: wishes to stop, hangs, lost workers, lines for the driver's log.
+"""The actor that a run's driver and workers watch: wishes to stop, hangs, lost workers, what the console shows.
 
 It imports nothing heavy, so that its process starts at once. It belongs to the driver and outlives worker groups.
 """
@@ -15,6 +15,7 @@ import ray
 
 from ray_st.runtime.metrics import count
 from ray_st.util.booked import Booked
+from ray_st.util.screen import BarMove
 
 POLL_S = 20.0
 """How long a question waits for its answer; then it is asked anew."""
@@ -54,7 +55,7 @@ class Tower:
         self._groups = 0
         self._causes: set[str] = set()
         self._booked = Booked()
-        self._lines: asyncio.Queue[str] = asyncio.Queue()
+        self._said: asyncio.Queue[str | BarMove | None] = asyncio.Queue()
 
     async def _until(self, true: Callable[[], bool], wait_s: float) -> None:
         async with self._changed:
@@ -141,21 +142,21 @@ class Tower:
         """These seconds at a step; later ones are dropped."""
         return self._booked.total_at(step)
 
-    # ---- lines ----
+    # ---- the driver's console ----
 
-    async def tell(self, line: str) -> None:
-        """Takes a line for the driver's log."""
-        self._lines.put_nowait(line)
+    async def tell(self, item: str | BarMove) -> None:
+        """Takes a line for the driver's console, or a move of its bar."""
+        self._said.put_nowait(item)
 
     async def close_lines(self) -> None:
         """Lets who waits for lines go."""
-        self._lines.put_nowait("")
+        self._said.put_nowait(None)
 
-    async def lines(self) -> list[str]:
-        """The lines that have come; waits for the first, but not for ever."""
+    async def lines(self) -> list[str | BarMove]:
+        """What has come since the last call; waits for the first item, but not for ever."""
         found = []
         with suppress(asyncio.TimeoutError):
-            found.append(await asyncio.wait_for(self._lines.get(), POLL_S))
-        while not self._lines.empty():
-            found.append(self._lines.get_nowait())
-        return [line for line in found if line]
+            found.append(await asyncio.wait_for(self._said.get(), POLL_S))
+        while not self._said.empty():
+            found.append(self._said.get_nowait())
+        return [item for item in found if item is not None]

@@ -13,7 +13,7 @@ import ray
 import ray.train
 from ray.train import Checkpoint, CheckpointUploadMode
 
-from ray_st.runtime.bar import open_bar
+from ray_st.runtime.console import Channel, speaking
 from ray_st.runtime.oversight import Oversight, attended
 from ray_st.training.beside import Desk
 from ray_st.training.checkpoint import CheckpointStore, Found
@@ -24,11 +24,14 @@ from ray_st.util.events import tell
 from ray_st.world import World
 
 
-def work(run: Run, desk: Desk | None = None, oversight: Oversight | None = None) -> Outcome | None:
+def work(
+    run: Run, channel: Channel, desk: Desk | None = None, oversight: Oversight | None = None
+) -> Outcome | None:
     """Builds the trainer at this worker's place and runs its task.
 
     Args:
         run: The run.
+        channel: The way to the driver's console.
         desk: Where evaluations beside training are ordered; None where the workers evaluate.
         oversight: How training is watched; None for a task that is over soon.
 
@@ -37,10 +40,11 @@ def work(run: Run, desk: Desk | None = None, oversight: Oversight | None = None)
     """
     _quiet_reports()
     gc.freeze()  # what imports made stays; a full collection, with which training begins, need not look at it
-    place = dataclasses.replace(_place(run), desk=desk)
-    trainer = run.build(place)
-    with attended(trainer, place, oversight) if oversight else nullcontext():
-        outcome = run.task(trainer, _start(run, place.store))
+    place = dataclasses.replace(_place(run, channel), desk=desk)
+    with speaking(channel, place.world, run.log_level):
+        trainer = run.build(place)
+        with attended(trainer, place, oversight) if oversight else nullcontext():
+            outcome = run.task(trainer, _start(run, place.store))
     return outcome if place.world.is_first else None
 
 
@@ -63,7 +67,7 @@ def world_of_worker() -> World:
     )
 
 
-def _place(run: Run) -> Place:
+def _place(run: Run, channel: Channel) -> Place:
     storage = ray.train.get_context().get_storage()
     store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id, run.fence)
     shards: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.feeds}
@@ -75,7 +79,7 @@ def _place(run: Run) -> Place:
         evals=eval_names(shards),
         prompt_lengths=run.prompt_lengths,
         report=_Report(store),
-        open_bar=open_bar if run.bar else None,
+        open_bar=channel.open_bar if run.bar else None,
         facts=run.facts,
         ledger=Ledger(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger and world.is_first else None,
     )

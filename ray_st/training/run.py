@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -85,7 +86,8 @@ class Run:
         resume_from: Path of the checkpoint folder from which the run starts, or None.
         resume_name: Name of the checkpoint of the run's own folder from which it starts, or None.
         prompt_lengths: For each dataset, the number of prompt tokens of each text column.
-        bar: Whether the driver has a terminal on which to show a bar.
+        bar: Whether the driver's console can show a bar.
+        log_level: Least level of ``logging`` records that the driver's console shows.
         facts: What the order of samples depends on; goes into manifests.
         ledger: Whether to write down which rows each step used.
         fence: The right to write into the run's folder; None for a run that keeps nothing.
@@ -99,6 +101,7 @@ class Run:
     resume_name: str | None = None
     prompt_lengths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     bar: bool = False
+    log_level: int = logging.WARNING
     facts: Mapping[str, Any] = field(default_factory=dict)
     ledger: bool = False
     fence: Fence | None = None

@@ -1,0 +1,74 @@
+"""Lines and one progress bar on this process's console: a terminal, a notebook, or a job's log."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class BarMove:
+    """Where a progress bar is.
+
+    Args:
+        step: Steps done.
+        total: Steps in all.
+        text: What stands before the bar.
+        closed: Whether it has ended.
+    """
+
+    step: int
+    total: int
+    text: str = ""
+    closed: bool = False
+
+
+def has_bar() -> bool:
+    """Whether this process's console can show a bar: a terminal, or a notebook."""
+    return sys.stderr.isatty() or in_notebook()
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    return "ipykernel.zmqshell" in sys.modules
+
+
+class Screen:
+    """Shows lines on standard output, above a bar if there is one. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._lock = threading.Lock()
+
+    def show(self, item: str | BarMove) -> None:
+        """Writes a line, or moves the bar."""
+        with self._lock:
+            if isinstance(item, BarMove):
+                self._move(item)
+            elif self._bar is None:
+                sys.stdout.write(item + "\n")
+                sys.stdout.flush()
+            else:
+                tqdm.write(item, file=sys.stdout)
+
+    def _move(self, to: BarMove) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=to.total, unit="step")
+        self._bar.set_description_str(to.text, refresh=False)
+        self._bar.update(to.step - self._bar.n)
+        if to.closed:
+            self._close_bar()
+
+    def close(self) -> None:
+        """Ends the bar, if there is one: a run that failed left it open."""
+        with self._lock:
+            self._close_bar()
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

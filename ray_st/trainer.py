@@ -25,6 +25,7 @@ from ray_st.training.prompting import PromptingTrainer
 from ray_st.training.refusals import check_arguments, check_in_place, check_losses, make_folder
 from ray_st.training.renewing import check_optimizer, make_losses
 from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, eval_feed
+from ray_st.training.run_header import subject
 from ray_st.training.searching import SearchingTrainer
 from ray_st.training.step import describe_weights
 from ray_st.training.travel import (
@@ -367,6 +368,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             Errand(
                 args=self.args,
                 weights=describe_weights(self.model),
+                subject=subject(self.model, self.loss),
                 build=self._describe().rebuild,
                 task=task,
                 make_parts=make_parts,

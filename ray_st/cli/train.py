@@ -10,7 +10,7 @@ from typing import Any
 from ray_st.cli.checks import RunFileError, at, check_keys
 from ray_st.cli.figures import table
 from ray_st.cli.runfile import RunFile, read_run
-from ray_st.util.events import FORMATS, tell
+from ray_st.util.events import FORMATS, speaks_json, tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     except OSError as error:  # a folder that cannot be made, a file that cannot be read
         raise RunFileError(f"{options.file}: {error}") from error
     if options.check:
-        print(f"{options.file}: nothing speaks against this run")
+        print(f"{options.file}: OK: the run file is valid")
         return
     before = job.figures()
     resume = options.resume or (options.go_on and job.has_checkpoint())
@@ -55,6 +55,8 @@ def run(options: argparse.Namespace) -> None:
         tell("eval.figures", table(("before", "after"), (before, after)), before=before, after=after)
     place = job.publish()
     tell("run.finished", f"model: {place}", model=place)
+    if not speaks_json():
+        print(f"next: ray-st encode {place} TEXTS.csv VECTORS.parquet --column NAME")
 
 
 @dataclass(frozen=True)

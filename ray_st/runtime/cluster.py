@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -23,7 +24,9 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    # Ray's own variable brings its messages, and all that workers print, to this console.
+    log_to_driver = None if "RAY_LOG_TO_DRIVER" in os.environ else False
+    ray.init(log_to_driver=log_to_driver, logging_level=logging.ERROR)
     try:
         yield
     finally:
@@ -34,6 +37,32 @@ def default_scaling() -> ScalingConfig:
     """One worker for each GPU of the cluster, or one CPU worker."""
     gpus = int(ray.cluster_resources().get("GPU", 0))
     return ScalingConfig(num_workers=max(gpus, 1), use_gpu=gpus > 0)
+
+
+def takes_all_cores(scaling: ScalingConfig | None) -> bool:
+    """Whether a worker computes with all cores of its node: the only one there is, on a CPU, as nobody said otherwise.
+
+    Ray gives a worker as many threads as it asked for CPUs, one by default; on a machine that has nothing else to do, most
+    cores would idle.
+
+    Args:
+        scaling: The user's, or None.
+    """
+    return scaling is None and "OMP_NUM_THREADS" not in os.environ and not default_scaling().use_gpu
+
+
+def cores_of_node() -> int:
+    """The CPUs that this process's node has, by Ray's count, which knows a container's limit."""
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
+    return max(int(node["Resources"].get("CPU", 0)), 1)
+
+
+def resources_of_worker(scaling: ScalingConfig) -> dict[str, float]:
+    """What each worker of a scaling gets, by the name of the resource."""
+    each: dict[str, float] = dict(scaling.resources_per_worker or {})  # type: ignore[arg-type]
+    each.setdefault("GPU" if scaling.use_gpu else "CPU", 1)
+    return each
 
 
 def check_fits(scaling: ScalingConfig, beside: Mapping[str, float] = MappingProxyType({})) -> None:
@@ -49,8 +78,7 @@ def check_fits(scaling: ScalingConfig, beside: Mapping[str, float] = MappingProx
     workers = scaling.num_workers
     if not isinstance(workers, int):
         return
-    each: dict[str, float] = dict(scaling.resources_per_worker or {})  # type: ignore[arg-type]
-    each.setdefault("GPU" if scaling.use_gpu else "CPU", 1)
+    each = resources_of_worker(scaling)
     have = ray.cluster_resources()
     wanted = {name: each.get(name, 0) * workers + beside.get(name, 0) for name in {**each, **beside}}
     lacking = {name: amount for name, amount in wanted.items() if amount > have.get(name, 0)}

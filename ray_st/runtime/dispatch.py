@@ -17,6 +17,7 @@ from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.parts import prompt_lengths
 from ray_st.training.place import Place
 from ray_st.training.run import FeedPart, Outcome, Run
+from ray_st.training.run_header import header, starting
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.screen import has_bar
 
@@ -28,6 +29,7 @@ class Errand:
     Args:
         args: Its training arguments.
         weights: What there is to say of its model's weights.
+        subject: What is trained, and with what, for the first line that users see.
         build: Makes it again at a worker's place.
         task: What it does there.
         make_parts: Makes the run's data parts for a number of workers; refuses what cannot work.
@@ -39,6 +41,7 @@ class Errand:
 
     args: SentenceTransformerTrainingArguments
     weights: str
+    subject: str
     build: Callable[[Place], Any]
     task: Callable[[Any, str | None], Any]
     make_parts: Callable[[int], dict[str, FeedPart]]
@@ -67,6 +70,8 @@ def dispatch(errand: Errand) -> Outcome:
             _check_ledger(store)
         start = storage.find_checkpoint(store, errand.resume)
         storage.check_model(start, errand.weights)
+        if keeps:
+            launch.say(header(args, str(run_config.name), store.path, errand.subject))
         stack.enter_context(cluster.connected())
         scaling = launch.resolve_scaling(errand.scaling_config, args.use_cpu)
         workers = launch.workers_of(scaling)
@@ -90,11 +95,17 @@ def dispatch(errand: Errand) -> Outcome:
             facts=storage.facts_of(fed),
             ledger=args.ledger and keeps,
             fence=store.fence,
+            all_cores=workers == 1 and cluster.takes_all_cores(errand.scaling_config),
         )
         feeds = {name: part.feed for name, part in fed.items()}
         beside = Beside(store, workers, aside) if aside else None
         group = launch.process_group(args)
-        return launch.launch(run, feeds, scaling, run_config, beside, torch_config=group, lease=lease)
+        launch.say([starting(workers, cluster.resources_of_worker(scaling))] if keeps else [])
+        outcome = launch.launch(run, feeds, scaling, run_config, beside, torch_config=group, lease=lease)
+        launch.say(
+            [f"checkpoints are in {store.path}; the model here has the trained weights"] if keeps else []
+        )
+        return outcome
 
 
 def _evaluates_beside(args: SentenceTransformerTrainingArguments) -> bool:

@@ -93,7 +93,7 @@ def open_source(source: Any, encoding: Encoding, label: str) -> ray.data.Dataset
     step.ray_remote_args.update(beside_workers())
     opened.context.execution_options.preserve_order = True
     opened.context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its plan and its timings, for each dataset
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan, its timings, its guesses about CPUs
     return opened
 
 

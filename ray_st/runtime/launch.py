@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -39,6 +39,7 @@ from ray_st.training.lease import Lease
 from ray_st.training.progress import write_line
 from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, Run
 from ray_st.util.endings import Interrupted, LeaseLost, OutOfRetries
+from ray_st.util.events import speaks_json
 
 BAD_ROWS = "bad-rows"
 """How the files begin that list the rows that were left out."""
@@ -93,6 +94,13 @@ def make_feed(part: FeedPart) -> Fed:
         summary=summary(part, ingested, arrangement, plan),
         faults={name: described.faults for name, described in ingested.items()},
     )
+
+
+def say(lines: Iterable[str]) -> None:
+    """Writes lines for people; a program that reads events has the same facts in those."""
+    if not speaks_json():
+        for line in lines:
+            write_line(line)
 
 
 def announce(fed: Mapping[str, Fed], store: CheckpointStore) -> None:

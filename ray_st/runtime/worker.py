@@ -11,8 +11,10 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 
+from ray_st.runtime.cluster import cores_of_node
 from ray_st.runtime.console import Channel, speaking
 from ray_st.runtime.oversight import Oversight, attended
 from ray_st.training.beside import Desk
@@ -40,6 +42,8 @@ def work(
     """
     _quiet_reports()
     gc.freeze()  # what imports made stays; a full collection, with which training begins, need not look at it
+    if run.all_cores:
+        torch.set_num_threads(cores_of_node())
     place = dataclasses.replace(_place(run, channel), desk=desk)
     with speaking(channel, place.world, run.log_level):
         trainer = run.build(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,15 @@ from transformers import IntervalStrategy
 from ray_st.data.columns import check_batch
 from ray_st.data.prompts import prompts_of
 from ray_st.training.loop import TrainingLoop
-from ray_st.training.parts import epochs_needed, is_mixture, loss_for, make_part, named, opened
+from ray_st.training.parts import (
+    epochs_needed,
+    is_mixture,
+    loss_for,
+    make_part,
+    named,
+    negatives_pool,
+    opened,
+)
 from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, eval_feed
 from ray_st.training.sampling import (
     SamplerMaker,
@@ -168,6 +177,7 @@ class DescribedData(TrainingLoop):
         if kind == "train_dataset":
             check_sampler(self.args, part.encoding.columns, batch_size, label)
             check_batch(part.encoding.columns, loss, batch_size, world_size, label)
+            part = dataclasses.replace(part, pool=negatives_pool(loss, batch_size, world_size))
         return part
 
     def _extras(self) -> dict[str, Any]:

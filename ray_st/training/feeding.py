@@ -154,9 +154,9 @@ def summary(
 def _dataset_line(name: str, dataset: DataPart, described: Ingested, windows: int) -> str:
     keys = described.keys
     facts = [f"{len(keys):,} rows in {windows:,} window(s)", f"global batch {dataset.batch_size:,}"]
-    texts = len(dataset.encoding.columns.texts)
-    if texts > 1:
-        facts.append(f"up to {(dataset.batch_size - 1) * (texts - 1) + texts - 2:,} negatives an anchor")
+    if dataset.pool is not None:
+        whole = " (gather_across_devices=True: from all)" * (dataset.pool < dataset.batch_size)
+        facts.append(f"in-batch negatives from {dataset.pool:,} rows{whole}")
     facts.append(f"{_duplicate_share(keys.hashes):.1%} of rows share a text")
     if keys.tokens is not None and keys.tokens.any():
         facts.append(f"{keys.tokens.sum():,} tokens, {keys.tokens.mean():.0f} a row")

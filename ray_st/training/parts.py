@@ -131,6 +131,19 @@ def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:
     return loss[dataset]
 
 
+def negatives_pool(loss: nn.Module, batch_size: int, world_size: int) -> int | None:
+    """How many rows in-batch negatives come from: a worker's, or all of a global batch; None for a loss without them.
+
+    Args:
+        loss: The loss.
+        batch_size: Rows of a global batch.
+        world_size: Number of workers.
+    """
+    if not getattr(loss, "in_batch_negatives", False):  # a loss of the user's own may be any module
+        return None
+    return batch_size if getattr(loss, "gather_across_devices", False) else math.ceil(batch_size / world_size)
+
+
 def epochs_needed(args: Any, global_batch: int) -> Callable[[int], int]:
     """How many epochs a run needs at most, as a function of the number of rows.
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ray_st.training.run_header import computing
 from ray_st.util.events import tell
 
 
@@ -60,6 +61,9 @@ class ProgressReport(TrainerCallback):
         batch = getattr(args, "global_train_batch_size", None)
         batch = batch or args.per_device_train_batch_size * args.world_size
         self._global_batch = batch * args.gradient_accumulation_steps
+        from_where = f"going on after step {state.global_step} of" if state.global_step else "training for"
+        workers = f"{args.world_size} workers, each: " if args.world_size > 1 else ""
+        self._write(f"{workers}{computing(args)}; {from_where} {state.max_steps} steps")
         if self._open_bar is not None:
             self._bar = self._open_bar(state.max_steps)
             self._bar.update(state.global_step)
@@ -96,6 +100,11 @@ class ProgressReport(TrainerCallback):
             return
         if "loss" in logs:
             self._loss = f"loss {logs['loss']:.4f}  "
+        elif "train_runtime" in logs:
+            self._write(
+                f"trained to step {state.global_step}/{state.max_steps} in {logs['train_runtime']:.0f} s"
+                f"  mean loss {logs.get('train_loss', 0):.4f}"
+            )
         else:
             figures = "  ".join(f"{key} {_short(value)}" for key, value in logs.items() if key != "epoch")
             self._write(f"step {state.global_step}/{state.max_steps}  {figures}")

@@ -11,7 +11,7 @@ from ray_st.util.events import speaks_json, tell
 
 
 class EventReport(TrainerCallback):
-    """Tells of figures and checkpoints in JSON logs; in text, the progress report has what people want to read.
+    """Tells of checkpoints, and in JSON logs of figures; in text, the progress report has what people want to read.
 
     Args:
         trainer: The worker's trainer.
@@ -38,9 +38,9 @@ class EventReport(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tells of a checkpoint."""
-        if _speaks(state) and self._trainer._saved == state.global_step:
+        if state.is_world_process_zero and self._trainer._saved == state.global_step:
             seconds = round(time.monotonic() - self._last, 3)
-            message = f"checkpoint of step {state.global_step} written"
+            message = f"step {state.global_step}/{state.max_steps}  checkpoint written"
             tell("checkpoint.written", message, step=state.global_step, seconds=seconds)
 
 

@@ -38,6 +38,7 @@ class DataPart:
         batch_size: Rows of a global batch.
         make_sampler: Makes the batch sampler from the keys of the rows, or of a window's rows, and a seed.
         prompt_lengths: Number of prompt tokens of each text column.
+        pool: How many rows in-batch negatives come from; None for a loss without them.
     """
 
     label: str
@@ -46,6 +47,7 @@ class DataPart:
     batch_size: int
     make_sampler: Callable[[Any, int], Any]
     prompt_lengths: Mapping[str, int] = field(default_factory=dict)
+    pool: int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Run:
         facts: What the order of samples depends on; goes into manifests.
         ledger: Whether to write down which rows each step used.
         fence: The right to write into the run's folder; None for a run that keeps nothing.
+        all_cores: Whether a worker computes with all cores of its node, not only with those that it asked for.
     """
 
     run_id: str
@@ -105,6 +108,7 @@ class Run:
     facts: Mapping[str, Any] = field(default_factory=dict)
     ledger: bool = False
     fence: Fence | None = None
+    all_cores: bool = False
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,12 @@ class RollCall(TrainerCallback):
         """
         if not self._agreed:
             return
-        message = f"{REASONS[self._agreed]}: stopped after step {state.global_step}"
+        message = f"{REASONS[self._agreed]}: stopped after step {state.global_step} of {state.max_steps}"
         if state.is_world_process_zero:
             tell("stop.saved", message, step=state.global_step, reason=self._agreed.name.lower())
         if self._agreed is Why.STOP:
-            raise Interrupted(message)
+            raise Interrupted(
+                f"{message}; its checkpoint is in {self._trainer.here.store.path}: go on with "
+                "train(resume_from_checkpoint=True), or ray-st train RUN.yaml --continue"
+            )
         raise Moved(self._agreed, message)

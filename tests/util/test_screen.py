@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from ray_st.util import screen
+from ray_st.util.screen import BarMove, Screen
+
+
+def test_lines_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().show("a line")
+    assert capsys.readouterr() == ("a line\n", "")
+
+
+def test_lines_stand_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Screen()
+    shown.show(BarMove(0, 10))
+    shown.show("a line")
+    shown.show(BarMove(10, 10, "loss 0.5", closed=True))
+    out, err = capsys.readouterr()
+    assert out == "a line\n"
+    assert err.splitlines()[-1].rpartition("\r")[2].startswith("loss 0.5: 100%")
+
+
+def test_a_bar_that_a_failed_run_left_open_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Screen()
+    shown.show(BarMove(3, 10))
+    shown.close()
+    shown.show("what went wrong")
+    out, err = capsys.readouterr()
+    assert (out, err[-1]) == ("what went wrong\n", "\n")
+    assert "3/10" in err
+
+
+@pytest.mark.parametrize(
+    ("terminal", "modules", "bar"),
+    [(False, {}, False), (True, {}, True), (False, {"ipykernel.zmqshell": None}, True)],
+)
+def test_where_there_can_be_a_bar(
+    terminal: bool, modules: dict[str, None], bar: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screen.sys.stderr, "isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(screen.sys, "modules", modules)
+    assert screen.has_bar() is bar

@@ -125,7 +125,7 @@ def test_what_a_run_will_do_is_said(cluster: None, tiny_model: Any, tmp_path: Pa
         ).summary
     )
     assert (
-        "90 rows in 1 window(s), global batch 30, up to 29 negatives an anchor, 33.3% of rows share a text"
+        "90 rows in 1 window(s), global batch 30, in-batch negatives from 30 rows, 33.3% of rows share a text"
         in said
     )
     assert "one text occurs 30 times" in said

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_st import losses
+from ray_st.training.parts import negatives_pool
+from ray_st.training.run_header import header, starting, subject
+from ray_st.training_args import SentenceTransformerTrainingArguments
+
+
+def test_the_subject_names_model_size_and_losses(tiny_model: Any) -> None:
+    loss = losses.CoSENTLoss(tiny_model)
+    said = subject(tiny_model, {"a": loss, "b": losses.SoftmaxLoss(tiny_model, 32, 3), "c": loss})
+    assert said.startswith("SentenceTransformer(Transformer, Pooling), ")
+    assert said.endswith("K weights; CoSENTLoss, SoftmaxLoss")
+
+
+def test_the_subject_counts_what_is_trained(tiny_model: Any) -> None:
+    for weight in tiny_model.parameters():
+        weight.requires_grad_(False)
+    assert ", 0 of them trained weights;" in subject(tiny_model, losses.CoSENTLoss(tiny_model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "evaluation: none; checkpoints: every 500 steps"),
+        (
+            {"eval_strategy": "steps", "eval_steps": 0.1, "save_strategy": "no"},
+            "evaluation: every 10% of all steps; checkpoints: none",
+        ),
+        (
+            {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "loss"},
+            "evaluation: every epoch; checkpoints: best",
+        ),
+    ],
+)
+def test_the_header(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
+    args = SentenceTransformerTrainingArguments(str(tmp_path), **arguments)
+    lines = header(args, "sts", "/runs/sts", "a model")
+    assert lines == ["run sts: a model", "folder: /runs/sts", said]
+
+
+def test_what_is_started() -> None:
+    assert starting(1, {"CPU": 1}).startswith("starting 1 worker with CPU 1; ")
+    assert starting(8, {"GPU": 1, "CPU": 0.5}).startswith("starting 8 workers, each with GPU 1, CPU 0.5; ")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "pool"),
+    [
+        ("CoSENTLoss", {}, None),
+        ("MultipleNegativesRankingLoss", {}, 11),
+        ("MultipleNegativesRankingLoss", {"gather_across_devices": True}, 32),
+        ("CachedMultipleNegativesSymmetricRankingLoss", {}, 11),
+    ],
+)
+def test_where_in_batch_negatives_come_from(
+    tiny_model: Any, name: str, options: dict[str, bool], pool: int | None
+) -> None:
+    assert negatives_pool(getattr(losses, name)(tiny_model, **options), batch_size=32, world_size=3) == pool

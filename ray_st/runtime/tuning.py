@@ -22,7 +22,7 @@ from ray_st.runtime.tuning_halving import Halving, Rungs
 from ray_st.runtime.tuning_need import Need
 from ray_st.runtime.tuning_population import Generations, Population
 from ray_st.runtime.tuning_schedulers import OBJECTIVE, make_scheduler, remember
-from ray_st.runtime.tuning_searcher import Study, StudySearcher, Watcher
+from ray_st.runtime.tuning_searcher import Study, StudySearcher, Watcher, configured
 from ray_st.runtime.tuning_trial import NUMBER, TrialKit, run_trial
 from ray_st.runtime.tuning_waiting import Waiting, WaitingScheduler, WaitingSearcher
 from ray_st.training.checkpoint import CheckpointStore
@@ -36,6 +36,7 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean in a trial what they mean in training
 }
 _RAY_FOLDER = "ray"
+_UNNAMED = "ray_train_run-"
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,11 @@ def search_store(run_config: RunConfig | None, folder: Path, search_id: str) -> 
     """
     if run_config is None or run_config.storage_path is None:
         return CheckpointStore(str(folder))
-    parts = [run_config.name or "searches", folder.name, *([search_id] if search_id else [])]
-    return open_store(dataclasses.replace(run_config, name="/".join(parts)), folder.name)
+    # Ray names a configuration without a name after the time: a search that goes on would not find its trials.
+    named = bool(run_config.name) and not str(run_config.name).startswith(_UNNAMED)
+    parts = [run_config.name if named else "searches", folder.name, search_id]
+    name = "/".join(str(part) for part in parts if part)
+    return open_store(dataclasses.replace(run_config, name=name), folder.name)
 
 
 def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher) -> None:
@@ -118,7 +122,7 @@ def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher
                 name="trials",
                 storage_path=str(folder),
                 failure_config=tune.FailureConfig(max_failures=settings.max_failures),
-                callbacks=[_Losses()],
+                callbacks=[_Losses(study)],
                 verbose=0,
             ),
         ).fit()
@@ -164,10 +168,19 @@ def _trainable(kit: TrialKit) -> Any:
 
 
 class _Losses(tune.Callback):
-    """Says why a trial's process was lost; the searcher is only told that it was."""
+    """Says why a trial's process was lost; the searcher is only told that it was.
+
+    Args:
+        study: The study.
+    """
+
+    def __init__(self, study: Study) -> None:
+        super().__init__()
+        self._study = study
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._say(trial, "it is started again")
+        trial.set_config(configured(self._study.records[trial.config[NUMBER]]))
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self._say(trial, "it is given up")

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import takewhile
 
-from ray_st.runtime.tuning_searcher import Record, Study
-from ray_st.runtime.tuning_waiting import evaluations, over
+from ray_st.runtime.tuning_searcher import Record, Study, evaluations
+from ray_st.runtime.tuning_waiting import compared_at, over, went_past
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Halving:
         self._out: set[int] = set()
 
     def ready(self, record: Record) -> bool:
-        """Whether a trial need not wait: it is between rungs, or certain to be one of the best at its rung."""
-        at = evaluations(record)
-        return over(record) or not self._rungs(at) or self._passed.get(record.number, 0) >= at
+        """Whether a trial need not wait: it has passed all rungs that it came to, certain to be one of the best there."""
+        last = max(self._rungs.up_to(evaluations(record)), default=0)
+        return over(record) or self._passed.get(record.number, 0) >= last
 
     def out(self, record: Record) -> bool:
         """Whether a trial waits at a rung where enough trials are better."""
@@ -93,15 +93,14 @@ class Halving:
             unknown = max(min(places - len(passed), len(waiting) + to_come), 0)
 
     def _is_past(self, number: int, rung: int) -> bool:
-        return evaluations(self.study.records[number]) > rung
+        return went_past(self.study.records[number], rung)
 
     def _came(self, rung: int) -> tuple[list[int], int]:
         """The trials that came to a rung, the best first, the earlier of equals; and how many more failed there."""
         values = {
             record.number: self._sign * event["objectives"][0]
             for record in self.study.records
-            for event in record.history
-            if event["evaluation"] == rung
+            if (event := compared_at(record, rung)) is not None
         }
         ranked = sorted(values, key=lambda number: (-values[number], number))
         left = [n for n in ranked if self.study.records[n].state != "FAIL" or self._is_past(n, rung)]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from ray_st.runtime.tuning_searcher import Record, Study, Watcher
-from ray_st.runtime.tuning_waiting import evaluations, over
+from ray_st.runtime.tuning_searcher import Record, Study, Watcher, evaluations
+from ray_st.runtime.tuning_waiting import compared_at, over, went_past
 from ray_st.training.checkpoint import CheckpointError, CheckpointStore
 from ray_st.training.progress import write_line
 
@@ -95,8 +95,7 @@ class Generations:
         scores = {
             record.number: event["objectives"][0]
             for record in self.study.records
-            for event in record.history
-            if event["evaluation"] == self._next and not event["ended"]
+            if (event := compared_at(record, self._next)) is not None and not event["ended"]
         }
         for number, source in self._population.partners(scores, self._next).items():
             if self._waits_here(number) and self.study.records[source].state == "RUNNING":
@@ -106,12 +105,14 @@ class Generations:
         """Whether a trial rests after this round; one that is past it, or has its copy, was seen to before."""
         record = self.study.records[number]
         copied = any(change["evaluation"] == self._next for change in record.changes)
-        return record.state == "RUNNING" and evaluations(record) == self._next and not copied
+        return record.state == "RUNNING" and not went_past(record, self._next) and not copied
 
     def _copy(self, number: int, source: int) -> None:
         """First the checkpoint, then the record: what is done twice does no harm."""
         good = self.study.records[source]
-        step = next(event["step"] for event in good.history if event["evaluation"] == self._next)
+        event = compared_at(good, self._next)
+        assert event is not None
+        step = event["step"]
         values = self._population.explored(good.values, number, self._next)
         try:
             self._store_of(number).adopt(self._store_of(source), step)

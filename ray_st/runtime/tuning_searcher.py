@@ -7,28 +7,33 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
-from ray_st.runtime.tuning_trial import NAME, NUMBER, VALUES
+from ray_st.runtime.tuning_trial import KNOWN, NAME, NUMBER, VALUES
 
 
-class Asked(Protocol):
-    """What a study wants to be run."""
+class Record(Protocol):
+    """What is known of a trial."""
 
     number: int
     values: dict[str, Any]
     name: str
-
-
-def configured(asked: Asked) -> dict[str, Any]:
-    """What Ray Tune hands to a trial."""
-    return {NUMBER: asked.number, VALUES: asked.values, NAME: asked.name}
-
-
-class Record(Asked, Protocol):
-    """What is known of a trial."""
-
     state: str
     history: list[dict[str, Any]]
     changes: list[dict[str, Any]]
+
+
+def configured(record: Record) -> dict[str, Any]:
+    """What Ray Tune hands to a trial."""
+    return {
+        NUMBER: record.number,
+        VALUES: record.values,
+        NAME: record.name,
+        KNOWN: evaluations(record),
+    }
+
+
+def evaluations(record: Record) -> int:
+    """How many evaluations of a trial there are so far."""
+    return int(record.history[-1]["evaluation"]) if record.history else 0
 
 
 class Study(Protocol):
@@ -46,7 +51,7 @@ class Study(Protocol):
     def to_come(self) -> int:
         """How many trials are still to be suggested."""
 
-    def ask(self, ready: Callable[[Any], bool] = ...) -> Asked | None:
+    def ask(self, ready: Callable[[Any], bool] = ...) -> Record | None:
         """The next trial, of those that were left running one that is ready; None if there is none."""
 
     def went_on(self, number: int) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from ray import tune
 from ray.train import ScalingConfig
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.runtime.failures import REPEATABLE, RunStopped
 from ray_st.runtime.tuning_feeds import SharedData, feed_here
@@ -28,8 +29,8 @@ from ray_st.training.run import TRAIN_FEED, FeedPart, eval_names
 from ray_st.training.travel import Description
 from ray_st.world import World
 
-NUMBER, VALUES, NAME = "number", "values", "name"
-"""Keys of what Ray Tune hands to a trial."""
+NUMBER, VALUES, NAME, KNOWN = "number", "values", "name", "known"
+"""Keys of what Ray Tune hands to a trial: the last is how many of its evaluations the study knows."""
 
 ENDING_S = 60
 """Seconds that a stopped trial has to leave its process, and its workers, in order."""
@@ -131,7 +132,7 @@ def _train_here(config: Mapping[str, Any], kit: TrialKit, send: Callable[[dict[s
         facts=facts[TRAIN_FEED],
     )
     trainer = build(candidate.description, place)
-    trainer.on_evaluated = Reports(send, kit.keeps)
+    Reports(send, kit.keeps, config[KNOWN]).attach(trainer)
     newest = store.newest(store.run_id)
     trainer.train(resume_from_checkpoint=None if newest is None else str(store.fetch(newest.name)))
     evaluate_end(trainer)
@@ -156,12 +157,13 @@ def evaluate_end(trainer: Any) -> None:
         reports(trainer, trainer.evaluate())
 
 
-class Reports:
+class Reports(TrainerCallback):
     """Makes a report of each evaluation.
 
     Args:
         send: Takes a report.
         keeps: Whether there is to be a checkpoint of an evaluation, by its number; None for no.
+        known: How many evaluations were reported, and noted, before.
 
     Attributes:
         step: The step of the last one; -1 before the first.
@@ -169,27 +171,64 @@ class Reports:
     """
 
     def __init__(
-        self, send: Callable[[dict[str, Any]], Any], keeps: Callable[[int], bool] | None = None
+        self,
+        send: Callable[[dict[str, Any]], Any],
+        keeps: Callable[[int], bool] | None = None,
+        known: int = 0,
     ) -> None:
-        self._send, self._keeps = send, keeps
+        self._send, self._keeps, self._known = send, keeps, known
+        self._trainer: Any = None
         self.step, self.stopped = -1, False
+
+    def attach(self, trainer: Any) -> None:
+        """Begins to report a trainer's evaluations."""
+        self._trainer = trainer
+        trainer.on_evaluated = self
+        trainer.add_callback(self)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Reports what the checkpoint's log has and the study does not know.
+
+        A checkpoint is written before its evaluation is noted: whoever is killed in between would never tell of it.
+        """
+        for number, (step, metrics) in enumerate(logged(state.log_history), 1):
+            # Those that wait for others do not tell of what was before their first step.
+            if number > self._known and (step or self._keeps is None) and not self.stopped:
+                self._report(number, step, metrics)
 
     def __call__(self, trainer: Any, metrics: Mapping[str, float]) -> None:
         """Reports the figures of an evaluation."""
-        state = trainer.state
-        self.step = state.global_step
-        evaluation = len({entry["step"] for entry in state.log_history if _is_evaluation(entry)})
-        if self._keeps is not None and self._keeps(evaluation):
+        number = len(logged(trainer.state.log_history))
+        if self._keeps is not None and self._keeps(number):
             trainer.save_now()
+        self._report(number, trainer.state.global_step, metrics)
+
+    def _report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
+        self.step = step
         self._send(
             {
-                "evaluation": evaluation,
-                "step": self.step,
-                "ended": self.step >= state.max_steps,
-                "samples": self.step * _rows_of_step(trainer),
+                "evaluation": number,
+                "step": step,
+                "ended": step >= self._trainer.state.max_steps,
+                "samples": step * _rows_of_step(self._trainer),
                 "metrics": {name: float(value) for name, value in metrics.items()},
             }
         )
+
+
+def logged(history: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:
+    """The evaluations in a trainer's log, in order: for each its step, and the figures of all its datasets.
+
+    Args:
+        history: The log.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for entry in filter(_is_evaluation, history):
+        figures = {name: value for name, value in entry.items() if name != "step"}
+        found.setdefault(entry["step"], {}).update(figures)
+    return list(found.items())
 
 
 def _is_evaluation(entry: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ray_st.runtime.tuning_schedulers import TIME
-from ray_st.runtime.tuning_searcher import Record, Study, StudySearcher, Watcher, configured
+from ray_st.runtime.tuning_searcher import Record, Study, StudySearcher, Watcher, configured, evaluations
 from ray_st.runtime.tuning_trial import NUMBER
 
 _START_S = 60.0
@@ -45,14 +45,26 @@ class Waiting(Protocol):
         """Decides what can be decided."""
 
 
-def evaluations(record: Record) -> int:
-    """How many evaluations of a trial there are so far."""
-    return int(record.history[-1]["evaluation"]) if record.history else 0
-
-
 def over(record: Record) -> bool:
     """Whether a trial has made its last step."""
     return bool(record.history and record.history[-1]["ended"])
+
+
+def compared_at(record: Record, evaluation: int) -> dict[str, Any] | None:
+    """The event that a trial is compared by where all are after an evaluation; None if it has not come so far.
+
+    Where that of the evaluation itself is missing it is the first one after it: no trial slips past a comparison.
+
+    Args:
+        record: What is known of the trial.
+        evaluation: The number of the evaluation.
+    """
+    return next((event for event in record.history if event["evaluation"] >= evaluation), None)
+
+
+def went_past(record: Record, evaluation: int) -> bool:
+    """Whether a trial went on after that event."""
+    return bool(record.history) and compared_at(record, evaluation) not in (None, record.history[-1])
 
 
 class WaitingSearcher(StudySearcher):
@@ -109,10 +121,17 @@ class WaitingScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Has a trial wait, at first in its process."""
-        if "objective" not in result or result["ended"] or not self._rests(result[TIME]):
+        if "objective" not in result or result["ended"] or not self._waits(self._record(trial), result[TIME]):
             return TrialScheduler.CONTINUE
         self._held.append(trial)
         return TrialScheduler.NOOP
+
+    def _waits(self, record: Record, evaluation: int) -> bool:
+        """Whether a trial waits that tells of an evaluation: for others, after this one or one that it missed."""
+        known = evaluations(record)
+        if evaluation <= known:  # it was made again
+            return not self._waiting.ready(record)
+        return any(self._rests(number) for number in range(known + 1, evaluation + 1))
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The next trial to give a process to: its own, that of a trial that waits, or a new one."""

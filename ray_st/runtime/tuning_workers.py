@@ -18,6 +18,7 @@ from ray_st.runtime.launch import launch, process_group
 from ray_st.runtime.storage import taken
 from ray_st.runtime.tuning_feeds import feed_for_workers
 from ray_st.runtime.tuning_trial import (
+    KNOWN,
     NAME,
     NUMBER,
     VALUES,
@@ -76,7 +77,7 @@ def train_on_workers(
     actor: Any = ray.remote(num_cpus=0)(Relay)
     relay = actor.options(max_concurrency=3).remote()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(_launch, candidate, config[NUMBER], kit, relay)
+        running = pool.submit(_launch, candidate, config, kit, relay)
         while not running.done():
             report = ray.get(relay.next.remote(_LOOK_S))
             if report is not None:
@@ -97,14 +98,14 @@ def _pass_on(
             running.result()  # the workers leave together
 
 
-def _launch(candidate: Candidate, number: int, kit: TrialKit, relay: Any) -> None:
+def _launch(candidate: Candidate, config: Mapping[str, Any], kit: TrialKit, relay: Any) -> None:
     assert kit.scaling is not None
     assert isinstance(kit.scaling.num_workers, int)
     parts = data_parts(candidate.shell, kit.scaling.num_workers)
     feeds, facts = {}, {}
     for name, part in parts.items():
         feeds[name], facts[name] = feed_for_workers(name, part, kit.data)
-    store = kit.trial_store(number)
+    store = kit.trial_store(config[NUMBER])
     parent, _, name = store.path.rpartition("/")
     run_config = RunConfig(
         name=name,
@@ -116,7 +117,7 @@ def _launch(candidate: Candidate, number: int, kit: TrialKit, relay: Any) -> Non
     with taken(store) as (_, lease):
         run = Run(
             run_id=store.run_id,
-            build=_Build(candidate.description, relay, kit.keeps),
+            build=_Build(candidate.description, relay, kit.keeps, config[KNOWN]),
             task=_train_task,
             feeds=tuple(feeds),
             prompt_lengths=prompt_lengths(parts),
@@ -133,10 +134,13 @@ class _Build:
         description: What to make.
         relay: Where its figures go.
         keeps: As for :class:`Reports`.
+        known: Likewise.
     """
 
-    def __init__(self, description: Description, relay: Any, keeps: Callable[[int], bool] | None) -> None:
-        self._description, self._relay, self._keeps = description, relay, keeps
+    def __init__(
+        self, description: Description, relay: Any, keeps: Callable[[int], bool] | None, known: int
+    ) -> None:
+        self._description, self._relay, self._keeps, self._known = description, relay, keeps, known
 
     def __call__(self, place: Place) -> Any:
         relay = self._relay
@@ -145,10 +149,11 @@ class _Build:
             mine = ray.get(relay.ask.remote(report)) if place.world.is_first else None
             if not collectives.broadcast_object(mine):
                 trainer.control.should_training_stop = True
-                trainer.on_evaluated.stopped = True
+                reports.stopped = True
 
         trainer = build(self._description, place)
-        trainer.on_evaluated = Reports(send, self._keeps)
+        reports = Reports(send, self._keeps, self._known)
+        reports.attach(trainer)
         return trainer
 
 

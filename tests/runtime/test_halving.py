@@ -12,7 +12,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from ray_st.runtime.tuning_halving import Halving, Rungs
-from ray_st.runtime.tuning_waiting import WaitingSearcher
+from ray_st.runtime.tuning_waiting import WaitingScheduler, WaitingSearcher
 from ray_st.tune.objective import Objective
 from ray_st.tune.records import Journal
 from ray_st.tune.study import Study
@@ -109,6 +109,53 @@ def test_a_failed_trial_takes_no_place() -> None:
     waiting.settle()
     assert waiting.ready(records[1])
     assert waiting.out(records[2])
+
+
+def test_a_trial_whose_rung_is_missing_is_compared_by_what_comes_after() -> None:
+    # Evaluation 1 was lost, with the driver, before it was noted.
+    records = trials(0.1, 0.9, 0.8)
+    records[0].evaluate(2)
+    del records[0].history[0]
+    waiting = halving(records, to_come=0)
+    waiting.settle()
+    assert not waiting.ready(records[0])  # it is not between rungs
+    for record in records[1:]:
+        record.evaluate(1)
+    waiting.settle()
+    assert numbers(records, waiting.ready) == [1]
+    assert numbers(records, waiting.out) == [0, 2]
+
+
+def test_one_that_went_on_past_a_missing_rung_keeps_its_place() -> None:
+    records = trials(0.1, 0.9, 0.8)
+    records[0].evaluate(3)
+    del records[0].history[0]
+    for record in records[1:]:
+        record.evaluate(1)
+    waiting = halving(records, to_come=0)
+    waiting.settle()
+    assert numbers(records, waiting.out) == [2]
+
+
+@pytest.mark.parametrize(
+    ("known", "evaluation", "decision"),
+    [(0, 1, "NOOP"), (0, 2, "NOOP"), (1, 2, "CONTINUE"), (2, 3, "NOOP"), (1, 1, "CONTINUE"), (3, 3, "NOOP")],
+)
+def test_a_trial_rests_after_a_rung_and_after_one_that_it_missed(
+    known: int, evaluation: int, decision: str
+) -> None:
+    records = trials(0.9, 0.1, 0.2)
+    for record in records[1:]:
+        record.evaluate(1)
+    records[0].evaluate(known)
+    waiting = halving(records, to_come=0)
+    waiting.settle()
+    if known == 3:
+        waiting._passed.clear()  # it came to the rung, and may not go on yet
+    scheduler = WaitingScheduler(waiting, Rungs(1, 3), lambda: 1)
+    trial: Any = SimpleNamespace(config={"number": 0})
+    result = {"objective": 0.9, "ended": False, "evaluation": evaluation}
+    assert scheduler.on_trial_result(None, trial, result) == decision
 
 
 @pytest.mark.parametrize("seed", range(20))

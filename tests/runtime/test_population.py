@@ -135,6 +135,18 @@ def test_a_round_is_settled_when_all_have_come(tmp_path: Path) -> None:
     assert [len(record.changes) for record in one.study.records] == [1, 1, 0, 0, 0]
 
 
+def test_a_trial_whose_evaluation_is_missing_is_compared_by_the_next(tmp_path: Path) -> None:
+    one = generations(tmp_path)
+    for number in range(4):
+        one.study.ask()
+        come(one, tmp_path, number, 2 if number in (0, 3) else 1)
+    one.settle()
+    assert not any(one.ready(record) for record in one.study.records if record.number in (0, 3))
+    changed = {record.number: record.changes[0]["source"] for record in one.study.records if record.changes}
+    assert set(changed) == {0, 1}
+    assert set(changed.values()) <= {2, 3}
+
+
 def test_a_driver_that_is_killed_between_two_copies_makes_the_rest(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     ours = {}

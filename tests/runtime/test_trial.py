@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.train import RunConfig
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.runtime.tuning import search_store
-from ray_st.runtime.tuning_trial import TrialKit
+from ray_st.runtime.tuning_trial import Reports, TrialKit, logged
 from ray_st.training.checkpoint import CheckpointStore
 
 
@@ -33,4 +36,93 @@ def test_searches_of_a_name_share_no_folder_of_a_storage(tmp_path: Path) -> None
     assert path("1", there) == f"{tmp_path}/storage/searches/s/1"
     assert path("2", there) == f"{tmp_path}/storage/searches/s/2"
     assert path("", there) == f"{tmp_path}/storage/searches/s"  # begun by an earlier version
+    named = RunConfig(storage_path=str(tmp_path / "storage"), name="mine")
+    assert path("1", named) == f"{tmp_path}/storage/mine/s/1"
     assert path("1", None) == f"{tmp_path}/out/s"
+
+
+# ---- what it reports ----
+
+LOG: list[dict[str, Any]] = [
+    {"loss": 0.5, "step": 1, "epoch": 0.1},
+    {"eval_a_loss": 0.4, "eval_runtime": 1.0, "step": 3, "epoch": 0.25},
+    {"eval_b_loss": 0.3, "step": 3, "epoch": 0.25},
+    {"eval_a_loss": 0.2, "eval_b_loss": 0.1, "step": 6, "epoch": 0.5},
+]
+
+
+def trainer_at(step: int, log: list[dict[str, Any]]) -> Any:
+    """A trainer that has come to a step."""
+    args = SimpleNamespace(
+        global_train_batch_size=None, per_device_train_batch_size=4, gradient_accumulation_steps=1
+    )
+    state = TrainerState(global_step=step, max_steps=12, log_history=log)
+    return SimpleNamespace(
+        args=args,
+        state=state,
+        here=SimpleNamespace(world=SimpleNamespace(size=2)),
+        saved=[],
+        add_callback=lambda callback: None,
+    )
+
+
+def begin(reports: Reports, trainer: Any, tmp_path: Path) -> None:
+    reports.attach(trainer)
+    args = TrainingArguments(str(tmp_path), report_to=[])
+    reports.on_train_begin(args, trainer.state, TrainerControl())
+
+
+def test_the_evaluations_of_a_log_are_those_of_all_datasets() -> None:
+    assert logged(LOG) == [
+        (3, {"eval_a_loss": 0.4, "eval_runtime": 1.0, "eval_b_loss": 0.3, "epoch": 0.25}),
+        (6, {"eval_a_loss": 0.2, "eval_b_loss": 0.1, "epoch": 0.5}),
+    ]
+    assert logged(LOG[:1]) == []
+
+
+@pytest.mark.parametrize(("known", "told"), [(0, [1, 2]), (1, [2]), (2, [])])
+def test_what_the_log_has_and_the_study_lacks_is_reported_first(
+    known: int, told: list[int], tmp_path: Path
+) -> None:
+    sent: list[dict[str, Any]] = []
+    trainer = trainer_at(6, LOG)
+    begin(Reports(sent.append, None, known), trainer, tmp_path)
+    assert [report["evaluation"] for report in sent] == told
+    if told:
+        assert sent[-1] == {
+            "evaluation": 2,
+            "step": 6,
+            "ended": False,
+            "samples": 48,
+            "metrics": {"eval_a_loss": 0.2, "eval_b_loss": 0.1, "epoch": 0.5},
+        }
+
+
+def test_a_late_report_is_what_the_first_would_have_been(tmp_path: Path) -> None:
+    now: list[dict[str, Any]] = []
+    trainer = trainer_at(6, LOG)
+    reports = Reports(now.append)
+    reports.attach(trainer)
+    reports(trainer, {"eval_a_loss": 0.2, "eval_b_loss": 0.1, "epoch": 0.5})
+    late: list[dict[str, Any]] = []
+    begin(Reports(late.append, None, 1), trainer, tmp_path)
+    assert late == now
+
+
+def test_a_trial_that_is_told_to_stop_tells_no_more(tmp_path: Path) -> None:
+    sent: list[int] = []
+
+    def send(report: dict[str, Any]) -> None:
+        sent.append(report["evaluation"])
+        reports.stopped = True
+
+    reports = Reports(send)
+    begin(reports, trainer_at(6, LOG), tmp_path)
+    assert sent == [1]
+
+
+def test_where_trials_wait_the_evaluation_before_the_first_step_is_not_told_of(tmp_path: Path) -> None:
+    sent: list[dict[str, Any]] = []
+    log = [{"eval_loss": 1.0, "step": 0}, *LOG]
+    begin(Reports(sent.append, lambda number: True), trainer_at(6, log), tmp_path)
+    assert [(report["evaluation"], report["step"]) for report in sent] == [(2, 3), (3, 6)]

@@ -17,6 +17,7 @@ from optuna.distributions import CategoricalDistribution, json_to_distribution
 from ray_st.training.retuning import RETUNABLE
 from ray_st.tune.arguments import SpaceError
 from ray_st.tune.candidate import Template
+from ray_st.tune.choices import as_plain
 from ray_st.tune.mutation import Mutation, Random, as_asked, within
 from ray_st.util.names import did_you_mean
 
@@ -96,12 +97,12 @@ class Population:
         random = self._random(number, evaluation)
         random.integers(1)  # the partner's
         found = {
-            name: self.mutations[name](value, random) if name in self.mutations else value
+            name: as_plain(name, self.mutations[name](value, random)) if name in self.mutations else value
             for name, value in values.items()
         }
         if self.explore is None:
             return found
-        last = dict(self.explore(dict(found)))
+        last = {name: as_plain(name, value) for name, value in self.explore(dict(found)).items()}
         fixed = [name for name in {**found, **last} if last.get(name) != found.get(name)]
         odd = sorted(set(fixed) - set(self.mutations))
         if odd or set(last) != set(found):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -86,7 +85,6 @@ def prove(template: Template, points: Sequence[Point]) -> Template:
     args = template.description.options["args"]
     arguments = argument_names(args)
     for point in points:
-        _check_plain(point)
         template.args(point.values)
     names = {name for point in points for name in point.values}
     free, readers = names - arguments, _readers(template)
@@ -135,14 +133,3 @@ def _by_names(points: Sequence[Point], free: Collection[str]) -> list[Point]:
         rest.remove(best)
         first.append(best)
     return [*first, *rest]
-
-
-def _check_plain(point: Point) -> None:
-    for name, value in point.values.items():
-        try:
-            json.dumps(value)
-        except TypeError:
-            raise SpaceError(
-                f"hp_space: {name!r} is {value!r}; a parameter is a number, a text, true or false, or None. Draw a name, and "
-                "make what it stands for in model_init."
-            ) from None

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 
+DRAWING = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+"""What drawing a figure may raise on parameters that nobody has thought of. A search took hours; its result does not hang on
+a picture of it."""
+
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -62,17 +66,22 @@ def write_report(folder: Path, study: Study, objectives: int) -> bool:
         return False
     from ray_st.tune.figures import plots
 
+    sections = [_section(plot) for plot in plots(study.study, study.records)]
     page = _PAGE.format(
         title=html.escape(f"Search {folder.name}"),
         script=importlib.import_module("plotly.offline").get_plotlyjs(),
         summary=html.escape(summary(study, objectives)),
         legs=went_through(study),
-        plots="\n".join(_section(plot) for plot in plots(study.study, study.records)),
+        plots="\n".join(sections),
         table=table(study.records, objectives),
     )
     temporary = folder / f"{REPORT}.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(folder / REPORT)
+    try:
+        temporary.write_text(page, encoding="utf-8", errors="replace")
+        temporary.replace(folder / REPORT)
+    except OSError as error:  # a full disk
+        write_line(f"warning: {folder / REPORT} cannot be written ({error})")
+        return False
     return True
 
 
@@ -151,7 +160,12 @@ def _cells(tag: str, values: Sequence[Any]) -> str:
 
 
 def _section(plot: Plot) -> str:
-    figure = plot.figure.update_layout(title=None, margin={"t": 30})  # the heading is its title
-    drawing = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+    try:
+        figure = plot.draw().update_layout(title=None, margin={"t": 30})  # the heading is its title
+        drawing = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+    except DRAWING as error:
+        said = f"{plot.title} could not be drawn ({type(error).__name__}: {error})"
+        write_line(f"warning: {REPORT}: {said}; nothing else of the search is harmed")
+        drawing = f"<p>{html.escape(said)}</p>"
     heading = f'<h2>{html.escape(plot.title)}</h2>\n<p class="note">{html.escape(plot.note)}</p>'
     return f'{heading}\n<div class="wide">{drawing}</div>'

@@ -11,6 +11,8 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.trial import BaseTrial
 
+from ray_st.tune.choices import AnyChoices, as_plain
+
 Space = Callable[[Any], "Mapping[str, Any] | None"]
 Suggest = Callable[[Any, str, Any], Any]
 
@@ -24,7 +26,7 @@ class Point:
 
     Args:
         values: What it sets, by name: drawn parameters, and constants that the space returned.
-        params: The drawn parameters.
+        params: The drawn parameters, as Optuna knows them: choices without an order or a hash by their labels.
         distributions: What each was drawn from, as Optuna's JSON.
     """
 
@@ -87,17 +89,19 @@ def draw(space: Space, trial: Any) -> Point:
         trial: An Optuna trial.
 
     Raises:
-        ValueError: If the space returns neither a dict with names as keys nor None, or draws nothing.
+        ValueError: If the space returns neither a dict with names as keys nor None, draws nothing, or has a value that
+            cannot be written down.
     """
-    returned = space(trial)
+    drawn = AnyChoices(trial)
+    returned = space(drawn)
     if returned is not None and not (
         isinstance(returned, Mapping) and all(isinstance(name, str) for name in returned)
     ):
         raise ValueError(f"hp_space(trial) must return a dict by name, or None; it returned {returned!r}.")
-    params = dict(trial.params)
+    params, given = dict(trial.params), returned or {}
     values = {
-        **{name: value for name, value in params.items() if name not in (returned or {})},
-        **(returned or {}),
+        **{name: value for name, value in drawn.params.items() if name not in given},
+        **{name: as_plain(name, value) for name, value in given.items()},
     }
     distributions = {name: distribution_to_json(kind) for name, kind in trial.distributions.items()}
     return Point(values, params, distributions)

@@ -16,6 +16,7 @@ import optuna
 from optuna.distributions import json_to_distribution
 from optuna.trial import Trial, TrialState, create_trial
 
+from ray_st.tune.choices import as_plain, label
 from ray_st.tune.objective import Objective, finite
 from ray_st.tune.records import Journal, RecordError, TrialRecord, apply, fold
 from ray_st.tune.space import Space, draw, open_study
@@ -88,7 +89,8 @@ class Study:
         self._again = deque(record for record in self.records if record.state == "RUNNING")
         self._restore(earlier)
         for point in points[len(self.records) :]:
-            self.study.enqueue_trial(dict(point), skip_if_exists=storage is not None)
+            known = {name: label(as_plain(name, value)) for name, value in point.items()}
+            self.study.enqueue_trial(known, skip_if_exists=storage is not None)
 
     def _sampler(self, number: int) -> Sampler:
         if self._fixed is not None:

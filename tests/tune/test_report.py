@@ -78,6 +78,80 @@ def test_a_search_with_several_objectives_has_a_front(tmp_path: Path) -> None:
     assert "2 trials on the front" in text
 
 
+@pytest.fixture
+def two(tmp_path: Path) -> Study:
+    """One complete trial, and one that was stopped."""
+    one = Study(space, Objective(None, ("maximize",)), Journal(tmp_path / "journal.jsonl"), 3)
+    for number in range(2):
+        one.ask()
+        one.report(number, 1, 10, [0.5 + number / 4])
+    one.tell(0, "COMPLETE")
+    one.tell(1, "PRUNED")
+    one.ask()
+    one.tell(2, "FAIL", "lost")
+    return one
+
+
+def test_trials_that_were_stopped_are_shown_and_marked(two: Study) -> None:
+    pytest.importorskip("plotly")
+    from ray_st.tune import figures
+
+    drawn = {plot.title: plot for plot in figures.plots(two.study, two.records)}
+    assert "1 trial(s) without an evaluation are left out" in drawn["History"].note
+    history = {trace.name: (list(trace.x), list(trace.y)) for trace in drawn["History"].draw().data}
+    assert history == {
+        "complete": ([0], [0.5]),
+        "stopped early": ([1], [0.75]),
+        "best so far": ([0], [0.5]),
+    }
+    symbols = {trace.name: trace.marker.symbol for trace in drawn["Slices"].draw().data}
+    assert symbols == {"complete": "circle", "stopped early": "x"}
+    curves = drawn["Learning curves"].draw().data
+    assert [(trace.name, list(trace.y)) for trace in curves] == [
+        ("complete", [0.5]),
+        ("stopped early", [0.75]),
+    ]
+
+
+def test_axes_are_as_long_as_the_space(two: Study) -> None:
+    pytest.importorskip("plotly")
+    from ray_st.tune import figures
+
+    shown = two.records[:1]
+    figure = figures.slices(shown, 0, "objective")
+    assert list(figure.layout.xaxis.range) == pytest.approx([-0.05, 1.05])
+    assert list(figure.layout.xaxis2.ticktext) == ["A", "<b>"]
+    ended, rate, loss, objective = figures.parallel(shown, 0, "objective").data[0].dimensions
+    assert (ended.label, list(ended.ticktext)) == ("ended", ["complete"])
+    assert list(rate.range) == pytest.approx([-0.05, 1.05])
+    assert list(loss.ticktext) == ["A", "<b>"]
+    assert objective.range[0] < 0.5 < objective.range[1]
+
+
+def test_a_figure_that_cannot_be_drawn_costs_nothing_else(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("plotly")
+
+    def failing(*args: Any) -> Any:
+        raise TypeError("unhashable type: 'list'")
+
+    monkeypatch.setattr("ray_st.tune.figures.slices", failing)
+    assert write_report(tmp_path, study, 1)
+    assert "Slices could not be drawn (TypeError: unhashable type: 'list')" in capsys.readouterr().out
+    text = (tmp_path / "report.html").read_text()
+    assert "<p>Slices could not be drawn" in text
+    assert "<h2>Time line</h2>" in text
+
+
+def test_a_report_that_cannot_be_written_costs_nothing_else(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("plotly")
+    assert not write_report(tmp_path / "away", study, 1)
+    assert "report.html cannot be written" in capsys.readouterr().out
+
+
 def test_a_search_without_results_has_a_report(tmp_path: Path) -> None:
     pytest.importorskip("plotly")
     one = Study(space, Objective(None, ("maximize",)), Journal(tmp_path / "journal.jsonl"), 1)

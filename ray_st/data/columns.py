@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+from ray_st.data.label_need import LabelNeed
 
 LABEL_COLUMNS = ("label", "labels", "score", "scores")
 """Column names that hold labels, in the order in which they are looked for."""
@@ -18,64 +16,6 @@ DATASET_NAME_COLUMN = "dataset_name"
 
 class ColumnError(ValueError):
     """The columns of a dataset do not fit its loss."""
-
-
-@dataclass(frozen=True)
-class LabelNeed:
-    """What a loss takes as a label.
-
-    Args:
-        loss: The loss's name, for errors.
-        whole: Whether a number must be whole.
-        least: The least number.
-        most: The most.
-        lengths: How long a list may be; empty for any length.
-        different: How many different labels there must be.
-    """
-
-    loss: str
-    whole: bool = False
-    least: float = -math.inf
-    most: float = math.inf
-    lengths: tuple[int, ...] = ()
-    different: int = 1
-
-    def unmet(self, labels: pa.Array) -> Iterator[tuple[int, str]]:
-        """The row and the fault of each label that will not do; nulls are not looked at.
-
-        Args:
-            labels: Numbers, or lists of numbers.
-        """
-        import pyarrow as pa
-
-        plain = pa.types.is_floating(labels.type) or pa.types.is_integer(labels.type)
-        if (plain and not self._bounded()) or (not plain and not self.lengths):
-            return  # any will do: not looked at one by one
-        fits, expected = (self._fits, self._number()) if plain else (self._long, self._list())
-        for row, value in enumerate(labels.to_pylist()):
-            if value is not None and not fits(value):
-                yield row, f"expected {expected} as label of {self.loss}, found {_shown(value)}"
-
-    def _bounded(self) -> bool:
-        return self.whole or self.least > -math.inf or self.most < math.inf
-
-    def _fits(self, value: float) -> bool:
-        return self.least <= value <= self.most and (not self.whole or float(value).is_integer())
-
-    def _long(self, value: Sequence[float]) -> bool:
-        return len(value) in self.lengths
-
-    def _number(self) -> str:
-        number = "a whole number" if self.whole else "a number"
-        bounds = math.isfinite(self.least) and math.isfinite(self.most)
-        return f"{number} from {self.least:g} to {self.most:g}" if bounds else number
-
-    def _list(self) -> str:
-        return f"a list of {' or '.join(map(str, self.lengths))} numbers"
-
-
-def _shown(value: Any) -> str:
-    return f"{len(value)}" if isinstance(value, list) else f"{value!r}"
 
 
 @dataclass(frozen=True)
@@ -150,9 +90,16 @@ def _need(columns: ColumnSpec, loss: Any) -> LabelNeed | None:
     labels = getattr(loss, "labels", None)
     if columns.label is None or labels in (None, "none") or not hasattr(loss, "label_limits"):
         return None
-    lengths = tuple(length for length in loss.label_lengths(len(columns.texts)) if length > 0)
     whole, least, most = loss.label_limits
-    return LabelNeed(type(loss).__name__, whole, least, most, lengths, loss.different_labels)
+    return LabelNeed(
+        loss=type(loss).__name__,
+        whole=whole,
+        least=least,
+        most=most,
+        ignored=loss.ignored_label,
+        lengths=loss.label_lengths(len(columns.texts)),
+        different=loss.different_labels,
+    )
 
 
 def check_classes(columns: ColumnSpec, codes: Any, dataset: str) -> None:
@@ -170,6 +117,22 @@ def check_classes(columns: ColumnSpec, codes: Any, dataset: str) -> None:
         raise ColumnError(
             f"{need.loss} learns from rows of different labels; the {len(codes)} usable rows of {dataset} all have the "
             f"same in column {columns.label!r}."
+        )
+
+
+def check_lengths(columns: ColumnSpec, lengths: Sequence[tuple[int, int]], dataset: str) -> None:
+    """Refuses labels that are lists of several lengths: no batch could hold them as one array.
+
+    Args:
+        columns: The dataset's columns.
+        lengths: The lengths there are, and the first row of each.
+        dataset: What to call the dataset in the error.
+    """
+    if len(lengths) > 1:
+        (length, row), (other, where) = sorted(lengths, key=lambda found: found[1])[:2]
+        raise ColumnError(
+            f"{dataset}: labels must be lists of one length; in column {columns.label!r} row {row} has {length} "
+            f"numbers, row {where} has {other}."
         )
 
 

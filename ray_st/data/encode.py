@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ray_st.data.columns import ColumnSpec
+from ray_st.data.faults import described
 from ray_st.data.keys import Keys, hash_texts, label_codes
+from ray_st.data.label_column import checked_labels, is_list
 from ray_st.data.located import FILE, READ_FAULT
 from ray_st.data.sources import ROW
 
@@ -20,7 +20,6 @@ TokenIds = npt.NDArray[np.int32]
 Encoder = Callable[[list[str]], Sequence[TokenIds]]
 
 FAULT, TOKENS, TRUNCATED = "fault", "tokens", "truncated"
-_SHOWN = 60
 
 
 def ids_of(column: str) -> str:
@@ -36,10 +35,6 @@ def hash_of(column: str) -> str:
 def text_of(column: str) -> str:
     """Name of the encoded column that keeps the texts of a text column."""
     return f"text:{column}"
-
-
-class RowError(ValueError):
-    """A row of a dataset cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +86,7 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
             made[text_of(name)] = pa.array(prompted, pa.large_string())
     label = encoding.columns.label
     if label is not None:
-        made[label] = _checked_labels(block[label], label, faults)
-        for row, fault in _unmet(encoding.columns, made[label]):
-            faults[row] = faults[row] or f"column {label!r}: {fault}"
+        made[label] = checked_labels(block[label], label, encoding.columns.need, faults)
     _say_where(block, faults)
     made[TOKENS] = pa.array(tokens)
     made[TRUNCATED] = pa.array(truncated)
@@ -132,84 +125,20 @@ def _checked_texts(column: pa.ChunkedArray, name: str, faults: list[str | None])
         if isinstance(value, str) and value.strip():
             continue
         if faults[row] is None:
-            faults[row] = f"column {name!r}: expected a text, found {_describe(value)}"
+            faults[row] = f"column {name!r}: expected a text, found {described(value)}"
         values[row] = ""
     return values
 
 
-def _checked_labels(column: pa.ChunkedArray, name: str, faults: list[str | None]) -> pa.Array:
-    labels = column.combine_chunks()
-    if pa.types.is_boolean(labels.type):
-        labels = pc.cast(labels, pa.int64())
-    numbers = pc.list_flatten(labels) if _is_list(labels.type) else labels
-    if not any(test(numbers.type) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)):
-        _mark(range(len(labels)), labels, name, faults)
-        return pa.nulls(len(labels), pa.float64())
-    usable = _usable(labels)
-    if numbers is not labels:
-        usable[pc.list_parent_indices(labels).to_numpy()[~_usable(numbers)]] = False
-    _mark(np.flatnonzero(~usable), labels, name, faults)
-    return labels
-
-
-def _unmet(columns: ColumnSpec, labels: pa.Array) -> Iterator[tuple[int, str]]:
-    return iter(()) if columns.need is None else columns.need.unmet(labels)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _usable(labels: pa.Array) -> npt.NDArray[np.bool_]:
-    """Which labels are there and, if they are numbers, finite."""
-    valid = pc.is_valid(labels)
-    if pa.types.is_floating(labels.type):
-        valid = pc.and_(valid, pc.fill_null(pc.is_finite(pc.cast(labels, pa.float64())), False))
-    return np.array(valid.to_numpy(zero_copy_only=False), dtype=bool)
-
-
-def _mark(rows: Any, labels: pa.Array, name: str, faults: list[str | None]) -> None:
-    for row in rows:
-        if faults[row] is None:
-            found = _describe(labels[row].as_py())
-            faults[row] = f"column {name!r}: expected a finite number as label, found {found}"
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, str) and not value.strip():
-        return f"an empty text ({value!r})"
-    shown = repr(value)
-    return f"{shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'} ({type(value).__name__})"
-
-
-def check_faults(faults: Sequence[tuple[int, str]], rows: int, dataset: str) -> None:
-    """Raises if rows cannot be used.
-
-    Args:
-        faults: The number of each unusable row, ascending, and what is wrong with it.
-        rows: Number of all rows.
-        dataset: What to call the dataset in the error.
-
-    Raises:
-        RowError: Naming the first unusable row, its column and value, and how many there are.
-    """
-    if faults:
-        row, reason = faults[0]
-        raise RowError(
-            f"{dataset}: row {row}, {reason}. {len(faults)} of {rows} rows cannot be used; correct or remove them, or "
-            'set bad_rows="skip" in the arguments to leave them out.'
-        )
-
-
 def keys_of_blocks(encoded: Sequence[pa.Table], columns: ColumnSpec) -> Keys:
     """Keys of encoded blocks, in order of rows; blocks without rows may lack columns."""
-    names = [*map(hash_of, columns.texts), TOKENS, *([columns.label] if columns.label else [])]
-    filled = [block.select(names) for block in encoded if len(block)]
+    filled = [block for block in encoded if len(block)]
     if not filled:
         return Keys(np.zeros((0, len(columns.texts)), dtype=np.uint64), np.zeros(0, dtype=np.int64))
-    table = pa.concat_tables(filled, promote_options="permissive")
+    table = pa.concat_tables([block.select([*map(hash_of, columns.texts), TOKENS]) for block in filled])
     hashes = np.stack([table[hash_of(name)].to_numpy() for name in columns.texts], axis=1)
     labels = None
-    if columns.label is not None and not _is_list(table[columns.label].type):
-        labels = label_codes(table[columns.label].to_pylist())
+    if columns.label is not None and not any(is_list(block[columns.label].type) for block in filled):
+        # Block by block: as one column, integers in some blocks and floats in others would all be floats.
+        labels = label_codes([value for block in filled for value in block[columns.label].to_pylist()])
     return Keys(hashes, table[TOKENS].to_numpy(), labels)

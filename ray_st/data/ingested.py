@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
@@ -13,6 +14,7 @@ import xxhash
 from ray_st.data.columns import ColumnSpec
 from ray_st.data.encode import FAULT, TRUNCATED, keys_of_blocks
 from ray_st.data.keys import Keys
+from ray_st.data.label_column import is_list
 from ray_st.data.plan import Indices
 
 
@@ -28,6 +30,7 @@ class Ingested:
         truncated: Number of rows with a text that reaches the model's longest input.
         faults: For each unusable row its number and what is wrong with it.
         fingerprint: Hash of the usable rows' texts and labels, in order.
+        label_lengths: Where labels are lists, how long those of usable rows are, and the first row of each length.
     """
 
     keys: Keys
@@ -37,6 +40,7 @@ class Ingested:
     truncated: int
     faults: tuple[tuple[int, str], ...]
     fingerprint: str
+    label_lengths: tuple[tuple[int, int], ...] = ()
 
     @property
     def rows(self) -> int:
@@ -78,17 +82,34 @@ def describe_blocks(
         truncated=sum(int(pc.sum(block[TRUNCATED]).as_py() or 0) for block in filled),
         faults=tuple(faults),
         fingerprint=_fingerprint(keys, usable, filled, columns.label),
+        label_lengths=_label_lengths(
+            [block[columns.label] for block in filled] if columns.label else [], usable
+        ),
     )
+
+
+def _label_lengths(labels: Sequence[pa.ChunkedArray], usable: Indices) -> tuple[tuple[int, int], ...]:
+    if not labels or not all(is_list(column.type) for column in labels):
+        return ()
+    lengths = np.concatenate([pc.fill_null(pc.list_value_length(column), 0).to_numpy() for column in labels])
+    found, first = np.unique(lengths[usable], return_index=True)
+    return tuple(zip(found.tolist(), usable[first].tolist(), strict=True))
 
 
 def _fingerprint(keys: Keys, usable: Indices, blocks: Sequence[pa.Table], label: str | None) -> str:
     digest = xxhash.xxh3_64(np.ascontiguousarray(keys.hashes).tobytes())
     digest.update(usable.tobytes())
     for block in blocks if label is not None else ():
-        values = block[label].combine_chunks()
-        while pa.types.is_nested(values.type):
-            values = values.flatten()
-        digest.update(
-            pc.fill_null(pc.cast(values, pa.float64()), 0.0).to_numpy(zero_copy_only=False).tobytes()
-        )
+        digest.update(_bits(block[label].combine_chunks()).tobytes())
     return digest.hexdigest()
+
+
+def _bits(labels: pa.Array) -> npt.NDArray[np.float64 | np.int64 | np.uint64]:
+    """Numbers for a digest, integers exactly; nothing of lists but their numbers."""
+    while pa.types.is_nested(labels.type):
+        labels = labels.flatten()
+    if pa.types.is_integer(labels.type):
+        kind = pa.uint64() if pa.types.is_uint64(labels.type) else pa.int64()
+    else:
+        kind = pa.float64()
+    return pc.fill_null(pc.cast(labels, kind), 0).to_numpy(zero_copy_only=False)

@@ -92,7 +92,10 @@ class Window:
         return None if self.columns.label is None else self._values(self.columns.label, rows)
 
     def label_array(self, rows: Indices) -> npt.NDArray[Any] | None:
-        """(n,) or (n, ...) labels of rows, fractions as float32; None without a label column.
+        """(n,) or (n, ...) labels of rows; None without a label column.
+
+        Returns:
+            int64 for a loss that takes whole numbers, and for integers; float32 for other numbers.
 
         Raises:
             ColumnError: If labels are lists of unequal length; names rows.
@@ -102,8 +105,12 @@ class Window:
             return None
         if labels and isinstance(labels[0], list):
             self._check_lengths(labels, rows)
+        need = self.columns.need
+        if need is not None and need.whole and not _are_vectors(labels):
+            return _as_classes(labels)
         array = np.array(labels)
-        return array.astype(np.float32) if array.dtype.kind == "f" else array
+        # Integers above 2**63 make an array of another kind than their neighbours in other batches.
+        return array if array.dtype == np.int64 else array.astype(np.float32)
 
     def _check_lengths(self, labels: list[Any], rows: Indices) -> None:
         lengths = [len(label) for label in labels]
@@ -136,3 +143,15 @@ class Window:
                 self._held.popitem(last=False)
         self._held.move_to_end(number)
         return self._held[number]
+
+
+def _are_vectors(labels: list[Any]) -> bool:
+    return bool(labels) and isinstance(labels[0], list) and len(labels[0]) != 1
+
+
+def _as_classes(labels: list[Any]) -> npt.NDArray[np.int64]:
+    """(n,) or (n, 1) whole numbers. Unsigned ones above 2**63 become negative: different ones stay different."""
+    try:
+        return np.array(labels, dtype=np.int64)
+    except OverflowError:
+        return np.array(labels, dtype=np.uint64).view(np.int64)

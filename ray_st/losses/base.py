@@ -222,13 +222,23 @@ class Loss(nn.Module, ABC):
         kind = self.labels.removeprefix(label_kinds.OPTIONAL)
         return label_kinds.LIMITS.get(kind, (False, -math.inf, math.inf))
 
+    @property
+    def ignored_label(self) -> float | None:
+        """A number outside the limits that stands for a row without a label; None if there is none."""
+        return None
+
     def label_lengths(self, columns: int) -> tuple[int, ...]:
-        """How long a label that is a list may be, to be checked before training; empty if any length will do.
+        """How long a label that is a list may be, to be checked before training.
 
         Args:
             columns: Number of text columns.
+
+        Returns:
+            The lengths; 0 stands for a number that is in no list, -1 for a list of any length. Empty where anything
+            will do, or where a subclass checks labels in its own way.
         """
-        return ()
+        own = type(self).check_labels is not Loss.check_labels
+        return () if own else label_kinds.lengths(self.labels)
 
     def cache(
         self,

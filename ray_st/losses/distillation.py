@@ -60,6 +60,12 @@ class EmbedDistillLoss(Loss):
         pairs = zip(columns.mine, teachers, strict=True)
         return torch.stack([self._distance(student, teacher) for student, teacher in pairs]).mean()
 
+    def label_lengths(self, columns: int) -> tuple[int, ...]:
+        """A teacher's embedding, as long as the projection if there is one, or an embedding for each column."""
+        return (
+            super().label_lengths(columns) if self.projection_dim is None else (self.projection_dim, columns)
+        )
+
     def _teachers(self, labels: Tensor, columns: int) -> list[Tensor]:
         if labels.ndim == 2:
             return [labels] * columns
@@ -203,8 +209,8 @@ class MarginMSELoss(Loss):
         return F.mse_loss(margins, self._wanted(columns.labels, margins).to(margins.dtype))
 
     def label_lengths(self, columns: int) -> tuple[int, ...]:
-        """Margins, or scores of the positive and of each negative."""
-        return (columns - 2, columns - 1)
+        """Margins, or scores of the positive and of each negative; for one negative also a margin that is in no list."""
+        return (0, 1, 2) if columns == 3 else (columns - 2, columns - 1)
 
     def _wanted(self, labels: Tensor | None, margins: Tensor) -> Tensor:
         assert labels is not None  # check_labels saw to it

@@ -40,10 +40,14 @@ def check_labels(kind: str, labels: Tensor | None, rows: int, owner: str) -> Ten
     return check(labels, rows, need)
 
 
-def _scores(labels: Tensor, rows: int, need: str) -> Tensor:
+def _one_a_row(labels: Tensor, rows: int, need: str) -> Tensor:
     if labels.is_complex() or labels.numel() != rows:
         raise ValueError(f"{need}; found {labels.dtype} of shape {tuple(labels.shape)}.")
-    return _numbers(labels.reshape(-1), need)
+    return labels.reshape(-1)
+
+
+def _scores(labels: Tensor, rows: int, need: str) -> Tensor:
+    return _numbers(_one_a_row(labels, rows, need), need)
 
 
 def _numbers(labels: Tensor, need: str) -> Tensor:
@@ -64,14 +68,21 @@ def _vectors(labels: Tensor, rows: int, need: str) -> Tensor:
 
 
 def _classes(labels: Tensor, rows: int, need: str) -> Tensor:
-    numbers = _scores(labels, rows, need)
-    whole = numbers.long()
-    if labels.is_floating_point():
-        wrong = (whole != numbers).nonzero().reshape(-1)
-        if len(wrong):
-            raise ValueError(f"{need}, whole numbers; found {numbers[wrong].tolist()[:8]}.")
-        return whole
-    return labels.reshape(-1).long()
+    numbers = _one_a_row(labels, rows, need)
+    if not numbers.is_floating_point():
+        return numbers.long()  # unsigned ones above 2**63 become negative: different ones stay different
+    numbers = _numbers(numbers, need)
+    wrong = numbers[numbers.long() != numbers]
+    if len(wrong):
+        raise ValueError(f"{need}, whole numbers; found {wrong.tolist()[:8]}.")
+    exact = 2 / torch.finfo(numbers.dtype).eps
+    rounded = numbers[numbers.abs() > exact]
+    if len(rounded):
+        raise ValueError(
+            f"{need}; found {rounded.tolist()[:8]} in {numbers.dtype}, which holds not every whole number above "
+            f"{exact:,.0f}. Give classes as integers."
+        )
+    return numbers.long()
 
 
 def _between_0_and_1(labels: Tensor, rows: int, need: str) -> Tensor:
@@ -110,6 +121,19 @@ LIMITS: dict[str, tuple[bool, float, float]] = {
     "1 if equal, 0 if not": _ZERO_TO_ONE,
 }
 """Of kinds with limits, what a label may be: whether only a whole number, the least, the most."""
+
+
+def lengths(kind: str) -> tuple[int, ...]:
+    """How long a label of a kind may be, as :meth:`ray_st.losses.base.Loss.label_lengths` says it.
+
+    Args:
+        kind: One of :data:`KINDS`, perhaps after :data:`OPTIONAL`.
+    """
+    check = KINDS[kind.removeprefix(OPTIONAL)]
+    if check is None:
+        return ()
+    return (-1,) if check is _vectors else (0, 1)
+
 
 _FORMS = {
     "teacher scores": "one list of numbers a row",

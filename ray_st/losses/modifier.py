@@ -67,6 +67,11 @@ class Modifier(Loss):
         """The other loss's."""
         return self.loss.label_limits
 
+    @property
+    def ignored_label(self) -> float | None:
+        """The other loss's."""
+        return self.loss.ignored_label
+
     def label_lengths(self, columns: int) -> tuple[int, ...]:
         """The other loss's."""
         return self.loss.label_lengths(columns)

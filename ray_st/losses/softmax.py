@@ -119,11 +119,16 @@ class SoftmaxLoss(Loss):
         """Classes, with cross entropy; other functions know what they take."""
         if not isinstance(self.loss_fct, nn.CrossEntropyLoss):
             return False, -math.inf, math.inf
-        return True, float(min(0, self.loss_fct.ignore_index)), float(self.num_labels - 1)
+        return True, 0.0, float(self.num_labels - 1)
+
+    @property
+    def ignored_label(self) -> float | None:
+        """The class that cross entropy leaves out, -100 by default."""
+        return float(self.loss_fct.ignore_index) if isinstance(self.loss_fct, nn.CrossEntropyLoss) else None
 
     def label_lengths(self, columns: int) -> tuple[int, ...]:
-        """A probability for each class."""
-        return (self.num_labels,)
+        """A class, or a probability for each."""
+        return (0, 1, self.num_labels) if isinstance(self.loss_fct, nn.CrossEntropyLoss) else ()
 
     def get_config_dict(self) -> dict[str, Any]:
         """The loss's options, for the model card."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ray_st.data.columns import check_classes, check_rows
-from ray_st.data.encode import check_faults
+from ray_st.data.columns import check_classes, check_lengths, check_rows
+from ray_st.data.faults import check_faults
 from ray_st.data.ingested import Ingested
 from ray_st.data.mixing import Concatenated
 from ray_st.data.plan import Indices, Plan
@@ -42,8 +42,8 @@ class Arrangement:
 def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
     """Refuses datasets that cannot be trained on.
 
-    That is unusable rows (unless they are to be skipped), too few rows, or labels that are all the same for a loss that
-    learns from how they differ.
+    That is unusable rows (unless they are to be skipped), too few rows, labels that are all the same for a loss that
+    learns from how they differ, or labels that are lists of several lengths.
 
     Raises:
         ValueError: Naming the dataset and what is wrong.
@@ -53,6 +53,10 @@ def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
             check_faults(ingested[name].faults, ingested[name].rows, dataset.label)
         check_rows(len(ingested[name].keys), 1, dataset.label)
         check_classes(dataset.encoding.columns, ingested[name].keys.labels, dataset.label)
+        if (
+            dataset.encoding.encoder is not None
+        ):  # without one a collator of the user's may take lists of any length
+            check_lengths(dataset.encoding.columns, ingested[name].label_lengths, dataset.label)
     label = next(iter(part.datasets.values())).label if len(part.datasets) == 1 else "all datasets together"
     check_rows(sum(len(described.keys) for described in ingested.values()), part.rows_needed, label)
 

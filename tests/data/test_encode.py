@@ -14,14 +14,13 @@ from ray_st.data.encode import (
     TOKENS,
     TRUNCATED,
     Encoding,
-    RowError,
-    check_faults,
     encode_block,
     hash_of,
     ids_of,
     keys_of_blocks,
     text_of,
 )
+from ray_st.data.faults import RowError, check_faults
 from ray_st.data.ingested import describe_blocks
 from ray_st.data.keys import hash_texts
 

@@ -1,0 +1,39 @@
+"""Rows that cannot be used: what is wrong with one, in words, and the error that names the first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_SHOWN = 60
+
+
+class RowError(ValueError):
+    """A row of a dataset cannot be used."""
+
+
+def described(value: Any) -> str:
+    """A value and its type, cut to a readable length."""
+    if isinstance(value, str) and not value.strip():
+        return f"an empty text ({value!r})"
+    shown = repr(value)
+    return f"{shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '…'} ({type(value).__name__})"
+
+
+def check_faults(faults: Sequence[tuple[int, str]], rows: int, dataset: str) -> None:
+    """Raises if rows cannot be used.
+
+    Args:
+        faults: The number of each unusable row, ascending, and what is wrong with it.
+        rows: Number of all rows.
+        dataset: What to call the dataset in the error.
+
+    Raises:
+        RowError: Naming the first unusable row, its column and value, and how many there are.
+    """
+    if faults:
+        row, reason = faults[0]
+        raise RowError(
+            f"{dataset}: row {row}, {reason}. {len(faults)} of {rows} rows cannot be used; correct or remove them, or "
+            'set bad_rows="skip" in the arguments to leave them out.'
+        )

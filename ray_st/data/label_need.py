@@ -1,0 +1,115 @@
+"""What a loss takes as a label: a value that travels to where rows are read, so that no step meets a label it cannot use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Label = float | list[Any]
+
+
+@dataclass(frozen=True)
+class LabelNeed:
+    """What a loss takes as a label.
+
+    Args:
+        loss: The loss's name, for errors.
+        whole: Whether a number must be whole.
+        least: The least number.
+        most: The most.
+        ignored: A number outside these limits that stands for a row without a label.
+        lengths: How long a list may be; 0 stands for a number that is in no list, -1 for a list of any length. Empty
+            where anything will do.
+        different: How many different labels there must be.
+    """
+
+    loss: str
+    whole: bool = False
+    least: float = -math.inf
+    most: float = math.inf
+    ignored: float | None = None
+    lengths: tuple[int, ...] = ()
+    different: int = 1
+
+    def unmet(self, labels: pa.Array) -> Iterator[tuple[int, str]]:
+        """The row and the fault of each label that will not do; nulls are not looked at.
+
+        Args:
+            labels: Numbers, or lists of numbers.
+        """
+        import pyarrow as pa
+
+        number = pa.types.is_floating(labels.type) or pa.types.is_integer(labels.type)
+        if not self._looks_at(number):
+            return
+        exact = _exact(labels.type)
+        for row, value in enumerate(labels.to_pylist()):
+            fault = None if value is None else self._fault(value, exact)
+            if fault is not None:
+                yield row, fault
+
+    def _looks_at(self, number: bool) -> bool:
+        """Whether there are numbers, or lists, that will not do."""
+        if not number:
+            return bool(self.lengths)
+        bounded = self.whole or self.least > -math.inf or self.most < math.inf
+        return bounded or not self._is_taken(0)
+
+    def _fault(self, label: Label, exact: int | None) -> str | None:
+        value = label
+        if isinstance(label, list) and len(label) == 1 and self._is_taken(0) and self._is_taken(1):
+            value = label[0]
+        if not self._fits(value):
+            return f"expected {self._expected()} as label of {self.loss}, found {_shown(value)}"
+        if self.whole and exact is not None and not isinstance(value, list) and abs(value) > exact:
+            return (
+                f"found {value!r} in a column of floats, which hold not every whole number above {exact:,}: store the "
+                f"labels of {self.loss} as integers"
+            )
+        return None
+
+    def _fits(self, value: Label) -> bool:
+        if isinstance(value, list):
+            return self._is_taken(len(value))
+        return self._is_taken(0) and self._within(value)
+
+    def _is_taken(self, length: int) -> bool:
+        return not self.lengths or length in self.lengths or (length > 0 and -1 in self.lengths)
+
+    def _within(self, value: float) -> bool:
+        if value == self.ignored:
+            return True
+        return self.least <= value <= self.most and (not self.whole or float(value).is_integer())
+
+    def _expected(self) -> str:
+        lists = [str(length) for length in self.lengths if length > 1]
+        forms = [self._number()] if self._is_taken(0) else []
+        forms += [f"a list of {' or '.join(lists)} numbers"] if lists else []
+        return " or ".join(forms or ["a list of numbers"])
+
+    def _number(self) -> str:
+        number = "a whole number" if self.whole else "a number"
+        if not (math.isfinite(self.least) and math.isfinite(self.most)):
+            return number
+        other = self.ignored is not None and not self.least <= self.ignored <= self.most
+        ignored = f" (or {self.ignored:g}, which is ignored)" if other else ""
+        return f"{number} from {self.least:g} to {self.most:g}{ignored}"
+
+
+def _shown(value: Label) -> str:
+    return f"a list of {len(value)}" if isinstance(value, list) else f"{value!r}"
+
+
+def _exact(kind: pa.DataType) -> int | None:
+    """The number up to which a type, or a list of it, holds every whole number; None if it is not of floats."""
+    import pyarrow as pa
+
+    if pa.types.is_nested(kind):
+        return _exact(kind.value_type)
+    bits = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}.get(kind)
+    return None if bits is None else 1 << bits

@@ -12,9 +12,10 @@ FILE, READ_FAULT = "source_file", "source_fault"
 
 
 def read_located(part: Part) -> Iterator[pa.Table]:
-    """Reads a part; each row knows its file and its number there.
+    """Reads a part, all its rows in order; each knows its file and its number there.
 
-    Rows that are in memory have no file: their number among all rows says enough. A row that cannot be read is passed on without values and with the reason, so that whoever counts rows counts it.
+    Rows that are in memory have no file: their number among all rows says enough. A row that cannot be read is passed on
+    in its place without values and with the reason, so that whoever counts rows counts it.
 
     Args:
         part: What to read.
@@ -22,21 +23,14 @@ def read_located(part: Part) -> Iterator[pa.Table]:
     aside: list[BadRow] = []
     for table in part.read(report=aside.append, numbered=True):
         nothing = pa.nulls(len(table), pa.string())
-        located = table.append_column(FILE, _file(part, len(table)))
-        yield located.append_column(READ_FAULT, nothing)
-        if aside:
-            yield _faulty(part, aside, located.schema)
-            aside.clear()
+        located = table.append_column(FILE, _file(part, len(table))).append_column(READ_FAULT, nothing)
+        # A reader may have looked further ahead than to the end of the table that it hands over.
+        last = located[ROW][-1].as_py()
+        here = [bad for bad in aside if bad.row < last]
+        aside[:] = [bad for bad in aside if bad.row > last]
+        yield pa.concat_tables([located, _faulty(part, here)]).sort_by(ROW) if here else located
     if aside:
-        schema = pa.schema([*_fields(part), pa.field(ROW, pa.int64()), pa.field(FILE, _FILE_TYPE)])
-        yield _faulty(part, aside, schema)
-
-
-_FILE_TYPE = pa.dictionary(pa.int32(), pa.string())
-
-
-def _fields(part: Part) -> list[pa.Field]:
-    return [pa.field(name, field.type) for name, field in zip(part.names, part.schema, strict=True)]
+        yield _faulty(part, aside)
 
 
 def _file(part: Part, rows: int) -> pa.Array:
@@ -46,8 +40,9 @@ def _file(part: Part, rows: int) -> pa.Array:
     )
 
 
-def _faulty(part: Part, aside: list[BadRow], schema: pa.Schema) -> pa.Table:
-    columns = {field.name: pa.nulls(len(aside), field.type) for field in schema}
+def _faulty(part: Part, aside: list[BadRow]) -> pa.Table:
+    fields = zip(part.names, part.schema.types, strict=True)
+    columns: dict[str, pa.Array] = {name: pa.nulls(len(aside), kind) for name, kind in fields}
     columns[ROW] = pa.array([bad.row for bad in aside], pa.int64())
     columns[FILE] = _file(part, len(aside))
     columns[READ_FAULT] = pa.array([str(bad) for bad in aside], pa.string())

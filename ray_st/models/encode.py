@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ray_st.util.quantize import PRECISIONS, quantize_embeddings
 from ray_st.util.team import Team, hand, share_out
 from ray_st.util.tensors import batch_to_device, normalize_embeddings, to_numpy, truncate_embeddings
+from ray_st.util.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from ray_st.models.stack import Stack
@@ -69,11 +70,14 @@ def check_texts(texts: Sequence[Any]) -> None:
     """Refuses what is not text before the tokenizer sees it.
 
     Raises:
-        ValueError: Naming the first entry that is no string, and its place.
+        ValueError: Naming the first entry that is no string, or no Unicode, and its place.
     """
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"Texts must be strings; entry {place} is {type(text).__name__}: {text!r:.80}.")
+        half = lone_surrogate(text)
+        if half is not None:
+            raise ValueError(f"Texts must be Unicode; in entry {place}, {text!a:.80}, {half}.")
 
 
 def with_prompt(texts: Sequence[Any], prompt: str | None) -> list[Any]:

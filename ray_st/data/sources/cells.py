@@ -28,6 +28,8 @@ def cell_sizes(array: pa.Array) -> Sizes:
     kind = array.type
     if pat.is_dictionary(kind):
         return _spread(cell_sizes(array.dictionary), array.indices)
+    if pat.is_string_view(kind) or pat.is_binary_view(kind):
+        return _view_sizes(array)
     if is_text(kind) or is_binary(kind):
         return _numbers(pc.binary_length(array))
     if pat.is_list(kind) or pat.is_large_list(kind):
@@ -80,6 +82,15 @@ def bounded(chunk: Chunk, limits: Limits) -> Iterator[Chunk]:
         stop = min(max(fitting, start + 1), start + limits.rows)
         yield chunk.slice(start, stop)
         start = stop
+
+
+def _view_sizes(array: pa.Array) -> Sizes:
+    """Each view is 16 bytes, of which the first four are the length; pyarrow has no kernel that reads them."""
+    views = array.buffers()[1]
+    if views is None or not len(array):
+        return np.zeros(len(array), dtype=np.int64)
+    lengths = np.frombuffer(views, dtype=np.int32).reshape(-1, 4)[array.offset : array.offset + len(array), 0]
+    return np.where(pc.is_valid(array).to_numpy(zero_copy_only=False), lengths, 0).astype(np.int64)
 
 
 def _spread(values: Sizes, indices: pa.Array) -> Sizes:

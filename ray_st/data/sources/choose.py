@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from ray_st.data.sources.errors import SourceError
-from ray_st.data.sources.kinds import agreed
+from ray_st.data.sources.kinds import agreed, first_double
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.source import Source
 from ray_st.data.sources.splits import Bounds
@@ -54,19 +54,19 @@ class Chosen:
             olds = {new: old for old, new in self.rename.items()}
             pairs = [(olds.get(new, new), new) for new in asked]
             self._check_asked(asked, olds)
-        news = [new for _, new in pairs]
-        double = next((new for new in news if news.count(new) > 1), None)
+        double = first_double(new for _, new in pairs)
         if double is not None:
             raise SourceError(
                 f"{self.name}: column {double!r} would be there twice; rename or leave out one."
             )
-        if not news:
+        if not pairs:
             raise SourceError(f"{self.name}: `columns` names none; leave it away to read all.")
         return pairs
 
     def _check_asked(self, asked: Sequence[str], renamed: Mapping[str, str]) -> None:
+        kept = None if self.keep is None else set(self.keep)
         for new in asked:
-            if self.keep is not None and new not in self.keep:
+            if self.keep is not None and kept is not None and new not in kept:
                 raise SourceError(f"{self.name}: no column {new!r}; {did_you_mean(new, self.keep)}")
             if new in self.rename and new not in renamed:
                 raise SourceError(f"{self.name}: no column {new!r}: it is renamed to {self.rename[new]!r}.")

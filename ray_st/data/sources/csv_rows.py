@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_st.data.sources.errors import SourceError
-from ray_st.data.sources.kinds import Converted, from_words, type_of_words
+from ray_st.data.sources.kinds import Converted, first_double, from_words, type_of_words
 from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
 from ray_st.data.sources.records import Record, infer, sample
 from ray_st.data.sources.source import Limits
@@ -51,8 +51,8 @@ class Csv:
         fields, fault = next(self._parsed(feed), (None, None))
         if fields is None or fault is not None:
             raise SourceError(f"{name}, line 1: no header row: {fault or 'the file has no lines'}.")
-        double = next((field for field in fields if not field or fields.count(field) > 1), None)
-        if double is not None:
+        double = first_double(fields)
+        if double is not None or "" in fields:
             what = f"has {double!r} twice" if double else "has a column without a name"
             raise SourceError(f"{name}, line 1: the header {what}; if there is no header, give `names`.")
         return fields

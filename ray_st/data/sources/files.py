@@ -231,8 +231,9 @@ def _strict(unit: Unit, known: tuple[str, ...]) -> Unit:
 
 def _with_known_keys(records: Iterator[Record], known: tuple[str, ...]) -> Iterator[Record]:
     """Faults rows with a key that is no column: it would be lost without a word."""
+    columns = set(known)
     for record in records:
-        odd = next((key for key in record.values if key not in known), None)
+        odd = next((key for key in record.values if key not in columns), None)
         if odd is None:
             yield record
         else:
@@ -244,7 +245,8 @@ def _with_known_keys(records: Iterator[Record], known: tuple[str, ...]) -> Itera
 
 
 def _kept(types: Mapping[str, pa.DataType], wanted: Sequence[str] | None) -> dict[str, pa.DataType]:
-    return {name: kind for name, kind in types.items() if wanted is None or name in wanted}
+    asked = set(types if wanted is None else wanted)
+    return {name: kind for name, kind in types.items() if name in asked}
 
 
 def _format_of(file: File) -> str:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ray_st.data.sources.errors import SourceError, shown
 from ray_st.data.sources.kinds import Converted, from_values, from_words, type_of_values
 from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
-from ray_st.data.sources.records import Record, infer, sample, value_size
+from ray_st.data.sources.records import Record, infer, sample_of_some, value_size
 from ray_st.data.sources.source import Limits
 
 
@@ -23,7 +23,8 @@ class Json:
 
     def columns(self, stream: Any, limits: Limits, name: str) -> dict[str, pa.DataType]:
         """Keys in the order in which they first appear, and types."""
-        return infer(sample(self.records(stream, limits, name)), lambda _, values: type_of_values(values))
+        first = sample_of_some(self.records(stream, limits, name), name)
+        return infer(first, lambda _, values: type_of_values(values))
 
     def records(self, stream: Any, limits: Limits, name: str) -> Iterator[Record]:
         """The objects; blank lines are none, a key that is not there is a missing value."""
@@ -79,8 +80,12 @@ def _record(row: int, line: Line, limit: int) -> Record:
 
 def _listed(lines: Iterator[Line], name: str) -> Iterator[Record]:
     parts = list(lines)
-    if not all(line.whole for line in parts):
-        raise SourceError(f"{name}: a list with a line that is too long to read; write one object a line.")
+    long = next((line for line in parts if not line.whole), None)
+    if long is not None:
+        raise SourceError(
+            f"{name}, line {long.number}: {too_long(len(long.data))}, in a file that is one list; write one object a "
+            f"line, for example with `jq -c '.[]' {name}`."
+        )
     try:
         values = json.loads(b"".join(line.data for line in parts))
     except (ValueError, RecursionError) as error:

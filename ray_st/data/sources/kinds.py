@@ -19,7 +19,10 @@ from ray_st.util.names import did_you_mean
 Converted = tuple[pa.Array, list[int]]
 """Values as a column, null where one cannot be converted, and the places of those."""
 
-_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_INTEGER = re.compile(r"[-+]?[0-9]+")
+_LONGEST, _ROUNDED = 24, 16
+"""No integer type of 64 bits holds more digits; a float64 holds all whole numbers of fewer digits."""
+
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(nan|NaN|inf|Inf)")
 _TRUTH = re.compile(r"true|True|TRUE|false|False|FALSE")
 
@@ -55,7 +58,7 @@ def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     if pat.is_null(one):
         return other
     if pat.is_integer(one) and pat.is_integer(other):
-        return pa.int64()
+        return pa.int64() if pat.is_signed_integer(one) or pat.is_signed_integer(other) else pa.uint64()
     if _is_number(one) and _is_number(other):
         return pa.float64()
     if _is_list(one) and _is_list(other):
@@ -94,18 +97,27 @@ def agreed(schemas: Iterable[tuple[str, Mapping[str, pa.DataType]]]) -> dict[str
     return types
 
 
-def _check_names(name: str, columns: Iterable[str], leader: str, types: Iterable[str]) -> None:
-    found, expected = list(columns), list(types)
+def _check_names(name: str, found: Mapping[str, Any], leader: str, expected: Mapping[str, Any]) -> None:
     missing = next((column for column in expected if column not in found), None)
     if missing is not None:
         raise SourceError(
-            f"{name}: column {missing!r} is missing; found {found}, expected {expected} as in {leader}."
+            f"{name}: column {missing!r} is missing; found {list(found)}, expected {list(expected)} as in {leader}."
         )
     extra = next((column for column in found if column not in expected), None)
     if extra is not None:
         raise SourceError(
-            f"{name}: column {extra!r} is not in {leader}, which has {expected}; name those to read in `columns`."
+            f"{name}: column {extra!r} is not in {leader}, which has {list(expected)}; name those to read in `columns`."
         )
+
+
+def first_double(names: Iterable[str]) -> str | None:
+    """The first name that is there twice, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def pick(
@@ -131,11 +143,30 @@ def type_of_words(column: str, words: Sequence[str | None]) -> pa.DataType:
     filled = [word for word in words if word is not None]
     if not filled:
         return pa.null()
+    is_label = column in LABEL_COLUMNS
     for pattern, kind in ((_INTEGER, pa.int64()), (_NUMBER, pa.float64()), (_TRUTH, pa.bool_())):
-        fitting = sum(pattern.fullmatch(word) is not None for word in filled)
-        if fitting == len(filled) or (column in LABEL_COLUMNS and fitting * 2 > len(filled)):
-            return kind
+        fitting = [word for word in filled if pattern.fullmatch(word)]
+        if len(fitting) == len(filled) or (is_label and len(fitting) * 2 > len(filled)):
+            return _wide_enough(fitting, is_label) if pat.is_integer(kind) else kind
     return pa.string()
+
+
+def _wide_enough(digits: Sequence[str], is_label: bool) -> pa.DataType:
+    """A type for whole numbers; those that no type holds are words, or, as labels, to be refused one by one."""
+    return _holding(list(map(_whole, digits))) or (pa.int64() if is_label else pa.string())
+
+
+def _whole(digits: str) -> int:
+    # Python refuses to read more than 4300 digits; all of more than 20 are too large alike.
+    return int(digits) if len(digits) <= _LONGEST else 10**_LONGEST
+
+
+def _holding(numbers: Sequence[int]) -> pa.DataType | None:
+    """The type of integer that holds some numbers: int64 if it does, then uint64; None if neither does."""
+    least, most = min(numbers), max(numbers)
+    if least >= -(1 << 63) and most < 1 << 63:
+        return pa.int64()
+    return pa.uint64() if least >= 0 and most < 1 << 64 else None
 
 
 def type_of_values(values: Sequence[Any]) -> pa.DataType:
@@ -143,6 +174,9 @@ def type_of_values(values: Sequence[Any]) -> pa.DataType:
     try:
         return plain(pa.array(values, from_pandas=True).type)
     except (ValueError, TypeError, OverflowError):
+        numbers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+        if numbers and len(numbers) == sum(value is not None for value in values):
+            return _holding(numbers) or pa.int64()
         kinds = [_type_of_value(value) for value in values if value is not None]
         known = next((kind for kind in kinds if kind is not None), pa.null())
         for kind in kinds:
@@ -152,21 +186,35 @@ def type_of_values(values: Sequence[Any]) -> pa.DataType:
 
 def from_words(words: Sequence[str | None], kind: pa.DataType) -> Converted:
     """Fields of a text file as a column of a type."""
-    texts = pa.array(words, pa.string())
     if kind == pa.string():
-        return texts, []
-    return _converted(words, lambda some: pa.array(some, pa.string()).cast(kind), kind)
+        return pa.array(words, kind), []
+    if not pat.is_floating(kind):
+        return _converted(words, lambda some: pa.array(some, pa.string()).cast(kind))
+    rounded = {place for place, word in enumerate(words) if word is not None and _is_rounded(word)}
+    exact = [None if place in rounded else word for place, word in enumerate(words)]
+    array, odd = _converted(exact, lambda some: pa.array(some, pa.string()).cast(kind))
+    return array, sorted({*odd, *rounded})
+
+
+def _is_rounded(word: str) -> bool:
+    """Whether a word is a whole number that a float64 does not hold; fractions are rounded without a word."""
+    if len(word) < _ROUNDED or not _INTEGER.fullmatch(word):
+        return False
+    return len(word) > _LONGEST or int(float(word)) != int(word)
 
 
 def from_values(values: Sequence[Any], kind: pa.DataType) -> Converted:
     """Python values as a column of a type."""
-    return _converted(values, lambda some: pa.array(some, kind, from_pandas=True), kind)
+    return _converted(values, lambda some: pa.array(some, kind, from_pandas=True))
 
 
 def cast(array: pa.Array, kind: pa.DataType) -> Converted:
     """A column as one of another type, refusing to lose anything."""
     if array.type == kind:
         return array, []
+    if pat.is_dictionary(array.type) and pat.is_string_view(array.type.value_type):
+        # pyarrow decodes no dictionary of views.
+        array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.large_string()))
     try:
         return array.cast(kind), []
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
@@ -186,9 +234,7 @@ def _casts(array: pa.Array, kind: pa.DataType) -> bool:
     return True
 
 
-def _converted(
-    values: Sequence[Any], convert: Callable[[Sequence[Any]], pa.Array], kind: pa.DataType
-) -> Converted:
+def _converted(values: Sequence[Any], convert: Callable[[Sequence[Any]], pa.Array]) -> Converted:
     errors = (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError)
     try:
         return convert(values), []
@@ -204,6 +250,8 @@ def _converted(
 
 
 def _type_of_value(value: Any) -> pa.DataType | None:
+    if isinstance(value, str):
+        return pa.string()  # also where Arrow cannot hold it, so that it is found as a bad text
     try:
         return plain(pa.array([value], from_pandas=True).type)
     except (ValueError, TypeError, OverflowError):

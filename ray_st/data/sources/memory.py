@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from ray_st.data.sources.errors import BadRow, Report, SourceError, shown
-from ray_st.data.sources.kinds import from_values, pick, plain, type_of_values
+from ray_st.data.sources.kinds import first_double, from_values, pick, plain, type_of_values
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.records import Record, gather, infer, sample, value_size
 from ray_st.data.sources.source import Chunk, Limits
+from ray_st.util.unicode import lone_surrogate
 
 PART_ROWS = 65_536
 """Rows of a part of a table in memory."""
@@ -74,8 +75,7 @@ class Table:
 
     def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
         """Arrow type of each column; see :meth:`Source.columns`."""
-        names = self.table.schema.names
-        double = next((name for name in names if names.count(name) > 1), None)
+        double = first_double(self.table.schema.names)
         if double is not None:
             raise SourceError(f"{self.name}: column {double!r} is there twice; rename one.")
         return pick({item.name: plain(item.type) for item in self.table.schema}, wanted, self.name)
@@ -197,8 +197,13 @@ def _array(column: str, values: Any, name: str) -> pa.Array | pa.ChunkedArray:
         kind = type_of_values(plain_values)
         array, odd = from_values(plain_values, kind)
         if odd:
-            reason = f"expected {kind}, as the values before, found {shown(plain_values[odd[0]])}"
-            raise SourceError(
-                f"{BadRow(name, odd[0], reason, column)}. Make all values of one type."
-            ) from None
+            raise SourceError(_odd(BadRow(name, odd[0], "", column), plain_values[odd[0]], kind)) from None
         return array
+
+
+def _odd(where: BadRow, value: Any, kind: pa.DataType) -> str:
+    half = lone_surrogate(value) if isinstance(value, str) else None
+    if half is not None:
+        return f"{replace(where, reason=half)}."
+    reason = f"expected {kind}, as the values before, found {shown(value)}"
+    return f"{replace(where, reason=reason)}. Make all values of one type."

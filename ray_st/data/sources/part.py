@@ -71,8 +71,8 @@ class Part:
 
     def chosen(self, columns: Sequence[tuple[str, str]]) -> Part:
         """The part with only some columns: for each its name here, and its new name."""
-        places = [self.names.index(old) for old, _ in columns]
-        schema = pa.schema([self.schema.field(place) for place in places])
+        places = {name: place for place, name in enumerate(self.names)}
+        schema = pa.schema([self.schema.field(places[old]) for old, _ in columns])
         return replace(self, schema=schema, names=tuple(new for _, new in columns))
 
     def read(self, report: Report | None = None, numbered: bool = False) -> Iterator[pa.Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -132,7 +133,10 @@ def _matching(store: FileSystem, path: str, suffixes: Sequence[str]) -> list[Fil
 def _below(store: FileSystem, folder: str, recursive: bool) -> list[FileInfo]:
     """Files in a folder, but no hidden ones nor those that tools leave behind (``_SUCCESS``)."""
     here = "." if not folder and isinstance(store, LocalFileSystem) else folder
-    infos = store.get_file_info(FileSelector(here, allow_not_found=True, recursive=recursive))
+    if recursive and isinstance(store, LocalFileSystem):
+        infos = list(_walked(store, here, (os.path.realpath(here),)))
+    else:
+        infos = store.get_file_info(FileSelector(here, allow_not_found=True, recursive=recursive))
     start = len(here.rstrip("/"))
     return [
         info
@@ -140,6 +144,15 @@ def _below(store: FileSystem, folder: str, recursive: bool) -> list[FileInfo]:
         if info.type == FileType.File
         and not any(part[0] in "._" for part in info.path[start:].split("/") if part)
     ]
+
+
+def _walked(store: LocalFileSystem, folder: str, above: tuple[str, ...]) -> Iterator[FileInfo]:
+    """All in a folder of this machine, at any depth. Links are followed, but not to a folder that they lie in."""
+    for info in store.get_file_info(FileSelector(folder, allow_not_found=True)):
+        yield info
+        real = os.path.realpath(info.path) if info.type == FileType.Directory else None
+        if real is not None and real not in above:
+            yield from _walked(store, info.path, (*above, real))
 
 
 def _fixed(path: str) -> str:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ray_st.data.sources.errors import BadRow, Report, shown, snippet
+from ray_st.data.sources.errors import BadRow, Report, SourceError, shown, snippet
 from ray_st.data.sources.kinds import Converted
 from ray_st.data.sources.source import Chunk, Limits
+from ray_st.util.unicode import lone_surrogate
 
 SAMPLE_ROWS = 1000
 """First rows of a text file, a query or a stream from which the types of its columns are told."""
@@ -50,15 +51,38 @@ def value_size(value: Any) -> int:
 
 def sample(records: Iterable[Record]) -> list[Record]:
     """The first usable rows, few and small enough to look at."""
-    found: list[Record] = []
+    return [record for record in _first(records) if record.fault is None]
+
+
+def sample_of_some(records: Iterable[Record], name: str) -> list[Record]:
+    """The first usable rows, where nothing but rows tells the columns.
+
+    Args:
+        records: The rows.
+        name: What errors call the source.
+
+    Raises:
+        SourceError: If there are rows and the first ones cannot be used.
+    """
+    first = list(_first(records))
+    found = [record for record in first if record.fault is None]
+    if first and not found:
+        raise SourceError(f"{_bad(first[0], name)}; of {len(first)} row(s) looked at none can be used.")
+    return found
+
+
+def _first(records: Iterable[Record]) -> Iterator[Record]:
     size = 0
     for record in islice(records, SAMPLE_ROWS):
-        if record.fault is None:
-            found.append(record)
+        yield record
         size += record.size
         if size > _SAMPLE_BYTES:
             break
-    return found
+
+
+def _bad(record: Record, name: str) -> BadRow:
+    assert record.fault is not None
+    return BadRow(name, record.row, record.fault, line=record.line, raw=snippet(record.raw))
 
 
 def infer(
@@ -95,7 +119,7 @@ def gather(
     size = 0
     for record in records:
         if record.fault is not None:
-            report(BadRow(name, record.row, record.fault, line=record.line, raw=snippet(record.raw)))
+            report(_bad(record, name))
             continue
         if held and (len(held) >= limits.rows or size + record.size > limits.bytes):
             yield _chunk(held, schema, convert, report, name)
@@ -123,7 +147,8 @@ def _chunk(
 
 
 def _odd(record: Record, field: pa.Field, value: Any, name: str) -> BadRow:
-    reason = (
+    half = lone_surrogate(value) if isinstance(value, str) else None
+    reason = half or (
         f"expected {field.type}, as the first rows or `types` say, found {shown(value)}; "
         f"another type is set with types: {{{field.name}: …}}"
     )

@@ -52,7 +52,12 @@ class Chunk:
 
     def take(self, keep: npt.NDArray[np.bool_]) -> Chunk:
         """The rows for which `keep` (n,) is true."""
-        return self if keep.all() else Chunk(self.table.filter(pa.array(keep)), self.rows[keep])
+        if keep.all():
+            return self
+        # Not ``filter``: pyarrow has none for views, and it would copy texts that rows share.
+        runs = np.split(np.flatnonzero(keep), np.flatnonzero(np.diff(np.flatnonzero(keep)) > 1) + 1)
+        kept = [self.table.slice(run[0], len(run)) for run in runs if len(run)]
+        return Chunk(pa.concat_tables(kept) if kept else self.table.slice(0, 0), self.rows[keep])
 
     def slice(self, start: int, stop: int) -> Chunk:
         """Rows `start` up to `stop`, without copying."""

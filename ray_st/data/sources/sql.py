@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ray_st.data.sources.errors import Report, SourceError, said, snippet
-from ray_st.data.sources.kinds import from_values, named_type, pick, type_of_values
+from ray_st.data.sources.kinds import first_double, from_values, named_type, pick, type_of_values
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.records import Record, gather, infer, sample, value_size
 from ray_st.data.sources.source import Chunk, Limits
@@ -73,7 +73,7 @@ class Query:
         if cursor.description is None:
             raise SourceError(f"{self.name}: returns no rows; expected a query such as SELECT.")
         names = [str(column[0]) for column in cursor.description]
-        double = next((name for name in names if names.count(name) > 1), None)
+        double = first_double(names)
         if double is not None:
             raise SourceError(f"{self.name}: returns column {double!r} twice; name one of them with AS.")
         return names

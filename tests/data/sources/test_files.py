@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from ray_st.data.sources import Chosen, Files, Limits, SourceError
+from ray_st.data.sources import Chosen, Files, Joined, Limits, SourceError, Table
+from ray_st.data.sources.kinds import first_double
 
 ROWS = [
     {"a": "one", "b": "first", "score": 1.0},
@@ -341,3 +343,155 @@ def test_what_cannot_be_read_is_refused(
     Path("odd.data").write_text("a\n1\n")
     with pytest.raises(SourceError, match=message):
         rows_of(Files(**options))
+
+
+class TestWholeNumbers:
+    """Digits are whole numbers, exactly, however many there are."""
+
+    @pytest.mark.parametrize(
+        ("numbers", "kind"),
+        [
+            ([123_456_789_012_345_678, 123_456_789_012_345_679], pa.int64()),
+            ([-(2**63), 2**63 - 1], pa.int64()),
+            ([2**63, 3], pa.uint64()),
+            ([2**64 - 1, 0], pa.uint64()),
+        ],
+    )
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+    def test_are_kept(self, rows_of: Any, numbers: list[int], kind: pa.DataType, suffix: str) -> None:
+        path = Path(f"t.{suffix}")
+        if suffix == "csv":
+            path.write_text("\n".join(["label", *map(str, numbers)]))
+        elif suffix == "jsonl":
+            path.write_text("\n".join(json.dumps({"label": number}) for number in numbers))
+        else:
+            pq.write_table(pa.table({"label": pa.array(numbers, kind)}), path)
+        assert Files(str(path)).columns() == {"label": kind}
+        assert [row["label"] for row in rows_of(Files(str(path)))] == numbers
+
+    @pytest.mark.parametrize("text", ["label\n5\n18446744073709551616", "label\n1e3\n9007199254740993\n0.5"])
+    def test_that_no_type_holds_are_refused_with_their_line(self, rows_of: Any, text: str) -> None:
+        Path("t.csv").write_text(text)
+        with pytest.raises(
+            SourceError, match=r"t.csv, line 3, column 'label': expected \w+, .* found '[0-9]{16}"
+        ):
+            rows_of(Files("t.csv"))
+        aside: list[Any] = []
+        rows_of(Files("t.csv"), aside.append)
+        assert [bad.row for bad in aside] == [1]
+
+    def test_in_json(self, rows_of: Any) -> None:
+        Path("t.jsonl").write_text('{"label": 18446744073709551616}\n{"label": 4}')
+        with pytest.raises(
+            SourceError, match=r"line 1, column 'label': expected int64.*found 18446744073709551616"
+        ):
+            rows_of(Files("t.jsonl"))
+
+    def test_that_are_no_labels_are_words(self, rows_of: Any) -> None:
+        Path("t.csv").write_text(f"id\n{'7' * 30}\n5")
+        assert rows_of(Files("t.csv")) == [{"id": "7" * 30}, {"id": "5"}]
+        Path("t.csv").write_text(f"id\n{'7' * 5000}")
+        assert Files("t.csv").columns() == {"id": pa.string()}
+
+    def test_of_two_files(self, rows_of: Any) -> None:
+        Path("a.jsonl").write_text(f'{{"label": {2**63}}}')
+        pq.write_table(pa.table({"label": pa.array([5], pa.uint32())}), "b.parquet")
+        both = Joined([Files("a.jsonl"), Files("b.parquet")])
+        assert rows_of(both) == [{"label": 2**63}, {"label": 5}]
+
+
+KINDS_OF_TEXT = [
+    pa.string_view(),
+    pa.large_string(),
+    pa.dictionary(pa.int8(), pa.large_string()),
+    pa.dictionary(pa.int32(), pa.string_view()),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_TEXT)
+def test_texts_of_any_arrow_type_are_read(rows_of: Any, kind: pa.DataType) -> None:
+    texts = ["short", None, "ünï", "", "a text of more than twelve bytes"]
+    if pa.types.is_dictionary(kind):
+        column = pa.array(texts).dictionary_encode()
+        column = pa.DictionaryArray.from_arrays(column.indices, column.dictionary.cast(kind.value_type))
+    else:
+        column = pa.array(texts).cast(kind)
+    table = pa.table({"a": column})
+    with pa.ipc.new_file("t.arrow", table.schema) as writer:
+        writer.write_table(table)
+    for source in (Files("t.arrow"), Table(table), Table(table, limits=Limits(bytes=4))):
+        assert source.columns() == {"a": pa.string()}
+        assert [row["a"] for row in rows_of(source)] == texts
+    assert [row["a"] for row in rows_of(Table(table.slice(2)))] == texts[2:]
+    aside: list[Any] = []
+    assert len(rows_of(Table(table, limits=Limits(cell=10)), aside.append)) == 4
+    assert [(bad.row, bad.reason[:22]) for bad in aside] == [(4, "a value of 32 bytes; a")]
+
+
+def test_views_that_are_not_utf8_are_named() -> None:
+    column = pa.array([b"ok", b"\xff\xfe"], pa.binary_view()).view(pa.string_view())
+    with pytest.raises(SourceError, match=r"row 1, column 'a': expected a text in UTF-8"):
+        list(Table(pa.table({"a": column})).parts()[0].read())
+
+
+def test_a_wide_table_takes_time_in_proportion_to_its_width() -> None:
+    """29 s for the header of 20,000 columns where each name was looked for in a list of all, 0.1 s without."""
+    names = [f"c{number}" for number in range(20_000)]
+    Path("t.csv").write_text(",".join(names) + "\n" + ",".join("x" * len(names)))
+    began = time.process_time()
+    assert list(Chosen(Files("t.csv"), rename={"c1": "text"}).columns())[:2] == ["c0", "text"]
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(("names", "double"), [("abcb", "b"), ("abba", "b"), ("abc", None), ("", None)])
+def test_the_first_name_that_is_there_twice(names: str, double: str | None) -> None:
+    assert first_double(names) == double
+
+
+class TestLinks:
+    """Links to folders are followed; those that lead back are not."""
+
+    def test_a_folder_that_links_to_itself_is_read_once(self, rows_of: Any) -> None:
+        for name in ("d/e/f", "other"):
+            Path(name).mkdir(parents=True)
+        for place, path in enumerate(["d/a.csv", "d/e/b.csv", "d/e/f/c.csv", "other/o.csv"]):
+            Path(path).write_text(f"n\n{place}\n")
+        for link, to in (("d/self", "."), ("d/e/up", ".."), ("d/e/f/top", "../.."), ("d/more", "../other")):
+            Path(link).symlink_to(to)
+        found = ["d/a.csv", "d/e/b.csv", "d/e/f/c.csv", "d/more/o.csv"]
+        for path in ("d", "d/", str(Path("d").resolve()), "d/**/*.csv", "./d"):
+            assert [str(Path(file.name).resolve().relative_to(Path.cwd())) for file in Files(path).files] == [
+                name.replace("d/more", "other") for name in found
+            ]
+
+    def test_two_folders_that_link_to_each_other(self) -> None:
+        for name, other in (("a", "b"), ("b", "a")):
+            Path(name).mkdir()
+            Path(name, "t.csv").write_text("n\n1\n")
+            Path(name, "link").symlink_to(f"../{other}")
+        assert [file.name for file in Files("a").files] == ["a/link/t.csv", "a/t.csv"]
+
+
+class TestLongLines:
+    LIMITS = Limits(cell=100)
+
+    def test_are_named_where_no_row_tells_the_columns(self) -> None:
+        Path("t.jsonl").write_text(json.dumps({"a": "x" * 1000}))
+        with pytest.raises(
+            SourceError, match=r"t.jsonl, line 1: the line is longer than 400 bytes; of 1 row"
+        ):
+            Files("t.jsonl", limits=self.LIMITS).columns()
+
+    def test_in_a_list_are_named_with_a_way_out(self) -> None:
+        Path("t.json").write_text(json.dumps([{"a": "x" * 10}] * 100))
+        with pytest.raises(
+            SourceError, match=r"t.json, line 1: .* longer than 400 bytes, .* one list; .*jq -c"
+        ):
+            Files("t.json", limits=self.LIMITS).columns()
+
+    def test_beside_others_are_put_aside(self, rows_of: Any) -> None:
+        lines = [json.dumps({"a": "x" * size}) for size in (1000, 2)]
+        Path("t.jsonl").write_text("\n".join(lines))
+        aside: list[Any] = []
+        assert rows_of(Files("t.jsonl", limits=self.LIMITS), aside.append) == [{"a": "xx"}]
+        assert [bad.row for bad in aside] == [0]

@@ -115,6 +115,24 @@ class TestOddValues:
         assert sorted(bad.row for bad in aside) == [1, 2]
 
     @pytest.mark.parametrize(
+        "value", [{"a": ["x", "b\ud800c"]}, [{"a": "x"}, {"a": "b\ud800c"}], "t.jsonl", "stream"]
+    )
+    def test_half_of_a_surrogate_pair(self, rows_of: Any, value: Any) -> None:
+        if value == "t.jsonl":
+            Path(value).write_text('{"a": "x"}\n{"a": "b\\ud800c"}\n')
+        if value == "stream":
+            value = datasets.IterableDataset.from_generator(lambda: iter([{"a": "x"}, {"a": "b\ud800c"}]))
+        match = (
+            r"(row 1|line 2), column 'a': character 1 is half of a surrogate pair, '\\ud800', which is not"
+        )
+        with pytest.raises(SourceError, match=match):
+            rows_of(as_source(value, "train"))
+
+    def test_nothing_but_halves_of_surrogate_pairs(self, rows_of: Any) -> None:
+        with pytest.raises(SourceError, match="row 0, column 'a': character 0 is half of a surrogate pair"):
+            rows_of(as_source([{"a": "\udfff"}], "train"))
+
+    @pytest.mark.parametrize(
         ("value", "message"),
         [
             ({"a": [1], "b": [1, 2]}, r"one length, found \{'a': 1, 'b': 2\}"),

@@ -24,6 +24,7 @@ from ray_st.training.parts import prompt_lengths
 from ray_st.training.prompting import PromptingTrainer
 from ray_st.training.refusals import check_arguments, check_in_place, check_losses, make_folder
 from ray_st.training.renewing import check_optimizer, make_losses
+from ray_st.training.router import check_router_mapping
 from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, eval_feed
 from ray_st.training.run_header import subject
 from ray_st.training.searching import SearchingTrainer
@@ -133,6 +134,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         self.scaling_config, self.run_config = scaling_config, run_config
         self.loss_init, self.loss = loss, make_losses(loss, self.model, anew=model_init is not None)
         check_losses(args, self.loss)
+        if self.place is None and (train_dataset is not None or eval_dataset is not None):
+            check_router_mapping(self.model, args.router_mapping)
         check_optimizer(self.optimizer, self.model, self.loss, args.learning_rate_mapping)
         self.evaluator = _one_evaluator(evaluator)
         known, given = self.callback_handler.callbacks, len(callbacks or [])

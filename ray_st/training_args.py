@@ -26,6 +26,7 @@ _OUR_MAPPINGS = [
     "dataset_weights",
     "eval_resources",
     "learning_rate_mapping",
+    "router_mapping",
 ]
 
 
@@ -100,6 +101,9 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
             called as ``batch_sampler(dataset, batch_size=, drop_last=, valid_label_columns=, generator=, seed=)``.
         multi_dataset_batch_sampler: From which dataset each batch is taken: a :class:`MultiDatasetBatchSamplers` or its
             name, or a class or function called as ``sampler(dataset, batch_samplers, generator=, seed=)``.
+        router_mapping: For a model with a :class:`ray_st.models.Router`: for each text column the task (or row of the
+            Router) that it takes, such as ``{"question": "query", "answer": "document"}``; or that for each dataset
+            name. A column that it leaves out takes the default row.
         learning_rate_mapping: For each regular expression, the learning rate of the weights in whose names it is found;
             of several, the last counts. The model's weights are named ``model.…``, as in its ``state_dict``; those that
             a loss owns as in the loss, after the dataset's name and a dot where each dataset has its own.
@@ -139,6 +143,9 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     )
     learning_rate_mapping: _Mapped = field(
         default=None, metadata={"help": "Learning rates of single weights, by regular expression."}
+    )
+    router_mapping: _Mapped = field(
+        default=None, metadata={"help": "Task of each text column, for a model with a Router."}
     )
     global_train_batch_size: int | None = field(
         default=None, metadata={"help": "Rows of a training batch over all workers."}
@@ -192,6 +199,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
             raise ValueError(f"collisions must be one of {list(COLLISIONS)}; got {self.collisions!r}.")
         self._check_sizes()
         self._check_rates()
+        self._check_tasks()
         self._check_background()
 
     def _check_sizes(self) -> None:
@@ -215,6 +223,16 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
                 raise ValueError(
                     f"learning_rate_mapping: {pattern!r} is no regular expression ({error})."
                 ) from error
+
+    def _check_tasks(self) -> None:
+        mapping = self.router_mapping or {}
+        nested = [value for value in mapping.values() if isinstance(value, Mapping)]
+        tasks = [task for part in nested for task in part.values()] if nested else list(mapping.values())
+        if len(nested) not in (0, len(mapping)) or not all(isinstance(task, str) for task in tasks):
+            raise ValueError(
+                "router_mapping must be a task for each text column, or for each dataset name such a dict; got "
+                f"{mapping!r}."
+            )
 
     def _check_background(self) -> None:
         for name, amount in (self.eval_resources or {}).items():

@@ -14,6 +14,7 @@ from ray_st.data.faults import described
 from ray_st.data.keys import Keys, hash_texts, label_codes
 from ray_st.data.label_column import checked_labels, is_list
 from ray_st.data.located import FILE, READ_FAULT
+from ray_st.data.routes import Route
 from ray_st.data.sources import ROW
 
 TokenIds = npt.NDArray[np.int32]
@@ -46,12 +47,18 @@ class Encoding:
         encoder: Turns texts into token ids, or None where the model takes no token ids.
         keep_texts: Whether the encoded rows keep their texts (for a custom collator, or without an encoder).
         prompts: Prompt that is put before each text of a column.
+        routes: The columns whose texts take a row of the model's modules of their own, with that row's encoder.
     """
 
     columns: ColumnSpec
     encoder: Encoder | None
     keep_texts: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
+    routes: Mapping[str, Route] = field(default_factory=dict)
+
+    def encoder_of(self, column: str) -> Any:
+        """What turns the texts of a column into token ids; None where they stay texts."""
+        return self.routes[column].encoder if column in self.routes else self.encoder
 
 
 def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
@@ -72,17 +79,17 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     made: dict[str, pa.Array] = {}
     tokens = np.zeros(len(block), dtype=np.int64)
     truncated = np.zeros(len(block), dtype=bool)
-    longest = getattr(encoding.encoder, "max_seq_length", None)
     for name, values in texts.items():
         made[hash_of(name)] = pa.array(hash_texts(values), pa.uint64())
         prompted = (
             [encoding.prompts[name] + text for text in values] if encoding.prompts.get(name) else values
         )
-        if encoding.encoder is not None:
-            made[ids_of(name)], lengths = _ragged(encoding.encoder(prompted))
+        encoder = encoding.encoder_of(name)
+        if encoder is not None:
+            made[ids_of(name)], lengths = _ragged(encoder(prompted))
             tokens += lengths
-            truncated |= lengths >= (longest or np.inf)
-        if encoding.keep_texts or encoding.encoder is None:
+            truncated |= lengths >= (getattr(encoder, "max_seq_length", None) or np.inf)
+        if encoding.keep_texts or encoder is None:
             made[text_of(name)] = pa.array(prompted, pa.large_string())
     label = encoding.columns.label
     if label is not None:

@@ -63,11 +63,10 @@ class Window:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    @property
-    def has_tokens(self) -> bool:
-        """Whether rows hold token ids (otherwise they hold texts)."""
+    def has_tokens(self, column: str) -> bool:
+        """Whether rows hold token ids of a text column (otherwise they hold its texts)."""
         filled = np.flatnonzero(np.diff(self._ends, prepend=0))
-        return bool(len(filled)) and ids_of(self.columns.texts[0]) in self._block(int(filled[0])).columns
+        return bool(len(filled)) and ids_of(column) in self._block(int(filled[0])).columns
 
     def blocks_of(self, rows: Indices) -> list[int]:
         """Numbers of the blocks that hold some rows."""

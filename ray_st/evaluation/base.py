@@ -207,3 +207,14 @@ def role_prompt(model: Any, roles: Sequence[str]) -> str | None:
     """
     prompts = getattr(model, "prompts", None) or {}
     return next((name for name in roles if prompts.get(name)), next((n for n in roles if n in prompts), None))
+
+
+def role_task(model: Any, roles: Sequence[str]) -> dict[str, str]:
+    """The option of ``encode`` that names a role's task, for models of which a module takes one (a Router).
+
+    Args:
+        model: May have ``get_model_kwargs``, the names of the options that its modules take.
+        roles: Names of the role, the task first.
+    """
+    known: list[str] = getattr(model, "get_model_kwargs", list)()
+    return {"task": roles[0]} if "task" in known else {}

@@ -223,6 +223,7 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
             show_progress_bar=show_progress_bar,
             convert_to_tensor=True,
             truncate_dim=self.truncate_dim,
+            **base.role_task(model, roles),
         )
 
     def _figures(self, ranking: Ranking) -> dict[str, float]:

@@ -151,6 +151,7 @@ class RerankingEvaluator(base.SentenceEvaluator):
             show_progress_bar=progress,
             convert_to_tensor=True,
             truncate_dim=self.truncate_dim,
+            **base.role_task(model, roles),
         )
 
     def get_config_dict(self) -> dict[str, Any]:

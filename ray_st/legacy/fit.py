@@ -63,6 +63,7 @@ def make_trainer(
     args = SentenceTransformerTrainingArguments(
         output_dir=options.checkpoint_path or _free_folder(),
         multi_dataset_batch_sampler="round_robin",
+        router_mapping={name: dict(one.tasks) for name, one in objectives.items() if one.tasks} or None,
         dataset_batch_sizes=sizes,
         per_device_train_batch_size=max(sizes.values()),
         num_train_epochs=options.epochs,

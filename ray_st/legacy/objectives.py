@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -73,11 +73,13 @@ class Objective:
         rows: ``sentence_0``, ``sentence_1``, … and maybe ``label``.
         order: How they are put into batches.
         loss: The loss.
+        tasks: What the texts of a column are, for a model with a Router: examples say it as ``{"query": text}``.
     """
 
     rows: datasets.Dataset
     order: Order
     loss: nn.Module
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_objectives(train_objectives: Objectives) -> dict[str, Objective]:
@@ -95,11 +97,21 @@ def read_objectives(train_objectives: Objectives) -> dict[str, Objective]:
     objectives = {}
     for number, (loader, loss) in enumerate(train_objectives, start=1):
         examples, order = _opened(loader, f"train_objectives[{number - 1}]")
-        rows = datasets.Dataset.from_dict(as_columns(examples, label=_wants_labels(loss, examples)))
-        objectives[f"objective_{number}"] = Objective(rows, order, loss)
+        columns = as_columns(examples, label=_wants_labels(loss, examples))
+        tasks = {name: task for name, values in columns.items() if (task := _task_of(values)) is not None}
+        texts = {name: [text[task] for text in columns[name]] for name, task in tasks.items()}
+        rows = datasets.Dataset.from_dict({**columns, **texts})
+        objectives[f"objective_{number}"] = Objective(rows, order, loss, tasks)
     if not objectives:
         raise ValueError("train_objectives: expected pairs of a loader and a loss; found none.")
     return objectives
+
+
+def _task_of(texts: Sequence[Any]) -> str | None:
+    """The task that all texts of a column name, as ``{task: text}``; None if they don't."""
+    named = [list(text) for text in texts if isinstance(text, Mapping)]
+    one = len(named) == len(texts) and all(names == named[0] and len(names) == 1 for names in named)
+    return str(named[0][0]) if named and one else None
 
 
 def _opened(loader: Any, place: str) -> tuple[Sequence[InputExample], Order]:

@@ -29,6 +29,7 @@ Run: TypeAlias = Callable[[nn.Module, Chunks], Tensor]
 """Runs a model on chunks of rows, one call a chunk, and gives all their embeddings one after the other."""
 
 _TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids")
+_ROUTE_KEYS = ("task", "modality")
 
 
 def embed_columns(
@@ -44,7 +45,8 @@ def embed_columns(
     The rows of all columns are sorted by their real length and cut into chunks; the model runs once a chunk and the
     rows are put back. Value and gradient equal those of one call a column for every model whose embeddings don't
     depend on padding; with dropout only the random draws differ. Features that hold anything but ``input_ids``,
-    ``attention_mask``, ``token_type_ids`` and ``prompt_length`` are embedded one column a call.
+    ``attention_mask``, ``token_type_ids`` and ``prompt_length`` are embedded one column a call; columns whose ``task`` or
+    ``modality`` differ take different routes through the model, so only those of one route are embedded together.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
@@ -62,17 +64,40 @@ def embed_columns(
     Raises:
         ValueError: If the model gives no ``sentence_embedding``.
     """
-    columns = [dict(column) for column in features]
-    run = run or run_plainly
+    routes: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
+    for place, column in enumerate(features):
+        routes.setdefault(_route(column), {})[place] = dict(column)
+    found: dict[int, Tensor] = {}
+    for alike in routes.values():
+        columns = list(alike.values())
+        embeddings = _embed_alike(model, columns, token_budget, call_tokens, rows, run or run_plainly)
+        found.update(zip(alike, embeddings, strict=True))
+    return [found[place] for place in sorted(found)]
+
+
+def _route(column: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(column.get(key) for key in _ROUTE_KEYS)
+
+
+def _embed_alike(
+    model: nn.Module,
+    columns: list[dict[str, Any]],
+    token_budget: int,
+    call_tokens: int | None,
+    rows: int | None,
+    run: Run,
+) -> list[Tensor]:
+    """Embeds columns of one route; see :func:`embed_columns`."""
     if not _mergeable(columns):
         return [run(model, _pieces(column, rows)) for column in columns]
+    route = {key: columns[0][key] for key in _ROUTE_KEYS if key in columns[0]}
     sizes = [len(column["input_ids"]) for column in columns]
     left = any(_padded_left(column["attention_mask"]) for column in columns)
     merged = _merge(columns, left, _pad_id(model, columns))
     if call_tokens is None and not getattr(model, "without_padding", False):
         call_tokens = CALL_TOKENS.get(merged["input_ids"].device.type, CALL_TOKENS_ELSEWHERE)
     chunks = plan_chunks(_lengths(merged["attention_mask"], left), token_budget, call_tokens, rows)
-    embeddings = run(model, [_chunk(merged, chunk, width, left) for chunk, width in chunks])
+    embeddings = run(model, [_chunk(merged, chunk, width, left) | route for chunk, width in chunks])
     place = np.argsort(np.concatenate([chunk for chunk, _ in chunks]))
     order = torch.from_numpy(place).to(embeddings.device)
     return list(embeddings.index_select(0, order).split(sizes))
@@ -133,8 +158,8 @@ def _filled(lengths: NDArray[np.int64], token_budget: int, rows: int) -> list[Ch
 
 
 def _mergeable(columns: Sequence[Mapping[str, Any]]) -> bool:
-    known = {*_TOKEN_KEYS, "prompt_length"}
-    keys = [set(column) - {"prompt_length"} for column in columns]
+    known = {*_TOKEN_KEYS, *_ROUTE_KEYS, "prompt_length"}
+    keys = [set(column) - {*_ROUTE_KEYS, "prompt_length"} for column in columns]
     return (
         bool(columns)
         and all(set(column) <= known for column in columns)
@@ -147,12 +172,14 @@ def _mergeable(columns: Sequence[Mapping[str, Any]]) -> bool:
 
 def _pieces(column: dict[str, Any], rows: int | None) -> Chunks:
     """A column of other features, cut where each of its tensors has one entry a row."""
-    tensors = [value for value in column.values() if isinstance(value, Tensor)]
+    route = {key: column[key] for key in _ROUTE_KEYS if key in column}
+    parts = {key: value for key, value in column.items() if key not in route}
+    tensors = [value for value in parts.values() if isinstance(value, Tensor)]
     sizes = {len(value) if value.ndim else 0 for value in tensors}
-    if rows is None or len(sizes) != 1 or len(tensors) != len(column):
+    if rows is None or len(sizes) != 1 or len(tensors) != len(parts):
         return [column]
     starts = range(0, sizes.pop(), rows)
-    return [{key: value[start : start + rows] for key, value in column.items()} for start in starts]
+    return [{key: value[start : start + rows] for key, value in parts.items()} | route for start in starts]
 
 
 def _padded_left(mask: Tensor) -> bool:

@@ -229,5 +229,10 @@ def _must_retokenize(model: nn.Module, guide: nn.Module) -> bool:
                 f"{type(part).__name__}, has none."
             )
         vocabularies.append(words())
+        if any(other.get_vocab() != vocabularies[-1] for other in getattr(part, "tokenizers", [])[1:]):
+            raise ValueError(
+                f"GISTEmbedLoss hands texts from the model to the guide as tokens; the {name} has a Router whose rows "
+                "have different vocabularies. Give its rows one tokenizer, or choose another loss."
+            )
     longest = [getattr(part, "max_seq_length", None) or torch.inf for part in (model, guide)]
     return vocabularies[0] != vocabularies[1] or longest[1] < longest[0]

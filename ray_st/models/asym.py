@@ -106,6 +106,22 @@ class Asym(Module):
         self._check(row)
         return row
 
+    @property
+    def needs_task(self) -> bool:
+        """Whether only a task says which row a text takes: no row and no mapping is meant for all texts."""
+        for_all_texts = {(None, "text"), (None, None)} & self.route_mappings.keys()
+        return not for_all_texts and "text" not in self.sub_modules and len(self.sub_modules) > 1
+
+    def text_row(self, task: str | None) -> nn.Sequential:
+        """The modules that texts of a task go through; see :meth:`route`."""
+        row: Any = self.sub_modules[self.route(task, "text")]
+        return row
+
+    @property
+    def without_padding(self) -> bool:
+        """Whether padding costs next to nothing in every row; see :class:`ray_st.models.Transformer`."""
+        return all(bool(getattr(row[0], "without_padding", False)) for row in self._rows())
+
     def check_inputs(self, inputs: Sequence[Any]) -> None:
         """Refuses inputs of several tasks in one call, and unknown tasks.
 
@@ -162,8 +178,13 @@ class Asym(Module):
     @property
     def tokenizer(self) -> Any:
         """The tokenizer of the first row that has one; None without any."""
+        return next(iter(self.tokenizers), None)
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        """The tokenizers of the rows that have one."""
         found = (getattr(row[0], "tokenizer", None) for row in self._rows())
-        return next((tokenizer for tokenizer in found if tokenizer is not None), None)
+        return [tokenizer for tokenizer in found if tokenizer is not None]
 
     @property
     def max_seq_length(self) -> int | None:

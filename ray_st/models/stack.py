@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ray_st.models.asym import Asym
 from ray_st.models.encode import check_texts
 from ray_st.models.module import Features
 from ray_st.models.options import folder_kwargs, known_to, run_modules, set_folder_kwargs
@@ -79,7 +80,22 @@ class Stack(nn.Sequential):
 
         None if the first module takes no token ids, or a subclass has its own ``tokenize``.
         """
-        make = getattr(self.first, "token_encoder", None)
+        return self._encoder_of(self.first)
+
+    def route_encoder(self, task: str | None) -> TokenEncoder | None:
+        """The part that turns texts of a task into token ids, picklable.
+
+        That of the row which these texts take where the first module is a :class:`ray_st.models.Router`; otherwise the
+        same for all tasks.
+
+        Args:
+            task: What the texts are; None for the default row.
+        """
+        first = self.first
+        return self._encoder_of(first.text_row(task)[0] if isinstance(first, Asym) else first)
+
+    def _encoder_of(self, module: nn.Module) -> TokenEncoder | None:
+        make: Any = getattr(module, "token_encoder", None)
         return make() if make is not None and type(self).tokenize is Stack.tokenize else None
 
     @property
@@ -95,6 +111,11 @@ class Stack(nn.Sequential):
     @tokenizer.setter
     def tokenizer(self, value: Any) -> None:
         self.first.tokenizer = value
+
+    @property
+    def tokenizers(self) -> list[Any]:
+        """The tokenizers that a text may come to: one, or with a :class:`ray_st.models.Router` those of its rows."""
+        return self.first.tokenizers if isinstance(self.first, Asym) else [self.tokenizer]
 
     @property
     def max_seq_length(self) -> int | None:

@@ -80,8 +80,9 @@ def share(parts: Mapping[str, FeedPart]) -> SharedData:
 
 def encoding_key(encoding: Encoding) -> str:
     """A digest of what an encoding makes of rows; equal for equal tokenizers, in any process."""
-    facts = [encoding.columns, encoding.keep_texts, sorted(encoding.prompts.items())]
-    return xxhash.xxh3_64_hexdigest(repr(facts).encode() + _encoder_state(encoding.encoder))
+    facts = [encoding.columns, encoding.keep_texts, sorted(encoding.prompts.items()), list(encoding.routes)]
+    encoders = [encoding.encoder, *(route.encoder for route in encoding.routes.values())]
+    return xxhash.xxh3_64_hexdigest(repr(facts).encode() + b"".join(map(_encoder_state, encoders)))
 
 
 def _encoder_state(encoder: Any) -> bytes:

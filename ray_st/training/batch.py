@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ray_st.data.columns import ColumnSpec
 from ray_st.data.feed import Feed
 from ray_st.data.plan import Indices, Plan
+from ray_st.data.routes import Route
 from ray_st.data.window import Window
 from ray_st.world import World
 
@@ -37,7 +39,8 @@ _FETCH_AHEAD = 32
 
 Inputs = dict[str, Any]
 Pad = Callable[[Sequence[np.ndarray]], Mapping[str, Tensor]]
-Tokenize = Callable[[list[str]], Mapping[str, Tensor]]
+Tokenize = Callable[..., Mapping[str, Tensor]]
+RoutesOf = Callable[[ColumnSpec, str], Mapping[str, Route]]
 Collator = Callable[[list[dict[str, Any]]], Inputs]
 
 
@@ -74,11 +77,12 @@ class Collate:
     """Turns rows of a window into the inputs of a step.
 
     Args:
-        tokenize: Turns texts into padded features; used for rows that hold texts.
+        tokenize: Turns texts, of the task that a keyword names, into padded features; used for rows that hold texts.
         pad: Turns token ids into padded features; used for rows that hold token ids.
         prompt_lengths: For each dataset, the number of prompt tokens of each column, passed on to the pooling.
         collator: A user's collator, which gets the rows as dictionaries of texts instead.
         text_ids: Whether features tell which texts are the same, for losses that leave repeats out.
+        routes_of: Gives the routes of a dataset's columns, where texts take one of several rows of the model.
     """
 
     def __init__(
@@ -88,15 +92,23 @@ class Collate:
         prompt_lengths: Mapping[str, Mapping[str, int]] | None = None,
         collator: Collator | None = None,
         text_ids: bool = False,
+        routes_of: RoutesOf | None = None,
     ) -> None:
         self._text_ids = text_ids
+        self._routes_of = routes_of
+        self._routes: dict[str, Mapping[str, Route]] = {}
         self._tokenize, self._pad = tokenize, pad
         self._prompt_lengths = prompt_lengths or {}
         self._collator = collator
 
     def __call__(self, window: Window, rows: Indices, dataset: str = "") -> Inputs:
         """Inputs of some rows of a dataset."""
+        if self._routes_of is not None and dataset not in self._routes:
+            self._routes[dataset] = self._routes_of(window.columns, dataset)
         inputs = self._own(window, rows, dataset) if self._collator is None else self._users(window, rows)
+        for column, route in self._routes.get(dataset, {}).items():
+            for name, value in route.features.items():
+                inputs.setdefault(f"{column}_{name}", value)  # a collator of the user's may know better
         if dataset:
             inputs[DATASET_NAME] = dataset
         return inputs
@@ -106,19 +118,24 @@ class Collate:
         return self._collator(_dictionaries(window, rows))
 
     def _own(self, window: Window, rows: Indices, dataset: str) -> Inputs:
-        lengths = self._prompt_lengths.get(dataset, {})
+        lengths, routes = self._prompt_lengths.get(dataset, {}), self._routes.get(dataset, {})
         features: dict[str, dict[str, Any]] = {}
         for name in window.columns.texts:
-            if window.has_tokens and self._pad is not None:
-                features[name] = dict(self._pad(window.ids(name, rows)))
-            else:
-                features[name] = dict(self._tokenize(window.texts(name, rows)))
+            features[name] = self._features(window, rows, name, routes.get(name))
             if name in lengths:
                 features[name]["prompt_length"] = lengths[name]
             if self._text_ids:
                 features[name]["text_id"] = torch.from_numpy(window.hashes(name, rows))
         labels = window.label_array(rows)
         return flatten(features, None if labels is None else torch.from_numpy(labels))
+
+    def _features(self, window: Window, rows: Indices, column: str, route: Route | None) -> dict[str, Any]:
+        encoder = None if route is None else route.encoder
+        pad = self._pad if encoder is None else encoder.pad
+        if pad is not None and window.has_tokens(column):
+            return dict(pad(window.ids(column, rows)))
+        of_task = {} if route is None or route.task is None else {"task": route.task}
+        return dict(self._tokenize(window.texts(column, rows), **of_task))
 
 
 def _dictionaries(window: Window, rows: Indices) -> list[dict[str, Any]]:

@@ -135,17 +135,19 @@ class ClusterGather:
         return _gather(rows, self._counts), offset
 
 
-def reduce_gradients(step: torch.nn.Module, args: Any) -> torch.nn.Module:
+def reduce_gradients(step: torch.nn.Module, args: Any, unused: bool = False) -> torch.nn.Module:
     """Wraps a module so that its gradients are averaged over ranks.
 
     Args:
         step: Model and losses.
         args: Training arguments; their ``ddp_*`` settings are passed on.
+        unused: Whether some batches leave weights of the model unused, where the arguments don't say.
     """
     if _alone():
         return step
+    said = args.ddp_find_unused_parameters
     options: dict[str, Any] = {
-        "find_unused_parameters": bool(args.ddp_find_unused_parameters),
+        "find_unused_parameters": unused if said is None else bool(said),
         "static_graph": bool(getattr(args, "ddp_static_graph", False)),
         "gradient_as_bucket_view": True,  # no second copy of the gradients, and no copying
     }

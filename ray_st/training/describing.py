@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
 import torch
 from transformers import IntervalStrategy
 
-from ray_st.data.columns import check_batch
+from ray_st.data.columns import ColumnSpec, check_batch
 from ray_st.data.prompts import prompts_of
+from ray_st.data.routes import Route, refuse_unknown_columns
 from ray_st.training.loop import TrainingLoop
 from ray_st.training.parts import (
+    columns_of,
     epochs_needed,
     is_mixture,
     loss_for,
@@ -23,6 +25,7 @@ from ray_st.training.parts import (
     negatives_pool,
     opened,
 )
+from ray_st.training.router import checked_routes, routers_of
 from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, eval_feed
 from ray_st.training.sampling import (
     SamplerMaker,
@@ -90,6 +93,7 @@ class DescribedData(TrainingLoop):
     def _train_parts(self, world_size: int) -> dict[str, FeedPart]:
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset; none was given.")
+        self._check_router_mapping()
         parts = {TRAIN_FEED: self._train_part(world_size)}
         strategy = IntervalStrategy(self.args.eval_strategy)
         if strategy != IntervalStrategy.NO:
@@ -136,6 +140,7 @@ class DescribedData(TrainingLoop):
         return shell
 
     def _eval_parts(self, eval_dataset: Any, world_size: int) -> dict[str, FeedPart]:
+        self._check_router_mapping()
         batch_size = self.args.per_device_eval_batch_size * world_size
         maker = functools.partial(in_order, batch_size=batch_size)
         return {
@@ -173,12 +178,33 @@ class DescribedData(TrainingLoop):
             lambda columns: prompts_of(self.args.prompts, columns, name or None, names),
             batch_size,
             maker,
+            lambda columns: self._routes(columns, name, label),
         )
         if kind == "train_dataset":
             check_sampler(self.args, part.encoding.columns, batch_size, label)
             check_batch(part.encoding.columns, loss, batch_size, world_size, label)
             part = dataclasses.replace(part, pool=negatives_pool(loss, batch_size, world_size))
         return part
+
+    def _routes(self, columns: ColumnSpec, name: str, label: str) -> Mapping[str, Route]:
+        """The rows of the model that a dataset's text columns take."""
+        routes = checked_routes(self.model, self.args.router_mapping, columns, name, label)
+        if self.user_collator is None:
+            return routes
+        return {column: dataclasses.replace(route, encoder=None) for column, route in routes.items()}
+
+    def _check_router_mapping(self) -> None:
+        """Refuses names in ``router_mapping`` that neither the training nor the evaluation data has."""
+        mapping = self.args.router_mapping
+        if not mapping or not routers_of(self.model):
+            return
+        texts: dict[str, tuple[str, ...]] = {}
+        for kind in ("train_dataset", "eval_dataset"):
+            for name, source in named(getattr(self, kind)).items():
+                label = f"{kind}[{name!r}]" if name else kind
+                columns = columns_of(opened(source, label, rows=1), label).texts
+                texts[name] = tuple(dict.fromkeys([*texts.get(name, ()), *columns]))
+        refuse_unknown_columns(mapping, texts, single=list(texts) == [""])
 
     def _extras(self) -> dict[str, Any]:
         """The attributes that a subclass set."""

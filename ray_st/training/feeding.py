@@ -119,6 +119,8 @@ def fingerprint(part: FeedPart, ingested: Mapping[str, Ingested]) -> dict[str, A
         facts[f"{prefix}columns"] = list(dataset.encoding.columns.names)
         facts[f"{prefix}texts and labels"] = described.fingerprint
         facts[f"{prefix}global batch size"] = dataset.batch_size
+        if tasks := {name: route.task for name, route in dataset.encoding.routes.items()}:
+            facts[f"{prefix}tasks"] = tasks
         facts[f"{prefix}blocks of a window"] = window_blocks(described, part.window_bytes)
     return facts
 

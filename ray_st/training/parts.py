@@ -12,6 +12,7 @@ from torch import nn
 
 from ray_st.data.columns import ColumnSpec, check_columns, check_rows, check_types, split_columns
 from ray_st.data.encode import Encoder, Encoding
+from ray_st.data.routes import Route
 from ray_st.data.sources import Source, as_source
 from ray_st.training.run import DataPart, FeedPart
 from ray_st.training.step import LossOrLosses
@@ -76,6 +77,10 @@ def _holds_rows(values: Any) -> bool:
     return len(values) > 0 and isinstance(values[0], Mapping)
 
 
+def _no_routes(columns: ColumnSpec) -> Mapping[str, Route]:
+    return {}
+
+
 def make_part(
     source: Any,
     label: str,
@@ -84,6 +89,7 @@ def make_part(
     prompts: Callable[[ColumnSpec], dict[str, str]],
     batch_size: int,
     make_sampler: Callable[[Any, int], Any],
+    routes: Callable[[ColumnSpec], Mapping[str, Route]] = _no_routes,
 ) -> DataPart:
     """One dataset of a run, refused if its loss cannot use it.
 
@@ -95,6 +101,7 @@ def make_part(
         prompts: Gives the prompt of each text column.
         batch_size: Rows of a global batch.
         make_sampler: Makes the batch sampler from the rows' keys and a seed.
+        routes: Gives the routes of the text columns that take a row of the model of their own.
 
     Raises:
         ValueError: If the dataset does not fit.
@@ -103,13 +110,10 @@ def make_part(
     columns = check_columns(columns, loss, label)
     if isinstance(source, datasets.Dataset):
         check_rows(len(source), 1, label)
-    chosen = prompts(columns)
-    lengths: dict[str, int] = {}
-    if encoder is not None:
-        lengths = {column: encoder.prompt_length(prompt) for column, prompt in chosen.items()}  # type: ignore[attr-defined]
-    return DataPart(
-        label, source, Encoding(columns, encoder, prompts=chosen), batch_size, make_sampler, lengths
-    )
+    encoding = Encoding(columns, encoder, prompts=prompts(columns), routes=routes(columns))
+    encoders = ((column, prompt, encoding.encoder_of(column)) for column, prompt in encoding.prompts.items())
+    lengths = {column: int(one.prompt_length(prompt)) for column, prompt, one in encoders if one is not None}
+    return DataPart(label, source, encoding, batch_size, make_sampler, lengths)
 
 
 def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from ray_st.training.encoder import add_noise, compile_encoder
 from ray_st.training.fitting import too_large
 from ray_st.training.param_groups import groups_of_step
 from ray_st.training.place import Place
+from ray_st.training.router import routes_of
 from ray_st.training.step import Step, losses_of
 from ray_st.training.wrapping import WrappingTrainer
 from ray_st.training_args import SentenceTransformerTrainingArguments
@@ -82,6 +84,7 @@ class SteppingTrainer(WrappingTrainer):
             prompt_lengths=place.prompt_lengths,
             collator=self.user_collator,
             text_ids=self.args.collisions == "mask",
+            routes_of=functools.partial(routes_of, self.model, self.args.router_mapping),
         )
         pin = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
         return step_loader(feed, place.world, collate, pin)

@@ -12,6 +12,7 @@ from ray_st.training import collectives, sharding
 from ray_st.training.inspecting import InspectableTrainer
 from ray_st.training.place import Place
 from ray_st.training.progress import write_line
+from ray_st.training.router import routers_of, uses_all_rows
 from ray_st.training.sharding import ShardedStep
 from ray_st.training.step import Step, owned_by_loss
 
@@ -24,6 +25,7 @@ class WrappingTrainer(InspectableTrainer):
         place: The worker's surroundings; None on the driver.
     """
 
+    args: Any
     loss: nn.Module | Mapping[str, nn.Module]
     place: Place | None = None
     _sharded: ShardedStep | None = None
@@ -54,7 +56,17 @@ class WrappingTrainer(InspectableTrainer):
         self._owned = self._found_in_loss()
         if self.is_deepspeed_enabled:
             return self._engine()
-        return self._sharded or collectives.reduce_gradients(Step(self.model, self.loss), self.args)
+        if self._sharded is not None:
+            return self._sharded
+        return collectives.reduce_gradients(Step(self.model, self.loss), self.args, self._skips_rows())
+
+    def _skips_rows(self) -> bool:
+        """Whether batches of some dataset leave rows of the model's Router unused, whose weights then stay as they are."""
+        feed = self.here.train
+        if feed is None:  # batches come from a loader of the user's own
+            return bool(routers_of(self.model))
+        datasets = {name: window.columns for name, window in zip(feed.names, feed.windows, strict=True)}
+        return not uses_all_rows(self.model, self.args.router_mapping, datasets)
 
     def _engine(self) -> nn.Module:
         """Model and losses as DeepSpeed's engine, which takes the optimizer's steps, and the schedule's if it has one."""

@@ -13,6 +13,7 @@ from ray_st.data.grouping import GroupByLabelBatchSampler
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler
 from ray_st.datasets import NoDuplicatesDataLoader, SentenceLabelDataset
 from ray_st.legacy.objectives import Objective, read_objectives
+from ray_st.models.fitting import FittedStack
 
 
 class Stream(IterableDataset[InputExample]):
@@ -104,3 +105,11 @@ def test_what_is_no_loader_is_refused(tiny_model: Any) -> None:
 def test_the_collate_function_of_older_scripts_is_known(tiny_model: Any) -> None:
     loader = DataLoader(examples(5), collate_fn=tiny_model.smart_batching_collate)
     assert len(read(loader).rows) == 5
+
+
+def test_texts_that_name_their_task() -> None:
+    routed = [InputExample(texts=[{"query": f"q {row}"}, {"document": f"a {row}"}]) for row in range(3)]  # type: ignore[list-item]
+    objective = read(DataLoader(routed, batch_size=2, collate_fn=FittedStack.smart_batching_collate))
+    assert objective.tasks == {"sentence_0": "query", "sentence_1": "document"}
+    assert objective.rows["sentence_1"][:] == ["a 0", "a 1", "a 2"]
+    assert read(DataLoader(examples(3))).tasks == {}

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_encoder import TinyEncoder
 
 from ray_st.losses.embed import embed_columns, plan_chunks
+from ray_st.losses.gradient_cache import CachedRun
 
 WAYS = [(16_384, 0), (16_384, 80), (24, 0), (1, 0), (10**9, 10**9)]
 
@@ -171,3 +173,50 @@ def test_a_plan_is_the_cheapest_of_all_cuts(seed) -> None:
     cuts = [np.flatnonzero(marks) + 1 for marks in product([0, 1], repeat=7)]
     best = min(cost(np.split(ordered, places)) for places in cuts)
     assert cost([lengths[rows] for rows, _ in plan_chunks(lengths, call_tokens=call)]) == best
+
+
+class TwoWays(torch.nn.Module):
+    """A model of two encoders: the task says which of them a text goes through."""
+
+    def __init__(self, one: Any, other: Any) -> None:
+        super().__init__()
+        self.ways = torch.nn.ModuleDict({"query": one, "document": other})
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        return self.ways[features["task"]](features)
+
+
+TASKS = ("query", "document", "query", "document")
+
+
+@pytest.mark.parametrize("run", [None, CachedRun()], ids=["plain", "cached"])
+@pytest.mark.parametrize("rows", [None, 2])
+def test_columns_of_one_route_go_together(make_features, run, rows) -> None:
+    model = TwoWays(TinyEncoder(), TinyEncoder(seed=1))
+    features = [
+        {**column, "task": task, "modality": "text"}
+        for column, task in zip(make_features(4, 5), TASKS, strict=True)
+    ]
+    found = embed_columns(model, features, call_tokens=10**9, rows=rows, run=run)
+    calls = [len(way.calls) for way in model.ways.values()]
+    assert calls == ([1, 1] if rows is None else [5, 5])
+    sum(place * column.square().sum() for place, column in enumerate(found, 1)).backward()
+    gradients = [weight.grad for weight in model.parameters()]
+    model.zero_grad()
+    expected = plain(model, features)
+    sum(place * column.square().sum() for place, column in enumerate(expected, 1)).backward()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(gradients, [weight.grad for weight in model.parameters()], rtol=0, atol=1e-9)
+
+
+def test_other_features_are_cut_with_their_route() -> None:
+    seen = []
+
+    def model(features: dict[str, Any]) -> dict[str, Any]:
+        seen.append((features["task"], len(features["pixels"])))
+        return {"sentence_embedding": features["pixels"]}
+
+    columns = [{"pixels": torch.ones(5, 2), "task": task} for task in ("query", "document")]
+    found = embed_columns(model, columns, rows=2)
+    assert [len(column) for column in found] == [5, 5]
+    assert seen == [(task, size) for task in ("query", "document") for size in (2, 2, 1)]

@@ -12,8 +12,14 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+from ray_st import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+    losses,
+)
 from ray_st.data.samplers import DefaultBatchSampler, RandomOrder
+from ray_st.models import Pooling, Router, Transformer
 from ray_st.training.local import local_place
 
 ROWS, BATCH, STEPS = 100, 10, 20
@@ -86,10 +92,10 @@ def _same_batches() -> Any:
     return SameBatches
 
 
-def _our_losses(folder: Path, model: Any, rows: Dataset, name: str) -> list[float]:
+def _our_losses(folder: Path, model: Any, rows: Dataset, name: str, **more: Any) -> list[float]:
     trainer = SentenceTransformerTrainer(
         model=model,
-        args=SentenceTransformerTrainingArguments(**_options(folder)),
+        args=SentenceTransformerTrainingArguments(**_options(folder) | more),
         train_dataset=rows,
         loss=getattr(losses, name)(model),
     )
@@ -98,7 +104,7 @@ def _our_losses(folder: Path, model: Any, rows: Dataset, name: str) -> list[floa
     return [entry["loss"] for entry in loop.state.log_history if "loss" in entry]
 
 
-def _peer_losses(folder: Path, model_folder: Path, rows: Dataset, name: str) -> list[float]:
+def _peer_losses(folder: Path, model_folder: Path, rows: Dataset, name: str, **more: Any) -> list[float]:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers import SentenceTransformerTrainingArguments as PeerArguments
     from sentence_transformers import losses as peer_losses
@@ -106,7 +112,7 @@ def _peer_losses(folder: Path, model_folder: Path, rows: Dataset, name: str) -> 
     model = SentenceTransformer(str(model_folder), device="cpu")
     trainer = _same_batches()(
         model=model,
-        args=PeerArguments(**_options(folder)),
+        args=PeerArguments(**_options(folder) | more),
         train_dataset=rows,
         loss=getattr(peer_losses, name)(model),
     )
@@ -128,6 +134,23 @@ def test_twenty_steps_give_the_peers_losses(
     assert ours[0] != pytest.approx(
         ours[-1], abs=1e-2
     )  # it learnt something, so the comparison says something
+
+
+def test_a_router_gives_the_peers_losses(tmp_path: Path, tiny_encoder: Path, peer: Any) -> None:
+    ways = [[Transformer(tiny_encoder), Pooling(32)] for _ in range(2)]
+    with torch.no_grad():
+        for weight in ways[0][0].parameters():
+            weight.mul_(1.1)  # else it is all the same which way a text goes
+    model = SentenceTransformer(modules=[Router.for_query_document(*ways)], device="cpu")
+    model.save(tmp_path / "model")
+    rows, name = _rows(3, False), "MultipleNegativesRankingLoss"
+    mapping = {"text_0": "query", "text_1": "document", "text_2": "document"}
+    more = {"max_steps": 5, "router_mapping": mapping}
+    ours = _our_losses(tmp_path / "ours", model, rows, name, **more)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = _peer_losses(tmp_path / "peer", tmp_path / "model", rows, name, **more)
+    assert ours == pytest.approx(theirs, abs=1e-4)
 
 
 WHOLE = {
@@ -172,7 +195,7 @@ def _dev(evaluation: Any, rows: Dataset) -> Any:
 
 
 def _our_run(folder: Path, model_folder: Path, rows: Dataset, dev: Dataset) -> Any:
-    from ray_st import SentenceTransformer, evaluation
+    from ray_st import evaluation
 
     def make() -> Any:
         model = SentenceTransformer(model_folder, device="cpu")

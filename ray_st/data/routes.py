@@ -1,0 +1,99 @@
+"""Which route through the model the texts of each column take, from the two forms in which it may be said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ray_st.data.columns import ColumnSpec
+
+RouterMapping = Mapping[str, str] | Mapping[str, Mapping[str, str]]
+"""Tasks by column, or for each dataset name by column: ``args.router_mapping``."""
+
+
+class TextEncoder(Protocol):
+    """Turns texts into token ids, and token ids into a padded batch."""
+
+    def __call__(self, texts: Sequence[str]) -> Sequence[npt.NDArray[np.int32]]:
+        """The token ids of each text."""
+
+    def pad(self, ids: Sequence[npt.NDArray[np.int32]]) -> Mapping[str, Any]:
+        """A batch of the ids."""
+
+    def prompt_length(self, prompt: str) -> int:
+        """Number of tokens that a prompt puts before a text."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """How the texts of a column go through a model that has several rows of modules.
+
+    Args:
+        task: What the texts are, such as "query"; None for the model's default.
+        encoder: Of the row that they take; None where it takes no token ids.
+    """
+
+    task: str | None
+    encoder: TextEncoder | None
+
+    @property
+    def features(self) -> dict[str, str]:
+        """The features by which the model finds the row again."""
+        return {"modality": "text", **({} if self.task is None else {"task": self.task})}
+
+
+def is_by_dataset(mapping: RouterMapping) -> bool:
+    """Whether a mapping says tasks for each dataset, and not for all of them alike."""
+    return any(isinstance(value, Mapping) for value in mapping.values())
+
+
+def tasks_of(mapping: RouterMapping | None, columns: ColumnSpec, dataset: str) -> dict[str, str]:
+    """The task of each text column of a dataset that has one.
+
+    Args:
+        mapping: ``args.router_mapping``.
+        columns: The dataset's columns.
+        dataset: Its name; a single one has the name "".
+    """
+    if not mapping:
+        return {}
+    mine: Any = mapping.get(dataset, {}) if is_by_dataset(mapping) else mapping
+    return {column: mine[column] for column in columns.texts if column in mine}
+
+
+def refuse_unknown_columns(
+    mapping: RouterMapping, datasets: Mapping[str, Sequence[str]], single: bool
+) -> None:
+    """Refuses names in a mapping that nothing has: the column that is meant would take the default row.
+
+    Args:
+        mapping: ``args.router_mapping``.
+        datasets: Text columns of each dataset.
+        single: Whether there is a single dataset, which has no name.
+
+    Raises:
+        ValueError: Naming what is unknown, and what there is.
+    """
+    if not is_by_dataset(mapping):
+        known = list(dict.fromkeys(column for columns in datasets.values() for column in columns))
+        _refuse(set(mapping) - set(known), "text columns", known)
+        return
+    if single:
+        raise ValueError(
+            f"args.router_mapping maps {list(mapping)} to tasks by column, as for several named datasets, but there is "
+            f"a single dataset, which has no name. Give the tasks by column: {list(*datasets.values())}."
+        )
+    _refuse(set(mapping) - set(datasets), "datasets", list(datasets))
+    for dataset, tasks in mapping.items():
+        _refuse(set(tasks) - set(datasets[dataset]), f"text columns of {dataset!r}", datasets[dataset])
+
+
+def _refuse(unknown: set[str], kind: str, known: Sequence[str]) -> None:
+    if unknown:
+        raise ValueError(
+            f"args.router_mapping names {sorted(unknown)}, which are no {kind}; there are {list(known)}."
+        )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ray_st.cli.checks import RunFileError, at
-from ray_st.cli.clusters.local import as_local, settings, start_command
-from ray_st.cli.clusters.manifests import as_yaml, kuberay_folder, overrides, render
+from ray_st.cli.clusters.local import as_local, check_free, settings, start_command
+from ray_st.cli.clusters.manifests import RUNS, as_yaml, kuberay_folder, overrides, render
 from ray_st.cli.clusters.spec import ClusterSpec, as_spec
 from ray_st.cli.raw_run import load_run
-from ray_st.cli.runfile import parse_run
+from ray_st.cli.runfile import RunFile, parse_run
+from ray_st.data.table_spec import TableSpec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +46,8 @@ def _start(raw: dict[str, Any], options: argparse.Namespace) -> None:
     command = start_command(spec)
     print(shlex.join(command), flush=True)
     if not options.check:
+        for key, port in (("port", spec.port), ("dashboard_port", spec.dashboard_port)):
+            check_free(spec.host, port, at(options.file, key))
         os.execve(command[0], command, settings(spec, os.environ, Path.home()))
 
 
@@ -62,8 +66,39 @@ def _checked_run(path: Path, spec: ClusterSpec, where: str) -> str:
     if spec.kind == "search" and len(raw.pop("search")) == 1:  # the name alone
         raise RunFileError(f"{path}: search: missing; it says what to search")
     described = parse_run(raw, str(path))
+    _check_paths(described)
     _check_size(described.scaling, spec, where)
     return path.read_text(encoding="utf-8")
+
+
+def _check_paths(described: RunFile) -> None:
+    """Refuses paths that mean a file here: pods see the image, the volume and URIs, not this folder."""
+    cure = f"on the cluster there is no such file; put it where all pods see it: {RUNS}/… or s3://…"
+    for where, table in _tables(described):
+        for path in table.files():
+            if "://" not in path and not Path(path).is_absolute():
+                raise RunFileError(f"{where}: {path!r} is a path relative to this machine's folder; {cure}")
+    model = described.model.path if described.model is not None else ""
+    if _is_here(model):
+        raise RunFileError(f"{at(described.source, 'model')}: {model!r} is a folder here; {cure}")
+
+
+def _is_here(model: str) -> bool:
+    """Whether a model is named by a relative path; names on the Hub look alike."""
+    relative = "://" not in model and not Path(model).is_absolute()
+    return relative and (model.startswith(".") or (bool(model) and Path(model).is_dir()))
+
+
+def _tables(described: RunFile) -> Iterator[tuple[str, TableSpec]]:
+    """The tables that a run file names, each with its place in the file."""
+    for key in ("train", "eval"):
+        tables = getattr(described.data, key, None)
+        where = at(at(described.source, "data"), key)
+        for name, table in (tables if isinstance(tables, dict) else {"": tables}).items():
+            if table is not None:
+                yield at(where, name) if name else where, table
+    for place, evaluator in enumerate(described.evaluators):
+        yield at(at(at(described.source, "evaluators"), place), "data"), evaluator.data
 
 
 def _check_size(scaling: dict[str, Any], spec: ClusterSpec, where: str) -> None:

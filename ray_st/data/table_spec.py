@@ -68,6 +68,13 @@ class TableSpec:
     def __str__(self) -> str:
         return str(self.hub if self.path is None else self.path)
 
+    def files(self) -> list[str]:
+        """The paths, patterns and URIs that it names; none for a dataset on the Hub."""
+        parts = self.path.values() if isinstance(self.path, dict) else [self.path]
+        return [
+            one for part in parts if part is not None for one in ([part] if isinstance(part, str) else part)
+        ]
+
 
 def open_table(spec: TableSpec) -> Source:
     """Opens a table.

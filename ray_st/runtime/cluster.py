@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 import ray
+from ray._private import ray_constants
 from ray.train import ScalingConfig
+
+from ray_st.util.cluster_address import check_answers, found_address, is_loopback
 
 NODE_ID = "ray.io/node-id"
 """The label by which Ray names a node."""
@@ -20,10 +23,16 @@ def connected() -> Iterator[None]:
     """Uses the cluster that this process is connected to, or the one that Ray finds; starts one if there is none.
 
     A connection (or local cluster) that is opened here is closed again at the end.
+
+    Raises:
+        ConnectionError: If the cluster that Ray would join is gone.
     """
     if ray.is_initialized():
         yield
         return
+    address = found_address()
+    if address is not None:
+        expect(address)
     # Ray's own variable brings its messages, and all that workers print, to this console.
     log_to_driver = None if "RAY_LOG_TO_DRIVER" in os.environ else False
     ray.init(log_to_driver=log_to_driver, logging_level=logging.ERROR)
@@ -31,6 +40,22 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def expect(address: str) -> None:
+    """Makes ready to join a cluster: Ray waits for minutes where none answers.
+
+    Args:
+        address: HOST:PORT.
+
+    Raises:
+        ConnectionError: If nothing answers there.
+    """
+    check_answers(address)
+    if is_loopback(address):
+        # `ray-st cluster start` made it for this machine alone. Ray read this setting when it was imported; with it on,
+        # it looks for the cluster at an address of the network, where nothing listens.
+        ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def default_scaling() -> ScalingConfig:

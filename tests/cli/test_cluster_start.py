@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,11 @@ from ray_st.cli import main
 from ray_st.cli.clusters.local import LocalSpec, settings, start_command
 
 ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
 
 
 def test_loopback_and_a_token_unless_told_otherwise(tmp_path: Path) -> None:
@@ -24,7 +31,7 @@ def test_loopback_and_a_token_unless_told_otherwise(tmp_path: Path) -> None:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
     }
-    assert made == {"PATH": "/bin", **ours}
+    assert made == {"PATH": f"{Path(sys.executable).parent}:/bin", **ours}
     assert (
         settings(LocalSpec(), {"RAY_JOB_STOP_WAIT_TIME_S": "9"}, tmp_path)["RAY_JOB_STOP_WAIT_TIME_S"] == "9"
     )
@@ -53,9 +60,10 @@ def test_the_example_starts_a_node_in_place_of_this_process(
     started = []
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
+    free = [f"{name}={free_port()}" for name in ("port", "dashboard_port")]
     assert main(["cluster", "start", str(ROOT / "clusters/local.yaml"), "--check"]) == 0
     assert started == []
-    assert main(["cluster", "start", str(ROOT / "clusters/local.yaml"), "cpus=3"]) == 0
+    assert main(["cluster", "start", str(ROOT / "clusters/local.yaml"), "cpus=3", *free]) == 0
     ((program, command, environment),) = started
     assert program == command[0]
     assert "--num-cpus=3" in command
@@ -80,3 +88,18 @@ def test_the_example_starts_a_node_in_place_of_this_process(
 def test_refusals(overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster", "start", str(ROOT / "clusters/local.yaml"), "--check", *overrides]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["port", "dashboard_port"])
+def test_a_port_that_is_taken_is_refused_with_its_owner(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "execve", lambda *words: pytest.fail("started"))
+    ports = {"port": free_port(), "dashboard_port": free_port()}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports[name] = server.getsockname()[1]
+        words = [f"{key}={port}" for key, port in ports.items()]
+        assert main(["cluster", "start", str(ROOT / "clusters/local.yaml"), *words]) == 2
+    said = capsys.readouterr().err
+    assert f"{name}: port {ports[name]} of 127.0.0.1 cannot be taken (Address already in use)" in said
+    assert f": process {os.getpid()} (" in said

@@ -254,3 +254,38 @@ def test_the_rules_see(fault: str, change: dict[str, Any]) -> None:
     (stateful,) = [one for one in build(KUBERAY / "overlays/cluster-redis") if one["kind"] == "StatefulSet"]
     stateful["spec"]["template"]["spec"]["containers"][0] |= change
     assert any(fault in found for found in house_faults(stateful))
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (
+            RUN.replace("s3://bucket/pairs.parquet", "data/pairs.parquet"),
+            "run.yaml: data.train: 'data/pairs.parquet' is a path relative to this machine's folder",
+        ),
+        (
+            RUN.replace("s3://bucket/pairs.parquet", "{path: {train: [/mnt/runs/a.csv, b.csv]}}"),
+            "data.train: 'b.csv' is a path relative",
+        ),
+        (
+            RUN.replace("{train: s3", "{eval: ../dev.csv, train: s3"),
+            "data.eval: '../dev.csv' is a path relative",
+        ),
+        (
+            RUN + "evaluators: [{type: TripletEvaluator, data: dev.csv}]",
+            "evaluators.0.data: 'dev.csv' is a path relative",
+        ),
+        (RUN.replace("some/model", "./model"), "model: './model' is a folder here"),
+        (RUN.replace("some/model", "trained"), "model: 'trained' is a folder here"),
+    ],
+)
+def test_paths_that_pods_do_not_see_are_refused(
+    run: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("trained").mkdir()
+    Path("run.yaml").write_text(run)
+    Path("cluster.yaml").write_text(yaml.safe_dump(TRAIN))
+    assert main(["cluster", "render", "cluster.yaml"]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "/mnt/runs/" in said

@@ -5,11 +5,14 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ray_st.cli.checks import RunFileError, at, build
 from ray_st.cli.clusters.spec import check_amount, quantity
@@ -96,6 +99,39 @@ def start_command(spec: LocalSpec) -> list[str]:
     return words + [f"--{name}={value}" for name, value in options.items() if value is not None]
 
 
+def check_free(host: str, port: int, where: str) -> None:
+    """Refuses a port that something listens on already: Ray would carry on with another, or meet another's cluster.
+
+    Args:
+        host: The address that the node will listen on.
+        port: The port.
+        where: The port's place in the file, for errors.
+
+    Raises:
+        RunFileError: Naming who listens there, as far as this user may know.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just given up is free
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise RunFileError(
+                f"{where}: port {port} of {host} cannot be taken ({error.strerror}){_owner(port)}; end that, or set "
+                "another port"
+            ) from error
+
+
+def _owner(port: int) -> str:
+    """Who listens on a port of this machine, in words; nothing if this user may not know."""
+    try:
+        found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+        pid = next((one.pid for one in found if one.laddr and one.laddr.port == port), None)
+        return f": process {pid} ({psutil.Process(pid).name()}) listens there" if pid else ""
+    except psutil.Error:
+        return ""
+
+
 def settings(spec: LocalSpec, environment: Mapping[str, str], home: Path) -> dict[str, str]:
     """The environment that the node starts in. Makes a token where there is none yet.
 
@@ -107,6 +143,10 @@ def settings(spec: LocalSpec, environment: Mapping[str, str], home: Path) -> dic
     mode = {
         "RAY_AUTH_MODE": "token" if spec.token else "disabled",
         _STOP_WAIT: environment.get(_STOP_WAIT, "60"),
+        # Jobs find `ray-st` although nobody activated the virtual environment that this runs in.
+        "PATH": os.pathsep.join(
+            [str(Path(sys.executable).parent), *environment.get("PATH", "").split(os.pathsep)]
+        ),
     }
     if ipaddress.ip_address(spec.host).is_loopback:
         mode[_NO_OTHER_NODES] = "0"

@@ -52,6 +52,7 @@ def examine(address: str | None = None, place: str | None = None, collectives: b
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
     if address is not None and not ray.is_initialized():
+        cluster.expect(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     try:
         with cluster.connected():
@@ -68,7 +69,7 @@ def _not_connected(error: ConnectionError, address: str | None) -> Finding:
         "connection",
         address or CLUSTER,
         text or type(error).__name__,
-        "see that the cluster runs and its port 6379 can be reached; with RAY_AUTH_MODE=token Ray says no more than this "
+        "see that the cluster runs and its port can be reached; with RAY_AUTH_MODE=token Ray says no more than this "
         "to a wrong token, so compare `ray get-auth-token` here and on the head",
     )
 

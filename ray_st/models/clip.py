@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor
 
 from ray_st.models.encoder import load_config, load_encoder, quiet
 from ray_st.models.files import ModelFolderError, read_json, write_json
 from ray_st.models.hub import find_folder
 from ray_st.models.module import Features, Module
+from ray_st.models.positions import is_padded_left, moved_to_start
+from ray_st.models.tokenizer_folder import load_tokenizer, save_tokenizer
+from ray_st.models.tokens import TokenEncoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,7 +57,7 @@ class CLIPModel(Module):
             raise ModelFolderError(f"{folder} holds a model of type {config.model_type!r}, not 'clip'.")
         self.model: Any = load_encoder(folder, config, trust_remote_code, dict(model_args or {}))
         other = folder if processor_name is None else find_folder(processor_name)
-        self.tokenizer = _load_tokenizer(other, dict(tokenizer_args or {}))
+        self.tokenizer = load_tokenizer(other, trust_remote_code, dict(tokenizer_args or {}))
         self.image_settings: dict[str, Any] | None = read_json(other / _PROCESSOR) or read_json(
             other / _PROCESSORS, {}
         ).get("image_processor")
@@ -101,9 +104,8 @@ class CLIPModel(Module):
         words = [value for value in texts if isinstance(value, str)]
         batch: dict[str, Tensor] = {}
         if words or not images:
-            batch |= self.tokenizer(
-                words, padding=True, truncation=True, max_length=self.max_seq_length, return_tensors="pt"
-            )
+            encoder = TokenEncoder(self.tokenizer, self.max_seq_length)
+            batch |= encoder.pad(encoder(words))
         if images:
             batch["pixel_values"] = self._pixels(images)
         if images and words:
@@ -121,10 +123,10 @@ class CLIPModel(Module):
         """The features with ``sentence_embedding`` (n, d), in the order of the entries."""
         parts = []
         if "input_ids" in features:
-            found = self.model.get_text_features(
-                input_ids=features["input_ids"], attention_mask=features.get("attention_mask")
-            )
-            parts.append(_pooled(found))
+            names = ("input_ids", "attention_mask")
+            inputs = {name: features[name] for name in names if name in features}
+            inputs = moved_to_start(inputs) if is_padded_left(inputs) else inputs
+            parts.append(_pooled(self.model.get_text_features(**inputs)))
         if "pixel_values" in features:
             parts.append(_pooled(self.model.get_image_features(pixel_values=features["pixel_values"])))
         embeddings = torch.cat(parts)
@@ -142,7 +144,7 @@ class CLIPModel(Module):
         """Writes weights, tokenizer and the settings for images into an existing folder."""
         with quiet():
             self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, Path(folder), self.max_seq_length)
         if self.image_settings is not None:
             write_json(Path(folder) / _PROCESSOR, self.image_settings)
 
@@ -166,10 +168,3 @@ def _pooled(output: Any) -> Tensor:
 
 def _is_image(value: Any) -> bool:
     return any(kind.__module__.startswith("PIL.") for kind in type(value).__mro__)
-
-
-def _load_tokenizer(folder: Path, options: dict[str, Any]) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{folder} has no tokenizer that transformers can read: {error}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from ray_st.util.unicode import lone_surrogate
 
 if TYPE_CHECKING:
     from ray_st.models.stack import Stack
+    from ray_st.models.tokens import TokenEncoder
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def encode_texts(model: Stack, texts: Sequence[str], wish: Wish, team: Team) -> 
         (n, d) as an array or a tensor, a list of n tensors (d,), or a list of n values of another output.
     """
     model.check_inputs(texts)
-    batches, features_of = _plan(model, with_prompt(texts, wish.prompt), wish)
+    batches, features_of = _plan(model, texts, wish)
     mine = len(hand(team.rank, team.size, len(batches)))
     with tqdm(total=mine, desc="Batches", disable=not wish.show_progress_bar) as bar, _evaluating(model):
 
@@ -140,16 +141,34 @@ def encode_texts(model: Stack, texts: Sequence[str], wish: Wish, team: Team) -> 
     return deliver(_in_order(results, order, model, wish), wish)
 
 
+def with_its_prompt(
+    model: Stack, texts: Sequence[Any], prompt: str | None
+) -> tuple[TokenEncoder | None, list[Any]]:
+    """The model's encoder of texts, if it has one, and the texts, with the prompt in the one or in the others.
+
+    Raises:
+        ValueError: If there is a prompt and a module behind a router puts texts into the messages of a chat.
+    """
+    encoder = model.token_encoder()
+    if encoder is not None and encoder.chat is not None:
+        return replace(encoder, chat=encoder.chat.prompted(prompt)), list(texts)
+    if prompt and any(getattr(module, "chat", None) is not None for module in model.modules()):
+        raise ValueError("A prompt for a chat template is not passed on by a router; put it into the texts.")
+    return encoder, with_prompt(texts, prompt)
+
+
 def _plan(
-    model: Stack, texts: list[Any], wish: Wish
+    model: Stack, texts: Sequence[Any], wish: Wish
 ) -> tuple[list[np.ndarray], Callable[[np.ndarray], dict[str, Any]]]:
     """The batches, and how to make the features of one."""
-    encoder = model.token_encoder()
+    encoder, texts = with_its_prompt(model, texts, wish.prompt)
     if encoder is None:
         batches = length_batches([size_of(text) for text in texts], wish.batch_size)
         return batches, lambda rows: dict(model.tokenize([texts[row] for row in rows], **wish.options))
     ids = encoder(texts)
-    extra = {"prompt_length": encoder.prompt_length(wish.prompt)} if wish.prompt else {}
+    # A chat's prompt stands among the template's own tokens, which count.
+    counted = wish.prompt if encoder.chat is None else None
+    extra = {"prompt_length": encoder.prompt_length(counted)} if counted else {}
     batches = length_batches([len(row) for row in ids], wish.batch_size)
     return batches, lambda rows: {**encoder.pad([ids[row] for row in rows]), **extra}
 

@@ -64,6 +64,18 @@ def load_encoder(
     return model
 
 
+def without_cache(model: PreTrainedModel) -> dict[str, bool]:
+    """Arguments with which a model keeps no keys, values or states for a next call: an embedding has none."""
+    parameters = inspect.signature(type(model).forward).parameters
+    more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    asks = "use_cache" in parameters or (more and hasattr(model.config, "use_cache"))
+    return {
+        name: False
+        for name, wanted in (("use_cache", asks), ("use_mems", "use_mems" in parameters))
+        if wanted
+    }
+
+
 def _model_class(config: PreTrainedConfig) -> Any:
     return getattr(transformers, _ENCODER_HALF.get(config.model_type, "AutoModel"))
 

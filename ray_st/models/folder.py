@@ -174,6 +174,8 @@ def _plain_modules(folder: Path, **options: Any) -> OrderedDict[str, nn.Module]:
     causal = any(name.endswith("ForCausalLM") for name in config.architectures or [])
     mode = "lasttoken" if causal and getattr(config, "is_causal", True) else "mean"
     logger.warning("%s has no %s: a Transformer with %s pooling is made of it.", folder, _MODULES, mode)
+    if encoder.tokenizer.chat_template and encoder.chat is None:
+        logger.warning("%s has a chat template, which is not used: texts are encoded as they are.", folder)
     return OrderedDict([("0", encoder), ("1", Pooling(encoder.get_embedding_dimension(), mode))])
 
 

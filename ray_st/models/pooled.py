@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ray_st.models.encode import Wish, deliver, size_of, with_prompt
+from ray_st.models.encode import Wish, deliver, size_of, with_its_prompt
 from ray_st.util.ports import use
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def encode_in_pool(model: Stack, texts: Sequence[str], wish: Wish, pool: Pool, c
         ValueError: If an entry is no string, or ``chunk_size`` is less than 1.
     """
     model.check_inputs(texts)
-    order = _by_length(model, with_prompt(texts, wish.prompt))
+    order = _by_length(model, texts, wish.prompt)
     size = chunk_rows(len(texts), pool.size, chunk_size, wish.batch_size)
     places = [order[start : start + size] for start in range(0, len(order), size)]
     results: list[Any] = [None] * len(places)
@@ -107,9 +107,9 @@ def chunk_rows(texts: int, processes: int, asked: int | None, batch_size: int) -
     return math.ceil(size / batch_size) * batch_size
 
 
-def _by_length(model: Stack, texts: list[str]) -> np.ndarray:
+def _by_length(model: Stack, texts: Sequence[str], prompt: str | None) -> np.ndarray:
     """Positions as ``model.encode`` sorts them: the longest first, equal ones in their order."""
-    encoder = model.token_encoder()
+    encoder, texts = with_its_prompt(model, texts, prompt)
     lengths = [*map(size_of, texts)] if encoder is None else [*map(len, encoder(texts))]
     return np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
 

@@ -16,6 +16,7 @@ from ray_st.models.files import ModelFolderError, check_weights, read_weights, w
 from ray_st.models.hub import find_folder
 from ray_st.models.ids import PieceEncoder
 from ray_st.models.module import Features, Module
+from ray_st.models.tokens import own_backend
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,7 +48,6 @@ class StaticEmbedding(Module):
     ) -> None:
         super().__init__()
         self.tokenizer = _as_tokenizer(tokenizer)
-        self.tokenizer.no_padding()
         tokens = 1 + max(self.tokenizer.get_vocab().values(), default=-1)  # ids may have gaps
         if embedding_weights is not None:
             weights = torch.as_tensor(embedding_weights)
@@ -202,7 +202,15 @@ def _as_tokenizer(tokenizer: Any) -> Tokenizer:
             f"StaticEmbedding needs a tokenizers.Tokenizer or a fast tokenizer of transformers; got "
             f"{type(tokenizer).__name__}."
         )
-    return found
+    return _owned(found)
+
+
+def _owned(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer that truncates like another, which others may go on using, and never pads."""
+    own, truncation = own_backend(tokenizer), tokenizer.truncation
+    if truncation is not None:
+        own.enable_truncation(**truncation)
+    return own
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ray_st.models.adapter_folder import Adapter, base_folder, clear_adapter, is_adapter, save_adapter
 from ray_st.models.adapter_layers import adapt, adapter_names
-from ray_st.models.encoder import load_config, load_encoder, quiet
+from ray_st.models.chat import MESSAGE, chat_template
+from ray_st.models.encoder import load_config, load_encoder, quiet, without_cache
 from ray_st.models.files import ModelFolderError, read_json
 from ray_st.models.hub import find_folder
 from ray_st.models.module import Features, Module
 from ray_st.models.onednn import linear_layers_of
+from ray_st.models.positions import is_padded_left, run_from_start, table_limit
+from ray_st.models.tokenizer_folder import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
 from ray_st.models.unpadded import has_padding, is_prepared, prepare, run_unpadded
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+logger = logging.getLogger(__name__)
+
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
-_NO_LIMIT = int(1e30)  # what tokenizers of transformers say when there is none
-_TOKENIZER = "tokenizer_config.json"
+_TASK, _OUTPUT = "feature-extraction", "token_embeddings"
+# Arguments of the tokenizer's calls that say what is done anyway.
+_USUAL: dict[str, tuple[Any, ...]] = {
+    "padding": (True, "longest"),
+    "truncation": (True, "longest_first"),
+    "return_tensors": ("pt",),
+}
 _OLD_NAMES = tuple(
     f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert")
 )
@@ -51,9 +63,14 @@ class Transformer(Module):
         trust_remote_code: Whether Python files of the model may be run.
         token: For private models on the Hub.
         local_files_only: Never ask the Hub.
+        modality_config: What the model takes, by name. With "message", every text is put into the tokenizer's chat
+            template, as a message of the user: ``{"message": {"format": "flat"}}``, or "structured" for a template
+            that wants typed parts.
+        processing_kwargs: ``{"chat_template": …}`` for more arguments of that template.
 
     Raises:
         ModelFolderError: If there is no such model, or its weights are missing or pickled.
+        ValueError: If ``modality_config`` names "message" and the tokenizer has no chat template.
         ImportError: If the folder holds an adapter and peft is not installed.
     """
 
@@ -74,6 +91,8 @@ class Transformer(Module):
         trust_remote_code: bool = False,
         token: bool | str | None = None,
         local_files_only: bool = False,
+        modality_config: Mapping[str, Any] | None = None,
+        processing_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         hub: dict[str, Any] = {
@@ -89,24 +108,34 @@ class Transformer(Module):
         self.auto_model = load_encoder(base, config, trust_remote_code, dict(model_args or {}))
         if adapter:
             adapt(self.auto_model, adapter)
+        self._kind, self._without_cache = type(self.auto_model), without_cache(self.auto_model)
         if "attn_implementation" not in (model_args or {}):
             prepare(self.auto_model)
         place = find_folder(tokenizer_name_or_path, **hub) if tokenizer_name_or_path else folder
-        if place == folder and not (folder / _TOKENIZER).is_file():
+        if place == folder and not (folder / CONFIG).is_file():
             place = base  # what is saved of an adapter alone has none
-        self.tokenizer = _load_tokenizer(place, trust_remote_code, dict(tokenizer_args or {}))
+        self.tokenizer = load_tokenizer(place, trust_remote_code, dict(tokenizer_args or {}))
         self.do_lower_case = do_lower_case
-        self.max_seq_length = max_seq_length or _limit(self.tokenizer, config)
+        self.max_seq_length = max_seq_length or _limit(self.tokenizer, config, table_limit(self.auto_model))
+        self.modality_config, self.processing_kwargs = modality_config, processing_kwargs
+        self.chat = chat_template(self.tokenizer, modality_config, processing_kwargs)
 
     @property
     def max_seq_length(self) -> int | None:
-        """Longest sequence in tokens, special ones included; None if there is no limit. Kept by the tokenizer."""
+        """Longest sequence in tokens, special ones included; None if there is no limit. Kept by the tokenizer.
+
+        Never more than the encoder has learned positions for.
+        """
         limit = self.tokenizer.model_max_length
-        return None if limit is None or limit >= _NO_LIMIT else int(limit)
+        return None if limit is None or limit >= NO_LIMIT else int(limit)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        self.tokenizer.model_max_length = value or _NO_LIMIT
+        most = table_limit(self.auto_model)
+        if value and most is not None and value > most:
+            logger.warning("max_seq_length=%d is cut to %d: the encoder has no more positions.", value, most)
+            value = most
+        self.tokenizer.model_max_length = value or NO_LIMIT
 
     @property
     def without_padding(self) -> bool:
@@ -115,7 +144,7 @@ class Transformer(Module):
 
     def token_encoder(self) -> TokenEncoder:
         """The part that turns texts into token ids, light enough to be sent elsewhere."""
-        return TokenEncoder(self.tokenizer, self.max_seq_length, self.do_lower_case)
+        return TokenEncoder(self.tokenizer, self.max_seq_length, self.do_lower_case, self.chat)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """The padded batch of some texts; see :meth:`TokenEncoder.pad`."""
@@ -126,14 +155,26 @@ class Transformer(Module):
         """The features with ``token_embeddings`` (n, t, d), from ``input_ids`` and ``attention_mask`` (n, t)."""
         inputs = {name: features[name] for name in _INPUTS if name in features}
         with linear_layers_of(self.auto_model):
-            if self.without_padding and has_padding(inputs):
-                output = run_unpadded(self.auto_model, inputs)
-            else:
-                output = self.auto_model(**inputs, return_dict=True)
+            output = self._run(inputs)
         result = {**features, "token_embeddings": output.last_hidden_state}
         if self.auto_model.config.output_hidden_states:
             result["all_layer_embeddings"] = output.hidden_states
         return result
+
+    def _run(self, inputs: dict[str, Tensor]) -> Any:
+        """The encoder's output; a text's vectors don't depend on the side of its padding, nor on its amount."""
+        if self.without_padding and has_padding(inputs):
+            return run_unpadded(self.auto_model, inputs)
+        # A compiled model must not wait for a value of the batch.
+        compiling = torch.compiler.is_compiling()
+        if self.tokenizer.padding_side == "left" if compiling else is_padded_left(inputs):
+            return run_from_start(self._encode, inputs)
+        return self._encode(**inputs)
+
+    def _encode(self, **inputs: Tensor) -> Any:
+        if type(self.auto_model) is not self._kind:  # a user may put in another
+            self._kind, self._without_cache = type(self.auto_model), without_cache(self.auto_model)
+        return self.auto_model(**inputs, **self._without_cache, return_dict=True)
 
     def get_embedding_dimension(self) -> int:
         """Dimension of a token's vector."""
@@ -153,8 +194,23 @@ class Transformer(Module):
             else:
                 clear_adapter(Path(folder))
                 self.auto_model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, Path(folder), self.max_seq_length)
         super().save(folder)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The settings; those of a chat are written as the peer writes them, and only where there is one."""
+        settings = super().get_config_dict()
+        if self.chat is None:
+            return settings
+        output = {"method": "forward", "method_output_name": "last_hidden_state"}
+        form = "structured" if self.chat.structured else "flat"
+        chat = {
+            "transformer_task": _TASK,
+            "modality_config": {"text": output, MESSAGE: {**output, "format": form}},
+            "module_output_name": _OUTPUT,
+        }
+        more = {"processing_kwargs": self.processing_kwargs} if self.processing_kwargs else {}
+        return {**settings, **chat, **more}
 
     @classmethod
     def load(cls, folder: str | Path, **options: Any) -> Self:
@@ -175,10 +231,18 @@ class Transformer(Module):
             name: {**_saved_arguments(config, name), **(options.get(name) or {})}
             for name in ("model_args", "tokenizer_args", "config_args")
         }
-        settings = {key: config[key] for key in cls.config_keys if key in config}
+        keys = (*cls.config_keys, "modality_config", "processing_kwargs")
+        settings = {key: config[key] for key in keys if key in config}
+        if "model_max_length" in (options.get("tokenizer_args") or {}):
+            settings.pop("max_seq_length", None)
         names = ("trust_remote_code", "cache_dir", "token", "local_files_only")
         arguments |= {name: options[name] for name in names if name in options}
-        return cls(folder, **arguments, **settings)
+        try:
+            return cls(folder, **arguments, **settings)
+        except ModelFolderError:
+            raise
+        except ValueError as error:
+            raise ModelFolderError(f"{folder}: {error}") from error
 
     def __repr__(self) -> str:
         """What ``print(model)`` shows of this module: the encoder's class, not its hundred layers."""
@@ -188,43 +252,45 @@ class Transformer(Module):
         )
 
 
-def _limit(tokenizer: Any, config: Any) -> int | None:
+def _limit(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, table: int | None) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
-    limits = [tokenizer.model_max_length, positions if positions and positions > 0 else _NO_LIMIT]
-    return min(limits) if min(limits) < _NO_LIMIT else None
-
-
-def _load_tokenizer(folder: Path, trust_remote_code: bool, options: dict[str, Any]) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{folder} has no tokenizer that transformers can read: {error}") from error
-    # Without a vocabulary transformers makes a tokenizer that knows special tokens only: every text would be unknown.
-    files = sorted({"tokenizer.json", *tokenizer.vocab_files_names.values()})
-    if not any((folder / name).is_file() for name in files):
-        raise ModelFolderError(
-            f"{folder} has no vocabulary for its tokenizer: expected one of {', '.join(files)}."
-        )
-    return tokenizer
+    known = [tokenizer.model_max_length, positions, table]
+    limits = [limit for limit in known if limit is not None and 0 < limit < NO_LIMIT]
+    return min(limits, default=None)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     for name in (Transformer.config_file_name, *_OLD_NAMES):
         if (folder / name).is_file():
             config = read_json(folder / name)
-            _check_task(folder / name, config)
+            _check_settings(folder / name, config)
             return config
     return {}
 
 
-def _check_task(path: Path, config: dict[str, Any]) -> None:
-    task = config.get("transformer_task", "feature-extraction")
-    text = config.get("modality_config", {}).get("text", {"method_output_name": "last_hidden_state"})
-    if task != "feature-extraction" or text.get("method_output_name") not in ("last_hidden_state", None):
-        found = f"task {task!r} with output {text.get('method_output_name')!r}"
+def _check_settings(path: Path, config: dict[str, Any]) -> None:
+    """Refuses a folder that wants its texts treated in a way that is not known here."""
+    task = config.get("transformer_task", _TASK)
+    kinds = config.get("modality_config") or {}
+    outputs = {(kinds.get(kind) or {}).get("method_output_name") for kind in ("text", MESSAGE)}
+    made = config.get("module_output_name")
+    if task != _TASK or outputs - {"last_hidden_state", None} or made not in (_OUTPUT, None):
+        found = f"task {task!r} with output {sorted(map(str, outputs - {None}))} as {made!r}"
         raise ModelFolderError(
             f"{path}: only 'feature-extraction' of text from last_hidden_state is read; found {found}."
         )
+    for name in ("query_length", "document_length", "query_expansion"):
+        if config.get(name) is not None:
+            raise ModelFolderError(
+                f"{path} sets {name}, which is not read: texts would be cut in another way."
+            )
+    for kind in ("text", "common"):
+        asked = (config.get("processing_kwargs") or {}).get(kind) or {}
+        if unknown := sorted(key for key, value in asked.items() if value not in _USUAL.get(key, ())):
+            raise ModelFolderError(
+                f"{path} sets processing_kwargs[{kind!r}][{unknown[0]!r}] to {asked[unknown[0]]!r}, which is not "
+                "read: texts would be tokenized in another way."
+            )
 
 
 def _saved_arguments(config: dict[str, Any], name: str) -> dict[str, Any]:

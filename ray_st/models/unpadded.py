@@ -17,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from ray_st.models.positions import first_columns
 from ray_st.util.chunks import cheapest_chunks
 
 IMPLEMENTATION = "sdpa_unpadded"
@@ -39,11 +40,15 @@ def rounded(tokens: int) -> int:
 
 
 def _by_column(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
-    return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    return (columns - first_columns(mask)[:, None]).clamp(min=0)
 
 
 def _by_count(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
-    real = ids != pad_id
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    real = (ids != pad_id) & (
+        columns >= first_columns(mask)[:, None]
+    )  # padding may have another id than pad_id
     return real.cumsum(dim=1) * real + pad_id
 
 
@@ -182,7 +187,7 @@ def run_unpadded(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
 
     Returns:
         The encoder's output, with ``last_hidden_state`` (n, t, d) and, if they were asked for, ``hidden_states``. It
-        is zero at padding. Elsewhere it equals what the padded batch gives.
+        is zero at padding. Elsewhere it equals what the padded batch gives, each text at the first column.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     packing = Packing.of(mask)

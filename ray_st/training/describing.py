@@ -169,12 +169,15 @@ class DescribedData(TrainingLoop):
                 f"MultipleNegativesRankingLoss; {type(loss).__name__} does not."
             )
         rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
+        encoder = self.model.token_encoder()
+        if encoder is not None and self.args.prompts:
+            encoder.check_prefixes()
         part = make_part(
             opened(source, label, rows if rows > 0 and kind == "train_dataset" else None),
             label,
             loss,
             # Turns texts into token ids ahead of training; a collator of the user's wants texts.
-            None if self.user_collator is not None else self.model.token_encoder(),
+            None if self.user_collator is not None else encoder,
             lambda columns: prompts_of(self.args.prompts, columns, name or None, names),
             batch_size,
             maker,

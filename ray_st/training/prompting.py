@@ -143,10 +143,14 @@ class PromptingTrainer(Trainer):
             dataset_name: Name of a single dataset, if it has one.
 
         Raises:
-            ValueError: If prompts by dataset are given for a dataset without a name, or name no dataset or column.
+            ValueError: If prompts by dataset are given for a dataset without a name, or name no dataset or column; or the
+                model puts texts into a chat template.
         """
         excludes = any(getattr(part, "include_prompt", True) is False for part in self.model.modules())
-        count = self.model.token_encoder().prompt_length if excludes else None
+        encoder = self.model.token_encoder()
+        if encoder is not None and prompts:
+            encoder.check_prefixes()
+        count = encoder.prompt_length if excludes else None
         names_wanted = isinstance(self.loss, Mapping)
         return prompt_datasets(dataset_dict, prompts, dataset_name, names_wanted, count)
 

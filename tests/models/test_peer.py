@@ -94,8 +94,7 @@ def test_prompt_left_out_of_pooling(
     mine = SentenceTransformer(modules=modules, prompts={"query": "query: "})
     mine.save(tmp_path)
     theirs = peer.SentenceTransformer(str(tmp_path))
-    mine.tokenizer.padding_side = theirs.tokenizer.padding_side = side
-    # one batch: with padding on the left BERT's positions, and so its vectors, depend on who shares the batch
+    mine.tokenizer.padding_side = side  # the peer's vectors depend on it: BERT's positions count its padding
     assert gap(mine, theirs, prompt_name="query", batch_size=200) < 1e-5
     assert gap(mine, theirs, batch_size=200) < 1e-5
 

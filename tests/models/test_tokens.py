@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, processors
+from tokenizers import AddedToken, Tokenizer, processors
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ray_st.models import TokenEncoder, Transformer
+from ray_st.models.tokens import own_backend
 
 TEXTS = ["the man eats pasta", "", "good", "Weather " * 60, "a query: is it (sunny)?", "ÄÖ ß 東京"]
 
@@ -127,3 +129,37 @@ def test_takes_on_the_models_limit_and_follows_its_tokenizer(tiny_encoder: Path)
     assert transformer.token_encoder().max_seq_length == 9
     transformer.max_seq_length = 5
     assert len(transformer.token_encoder()(["good " * 20])[0]) == 5
+
+
+def test_an_own_backend_is_the_same_but_for_truncation_and_padding(tokenizer: Any) -> None:
+    tokenizer.add_tokens(["foo bar", AddedToken("<zz>", special=True, lstrip=True)])
+    own = own_backend(tokenizer.backend_tokenizer)
+    assert own.to_str() == tokenizer.backend_tokenizer.to_str()
+    tokenizer("a", padding="max_length", truncation=True, max_length=5)
+    assert (own.truncation, own.padding) == (None, None)
+
+
+def test_what_others_ask_of_the_tokenizer_makes_no_difference(tiny_model: Any) -> None:
+    wanted = tiny_model.encode(TEXTS)
+    done = threading.Event()
+
+    def others() -> None:
+        while not done.is_set():
+            tiny_model.tokenizer(TEXTS, truncation=True, max_length=3, padding="max_length")
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    try:
+        found = [tiny_model.encode(TEXTS) for _ in range(20)]
+    finally:
+        done.set()
+        thread.join()
+    for array in found:
+        np.testing.assert_array_equal(array, wanted)
+
+
+def test_texts_without_tokens_are_one_column_wide() -> None:
+    encoder = TokenEncoder(words())
+    found = encoder.pad(encoder(["", ""]))
+    assert found["attention_mask"].tolist() == [[0], [0]]
+    assert found["input_ids"].shape == (2, 1)

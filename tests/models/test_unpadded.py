@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor
 
 from ray_st.models import Transformer
+from ray_st.models.positions import run_from_start
 from ray_st.models.unpadded import (
     POSITIONS,
     Packing,
@@ -57,7 +58,7 @@ def batch(lengths: list[int], left: bool = False, width: int = 9) -> dict[str, T
 def outcome(model: Any, inputs: dict[str, Tensor], unpadded: bool) -> tuple[Tensor, list[Tensor]]:
     """Vectors of real tokens, and the gradient of each weight."""
     model.zero_grad()
-    output = run_unpadded(model, inputs) if unpadded else model(**inputs)
+    output = run_unpadded(model, inputs) if unpadded else run_from_start(model, inputs)
     vectors = output.last_hidden_state * inputs["attention_mask"].unsqueeze(-1)
     (vectors * torch.linspace(-1, 1, vectors.numel(), dtype=vectors.dtype).view_as(vectors)).sum().backward()
     return vectors.detach(), [

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoTokenizer
-
-from ray_st.models.files import ModelFolderError
 from ray_st.models.tokenizer.word import WordTokenizer
+from ray_st.models.tokenizer_folder import load_tokenizer, save_tokenizer
+from ray_st.models.tokens import TokenEncoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -34,11 +33,11 @@ class TransformersTokenizerWrapper(WordTokenizer):
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text's tokens."""
-        return self.tokenizer(text, verbose=False)["input_ids"]
+        return TokenEncoder(self.tokenizer)([text])[0].tolist()
 
     def save(self, folder: str | Path) -> None:
         """Writes the tokenizer into an existing folder."""
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, Path(folder), None)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -47,14 +46,4 @@ class TransformersTokenizerWrapper(WordTokenizer):
         Raises:
             ModelFolderError: If there is none, or none with a vocabulary.
         """
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise ModelFolderError(
-                f"{folder} has no tokenizer that transformers can read: {error}"
-            ) from error
-        # Without a vocabulary transformers makes a tokenizer that knows special tokens only.
-        files = sorted({"tokenizer.json", *tokenizer.vocab_files_names.values()})
-        if not any((Path(folder) / name).is_file() for name in files):
-            raise ModelFolderError(f"{folder} has no vocabulary: expected one of {', '.join(files)}.")
-        return cls(tokenizer)
+        return cls(load_tokenizer(Path(folder)))

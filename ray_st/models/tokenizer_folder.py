@@ -1,0 +1,89 @@
+"""The tokenizer of transformers in a model's folder: opened, and written so that its files say what the model does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ray_st.models.files import ModelFolderError, read_json, write_json
+
+CONFIG = "tokenizer_config.json"
+BACKEND = "tokenizer.json"
+NO_LIMIT = int(1e30)
+"""What tokenizers of transformers say when they have no longest sequence."""
+
+# What transformers reads out of tokenizer.json's truncation and padding, and would write beside the right values.
+_CALLS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id")
+
+
+def load_tokenizer(
+    folder: Path, trust_remote_code: bool = False, options: dict[str, Any] | None = None
+) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder.
+
+    Args:
+        folder: A model's folder.
+        trust_remote_code: Whether Python files of the folder may be run.
+        options: More arguments of ``AutoTokenizer.from_pretrained``.
+
+    Raises:
+        ModelFolderError: If there is none, or none with a vocabulary.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=trust_remote_code, **(options or {})
+        )
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{folder} has no tokenizer that transformers can read: {error}") from error
+    # Without a vocabulary transformers makes a tokenizer that knows special tokens only: every text would be unknown.
+    # Tokenizers of bytes and characters (ByT5, CANINE) have none, and name no file of one.
+    names = set(tokenizer.vocab_files_names.values())
+    files = sorted({BACKEND, *names}) if names else [CONFIG]
+    if not any((folder / name).is_file() for name in files):
+        what = "vocabulary for its tokenizer" if names else "settings of its tokenizer"
+        raise ModelFolderError(f"{folder} has no {what}: expected one of {', '.join(files)}.")
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_seq_length: int | None) -> None:
+    """Writes a tokenizer whose files truncate and pad as the model does, whatever its last call asked for.
+
+    Args:
+        tokenizer: The tokenizer.
+        folder: An existing folder.
+        max_seq_length: Longest sequence in tokens; None for no limit.
+    """
+    tokenizer.save_pretrained(folder)
+    config = read_json(folder / CONFIG, {})
+    if set(config) & set(_CALLS):
+        write_json(folder / CONFIG, {key: value for key, value in config.items() if key not in _CALLS})
+    path = folder / BACKEND
+    if not path.is_file():
+        return
+    state = read_json(path)
+    now = {"truncation": _truncation(tokenizer, max_seq_length), "padding": _padding(tokenizer)}
+    if {key: state.get(key) for key in now} != now:
+        path.write_text(json.dumps({**state, **now}, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _truncation(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> dict[str, Any] | None:
+    if limit is None:
+        return None
+    side = tokenizer.truncation_side.capitalize()
+    return {"direction": side, "max_length": limit, "strategy": "LongestFirst", "stride": 0}
+
+
+def _padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    if tokenizer.pad_token_id is None:
+        return None
+    return {
+        "strategy": "BatchLongest",
+        "direction": tokenizer.padding_side.capitalize(),
+        "pad_to_multiple_of": None,
+        "pad_id": tokenizer.pad_token_id,
+        "pad_type_id": tokenizer.pad_token_type_id,
+        "pad_token": str(tokenizer.pad_token),
+    }

@@ -150,7 +150,7 @@ class PromptingTrainer(Trainer):
         encoder = self.model.token_encoder()
         if encoder is not None and prompts:
             encoder.check_prefixes()
-        count = encoder.prompt_length if excludes else None
+        count = encoder.prompt_length if excludes and encoder is not None else None
         names_wanted = isinstance(self.loss, Mapping)
         return prompt_datasets(dataset_dict, prompts, dataset_name, names_wanted, count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +36,7 @@ class DenoisingAutoEncoderLoss(Loss):
             the weights are the encoder's as they are now.
 
     Raises:
-        ValueError: If no decoder is named, it cannot be one, or it does not fit the encoder.
+        ValueError: If no decoder is named, it cannot be one (it has no cross attention), or it does not fit the encoder.
 
     References:
         Wang, Reimers and Gurevych 2021, arXiv:2104.06979.
@@ -180,7 +181,28 @@ def _load_decoder(name: str, encoder: Any) -> tuple[Any, Any]:
             "they must be equal."
         )
     decoder = AutoModelForCausalLM.from_pretrained(name, config=config, use_safetensors=True)
+    if not _attends(decoder):
+        raise ValueError(
+            f"{type(decoder).__name__}, the decoder {name}, has no cross attention: it would ignore the embedding and learn to "
+            "predict texts from themselves. Without tie_encoder_decoder, decoder_name_or_path may name one that has, such as "
+            "a BERT, a RoBERTa or a GPT-2."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
         decoder.config.pad_token_id = decoder.config.eos_token_id
     return tokenizer, decoder
+
+
+def _attends(decoder: Any) -> bool:
+    """Whether what a decoder says depends on the states of an encoder, asked of its gradient.
+
+    Configurations do not tell: ``add_cross_attention`` can be set on any, and many models take states and drop them.
+    """
+    if not {"encoder_hidden_states", "kwargs"} & inspect.signature(decoder.forward).parameters.keys():
+        return False
+    states = torch.ones(1, 1, decoder.config.hidden_size, dtype=decoder.dtype, requires_grad=True)
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    with torch.enable_grad():
+        logits = decoder(input_ids=ids, encoder_hidden_states=states, use_cache=False).logits
+        (gradient,) = torch.autograd.grad(logits.square().sum(), states, allow_unused=True)
+    return gradient is not None and bool(gradient.any())

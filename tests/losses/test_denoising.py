@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
-from ray_st import losses
+from ray_st import SentenceTransformer, losses
+from ray_st.models import Pooling, Transformer
 
 TEXTS = [
     ["weather good", "man pasta", "sunny"],
@@ -119,3 +122,37 @@ def test_bad_choices_are_refused(tiny_model, tiny_encoder, encoder, caplog) -> N
     with caplog.at_level(logging.WARNING):
         losses.DenoisingAutoEncoderLoss(tiny_model, "another")
     assert "is not used" in caplog.text
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["Qwen3", "Llama", "OPT", "GPT2", "Roberta", "Electra"])
+def test_a_decoder_attends_to_the_embedding_or_is_refused(
+    kind: str, tied: bool, tiny_model: Any, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    sizes: dict[str, Any] = {
+        "vocab_size": 120,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    if kind != "GPT2":
+        sizes["intermediate_size" if kind != "OPT" else "ffn_dim"] = 32
+    if kind in ("Qwen3", "Llama"):
+        sizes |= {"num_key_value_heads": 2, "head_dim": 16}
+    if kind == "OPT":
+        sizes["word_embed_proj_dim"] = 32
+    config = getattr(transformers, f"{kind}Config")(**sizes, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    getattr(transformers, f"{kind}ForCausalLM" if kind != "GPT2" else "GPT2LMHeadModel")(
+        config
+    ).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
+    if tied:
+        tiny_model = SentenceTransformer(modules=[Transformer(tmp_path), Pooling(32)], device="cpu")
+    options = {} if tied else {"decoder_name_or_path": str(tmp_path), "tie_encoder_decoder": False}
+    if kind in ("GPT2", "Roberta", "Electra"):
+        losses.DenoisingAutoEncoderLoss(tiny_model, **options)
+    else:
+        with pytest.raises(
+            ValueError, match=rf"{kind}ForCausalLM, .* has no cross attention: it would ignore the emb"
+        ):
+            losses.DenoisingAutoEncoderLoss(tiny_model, **options)

@@ -60,3 +60,18 @@ def owned_by_loss(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
                 owned[prefix + name] = tensor
                 seen.add(id(tensor))
     return owned
+
+
+def check_reached(model: nn.Module, loss: nn.Module) -> None:
+    """Refuses a loss whose backward pass gave no weight of the model a gradient: nothing would be trained.
+
+    Raises:
+        ValueError: Naming the loss.
+    """
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    if trained and all(weight.grad is None for weight in trained):
+        name = type(loss).__name__
+        raise ValueError(
+            f"{name} gave none of the model's {len(trained)} trained weights a gradient: it embeds with another model than "
+            f"the trainer's, or without gradient. Give a function that makes it: loss=lambda model: {name}(model, ...)."
+        )

@@ -69,6 +69,55 @@ def test_a_loss_of_another_model_is_refused(make: Any, tiny_folder: Path) -> Non
         make(loss=other)
 
 
+class Named(nn.Module):
+    """A loss of a user's own, which does not call the model "model"."""
+
+    def __init__(self, model: Any, teacher: Any = None, listed: bool = False) -> None:
+        super().__init__()
+        self.encoder = [model] if listed else model
+        self.teacher = teacher
+
+    @property
+    def embedder(self) -> Any:
+        return self.encoder[0] if isinstance(self.encoder, list) else self.encoder
+
+    def forward(self, features: Any, labels: Any) -> Any:
+        one, two = (self.embedder(column)["sentence_embedding"] for column in features)
+        return (one - two).square().mean()
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_model_of_a_loss_is_the_trainers_under_any_name(
+    make: Any, on_cluster: None, tiny_folder: Path, listed: bool
+) -> None:
+    def model_init() -> Any:
+        return SentenceTransformer(tiny_folder, device="cpu")
+
+    trainer = make(model_init=model_init, loss=Named(model_init(), listed=listed))
+    assert trainer.loss.embedder is trainer.model
+    trainer.train()
+    assert trainer.loss.embedder is trainer.model
+    assert not same(weights(trainer), model_init().state_dict())
+    given = model_init()
+    trainer = make(model=given, loss=Named(given, teacher=model_init(), listed=listed))
+    trainer.train()
+    assert trainer.loss.embedder is given
+    assert not same(given.state_dict(), model_init().state_dict())
+
+
+def test_a_loss_of_another_model_is_refused_under_any_name(make: Any, tiny_folder: Path) -> None:
+    def other() -> Any:
+        return SentenceTransformer(tiny_folder, device="cpu")
+
+    for loss in (Named(other()), Named(other(), listed=True), lambda model: Named(other())):
+        with pytest.raises(ValueError, match=r"Named was made with another model .* holds as 'encoder'"):
+            make(loss=loss)
+    with pytest.raises(
+        ValueError, match=r"Named holds several models, as 'encoder' and 'teacher', and model_init"
+    ):
+        make(model_init=other, loss=Named(other(), teacher=other()))
+
+
 def test_model_and_model_init(make: Any, tiny_model: Any) -> None:
     with pytest.raises(ValueError, match="not both"):
         SentenceTransformerTrainer(model=tiny_model, model_init=lambda: tiny_model)

@@ -22,7 +22,13 @@ from ray_st.training.fitting import with_fitting_batches
 from ray_st.training.local import local_place
 from ray_st.training.parts import prompt_lengths
 from ray_st.training.prompting import PromptingTrainer
-from ray_st.training.refusals import check_arguments, check_in_place, check_losses, make_folder
+from ray_st.training.refusals import (
+    check_arguments,
+    check_in_place,
+    check_losses,
+    make_folder,
+    note_kept_activations,
+)
 from ray_st.training.renewing import check_optimizer, make_losses
 from ray_st.training.router import check_router_mapping
 from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, eval_feed
@@ -363,6 +369,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         """
         self._check()
         parts = make_parts(1)  # refuses what cannot work before Ray is started
+        if keeps:
+            note_kept_activations(self.args, self.model)
         if keeps and self.card_defaults is not None:
             describe_run(self, parts)
         from ray_st.runtime.dispatch import Errand, dispatch

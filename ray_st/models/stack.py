@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from ray_st.models.asym import Asym
 from ray_st.models.encode import check_texts
@@ -15,6 +17,8 @@ from ray_st.models.module import Features
 from ray_st.models.options import folder_kwargs, known_to, run_modules, set_folder_kwargs
 from ray_st.models.pooling import Pooling
 from ray_st.models.tokens import TokenEncoder
+
+logger = logging.getLogger(__name__)
 
 
 class Stack(nn.Sequential):
@@ -186,22 +190,51 @@ class Stack(nn.Sequential):
     def activation_checkpointing_enable(
         self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
     ) -> None:
-        """Makes the encoder compute its activations again in the backward pass, to save memory.
+        """Makes encoders compute their activations again in the backward pass, to save memory.
+
+        Encoders that cannot (``MPNetModel`` is one) keep them, with a warning; a model without any does, too.
 
         Args:
             activation_checkpointing_kwargs: Handed to torch's checkpoint function.
-            **options: Handed to the encoder's method of this name.
-
-        Raises:
-            ValueError: If the first module has no encoder.
+            **options: Handed to the encoders' method of this name.
         """
-        encoder = getattr(self.first, "auto_model", None)
-        if encoder is None:
-            raise ValueError(
-                f"{type(self.first).__name__} has no encoder whose activations could be computed again."
-            )
-        older = encoder.gradient_checkpointing_enable  # the only name in earlier releases of transformers 5
-        getattr(encoder, "activation_checkpointing_enable", older)(activation_checkpointing_kwargs, **options)
+        encoders = self._encoders()
+        for encoder in encoders:
+            if encoder.supports_gradient_checkpointing:
+                older = (
+                    encoder.gradient_checkpointing_enable
+                )  # the only name in earlier releases of transformers 5
+                enable = getattr(encoder, "activation_checkpointing_enable", older)
+                enable(activation_checkpointing_kwargs, **options)
+        if note := self.kept_activations:
+            logger.warning("%s", note)
+
+    @property
+    def kept_activations(self) -> str:
+        """Which encoders cannot compute their activations again, as a note to the user; empty if all can."""
+        kinds = {
+            type(encoder).__name__
+            for encoder in self._encoders()
+            if not encoder.supports_gradient_checkpointing
+        }
+        if not self._encoders():
+            kinds = {type(self.first).__name__}
+        listed = " and ".join(sorted(kinds))
+        return (
+            f"gradient checkpointing has no effect on {listed}, which cannot compute activations again"
+            if kinds
+            else ""
+        )
+
+    def _encoders(self) -> list[PreTrainedModel]:
+        """The encoders of transformers in all modules, without those inside of others."""
+        found: dict[str, PreTrainedModel] = {}
+        for place, part in self.named_modules():
+            if isinstance(part, PreTrainedModel) and not any(
+                place.startswith(f"{outer}.") for outer in found
+            ):
+                found[place] = part
+        return list(found.values())
 
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any

@@ -5,14 +5,18 @@ No other file imports ``torch.distributed``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from ray_st.world import World
+
+_MOST_NAMES = 10
 
 
 def current_world() -> World:
@@ -156,4 +160,40 @@ def reduce_gradients(step: torch.nn.Module, args: Any, unused: bool = False) -> 
     if args.ddp_bucket_cap_mb is not None:
         options["bucket_cap_mb"] = args.ddp_bucket_cap_mb
     device_ids = [args.device] if args.device.type == "cuda" else None
-    return torch.nn.parallel.DistributedDataParallel(step, device_ids=device_ids, **options)
+    return DistributedDataParallel(step, device_ids=device_ids, **options)
+
+
+class UnusedWeightsError(ValueError):
+    """Trained weights took no part in a step's loss, so that ranks wait for their gradients for ever."""
+
+
+def check_reduced(step: torch.nn.Module, number: int) -> None:
+    """Refuses a step whose gradients were not reduced, before the optimizer moves.
+
+    PyTorch says so in the next step only, and not at all after the last one.
+
+    Args:
+        step: Model and losses, after a backward pass that reduces gradients.
+        number: The step's number.
+
+    Raises:
+        UnusedWeightsError: Naming the weights that this rank did not use.
+    """
+    if not isinstance(step, DistributedDataParallel) or step.static_graph:
+        return
+    try:
+        step._check_reducer_finalized()
+    except RuntimeError as error:
+        found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
+        if found is None:
+            raise
+        trained = [name for name, weight in step.module.named_parameters() if weight.requires_grad]
+        unused = [trained[int(index)].removeprefix("model.") for index in found[1].split()]
+        shown = unused[:_MOST_NAMES]
+        more = f" and {len(unused) - len(shown)} more" if len(unused) > len(shown) else ""
+        raise UnusedWeightsError(
+            f"{len(unused)} of {len(trained)} trained weights took no part in the loss of step {number} on rank "
+            f"{dist.get_rank()}: {shown}{more}. On several workers every gradient is the mean over all of them, and they "
+            "wait for these. Freeze the weights (requires_grad_(False)) if no step uses them; set "
+            "ddp_find_unused_parameters=True if only some steps do."
+        ) from error

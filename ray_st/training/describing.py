@@ -25,6 +25,7 @@ from ray_st.training.parts import (
     negatives_pool,
     opened,
 )
+from ray_st.training.refusals import check_recomputation
 from ray_st.training.router import checked_routes, routers_of
 from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, eval_feed
 from ray_st.training.sampling import (
@@ -94,6 +95,7 @@ class DescribedData(TrainingLoop):
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset; none was given.")
         self._check_router_mapping()
+        check_recomputation(self.args, self.loss, world_size)
         parts = {TRAIN_FEED: self._train_part(world_size)}
         strategy = IntervalStrategy(self.args.eval_strategy)
         if strategy != IntervalStrategy.NO:

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from ray_st.models.stack import Stack
+from ray_st.training.progress import write_line
 from ray_st.training.step import LossOrLosses, losses_of
 
 REFUSED = {
@@ -84,9 +88,80 @@ def check_losses(args: Any, loss: LossOrLosses) -> None:
             )
 
 
+def check_recomputation(args: Any, loss: LossOrLosses, workers: int) -> None:
+    """Refuses activations that are computed again by a backward pass inside of another, where it runs more than once.
+
+    Each such pass gives the weights their gradients at once, and on several workers a gradient may come once a step.
+
+    Args:
+        args: Training arguments.
+        loss: The loss, or one for each dataset.
+        workers: How many workers train.
+
+    Raises:
+        ValueError: Naming the loss and what to do instead.
+    """
+    if workers < 2 or not reenters(args):
+        return
+    for one in losses_of(loss).values():
+        if any(_is_cached(part) for part in one.modules()):
+            raise ValueError(
+                f"{type(one).__name__} runs the model once a mini-batch, which gradient_checkpointing with use_reentrant=True "
+                f"cannot do on {workers} workers. {_REENTERS}"
+            )
+
+
+_REENTERS = (
+    "Each run has a backward pass of its own then, which gives the weights their gradients again, and workers exchange each "
+    "gradient once a step. Set use_reentrant=False in gradient_checkpointing_kwargs, or leave it out."
+)
+
+
+def reenters(args: Any) -> bool:
+    """Whether activations are computed again by a backward pass inside of another."""
+    return _recomputes(args) and bool((args.gradient_checkpointing_kwargs or {}).get("use_reentrant"))
+
+
+def _recomputes(args: Any) -> bool:
+    return bool(
+        getattr(args, "activation_checkpointing", args.gradient_checkpointing)
+    )  # the name in newer releases
+
+
+def ready_twice(error: RuntimeError, args: Any) -> ValueError | None:
+    """The error to raise in place of a backward pass's, if some weight got its gradient twice in it.
+
+    A restart would meet it again. Losses without a cache come to this where a batch is more than one run of the model.
+
+    Args:
+        error: What the backward pass raised.
+        args: Training arguments.
+
+    Returns:
+        None if it is another error, or activations are not computed again that way.
+    """
+    if not reenters(args) or "mark a variable ready only once" not in str(error):
+        return None
+    return ValueError(
+        "The batch is too large for one run of the model, and gradient_checkpointing with use_reentrant=True cannot run it "
+        f"more than once a step on several workers. {_REENTERS}"
+    )
+
+
 def _is_cached(part: Any) -> bool:
     sizes = ("mini_batch_size", "mini_batch_num_tokens")
     return any(getattr(part, name, None) is not None for name in sizes)
+
+
+def note_kept_activations(args: Any, model: nn.Module) -> None:
+    """Says so where activations are to be computed again and the model cannot.
+
+    Args:
+        args: Training arguments.
+        model: The model.
+    """
+    if _recomputes(args) and isinstance(model, Stack) and model.kept_activations:
+        write_line(f"warning: {model.kept_activations}")
 
 
 def make_folder(output_dir: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,17 +17,20 @@ from ray_st.training import collectives
 from ray_st.training.batch import BATCH, DATASET_NAME, SHARES, Collate, Inputs, collect, step_loader
 from ray_st.training.counting import LossParts, tokens_of
 from ray_st.training.encoder import add_noise, compile_encoder
+from ray_st.training.finite import LEAST_SCALE, Batch, LossError, StepCheck
 from ray_st.training.fitting import too_large
 from ray_st.training.param_groups import groups_of_step
 from ray_st.training.place import Place
+from ray_st.training.refusals import ready_twice
 from ray_st.training.router import routes_of
-from ray_st.training.step import Step, losses_of
+from ray_st.training.rows import RowWeights, is_sum, rows_of
+from ray_st.training.step import Step, check_reached, losses_of
 from ray_st.training.wrapping import WrappingTrainer
 from ray_st.training_args import SentenceTransformerTrainingArguments
 
-
-class LossError(ValueError):
-    """The loss is not a number, or could not be computed; names the step, the rank and its rows."""
+_LOMO = (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
+_IN_BACKWARD = (*_LOMO, *(name for name in OptimizerNames if "layerwise" in name.value))
+"""Optimizers that take their steps in the backward pass, weight by weight, and leave no gradient."""
 
 
 class SteppingTrainer(WrappingTrainer):
@@ -45,6 +48,7 @@ class SteppingTrainer(WrappingTrainer):
     _parts: LossParts | None = None
     _weight: float = 1.0
     _noise: Any = None
+    _is_first_step: bool = True
 
     # ---- batches ----
 
@@ -117,9 +121,8 @@ class SteppingTrainer(WrappingTrainer):
             return_outputs: Whether to return ``(loss, {})``.
             num_items_in_batch: Not used; part of transformers' interface.
         """
-        name = inputs.get(DATASET_NAME, "")
         features, labels = self.collect_features(inputs)
-        loss_fn = self.loss[name] if isinstance(self.loss, Mapping) else self.loss
+        loss_fn = self.loss[self._loss_name(inputs)] if isinstance(self.loss, Mapping) else self.loss
         value = loss_fn(features, labels)
         if isinstance(value, Mapping):
             if self._parts is not None:
@@ -127,14 +130,18 @@ class SteppingTrainer(WrappingTrainer):
             value = torch.stack(list(value.values())).sum()
         return (value, {}) if return_outputs else value
 
+    def _loss_name(self, inputs: Mapping[str, Any]) -> str:
+        return str(inputs.get(DATASET_NAME, "")) if isinstance(self.loss, Mapping) else ""
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """Forward and backward of one batch.
 
         The loss is computed inside the wrapped module's forward, so that gradients are reduced whatever a subclass
-        does in ``compute_loss``. Ranks with unequal shares of a batch weigh their loss by rows: the mean over ranks,
-        which is what the reduction takes, is then the loss of the global batch.
+        does in ``compute_loss``. Unequal batches of a step, and ranks with unequal shares of a batch, weigh their loss by
+        rows: the mean over ranks, which is what the reduction takes, is then the loss of the global batch, and the mean
+        over the batches of a step that of all of its rows.
 
         Returns:
             The weighted loss, a scalar without gradient.
@@ -143,20 +150,22 @@ class SteppingTrainer(WrappingTrainer):
         turn = getattr(self.optimizer, "train", None)  # schedule-free optimizers have two kinds of weights
         if callable(turn):
             turn()
-        shares, batch = self._take_shares(inputs), inputs.pop(BATCH, None)
-        if batch is not None:
-            self._used.append(batch)
-        self._weight = self._row_weight(shares)
+        batch = Batch(inputs.pop(BATCH, None), inputs.get(DATASET_NAME, ""))
+        if batch.rows is not None:
+            self._used.append(batch.rows)
+        shares = self._take_shares(inputs)
+        self._weight = self._weights.of(shares, self._loss_name(inputs) in self._sums)
         inputs = self._prepare_inputs(inputs)
         try:
             with self.compute_loss_context_manager():
                 loss = model(lambda: self._whole_loss(inputs, num_items_in_batch))
         except ValueError as error:
-            raise LossError(f"{error} ({self._where(batch, inputs)})") from error
+            raise LossError(f"{error} ({self._step_check.at(self._step, batch)})") from error
         except RuntimeError as error:
             raise (too_large(error, self.args) or error) from error
-        if not torch.isfinite(loss):
-            raise LossError(self._not_finite(float(loss.detach()), batch, inputs))
+        self._step_check.add(loss, batch)
+        if self._keeps_no_gradient:
+            self._step_check.check(0.0, self._step)
         every = self.args.torch_empty_cache_steps
         if every and self.state.global_step % every == 0:
             clear_device_cache()
@@ -164,17 +173,64 @@ class SteppingTrainer(WrappingTrainer):
         try:
             self.accelerator.backward(loss, **self._backward_options())
         except RuntimeError as error:
-            raise (too_large(error, self.args) or error) from error
+            raise (too_large(error, self.args) or ready_twice(error, self.args) or error) from error
+        self._look_at_gradients(model)
         return loss.detach()
+
+    def _look_at_gradients(self, model: nn.Module) -> None:
+        """Refuses gradients that are not there, once they have been reduced."""
+        if not self.accelerator.sync_gradients:
+            return
+        collectives.check_reduced(model, self._step)
+        if self._is_first_step and isinstance(self.loss, nn.Module) and not self._keeps_no_gradient:
+            check_reached(self.model, self.loss)
+        self._is_first_step = False
+
+    @property
+    def _keeps_no_gradient(self) -> bool:
+        """Whether the optimizer has moved once the backward pass is over."""
+        return self.is_deepspeed_enabled or self.args.optim in _IN_BACKWARD
+
+    @property
+    def _step(self) -> int:
+        return int(self.state.global_step) + 1
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Inputs], num_batches: int, device: torch.device
+    ) -> tuple[list[Inputs], Any]:
+        """Takes the batches of one step; transformers' hook, here to count their rows.
+
+        Args:
+            epoch_iterator: This rank's shares of the epoch's batches.
+            num_batches: How many to take.
+            device: Part of transformers' interface.
+        """
+        taken = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._weights.begin(taken[0])
+        return taken
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """The norm of a step's gradient, and the last look at the step before the optimizer moves."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self._keeps_no_gradient:
+            # The weights have moved: they are looked at instead, so that at least no checkpoint is made of them.
+            found = nn.utils.get_total_norm(list(self.model.parameters()))
+            self._step_check.check(found, self._step, self._skips)
+        else:
+            self._step_check.check(norm, self._step, self._skips)
+        return norm
+
+    def _skips(self) -> bool:
+        """Whether a gradient that is not a number is one of scaled losses (fp16), and the optimizer leaves it out."""
+        if self.is_deepspeed_enabled:
+            return bool(self.args.fp16)
+        scaler = self.accelerator.scaler
+        return scaler is not None and scaler.is_enabled() and scaler.get_scale() > LEAST_SCALE
 
     def _backward_options(self) -> dict[str, Any]:
         if self.is_deepspeed_enabled:
             return {"scale_wrt_gas": False}  # we have divided by the number of batches
-        fused = self.args.optim in (
-            OptimizerNames.LOMO,
-            OptimizerNames.ADALOMO,
-        )  # they step in the backward pass
-        return {"learning_rate": self._get_learning_rate()} if fused else {}
+        return {"learning_rate": self._get_learning_rate()} if self.args.optim in _LOMO else {}
 
     def _track_num_input_tokens(self, inputs: Mapping[str, Any]) -> None:
         """Counts the tokens of all ranks' text columns; transformers' hook after each batch."""
@@ -192,7 +248,7 @@ class SteppingTrainer(WrappingTrainer):
         """
         shares = inputs.pop(SHARES, None)
         if shares is None:
-            shares = collectives.gather_objects(_rows_of(inputs))
+            shares = collectives.gather_objects(rows_of(inputs))
         self._gather.share(shares)
         return shares
 
@@ -204,25 +260,6 @@ class SteppingTrainer(WrappingTrainer):
             loss = loss + weight.reshape(-1)[:0].sum()
         return loss
 
-    def _not_finite(self, value: float, batch: Any, inputs: Mapping[str, Any]) -> str:
-        return (
-            f"The loss is {value} at {self._where(batch, inputs)}. Nothing was saved since the last checkpoint. Look at "
-            "these rows, lower the learning rate, or train without mixed precision."
-        )
-
-    def _where(self, batch: Any, inputs: Mapping[str, Any]) -> str:
-        world = self.here.world
-        place = f"step {self.state.global_step + 1} on rank {world.rank} of {world.size}"
-        if batch is None:
-            return f"{place}, in a batch of get_train_dataloader()"
-        mine = [int(row) for row in batch[world.share(len(batch))]]
-        dataset = f" of dataset {inputs[DATASET_NAME]!r}" if DATASET_NAME in inputs else ""
-        return f"{place}, rows {mine}{dataset} (numbered over all datasets)"
-
-    def _row_weight(self, shares: list[int]) -> float:
-        world = self.here.world
-        return shares[world.rank] * world.size / sum(shares)
-
     def _wrap_model(
         self, model: nn.Module, training: bool = True, dataloader: DataLoader[Inputs] | None = None
     ) -> nn.Module:
@@ -232,6 +269,9 @@ class SteppingTrainer(WrappingTrainer):
         self.bind_losses()
         self._used: list[Any] = []
         self._parts = LossParts()
+        self._is_first_step = True
+        self._step_check, self._weights = StepCheck(self.here.world), RowWeights(self.here.world)
+        self._sums = {name for name, loss in losses_of(self.loss).items() if is_sum(loss)}
         # Mixed precision belongs to the model's forward alone: a loss's similarities are computed as the model
         # gives them.
         self.accelerator.prepare_model(self.model, evaluation_mode=True)
@@ -282,7 +322,3 @@ class SteppingTrainer(WrappingTrainer):
         decaying = self.get_decay_parameter_names(step)
         groups = groups_of_step(step, self.loss, decaying, args.weight_decay, args.learning_rate_mapping)
         return kind, {**options, "params": groups}
-
-
-def _rows_of(inputs: Mapping[str, Any]) -> int:
-    return next(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim)

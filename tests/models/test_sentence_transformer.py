@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import MPNetConfig, MPNetModel
 
 from ray_st import SentenceTransformer, SimilarityFunction
 from ray_st.models import Dense, Normalize, Pooling, Transformer
@@ -119,9 +120,15 @@ def test_activation_checkpointing(method: str, tiny_model: Any) -> None:
     torch.testing.assert_close([weight.grad for weight in tiny_model.parameters()], plain)
 
 
-def test_activation_checkpointing_without_an_encoder() -> None:
-    with pytest.raises(ValueError, match="Dense has no encoder"):
-        SentenceTransformer(modules=[Dense(2, 2)]).gradient_checkpointing_enable()
+def test_activations_that_cannot_be_computed_again(tiny_model: Any, caplog: Any) -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    tiny_model[0].auto_model = MPNetModel(MPNetConfig(vocab_size=9, **sizes))
+    tiny_model.activation_checkpointing_enable()
+    SentenceTransformer(modules=[Dense(2, 2)]).gradient_checkpointing_enable()
+    assert [record.message for record in caplog.records] == [
+        f"gradient checkpointing has no effect on {kept}, which cannot compute activations again"
+        for kept in ("MPNetModel", "Dense")
+    ]
 
 
 def test_evaluate(tiny_model: Any, tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from torch import nn
 
-from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from ray_st.losses import MultipleNegativesRankingLoss
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from ray_st.losses import ContrastiveLoss, CosineSimilarityLoss, MultipleNegativesRankingLoss
+from ray_st.training.finite import LossError
 from ray_st.training.local import local_place
 
 PAIRS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
@@ -114,6 +117,116 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_checkpoint(
     ):
         running.train()
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+class Broken(torch.autograd.Function):
+    """What it is given; its backward pass makes NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        return rows.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0] * torch.nan
+
+
+class Breaking(Plain):
+    """A loss that is a number and whose gradient is not, at one of its calls."""
+
+    def forward(self, features: list[dict[str, Any]], labels: torch.Tensor | None) -> Any:
+        one, two = (self.model(column)["sentence_embedding"] for column in features)
+        self.calls += 1
+        value = self.weight * (one - two).square().mean()
+        return Broken.apply(value) if self.bad == self.calls else value
+
+
+@pytest.mark.parametrize(
+    ("bad", "arguments"),
+    [
+        (2, {}),
+        (3, {}),  # the last step: nothing would come after it that could notice
+        (2, {"max_grad_norm": 0.0}),
+        (3, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 3}),
+    ],
+)
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_optimizer_moves(
+    tiny_model: Any, tmp_path: Path, bad: int, arguments: dict[str, Any]
+) -> None:
+    running = loop(
+        tiny_model, tmp_path, Breaking(tiny_model, bad), save_strategy="steps", save_steps=1, **arguments
+    )
+    step = (bad - 1) // arguments.get("gradient_accumulation_steps", 1) + 1
+    with pytest.raises(
+        LossError, match=rf"gradient of step {step} is not a number .* rows \[\d+, "
+    ) as raised:
+        running.train()
+    named = {
+        int(row) for rows in re.findall(r"rows \[([\d, ]+)\]", str(raised.value)) for row in rows.split(",")
+    }
+    batches = running.here.train.plan(0)
+    accumulated = arguments.get("gradient_accumulation_steps", 1)
+    expected = [batches.batch(index) for index in range((step - 1) * accumulated, step * accumulated)]
+    assert named == set(np.concatenate(expected).tolist())
+    last = tmp_path / f"checkpoint-{step - 1}"
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*"))[-1] == last.name
+    now = {name: weight.detach().clone() for name, weight in tiny_model.named_parameters()}
+    tiny_model.load_weights(last)
+    for name, weight in tiny_model.named_parameters():
+        assert torch.equal(weight, now[name]), name
+
+
+@pytest.mark.parametrize("size_average", [None, False])
+def test_unequal_batches_of_a_step_count_by_their_rows(
+    tiny_folder: Path, tmp_path: Path, size_average: bool | None
+) -> None:
+    data = {**{name: texts[:10] for name, texts in PAIRS.items()}, "label": [0, 1, 1, 0, 1, 0, 0, 1, 1, 1]}
+    found = []
+    for size, batches in ((10, 1), (4, 3)):
+        model = SentenceTransformer(tiny_folder, device="cpu")
+        loss = (
+            CosineSimilarityLoss(model)
+            if size_average is None
+            else ContrastiveLoss(model, size_average=False)
+        )
+        options = {
+            "per_device_train_batch_size": size,
+            "gradient_accumulation_steps": batches,
+            "max_grad_norm": 0.0,
+        }
+        running = loop(model, tmp_path, loss, data, optim="sgd", **options)
+        running.train()
+        (logged,) = (entry for entry in running.state.log_history if "loss" in entry)
+        share = (
+            1 if size_average is None else batches
+        )  # of sums over rows, the mean over the batches is taken
+        found.append((logged["loss"] * share, logged["grad_norm"] * share))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+class Elsewhere(nn.Module):
+    """A loss that embeds with a model that it does not show."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.embed = [lambda column: model(column)["sentence_embedding"]]
+
+    def forward(self, features: list[dict[str, Any]], labels: torch.Tensor | None) -> Any:
+        return self.scale * self.embed[0](features[0]).square().mean()
+
+
+def test_a_loss_that_does_not_reach_the_model_is_refused_in_the_first_step(
+    tiny_model: Any, tiny_folder: Path, tmp_path: Path
+) -> None:
+    other = SentenceTransformer(tiny_folder, device="cpu")
+    with pytest.raises(
+        ValueError, match=r"Elsewhere gave none of the model's \d+ trained weights a gradient"
+    ):
+        loop(tiny_model, tmp_path, Elsewhere(other)).train()
+    loop(tiny_model, tmp_path, Elsewhere(tiny_model)).train()
+    tiny_model.requires_grad_(False)  # nothing of the model is to be trained
+    loop(tiny_model, tmp_path, Elsewhere(other)).train()
 
 
 def test_common_texts_fill_full_batches_and_are_masked(tiny_model: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ TEXTS = {
 }
 PAIRS = Dataset.from_dict(TEXTS)
 SCORED = Dataset.from_dict({**TEXTS, "score": [i * 7 % 11 / 10 for i in range(ROWS)]})
+BAD = SCORED[ROWS // 2]["score"]
 CLASSES = Dataset.from_dict({**TEXTS, "label": [i % 3 for i in range(ROWS)]})
 SAVED_AT = 3
 RESUMED = [(True, True), (True, False), (False, True)]  # whether weights are sharded before and after
@@ -59,6 +61,30 @@ def classes(model: Any) -> Any:
 
 def layers(model: Any) -> Any:
     return Matryoshka2dLoss(model, ranking(model), [32, 16])
+
+
+class Breaking(CoSENTLoss):
+    """A loss whose gradient, or value, is no number for one row, which one rank holds."""
+
+    def __init__(self, model: Any, in_backward: bool) -> None:
+        super().__init__(model)
+        self.in_backward = in_backward
+
+    def compute(self, columns: Any) -> Any:
+        mine = columns.mine[0]
+        bad = torch.nan if (columns.labels == BAD).any() else 1.0
+        if self.in_backward:
+            mine.register_hook(lambda gradient: gradient * bad)
+            return super().compute(columns)
+        return super().compute(columns) * bad
+
+
+def breaking_backward(model: Any) -> Any:
+    return Breaking(model, True)
+
+
+def breaking(model: Any) -> Any:
+    return Breaking(model, False)
 
 
 def evaluating() -> dict[str, Any]:
@@ -102,6 +128,7 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "evaluated": (ranking, PAIRS, {"evaluated": True}),
     "adapters": (ranking, PAIRS, {"adapted": True}),
     "trained twice": (ranking, PAIRS, {"times": 2}),
+    "unused weights": (ranking, PAIRS, {"unused": True, "ddp_find_unused_parameters": True}),
 }
 SETTINGS = {
     "by size": {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 5000},
@@ -149,6 +176,8 @@ class Runs:
             from peft import LoraConfig
 
             model.add_adapter(LoraConfig(target_modules=["query", "value"], r=4, lora_dropout=0.0))
+        if options.pop("unused", False):
+            model[0].auto_model.mask_emb = nn.Parameter(torch.zeros(3))
         if options.pop("evaluated", False):
             options |= evaluating()
         config = options.pop("config", None)
@@ -197,6 +226,26 @@ class Runs:
             found[f"{name} to {kind}"] = self.run(name, classes, CLASSES, kind, resume=start, **saving)
         return found
 
+    def refused(self) -> dict[str, str]:
+        """What this rank says of steps that cannot be taken."""
+        found = {}
+        cases: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+            "unused": (ranking, PAIRS, {"unused": True}),
+            "loss": (breaking, SCORED, {}),
+            "gradient": (breaking_backward, SCORED, {}),
+            "reentrant": (
+                lambda model: setattr(loss := ranking(model), "token_budget", 8) or loss,
+                PAIRS,
+                {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+            ),
+        }
+        for name, (loss, rows, options) in cases.items():
+            try:
+                self.run(f"refused-{name}", loss, rows, False, **options)
+            except ValueError as error:
+                found[name] = str(error)
+        return found
+
     def watched(self) -> dict[str, Any]:
         """What a rank holds while it trains, and what is left behind."""
         watch = Watch(f"{self.folder}/middle")
@@ -236,7 +285,7 @@ def work(rank: int, size: int, folder: str, model: str) -> None:
         timeout=timedelta(seconds=60),
     )
     runs = Runs(rank, size, folder, model)
-    found: dict[str, Any] = {"resumed": runs.resumed(), "watched": runs.watched()}
+    found: dict[str, Any] = {"resumed": runs.resumed(), "watched": runs.watched(), "refused": runs.refused()}
     for name, (loss, rows, options) in CASES.items():
         for fsdp in (False, True):
             found[f"{name} {fsdp}"] = runs.run(name.replace(" ", "-"), loss, rows, fsdp, **options)
@@ -289,6 +338,36 @@ def test_sharded_weights_train_like_whole_ones(name: str, ranks: list[Any]) -> N
 def test_settings_change_no_figure(name: str, ranks: list[Any]) -> None:
     for rank in ranks:
         assert_equal(rank[name], rank["ranking over the pool False"])
+
+
+@pytest.mark.slow
+def test_an_accumulated_step_is_the_same_on_one_worker(
+    ranks: list[Any], tiny_folder: Path, tmp_path: Path
+) -> None:
+    loss, rows, options = CASES["accumulated"]
+    alone = Runs(0, 1, str(tmp_path), str(tiny_folder))
+    found = alone.run("accumulated", loss, rows, False, per_device_train_batch_size=4, **options)
+    for rank in ranks:
+        assert_equal(rank["accumulated False"], found)
+
+
+@pytest.mark.slow
+def test_steps_that_cannot_be_taken_are_refused_alike(ranks: list[Any]) -> None:
+    first, second = (rank["refused"] for rank in ranks)
+    for rank, said in enumerate((first, second)):
+        assert (
+            f"trained weights took no part in the loss of step 1 on rank {rank}: ['0.auto_model.mask_emb']."
+            in (said["unused"])
+        )
+        assert "more than once a step on several workers" in said["reentrant"]
+    assert first["loss"] == second["loss"]
+    assert first["gradient"] == second["gradient"]
+    (mine,) = re.findall(r"^The loss is nan at step \d on rank \d of 2, rows \[([\d, ]+)\] \(", first["loss"])
+    (whole,) = re.findall(r"gradient of step \d is not a number .* rows \[([\d, ]+)\] \(", first["gradient"])
+    assert "10" in mine.split(", ")
+    assert len(mine.split(", ")) == 2  # those of one rank
+    assert "10" in whole.split(", ")
+    assert len(whole.split(", ")) == 4
 
 
 @pytest.mark.slow

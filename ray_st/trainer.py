@@ -14,13 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, enable_full_determinism, set_seed
 
+from ray_st.data.columns import check_splits
 from ray_st.training.batch import Inputs
 from ray_st.training.card import default_arguments, describe_run
 from ray_st.training.carding import CardTrainer
 from ray_st.training.describing import DescribedData
 from ray_st.training.fitting import with_fitting_batches
 from ray_st.training.local import local_place
-from ray_st.training.parts import prompt_lengths
+from ray_st.training.parts import named, prompt_lengths
 from ray_st.training.prompting import PromptingTrainer
 from ray_st.training.refusals import (
     check_arguments,
@@ -135,6 +136,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        check_splits(named(train_dataset))
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.user_collator = data_collator
         self.scaling_config, self.run_config = scaling_config, run_config

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+
+from ray_st.data.held_out import held_out
 from ray_st.data.label_need import LabelNeed
+from ray_st.data.list_columns import how_to_spread
+from ray_st.util.arrow import is_text
 
 LABEL_COLUMNS = ("label", "labels", "score", "scores")
 """Column names that hold labels, in the order in which they are looked for."""
@@ -182,6 +187,42 @@ def check_rows(rows: int, world_size: int, dataset: str) -> None:
         )
 
 
+def check_splits(names: Collection[str]) -> None:
+    """Refuses to train on splits that are held out, as a dataset of several splits brings them.
+
+    Args:
+        names: Names of the training datasets.
+    """
+    found = held_out(names)
+    if found:
+        trains = next((name for name in names if str(name).lower().startswith("train")), None)
+        remedy = (
+            f"Give train_dataset=data[{trains!r}] and, to evaluate, eval_dataset=data[{found[0]!r}]"
+            if trains
+            else "Give the one split to train on"
+        )
+        raise ColumnError(
+            f"train_dataset is a dict of {list(names)}, which trains on all of them, {found} too. {remedy}. A mixture that "
+            f"is meant takes other names: {{'some_name': data[{found[0]!r}], …}}."
+        )
+
+
+def check_full_batch(rows: int, batch_size: int, dataset: str) -> None:
+    """Refuses a dataset without a full batch where batches that are not full are left out.
+
+    Args:
+        rows: Its usable rows.
+        batch_size: Rows of a global batch.
+        dataset: What to call the dataset in the error.
+    """
+    if rows < batch_size:
+        raise ColumnError(
+            f"{dataset} has {rows} usable row(s), fewer than a global batch of {batch_size}, and "
+            "dataloader_drop_last=True leaves batches out that are not full: none of its rows would be trained on. Use a "
+            "smaller batch, or dataloader_drop_last=False."
+        )
+
+
 def check_types(columns: ColumnSpec, types: Mapping[str, Any], dataset: str) -> None:
     """Refuses text columns whose Arrow type is known and is not a string.
 
@@ -190,23 +231,16 @@ def check_types(columns: ColumnSpec, types: Mapping[str, Any], dataset: str) -> 
         types: Arrow type of each column.
         dataset: What to call the dataset in the error.
     """
-    import pyarrow as pa
-
     for name in columns.texts:
         kind = types[name]
         if not isinstance(kind, pa.DataType):  # Ray's word for what only looking at the rows can tell
             continue
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not any(test(kind) for test in (*_strings(), pa.types.is_null)):
+        if not is_text(kind) and not pa.types.is_null(kind):
+            remedy = how_to_spread(types, columns.label) or _other_label(columns)
             raise ColumnError(
-                f"{dataset}, column {name!r}: texts must be strings; found type {kind}. {_other_label(columns)}"
+                f"{dataset}, column {name!r}: texts must be strings; found type {kind}. {remedy}"
             )
-
-
-def _strings() -> tuple[Any, ...]:
-    import pyarrow as pa
-
-    return pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view
 
 
 def _other_label(columns: ColumnSpec) -> str:

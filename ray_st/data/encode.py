@@ -13,10 +13,11 @@ import pyarrow as pa
 from ray_st.data.columns import ColumnSpec
 from ray_st.data.faults import described
 from ray_st.data.keys import Keys, hash_texts, label_codes
-from ray_st.data.label_column import checked_labels, is_list
+from ray_st.data.label_column import checked_labels
 from ray_st.data.located import FILE, READ_FAULT
 from ray_st.data.routes import Route
 from ray_st.data.sources import ROW
+from ray_st.util.arrow import is_list
 
 TokenIds = npt.NDArray[np.int32]
 Encoder = Callable[[list[str]], Sequence[TokenIds]]

@@ -46,6 +46,9 @@ class Planner:
         sampler: A batch sampler; ``set_epoch`` is called where it has it.
         epochs: How many epochs the run will at most need.
         usable: (n,) which row each of the sampler's row indices stands for, where some rows are left out.
+
+    Raises:
+        ValueError: If there is an epoch without a batch.
     """
 
     def __init__(self, sampler: Iterable[list[int]], epochs: int, usable: Indices | None = None) -> None:
@@ -53,6 +56,12 @@ class Planner:
         self._latest: tuple[int, Plan] | None = None
         self._drop_last = bool(getattr(sampler, "drop_last", False))
         self.steps = self._count(max(epochs, 1))
+        if self.steps == 0:
+            raise ValueError(
+                f"{type(sampler).__name__} makes no batch in an epoch. With dataloader_drop_last=True only full batches "
+                "count, and of several datasets in turn the one without a full batch ends the epoch: use smaller "
+                "batches, or dataloader_drop_last=False."
+            )
 
     def _count(self, epochs: int) -> int:
         known = self._sampler.steps() if isinstance(self._sampler, PlannedBatchSampler) else None

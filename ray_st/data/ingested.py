@@ -14,8 +14,8 @@ import xxhash
 from ray_st.data.columns import ColumnSpec
 from ray_st.data.encode import FAULT, TRUNCATED, keys_of_blocks
 from ray_st.data.keys import Keys
-from ray_st.data.label_column import is_list
 from ray_st.data.plan import Indices
+from ray_st.util.arrow import is_list
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from ray_st.data.faults import described
 from ray_st.data.label_need import LabelNeed
+from ray_st.util.arrow import is_list, is_number
 
 _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 
@@ -35,11 +36,6 @@ def checked_labels(
     for row, fault in need.unmet(labels) if need is not None else ():
         faults[row] = faults[row] or f"column {name!r}: {fault}"
     return labels
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether a type holds lists."""
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _as_numbers(labels: pa.Array, name: str, whole: bool, faults: list[str | None]) -> pa.Array:
@@ -73,7 +69,7 @@ def _as_integers(decimals: pa.Array, name: str, faults: list[str | None]) -> pa.
 def _holds_numbers(kind: pa.DataType) -> bool:
     if is_list(kind):
         return _holds_numbers(kind.value_type)
-    return any(test(kind) for test in (pa.types.is_integer, pa.types.is_floating, pa.types.is_null))
+    return is_number(kind) or bool(pa.types.is_null(kind))
 
 
 def _usable(labels: pa.Array) -> npt.NDArray[np.bool_]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+import pyarrow as pa
+
+from ray_st.util.arrow import is_list, is_number
 
 Label = float | list[Any]
 
@@ -42,10 +43,7 @@ class LabelNeed:
         Args:
             labels: Numbers, or lists of numbers.
         """
-        import pyarrow as pa
-
-        number = pa.types.is_floating(labels.type) or pa.types.is_integer(labels.type)
-        if not self._looks_at(number):
+        if not self._looks_at(is_number(labels.type)):
             return
         exact = _exact(labels.type)
         for row, value in enumerate(labels.to_pylist()):
@@ -107,9 +105,7 @@ def _shown(value: Label) -> str:
 
 def _exact(kind: pa.DataType) -> int | None:
     """The number up to which a type, or a list of it, holds every whole number; None if it is not of floats."""
-    import pyarrow as pa
-
-    if pa.types.is_nested(kind):
+    if is_list(kind):
         return _exact(kind.value_type)
     bits = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}.get(kind)
     return None if bits is None else 1 << bits

@@ -11,7 +11,7 @@ import datasets
 import torch
 from transformers import IntervalStrategy
 
-from ray_st.data.columns import ColumnSpec, check_batch
+from ray_st.data.columns import ColumnSpec, check_batch, check_full_batch, check_splits
 from ray_st.data.prompts import prompts_of
 from ray_st.data.routes import Route, refuse_unknown_columns
 from ray_st.training.loop import TrainingLoop
@@ -108,6 +108,7 @@ class DescribedData(TrainingLoop):
 
     def _train_part(self, world_size: int) -> FeedPart:
         args, sources = self.args, named(self.train_dataset)
+        check_splits(sources)
         sizes = args.global_batch_sizes(world_size, list(sources))
         return FeedPart(
             datasets={
@@ -188,6 +189,8 @@ class DescribedData(TrainingLoop):
         if kind == "train_dataset":
             check_sampler(self.args, part.encoding.columns, batch_size, label)
             check_batch(part.encoding.columns, loss, batch_size, world_size, label)
+            if self.args.dataloader_drop_last and isinstance(source, datasets.Dataset):
+                check_full_batch(len(source), batch_size, label)
             part = dataclasses.replace(part, pool=negatives_pool(loss, batch_size, world_size))
         return part
 

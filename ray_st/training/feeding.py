@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ray_st.data.columns import check_classes, check_lengths, check_rows
+from ray_st.data.columns import check_classes, check_full_batch, check_lengths, check_rows
 from ray_st.data.faults import check_faults
 from ray_st.data.ingested import Ingested
 from ray_st.data.mixing import Concatenated
@@ -42,7 +42,7 @@ class Arrangement:
 def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
     """Refuses datasets that cannot be trained on.
 
-    That is unusable rows (unless they are to be skipped), too few rows, labels that are all the same for a loss that
+    That is unusable rows (unless they are to be skipped), too few rows (for a full batch, where others are left out), labels that are all the same for a loss that
     learns from how they differ, or labels that are lists of several lengths.
 
     Raises:
@@ -52,6 +52,8 @@ def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
         if not part.skip_bad_rows:
             check_faults(ingested[name].faults, ingested[name].rows, dataset.label)
         check_rows(len(ingested[name].keys), 1, dataset.label)
+        if part.drop_last:
+            check_full_batch(len(ingested[name].keys), dataset.batch_size, dataset.label)
         check_classes(dataset.encoding.columns, ingested[name].keys.labels, dataset.label)
         if (
             dataset.encoding.encoder is not None

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
 from ray_st.data.columns import ColumnError, ColumnSpec
@@ -324,6 +325,38 @@ class TestBatchOfOne:
         data = {**PAIRS, "c": THREE}
         assert read(tiny_model, tmp_path, data, losses.MultipleNegativesRankingLoss, **options).steps == 8
         assert read(tiny_model, tmp_path, data, losses.TripletLoss, **options).steps == 8
+
+
+class TestFullBatchesOnly:
+    """``dataloader_drop_last=True`` where there is no full batch."""
+
+    OPTIONS: ClassVar[dict[str, Any]] = {"dataloader_drop_last": True, "per_device_train_batch_size": 6}
+
+    def test_fewer_rows_than_a_batch(self, tiny_model: Any, tmp_path: Path) -> None:
+        ranking = losses.MultipleNegativesRankingLoss
+        match = (
+            r"train_dataset has 8 usable row\(s\), fewer than a global batch of 12, and dataloader_drop_last"
+        )
+        for data in (PAIRS, Dataset.from_dict(PAIRS)):
+            refused(match, tiny_model, tmp_path, data, ranking, workers=2, **self.OPTIONS)
+        assert read(tiny_model, tmp_path, PAIRS, ranking, **self.OPTIONS).steps == 1
+
+    def test_rows_that_are_left_out_do_not_count(self, tiny_model: Any, tmp_path: Path) -> None:
+        data = {"a": ONE, "b": [*TWO[:5], "", "", ""]}
+        ranking = losses.MultipleNegativesRankingLoss
+        refused("has 5 usable row", tiny_model, tmp_path, data, ranking, bad_rows="skip", **self.OPTIONS)
+
+    def test_a_small_dataset_among_several(self, tiny_model: Any, tmp_path: Path) -> None:
+        data = {"large": Dataset.from_dict(PAIRS), "small": Dataset.from_dict(PAIRS).select(range(3))}
+        match = r"train_dataset\['small'\] has 3 usable row\(s\), fewer than a global batch of 6"
+        refused(match, tiny_model, tmp_path, data, losses.MultipleNegativesRankingLoss, **self.OPTIONS)
+
+    def test_repeats_that_fill_no_batch(self, tiny_model: Any, tmp_path: Path) -> None:
+        data = {"a": ["one"] * 8, "b": TWO}
+        sampler = BatchSamplers.NO_DUPLICATES
+        match = "NoDuplicatesBatchSampler makes no batch in an epoch.*dataloader_drop_last=False"
+        ranking = losses.MultipleNegativesRankingLoss
+        refused(match, tiny_model, tmp_path, data, ranking, batch_sampler=sampler, **self.OPTIONS)
 
 
 class TestGuide:

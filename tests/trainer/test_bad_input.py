@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
 
@@ -49,6 +49,79 @@ def test_data_that_the_loss_cannot_use(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         trainer(tiny_model, tmp_path, dataset, loss).train()
+
+
+class TestSplits:
+    """Several splits given as a training dataset, as ``load_dataset`` without ``split`` returns them."""
+
+    @pytest.mark.parametrize("make", [dict, DatasetDict])
+    @pytest.mark.parametrize(
+        ("names", "found"),
+        [
+            (["train", "test"], "test"),
+            (["train", "dev", "test"], "dev"),
+            (["train_sft", "test_sft"], "test_sft"),
+            (["test", "train", "unsupervised"], "test"),
+            (["train", "validation_matched"], "validation_matched"),
+        ],
+    )
+    def test_are_refused_when_the_trainer_is_made(
+        self, tiny_model: Any, tmp_path: Path, make: Any, names: list[str], found: str
+    ) -> None:
+        train = next(name for name in names if name.startswith("train"))
+        match = rf"trains on all of them, .*Give train_dataset=data\['{train}'\] and.*eval_dataset=data\['{found}'\]"
+        with pytest.raises(ValueError, match=match):
+            trainer(
+                tiny_model, tmp_path, make(dict.fromkeys(names, PAIRS)), losses.MultipleNegativesRankingLoss
+            )
+
+    @pytest.mark.parametrize("names", [["test"], ["dev", "Eval"]])
+    def test_without_one_for_training(self, tiny_model: Any, tmp_path: Path, names: list[str]) -> None:
+        with pytest.raises(ValueError, match="Give the one split to train on"):
+            trainer(tiny_model, tmp_path, dict.fromkeys(names, PAIRS), losses.MultipleNegativesRankingLoss)
+
+    @pytest.mark.parametrize("make", [dict, DatasetDict])
+    @pytest.mark.parametrize(
+        "names", [["general", "medical"], ["train"], ["test_questions", "quora"], ["train", "extra"]]
+    )
+    def test_mixtures_and_a_single_split_are_none(
+        self, tiny_model: Any, tmp_path: Path, make: Any, names: list[str]
+    ) -> None:
+        data = make(dict.fromkeys(names, PAIRS))
+        mixed = trainer(tiny_model, tmp_path, data, losses.MultipleNegativesRankingLoss)
+        assert list(mixed._train_parts(1)["train"].datasets) == names
+
+    def test_set_later_are_refused_when_training_begins(self, tiny_model: Any, tmp_path: Path) -> None:
+        made = trainer(tiny_model, tmp_path, PAIRS, losses.MultipleNegativesRankingLoss)
+        made.train_dataset = DatasetDict(train=PAIRS, test=PAIRS)
+        with pytest.raises(ValueError, match="trains on all of them"):
+            made.train()
+
+
+def test_columns_of_lists_are_refused_with_code_that_spreads_them(tiny_model: Any, tmp_path: Path) -> None:
+    rows = {
+        "query": ["one", "two"],
+        "pos": [["three"], ["four", "five"]],
+        "neg": [[f"no {n}" for n in range(6)], [f"not {n}" for n in range(4)]],
+        "pos_scores": [[0.9], [0.8, 0.7]],
+        "neg_scores": [[0.1] * 6, [0.2] * 4],
+    }
+    ranking = losses.MultipleNegativesRankingLoss
+    for data in (Dataset.from_dict(rows), rows):
+        with pytest.raises(
+            ValueError, match="column 'pos': texts must be strings; found type list"
+        ) as refused:
+            trainer(tiny_model, tmp_path, data, ranking).train()
+    names: dict[str, Any] = {"dataset": Dataset.from_dict(rows)}
+    exec(str(refused.value).split("here):\n\n")[1], names)
+    spread = names["dataset"]
+    assert spread.column_names == ["query", "pos", "neg_1", "neg_2", "neg_3", "neg_4", "scores"]
+    assert spread[1]["scores"] == [0.8, 0.2, 0.2, 0.2, 0.2]
+    assert len(trainer(tiny_model, tmp_path, spread, losses.DistillKLDivLoss)._train_parts(1)) == 1
+    with pytest.raises(
+        ValueError, match=r'\*\*\{f"negatives_\{n\}": text for n, text in enumerate\(row\["negatives"\]'
+    ):
+        trainer(tiny_model, tmp_path, {"q": ["a"], "negatives": [["b"]]}, ranking).train()
 
 
 def test_an_evaluation_dataset_is_checked_before_training(tiny_model: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from ray_st.data.sources.source import Chunk, Limits
+from ray_st.util.arrow import is_text
 
 Sizes = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -42,11 +43,6 @@ def cell_sizes(array: pa.Array) -> Sizes:
             len(array), dtype=np.int64
         )
     return np.full(len(array), array.nbytes // max(len(array), 1), dtype=np.int64)
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a type holds texts."""
-    return bool(pat.is_string(kind) or pat.is_large_string(kind) or pat.is_string_view(kind))
 
 
 def is_binary(kind: pa.DataType) -> bool:

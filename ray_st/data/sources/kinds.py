@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.types as pat
 
 from ray_st.data.columns import LABEL_COLUMNS
-from ray_st.data.sources.cells import is_text
 from ray_st.data.sources.errors import SourceError
+from ray_st.util.arrow import is_list, is_number, is_text
 from ray_st.util.names import did_you_mean
 
 Converted = tuple[pa.Array, list[int]]
@@ -59,9 +59,9 @@ def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return other
     if pat.is_integer(one) and pat.is_integer(other):
         return pa.int64() if pat.is_signed_integer(one) or pat.is_signed_integer(other) else pa.uint64()
-    if _is_number(one) and _is_number(other):
+    if is_number(one) and is_number(other):
         return pa.float64()
-    if _is_list(one) and _is_list(other):
+    if is_list(one) and is_list(other):
         inner = merged(one.value_type, other.value_type)
         return None if inner is None else pa.list_(inner)
     return None
@@ -256,11 +256,3 @@ def _type_of_value(value: Any) -> pa.DataType | None:
         return plain(pa.array([value], from_pandas=True).type)
     except (ValueError, TypeError, OverflowError):
         return None
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pat.is_integer(kind) or pat.is_floating(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pat.is_list(kind) or pat.is_large_list(kind) or pat.is_fixed_size_list(kind))

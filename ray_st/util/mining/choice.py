@@ -84,11 +84,11 @@ class Choice:
         wanted = self.num_negatives * (MARGIN_OVERSAMPLING if removing else 1)
         return replace(self, range_max=self.range_min + wanted + most_positives)
 
-    def reach(self, most_positives: int) -> int:
-        """How many of the nearest documents must be found so that the ranks can be filled beside the positives.
+    def reach(self, most_left_out: int) -> int:
+        """How many of the nearest documents must be found so that the ranks can be filled beside what is left out.
 
         Args:
-            most_positives: Rows of the query that has the most.
+            most_left_out: The most documents that are no candidates of a query.
         """
         assert self.range_max is not None  # settled
-        return self.range_max + most_positives
+        return self.range_max + most_left_out

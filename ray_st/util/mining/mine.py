@@ -61,8 +61,8 @@ def mine_hard_negatives(
 ) -> Dataset:
     """Finds, for each pair of a query and a positive, texts that are close to the query but do not answer it.
 
-    All positives of the dataset, and the texts of ``corpus``, are candidates; those of the query itself are not. The
-    nearest ones are searched, those outside the limits removed, and of the rest ``num_negatives`` are taken between
+    All positives of the dataset, and the texts of ``corpus``, are candidates; those of the query itself are not, nor is
+    the query where it is a document too (questions that answer each other, paraphrases). The nearest ones are searched, those outside the limits removed, and of the rest ``num_negatives`` are taken between
     the ranks ``range_min`` and ``range_max``. Rows with the same query share its positives, and a repeated pair
     counts once; the output follows the order in which queries appear first.
 
@@ -155,7 +155,7 @@ def mine_hard_negatives(
     )
     say = tqdm.write if verbose else _nothing
     say(_what_there_is(pairs, choice))
-    found = search(embedder, pairs, choice.reach(pairs.most_rows))
+    found = search(embedder, pairs, choice.reach(pairs.most_left_out))
     with _scorer(cross_encoder if rescored else None, batch_size, use_multi_process) as score:
         tally = Tally()
         blocks = mined_blocks(pairs, found, choice, score, tally)

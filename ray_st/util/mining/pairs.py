@@ -20,6 +20,7 @@ class Pairs:
         corpus: The m documents: those given, then the positives that are not among them, in order of appearance.
         query_of: Number of the query of each of the p pairs (p,), ascending; each query has a pair.
         positive_of: Number in the corpus of the positive of each pair (p,).
+        own_of: Number in the corpus of the document that is the query itself, for each query (q,); -1 if there is none.
         rows: Rows of the dataset, repeated pairs included.
         most_rows: Rows of the query that has the most.
     """
@@ -28,6 +29,7 @@ class Pairs:
     corpus: list[str]
     query_of: np.ndarray
     positive_of: np.ndarray
+    own_of: np.ndarray
     rows: int
     most_rows: int
 
@@ -53,9 +55,15 @@ class Pairs:
             corpus=list(numbers),
             query_of=query_rows[first],
             positive_of=positive_rows[first],
+            own_of=np.array([numbers.get(text, -1) for text in query_numbers], dtype=np.int64),
             rows=len(queries),
             most_rows=int(np.bincount(query_rows).max()),
         )
+
+    @property
+    def most_left_out(self) -> int:
+        """The most documents that are no candidates of a query: its positives, and itself if queries are documents."""
+        return self.most_rows + int((self.own_of >= 0).any())
 
     def of_queries(self, start: int, stop: int) -> slice:
         """Where the pairs of some consecutive queries are.

@@ -59,7 +59,8 @@ def _block(
     scores, documents = to_numpy(found.ranking.scores[block]), to_numpy(found.ranking.documents[block])
     positives = to_numpy(found.positives[mine])
     known = are_positives(documents, local, positive_of, len(pairs.corpus))
-    candidate = np.ones_like(known) if choice.include_positives else ~known
+    own = documents == pairs.own_of[block, None]
+    candidate = known | ~own if choice.include_positives else ~(known | own)
     if score is not None:
         scores = _rescored(score, pairs, block.start, documents, candidate)
         positives = score_pairs(score, pairs, query_of, positive_of)

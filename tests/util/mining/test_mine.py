@@ -143,6 +143,47 @@ def test_other_similarities_as_the_peers(similarity: str, peer: Any) -> None:
     same({"output_scores": True, "absolute_margin": 0.01}, Vectors(similarity))
 
 
+class TestQueriesAmongTheDocuments:
+    """As in pairs of paraphrases, where a query's nearest document is the query."""
+
+    TEXTS = tuple(f"text {number}" for number in range(30))
+
+    def data(self) -> Dataset:
+        """Each text with the next; so each query is the positive of another."""
+        return Dataset.from_dict({"a": self.TEXTS[:-1], "b": self.TEXTS[1:]})
+
+    @pytest.mark.parametrize(
+        "limits", [{}, {"corpus": ["text 0", "other"]}, {"range_min": 2}, {"max_score": 2.0}]
+    )
+    @pytest.mark.parametrize("output_format", ["triplet", "n-tuple"])
+    def test_are_no_negatives_of_their_own(self, limits: dict[str, Any], output_format: str) -> None:
+        options = {"num_negatives": 5, "output_format": output_format, "verbose": False, **limits}
+        found = mine_hard_negatives(self.data(), Vectors(), **options)
+        assert len(found) == 29 * (5 if output_format == "triplet" else 1)
+        for row in found:
+            negatives = [text for name, text in row.items() if name.startswith("negative")]
+            assert row["a"] not in negatives
+            assert row["b"] not in negatives
+
+    def test_are_left_out_before_ranks_are_counted(self) -> None:
+        """The rest are those of a search that finds everything, in its order."""
+        wide = mine_hard_negatives(self.data(), Vectors(), num_negatives=27, verbose=False)
+        few = mine_hard_negatives(self.data(), Vectors(), num_negatives=3, range_min=4, verbose=False)
+        ranks: dict[str, list[str]] = {}
+        for row in wide:
+            ranks.setdefault(row["a"], []).append(row["negative"])
+        for place, row in enumerate(few):
+            assert row["negative"] == ranks[row["a"]][4 + place % 3]
+
+    def test_stay_where_they_are_positives_that_are_asked_for(self) -> None:
+        data = Dataset.from_dict({"a": ["x", "y"], "b": ["x", "z"]})
+        options: dict[str, Any] = {"include_positives": True, "num_negatives": 2, "verbose": False}
+        rows = mine_hard_negatives(data, Vectors(), corpus=["x", "y", "z", "w"], **options).to_list()
+        assert rows[0]["negative_1"] == "x"
+        assert "y" not in rows[1].values() or rows[1]["a"] == "y"
+        assert "y" not in (rows[1]["negative_1"], rows[1]["negative_2"])
+
+
 def test_with_positives_as_the_peers(peer: Any) -> None:
     found = same({"include_positives": True, "num_negatives": 6, "output_scores": True})
     negatives = [{row[f"negative_{i}"] for i in range(1, 7)} for row in found]

@@ -98,7 +98,8 @@ def _tables(described: RunFile) -> Iterator[tuple[str, TableSpec]]:
             if table is not None:
                 yield at(where, name) if name else where, table
     for place, evaluator in enumerate(described.evaluators):
-        yield at(at(at(described.source, "evaluators"), place), "data"), evaluator.data
+        if evaluator.data is not None:
+            yield at(at(at(described.source, "evaluators"), place), "data"), evaluator.data
 
 
 def _check_size(scaling: dict[str, Any], spec: ClusterSpec, where: str) -> None:

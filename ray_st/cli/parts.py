@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ray_st.cli.checks import RunFileError, at, check_keys, check_types
+from ray_st.cli.named_class import find_class
 from ray_st.cli.runfile import EvaluatorSpec, LossSpec, ModelSpec, RunFile
 from ray_st.data.sources.errors import SourceError
 from ray_st.data.sources.source import Source
@@ -118,7 +119,12 @@ def make_args(run: RunFile) -> SentenceTransformerTrainingArguments:
     where = at(run.source, "args")
     check_keys(run.args, inspect.signature(SentenceTransformerTrainingArguments).parameters, where)
     check_types(run.args, get_type_hints(SentenceTransformerTrainingArguments), where)
-    given = {"output_dir": f"outputs/{Path(run.source).stem}", **run.args}
+    own = {
+        name: find_class(run.args[name], "sampler", {}, object, at(where, name))
+        for name in ("batch_sampler", "multi_dataset_batch_sampler")
+        if "." in str(run.args.get(name))
+    }
+    given = {"output_dir": f"outputs/{Path(run.source).stem}", **run.args, **own}
     try:
         return SentenceTransformerTrainingArguments(**given)
     except (ValueError, ImportError) as error:
@@ -137,11 +143,7 @@ def make_loss(spec: LossSpec, where: str) -> Callable[[Any], Any]:
     from ray_st import losses
 
     known = {name: part for name in losses.__all__ if _is_loss(part := getattr(losses, name), losses.Loss)}
-    if spec.name not in known:
-        raise RunFileError(
-            f"{at(where, 'name')}: unknown loss {spec.name!r}; {did_you_mean(spec.name, known)}"
-        )
-    cls = known[spec.name]
+    cls = find_class(spec.name, "loss", known, losses.Loss, at(where, "name"))
     parameters = list(inspect.signature(cls).parameters.values())[1:]  # after the model
     options = _options(spec.options, {part.name: part for part in parameters}, cls, where)
 
@@ -202,20 +204,21 @@ def make_evaluators(run: RunFile) -> list[SentenceEvaluator]:
 def _make_evaluator(spec: EvaluatorSpec, where: str) -> SentenceEvaluator:
     from ray_st import evaluation
 
-    known = [name for name in evaluation.__all__ if name.endswith("Evaluator") and name not in _ABSTRACT]
-    if spec.type not in known:
-        raise RunFileError(
-            f"{at(where, 'type')}: unknown evaluator {spec.type!r}; {did_you_mean(spec.type, known)}"
-        )
-    cls = getattr(evaluation, spec.type)
+    names = [name for name in evaluation.__all__ if name.endswith("Evaluator") and name not in _ABSTRACT]
+    known = {name: getattr(evaluation, name) for name in names}
+    cls = find_class(spec.type, "evaluator", known, evaluation.SentenceEvaluator, at(where, "type"))
     parameters = inspect.signature(cls).parameters
     wanted = [name for name, part in parameters.items() if part.default is inspect.Parameter.empty]
     free = {name: part for name, part in parameters.items() if name not in wanted}
     options = _options(spec.options, free, cls, where)
-    table = open_table(spec.data, at(where, "data"))
+    columns = []
     try:
-        return cls(*_ARRANGE.get(spec.type, _in_order)(table, wanted), **options)
-    except ValueError as error:
+        if spec.data is not None:
+            table = open_table(spec.data, at(where, "data"))
+            columns = _ARRANGE.get(spec.type, _in_order)(table, wanted)
+        made: SentenceEvaluator = cls(*columns, **options)
+        return made
+    except (ValueError, TypeError) as error:
         raise RunFileError(f"{where}: {error}") from error
 
 

@@ -49,7 +49,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A loss by its name in ``ray_st.losses``, and its options."""
+    """A loss by its name in ``ray_st.losses`` or its import path, and its options."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -57,13 +57,21 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class EvaluatorSpec:
-    """An evaluator by its name in ``ray_st.evaluation``, the rows it needs, and its options.
+    """An evaluator by its name in ``ray_st.evaluation`` or its import path, the rows it needs, and its options.
 
-    The columns of `data` are taken in their order, as a loss takes them.
+    The columns of `data` are taken in their order, as a loss takes them. One of the user's own may do without.
     """
 
     type: str
-    data: TableSpec
+    data: TableSpec | None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CallbackSpec:
+    """A callback by its name in ``transformers`` or its import path, and its options."""
+
+    type: str
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -78,6 +86,7 @@ class RunFile:
         loss: The loss, or one for each of several tables by name.
         args: Training arguments by name.
         evaluators: What to measure before and after.
+        callbacks: What is called while training.
         scaling: Arguments of Ray Train's ``ScalingConfig``.
         run: Arguments of Ray Train's ``RunConfig`` that a file can hold.
     """
@@ -88,11 +97,12 @@ class RunFile:
     loss: LossSpec | dict[str, LossSpec]
     args: dict[str, Any]
     evaluators: tuple[EvaluatorSpec, ...]
+    callbacks: tuple[CallbackSpec, ...]
     scaling: dict[str, Any]
     run: dict[str, Any]
 
 
-SECTIONS = ("model", "data", "loss", "args", "evaluators", "scaling", "run")
+SECTIONS = ("model", "data", "loss", "args", "evaluators", "callbacks", "scaling", "run")
 """The keys of a run file."""
 
 
@@ -132,6 +142,7 @@ def parse_run(raw: Mapping[str, Any], source: str) -> RunFile:
         loss=_loss_or_losses(raw.get("loss", {"name": "CoSENTLoss"}), data, at(source, "loss")),
         args=check_mapping(raw.get("args", {}), at(source, "args")),
         evaluators=_evaluators(raw.get("evaluators", []), at(source, "evaluators")),
+        callbacks=_callbacks(raw.get("callbacks", []), at(source, "callbacks")),
         scaling=check_mapping(raw.get("scaling", {}), at(source, "scaling")),
         run=check_mapping(raw.get("run", {}), at(source, "run")),
     )
@@ -191,10 +202,23 @@ def _evaluators(value: Any, where: str) -> tuple[EvaluatorSpec, ...]:
 def _evaluator(value: Any, where: str) -> EvaluatorSpec:
     options = dict(check_mapping(value, where))
     kind = _word(options, "type", where)
+    if "data" not in options and "." in kind:
+        return EvaluatorSpec(kind, None, options)
     if "data" not in options:
         raise RunFileError(f"{at(where, 'data')}: missing; the rows that {kind} needs")
     table = build(TableSpec, options.pop("data"), at(where, "data"))
     return EvaluatorSpec(kind, table, options)
+
+
+def _callbacks(value: Any, where: str) -> tuple[CallbackSpec, ...]:
+    if not isinstance(value, list):
+        raise RunFileError(f"{where}: expected a list of callbacks, found {value!r}")
+    return tuple(_callback(part, at(where, place)) for place, part in enumerate(value))
+
+
+def _callback(value: Any, where: str) -> CallbackSpec:
+    options = {"type": value} if isinstance(value, str) else dict(check_mapping(value, where))
+    return CallbackSpec(_word(options, "type", where), options)
 
 
 def _word(options: dict[str, Any], key: str, where: str) -> str:

@@ -99,6 +99,7 @@ def prepare(run: RunFile) -> Job:
         RunFileError: If something is missing, unknown, or does not fit.
     """
     from ray_st.cli import parts
+    from ray_st.cli.callbacks import make_callbacks
     from ray_st.trainer import SentenceTransformerTrainer
 
     if run.model is None or run.data is None:
@@ -111,6 +112,7 @@ def prepare(run: RunFile) -> Job:
     train = parts.open_tables(run.data.train, at(where, "train"))
     held_out = parts.open_tables(run.data.eval, at(where, "eval")) if run.data.eval else None
     evaluator = _one(parts.make_evaluators(run))
+    callbacks = make_callbacks(run.callbacks, at(run.source, "callbacks"))
 
     model = parts.open_model(run.model, at(run.source, "model"))
     loss = make_loss(model)
@@ -123,6 +125,7 @@ def prepare(run: RunFile) -> Job:
         eval_dataset=held_out,
         loss=loss,
         evaluator=evaluator,
+        callbacks=callbacks,
         scaling_config=scaling_config,
         run_config=run_config,
     )

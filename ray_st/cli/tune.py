@@ -109,6 +109,7 @@ def _name(path: str) -> str:
 
 def _trainer(raw: Mapping[str, Any], source: str) -> Any:
     from ray_st.cli import parts
+    from ray_st.cli.callbacks import make_callbacks
     from ray_st.cli.train import _one, _ray_configs
     from ray_st.trainer import SentenceTransformerTrainer
 
@@ -125,6 +126,7 @@ def _trainer(raw: Mapping[str, Any], source: str) -> Any:
         train_dataset=parts.open_tables(described.data.train, at(where, "train")),
         eval_dataset=parts.open_tables(held_out, at(where, "eval")) if held_out else None,
         evaluator=_one(parts.make_evaluators(described)),
+        callbacks=make_callbacks(described.callbacks, at(source, "callbacks")),
         model_init=_ModelInit(raw, source),
         loss={name: _LossInit(raw, source, name) for name in names} or _LossInit(raw, source),
         scaling_config=scaling_config,

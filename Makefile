@@ -6,6 +6,7 @@ EXTRAS_demo := demo
 EXTRAS_lint := dev
 EXTRAS_docs := docs
 EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,plots
+EXTRAS_newest := dev,peer,demo,peft
 EXTRAS_bench := peer,demo
 
 # No model hub, no usage report, no cluster that happens to run on this machine.
@@ -13,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup bench-search bench-hpo clean
+.PHONY: help demo test test-quick test-newest test-long lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup bench-search bench-hpo clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -23,6 +24,15 @@ demo: .venv/.installed-demo ## fine-tune all-MiniLM-L6-v2 to search API document
 
 test: .venv/.installed-test lint docs ## lint, types, documentation, and all tests but the long ones
 	RAY_ADDRESS=local OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
+
+test-quick: .venv/.installed-test ## the fast tests, for while you work; minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not ray and not slow and not long" $(ARGS)
+
+test-newest: ## the core's tests with the newest releases in range, in an environment of their own; says what breaks
+	$(PYTHON) -m venv .venv-newest
+	grep '^torch==' constraints.txt > .venv-newest/torch.txt # a plain torch would bring gigabytes of CUDA
+	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager -c .venv-newest/torch.txt -e '.[$(EXTRAS_newest)]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python tests/newest.py
 
 test-long: .venv/.installed-test ## the long tests: processes are killed and runs go on
 	RAY_ADDRESS=local OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long $(ARGS)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray_st.cli.checks import RunFileError, at
 from ray_st.cli.clusters.local import as_local, check_free, settings, start_command
-from ray_st.cli.clusters.manifests import RUNS, as_yaml, kuberay_folder, overrides, render
+from ray_st.cli.clusters.manifests import RUNS, as_yaml, overrides, render, shipped
 from ray_st.cli.clusters.spec import ClusterSpec, as_spec
 from ray_st.cli.raw_run import load_run
 from ray_st.cli.runfile import RunFile, parse_run
@@ -24,9 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     printing = actions.add_parser("render", help="print the manifests of a cluster, a run or a search")
     printing.add_argument("file", metavar="CLUSTER.yaml", help="the description; see docs/clusters.md")
     printing.add_argument("overrides", nargs="*", metavar="key=value", help="such as groups.gpu.replicas=4")
-    printing.add_argument("--base", type=Path, help="another folder than clusters/kuberay")
+    printing.add_argument(
+        "--base", type=Path, help="another folder than the clusters/kuberay that comes with ray_st"
+    )
     starting = actions.add_parser("start", help="start a Ray node on this machine, until Ctrl-C")
-    starting.add_argument("file", metavar="LOCAL.yaml", help="such as clusters/local.yaml")
+    starting.add_argument(
+        "file", metavar="LOCAL.yaml", nargs="?", help="the description (default: one that comes with ray_st)"
+    )
     starting.add_argument("overrides", nargs="*", metavar="key=value", help="such as cpus=4")
     starting.add_argument("--check", action="store_true", help="print the command instead")
 
@@ -37,6 +41,11 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RunFileError: If the description, or the run file that it names, cannot be meant.
     """
+    if (
+        options.file is None or "=" in options.file
+    ):  # `start` may do without a file, and begin with an override
+        options.overrides = [*filter(None, [options.file]), *options.overrides]
+        options.file = str(shipped("local.yaml"))
     raw = load_run(options.file, options.overrides)
     {"render": _render, "start": _start}[options.action](raw, options)
 
@@ -57,7 +66,7 @@ def _render(raw: dict[str, Any], options: argparse.Namespace) -> None:
     if spec.run is not None:
         path = Path(options.file).parent / spec.run
         text = _checked_run(path, spec, options.file)
-    print(as_yaml(render(spec, text, options.base or kuberay_folder(), options.file)), end="")
+    print(as_yaml(render(spec, text, options.base or shipped("kuberay"), options.file)), end="")
 
 
 def _checked_run(path: Path, spec: ClusterSpec, where: str) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ray_st.models.files import WEIGHTS, WEIGHTS_INDEX, ModelFolderError, read_json, write_json
 from ray_st.models.hub import find_folder, source_of
+from ray_st.util.versions import check_misfits
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -30,8 +31,9 @@ def load_peft() -> Any:
     """The package peft.
 
     Raises:
-        ImportError: If it is not installed; says how to install it.
+        ImportError: If it is not installed, or does not work with another package that is; says what to install.
     """
+    check_misfits("peft")
     try:
         return importlib.import_module("peft")
     except ModuleNotFoundError as error:

@@ -62,7 +62,10 @@ def test_the_example_starts_a_node_in_place_of_this_process(
     monkeypatch.setattr(os, "execve", lambda *words: started.append(words))
     free = [f"{name}={free_port()}" for name in ("port", "dashboard_port")]
     assert main(["cluster", "start", str(ROOT / "clusters/local.yaml"), "--check"]) == 0
+    assert main(["cluster", "start", "--check"]) == 0
+    assert main(["cluster", "start", "cpus=3", "--check"]) == 0
     assert started == []
+    assert "--num-cpus=3" in capsys.readouterr().out
     assert main(["cluster", "start", str(ROOT / "clusters/local.yaml"), "cpus=3", *free]) == 0
     ((program, command, environment),) = started
     assert program == command[0]

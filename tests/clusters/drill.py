@@ -30,7 +30,7 @@ from typing import Any
 
 from hosts import NET, Host, bridge, host
 
-from ray_st.cli.clusters.manifests import kuberay_folder, render
+from ray_st.cli.clusters.manifests import render, shipped
 from ray_st.cli.clusters.spec import as_spec
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ def until(what: str, found: Callable[[], Any], limit: float = 600) -> Any:
 
 def entrypoint(name: str) -> str:
     """The entrypoint of the rendered job."""
-    objects = render(as_spec(DESCRIPTION | {"name": name}, "drill"), RUN, kuberay_folder(), "drill")
+    objects = render(as_spec(DESCRIPTION | {"name": name}, "drill"), RUN, shipped("kuberay"), "drill")
     (job,) = [one for one in objects if one["kind"] == "RayJob"]
     return str(job["spec"]["entrypoint"])
 

@@ -22,17 +22,20 @@ _JOBS = {"train": ["train"], "search": ["search"], "nightly": ["train", "nightly
 _SHM = 0.3  # of a pod's memory, which is what Ray takes for its object store
 
 
-def kuberay_folder() -> Path:
-    """The folder with the base's files: beside the package in a checkout, inside it when installed.
+def shipped(name: str) -> Path:
+    """What lies in the folder ``clusters``: beside the package in a checkout, inside it when installed.
+
+    Args:
+        name: ``kuberay``, the folder with the base's files, or ``local.yaml``.
 
     Raises:
         RunFileError: If it is in neither place.
     """
     package = Path(__file__).parents[2]
-    for folder in (package / "_clusters" / "kuberay", package.parent / "clusters" / "kuberay"):
-        if folder.is_dir():
-            return folder
-    raise RunFileError(f"{package}: installed without clusters/kuberay; give the folder by --base")
+    for place in (package / "_clusters" / name, package.parent / "clusters" / name):
+        if place.exists():
+            return place
+    raise RunFileError(f"{package}: installed without clusters/{name}; name a folder or file of your own")
 
 
 def render(spec: ClusterSpec, run_text: str | None, base: Path, where: str) -> list[Manifest]:

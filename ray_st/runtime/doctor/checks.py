@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ray_st.runtime.doctor.access import CLUSTER, addresses, authentication, hosts, ports, tls, token_files
 from ray_st.runtime.doctor.findings import ERROR, NOTE, WARNING, Finding, Node
 from ray_st.runtime.doctor.node import PACKAGES
+from ray_st.util.versions import misfits
 
 MAX_SKEW_S = 2.0
 """Seconds by which clocks may differ: signatures of S3 allow minutes, ages of leases and checkpoints less."""
@@ -34,6 +35,9 @@ def versions(nodes: Sequence[Node]) -> Iterator[Finding]:
             found = "; ".join(f"{version} on {where}" for version, where in there.items())
             level = ERROR if package in _MUST_AGREE else WARNING
             yield Finding(level, "versions", CLUSTER, f"{package}: {found}", "use one image for all nodes")
+    for node in nodes:
+        for what, cure in misfits(node.versions.get):
+            yield Finding(WARNING, "versions", node.address, what, cure)
     pythons = _by_value(nodes, [node.python.rpartition(".")[0] for node in nodes])
     if len(pythons) > 1:
         found = "; ".join(f"{version} on {where}" for version, where in pythons.items())

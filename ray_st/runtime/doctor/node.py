@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("ray", "ray-st", "torch", "transformers", "pyarrow")
+PACKAGES = ("ray", "ray-st", "torch", "transformers", "pyarrow", "peft")
 SETTINGS = (
     "RAY_AUTH_MODE",
     "RAY_USE_TLS",

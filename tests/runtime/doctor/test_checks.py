@@ -23,6 +23,7 @@ GOOD = Node(
         "torch": "2.13.0",
         "transformers": "5.23.0",
         "pyarrow": "26.0.1",
+        "peft": None,
     },
     torch_cuda="12.8",
     settings={"RAY_AUTH_MODE": "token"},
@@ -155,3 +156,11 @@ def test_worst() -> None:
     levels = [Finding(level, "c", "w", "f") for level in (OK, NOTE, WARNING, ERROR)]
     assert [worst(levels[: end + 1]) for end in range(4)] == [OK, NOTE, WARNING, ERROR]
     assert worst([]) == OK
+
+
+def test_a_pair_of_packages_that_does_not_work_is_named() -> None:
+    versions = {**GOOD.versions, "transformers": "5.24.0", "peft": "0.21.2"}
+    (finding,) = found(dataclasses.replace(GOOD, versions=versions))
+    assert (finding.level, finding.check) == (WARNING, "versions")
+    assert finding.found == "transformers 5.24.0 does not work with peft 0.21.2"
+    assert "transformers<5.24" in str(finding.cure)

@@ -1,0 +1,77 @@
+"""Pairs of installed packages that are known not to work together, told before they fail in words of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+
+from packaging.specifiers import SpecifierSet
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Two packages that do not work together in some versions.
+
+    Args:
+        package: The one.
+        versions: Its versions, such as ``>=5.24``.
+        other: The other.
+        other_versions: Its versions.
+        cure: What to install instead.
+    """
+
+    package: str
+    versions: str
+    other: str
+    other_versions: str
+    cure: str
+
+
+MISFITS = (
+    # transformers 5.24 refuses to switch adapters of a peft before 0.22, which was not released when this was written.
+    Misfit("transformers", ">=5.24", "peft", "<0.22", "pip install 'transformers<5.24'"),
+)
+
+
+def installed(package: str) -> str | None:
+    """The installed version of a package, or None; the package is not loaded."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def misfits(version_of: Callable[[str], str | None] = installed) -> list[tuple[str, str]]:
+    """The known misfits among versions: for each what is there, and the cure.
+
+    Args:
+        version_of: Gives a package's version, or None where it is not installed.
+    """
+    found = []
+    for pair in MISFITS:
+        one, other = version_of(pair.package), version_of(pair.other)
+        if one is None or other is None:
+            continue
+        if _matches(one, pair.versions) and _matches(other, pair.other_versions):
+            what = f"{pair.package} {one} does not work with {pair.other} {other}"
+            found.append((what, f"{pair.cure}, or {pair.other} that is not {pair.other_versions}"))
+    return found
+
+
+def check_misfits(package: str) -> None:
+    """Refuses a package that is about to be imported and does not work with another that is installed.
+
+    Args:
+        package: The package.
+
+    Raises:
+        ImportError: Naming the pair and what to install.
+    """
+    for what, cure in misfits():
+        if package in what.split():
+            raise ImportError(f"{what}: {cure}.")
+
+
+def _matches(version: str, specifier: str) -> bool:
+    return SpecifierSet(specifier).contains(version, prereleases=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,16 @@ class KillOnce(TrainerCallback):
         ):
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class HangOnce(KillOnce):
+    """Makes no progress from a step on, on the last rank, the first time only."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        last = args.process_index == args.world_size - 1
+        if state.global_step == self.step and last and not self.marker.exists():
+            self.marker.touch()
+            threading.Event().wait()
 
 
 def losses_of(trainer: Any) -> list[float]:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -22,6 +22,7 @@ from ray_st.runtime.callbacks import CatchSigterm, HearOfLosses, wish
 from ray_st.runtime.cluster import NODE_ID
 from ray_st.runtime.metrics import RunFigures
 from ray_st.runtime.tower import News, Tower
+from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.lease import Lease
 from ray_st.training.meter import Meter
 from ray_st.training.place import Place
@@ -92,16 +93,25 @@ def overseen(tower: Any, run: str, lease: Lease) -> Iterator[Oversight]:
     """
     set_context(run=run)
     lease.when_lost(lambda: _stop(tower))
-    with _stopping_at_sigterm(tower):
+    with at_sigterm(lambda: _ask_to_stop(tower)):
         if speaks_json():
             folder = lease.fence.path
             tell("run.started", f"run {run} in {folder}", folder=folder)
-        yield Oversight(tower, run, time.time(), float(os.environ.get(STEP_LIMIT, STEP_LIMIT_S)))
+        yield Oversight(tower, run, time.time(), step_limit_s())
+
+
+def step_limit_s() -> float:
+    """Seconds without progress after which a step counts as hung; see :data:`STEP_LIMIT`."""
+    return float(os.environ.get(STEP_LIMIT, STEP_LIMIT_S))
 
 
 @contextmanager
-def _stopping_at_sigterm(tower: Any) -> Iterator[None]:
-    """Turns the first SIGTERM into a wish to stop; the next one does what it did before."""
+def at_sigterm(call: Callable[[], object]) -> Iterator[None]:
+    """Has the first SIGTERM of this process call something; the next one does what it did before.
+
+    Args:
+        call: Called in a thread of its own: calls of actors are not safe in a handler, which runs in the middle of another.
+    """
     if (
         threading.current_thread() is not threading.main_thread()
     ):  # a search's trial: the search has the signal
@@ -110,8 +120,7 @@ def _stopping_at_sigterm(tower: Any) -> Iterator[None]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, before)
-        # Calls of actors are not safe in a handler, which runs in the middle of another.
-        threading.Thread(target=_ask_to_stop, args=(tower,), daemon=True).start()
+        threading.Thread(target=call, daemon=True).start()
 
     before = signal.signal(signal.SIGTERM, ask)
     try:
@@ -202,17 +211,24 @@ def _listen(tower: Any, place: Place) -> None:
                 wish.ask(Why.STOP)
             if news.hang is not None and news.hang != answered:
                 answered = news.hang
-                _write_stacks(place, answered)
+                write_stacks(place.store, place.world.rank, answered)
                 ray.get(tower.answer.remote(place.world.rank))
 
 
-def _write_stacks(place: Place, hang: Hang) -> None:
-    store = place.store
+def write_stacks(store: CheckpointStore, rank: int, hang: Hang) -> str:
+    """Writes down where each thread of this process is; gives the folder.
+
+    Args:
+        store: The run's folder.
+        rank: This process's rank.
+        hang: What was seen.
+    """
     folder = f"{store.path}/{STACKS}/step-{hang.step}"
     with suppress(OSError):  # storage may be what hangs
         store.filesystem.create_dir(folder, recursive=True)
-        with store.filesystem.open_output_stream(f"{folder}/rank-{place.world.rank}.txt") as stream:
+        with store.filesystem.open_output_stream(f"{folder}/rank-{rank}.txt") as stream:
             stream.write(f"{hang}\n\n{stacks()}".encode())
+    return folder
 
 
 def _give_up(hang: Hang, place: Place, tower: Any) -> None:

@@ -19,14 +19,18 @@ from ray.tune.trainable import wrap_function
 
 from ray_st.runtime.storage import open_store
 from ray_st.runtime.tuning_halving import Halving, Rungs
+from ray_st.runtime.tuning_hang import HANG
 from ray_st.runtime.tuning_need import Need
 from ray_st.runtime.tuning_population import Generations, Population
 from ray_st.runtime.tuning_schedulers import OBJECTIVE, make_scheduler, remember
 from ray_st.runtime.tuning_searcher import Study, StudySearcher, Watcher, configured
+from ray_st.runtime.tuning_stop import SearchStop, StopAtEvaluation
 from ray_st.runtime.tuning_trial import NUMBER, TrialKit, run_trial
 from ray_st.runtime.tuning_waiting import Waiting, WaitingScheduler, WaitingSearcher
 from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.lease import Lease
 from ray_st.training.progress import write_line
+from ray_st.util.endings import Interrupted
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records are ours
@@ -89,17 +93,40 @@ def search_store(run_config: RunConfig | None, folder: Path, search_id: str) -> 
     return open_store(dataclasses.replace(run_config, name=name), folder.name)
 
 
-def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher) -> None:
-    """Runs a study's trials until there are enough.
+def run_search(
+    study: Study, kit: TrialKit, settings: Settings, watcher: Watcher, stop: SearchStop, lease: Lease
+) -> None:
+    """Runs a study's trials until there are enough, or the search is told to stop.
 
     Args:
         study: The study.
         kit: What all trials share.
         settings: How to run them.
         watcher: Called on the driver after each evaluation, and each trial's end, is noted.
+        stop: Tells it to stop.
+        lease: The search's folder, held.
+
+    Raises:
+        Interrupted: If it was told to stop, and trials are left.
+        LeaseLost: If another driver took the search's folder.
+        ValueError: If no trial can have an objective.
     """
+    lease.when_lost(stop.ask)
+    try:
+        if not stop.asked:
+            _run_trials(study, kit, settings, watcher, stop)
+    finally:
+        lease.fence.check()  # whatever came of it, that is why
+    left = study.left + sum(record.state == "RUNNING" for record in study.records)
+    if stop.asked and left:
+        raise Interrupted(
+            f"The search was told to stop; {left} trials are left. Started again with name={settings.folder.name!r} it goes on."
+        )
+
+
+def _run_trials(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher, stop: SearchStop) -> None:
     mode = settings.direction[:3]
-    searcher, scheduler = _scheduled(study, kit, settings, watcher)
+    searcher, scheduler = _scheduled(study, kit, settings, watcher, stop)
     trainable = tune.with_resources(_trainable(kit), settings.need.own_process())
     told = (
         scheduler is settings.scheduler and not scheduler.metric
@@ -122,6 +149,7 @@ def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher
                 name="trials",
                 storage_path=str(folder),
                 failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+                stop=StopAtEvaluation(stop),
                 callbacks=[_Losses(study)],
                 verbose=0,
             ),
@@ -132,7 +160,7 @@ def run_search(study: Study, kit: TrialKit, settings: Settings, watcher: Watcher
 
 
 def _scheduled(
-    study: Study, kit: TrialKit, settings: Settings, watcher: Watcher
+    study: Study, kit: TrialKit, settings: Settings, watcher: Watcher, stop: SearchStop
 ) -> tuple[StudySearcher, TrialScheduler]:
     """What hands out the trials, and what decides on them."""
     most = settings.concurrent or 1_000_000
@@ -146,11 +174,13 @@ def _scheduled(
     elif isinstance(kit.keeps, Rungs):
         waiting = Halving(study, kit.keeps, settings.direction == "maximize")
     if waiting is not None and kit.keeps is not None:
-        return WaitingSearcher(waiting, limit, watcher), WaitingScheduler(waiting, kit.keeps, limit)
+        return WaitingSearcher(waiting, limit, watcher, stop), WaitingScheduler(
+            waiting, kit.keeps, limit, stop
+        )
     mode = settings.direction[:3]
     scheduler = make_scheduler(settings.scheduler, mode, settings.grace_period, settings.reduction_factor)
     remember(scheduler, [record.history for record in study.records if record.state != "RUNNING"])
-    return StudySearcher(study, limit, watcher), scheduler
+    return StudySearcher(study, limit, watcher, stop), scheduler
 
 
 def _trainable(kit: TrialKit) -> Any:
@@ -187,9 +217,8 @@ class _Losses(tune.Callback):
 
     def _say(self, trial: Any, what: str) -> None:
         lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
-        write_line(
-            f"trial {trial.config[NUMBER]} was lost, {what}: {lines[-1] if lines else 'no reason known'}"
-        )
+        why = trial.last_result.get(HANG) or (lines[-1] if lines else "no reason known")
+        write_line(f"trial {trial.config[NUMBER]} was lost, {what}: {why}")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
+from ray_st.runtime.tuning_hang import HANG
+from ray_st.runtime.tuning_stop import SearchStop
 from ray_st.runtime.tuning_trial import KNOWN, NAME, NUMBER, VALUES
 
 
@@ -87,15 +89,17 @@ class StudySearcher(Searcher):
         study: The study.
         limit: Gives the most trials at a time, as the cluster is now.
         watcher: Is told of evaluations and ends after they are noted.
+        stop: Whether the search was told to stop; trials that end then are left to go on later.
 
     Attributes:
         spoilt: Why no other trial would do better; the search ends then.
     """
 
-    def __init__(self, study: Study, limit: Callable[[], int], watcher: Watcher) -> None:
+    def __init__(self, study: Study, limit: Callable[[], int], watcher: Watcher, stop: SearchStop) -> None:
         super().__init__(metric="objective", mode="max")  # schedulers get theirs from the tuner
-        self._study, self._limit, self._watcher = study, limit, watcher
+        self._study, self._limit, self._watcher, self._stop = study, limit, watcher, stop
         self._numbers: dict[str, int] = {}
+        self._hangs: dict[str, str] = {}
         self.spoilt: str | None = None
 
     def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
@@ -104,7 +108,7 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration; None while there is no room, FINISHED when there are enough."""
-        if self.spoilt is not None:
+        if self.spoilt is not None or self._stop.asked:
             return Searcher.FINISHED
         if len(self._numbers) >= self._limit():
             return None
@@ -115,7 +119,9 @@ class StudySearcher(Searcher):
         return configured(asked)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Notes an evaluation."""
+        """Notes an evaluation, or that the trial hangs and its process ends."""
+        if HANG in result:
+            self._hangs[trial_id] = str(result[HANG])
         if trial_id in self._numbers and "objective" in result:
             self._study.report(self._numbers[trial_id], **_evaluation(result))
             self._watcher.reported()
@@ -130,16 +136,20 @@ class StudySearcher(Searcher):
         found = result or {}
         if "objective" in found:
             self._study.report(number, **_evaluation(found))
-        elif not error and self._study.records[number].history:
+        if self._stop.asked and not error and not found.get("ended") and "fault" not in found:
+            return  # it goes on when the search does
+        if "objective" not in found and not error and self._study.records[number].history:
             found = {"objective": None, "ended": False, **found}  # it was stopped while it waited
         state, reason = ending(found, error)
+        if error and trial_id in self._hangs:
+            reason = self._hangs[trial_id]
         if found.get("spoils_search"):
             self.spoilt = reason
         self._watcher.ended(self._study.tell(number, state, reason))
 
     def stop_rest(self) -> None:
         """Notes that trials were stopped that ran when the time was up."""
-        for number in self._numbers.values():
+        for number in () if self._stop.asked else self._numbers.values():
             self._watcher.ended(self._study.tell(number, "PRUNED"))
         self._numbers.clear()
 

@@ -20,13 +20,16 @@ from ray.train import ScalingConfig
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.runtime.failures import REPEATABLE, RunStopped
+from ray_st.runtime.oversight import STEP_LIMIT
 from ray_st.runtime.tuning_feeds import SharedData, feed_here
+from ray_st.runtime.tuning_hang import watched_here
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.parts import prompt_lengths
 from ray_st.training.place import Place
 from ray_st.training.progress import ProgressReport
 from ray_st.training.run import TRAIN_FEED, FeedPart, eval_names
 from ray_st.training.travel import Description
+from ray_st.training.watchdog import STEP_LIMIT_S, at_rest
 from ray_st.world import World
 
 NUMBER, VALUES, NAME, KNOWN = "number", "values", "name", "known"
@@ -64,6 +67,7 @@ class TrialKit:
         search_id: Names the search in manifests.
         scaling: How a trial on several workers is scaled; None for one in its own process.
         keeps: Whether a trial has a checkpoint of an evaluation, by its number, when it tells of it; None for none.
+        step_limit_s: Seconds without progress after which a trial's step counts as hung.
     """
 
     make: Callable[[int, Mapping[str, Any], str], Candidate]
@@ -73,6 +77,7 @@ class TrialKit:
     search_id: str
     scaling: ScalingConfig | None = None
     keeps: Callable[[int], bool] | None = None
+    step_limit_s: float = STEP_LIMIT_S
 
     def trial_store(self, number: int) -> CheckpointStore:
         """Where a trial keeps its checkpoints."""
@@ -90,6 +95,7 @@ def run_trial(config: dict[str, Any], kit: TrialKit) -> None:
         kit: What all trials share.
     """
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING_S))  # a stopped trial cleans up first
+    os.environ[STEP_LIMIT] = str(kit.step_limit_s)  # the driver's; for trials on several workers
     ENDED.clear()
     start = time.monotonic()
 
@@ -134,8 +140,9 @@ def _train_here(config: Mapping[str, Any], kit: TrialKit, send: Callable[[dict[s
     trainer = build(candidate.description, place)
     Reports(send, kit.keeps, config[KNOWN]).attach(trainer)
     newest = store.newest(store.run_id)
-    trainer.train(resume_from_checkpoint=None if newest is None else str(store.fetch(newest.name)))
-    evaluate_end(trainer)
+    with watched_here(trainer, store, kit.step_limit_s):
+        trainer.train(resume_from_checkpoint=None if newest is None else str(store.fetch(newest.name)))
+        evaluate_end(trainer)
 
 
 def build(description: Description, place: Place) -> Any:
@@ -207,15 +214,15 @@ class Reports(TrainerCallback):
 
     def _report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         self.step = step
-        self._send(
-            {
-                "evaluation": number,
-                "step": step,
-                "ended": step >= self._trainer.state.max_steps,
-                "samples": step * _rows_of_step(self._trainer),
-                "metrics": {name: float(value) for name, value in metrics.items()},
-            }
-        )
+        report = {
+            "evaluation": number,
+            "step": step,
+            "ended": step >= self._trainer.state.max_steps,
+            "samples": step * _rows_of_step(self._trainer),
+            "metrics": {name: float(value) for name, value in metrics.items()},
+        }
+        with at_rest(self._trainer.callback_handler.callbacks):  # at a rung a trial may wait for hours
+            self._send(report)
 
 
 def logged(history: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:

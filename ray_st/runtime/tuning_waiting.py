@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 
 from ray_st.runtime.tuning_schedulers import TIME
 from ray_st.runtime.tuning_searcher import Record, Study, StudySearcher, Watcher, configured, evaluations
+from ray_st.runtime.tuning_stop import SearchStop
 from ray_st.runtime.tuning_trial import NUMBER
 
 _START_S = 60.0
@@ -74,14 +75,19 @@ class WaitingSearcher(StudySearcher):
         waiting: Who waits.
         limit: Gives the most trials at a time, as the cluster is now.
         watcher: Is told of evaluations and ends after they are noted.
+        stop: As for :class:`ray_st.runtime.tuning_searcher.StudySearcher`.
     """
 
-    def __init__(self, waiting: Waiting, limit: Callable[[], int], watcher: Watcher) -> None:
-        super().__init__(waiting.study, limit, watcher)
+    def __init__(
+        self, waiting: Waiting, limit: Callable[[], int], watcher: Watcher, stop: SearchStop
+    ) -> None:
+        super().__init__(waiting.study, limit, watcher, stop)
         self._waiting = waiting
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration; FINISHED only when all have ended: Ray keeps processes for reuse until then."""
+        if self._stop.asked:
+            return None if self._numbers else Searcher.FINISHED
         self._waiting.closed = self.spoilt is not None
         self._waiting.settle()
         records = self._study.records
@@ -110,11 +116,18 @@ class WaitingScheduler(FIFOScheduler):
         waiting: Who waits.
         rests: After which evaluations a trial waits, by number.
         limit: Gives the most trials at a time, as the cluster is now.
+        stop: Whether the search was told to stop; then no trial waits any longer, or begins.
     """
 
-    def __init__(self, waiting: Waiting, rests: Callable[[int], bool], limit: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        waiting: Waiting,
+        rests: Callable[[int], bool],
+        limit: Callable[[], int],
+        stop: SearchStop,
+    ) -> None:
         super().__init__()
-        self._waiting, self._rests, self._limit = waiting, rests, limit
+        self._waiting, self._rests, self._limit, self._stop = waiting, rests, limit, stop
         self._held: list[Trial] = []  # they wait in their processes
         self._chosen: list[Trial] = []  # they have been given a process
         self._asked: dict[str, float] = {}  # since when new ones want one
@@ -135,8 +148,14 @@ class WaitingScheduler(FIFOScheduler):
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The next trial to give a process to: its own, that of a trial that waits, or a new one."""
-        self._waiting.settle()
         trials = tune_controller.get_trials()
+        if self._stop.asked:
+            for trial in trials:
+                if trial.status in (Trial.PENDING, Trial.PAUSED) or trial in self._held:
+                    tune_controller.stop_trial(trial)
+            self._held, self._chosen = [], []
+            return None
+        self._waiting.settle()
         for trial in trials:
             if trial.status in (Trial.RUNNING, Trial.PAUSED) and self._waiting.out(self._record(trial)):
                 tune_controller.stop_trial(trial)

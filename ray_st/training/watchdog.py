@@ -6,7 +6,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from transformers import TrainerCallback
@@ -63,6 +64,16 @@ class Watchdog(TrainerCallback):
         limit = self._limit_s if usual else self._limit_s * PATIENCE
         return Hang(self._rank, step, phase, now - since) if now - since > limit else None
 
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Watches nothing while the context is open: this process waits for something that may take any time."""
+        seen, self._seen = self._seen, None
+        try:
+            yield
+        finally:
+            if seen is not None:
+                self._beat(*seen[1:])
+
     def _beat(self, phase: str, step: int) -> None:
         self._seen = time.monotonic(), phase, step
 
@@ -103,6 +114,20 @@ class Watchdog(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """There is nothing more to watch."""
         self._seen = None
+
+
+@contextmanager
+def at_rest(callbacks: Iterable[TrainerCallback]) -> Iterator[None]:
+    """Has the watchdogs among a trainer's callbacks rest while the context is open.
+
+    Args:
+        callbacks: The trainer's callbacks.
+    """
+    with ExitStack() as stack:
+        for callback in callbacks:
+            if isinstance(callback, Watchdog):
+                stack.enter_context(callback.resting())
+        yield
 
 
 def stacks() -> str:

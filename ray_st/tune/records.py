@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray_st.training.lease import Fence
+
 JOURNAL, SETTINGS, TABLE = "journal.jsonl", "search.json", "trials.csv"
 
 ID, FOUND = "id", "found"
@@ -25,6 +27,22 @@ _FIRST_SETTINGS = ("space", "directions", "seed", "ray_scope", "population")
 
 class RecordError(ValueError):
     """A search's folder that cannot be gone on with."""
+
+
+class Disorder(RecordError):
+    """An event that does not follow from those before it.
+
+    Args:
+        place: Its place, from 1.
+        fault: What is wrong.
+    """
+
+    def __init__(self, place: int, fault: str) -> None:
+        super().__init__(place, fault)
+        self.place = place
+
+    def __str__(self) -> str:
+        return str(self.args[1])
 
 
 @dataclass
@@ -96,32 +114,61 @@ class Journal:
 
     Args:
         path: The file. A last line that was cut off is dropped.
+        fence: The right to write here, checked before each event; None where nobody else can write.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, fence: Fence | None = None) -> None:
+        self._path, self._fence = path, fence
 
     def read(self) -> list[dict[str, Any]]:
         """The events so far.
 
         Raises:
-            RecordError: If a line other than the last is no event.
+            RecordError: If a line other than the last is no event, by its number.
         """
         if not self._path.exists():
             return []
-        text = self._path.read_text(encoding="utf-8")
-        whole, _, torn = text.rpartition("\n")
+        whole, _, torn = self._path.read_bytes().rpartition(b"\n")
         if torn:
-            self._path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+            os.truncate(self._path, len(whole) + 1 if whole else 0)
+        return [self._event(line, number) for number, line in enumerate(whole.splitlines(), 1)]
+
+    def _event(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            return [json.loads(line) for line in whole.splitlines()]
+            event = json.loads(line)
         except ValueError as error:
-            raise RecordError(
-                f"{self._path} is damaged ({error}). Start the search under another name."
-            ) from error
+            raise self._damaged(number, str(error)) from error
+        fault = event_fault(event)
+        if fault is not None:
+            raise self._damaged(number, fault)
+        found: dict[str, Any] = event
+        return found
+
+    def _damaged(self, line: int, fault: str) -> RecordError:
+        return RecordError(
+            f"{self._path} is damaged: line {line} is no event of a search ({fault}). Delete the line to go on without it, or "
+            "start the search under another name."
+        )
+
+    def records(self) -> list[TrialRecord]:
+        """The trials that the events tell of, by number.
+
+        Raises:
+            RecordError: If the file is damaged, naming the line.
+        """
+        try:
+            return fold(self.read())
+        except Disorder as error:
+            raise self._damaged(error.place, str(error)) from error
 
     def append(self, **event: Any) -> dict[str, Any]:
-        """Writes an event, with the time, and returns what was written."""
+        """Writes an event, with the time, and returns what was written.
+
+        Raises:
+            LeaseLost: If another driver has taken the search's folder.
+        """
+        if self._fence is not None:
+            self._fence.check()
         event["time"] = round(time.time(), 3)
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(event) + "\n")
@@ -130,10 +177,67 @@ class Journal:
         return event
 
 
+ENDS = ("COMPLETE", "PRUNED", "FAIL")
+"""How trials end."""
+
+_NUMBER = (int, float)
+_FACTS: dict[str, dict[str, type[Any] | tuple[type[Any], ...]]] = {
+    "asked": {"values": dict, "params": dict, "distributions": dict, "name": str},
+    "reported": {"evaluation": int, "step": int, "objectives": list},
+    "resumed": {},
+    "copied": {"evaluation": int, "source": int, "step": int, "values": dict},
+    "told": {"state": str, "reason": str},
+}
+"""What each event says, besides the trial's number and the time."""
+
+
+def event_fault(event: Any) -> str | None:
+    """What is wrong with an event by itself; None if nothing is.
+
+    Args:
+        event: What a line of a journal holds.
+    """
+    if not isinstance(event, dict):
+        return f"found {_shown(event)}"
+    kind = event.get("event")
+    if not isinstance(kind, str) or kind not in _FACTS:
+        return f"unknown event {kind!r}"
+    for name, types in {"number": int, "time": _NUMBER, **_FACTS[kind]}.items():
+        if not isinstance(event.get(name), types):
+            return f"{kind}: {name} is {_shown(event.get(name))}"
+    if kind == "told" and event["state"] not in ENDS:
+        return f"told: state is {_shown(event['state'])}"
+    return None
+
+
+def order_fault(trials: Sequence[TrialRecord], event: Mapping[str, Any]) -> str | None:
+    """What is wrong with an event after those before it; None if nothing is.
+
+    Args:
+        trials: The trials that those tell of.
+        event: The event.
+    """
+    kind, number = event["event"], event["number"]
+    if kind == "asked":
+        return None if number == len(trials) else f"trial {number} was asked for, expected {len(trials)}"
+    if not 0 <= number < len(trials):
+        return f"{kind}: there is no trial {number}"
+    if trials[number].state != "RUNNING":
+        return f"{kind}: trial {number} had ended"
+    return None
+
+
 def fold(events: Iterable[Mapping[str, Any]]) -> list[TrialRecord]:
-    """The trials that events tell of, by number."""
+    """The trials that events tell of, by number.
+
+    Raises:
+        Disorder: If an event does not follow from those before it.
+    """
     trials: list[TrialRecord] = []
-    for event in events:
+    for place, event in enumerate(events, 1):
+        fault = order_fault(trials, event)
+        if fault is not None:
+            raise Disorder(place, fault)
         apply(trials, event)
     return trials
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers.trainer_utils import BestRun
 
+from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.lease import Lease, held
 from ray_st.training.run import TRAIN_FEED
 from ray_st.tune.candidate import Template
 from ray_st.tune.identity import argument_facts, objective_facts, trial_facts
@@ -27,7 +30,6 @@ from ray_st.tune.records import (
     TrialRecord,
     check_found,
     check_settings,
-    fold,
 )
 from ray_st.tune.report import write_report
 from ray_st.tune.retention import Retention
@@ -68,30 +70,32 @@ def hyperparameter_search(
     Raises:
         ValueError: If the search cannot work; before any trial starts, as far as can be known.
         SearchFailed: If no trial was completed.
+        Interrupted: If the search was told to stop; started again under its name, it goes on.
     """
     sequential = as_backend(backend) == "optuna"
     proved = prove_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
     options = proved.options
     folder = _folder(str(trainer.args.output_dir), options.name)
-    search_id = check_settings(folder, _lasting(proved, trainer))
-    study = Study(
-        proved.space,
-        proved.objective,
-        Journal(folder / JOURNAL),
-        proved.trials,
-        seed=proved.seed,
-        sampler=options.sampler,
-        points=options.points_to_evaluate,
-        earlier=proved.earlier,
-        storage=options.storage,
-        name=folder.name,
-        search_id=search_id,
-        hp_name=hp_name,
-    )
-    concurrent = 1 if sequential else options.max_concurrent_trials
-    search = _Search(proved, study, folder, search_id, concurrent)
-    search.run(trainer)
-    return search.results(sequential)
+    with held(CheckpointStore(str(folder))) as lease:
+        search_id = check_settings(folder, _lasting(proved, trainer))
+        study = Study(
+            proved.space,
+            proved.objective,
+            Journal(folder / JOURNAL, lease.fence),
+            proved.trials,
+            seed=proved.seed,
+            sampler=options.sampler,
+            points=options.points_to_evaluate,
+            earlier=proved.earlier,
+            storage=options.storage,
+            name=folder.name,
+            search_id=search_id,
+            hp_name=hp_name,
+        )
+        concurrent = 1 if sequential else options.max_concurrent_trials
+        search = _Search(proved, study, folder, search_id, lease, concurrent)
+        search.run(trainer)
+        return search.results(sequential)
 
 
 def _lasting(proved: Proved, trainer: Any) -> dict[str, Any]:
@@ -214,8 +218,9 @@ def _earlier(warm_start: str | None) -> list[TrialRecord]:
     source = Path(warm_start) / JOURNAL
     if not source.is_file():
         raise ValueError(f"warm_start: {warm_start} is no folder of a search (no {JOURNAL}).")
-    records = fold(Journal(source).read())
-    return [record for record in records if record.state != "RUNNING" and not record.changes]
+    return [
+        record for record in Journal(source).records() if record.state != "RUNNING" and not record.changes
+    ]
 
 
 def _template(trainer: Any, options: SearchOptions) -> Template:
@@ -248,6 +253,7 @@ class _Search:
         study: Suggests parameters.
         folder: Its folder on this machine.
         search_id: What tells it from others of its name.
+        lease: Its folder, held: of two searches of one name the second is refused.
         concurrent: Most trials at a time; None for as many as there is room for.
     """
 
@@ -255,6 +261,7 @@ class _Search:
     study: Study
     folder: Path
     search_id: str
+    lease: Lease
     concurrent: int | None
 
     def run(self, trainer: Any) -> None:
@@ -272,14 +279,26 @@ class _Search:
             self._run_left(trainer, progress)
         finally:
             progress.finished()
+            self.lease.fence.check()
             write_report(self.folder, self.study, objectives)
 
     def _run_left(self, trainer: Any, progress: Progress) -> None:
-        from ray_st.runtime import cluster, tuning, tuning_feeds, tuning_need, tuning_trial
+        from ray_st.runtime import (
+            cluster,
+            oversight,
+            tuning,
+            tuning_feeds,
+            tuning_need,
+            tuning_stop,
+            tuning_trial,
+        )
 
         proved, options = self.proved, self.proved.options
         template = dataclasses.replace(proved.template, search=self.folder.name)
-        with cluster.connected():
+        stop = tuning_stop.SearchStop()
+        with ExitStack() as stack:
+            stack.enter_context(cluster.connected())
+            stack.enter_context(tuning_stop.stopping_at_sigterm(stop))
             args = trainer.args
             need = tuning_need.Need.of(trainer.scaling_config, options.resources_per_trial, args.use_cpu)
             need.check()
@@ -289,15 +308,18 @@ class _Search:
             data = tuning_feeds.share(parts)
             check_found(self.folder, data.facts())
             store = tuning.search_store(trainer.run_config, self.folder, self.search_id)
+            here = store.is_local and Path(store.path) == self.folder
+            lease = self.lease if here else stack.enter_context(held(store))
             population = proved.population
             kit = tuning_trial.TrialKit(
                 template,
                 proved.objective,
                 data,
-                store,
+                dataclasses.replace(store, fence=lease.fence),
                 f"{self.folder.name}-{self.search_id}" if self.search_id else self.folder.name,
                 need.scaling,
                 keeps=_rests(options, population),
+                step_limit_s=oversight.step_limit_s(),
             )
             settings = tuning.Settings(
                 folder=self.folder,
@@ -312,9 +334,8 @@ class _Search:
                 population=population,
             )
             retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
-            tuning.run_search(
-                self.study, kit, settings, Watcher(self.study, self.folder.name, progress, retention)
-            )
+            watcher = Watcher(self.study, self.folder.name, progress, retention)
+            tuning.run_search(self.study, kit, settings, watcher, stop, lease)
 
     def results(self, sequential: bool) -> BestRun | list[BestRun]:
         """What the search found.

@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from ray_st.tune.choices import as_plain, label
 from ray_st.tune.objective import Objective, finite
-from ray_st.tune.records import Journal, RecordError, TrialRecord, apply, fold
+from ray_st.tune.records import Journal, RecordError, TrialRecord, apply
 from ray_st.tune.space import Space, draw, open_study
 
 STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
@@ -75,7 +75,7 @@ class Study:
         self._seed, self._hp_name = seed, hp_name
         self._fixed = sampler if isinstance(sampler, Sampler) else None
         self._make = _tpe(trials) if sampler is None or isinstance(sampler, Sampler) else sampler
-        self.records = fold(journal.read())
+        self.records = journal.records()
         self.study = open_study(
             storage=storage,
             sampler=self._sampler(len(self.records)),

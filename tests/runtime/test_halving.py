@@ -12,6 +12,7 @@ import pytest
 from ray.tune.search import Searcher
 
 from ray_st.runtime.tuning_halving import Halving, Rungs
+from ray_st.runtime.tuning_stop import SearchStop, StopAtEvaluation
 from ray_st.runtime.tuning_waiting import WaitingScheduler, WaitingSearcher
 from ray_st.tune.objective import Objective
 from ray_st.tune.records import Journal
@@ -152,7 +153,7 @@ def test_a_trial_rests_after_a_rung_and_after_one_that_it_missed(
     waiting.settle()
     if known == 3:
         waiting._passed.clear()  # it came to the rung, and may not go on yet
-    scheduler = WaitingScheduler(waiting, Rungs(1, 3), lambda: 1)
+    scheduler = WaitingScheduler(waiting, Rungs(1, 3), lambda: 1, SearchStop())
     trial: Any = SimpleNamespace(config={"number": 0})
     result = {"objective": 0.9, "ended": False, "evaluation": evaluation}
     assert scheduler.on_trial_result(None, trial, result) == decision
@@ -244,7 +245,7 @@ def test_what_waited_when_the_driver_was_killed_goes_on_or_is_stopped(tmp_path: 
         reported=lambda: None, ended=lambda record: ended.append((record.number, record.state))
     )
     halving = Halving(after, Rungs(1, 3), maximize=True)
-    searcher = WaitingSearcher(halving, lambda: 2, watcher)
+    searcher = WaitingSearcher(halving, lambda: 2, watcher, SearchStop())
     assert searcher.suggest("a")["number"] == 1
     assert searcher.suggest("b") is None  # the others wait for nothing, but one still runs
     last = {
@@ -258,3 +259,60 @@ def test_what_waited_when_the_driver_was_killed_goes_on_or_is_stopped(tmp_path: 
     searcher.on_trial_complete("a", {"objective": 0.8, **last})
     assert searcher.suggest("b") == Searcher.FINISHED
     assert ended == [(1, "COMPLETE"), (0, "PRUNED"), (2, "PRUNED")]
+
+
+def test_a_search_that_is_told_to_stop_leaves_its_trials_to_go_on(tmp_path: Path) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"x": trial.suggest_float("x", 0, 1)}
+
+    def study() -> Study:
+        return Study(space, Objective(None, ("maximize",)), Journal(tmp_path / "journal.jsonl"), 6)
+
+    first, stop, ended = study(), SearchStop(), []
+    watcher: Any = SimpleNamespace(
+        reported=lambda: None, ended=lambda record: ended.append((record.number, record.state))
+    )
+    waiting = Halving(first, Rungs(1, 3), maximize=True)
+    searcher = WaitingSearcher(waiting, lambda: 9, watcher, stop)
+    asked = [searcher.suggest(name)["number"] for name in "abcd"]
+    assert asked == [0, 1, 2, 3]
+    stop.ask()
+    assert searcher.suggest("e") is None  # four run
+    last = {
+        "evaluation": 1,
+        "step": 5,
+        "samples": 1,
+        "seconds_here": 1.0,
+        "objectives": [0.5],
+        "objective": 0.5,
+    }
+    searcher.on_trial_complete("a", {**last, "ended": False})  # stopped with its evaluation
+    searcher.on_trial_complete("b", {**last, "ended": True})
+    searcher.on_trial_complete("c", None)  # it had not begun
+    searcher.on_trial_complete("d", {"fault": "ValueError: nan"})
+    assert searcher.suggest("e") == Searcher.FINISHED
+    searcher.stop_rest()
+    assert ended == [(1, "COMPLETE"), (3, "FAIL")]
+    after = study()
+    assert [record.state for record in after.records] == ["RUNNING", "COMPLETE", "RUNNING", "FAIL"]
+    assert [len(record.history) for record in after.records] == [1, 1, 0, 0]
+    assert after.ask().number == 0  # type: ignore[union-attr]
+
+
+def test_who_waits_is_stopped_at_once_where_the_search_is() -> None:
+    records = trials(0.9, 0.1, 0.2, 0.3)
+    stop, stopped = SearchStop(), []
+    scheduler = WaitingScheduler(halving(records, to_come=0), Rungs(1, 3), lambda: 4, stop)
+    ray_trials = [
+        SimpleNamespace(config={"number": number}, status=status, trial_id=str(number))
+        for number, status in enumerate(["RUNNING", "RUNNING", "PAUSED", "PENDING"])
+    ]
+    controller: Any = SimpleNamespace(get_trials=lambda: ray_trials, stop_trial=stopped.append)
+    result = {"objective": 0.9, "ended": False, "evaluation": 1}
+    held: Any = ray_trials[0]
+    assert scheduler.on_trial_result(controller, held, result) == "NOOP"
+    stop.ask()
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert stopped == [ray_trials[0], ray_trials[2], ray_trials[3]]
+    assert StopAtEvaluation(stop)("0", result)
+    assert not StopAtEvaluation(SearchStop())("0", result)

@@ -63,6 +63,7 @@ def trainer_at(step: int, log: list[dict[str, Any]]) -> Any:
         here=SimpleNamespace(world=SimpleNamespace(size=2)),
         saved=[],
         add_callback=lambda callback: None,
+        callback_handler=SimpleNamespace(callbacks=[]),
     )
 
 

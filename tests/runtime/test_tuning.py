@@ -23,7 +23,7 @@ from ray_st.runtime.tuning_schedulers import make_scheduler, remember
 from ray_st.runtime.tuning_searcher import ending
 from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
 from ray_st.tune.records import Journal, fold
-from runtime_helpers import KillOnce
+from runtime_helpers import HangOnce, KillOnce
 from search_helpers import ANCHORS, POSITIVES
 
 pytestmark = [
@@ -152,10 +152,18 @@ def test_the_study_is_told_how_each_trial_ended(workers: int, tmp_path: Path, ti
     assert [row.split(",")[2] for row in rows[1:]] == ENDS[:count]
 
 
-def test_a_trial_whose_process_is_lost_does_no_harm(tmp_path: Path, tiny_folder: Path) -> None:
-    marker = tmp_path / "killed"
+@pytest.mark.parametrize("harm", [KillOnce, HangOnce])
+def test_a_trial_whose_process_is_lost_does_no_harm(
+    harm: type[KillOnce],
+    tmp_path: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RAY_ST_STEP_LIMIT_S", "10")
+    marker = tmp_path / "harmed"
     data = {"save_strategy": "steps", "save_steps": 1}
-    trainer = make_trainer(tmp_path, tiny_folder, callbacks=[KillOnce(3, marker)], arguments=data)
+    trainer = make_trainer(tmp_path, tiny_folder, callbacks=[harm(3, marker)], arguments=data)
     best = trainer.hyperparameter_search(
         _rate,
         "eval_loss",
@@ -165,8 +173,13 @@ def test_a_trial_whose_process_is_lost_does_no_harm(tmp_path: Path, tiny_folder:
         scheduler=None,
         max_concurrent_trials=1,
         resources_per_trial={"CPU": 0.5},
+        name="s",
     )
     assert marker.exists()
+    if harm is HangOnce:
+        assert "trial 0 was lost, it is started again: rank 0 has made no progress" in capsys.readouterr().out
+        stacks = (tmp_path / "s" / "run-0" / "stacks" / "step-4" / "rank-0.txt").read_text()
+        assert "on_step_begin" in stacks
     assert [trial.state for trial in best.run_summary.trials] == ["COMPLETE", "COMPLETE"]
     assert [[event["evaluation"] for event in t.history] for t in best.run_summary.trials] == [[1, 2]] * 2
     _all_returned()
@@ -200,6 +213,22 @@ def deadly(self, **event):
     return written
 records.Journal.append = deadly
 test_tuning.search_twenty(Path(sys.argv[1]), Path(sys.argv[2]), "s")
+"""
+STOPPED = """
+from ray_st.tune import records
+from ray_st.util.endings import Interrupted
+append = records.Journal.append
+def stopped(self, **event):
+    written = append(self, **event)
+    if (event["event"], event["number"]) == ("reported", 1):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return written
+records.Journal.append = stopped
+try:
+    test_tuning.search_twenty(Path(sys.argv[1]), Path(sys.argv[2]), "s")
+except Interrupted as error:
+    print(error)
+    sys.exit(error.exit_code)
 """
 TEAMS = """
 test_tuning.search_with_two_workers(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -244,6 +273,20 @@ def test_a_killed_driver_goes_on(tmp_path: Path, tiny_folder: Path) -> None:
     assert len({json.dumps(trial.values) for trial in ours}) == 20
     kept = [folder for folder in (tmp_path / "s").glob("run-*") if any(folder.glob("checkpoint-*"))]
     assert len(kept) == 1
+
+
+@pytest.mark.long
+def test_a_driver_that_is_told_to_end_ends_after_the_running_evaluation(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    done = run_script(STOPPED, tmp_path, tiny_folder)
+    assert done.returncode == 75, done.stderr[-2000:]
+    out = done.stdout.decode()
+    assert "SIGTERM: the search stops after the evaluations that are running" in out
+    assert "19 trials are left. Started again with name='s' it goes on." in out
+    trials = fold(Journal(tmp_path / "s" / "journal.jsonl").read())
+    assert [(trial.state, len(trial.history)) for trial in trials] == [("COMPLETE", 2), ("RUNNING", 2)]
+    assert (tmp_path / "s" / "report.html").exists()
 
 
 def search_with_two_workers(folder: Path, model_folder: Path) -> None:

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
-from ray_st.training.watchdog import PATIENCE, Watchdog, stacks
+from ray_st.training.watchdog import PATIENCE, Watchdog, at_rest, stacks
 from ray_st.util.hang import Hang
 
 QUIET = SimpleNamespace(should_log=False, should_evaluate=False, should_save=False)
@@ -98,3 +99,16 @@ def test_stacks_show_where_each_thread_is() -> None:
     assert "thread 'training'" in found
     assert "waiting_for_a_peer" in found
     assert "test_stacks_show_where_each_thread_is" in found
+
+
+def test_who_waits_for_others_may_take_any_time(watchdog: Watchdog) -> None:
+    watchdog.on_step_begin(None, at(0), QUIET)
+    watchdog.on_step_end(None, at(1), QUIET)
+    with at_rest([TrainerCallback(), watchdog]):
+        assert look(watchdog, 1e6) is None
+    assert look(watchdog, 9.0) is None
+    assert look(watchdog, 11.0) is not None
+    watchdog.on_train_end(None, at(1), QUIET)
+    with at_rest([watchdog]):
+        pass
+    assert look(watchdog, 1e6) is None

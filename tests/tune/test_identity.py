@@ -18,6 +18,8 @@ from ray_st import (
     losses,
 )
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
+from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.lease import RunInUse, held
 from ray_st.tune.identity import argument_facts, objective_facts
 from ray_st.tune.records import RecordError, check_found, check_settings
 from ray_st.tune.search import _lasting, prove_search
@@ -113,6 +115,17 @@ def test_another_objective_is_refused(other: Any, tmp_path: Path, tiny_folder: P
     begun(tmp_path, one, objective=OBJECTIVE)
     with pytest.raises(RecordError, match=f'objective was "{OBJECTIVE}", now '):
         one.hyperparameter_search(rate, other, 2, "maximize", name="mine")
+
+
+def test_of_two_searches_of_one_name_the_second_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    one, folder = trainer(tmp_path, tiny_folder), tmp_path / "out" / "mine"
+    with (
+        held(CheckpointStore(str(folder)), beat_s=0.05),
+        pytest.raises(RunInUse, match=f"{folder} is in use: process "),
+    ):
+        one.hyperparameter_search(rate, OBJECTIVE, 2, "maximize", name="mine")
+    assert not (folder / "journal.jsonl").exists()
+    assert not (folder / "search.json").exists()
 
 
 def test_other_rungs_are_refused(tmp_path: Path, tiny_folder: Path) -> None:

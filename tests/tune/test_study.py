@@ -8,11 +8,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.lease import Lease, held
 from ray_st.tune.objective import Objective
 from ray_st.tune.progress import describe_trial
 from ray_st.tune.records import Journal, RecordError, check_settings, fold, legs, write_table
 from ray_st.tune.retention import Retention
 from ray_st.tune.study import Study
+from ray_st.util.endings import LeaseLost
 
 
 def space(trial: Any) -> dict[str, Any]:
@@ -234,20 +237,61 @@ def test_a_copy_is_told_of_everywhere(tmp_path: Path) -> None:
 # ---- records ----
 
 
+ASKED = '{"event": "asked", "number": 0, "time": 1.0, "values": {}, "params": {}, "distributions": {}, "name": ""}'
+TOLD = '{"event": "told", "number": 0, "time": 2, "state": "FAIL", "reason": ""}'
+
+
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    told = journal.append(event="told", number=0)
-    with (tmp_path / "journal.jsonl").open("a") as stream:
-        stream.write('{"event": "to')
+    told = journal.append(event="told", number=0, state="FAIL", reason="")
+    with (tmp_path / "journal.jsonl").open("ab") as stream:
+        stream.write(b'{"event": "to\xff')
     assert journal.read() == [told]
-    journal.append(event="told", number=1)
+    journal.append(event="told", number=1, state="FAIL", reason="")
     assert len(journal.read()) == 2
+    (tmp_path / "journal.jsonl").write_text("torn")
+    assert journal.read() == []
 
 
-def test_a_damaged_journal_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "journal.jsonl").write_text("not json\n{}\n")
-    with pytest.raises(RecordError, match="damaged"):
-        Journal(tmp_path / "journal.jsonl").read()
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["not json"], "line 1 is no event of a search .Expecting value"),
+        ([ASKED, "17"], "line 2 .*found 17"),
+        ([ASKED, "null"], "line 2 .*found null"),
+        ([ASKED, "{}"], "line 2 .*unknown event None"),
+        ([ASKED, '{"event": ["told"]}'], "line 2 .*unknown event"),
+        ([ASKED, '{"event": "told", "number": "0", "time": 1}'], 'told: number is "0"'),
+        ([ASKED, '{"event": "told", "number": 0, "time": 1, "state": null}'], "told: state is null"),
+        ([ASKED, TOLD.replace("FAIL", "GONE")], 'told: state is "GONE"'),
+        ([ASKED, '{"event": "reported", "number": 0, "time": 1, "evaluation": 1}'], "reported: step is null"),
+        ([TOLD], "told: there is no trial 0"),
+        ([ASKED, TOLD.replace('"number": 0', '"number": -1')], "told: there is no trial -1"),
+        ([ASKED, ASKED], "line 2 .*trial 0 was asked for, expected 1"),  # two searches wrote here
+        ([ASKED, TOLD, TOLD], "line 3 .*told: trial 0 had ended"),
+        ([ASKED.replace("0,", "1,", 1)], "trial 1 was asked for, expected 0"),
+        ([ASKED, "\udcff"], "line 2"),
+        ([ASKED, ""], "line 2"),
+    ],
+)
+def test_a_damaged_journal_is_refused_by_the_line(lines: list[str], said: str, tmp_path: Path) -> None:
+    text = "\n".join([*lines, ASKED.replace('"number": 0', '"number": 1'), ""])
+    (tmp_path / "journal.jsonl").write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RecordError, match=rf"journal.jsonl is damaged: .*{said}.*Delete the line"):
+        study(tmp_path)
+
+
+def test_a_journal_belongs_to_the_one_who_holds_the_folder(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path))
+    with held(store) as lease:
+        journal = Journal(tmp_path / "journal.jsonl", lease.fence)
+        one = Study(space, Objective(None, ("maximize",)), journal, 3)
+        one.ask()
+        lease_of_another = Lease(store)  # this one was stopped, and is given up
+        lease_of_another.take(0.0)
+        with pytest.raises(LeaseLost, match="was taken by process"):
+            one.report(0, 1, 10, [0.5])
+        assert [event["event"] for event in journal.read()] == ["asked"]
 
 
 def test_another_space_under_the_same_name_is_refused(tmp_path: Path) -> None:

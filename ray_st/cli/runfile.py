@@ -133,6 +133,11 @@ def parse_run(raw: Mapping[str, Any], source: str) -> RunFile:
     Raises:
         RunFileError: If there is an unknown key or a value of another kind.
     """
+    if "search" in raw:
+        raise RunFileError(
+            f"{at(source, 'search')}: a search is run by `ray-st tune {source}`, which writes what it finds into best.yaml. To "
+            "train what the file itself describes, leave the section out: search="
+        )
     check_keys(raw, SECTIONS, source)
     data = _data(raw["data"], at(source, "data")) if "data" in raw else None
     return RunFile(

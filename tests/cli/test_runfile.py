@@ -102,6 +102,15 @@ def test_what_cannot_be_meant_names_its_place(run_file: str, override: str, mess
         read_run(run_file, [override])
 
 
+def test_a_file_with_a_search_is_for_another_command(run_file: str) -> None:
+    search = "search={space: {args.seed: [1, 2]}}"
+    with pytest.raises(
+        RunFileError, match=r"search: a search is run by `ray-st tune .*run\.yaml`.*best\.yaml"
+    ):
+        read_run(run_file, [search])
+    assert read_run(run_file, [search, "search="]) == read_run(run_file)
+
+
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(RunFileError, match=r"nowhere\.yaml: cannot be read: No such file"):
         read_run(str(tmp_path / "nowhere.yaml"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,19 +13,18 @@ from ray_st.util.events import tell
 
 
 class SearchStop:
-    """Whether a search was told to stop; asked from any thread, read by what hands out trials."""
+    """Whether a search was told to stop; asked from any thread, read by what hands out trials.
+
+    Attributes:
+        asked: Whether it was.
+    """
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
-
-    @property
-    def asked(self) -> bool:
-        """Whether it was."""
-        return self._asked.is_set()
+        self.asked = False
 
     def ask(self) -> None:
         """Asks the search to stop."""
-        self._asked.set()
+        self.asked = True
 
 
 class StopAtEvaluation(tune.Stopper):

@@ -6,26 +6,61 @@ A script written for the documented sentence-embedding trainer runs with the imp
 
 from __future__ import annotations
 
-from ray_st.util.lazy import lazy_module
+from ray_st.util.lazy import lazy_module, offer_module
 from ray_st.util.ports import provide
+from ray_st.util.unserved import UNSERVED, refuse_unserved_modules
 
 _NAMES = {
+    "DefaultBatchSampler": "ray_st.data.samplers",
     "InputExample": "ray_st.readers.input_example",
+    "LoggingHandler": "ray_st.util.log_handler",
+    "MultiDatasetDefaultBatchSampler": "ray_st.data.mixing",
+    "ParallelSentencesDataset": "ray_st.datasets.parallel_sentences",
     "SentenceTransformer": "ray_st.models.sentence_transformer",
-    "SentenceTransformerModelCardData": "ray_st.model_card",
+    "SentenceTransformerModelCardData": "ray_st.models.card_data",
     "SentenceTransformerTrainer": "ray_st.trainer",
     "SentenceTransformerTrainingArguments": "ray_st.training_args",
+    "SentencesDataset": "ray_st.datasets.sentences",
     "SimilarityFunction": "ray_st.similarity_functions",
     "__version__": "ray_st._version",
     "datasets": "ray_st.datasets",
     "evaluation": "ray_st.evaluation",
     "losses": "ray_st.losses",
+    "mine_hard_negatives": "ray_st.util.mining.mine",
+    "model_card": "ray_st.model_card",
     "models": "ray_st.models",
+    "quantization": "ray_st.quantization",
+    "quantize_embeddings": "ray_st.util.quantize",
     "readers": "ray_st.readers",
+    "sampler": "ray_st.sampler",
+    "similarity_functions": "ray_st.similarity_functions",
+    "trainer": "ray_st.trainer",
+    "training_args": "ray_st.training_args",
     "util": "ray_st.util",
 }
 
-__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)
+_LATER_MODULES = {
+    "base": "ray_st",
+    "base.evaluation": "ray_st.evaluation",
+    "base.modules": "ray_st.models",
+    "base.sampler": "ray_st.sampler",
+    "sentence_transformer": "ray_st",
+    "sentence_transformer.datasets": "ray_st.datasets",
+    "sentence_transformer.evaluation": "ray_st.evaluation",
+    "sentence_transformer.losses": "ray_st.losses",
+    "sentence_transformer.model": "ray_st.models.sentence_transformer",
+    "sentence_transformer.model_card": "ray_st.model_card",
+    "sentence_transformer.modules": "ray_st.models",
+    "sentence_transformer.readers": "ray_st.readers",
+    "sentence_transformer.trainer": "ray_st.trainer",
+    "sentence_transformer.training_args": "ray_st.training_args",
+}
+"""Where later releases have what is here, and where that is."""
+
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True, unserved=UNSERVED)
+for _name, _holder in _LATER_MODULES.items():
+    offer_module(f"{__name__}.{_name}", _holder)
+refuse_unserved_modules()
 
 # Models ask for these; what they need lies above them.
 provide("encode_pool", "ray_st.runtime.encode_pool", "start_pool")

@@ -1,7 +1,12 @@
-"""Door to the data from which a model card is written."""
+"""Door to the data from which a model card is written, and to the callback that notes a run in it."""
 
 from __future__ import annotations
 
-from ray_st.models.card_data import SentenceTransformerModelCardData
+from ray_st.util.lazy import lazy_module
 
-__all__ = ["SentenceTransformerModelCardData"]
+_NAMES = {
+    "SentenceTransformerModelCardCallback": "ray_st.training.carding",
+    "SentenceTransformerModelCardData": "ray_st.models.card_data",
+}
+
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)

@@ -35,11 +35,13 @@ class BatchSamplers(ExplicitEnum):
 
     - ``BATCH_SAMPLER``: in random order, as they come (default).
     - ``NO_DUPLICATES``: no text twice in a batch; for losses that use the other rows as negatives.
+    - ``NO_DUPLICATES_HASHED``: the same: texts are always compared by their hashes.
     - ``GROUP_BY_LABEL``: at least two rows of each label of a batch; for losses that look for positives in it.
     """
 
     BATCH_SAMPLER = "batch_sampler"
     NO_DUPLICATES = "no_duplicates"
+    NO_DUPLICATES_HASHED = "no_duplicates_hashed"
     GROUP_BY_LABEL = "group_by_label"
 
 

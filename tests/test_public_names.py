@@ -10,18 +10,31 @@ import pytest
 import ray_st
 
 PUBLIC = [
+    "DefaultBatchSampler",
     "InputExample",
+    "LoggingHandler",
+    "MultiDatasetDefaultBatchSampler",
+    "ParallelSentencesDataset",
     "SentenceTransformer",
     "SentenceTransformerModelCardData",
     "SentenceTransformerTrainer",
     "SentenceTransformerTrainingArguments",
+    "SentencesDataset",
     "SimilarityFunction",
     "__version__",
     "datasets",
     "evaluation",
     "losses",
+    "mine_hard_negatives",
+    "model_card",
     "models",
+    "quantization",
+    "quantize_embeddings",
     "readers",
+    "sampler",
+    "similarity_functions",
+    "trainer",
+    "training_args",
     "util",
 ]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ray_st.data.plan import Indices, Plan
-from ray_st.data.samplers import PlannedBatchSampler
+from ray_st.data.samplers import known_steps, plan_of
 from ray_st.data.window import Window
 
 
@@ -64,7 +64,7 @@ class Planner:
             )
 
     def _count(self, epochs: int) -> int:
-        known = self._sampler.steps() if isinstance(self._sampler, PlannedBatchSampler) else None
+        known = known_steps(self._sampler)
         if known is not None:
             return known
         lengths = [len(self._draw(epoch)) for epoch in reversed(range(epochs))]
@@ -75,10 +75,7 @@ class Planner:
             set_epoch: Any = getattr(self._sampler, "set_epoch", None)
             if set_epoch is not None:
                 set_epoch(epoch)
-            if isinstance(self._sampler, PlannedBatchSampler):
-                self._latest = (epoch, self._sampler.plan())
-            else:
-                self._latest = (epoch, Plan.of_batches(self._sampler))
+            self._latest = (epoch, plan_of(self._sampler))
         return self._latest[1]
 
     def plan(self, epoch: int) -> Plan:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ray_st.data.plan import Indices, Plan
-from ray_st.data.samplers import PlannedBatchSampler, order_rng
+from ray_st.data.samplers import PlannedBatchSampler, known_steps, order_rng, plan_of
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,11 @@ class Concatenated:
         return self.cumulative_sizes[-1] if self.datasets else 0
 
 
-class MixingBatchSampler(PlannedBatchSampler):
-    """Base of samplers that take each batch from one of several datasets.
+class MultiDatasetDefaultBatchSampler(PlannedBatchSampler):
+    """Base of samplers that take each batch from one of several datasets; a subclass yields the batches.
+
+    Its ``__iter__`` yields lists of row indices over all datasets: those of a batch of dataset ``d`` begin at
+    ``dataset.cumulative_sizes[d - 1]``. A mixture has no batch size of its own: each dataset brings its own.
 
     Args:
         dataset: The datasets: :class:`Concatenated` or a :class:`torch.utils.data.ConcatDataset`.
@@ -53,7 +56,6 @@ class MixingBatchSampler(PlannedBatchSampler):
     def __init__(
         self, dataset: Any, batch_samplers: Sequence[Any], generator: Any = None, seed: int | None = 0
     ) -> None:
-        # A mixture has no batch size of its own: each dataset brings its own.
         super().__init__(1, False, generator, seed)
         if len(dataset.datasets) != len(batch_samplers):
             raise ValueError(
@@ -62,6 +64,8 @@ class MixingBatchSampler(PlannedBatchSampler):
             )
         self.batch_samplers = list(batch_samplers)
         self._starts = np.array([0, *dataset.cumulative_sizes[:-1]], dtype=np.int64)
+        # It holds a key for every row, and travels with this sampler: only batches made elsewhere may need it.
+        self.dataset = dataset if self.has_own_batches else None
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose batches are drawn next, for all datasets."""
@@ -70,9 +74,22 @@ class MixingBatchSampler(PlannedBatchSampler):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
 
+    @abstractmethod
+    def __iter__(self) -> Iterator[list[int]]:
+        """The batches of the epoch."""
+
+    def _plan(self, rng: np.random.Generator) -> Plan:
+        return Plan.of_batches(self)
+
+
+class MixingBatchSampler(MultiDatasetDefaultBatchSampler):
+    """Base of samplers that say only which dataset each step takes its batch from."""
+
+    __iter__ = PlannedBatchSampler.__iter__
+
     def steps(self) -> int | None:
         """Number of batches of every epoch, or None if only planning an epoch tells."""
-        counts = [_known_steps(sampler) for sampler in self.batch_samplers]
+        counts = [known_steps(sampler) for sampler in self.batch_samplers]
         known = [count for count in counts if count is not None]
         if len(known) < len(counts):
             return None
@@ -83,18 +100,10 @@ class MixingBatchSampler(PlannedBatchSampler):
         """(steps,) the dataset of each step, from the number of batches of each dataset."""
 
     def _plan(self, rng: np.random.Generator) -> Plan:
-        plans = [
-            sampler.plan() if isinstance(sampler, PlannedBatchSampler) else Plan.of_batches(sampler)
-            for sampler in self.batch_samplers
-        ]
+        plans = [plan_of(sampler) for sampler in self.batch_samplers]
         order = self.order(np.array([len(plan) for plan in plans], dtype=np.int64), rng)
-        return _interleave(
-            [plan.moved(start) for plan, start in zip(plans, self._starts, strict=True)], order
-        )
-
-
-def _known_steps(sampler: Any) -> int | None:
-    return sampler.steps() if isinstance(sampler, PlannedBatchSampler) else None
+        moved = [plan.moved(start) for plan, start in zip(plans, self._starts, strict=True)]
+        return _interleave(moved, order)
 
 
 def _interleave(plans: Sequence[Plan], order: Indices) -> Plan:

@@ -28,10 +28,14 @@ class PlannedBatchSampler(ABC):
 
     The order is a pure function of (seed, epoch): :meth:`set_epoch` moves to another epoch, nothing else changes it.
 
+    A subclass with an ``__iter__`` of its own, which yields lists of row indices, is a batch sampler too: its epochs are
+    planned from what it yields.
+
     Args:
         batch_size: Rows of a global batch.
         drop_last: Whether batches that are not full are left out.
-        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
+        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``. For an ``__iter__`` that
+            draws from it, it is seeded with the seed plus the epoch.
         seed: Seed of the order.
 
     Raises:
@@ -43,15 +47,26 @@ class PlannedBatchSampler(ABC):
             raise ValueError(f"batch_size must be a positive integer; got {batch_size!r}.")
         self.batch_size = int(batch_size)
         self.drop_last = drop_last
+        self.generator = generator
         self.seed = int(generator.initial_seed()) if generator is not None else int(seed or 0)
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose batches are drawn next."""
         self.epoch = epoch
+        if self.generator is not None and self.has_own_batches:
+            self.generator.manual_seed(self.seed + epoch)
+
+    @property
+    def has_own_batches(self) -> bool:
+        """Whether a subclass makes the batches in an ``__iter__`` of its own."""
+        return type(self).__iter__ is not PlannedBatchSampler.__iter__
 
     def plan(self) -> Plan:
         """The batches of the epoch as arrays."""
+        return Plan.of_batches(self) if self.has_own_batches else self._full_plan()
+
+    def _full_plan(self) -> Plan:
         plan = self._plan(order_rng(self.seed, self.epoch))
         if not self.drop_last:
             return plan
@@ -70,13 +85,24 @@ class PlannedBatchSampler(ABC):
         """All batches, those that are not full included."""
 
     def __iter__(self) -> Iterator[list[int]]:
-        plan = self.plan()
+        plan = self._full_plan()
         for step in range(len(plan)):
             yield plan.batch(step).tolist()
 
     def __len__(self) -> int:
-        steps = self.steps()
+        steps = known_steps(self)
         return len(self.plan()) if steps is None else steps
+
+
+def known_steps(sampler: Any) -> int | None:
+    """Number of batches of every epoch of a batch sampler; None if only planning an epoch tells."""
+    planned = isinstance(sampler, PlannedBatchSampler) and not sampler.has_own_batches
+    return sampler.steps() if planned else None
+
+
+def plan_of(sampler: Iterable[list[int]]) -> Plan:
+    """The batches of the epoch of any batch sampler."""
+    return sampler.plan() if isinstance(sampler, PlannedBatchSampler) else Plan.of_batches(sampler)
 
 
 class RandomOrder:
@@ -109,19 +135,38 @@ class RandomOrder:
 
 
 class DefaultBatchSampler(PlannedBatchSampler):
-    """Consecutive rows of an order, ``batch_size`` at a time.
+    """Consecutive rows of an order, ``batch_size`` at a time; and the base of samplers of one's own.
+
+    A subclass given as ``args.batch_sampler`` is made with the dataset in place of the order, and yields lists of row
+    indices from an ``__iter__`` of its own.
 
     Args:
-        sampler: Row indices in the wanted order, for example :class:`RandomOrder`.
+        sampler: Row indices in the wanted order, for example :class:`RandomOrder`; of a subclass, the dataset.
         batch_size: Rows of a global batch.
         drop_last: Whether an incomplete last batch is left out.
+        valid_label_columns: Names that mean a label; for subclasses.
+        generator: See :class:`PlannedBatchSampler`; for subclasses.
+        seed: Seed of the order; for subclasses.
+        dataset: Another name of ``sampler``.
     """
 
-    def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool = False) -> None:
-        super().__init__(batch_size, drop_last)
-        self.sampler = (
-            list(sampler) if isinstance(sampler, Iterator) else sampler
-        )  # an iterator ends with an epoch
+    def __init__(
+        self,
+        sampler: Any = None,
+        batch_size: int = 0,
+        drop_last: bool = False,
+        valid_label_columns: Sequence[str] | None = None,
+        generator: Any = None,
+        seed: int | None = 0,
+        *,
+        dataset: Any = None,
+    ) -> None:
+        super().__init__(batch_size, drop_last, generator, seed)
+        self.valid_label_columns = valid_label_columns
+        given = dataset if sampler is None else sampler
+        self.sampler: Any = (
+            list(given) if isinstance(given, Iterator) else given
+        )  # it would end with an epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose batches are drawn next, also in the underlying sampler if it knows epochs."""
@@ -158,6 +203,9 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         collisions: ``"keep"``: rows left over stay in smaller batches at the end of the epoch, so that every row is in
             exactly one batch; ``"mask"``: they fill full batches, in which texts do repeat, for a loss that leaves
             repeats out of its negatives; ``"drop"``: but for one incomplete batch they sit out the epoch.
+        precompute_hashes: Has no effect: texts are always compared by hashes that are computed once.
+        precompute_num_proc: Likewise.
+        precompute_batch_size: Likewise.
 
     Raises:
         ValueError: If ``batch_size`` or ``collisions`` is none of these.
@@ -172,6 +220,9 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         generator: Any = None,
         seed: int | None = 0,
         collisions: str = "keep",
+        precompute_hashes: bool = True,
+        precompute_num_proc: int | None = None,
+        precompute_batch_size: int = 1000,
     ) -> None:
         super().__init__(batch_size, drop_last, generator, seed)
         if collisions not in COLLISIONS:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_st.data.keys import Keys
 from ray_st.data.plan import Indices, Plan
-from ray_st.data.samplers import NoDuplicatesBatchSampler, PlannedBatchSampler
+from ray_st.data.samplers import NoDuplicatesBatchSampler, PlannedBatchSampler, plan_of
 
 MakeSampler = Callable[[Keys, int], Any]
 """Makes a batch sampler for the rows of one window from their keys and a seed."""
@@ -74,7 +74,7 @@ class WindowedBatchSampler(PlannedBatchSampler):
         sampler = self._make_sampler(self._keys.take(rows), seed)
         if isinstance(sampler, NoDuplicatesBatchSampler) and not last:
             sampler.collisions = "keep"  # what does not fit here may fit the next window
-        plan = sampler.plan() if isinstance(sampler, PlannedBatchSampler) else Plan.of_batches(sampler)
+        plan = plan_of(sampler)
         return Plan(rows[plan.rows], plan.starts)
 
 

@@ -12,4 +12,4 @@ _NAMES = {
     "SentencesDataset": "ray_st.datasets.sentences",
 }
 
-__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True)

@@ -21,4 +21,4 @@ _NAMES = {
     "TripletEvaluator": "ray_st.evaluation.triplet",
 }
 
-__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True)

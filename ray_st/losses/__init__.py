@@ -44,4 +44,4 @@ _NAMES = {
     "TripletLoss": "ray_st.losses.triplet",
 }
 
-__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True)

@@ -27,4 +27,4 @@ _NAMES = {
     "tokenizer": "ray_st.models.tokenizer",
 }
 
-__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True)

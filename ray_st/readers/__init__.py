@@ -17,4 +17,4 @@ _NAMES = {
     "TripletReader": "ray_st.readers.triplet",
 }
 
-__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True)

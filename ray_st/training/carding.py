@@ -6,12 +6,48 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
 from ray_st.models.card import render_card
 from ray_st.training.card import default_arguments, describe_run, note_surroundings
 from ray_st.training.run import FeedPart
 from ray_st.training.tracking import TrackingTrainer
 
 Words = str | Sequence[str]
+
+
+class SentenceTransformerModelCardCallback(TrainerCallback):
+    """Has a trainer's runs noted in its model's card, as every trainer does by itself.
+
+    For scripts that override ``add_model_card_callback`` in the way of later releases: they add this callback and call
+    its ``on_init_end``.
+
+    Args:
+        default_args_dict: Training arguments by default; the card names those that differ.
+    """
+
+    def __init__(self, default_args_dict: Mapping[str, Any]) -> None:
+        self.default_args_dict = default_args_dict
+
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        trainer: CardTrainer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Tells the trainer to note its runs.
+
+        Args:
+            args: Part of transformers' interface.
+            state: Likewise.
+            control: Likewise.
+            trainer: The trainer; without it nothing happens.
+            **kwargs: Likewise, such as the model.
+        """
+        if trainer is not None:
+            trainer.card_defaults = self.default_args_dict
 
 
 class CardTrainer(TrackingTrainer):

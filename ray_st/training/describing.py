@@ -35,7 +35,7 @@ from ray_st.training.sampling import (
     in_order,
     multi_dataset_batch_sampler,
 )
-from ray_st.training_args import BadRows
+from ray_st.training_args import BadRows, BatchSamplers
 
 
 class DescribedData(TrainingLoop):
@@ -129,7 +129,8 @@ class DescribedData(TrainingLoop):
     def _maker(self, source: Any, batch_size: int) -> Callable[[Any, int], Any]:
         """Makes samplers of a training dataset, here or, for its windows, where the plan is made."""
         overridden = type(self).get_batch_sampler is not DescribedData.get_batch_sampler
-        whole = source if overridden and isinstance(source, datasets.Dataset) else None
+        own = overridden or not isinstance(self.args.batch_sampler, BatchSamplers)
+        whole = source if own and isinstance(source, datasets.Dataset) else None
         return SamplerMaker(self._shell(), whole, batch_size, self.args.dataloader_drop_last)
 
     def _mix(self, keys: Any, samplers: list[Any], seed: int) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ray_st.data.columns import LABEL_COLUMNS, ColumnSpec
 from ray_st.data.grouping import GroupByLabelBatchSampler, GroupByLengthBatchSampler
 from ray_st.data.mixing import ProportionalBatchSampler, RoundRobinBatchSampler, WeightedBatchSampler
@@ -38,10 +40,10 @@ def batch_sampler(
             batch_size=batch_size,
             drop_last=drop_last,
             valid_label_columns=valid_label_columns,
-            generator=generator,
+            generator=_seeded(generator, seed),
             seed=seed,
         )
-    if kind == BatchSamplers.NO_DUPLICATES:
+    if kind in (BatchSamplers.NO_DUPLICATES, BatchSamplers.NO_DUPLICATES_HASHED):
         return NoDuplicatesBatchSampler(
             dataset, batch_size, drop_last, valid_label_columns, generator, seed, args.collisions
         )
@@ -51,6 +53,11 @@ def batch_sampler(
         return GroupByLengthBatchSampler(dataset, batch_size, drop_last, generator, seed)
     seed = int(generator.initial_seed()) if generator is not None else seed
     return DefaultBatchSampler(RandomOrder(len(dataset), seed), batch_size, drop_last)
+
+
+def _seeded(generator: torch.Generator | None, seed: int) -> torch.Generator:
+    """What samplers of the user's draw from, as they may not check whether there is one."""
+    return torch.Generator().manual_seed(seed) if generator is None else generator
 
 
 def check_sampler(
@@ -104,7 +111,7 @@ def multi_dataset_batch_sampler(
         return WeightedBatchSampler(dataset, batch_samplers, weights, generator, seed)
     kind = args.multi_dataset_batch_sampler
     if not isinstance(kind, MultiDatasetBatchSamplers):
-        return kind(dataset, batch_samplers, generator=generator, seed=seed)
+        return kind(dataset, batch_samplers, generator=_seeded(generator, seed or 0), seed=seed)
     if kind == MultiDatasetBatchSamplers.ROUND_ROBIN:
         return RoundRobinBatchSampler(dataset, batch_samplers, generator, seed)
     return ProportionalBatchSampler(dataset, batch_samplers, generator, seed)

@@ -10,6 +10,7 @@ _SEARCH = "ray_st.util.search"
 _PARAPHRASES = "ray_st.util.paraphrases"
 
 _NAMES = {
+    "LoggingHandler": "ray_st.util.log_handler",
     "batch_to_device": _TENSORS,
     "community_detection": "ray_st.util.communities",
     "cos_sim": _SIMILARITY,

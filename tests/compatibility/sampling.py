@@ -9,6 +9,7 @@ ENUMERATIONS = {
     "BatchSamplers": {
         "BATCH_SAMPLER": "batch_sampler",
         "NO_DUPLICATES": "no_duplicates",
+        "NO_DUPLICATES_HASHED": "no_duplicates_hashed",
         "GROUP_BY_LABEL": "group_by_label",
     },
     "MultiDatasetBatchSamplers": {"ROUND_ROBIN": "round_robin", "PROPORTIONAL": "proportional"},
@@ -19,6 +20,7 @@ SAMPLERS = """\
 DefaultBatchSampler(sampler, batch_size, drop_last)
 NoDuplicatesBatchSampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
 GroupByLabelBatchSampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+MultiDatasetDefaultBatchSampler(dataset, batch_samplers, generator, seed)
 RoundRobinBatchSampler(dataset, batch_samplers, generator, seed)
 ProportionalBatchSampler(dataset, batch_samplers, generator, seed)
 """
@@ -28,7 +30,10 @@ SEARCH = "hp_space model_init loss compute_objective n_trials direction backend 
 
 _NOTES = {
     "BatchSamplers.NO_DUPLICATES": ("same", "across all workers; `collisions` says what becomes of rows that fit nowhere"),
+    "BatchSamplers.NO_DUPLICATES_HASHED": ("same", "the same as `NO_DUPLICATES`: texts are always compared by hashes"),
     "BatchSamplers.GROUP_BY_LABEL": ("same", "at least two rows of each label, across all workers"),
+    "DefaultBatchSampler": ("same", "also the base of samplers of one's own: a subclass gets the dataset, `valid_label_columns`, `generator` and `seed`"),
+    "MultiDatasetDefaultBatchSampler": ("same", "the base of samplers of one's own over several datasets"),
     "NoDuplicatesBatchSampler": ("same", "in linear time; the batches are other ones than the peer's"),
     "GroupByLabelBatchSampler": ("same", "the batches are other ones than the peer's"),
     "ProportionalBatchSampler": ("same", "the order of datasets is another one than the peer's"),

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 
+import ray_st
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
-from ray_st.data.mixing import RoundRobinBatchSampler
-from ray_st.data.samplers import PlannedBatchSampler
+from ray_st.data.mixing import Concatenated, MultiDatasetDefaultBatchSampler, RoundRobinBatchSampler
+from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, PlannedBatchSampler
 from ray_st.training.ledger import Ledger, read_ledger
 from ray_st.training.local import local_place
+from ray_st.training_args import BatchSamplers
 
 ROWS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
 
@@ -54,7 +57,8 @@ def used(
     **arguments: Any,
 ) -> list[list[int]]:
     """The rows of each step."""
-    options = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "save_strategy": "no", **arguments}
+    options = {"num_train_epochs": 1, "per_device_train_batch_size": 4, "save_strategy": "no"}
+    options |= {"report_to": "none", **arguments}
     trainer = kind(
         model=model,
         args=SentenceTransformerTrainingArguments(output_dir=str(folder), **options),
@@ -118,3 +122,105 @@ def test_ignore_data_skip_begins_the_epoch_anew(tiny_model: Any, tmp_path: Path)
 def test_a_sampler_must_say_its_batches() -> None:
     with pytest.raises(TypeError, match="abstract"):
         PlannedBatchSampler(4, False)  # type: ignore[abstract]
+
+
+# ---- subclasses of the documented bases, as scripts of the peer write them ----
+
+
+def halves(base: Any) -> Any:
+    class Halves(base):
+        """Batches of shuffled rows whose first text is long, then of the others."""
+
+        def __init__(self, dataset: Any, batch_size: int, drop_last: bool, **options: Any) -> None:
+            super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, **options)
+            self.lengths = [len(text) for text in dataset[dataset.column_names[0]]]
+
+        def __iter__(self) -> Any:
+            if self.generator and self.seed is not None:
+                self.generator.manual_seed(self.seed + self.epoch)
+            order = torch.randperm(len(self.lengths), generator=self.generator).tolist()
+            order.sort(key=lambda row: self.lengths[row] < 6)
+            for start in range(0, len(order), self.batch_size):
+                yield order[start : start + self.batch_size]
+
+        def __len__(self) -> int:
+            return -(-len(self.lengths) // self.batch_size)
+
+    return Halves
+
+
+def last_first(base: Any) -> Any:
+    class LastFirst(base):
+        """All batches of the last dataset, then those of the one before."""
+
+        def __iter__(self) -> Any:
+            sizes = self.dataset.cumulative_sizes
+            for place in reversed(range(len(sizes))):
+                start = sizes[place - 1] if place else 0
+                yield from ([row + start for row in batch] for batch in self.batch_samplers[place])
+
+        def __len__(self) -> int:
+            return sum(len(sampler) for sampler in self.batch_samplers)
+
+    return LastFirst
+
+
+def drawn(sampler: Any) -> list[list[list[int]]]:
+    epochs = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        epochs.append([list(map(int, batch)) for batch in sampler])
+    return epochs
+
+
+def test_subclasses_draw_what_they_draw_at_the_peer(peer: Any) -> None:
+    rows = Dataset.from_dict(ROWS)
+
+    def both(bases: Any) -> Any:
+        made = halves(bases.DefaultBatchSampler)
+        options = {"drop_last": False, "valid_label_columns": ["label"]}
+        one, other = (
+            made(rows, 5, generator=torch.Generator().manual_seed(3), seed=3, **options) for _ in range(2)
+        )
+        mixed = last_first(bases.MultiDatasetDefaultBatchSampler)
+        mixture = mixed(torch.utils.data.ConcatDataset([rows, rows]), [one, other], seed=3)
+        return drawn(one), len(one), drawn(mixture), len(mixture)
+
+    assert both(ray_st) == both(peer)
+
+
+def test_a_subclass_in_the_arguments(tiny_model: Any, tmp_path: Path) -> None:
+    rows = Dataset.from_dict(ROWS)
+    kind = halves(DefaultBatchSampler)
+    options = {"batch_sampler": kind, "num_train_epochs": 2, "seed": 5}
+    batches = used(tiny_model, tmp_path, rows, **options)
+    sampler = kind(rows, 4, False, generator=torch.Generator().manual_seed(5), seed=5)
+    first, second, _ = drawn(sampler)
+    assert batches == [*first, *second]
+
+
+def test_a_subclass_over_several_datasets(tiny_model: Any, tmp_path: Path) -> None:
+    data = {"one": ROWS, "two": ROWS}
+    options = {"multi_dataset_batch_sampler": last_first(MultiDatasetDefaultBatchSampler)}
+    batches = used(tiny_model, tmp_path, data, **options)
+    assert [min(batch) >= 12 for batch in batches] == [True] * 3 + [False] * 3
+    assert sorted(row for batch in batches for row in batch) == list(range(24))
+
+
+def test_the_base_of_mixtures_makes_no_batches() -> None:
+    with pytest.raises(TypeError, match="__iter__"):
+        MultiDatasetDefaultBatchSampler(Concatenated([range(3)]), [[[0]]])  # type: ignore[abstract]
+
+
+@pytest.mark.parametrize("kind", ["no_duplicates", BatchSamplers.NO_DUPLICATES_HASHED])
+def test_hashed_or_not_it_is_the_same_sampler(kind: Any, tiny_model: Any, tmp_path: Path) -> None:
+    data = {"a": ["x", "x", "y", "z"] * 3, "b": [f"two {i}" for i in range(12)]}
+    assert used(tiny_model, tmp_path, data, batch_sampler=kind) == used(
+        tiny_model, tmp_path / "other", data, batch_sampler="no_duplicates_hashed"
+    )
+
+
+def test_hashes_may_be_asked_for() -> None:
+    rows = Dataset.from_dict(ROWS)
+    options = {"precompute_hashes": True, "precompute_num_proc": 2, "precompute_batch_size": 10}
+    assert drawn(NoDuplicatesBatchSampler(rows, 4, **options)) == drawn(NoDuplicatesBatchSampler(rows, 4))

@@ -1,0 +1,68 @@
+"""Names that scripts bring and that are not there: each import says so in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_LATER = "ray_st does not have {what} yet, so there is no {name!r} to import; SentenceTransformer and its trainer are there."
+_RERANKERS = _LATER.replace("{what}", "rerankers")
+_SPARSE = _LATER.replace("{what}", "sparse encoders")
+_MULTI = _LATER.replace("{what}", "multi-vector encoders")
+_BACKENDS = _LATER.replace("{what}", "ONNX and OpenVINO backends")
+_COLLATOR = (
+    "There is no {name!r} to import: a run tokenises rows ahead of training by itself. A data_collator of your own gets "
+    "rows as dicts of texts."
+)
+_IDS = (
+    "There is no {name!r} to import: put texts in place of ids before training, with datasets' map or a join."
+)
+
+_SAID = {
+    "CrossEncoder": _RERANKERS,
+    "CrossEncoderModelCardData": _RERANKERS,
+    "CrossEncoderTrainer": _RERANKERS,
+    "CrossEncoderTrainingArguments": _RERANKERS,
+    "MultiVectorEncoder": _MULTI,
+    "MultiVectorEncoderModelCardData": _MULTI,
+    "MultiVectorEncoderTrainer": _MULTI,
+    "MultiVectorEncoderTrainingArguments": _MULTI,
+    "SentenceTransformerDataCollator": _COLLATOR,
+    "SparseEncoder": _SPARSE,
+    "SparseEncoderModelCardData": _SPARSE,
+    "SparseEncoderTrainer": _SPARSE,
+    "SparseEncoderTrainingArguments": _SPARSE,
+    "backend": _BACKENDS,
+    "cross_encoder": _RERANKERS,
+    "data_collator": _COLLATOR,
+    "export_dynamic_quantized_onnx_model": _BACKENDS,
+    "export_optimized_onnx_model": _BACKENDS,
+    "export_static_quantized_openvino_model": _BACKENDS,
+    "multi_vector_encoder": _MULTI,
+    "resolve_ids": _IDS,
+    "sparse_encoder": _SPARSE,
+}
+
+UNSERVED: Mapping[str, str] = {name: said.format(name=f"ray_st.{name}") for name, said in _SAID.items()}
+"""What to tell whoever imports a name of the root package that is not there, modules among them."""
+
+
+class _Refusing(MetaPathFinder):
+    """Asked last, for modules that nothing else finds: refuses the known ones and what would lie in them."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        if package == "ray_st" and name in UNSERVED:
+            raise ModuleNotFoundError(UNSERVED[name], name=fullname)
+        return None
+
+
+def refuse_unserved_modules() -> None:
+    """Lets ``import ray_st.NAME`` say in one line what is not there."""
+    if not any(isinstance(finder, _Refusing) for finder in sys.meta_path):
+        sys.meta_path.append(_Refusing())

@@ -63,6 +63,15 @@ FREE_KINDS = (
 
 DECIDES = ("dataloader_drop_last",)
 
+FUNCTIONS = (
+    "compute_metrics",
+    "preprocess_logits_for_metrics",
+    "data_collator",
+    "optimizer_cls_and_kwargs",
+    "optimizers",
+)
+"""What else a trainer is given that decides."""
+
 
 def objective_facts(compute: Any) -> dict[str, Any]:
     """The objective: the names of figures, or what a function asks for and gives.
@@ -127,7 +136,10 @@ def trial_facts(example: Candidate, evaluator: Any, workers: int) -> dict[str, A
         **shell._train_parts(workers),
         **shell._eval_parts(shell.eval_dataset, workers),
     }
+    options = example.description.options
     return {
+        "trainer": example.description.kind.__name__,
+        "functions": digest([options[name] for name in FUNCTIONS]),
         "model": _model(shell.model),
         "evaluators": [_evaluator(one) for one in _evaluators(evaluator)],
         **{_place("loss", name): _loss(one, shell.model) for name, one in losses_of(shell.loss).items()},

@@ -95,7 +95,27 @@ CHANGES: dict[str, tuple[Any, str]] = {
         lambda f: {"evaluator": EmbeddingSimilarityEvaluator(FIRST["b"], FIRST["b"], SCORES, name="dev")},
         "evaluators was",
     ),
+    "metrics": (lambda f: {"compute_metrics": lambda predictions: {"score": 1.0}}, "functions was"),
 }
+
+
+def test_what_data_are_of_any_kind(tmp_path: Path, tiny_folder: Path) -> None:
+    rows = "a,b,score\ngood,sun,1\nbad,man,0\n"
+    (tmp_path / "a.csv").write_text(rows)
+    tables = {"one": str(tmp_path / "a.csv"), "two": Dataset.from_dict({**FIRST, "score": SCORES})}
+
+    def facts() -> dict[str, Any]:
+        one = trainer(tmp_path, tiny_folder, train_dataset=tables, eval_dataset=tables)
+        return {name: fact for name, fact in lasting(one).items() if name.startswith("data.")}
+
+    before = facts()
+    assert set(before) == {"data.train.one", "data.train.two", "data.eval.one", "data.eval.two"}
+    assert before["data.train.one"].startswith("a, b, score; 8 rows a global batch; 1 parts (begin with ")
+    assert "4 rows (" in before["data.eval.two"]
+    assert facts() == before
+    (tmp_path / "a.csv").write_text(rows.replace("sun", "moon"))
+    after = facts()
+    assert {name for name in after if after[name] != before[name]} == {"data.train.one", "data.eval.one"}
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -48,7 +48,17 @@ _OUTSIDE = re.compile(r"\[([^\]]+)\]\((\.\./[^)#\s]+)\)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages of the reference."""
+    """Adds the pages of the reference.
+
+    Raises:
+        PluginError: If ray_st cannot be imported: the pages would be empty.
+    """
+    try:
+        importlib.import_module("ray_st")
+    except ImportError as error:
+        raise PluginError(
+            f"ray_st cannot be imported ({error}), and its reference is read from it; use `make docs`"
+        ) from error
     for page, (title, parts) in PAGES.items():
         blocks = [f"::: {name}" for part in parts for name in _names(part)]
         text = "\n\n".join([f"# {title}", *blocks])
@@ -91,6 +101,13 @@ def _names(part: str) -> list[str]:
 
 class Roles(griffe.Extension):
     """Makes links of the roles in docstrings, where the reference has their target, and code where it has not."""
+
+    def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        """Leaves out bases that are no part of the reference."""
+        public = {
+            name.rpartition(".")[2] for _, parts in PAGES.values() for part in parts for name in _names(part)
+        }
+        cls.bases = [base for base in cls.bases if str(base).rpartition(".")[2] in public]
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Called for each module, class, function and attribute."""

@@ -21,6 +21,7 @@ from ray_st.training.carding import CardTrainer
 from ray_st.training.describing import DescribedData
 from ray_st.training.fitting import with_fitting_batches
 from ray_st.training.local import local_place
+from ray_st.training.metric_names import check_best_metric, names_in_training
 from ray_st.training.parts import named, prompt_lengths
 from ray_st.training.prompting import PromptingTrainer
 from ray_st.training.refusals import (
@@ -122,6 +123,11 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         self._tokenizer = tokenizer
         if tokenizer is not None and model is not None:
             model.tokenizer = tokenizer
+        self.evaluator = _one_evaluator(evaluator)
+        # transformers refuses a missing metric too, without a word of those that there are.
+        check_best_metric(
+            args, (), None, names_in_training(list(named(eval_dataset)), self.evaluator, model, True)
+        )
         make_folder(str(args.output_dir))
         super().__init__(
             model=model,
@@ -145,7 +151,6 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         if self.place is None and (train_dataset is not None or eval_dataset is not None):
             check_router_mapping(self.model, args.router_mapping)
         check_optimizer(self.optimizer, self.model, self.loss, args.learning_rate_mapping)
-        self.evaluator = _one_evaluator(evaluator)
         known, given = self.callback_handler.callbacks, len(callbacks or [])
         self.default_callbacks = [*known[: -1 - given], known[-1]]  # a bar or printer comes last
         if self._in_place:
@@ -153,6 +158,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         if self.place is None:
             self.add_model_card_callback(default_arguments(args))
         self._managed = frozenset(self.__dict__) - before
+        if self.place is None:
+            self.check_run()
 
     def _settled(
         self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
@@ -250,7 +257,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             metric_key_prefix: Put before the names of figures.
 
         Returns:
-            Figures by name: ``eval_loss``, or ``eval_NAME_loss`` for each of several datasets, and the evaluator's.
+            Figures by name: ``eval_loss``, or ``eval_NAME_loss`` for each of several datasets, and the evaluator's, with
+            named datasets under the prefix of each: ``eval_NAME_…``. (In a training run they come once, as ``eval_…``.)
 
         Raises:
             ValueError: If there is neither a dataset nor an evaluator.
@@ -319,6 +327,15 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         if TRAIN_FEED not in parts:
             return None
         return inplace.start(self.here, resume, describe_weights(self.model), self.args.ignore_data_skip)
+
+    def _evaluates_otherwise(self) -> bool:
+        """Whether a subclass has an evaluation of its own."""
+        kind, base = type(self), SentenceTransformerTrainer
+        return (
+            kind.evaluate is not base.evaluate
+            or kind.evaluation_loop is not base.evaluation_loop
+            or kind.log is not base.log
+        )
 
     def _check(self) -> None:
         """Refuses arguments that were changed since they were checked and cannot work."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from ray_st.evaluation import SentenceEvaluator
     from ray_st.models.sentence_transformer import SentenceTransformer
+    from ray_st.trainer import SentenceTransformerTrainer
     from ray_st.training_args import SentenceTransformerTrainingArguments
 
 PACKAGE_SCHEME = "package://"
@@ -199,6 +200,26 @@ def make_evaluators(run: RunFile) -> list[SentenceEvaluator]:
     """
     where = at(run.source, "evaluators")
     return [_make_evaluator(spec, at(where, place)) for place, spec in enumerate(run.evaluators)]
+
+
+def make_trainer(source: str, **parts: Any) -> SentenceTransformerTrainer:
+    """Make the trainer of a run file; the trainer refuses parts that don't fit each other.
+
+    Args:
+        source: The run file, for errors.
+        parts: The trainer's arguments.
+
+    Raises:
+        RunFileError: If the trainer refuses them.
+    """
+    from ray_st.trainer import SentenceTransformerTrainer
+
+    try:
+        return SentenceTransformerTrainer(**parts)
+    except RunFileError:
+        raise
+    except ValueError as error:
+        raise RunFileError(f"{source}: {error}") from error
 
 
 def _make_evaluator(spec: EvaluatorSpec, where: str) -> SentenceEvaluator:

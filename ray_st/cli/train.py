@@ -100,7 +100,6 @@ def prepare(run: RunFile) -> Job:
     """
     from ray_st.cli import parts
     from ray_st.cli.callbacks import make_callbacks
-    from ray_st.trainer import SentenceTransformerTrainer
 
     if run.model is None or run.data is None:
         lacking = "model" if run.model is None else "data"
@@ -118,7 +117,8 @@ def prepare(run: RunFile) -> Job:
     loss = make_loss(model)
     _check_columns(train, loss, at(where, "train"))
     _check_columns(held_out, loss, at(where, "eval"))
-    trainer = SentenceTransformerTrainer(
+    trainer = parts.make_trainer(
+        run.source,
         model=model,
         args=args,
         train_dataset=train,

@@ -111,7 +111,6 @@ def _trainer(raw: Mapping[str, Any], source: str) -> Any:
     from ray_st.cli import parts
     from ray_st.cli.callbacks import make_callbacks
     from ray_st.cli.train import _one, _ray_configs
-    from ray_st.trainer import SentenceTransformerTrainer
 
     described = parse_run(raw, source)
     if described.model is None or described.data is None:
@@ -121,7 +120,8 @@ def _trainer(raw: Mapping[str, Any], source: str) -> Any:
     scaling_config, run_config = _ray_configs(described)
     where, held_out = at(source, "data"), described.data.eval
     names = [] if isinstance(described.loss, LossSpec) else list(described.loss)
-    return SentenceTransformerTrainer(
+    return parts.make_trainer(
+        source,
         args=parts.make_args(described),
         train_dataset=parts.open_tables(described.data.train, at(where, "train")),
         eval_dataset=parts.open_tables(held_out, at(where, "eval")) if held_out else None,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 from ray_st.similarity_functions import SimilarityFunction
 
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Names of the prompts for what is searched; the first that a model has is used."""
+
+ONE_FIGURE = "evaluator"
+"""The name under which training reports the figure of an evaluator that returns just one."""
 
 
 class Model(Protocol):
@@ -59,6 +62,20 @@ class SentenceEvaluator(ABC):
         Returns:
             The metrics by name, or one figure.
         """
+
+    def metric_names(self, model: Any) -> list[str] | None:
+        """The names of the metrics that a call returns, known without one; here None, as a subclass has to say.
+
+        Training refuses a ``metric_for_best_model`` that no evaluation reports before it starts; it can do so if all
+        evaluators say their names. An evaluator that returns one figure reports it as ``evaluator``.
+
+        Args:
+            model: What would be measured; names may depend on its similarity.
+        """
+        return None
+
+    def _prefixed(self, names: Iterable[str]) -> list[str]:
+        return [f"{self.name}_{name}" if self.name else name for name in names]
 
     def prefix_name_to_metrics(self, metrics: Mapping[str, Any], name: str) -> dict[str, float]:
         """Puts the evaluator's name before each metric and the primary metric.
@@ -110,6 +127,25 @@ class SentenceEvaluator(ABC):
             when = f" in epoch {epoch} after {steps} steps"
         cut = "" if truncate_dim is None else f" (truncated to {truncate_dim})"
         logger.info("%s on the %s dataset%s%s:", self.description, self.name or "unnamed", when, cut)
+
+
+def metric_names_of(evaluator: Any, model: Any) -> list[str] | None:
+    """The names of the metrics that an evaluator returns, as far as it can be trusted to know them.
+
+    Args:
+        evaluator: Any evaluator, also one that is no :class:`SentenceEvaluator`.
+        model: What would be measured.
+
+    Returns:
+        The names; None if it does not say them, or if a subclass has a call of its own and says nothing of names.
+    """
+    for cls in type(evaluator).__mro__:
+        if "metric_names" in vars(cls):
+            names: list[str] | None = evaluator.metric_names(model)
+            return names
+        if "__call__" in vars(cls) or "prefix_name_to_metrics" in vars(cls):
+            return None  # what the class above says is no longer what a call returns
+    return None
 
 
 def check_equal_lengths(evaluator: str, **columns: Sized) -> None:

@@ -138,6 +138,12 @@ class BinaryClassificationEvaluator(base.SentenceEvaluator):
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
         return metrics
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        names = base.similarities_of(self.similarity_fn_names, model)
+        groups = [*names, "max"] if len(names) > 1 else names
+        return self._prefixed(f"{group}_{key}" for group in groups for key in CSV_ORDER)
+
     def get_config_dict(self) -> dict[str, Any]:
         """The options worth showing in the model card."""
         return self._given("truncate_dim")

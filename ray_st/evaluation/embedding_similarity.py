@@ -135,6 +135,12 @@ class EmbeddingSimilarityEvaluator(base.SentenceEvaluator):
         first, second = np.split(_as_floats(embeddings, self.precision), 2)
         return first, second
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        names = base.similarities_of(self.similarity_fn_names, model)
+        groups = [*names, "max"] if len(names) > 1 else names
+        return self._prefixed(f"{kind}_{group}" for group in groups for kind in ("pearson", "spearman"))
+
     @property
     def description(self) -> str:
         """What is evaluated, in words for the model card."""

@@ -279,6 +279,11 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
                 f"main_score_function {main.value!r} must be among the score functions {sorted(functions)}."
             )
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        functions = self.score_functions or [str(model.similarity_fn_name)]
+        return self._prefixed(f"{name}_{key}" for name in functions for key in self.ranks.csv_keys())
+
     def get_config_dict(self) -> dict[str, Any]:
         """The options worth showing in the model card."""
         return self._given(

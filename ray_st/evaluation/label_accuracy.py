@@ -74,6 +74,10 @@ class LabelAccuracyEvaluator(base.SentenceEvaluator):
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
         return metrics
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        return self._prefixed(["accuracy"])
+
     @torch.no_grad()
     def _logits(self, model: Any) -> Tensor:
         together = hasattr(self.softmax_model, "classify")

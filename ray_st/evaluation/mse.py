@@ -89,6 +89,10 @@ class MSEEvaluator(base.SentenceEvaluator):
             truncate_dim=self.truncate_dim,
         )
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        return self._prefixed(["negative_mse"])
+
     @property
     def description(self) -> str:
         """What is evaluated, in words for the model card."""

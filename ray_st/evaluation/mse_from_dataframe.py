@@ -95,6 +95,10 @@ class MSEEvaluatorFromDataFrame(base.SentenceEvaluator):
         ends = np.cumsum([len(column) for column in columns])
         return [embeddings[rows] for rows in np.split(places, ends[:-1])]
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        return self._prefixed(["negative_mse"])
+
     @property
     def description(self) -> str:
         """What is evaluated, in words for the model card."""

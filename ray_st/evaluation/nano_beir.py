@@ -188,6 +188,12 @@ class NanoBEIREvaluator(base.SentenceEvaluator):
         row = [epoch, steps, *(metrics[f"{name}_{key}"] for name, key in columns)]
         append_row(folder, self.csv_file, headers, row)
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        named = [(evaluator, evaluator.metric_names(model)) for evaluator in self.evaluators]
+        bare = [name.removeprefix(f"{evaluator.name}_") for evaluator, names in named for name in names]
+        return [*(name for _, names in named for name in names), *self._prefixed(dict.fromkeys(bare))]
+
     def get_config_dict(self) -> dict[str, Any]:
         """The options worth showing in the model card."""
         source = {} if self.folder else {"dataset_id": self.dataset_id}

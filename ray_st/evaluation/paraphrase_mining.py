@@ -124,6 +124,10 @@ class ParaphraseMiningEvaluator(base.SentenceEvaluator):
         self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
         return metrics
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        return self._prefixed(_COLUMNS)
+
     def get_config_dict(self) -> dict[str, Any]:
         """The options worth showing in the model card."""
         return self._given("add_transitive_closure", "max_pairs", "top_k", "truncate_dim")

@@ -154,6 +154,10 @@ class RerankingEvaluator(base.SentenceEvaluator):
             **base.role_task(model, roles),
         )
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        return self._prefixed(["map", f"mrr@{self.at_k}", f"ndcg@{self.at_k}"])
+
     def get_config_dict(self) -> dict[str, Any]:
         """The options worth showing in the model card."""
         return self._given("at_k", "truncate_dim")

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ray_st.evaluation.base import SentenceEvaluator
+from ray_st.evaluation.base import ONE_FIGURE, SentenceEvaluator, metric_names_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,3 +63,13 @@ class SequentialEvaluator(SentenceEvaluator):
                 logger.warning("Metrics %s are found twice, the last counts; give evaluators a name.", hidden)
             results |= metrics
         return {**results, "sequential_score": self.main_score_function(scores)}
+
+    def metric_names(self, model: Any) -> list[str] | None:
+        """The names of all metrics; None if one of the evaluators does not say its own."""
+        names: list[str] = []
+        for i, evaluator in enumerate(self.evaluators):
+            found = metric_names_of(evaluator, model)
+            if found is None:
+                return None
+            names += [f"evaluator_{i}"] if found == [ONE_FIGURE] else found
+        return [*dict.fromkeys(names), "sequential_score"]

@@ -128,6 +128,10 @@ class TranslationEvaluator(base.SentenceEvaluator):
             ]
         )
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        return self._prefixed(["src2trg_accuracy", "trg2src_accuracy", "mean_accuracy"])
+
     def get_config_dict(self) -> dict[str, Any]:
         """The options worth showing in the model card."""
         return self._given("truncate_dim")

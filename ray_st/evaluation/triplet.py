@@ -128,6 +128,12 @@ class TripletEvaluator(base.SentenceEvaluator):
         )
         return vectors[places]
 
+    def metric_names(self, model: base.Model) -> list[str]:
+        """The names of the metrics that a call returns."""
+        names = base.similarities_of(self.similarity_fn_names, model)
+        groups = [*names, "max"] if len(names) > 1 else names
+        return self._prefixed(f"{group}_accuracy" for group in groups)
+
     def get_config_dict(self) -> dict[str, Any]:
         """The options worth showing in the model card."""
         margin = {"margin": self.margin} if any(self.margin.values()) else {}

@@ -132,6 +132,7 @@ def stand_in(trainer: Any, ranks: int) -> None:
         },
     )
     trainer.callback_handler.callbacks = []
+    trainer.is_in_train = True  # metrics are called as those of the workers
     trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)  # mixed precision as in training
 
 

@@ -9,16 +9,18 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import IntervalStrategy
+from transformers import IntervalStrategy, TrainerCallback
 
 from ray_st.data.columns import ColumnSpec, check_batch, check_full_batch, check_splits
 from ray_st.data.prompts import prompts_of
 from ray_st.data.routes import Route, refuse_unknown_columns
 from ray_st.training.loop import TrainingLoop
+from ray_st.training.metric_names import MetricNames, check_best_metric, names_in_training
 from ray_st.training.parts import (
     columns_of,
     epochs_needed,
     is_mixture,
+    is_ray_dataset,
     loss_for,
     make_part,
     named,
@@ -89,7 +91,54 @@ class DescribedData(TrainingLoop):
         names = list(named(self.train_dataset))
         return multi_dataset_batch_sampler(self.args, names, dataset, batch_samplers, generator, seed)
 
+    def metric_names(self) -> MetricNames:
+        """The metrics that each evaluation reports while training, as far as they are known before it starts.
+
+        They are all of them unless ``compute_metrics``, an evaluator that does not say its own, a callback with an
+        ``on_evaluate``, or an overridden method of the trainer may add others.
+        """
+        own = [type(callback) for callback in self.own_callbacks()]
+        # transformers' callbacks read metrics; those of users may enter more of them.
+        may_add = any(
+            kind.on_evaluate is not TrainerCallback.on_evaluate
+            and kind.__module__.split(".")[0] != "transformers"
+            for kind in own
+        )
+        computes = self.compute_metrics is not None and not self.args.prediction_loss_only
+        return names_in_training(
+            list(named(self.eval_dataset)),
+            self.evaluator,
+            self.model,
+            computes or may_add or self._evaluates_otherwise(),
+        )
+
+    def _evaluates_otherwise(self) -> bool:
+        """Whether a subclass has an evaluation of its own."""
+        return False
+
     # ---- parts of a run ----
+
+    def check_run(self) -> None:
+        """Refuses what can be known not to work before there is a cluster, or any row was read.
+
+        Raises:
+            ValueError: If the datasets, the loss, the evaluator and the arguments don't fit each other.
+        """
+        self._check_metrics()
+        given = [*named(self.train_dataset).values(), *named(self.eval_dataset).values()]
+        if any(is_ray_dataset(value) for value in given):
+            return  # which columns it has only the cluster knows
+        if self.train_dataset is not None:
+            self._train_parts(1)
+        self._eval_parts(self.eval_dataset, 1)
+
+    def _check_metrics(self) -> None:
+        strategy = IntervalStrategy(self.args.eval_strategy)
+        if strategy != IntervalStrategy.NO and self.eval_dataset is None and self.evaluator is None:
+            raise ValueError(
+                f"eval_strategy={strategy.value!r} needs an eval_dataset or an evaluator; the trainer has neither."
+            )
+        check_best_metric(self.args, self.own_callbacks(), self.lr_scheduler, self.metric_names())
 
     def _train_parts(self, world_size: int) -> dict[str, FeedPart]:
         if self.train_dataset is None:
@@ -97,12 +146,8 @@ class DescribedData(TrainingLoop):
         self._check_router_mapping()
         check_recomputation(self.args, self.loss, world_size)
         parts = {TRAIN_FEED: self._train_part(world_size)}
-        strategy = IntervalStrategy(self.args.eval_strategy)
-        if strategy != IntervalStrategy.NO:
-            if self.eval_dataset is None and self.evaluator is None:
-                raise ValueError(
-                    f"eval_strategy={strategy.value!r} needs an eval_dataset or an evaluator; the trainer has neither."
-                )
+        self._check_metrics()
+        if IntervalStrategy(self.args.eval_strategy) != IntervalStrategy.NO:
             parts.update(self._eval_parts(self.eval_dataset, world_size))
         return parts
 

@@ -12,8 +12,10 @@ import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
+from ray_st.evaluation.base import ONE_FIGURE
 from ray_st.training import collectives
 from ray_st.training.batch import BATCH, Inputs
+from ray_st.training.metric_names import PREFIX, prefixed
 from ray_st.training.predicting import Predictions, Taken, joined, listed
 from ray_st.training.stepping import SteppingTrainer
 from ray_st.training.together import together
@@ -22,7 +24,7 @@ from ray_st.training.together import together
 class EvaluatingTrainer(SteppingTrainer):
     """Evaluates in a worker; every rank must call it, and all get the same figures."""
 
-    _outer_prefix = "eval"
+    _evaluator_found: Mapping[str, Any] | None = None  # in an evaluation of several datasets
 
     def evaluation_loop(
         self,
@@ -54,9 +56,9 @@ class EvaluatingTrainer(SteppingTrainer):
         metrics = {f"{metric_key_prefix}_loss": loss}
         if taken is not None:
             metrics.update(_prefixed(taken.figures(), metric_key_prefix))
-        if self.evaluator is not None and self._is_first_of_several(metric_key_prefix):
-            several = len(self.here.evals) > 1
-            metrics.update(self._evaluator_metrics(self._outer_prefix if several else metric_key_prefix))
+        prefix = self._evaluator_prefix(metric_key_prefix)
+        if self.evaluator is not None and prefix is not None:
+            metrics.update(self._evaluator_metrics(prefix))
         if taken is None:
             return EvalLoopOutput(np.zeros(0), None, metrics, rows)
         found = taken.whole()
@@ -78,10 +80,19 @@ class EvaluatingTrainer(SteppingTrainer):
             if getattr(self.args, name) and not self.is_in_train:
                 self.model.to(dtype=kind, device=self.args.device)
 
-    def _is_first_of_several(self, prefix: str) -> bool:
-        """The evaluator runs once an evaluation, with the first of several datasets."""
+    def _evaluator_prefix(self, prefix: str) -> str | None:
+        """What comes before the evaluator's metrics with a dataset's; None where they come with another's.
+
+        While training they come once, with the first of the named datasets and under names that have no dataset's in
+        them; at other times with each dataset. That is the peer's rule, which ``metric_for_best_model`` follows.
+
+        Args:
+            prefix: Comes before the dataset's own metrics.
+        """
         names = list(self.here.evals)
-        return len(names) < 2 or prefix == f"{self._outer_prefix}_{names[0]}"
+        if not self.is_in_train or names == [""] or not prefix.startswith(f"{PREFIX}_"):
+            return prefix
+        return PREFIX if prefix == f"{PREFIX}_{names[0]}" else None
 
     @torch.no_grad()
     def _evaluation_loss(
@@ -116,6 +127,14 @@ class EvaluatingTrainer(SteppingTrainer):
         return total / rows, int(rows)
 
     def _evaluator_metrics(self, prefix: str) -> dict[str, float]:
+        if not self._evaluator_found:
+            found = self._call_evaluator()
+            if self._evaluator_found is None:
+                return _prefixed(found, prefix)
+            self._evaluator_found = found
+        return _prefixed(self._evaluator_found, prefix)
+
+    def _call_evaluator(self) -> Mapping[str, Any]:
         assert self.evaluator is not None
         world = self.here.world
         was_training = self.model.training
@@ -129,7 +148,7 @@ class EvaluatingTrainer(SteppingTrainer):
                 steps=self.state.global_step,
             )
         self.model.train(was_training)
-        return _prefixed(found if isinstance(found, Mapping) else {"evaluator": found}, prefix)
+        return found if isinstance(found, Mapping) else {ONE_FIGURE: found}
 
     def _evaluator_folder(self) -> str:
         folder = Path(str(self.args.output_dir)) / "eval"
@@ -149,10 +168,8 @@ class EvaluatingTrainer(SteppingTrainer):
         Returns:
             Figures by name: ``eval_loss`` (``eval_NAME_loss`` for named datasets), the evaluator's, and speed.
         """
-        if eval_dataset is None:
-            self._outer_prefix = metric_key_prefix
         if self.here.evals:
-            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+            return self._evaluate_datasets(eval_dataset, ignore_keys, metric_key_prefix)
         started = time.time()
         self._before_evaluation()
         with self.whole_weights():
@@ -162,9 +179,17 @@ class EvaluatingTrainer(SteppingTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _evaluate_datasets(
+        self, eval_dataset: Any, ignore_keys: list[str] | None, prefix: str
+    ) -> dict[str, float]:
+        if eval_dataset is not None:
+            return super().evaluate(eval_dataset, ignore_keys, prefix)
+        self._evaluator_found = {}  # the model is the same for all datasets: its evaluator runs once
+        try:
+            return super().evaluate(None, ignore_keys, prefix)
+        finally:
+            self._evaluator_found = None
+
 
 def _prefixed(figures: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    return {
-        key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": float(value)
-        for key, value in figures.items()
-    }
+    return {prefixed(key, prefix): float(value) for key, value in figures.items()}

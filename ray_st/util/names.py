@@ -31,3 +31,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = closest(name, names)
     return f"did you mean {near!r}?" if near is not None else f"known: {', '.join(names) or 'none'}"
+
+
+def nearest_first(name: str, known: Iterable[str]) -> list[str]:
+    """All known names, those that a name is probably meant for first.
+
+    Args:
+        name: What was found; empty for the alphabetical order.
+        known: What there is.
+    """
+    likeness = difflib.SequenceMatcher(b=name.lower())
+
+    def distance(other: str) -> float:
+        likeness.set_seq1(other.lower())
+        return -likeness.ratio() if name else 0.0
+
+    return sorted(sorted(known), key=distance)

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from ray_st import evaluation
+from ray_st.evaluation.base import metric_names_of
 from ray_st.util import euclidean_sim, pairwise_dot_score
 
 PAIRS = 40
@@ -245,6 +246,16 @@ class TestEveryEvaluator:
         assert {type(value) for value in found.values()} == {float}
         assert evaluator.primary_metric in found
         json.dumps(found)
+
+    def test_says_the_names_of_its_metrics_before_it_is_called(self, evaluator, model) -> None:
+        said = evaluator.metric_names(model)
+        assert sorted(said) == sorted(evaluator(model))
+        assert metric_names_of(evaluator, model) == said
+
+    def test_a_subclass_with_a_call_of_its_own_says_nothing(self, evaluator, model) -> None:
+        own = type("Own", (type(evaluator),), {"__call__": lambda self, *args, **options: {"own": 1.0}})
+        evaluator.__class__ = own
+        assert metric_names_of(evaluator, model) is None
 
     def test_writes_nothing_unless_asked(self, case, evaluator, model, tmp_path, monkeypatch) -> None:
         monkeypatch.chdir(tmp_path)

@@ -51,6 +51,19 @@ def test_the_score_is_made_from_primary_metrics() -> None:
     assert SequentialEvaluator(parts, sum)(None)["sequential_score"] == 4.5
 
 
+def test_names_are_said_if_all_evaluators_say_theirs(model) -> None:
+    from ray_st import evaluation
+
+    class One(Fixed):
+        def metric_names(self, model: Any) -> list[str]:
+            return ["evaluator"]
+
+    known = [*both(evaluation), One(0.5)]
+    assert SequentialEvaluator(known).metric_names(model) == list(SequentialEvaluator(known)(model))
+    assert SequentialEvaluator([*known, Fixed(0.5)]).metric_names(model) is None
+    assert SequentialEvaluator([SequentialEvaluator(known)]).metric_names(model) is not None
+
+
 def test_metrics_of_one_name_are_warned_of(caplog) -> None:
     with caplog.at_level(logging.WARNING):
         SequentialEvaluator([Fixed({"x": 1.0}), Fixed({"x": 2.0})])(None)

@@ -265,3 +265,69 @@ def _weights(run: Any, folder: Path, checkpoint: str) -> dict[str, torch.Tensor]
     if not checkpoint:
         return dict(run.model[0].auto_model.state_dict())
     return load_file(folder / checkpoint / "model.safetensors")
+
+
+ONCE = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 10}
+
+
+def _metrics(entry: Any) -> list[str]:
+    return sorted(key for key in entry if not key.endswith(("_runtime", "_per_second", "epoch", "step")))
+
+
+def _reported(trainer: Any) -> list[list[str]]:
+    """The metrics of each entry of the log, and those of an evaluation outside of training."""
+    trainer.train()
+    logged = [entry for entry in trainer.state.log_history if any(key.startswith("eval") for key in entry)]
+    return [*map(_metrics, logged), _metrics(trainer.evaluate())]
+
+
+@pytest.mark.parametrize("names", [[], ["dev"], ["one"], ["one", "two"], ["one", "two", "three"]], ids=str)
+def test_metrics_have_the_peers_names(
+    names: list[str], tmp_path: Path, tiny_model: Any, tiny_folder: Path, peer: Any, rebuilt: Any
+) -> None:
+    from ray_st import evaluation
+
+    rows = _rows(2, True).select(range(20))
+    data = dict.fromkeys(names, rows) if names else rows
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from sentence_transformers import SentenceTransformer as PeerModel
+        from sentence_transformers import SentenceTransformerTrainer as PeerTrainer
+        from sentence_transformers import SentenceTransformerTrainingArguments as PeerArguments
+        from sentence_transformers import losses as peer_losses
+        from sentence_transformers.sentence_transformer import evaluation as peer_evaluation
+
+        model = PeerModel(str(tiny_folder), device="cpu")
+        theirs = _reported(
+            PeerTrainer(
+                model=model,
+                args=PeerArguments(**{**_options(tmp_path / "peer"), **ONCE}),
+                train_dataset=rows,
+                eval_dataset=data,
+                loss=peer_losses.CoSENTLoss(model),
+                evaluator=_dev(peer_evaluation, rows),
+            )
+        )
+    ours = SentenceTransformerTrainer(
+        model=tiny_model,
+        args=SentenceTransformerTrainingArguments(**{**_options(tmp_path / "ours"), **ONCE}),
+        train_dataset=rows,
+        eval_dataset=data,
+        loss=losses.CoSENTLoss(tiny_model),
+        evaluator=_dev(evaluation, rows),
+    )
+    assert _reported(rebuilt(ours, tmp_path / "ours")) == theirs
+    said = ours.metric_names()
+    assert said.complete
+    in_training = {name for entry in theirs[:-1] for name in entry}
+    assert {name for name in said.known if not name.endswith(("_runtime", "_per_second"))} == in_training
+
+
+@pytest.fixture
+def rebuilt() -> Any:
+    """Makes a worker's trainer of a driver's, in this process."""
+
+    def rebuilt(trainer: Any, folder: Path) -> Any:
+        return trainer._describe().rebuild(local_place(trainer._train_parts(1), folder))
+
+    return rebuilt

@@ -42,7 +42,13 @@ def test_prefixes(make: Any, on_cluster: None) -> None:
     assert names(trainer.evaluate(metric_key_prefix="test")) == {"test_loss", "test_dev_figure"}
     several = {"one": ROWS, "two": ROWS.select(range(5))}
     found = trainer.evaluate(several, metric_key_prefix="test")
-    assert names(found) == {"test_one_loss", "test_two_loss", "test_dev_figure"}
+    assert names(found) == {
+        "test_one_loss",
+        "test_two_loss",
+        "test_one_dev_figure",
+        "test_two_dev_figure",
+    }
+    assert found["test_one_dev_figure"] == found["test_two_dev_figure"] == 1.0  # it ran once
     assert trainer.eval_dataset is ROWS
     assert names(make(eval_dataset=several).evaluate()) == {"eval_one_loss", "eval_two_loss"}
     assert names(make(evaluator=Dev()).evaluate(metric_key_prefix="x")) == {"x_dev_figure"}

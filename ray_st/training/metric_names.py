@@ -1,0 +1,164 @@
+"""Which metrics the evaluations of a run report: known before it starts, so that what follows one of them is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers import EarlyStoppingCallback, IntervalStrategy, SchedulerType, TrainerCallback
+from transformers.optimization import GreedyLR
+from transformers.trainer_utils import SaveStrategy
+
+from ray_st.evaluation.base import metric_names_of
+from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
+from ray_st.util.names import closest, nearest_first
+
+PREFIX = "eval"
+"""Put before the names of metrics while training; ``metric_for_best_model`` may leave it out."""
+
+LOSS_AND_SPEED = ("loss", "runtime", "samples_per_second", "steps_per_second")
+"""What is reported of each evaluation dataset."""
+
+_SHOWN = 24
+
+
+def prefixed(name: str, prefix: str) -> str:
+    """A metric's name with a prefix, which is not put there twice.
+
+    Args:
+        name: As an evaluator or ``compute_metrics`` calls it.
+        prefix: The prefix, without an underscore.
+    """
+    return name if name.startswith(f"{prefix}_") else f"{prefix}_{name}"
+
+
+@dataclass(frozen=True)
+class MetricNames:
+    """The metrics that each evaluation of a run reports.
+
+    Attributes:
+        known: Their names.
+        complete: Whether these are all. They are not where a part of the user's own, such as ``compute_metrics``, may
+            report others.
+    """
+
+    known: tuple[str, ...]
+    complete: bool
+
+    def listed(self, wanted: str = "") -> str:
+        """The names for an error message.
+
+        Args:
+            wanted: The name that was asked for; those like it come first.
+        """
+        # Without the prefix, which makes all of them alike.
+        bare = nearest_first(_bare(wanted), map(_bare, self.known))
+        names = [prefixed(name, PREFIX) for name in bare]
+        more = len(names) - _SHOWN
+        return ", ".join(names[:_SHOWN]) + (f", and {more} more" if more > 0 else "")
+
+
+def names_in_training(datasets: Sequence[str], evaluator: Any, model: Any, open_ended: bool) -> MetricNames:
+    """The names of the metrics that each evaluation reports while a run trains.
+
+    Args:
+        datasets: Names of the evaluation datasets; a single one has the name "".
+        evaluator: The evaluator, or None.
+        model: The model; None where it is not made yet.
+        open_ended: Whether anything else may report metrics.
+    """
+    said: list[str] | None = []
+    if evaluator is not None:
+        said = None if model is None else metric_names_of(evaluator, model)
+    names = [
+        f"{prefix}_{kind}"
+        for prefix in (f"{PREFIX}_{name}" if name else PREFIX for name in datasets)
+        for kind in LOSS_AND_SPEED
+    ]
+    names += [prefixed(name, PREFIX) for name in said or ()]
+    if not datasets:
+        names.append(f"{PREFIX}_runtime")
+    return MetricNames(tuple(dict.fromkeys(names)), said is not None and not open_ended)
+
+
+def check_best_metric(
+    args: SentenceTransformerTrainingArguments,
+    callbacks: Iterable[TrainerCallback],
+    schedule: Any,
+    names: MetricNames,
+) -> None:
+    """Refuses a run in which something follows a metric that no evaluation reports.
+
+    Args:
+        args: Training arguments.
+        callbacks: The run's callbacks.
+        schedule: The learning rate schedule that the user gave, or None.
+        names: The metrics that evaluations report.
+
+    Raises:
+        ValueError: Naming what follows a metric, and the metrics that there are.
+    """
+    evaluates = IntervalStrategy(args.eval_strategy) != IntervalStrategy.NO
+    followers = [*_early_stopping(callbacks), *_schedules(args, schedule)]
+    if followers and not evaluates:
+        raise ValueError(
+            f"{followers[0]} follows a metric of evaluations, and eval_strategy='no' makes none. Set eval_strategy to "
+            "'steps' or 'epoch', or leave it out."
+        )
+    if args.save_strategy == SaveStrategy.BEST:
+        followers.append("save_strategy='best'")
+    if args.metric_for_best_model is None:
+        if followers:
+            raise ValueError(
+                f"{followers[0]} needs metric_for_best_model, which is not set. Evaluations of this trainer report: "
+                f"{names.listed()}{_others(names)}."
+            )
+        return
+    if evaluates and names.complete:
+        _check_known(args.metric_for_best_model, names)
+
+
+def _check_known(given: str, names: MetricNames) -> None:
+    wanted = prefixed(given, PREFIX)
+    if wanted in names.known:
+        return
+    near = closest(_bare(wanted), map(_bare, names.known))
+    default = " (the default)" if given == "loss" else ""
+    raise ValueError(
+        f"metric_for_best_model={given!r}{default}: no evaluation of this trainer reports {wanted!r}"
+        + (f"; did you mean {prefixed(near, PREFIX)!r}?" if near else ".")
+        + f" There are, the most similar first: {names.listed(wanted)}."
+    )
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix(f"{PREFIX}_")
+
+
+def _others(names: MetricNames) -> str:
+    return "" if names.complete else ", and what your own parts report"
+
+
+def _early_stopping(callbacks: Iterable[TrainerCallback]) -> Iterator[str]:
+    """Callbacks that stop without an evaluation's metric: what they demand is in transformers' ``on_train_begin``."""
+    for callback in callbacks:
+        demands = type(callback).on_train_begin is EarlyStoppingCallback.on_train_begin
+        if isinstance(callback, EarlyStoppingCallback) and demands:
+            yield type(callback).__name__
+
+
+def _schedules(args: SentenceTransformerTrainingArguments, schedule: Any) -> Iterator[str]:
+    """Learning rate schedules that take their steps after evaluations."""
+    if schedule is None:
+        kind = SchedulerType(args.lr_scheduler_type)
+        if kind in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
+            yield f"lr_scheduler_type={kind.value!r}"
+    elif isinstance(schedule, (ReduceLROnPlateau, GreedyLR)):
+        if args.eval_on == EvalOn.BACKGROUND:
+            raise ValueError(
+                f'eval_on="background" has metrics too late for {type(schedule).__name__}, which follows them. Use '
+                'another schedule, or eval_on="workers".'
+            )
+        yield f"the schedule {type(schedule).__name__}"

@@ -81,6 +81,12 @@ def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> ColumnSpec:
         least, most = needs
         if len(columns.texts) < least or (most is not None and len(columns.texts) > most):
             raise ColumnError(f"{name} needs {_amount(least, most)}; {found}. {_remedy(columns, least)}")
+    _check_label(columns, loss, found)
+    return replace(columns, need=_need(columns, loss))
+
+
+def _check_label(columns: ColumnSpec, loss: Any, found: str) -> None:
+    name = type(loss).__name__
     labels = getattr(loss, "labels", None)
     needed = labels not in (None, "none") and not str(labels).startswith("optional")
     if needed and columns.label is None:
@@ -88,7 +94,12 @@ def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> ColumnSpec:
             f"{name} needs a label column ({labels}) named one of {list(LABEL_COLUMNS)}; {found}. "
             "Rename the column that holds the labels."
         )
-    return replace(columns, need=_need(columns, loss))
+    matches_only = labels == "none" and getattr(loss, "in_batch_negatives", False)
+    if matches_only and columns.label is not None and len(columns.texts) == 2:
+        raise ColumnError(
+            f"{name} takes no labels: each pair is a match, also one of a low score. {found}. Keep the pairs that match and "
+            f"drop the column {columns.label!r}, or choose a loss that takes labels, such as CoSENTLoss for scores."
+        )
 
 
 def _need(columns: ColumnSpec, loss: Any) -> LabelNeed | None:

@@ -157,6 +157,8 @@ def _check(loader: DataLoader[Any], place: str) -> None:
 def _wants_labels(loss: nn.Module, examples: Sequence[InputExample]) -> bool:
     """Whether labels are for the loss: what it says of itself, else whether any differs from an example's default, 0."""
     needs = str(getattr(loss, "labels", "optional"))
+    if needs == "none":
+        return False
     if needs.startswith(("none", "optional")) or getattr(loss, "labels", None) is None:
         return not all(isinstance(example.label, int | float) and example.label == 0 for example in examples)
     return True

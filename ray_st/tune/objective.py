@@ -10,7 +10,8 @@ from typing import Any
 
 from transformers.trainer_utils import default_compute_objective
 
-from ray_st.util.names import did_you_mean
+from ray_st.training.metric_names import MetricNames
+from ray_st.util.names import closest, did_you_mean
 
 DIRECTIONS = ("minimize", "maximize")
 SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
@@ -169,35 +170,32 @@ def try_out(compute: Any, figure: Callable[[str], float] = lambda name: 0.5) -> 
     return list(asked), found
 
 
-def check_objective(compute: Any, directions: Sequence[str], evaluator: Any, eval_dataset: Any) -> None:
-    """Refuses an objective that no evaluator and no evaluation dataset can report, as far as names tell.
+def check_objective(compute: Any, directions: Sequence[str], names: MetricNames, evaluates: bool) -> None:
+    """Refuses an objective that no evaluation reports, as far as names are known before one has run.
 
     Args:
         compute: As for :class:`Objective`.
         directions: Likewise.
-        evaluator: The trainer's evaluator, or None.
-        eval_dataset: The trainer's evaluation dataset, or several by name, or None.
+        names: The metrics that evaluations of the trainer report.
+        evaluates: Whether the trainer has anything to evaluate.
 
     Raises:
-        ObjectiveError: If there is nothing to evaluate, a figure's name belongs to nothing that is evaluated, or there
-            are more objectives than directions, or fewer.
+        ObjectiveError: If there is nothing to evaluate, a metric is asked for that no evaluation reports, or there are
+            more objectives than directions, or fewer.
     """
-    if evaluator is None and eval_dataset is None:
+    if not evaluates:
         raise ObjectiveError("A search needs an eval_dataset or an evaluator; the trainer has neither.")
-    names, found = try_out(compute)
+    asked, found = try_out(compute)
     if found is not None:
         _check_count(found, directions)
-    sources = [*_datasets(eval_dataset), *_evaluators(evaluator)]
-    if None in sources:
-        return  # an evaluator that does not say what it is called
-    for name in names:
-        if name == "epoch" or any(name.startswith(f"eval_{source}") for source in sources):
-            continue
-        known = [f"eval_{source}…" for source in sources]
-        raise ObjectiveError(
-            f"The objective {name!r} is reported by no evaluation: the names of this trainer's figures begin with "
-            f"{', '.join(known)}"
-        )
+    for name in asked:
+        if names.complete and name != "epoch" and name not in names.known:
+            near = closest(name, names.known)
+            raise ObjectiveError(
+                f"The objective {name!r} is reported by no evaluation of this trainer"
+                + (f"; did you mean {near!r}?" if near else ".")
+                + f" There are, the most similar first: {names.listed(name)}."
+            )
 
 
 def _values(found: Any) -> tuple[Any, ...]:
@@ -211,22 +209,3 @@ def _check_count(found: Any, directions: Sequence[str]) -> None:
             f"direction={list(directions)} is for {len(directions)} objective(s), but compute_objective gives {count}: "
             f"{found!r}. Give one direction for each."
         )
-
-
-def _datasets(eval_dataset: Any) -> list[str | None]:
-    if eval_dataset is None:
-        return []
-    speed = ["runtime", "samples_per_second", "steps_per_second"]
-    if isinstance(eval_dataset, Mapping):
-        return ["loss", *(f"{name}_" for name in eval_dataset), *speed]
-    return ["loss", *speed]
-
-
-def _evaluators(evaluator: Any) -> list[str | None]:
-    if evaluator is None:
-        return []
-    several = getattr(evaluator, "evaluators", None)
-    if several is not None:
-        return ["sequential_score", *(name for one in several for name in _evaluators(one))]
-    name = getattr(evaluator, "name", None)
-    return [name if isinstance(name, str) else None]

@@ -166,7 +166,8 @@ def prove_search(
     options = as_options(kwargs, len(directions))
     trials = trials_wanted(n_trials, options.points_to_evaluate)
     check_trainer(trainer, options.data_init)
-    check_objective(compute_objective, directions, trainer.evaluator, trainer.eval_dataset)
+    evaluates = trainer.evaluator is not None or trainer.eval_dataset is not None
+    check_objective(compute_objective, directions, trainer.metric_names(), evaluates)
     space = as_space(hp_space, _suggest)
     points = probe(space)
     distributions = describe(points)

@@ -169,6 +169,16 @@ def test_the_example_is_a_good_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         ("run.nam=x", "run.nam: unknown key 'nam'; did you mean 'name'?"),
         ("data.train.columns=[a, score]", "data.train has text columns ['a']"),
         ("data.train.columns=[a, b]", "CoSENTLoss needs a label column"),
+        ("data.eval.columns=[a, b]", "data.eval has text columns ['a', 'b'] and no label column"),
+        ("loss.name=MultipleNegativesRankingLoss", "takes no labels: each pair is a match"),
+        (
+            "args={eval_strategy: epoch, metric_for_best_model: dev_spearman_cosin}",
+            "did you mean 'eval_dev_spearman_cosine'? There are, the most similar first:",
+        ),
+        (
+            "args={eval_strategy: epoch, save_strategy: best}",
+            "run.yaml: save_strategy='best' needs metric_for",
+        ),
         ("data.train=nowhere.csv", "data.train: nowhere.csv: no such file"),
         ("model=nowhere", "model: "),
         ("model=", "model: missing"),

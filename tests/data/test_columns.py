@@ -70,6 +70,15 @@ def test_a_dataset_that_does_not_fit_is_refused(columns: ColumnSpec, needs: Any,
         check_columns(columns, needs, "data")
 
 
+def test_a_loss_whose_pairs_are_all_matches_is_not_given_scored_pairs() -> None:
+    ranking = loss(2, None)
+    ranking.in_batch_negatives = True
+    with pytest.raises(ColumnError, match=r"takes no labels: each pair is a match.* drop the column 'score'"):
+        check_columns(ColumnSpec(("a", "b"), "score"), ranking, "data")
+    check_columns(ColumnSpec(("a", "b", "negative"), "score"), ranking, "data")  # as mining writes them
+    check_columns(ColumnSpec(("a", "b")), ranking, "data")
+
+
 def test_too_few_rows_are_refused() -> None:
     check_rows(2, 2, "data")
     with pytest.raises(ColumnError, match="data has no rows"):

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ray_st.training.metric_names import MetricNames
 from ray_st.tune.objective import Objective, ObjectiveError, as_directions, as_scope, check_objective, try_out
 
 METRICS = {"eval_loss": 0.5, "eval_dev_spearman_cosine": 0.8, "eval_runtime": 1.0, "epoch": 1.0}
@@ -86,16 +86,18 @@ def test_what_an_objective_asks_for_and_gives() -> None:
 
 
 def test_names_are_proved_against_what_is_evaluated() -> None:
-    dev, several = SimpleNamespace(name="dev"), SimpleNamespace(evaluators=[SimpleNamespace(name="dev")])
     one = ("maximize",)
-    check_objective("eval_dev_pearson", one, dev, None)
-    check_objective("eval_dev_pearson", one, several, None)
-    check_objective("eval_loss", one, None, [1])
-    check_objective("eval_sts_loss", one, None, {"sts": [1]})
-    check_objective("eval_anything", one, lambda model: 0.0, None)  # it does not say what it is called
-    with pytest.raises(ObjectiveError, match="eval_dev…"):
-        check_objective("eval_test_pearson", one, dev, None)
+    names = MetricNames(("eval_loss", "eval_dev_pearson_cosine", "eval_runtime"), complete=True)
+    check_objective("eval_dev_pearson_cosine", one, names, True)
+    check_objective(["eval_loss", "epoch"], ("minimize", "maximize"), names, True)
+    check_objective("eval_anything", one, MetricNames(names.known, complete=False), True)
+    with pytest.raises(
+        ObjectiveError, match=r"did you mean 'eval_dev_pearson_cosine'.* first: eval_dev_pearson"
+    ):
+        check_objective("eval_dev_pearson", one, names, True)
+    with pytest.raises(ObjectiveError, match="'dev_pearson_cosine' is reported by no evaluation"):
+        check_objective(lambda metrics: metrics["dev_pearson_cosine"], one, names, True)
     with pytest.raises(ObjectiveError, match="neither"):
-        check_objective(None, one, None, None)
+        check_objective(None, one, MetricNames((), True), False)
     with pytest.raises(ObjectiveError, match="is for 2 objective"):
-        check_objective("eval_dev_pearson", ["maximize", "minimize"], dev, None)
+        check_objective("eval_loss", ["maximize", "minimize"], names, True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
-from transformers import Trainer
 
 from ray_st.models.card_facts import Emissions
 from ray_st.training import collectives
+from ray_st.training.agreement import AgreeingTrainer
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.place import Place
 from ray_st.training.trackers import CodeCarbon, Tracker, make_trackers
@@ -27,7 +27,7 @@ WRITTEN = ("runs", "wandb", "mlflow.db", "emissions.csv")
 _EMISSIONS = CodeCarbon.name
 
 
-class TrackingTrainer(Trainer):
+class TrackingTrainer(AgreeingTrainer):
     """A trainer whose trackers are open while it trains in a worker, on the first rank.
 
     Attributes:

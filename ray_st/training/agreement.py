@@ -87,7 +87,7 @@ class AgreeingHandler(CallbackHandler):
             setattr(control, name, False)
         return control
 
-    def on_train_begin(self, args: Any, state: Any, control: Any) -> TrainerControl:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
         """Finds out, on all ranks alike, whether there is anything to agree on."""
         control = super().on_train_begin(args, state, control)
         own = [callback for callback in self.callbacks if of_users(type(callback))]
@@ -100,12 +100,12 @@ class AgreeingHandler(CallbackHandler):
             self._asked, self._in_steps = asked > 0, in_steps > 0
         return control
 
-    def on_substep_end(self, args: Any, state: Any, control: Any) -> TrainerControl:
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
         """Puts off an end until the step is whole: in the midst of it the other ranks wait for this one's gradient."""
         control = super().on_substep_end(args, state, control)
         return self._hold(control, "should_epoch_stop", "should_training_stop")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any) -> TrainerControl:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> TrainerControl:
         """Puts off what is asked for: one rank alone may log, and the loop would act at once."""
         before = control.should_evaluate, control.should_save
         control.should_evaluate = control.should_save = False
@@ -114,20 +114,22 @@ class AgreeingHandler(CallbackHandler):
         control.should_save |= before[1]
         return control
 
-    def on_step_end(self, args: Any, state: Any, control: Any) -> TrainerControl:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
         """Agrees on what the loop does after a step."""
         control = super().on_step_end(args, state, control)
         return self.agreed(control) if self._in_steps else control
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any) -> TrainerControl:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
         """Likewise after an epoch."""
         return self.agreed(super().on_epoch_end(args, state, control))
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any) -> TrainerControl:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> TrainerControl:
         """Likewise after an evaluation, which all ranks take part in."""
         return self.agreed(super().on_evaluate(args, state, control, metrics))
 
-    def on_save(self, args: Any, state: Any, control: Any) -> TrainerControl:
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
         """Likewise after a checkpoint."""
         return self.agreed(super().on_save(args, state, control))
 

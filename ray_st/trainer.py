@@ -393,13 +393,16 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         if keeps and self.card_defaults is not None:
             describe_run(self, parts)
         from ray_st.runtime.dispatch import Errand, dispatch
+        from ray_st.runtime.sendable import check_sendable
 
+        description = self._describe()
+        check_sendable(description.parts())
         return dispatch(
             Errand(
                 args=self.args,
                 weights=describe_weights(self.model),
                 subject=subject(self.model, self.loss),
-                build=self._describe().rebuild,
+                build=description.rebuild,
                 task=task,
                 make_parts=make_parts,
                 resume=resume,

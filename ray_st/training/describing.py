@@ -128,9 +128,10 @@ class DescribedData(TrainingLoop):
         given = [*named(self.train_dataset).values(), *named(self.eval_dataset).values()]
         if any(is_ray_dataset(value) for value in given):
             return  # which columns it has only the cluster knows
-        if self.train_dataset is not None:
+        if self.train_dataset is None:
+            self._eval_parts(self.eval_dataset, 1)
+        else:
             self._train_parts(1)
-        self._eval_parts(self.eval_dataset, 1)
 
     def _check_metrics(self) -> None:
         strategy = IntervalStrategy(self.args.eval_strategy)

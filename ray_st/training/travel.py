@@ -40,6 +40,11 @@ class Description:
     removed: list[type[TrainerCallback]]
     extras: dict[str, Any]
 
+    def parts(self) -> dict[str, Any]:
+        """All that goes to the workers, by the names that users know."""
+        own = {f"trainer.{name}": value for name, value in self.extras.items()}
+        return {**self.options, **own, "the trainer's class": self.kind}
+
     def rebuild(self, place: Place) -> TrainingLoop:
         """Makes the trainer at a worker's place.
 

@@ -166,6 +166,7 @@ def prove_search(
     options = as_options(kwargs, len(directions))
     trials = trials_wanted(n_trials, options.points_to_evaluate)
     check_trainer(trainer, options.data_init)
+    _check_sendable(trainer)
     evaluates = trainer.evaluator is not None or trainer.eval_dataset is not None
     check_objective(compute_objective, directions, trainer.metric_names(), evaluates)
     space = as_space(hp_space, _suggest)
@@ -202,6 +203,14 @@ def _rests(options: SearchOptions, population: Population | None) -> Callable[[i
     from ray_st.runtime.tuning_halving import Rungs
 
     return Rungs(options.grace_period, options.reduction_factor)
+
+
+def _check_sendable(trainer: Any) -> None:
+    """Refuses a trainer whose parts cannot be sent to trials; their models and losses are made there."""
+    from ray_st.runtime.sendable import check_sendable
+
+    made = {"model": None, "loss": trainer.loss_init, "model_init": trainer.model_init}
+    check_sendable({**trainer._describe().parts(), **made})
 
 
 def _suggest(trial: Any, name: str, value: Any) -> Any:

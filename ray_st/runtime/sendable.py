@@ -1,0 +1,148 @@
+"""Whether what goes to workers can be pickled; where it cannot, which attribute of which part is in the way."""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from ray import cloudpickle
+from torch import nn
+
+_BULK = (torch.Tensor, datasets.Dataset, pa.Table, pa.RecordBatch)
+"""What can always be pickled, and is left out of the trial as it may be large."""
+
+_FAILURES = (
+    TypeError,
+    AttributeError,
+    pickle.PicklingError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+)
+"""What objects raise that refuse to be pickled."""
+
+
+def check_sendable(parts: Mapping[str, Any]) -> None:
+    """Refuses parts of a run that cannot be pickled, before there is a cluster.
+
+    Args:
+        parts: What goes to the workers, by the names that users know.
+
+    Raises:
+        ValueError: Naming the first such part, the path to what is in the way, and what that is.
+    """
+    for name, part in parts.items():
+        error = _failure(part)
+        if error is None:
+            continue
+        path, culprit = _trace(name, part)
+        raise ValueError(
+            f"{path}: {_kind(culprit)} cannot be sent to the workers ({error}). Make it where it is used, such as in "
+            f"on_train_begin of a callback, or have its owner leave it out of its state (__getstate__)."
+        ) from error
+
+
+class _Trial(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+    """Pickles to nowhere, without what is large."""
+
+    def persistent_id(self, value: Any) -> str | None:
+        """Says what is to be taken for granted."""
+        bulk = isinstance(value, _BULK) or (isinstance(value, np.ndarray) and not value.dtype.hasobject)
+        return "bulk" if bulk else None
+
+
+class _Nowhere(io.RawIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return len(data)
+
+
+def _failure(value: Any) -> Exception | None:
+    """Why a value cannot be pickled; None if it can."""
+    try:
+        _Trial(_Nowhere()).dump(value)
+    except _FAILURES as error:
+        return error
+    return None
+
+
+def _trace(path: str, value: Any) -> tuple[str, Any]:
+    """The path to the innermost value that cannot be pickled, and the value."""
+    seen: set[int] = set()
+    while True:
+        seen.add(id(value))
+        inner = (
+            (step, part)
+            for step, part in _inside(value)
+            if id(part) not in seen and _failure(part) is not None
+        )
+        found = next(inner, None)
+        if found is None:
+            return path, value
+        path, value = path + found[0], found[1]
+
+
+def _inside(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value holds that is pickled with it, and how users write the way to it."""
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", part) for key, part in value.items())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"[{place}]", part) for place, part in enumerate(value))
+    elif isinstance(value, types.MethodType):
+        yield ".__self__", value.__self__
+    elif isinstance(value, functools.partial):
+        yield from ((f".{name}", part) for name, part in (("func", value.func), ("args", value.args)))
+        yield from ((f".keywords[{name!r}]", part) for name, part in value.keywords.items())
+    elif isinstance(value, types.FunctionType):
+        yield from _of_function(value)
+    elif isinstance(value, type):
+        yield from ((f".{name}", part) for name, part in vars(value).items() if not name.startswith("__"))
+    else:
+        yield from _of_object(value)
+
+
+def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Variables that a function takes from around it, and defaults of its arguments."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        if cell != types.CellType():  # one that is not filled yet
+            yield f".{name}", cell.cell_contents
+    for name in function.__code__.co_names:
+        if name in function.__globals__:
+            yield f".{name}", function.__globals__[name]
+    yield from ((f".__defaults__[{place}]", part) for place, part in enumerate(function.__defaults__ or ()))
+
+
+def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
+    """The state of an object as it is pickled; modules of torch by their names."""
+    try:
+        reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    except _FAILURES:
+        return  # the object itself refuses
+    if not isinstance(reduced, tuple):
+        return
+    state = reduced[2] if len(reduced) > 2 else None
+    layers = state if isinstance(state, tuple) else (state,)  # attributes, and those in slots
+    for layer in layers:
+        for name, part in layer.items() if isinstance(layer, Mapping) else ():
+            if isinstance(value, nn.Module) and name in ("_modules", "_buffers", "_parameters"):
+                yield from ((f".{inner}", module) for inner, module in part.items())
+            else:
+                yield f".{name}", part
+    yield from _inside(reduced[1])  # what its maker is called with
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"a {name!r}"

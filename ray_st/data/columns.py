@@ -16,6 +16,9 @@ from ray_st.util.arrow import is_text
 LABEL_COLUMNS = ("label", "labels", "score", "scores")
 """Column names that hold labels, in the order in which they are looked for."""
 
+SCORE_COLUMNS = ("score", "scores")
+"""Those of them that say how well a pair matches; others may be there for a sampler alone."""
+
 DATASET_NAME_COLUMN = "dataset_name"
 
 
@@ -95,7 +98,7 @@ def _check_label(columns: ColumnSpec, loss: Any, found: str) -> None:
             "Rename the column that holds the labels."
         )
     matches_only = labels == "none" and getattr(loss, "in_batch_negatives", False)
-    if matches_only and columns.label is not None and len(columns.texts) == 2:
+    if matches_only and columns.label in SCORE_COLUMNS and len(columns.texts) == 2:
         raise ColumnError(
             f"{name} takes no labels: each pair is a match, also one of a low score. {found}. Keep the pairs that match and "
             f"drop the column {columns.label!r}, or choose a loss that takes labels, such as CoSENTLoss for scores."

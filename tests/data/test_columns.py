@@ -76,6 +76,7 @@ def test_a_loss_whose_pairs_are_all_matches_is_not_given_scored_pairs() -> None:
     with pytest.raises(ColumnError, match=r"takes no labels: each pair is a match.* drop the column 'score'"):
         check_columns(ColumnSpec(("a", "b"), "score"), ranking, "data")
     check_columns(ColumnSpec(("a", "b", "negative"), "score"), ranking, "data")  # as mining writes them
+    check_columns(ColumnSpec(("a", "b"), "label"), ranking, "data")  # maybe for a sampler
     check_columns(ColumnSpec(("a", "b")), ranking, "data")
 
 

@@ -126,26 +126,26 @@ def test_columns_of_lists_are_refused_with_code_that_spreads_them(tiny_model: An
 
 def test_an_evaluation_dataset_is_checked_before_training(tiny_model: Any, tmp_path: Path) -> None:
     ranking = losses.MultipleNegativesRankingLoss
-    wrong = trainer(
-        tiny_model, tmp_path, PAIRS, ranking, eval_strategy="epoch", eval_dataset=PAIRS.select_columns(["a"])
-    )
+    evaluated: dict[str, Any] = {"eval_strategy": "epoch"}
     with pytest.raises(ValueError, match="eval_dataset has text columns"):
-        wrong.train()
-    nothing = trainer(tiny_model, tmp_path, PAIRS, ranking, eval_strategy="epoch")
+        trainer(tiny_model, tmp_path, PAIRS, ranking, eval_dataset=PAIRS.select_columns(["a"]), **evaluated)
     with pytest.raises(ValueError, match="needs an eval_dataset or an evaluator"):
-        nothing.train()
+        trainer(tiny_model, tmp_path, PAIRS, ranking, **evaluated)
     with pytest.raises(ValueError, match="needs an eval_dataset or an evaluator"):
-        nothing.evaluate()
+        trainer(tiny_model, tmp_path, PAIRS, ranking).evaluate()
+    changed = trainer(tiny_model, tmp_path, PAIRS, ranking)
+    changed.args.eval_strategy, changed.eval_dataset = "epoch", PAIRS.select_columns(["a"])
+    with pytest.raises(ValueError, match="eval_dataset has text columns"):
+        changed.train()
 
 
 def test_prompts_for_columns_that_are_not_there(tiny_model: Any, tmp_path: Path) -> None:
-    wrong = trainer(
-        tiny_model, tmp_path, PAIRS, losses.MultipleNegativesRankingLoss, prompts={"question": "query: "}
-    )
     with pytest.raises(
         ValueError, match=r"names \['question'\], which are no text columns; there are \['a', 'b'\]"
     ):
-        wrong.train()
+        trainer(
+            tiny_model, tmp_path, PAIRS, losses.MultipleNegativesRankingLoss, prompts={"question": "query: "}
+        )
 
 
 def test_constructor(tiny_model: Any, tmp_path: Path) -> None:

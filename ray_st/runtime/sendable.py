@@ -51,7 +51,7 @@ def check_sendable(parts: Mapping[str, Any]) -> None:
         ) from error
 
 
-class _Trial(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+class _Trial(cloudpickle.Pickler):
     """Pickles to nowhere, without what is large."""
 
     def persistent_id(self, value: Any) -> str | None:

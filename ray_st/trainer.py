@@ -23,6 +23,8 @@ from ray_st.training.fitting import with_fitting_batches
 from ray_st.training.local import local_place
 from ray_st.training.metric_names import check_best_metric, names_in_training
 from ray_st.training.parts import named, prompt_lengths
+from ray_st.training.precision import note_on_types
+from ray_st.training.progress import write_line
 from ray_st.training.prompting import PromptingTrainer
 from ray_st.training.refusals import (
     check_arguments,
@@ -223,9 +225,14 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             )
         if self._in_place:
             start = self._supply(self._train_parts, resume_from_checkpoint)
-            result = super().train(start, trial, ignore_keys_for_eval)
-            self.save_last()
-            return result
+            if self.here.world.is_first:
+                self._note_types()
+            try:
+                result = super().train(start, trial, ignore_keys_for_eval)
+                self.save_last()
+                return result
+            finally:
+                self.restore_types()
         if self.place is not None:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.model_init is not None:
@@ -390,6 +397,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         parts = make_parts(1)  # refuses what cannot work before Ray is started
         if keeps:
             note_kept_activations(self.args, self.model)
+            self._note_types()
         if keeps and self.card_defaults is not None:
             describe_run(self, parts)
         from ray_st.runtime.dispatch import Errand, dispatch
@@ -411,6 +419,10 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
                 run_config=self.run_config,
             )
         )
+
+    def _note_types(self) -> None:
+        if note := note_on_types(self.model, self.loss):
+            write_line(note)
 
     def _describe(self) -> Description:
         """What workers need to make this trainer again."""

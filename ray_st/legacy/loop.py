@@ -13,6 +13,8 @@ from tqdm.auto import trange
 from ray_st.legacy.keeping import Best, figures_folder, save_step, score_of
 from ray_st.legacy.schedules import check_scheduler, make_optimizer, make_scheduler
 from ray_st.models.fitting import FitOptions, Objectives
+from ray_st.training.precision import StoredTypes, note_on_types, widened
+from ray_st.training.progress import write_line
 from ray_st.util.tensors import batch_to_device
 
 
@@ -62,11 +64,15 @@ def old_fit(model: Any, train_objectives: Objectives, options: FitOptions) -> No
     if not objectives:
         raise ValueError("train_objectives: expected pairs of a loader and a loss; found none.")
     check_scheduler(options.scheduler)
-    with _collating([loader for loader, _ in objectives], model.smart_batching_collate):
+    losses = {str(number): loss for number, (_, loss) in enumerate(objectives)}
+    if note := note_on_types(model, losses):
+        write_line(note)
+    collating = _collating([loader for loader, _ in objectives], model.smart_batching_collate)
+    with collating, widened(model, losses) as types:
         rounds = options.steps_per_epoch or max(min(len(loader) for loader, _ in objectives), 1)
         steps = rounds * options.epochs
         lanes = [_Lane(loader, loss, model.device, options, steps) for loader, loss in objectives]
-        _train(model, lanes, options, rounds)
+        _train(model, lanes, options, rounds, types)
     if options.evaluator is None and options.output_path is not None:
         model.save(options.output_path)
     if options.checkpoint_path is not None:
@@ -84,7 +90,7 @@ def _endless(loader: Any) -> Iterator[Any]:
             )
 
 
-def _train(model: Any, lanes: Sequence[_Lane], options: FitOptions, rounds: int) -> None:
+def _train(model: Any, lanes: Sequence[_Lane], options: FitOptions, rounds: int, types: StoredTypes) -> None:
     scaler = torch.amp.GradScaler(model.device.type, enabled=options.use_amp)
     best, quiet = Best(model, options), not options.show_progress_bar
     for epoch in trange(options.epochs, desc="Epoch", disable=quiet):
@@ -93,10 +99,10 @@ def _train(model: Any, lanes: Sequence[_Lane], options: FitOptions, rounds: int)
             for lane in lanes:
                 lane.step(scaler)
             if options.evaluation_steps and step % options.evaluation_steps == 0:
-                _evaluate(model, options, best, epoch, step)
+                _evaluate(model, options, best, epoch, step, types)
                 _train_mode(lanes)
-            _save_at(model, options, epoch * rounds + step)
-        _evaluate(model, options, best, epoch, -1)
+            _save_at(model, options, epoch * rounds + step, types)
+        _evaluate(model, options, best, epoch, -1, types)
 
 
 def _train_mode(lanes: Sequence[_Lane]) -> None:
@@ -105,19 +111,23 @@ def _train_mode(lanes: Sequence[_Lane]) -> None:
         lane.loss.train()
 
 
-def _evaluate(model: Any, options: FitOptions, best: Best, epoch: int, steps: int) -> None:
+def _evaluate(
+    model: Any, options: FitOptions, best: Best, epoch: int, steps: int, types: StoredTypes
+) -> None:
     if options.evaluator is None:
         return
     folder = figures_folder(options.output_path)
     figures = options.evaluator(model, output_path=folder, epoch=epoch, steps=steps)
     if best.hear(score_of(options.evaluator, figures), epoch, steps):
-        best.save()
+        with types.for_a_while():
+            best.save()
 
 
-def _save_at(model: Any, options: FitOptions, step: int) -> None:
+def _save_at(model: Any, options: FitOptions, step: int, types: StoredTypes) -> None:
     every = options.checkpoint_save_steps
     if options.checkpoint_path is not None and every and step % every == 0:
-        save_step(model, options.checkpoint_path, step, options.checkpoint_save_total_limit)
+        with types.for_a_while():
+            save_step(model, options.checkpoint_path, step, options.checkpoint_save_total_limit)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from ray_st.models.adapter_folder import ADAPTER_CONFIG, Adapter, load_peft
@@ -135,6 +136,23 @@ def refill(encoder: Any, folder: Path) -> None:
                 f"{folder / ADAPTER_CONFIG} has {key} {saved.get(key)!r}; this model's adapter {name!r} has {mine[key]!r}."
             )
     fill(encoder, adapter, name)
+
+
+def adapter_weights(encoder: Any) -> list[nn.Parameter]:
+    """The weights of all adapters that may be of another type than the encoder's: those of layers that cast between them.
+
+    Whole layers that an adapter trains, and those that take the place of a norm, do not cast.
+    """
+    if not adapter_names(encoder):
+        return []
+    kind = importlib.import_module("peft.tuners.tuners_utils").BaseTunerLayer
+    layers = [layer for layer in encoder.modules() if isinstance(layer, kind)]
+    parts = [
+        (layer, part) for layer in layers for part in layer.modules() if not isinstance(part, nn.LayerNorm)
+    ]
+    own = {id(weight): weight for _, part in parts for weight in part.parameters(recurse=False)}
+    base = {id(weight) for layer in layers for weight in layer.get_base_layer().parameters()}
+    return [weight for key, weight in own.items() if key not in base]
 
 
 def remove(encoder: Any, names: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ray_st.training import collectives
 from ray_st.training.awaiting import AWAITED, AwaitingTrainer
 from ray_st.training.checkpoint import MANIFEST, PREFIX, Found
 from ray_st.training.hub import HubTrainer
+from ray_st.training.precision import StoredTypes, widen
 from ray_st.training.progress import write_line
 from ray_st.training.step import describe_weights, owned_by_loss
 
@@ -43,6 +44,8 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
     travelled: tuple[TrainerCallback, ...] = ()
     _managed: frozenset[str] = frozenset()
     _resumed: str | None = None
+    _types: StoredTypes | None = None
+    _keeps_types = False
 
     def own_callbacks(self) -> list[TrainerCallback]:
         """The callbacks that the user gave or added."""
@@ -63,6 +66,8 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         self.neftune_noise_alpha = (
             None  # the noise is ours to add: transformers asks the model for embeddings
         )
+        self.restore_types()
+        self._types = widen(self.model, self.loss)
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
@@ -127,8 +132,17 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
                     store.delete(step)
             return None
 
+    def restore_types(self) -> None:
+        """Gives weights the types that they had before training; :meth:`train` leaves them as they were trained."""
+        if self._types is not None:
+            self._types.restore()
+
     def _fill(self, folder: Path, states: list[Any]) -> None:
-        self.save_model(str(folder), _internal_call=True)
+        self._keeps_types = True
+        try:
+            self.save_model(str(folder), _internal_call=True)
+        finally:
+            self._keeps_types = False
         if not self.args.save_only_model:
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
@@ -180,9 +194,17 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Saves the model folder, the weights that losses own, and the arguments as JSON; the first rank does."""
+        """Saves the model folder, the weights that losses own, and the arguments as JSON; the first rank does.
+
+        In the types that the weights are stored in, but for checkpoints: these hold them as they are trained.
+        """
         if not self.is_world_process_zero():
             return
+        types = None if self._keeps_types else self._types
+        with nullcontext() if types is None else types.for_a_while():
+            self._save_all(output_dir)
+
+    def _save_all(self, output_dir: str | None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         self.model.save_pretrained(str(folder))

@@ -7,11 +7,16 @@ from typing import Any
 
 from transformers import Trainer
 
+from ray_st.training.precision import note_on_types
+from ray_st.training.progress import write_line
 from ray_st.util.ports import use
 
 
 class SearchingTrainer(Trainer):
     """A trainer whose runs can be the trials of a search."""
+
+    model: Any
+    loss: Any
 
     def hyperparameter_search(
         self,
@@ -45,5 +50,7 @@ class SearchingTrainer(Trainer):
         Raises:
             ValueError: If the search cannot work; before any trial starts, as far as can be known.
         """
+        if note := note_on_types(self.model, self.loss):
+            write_line(note)
         search = use("search")
         return search(self, hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs)

@@ -127,6 +127,7 @@ def _acquaint(optimizer: Any, schedule: Any) -> None:
 def train_task(trainer: Any, resume_from: str | None) -> Outcome:
     """Trains in a worker and packs what the driver needs."""
     result = trainer.train(resume_from_checkpoint=resume_from)
+    trainer.restore_types()
     owned = owned_by_loss(trainer.model, trainer.loss)
     return Outcome(
         result=result,

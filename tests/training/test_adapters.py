@@ -30,9 +30,8 @@ def loop(model: Any, folder: Path, kind: Any = MultipleNegativesRankingLoss, **a
         output_dir=str(folder),
         num_train_epochs=1,
         per_device_train_batch_size=4,
-        learning_rate=0.01,
         report_to="none",
-        **{"save_strategy": "no", **arguments},
+        **{"save_strategy": "no", "learning_rate": 0.01, **arguments},
     )
     trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=PAIRS, loss=kind(model))
     return trainer._describe().rebuild(local_place(trainer._train_parts(1), folder))

@@ -21,6 +21,9 @@ JOURNAL, SETTINGS, TABLE = "journal.jsonl", "search.json", "trials.csv"
 ID, FOUND = "id", "found"
 """Keys in a search's settings: what tells it from others of its name, and facts of its encoded data."""
 
+MEANING = ("directions", "objective", "ray_scope")
+"""Settings that say what the values of a search mean."""
+
 _FIRST_SETTINGS = ("space", "directions", "seed", "ray_scope", "population")
 """Settings of searches that have no :data:`ID`."""
 
@@ -311,6 +314,28 @@ def check_found(folder: Path, found: Mapping[str, Any]) -> None:
         _write_settings(folder, {**then, FOUND: found})
 
 
+def check_comparable(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses to learn from an earlier search whose values mean something else.
+
+    Args:
+        folder: The earlier search's folder.
+        settings: What this search's values mean, by the names of its settings.
+
+    Raises:
+        RecordError: Naming what differs.
+    """
+    then = _read_settings(folder) if (folder / SETTINGS).exists() else {}
+    if ID not in then:
+        return  # earlier versions did not note it
+    differing = _differences(
+        {name: then.get(name) for name in MEANING}, {name: settings.get(name) for name in MEANING}
+    )
+    if differing:
+        raise RecordError(
+            f"warm_start: the values of {folder} cannot be compared with this search's: {'; '.join(differing)}."
+        )
+
+
 def _read_settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     try:
@@ -328,12 +353,16 @@ def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     temporary.replace(folder / SETTINGS)
 
 
-def _check_same(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    differing = [
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
         f"{name} was {_shown(then.get(name))}, now {_shown(now.get(name))}"
         for name in dict.fromkeys([*then, *now])
         if then.get(name) != now.get(name)
     ]
+
+
+def _check_same(folder: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differing = _differences(then, now)
     if differing:
         raise RecordError(
             f"A search named {folder.name!r} exists with other settings: {'; '.join(differing)}. Start this one under "

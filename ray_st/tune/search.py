@@ -28,6 +28,7 @@ from ray_st.tune.records import (
     Journal,
     Summary,
     TrialRecord,
+    check_comparable,
     check_found,
     check_settings,
 )
@@ -100,20 +101,22 @@ def hyperparameter_search(
 
 def _lasting(proved: Proved, trainer: Any) -> dict[str, Any]:
     """What must be the same when the search goes on; the number of trials, and on what they run, need not be."""
-    directions = proved.objective.directions
-    settings = {"space": proved.distributions, "directions": list(directions), "seed": proved.seed}
-    if proved.objective.scope != "last":
-        settings["ray_scope"] = proved.objective.scope
+    settings = {"space": proved.distributions, "seed": proved.seed, **_meaning(proved.objective)}
     if proved.population is not None:
         settings["population"] = {"trials": proved.trials, **proved.population.describe()}
     example = proved.template(0, proved.values)
     return {
         **settings,
-        **objective_facts(proved.objective.compute),
         "rungs": proved.options.rungs,
         **trial_facts(example, trainer.evaluator, _workers(trainer.scaling_config)),
         **argument_facts(trainer.args, proved.always_drawn),
     }
+
+
+def _meaning(objective: Objective) -> dict[str, Any]:
+    """What the values of a search mean."""
+    facts = {"directions": list(objective.directions), **objective_facts(objective.compute)}
+    return facts if objective.scope == "last" else {**facts, "ray_scope": objective.scope}
 
 
 def _workers(scaling: Any) -> int:
@@ -179,15 +182,16 @@ def prove_search(
     population = make_population(options, template, distributions, trials, maximize, seed)
     if options.scheduler == "halving":
         check_resting(template)
+    objective = Objective(compute_objective, directions, scope)
     return Proved(
         dataclasses.replace(template, rests=population is not None or options.scheduler == "halving"),
-        Objective(compute_objective, directions, scope),
+        objective,
         space,
         distributions,
         points[0].values,
         frozenset(points[0].values).intersection(*(point.values for point in points)),
         trials,
-        _earlier(options.warm_start),
+        _earlier(options.warm_start, objective),
         options,
         seed,
         population,
@@ -221,13 +225,14 @@ def _suggest(trial: Any, name: str, value: Any) -> Any:
     return suggest(trial, name, value)
 
 
-def _earlier(warm_start: str | None) -> list[TrialRecord]:
+def _earlier(warm_start: str | None, objective: Objective) -> list[TrialRecord]:
     """The finished trials of an earlier search; what came of changing parameters says nothing of a point of the space."""
     if warm_start is None:
         return []
     source = Path(warm_start) / JOURNAL
     if not source.is_file():
         raise ValueError(f"warm_start: {warm_start} is no folder of a search (no {JOURNAL}).")
+    check_comparable(source.parent, _meaning(objective))
     return [
         record for record in Journal(source).records() if record.state != "RUNNING" and not record.changes
     ]

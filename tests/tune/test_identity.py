@@ -155,6 +155,17 @@ def test_other_rungs_are_refused(tmp_path: Path, tiny_folder: Path) -> None:
         one.hyperparameter_search(rate, OBJECTIVE, 2, "maximize", name="mine", rungs=4)
 
 
+def test_a_search_learns_from_no_values_that_mean_something_else(tmp_path: Path, tiny_folder: Path) -> None:
+    one, earlier = trainer(tmp_path, tiny_folder), tmp_path / "out" / "mine"
+    begun(tmp_path, one)
+    (earlier / "journal.jsonl").write_text("")
+    options: dict[str, Any] = {"warm_start": str(earlier)}
+    assert prove_search(one, rate, OBJECTIVE, 2, "maximize", rungs=7, **options).earlier == []
+    for objective, direction in (("eval_dev_pearson_cosine", "maximize"), (OBJECTIVE, "minimize")):
+        with pytest.raises(RecordError, match=r"warm_start: the values of .*mine cannot be compared"):
+            prove_search(one, rate, objective, 2, direction, **options)
+
+
 def test_objectives_are_told_apart_by_what_they_give() -> None:
     def facts(compute: Any) -> Any:
         return objective_facts(compute)["objective"]

@@ -49,6 +49,7 @@ from ray_st.training.travel import (
     train_task,
 )
 from ray_st.training_args import SentenceTransformerTrainingArguments
+from ray_st.util.names import either
 
 _NO_DATASET = "none"
 
@@ -86,6 +87,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             and a failed worker group is restarted up to three times.
         optimizer_cls_and_kwargs: Class of the optimizer and its arguments, in place of what the arguments name; made on
             the workers.
+        processing_class: The later name of ``tokenizer``.
 
     Inside a ``train_loop_per_worker`` of Ray Train the trainer runs in that worker. Datasets are then what is the same on
     each rank, or the shards of ``ray.train.get_dataset_shard``; see docs/trainer.md.
@@ -112,6 +114,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         scaling_config: Any = None,
         run_config: Any = None,
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        processing_class: Any = None,
     ) -> None:
         before = set(self.__dict__)
         if args is None:
@@ -122,7 +125,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             raise ValueError("A trainer needs a model, or a model_init that makes one.")
         check_arguments(args)
         args = self._settled(args, scaling_config, run_config)
-        self._tokenizer = tokenizer
+        self._tokenizer = tokenizer = either("tokenizer", tokenizer, "processing_class", processing_class)
         if tokenizer is not None and model is not None:
             model.tokenizer = tokenizer
         self.evaluator = _one_evaluator(evaluator)

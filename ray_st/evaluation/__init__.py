@@ -13,6 +13,7 @@ _NAMES = {
     "MSEEvaluatorFromDataFrame": "ray_st.evaluation.mse_from_dataframe",
     "NanoBEIREvaluator": "ray_st.evaluation.nano_beir",
     "ParaphraseMiningEvaluator": "ray_st.evaluation.paraphrase_mining",
+    "ReciprocalRankFusionEvaluator": "ray_st.evaluation.reciprocal_rank_fusion",
     "RerankingEvaluator": "ray_st.evaluation.reranking",
     "SentenceEvaluator": "ray_st.evaluation.base",
     "SequentialEvaluator": "ray_st.evaluation.sequential",

@@ -24,6 +24,7 @@ from ray_st.models.hub import find_folder
 from ray_st.models.pooled import Pool, encode_pooled, open_pool
 from ray_st.models.stack import best_device
 from ray_st.similarity_functions import SimilarityFunction
+from ray_st.util.names import either
 from ray_st.util.team import Alone, Team
 from ray_st.util.tensors import Embeddings
 
@@ -52,6 +53,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         config_kwargs: More arguments of ``AutoConfig.from_pretrained``.
         model_card_data: What is known about the model, for its card.
         backend: What computes; "torch" is the only one.
+        processor_kwargs: The later name of ``tokenizer_kwargs``.
 
     Raises:
         ValueError: If there is no such model, it is unsafe or incomplete (a ``ModelFolderError``), or arguments
@@ -81,9 +83,14 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         config_kwargs: Mapping[str, Any] | None = None,
         model_card_data: SentenceTransformerModelCardData | None = None,
         backend: str = "torch",
+        *,
+        processor_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         if backend != "torch":
-            raise ValueError(f"backend must be 'torch'; got {backend!r}.")
+            raise ValueError(
+                f"backend must be 'torch'; got {backend!r}. ONNX and OpenVINO are not there yet."
+            )
+        tokenizer_kwargs = either("tokenizer_kwargs", tokenizer_kwargs, "processor_kwargs", processor_kwargs)
         if model_name_or_path is None:
             opened = Opened.of(modules)
         elif modules is not None:
@@ -133,13 +140,13 @@ class SentenceTransformer(AdaptableStack, FittedStack):
 
     def encode(
         self,
-        sentences: str | Sequence[str] | np.ndarray,
+        sentences: str | Sequence[str] | np.ndarray | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
         show_progress_bar: bool | None = None,
         output_value: str | None = "sentence_embedding",
-        precision: str = "float32",
+        precision: str | None = "float32",
         convert_to_numpy: bool = True,
         convert_to_tensor: bool = False,
         device: str | torch.device | Sequence[str | torch.device] | None = None,
@@ -147,6 +154,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         truncate_dim: int | None = None,
         pool: Pool | None = None,
         chunk_size: int | None = None,
+        *,
+        inputs: str | Sequence[str] | np.ndarray | None = None,
         **options: Any,
     ) -> Any:
         """Embeddings of texts.
@@ -159,7 +168,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
             show_progress_bar: Whether to show one; by default if this logger is at level INFO or DEBUG.
             output_value: "sentence_embedding"; "token_embeddings" for a tensor (t, d) a text, without padding; None
                 for a dict of all features a text.
-            precision: "float32", or with fewer bits: "int8", "uint8", "binary", "ubinary".
+            precision: "float32" (also None), or with fewer bits: "int8", "uint8", "binary", "ubinary".
             convert_to_numpy: Return one array; else a list of tensors.
             convert_to_tensor: Return one tensor; goes before ``convert_to_numpy``.
             device: Move the model there first; or a list of devices, for a pool that is stopped afterwards.
@@ -167,6 +176,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
             truncate_dim: Dimensions to keep; by default the model's.
             pool: Processes of :meth:`start_multi_process_pool` that compute; their tensors come back to the CPU.
             chunk_size: Texts that a process of the pool gets at a time, rounded up to whole batches.
+            inputs: The later name of ``sentences``.
             **options: Passed on to those modules that know them; see :meth:`get_model_kwargs`. ``task`` may always be
                 named.
 
@@ -188,14 +198,17 @@ class SentenceTransformer(AdaptableStack, FittedStack):
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
             output_value=output_value,
-            precision=precision,
+            precision=precision or "float32",
             form="tensor" if convert_to_tensor else "numpy" if convert_to_numpy else "list",
             normalize=normalize_embeddings,
             truncate_dim=self.truncate_dim if truncate_dim is None else truncate_dim,
             options=self._module_options(options),
         )
-        single = isinstance(sentences, str | Mapping) or not hasattr(sentences, "__len__")
-        texts: list[Any] = [sentences] if single else list(sentences)
+        given: Any = either("sentences", sentences, "inputs", inputs)
+        if given is None:
+            raise ValueError("encode needs sentences: one text or several; it was given none.")
+        single = isinstance(given, str | Mapping) or not hasattr(given, "__len__")
+        texts: list[Any] = [given] if single else list(given)
         if texts and (pool is not None or devices is not None):
             found = encode_pooled(self, texts, wish, pool, devices, chunk_size)
         else:
@@ -225,25 +238,31 @@ class SentenceTransformer(AdaptableStack, FittedStack):
 
     def encode_multi_process(
         self,
-        sentences: Sequence[str],
-        pool: Pool,
+        sentences: Sequence[str] | None = None,
+        pool: Pool | None = None,
         prompt_name: str | None = None,
         prompt: str | None = None,
         batch_size: int = 32,
         chunk_size: int | None = None,
         **options: Any,
     ) -> np.ndarray:
-        """The older name of :meth:`encode` with a pool; ``options`` are further ones of it."""
+        """The older name of :meth:`encode` with a pool; ``options`` are further ones of it.
+
+        Raises:
+            ValueError: If no pool is given, or what :meth:`encode` refuses.
+        """
+        if pool is None:
+            raise ValueError("encode_multi_process needs the pool that start_multi_process_pool() gave.")
         embeddings: np.ndarray = self.encode(
             sentences, prompt_name, prompt, batch_size, pool=pool, chunk_size=chunk_size, **options
         )
         return embeddings
 
-    def encode_query(self, sentences: str | Sequence[str], **options: Any) -> Any:
+    def encode_query(self, sentences: str | Sequence[str] | None = None, **options: Any) -> Any:
         """Like :meth:`encode`, with the prompt named "query" unless another is asked for."""
         return self._encode_as("query", "query", sentences, options)
 
-    def encode_document(self, sentences: str | Sequence[str], **options: Any) -> Any:
+    def encode_document(self, sentences: str | Sequence[str] | None = None, **options: Any) -> Any:
         """Like :meth:`encode`, with the first prompt named "document", "passage" or "corpus" unless another is asked."""
         role = next(
             (name for name in ("document", "passage", "corpus") if self.prompts.get(name)), "document"
@@ -251,7 +270,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         return self._encode_as("document", role, sentences, options)
 
     def _encode_as(
-        self, task: str, role: str, sentences: str | Sequence[str], options: dict[str, Any]
+        self, task: str, role: str, sentences: str | Sequence[str] | None, options: dict[str, Any]
     ) -> Any:
         asked = {name for name in ("prompt", "prompt_name") if options.get(name) is not None}
         named = {} if asked or role not in self.prompts else {"prompt_name": role}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ray_st.models.asym import Asym
-from ray_st.models.encode import check_texts
+from ray_st.models.encode import check_texts, with_its_prompt
 from ray_st.models.module import Features
 from ray_st.models.options import folder_kwargs, known_to, run_modules, set_folder_kwargs
 from ray_st.models.pooling import Pooling
@@ -59,6 +59,14 @@ class Stack(nn.Sequential):
         """The first module, which takes texts apart."""
         return self[0]
 
+    def _first_module(self) -> Any:
+        """The first module; scripts ask for it under this name."""
+        return self[0]
+
+    def _last_module(self) -> Any:
+        """The last module."""
+        return self[-1]
+
     def check_inputs(self, texts: Sequence[Any]) -> None:
         """Refuses what the first module cannot take: anything but strings for most.
 
@@ -78,6 +86,24 @@ class Stack(nn.Sequential):
         self.check_inputs(texts)
         known = getattr(self.first, "tokenize_kwargs", ())
         return self.first.tokenize(texts, **{name: options[name] for name in known if name in options})
+
+    def preprocess(self, inputs: Sequence[str], prompt: str | None = None, **options: Any) -> dict[str, Any]:
+        """The later name of :meth:`tokenize`, which can put a prompt before each text.
+
+        Args:
+            inputs: As for :meth:`tokenize`.
+            prompt: Put before each text; None or "" for none.
+            **options: As for :meth:`tokenize`.
+        """
+        self.check_inputs(inputs)
+        encoder, texts = with_its_prompt(self, inputs, prompt)
+        made: dict[str, Any] = (
+            self.tokenize(texts, **options) if encoder is None else encoder.pad(encoder(texts))
+        )
+        counts = encoder or self.route_encoder(options.get("task"))
+        if prompt and counts is not None and counts.chat is None:
+            made["prompt_length"] = counts.prompt_length(prompt)
+        return made
 
     def token_encoder(self) -> TokenEncoder | None:
         """The part that turns texts into token ids, picklable.

@@ -23,6 +23,7 @@ from ray_st.models.positions import is_padded_left, run_from_start, table_limit
 from ray_st.models.tokenizer_folder import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
 from ray_st.models.unpadded import has_padding, is_prepared, prepare, run_unpadded
+from ray_st.util.names import either
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -67,6 +68,9 @@ class Transformer(Module):
             template, as a message of the user: ``{"message": {"format": "flat"}}``, or "structured" for a template
             that wants typed parts.
         processing_kwargs: ``{"chat_template": …}`` for more arguments of that template.
+        model_kwargs: The later name of ``model_args``.
+        processor_kwargs: The later name of ``tokenizer_args``.
+        config_kwargs: The later name of ``config_args``.
 
     Raises:
         ModelFolderError: If there is no such model, or its weights are missing or pickled.
@@ -93,8 +97,15 @@ class Transformer(Module):
         local_files_only: bool = False,
         modality_config: Mapping[str, Any] | None = None,
         processing_kwargs: Mapping[str, Any] | None = None,
+        *,
+        model_kwargs: Mapping[str, Any] | None = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        model_args = either("model_args", model_args, "model_kwargs", model_kwargs)
+        tokenizer_args = either("tokenizer_args", tokenizer_args, "processor_kwargs", processor_kwargs)
+        config_args = either("config_args", config_args, "config_kwargs", config_kwargs)
         hub: dict[str, Any] = {
             "cache_folder": cache_dir,
             "token": token,

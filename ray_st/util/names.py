@@ -1,9 +1,12 @@
-"""Finding what somebody meant by a name that is not known."""
+"""What somebody means by a name: one that is not known, or another one of the same thing."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
@@ -47,3 +50,20 @@ def nearest_first(name: str, known: Iterable[str]) -> list[str]:
         return -likeness.ratio() if name else 0.0
 
     return sorted(sorted(known), key=distance)
+
+
+def either(name: str, value: T | None, later: str, other: T | None) -> T | None:
+    """An argument that has two names, of which a caller uses one.
+
+    Args:
+        name: The name that it had first.
+        value: What was given under it, or None.
+        later: The name that it has in later releases.
+        other: What was given under that one, or None.
+
+    Raises:
+        ValueError: If both were given.
+    """
+    if value is not None and other is not None:
+        raise ValueError(f"{later} is another name of {name}: give only one of them.")
+    return value if other is None else other

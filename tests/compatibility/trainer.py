@@ -108,6 +108,7 @@ def sections() -> list[Section]:
 
 
 _NEW = {
+    "processing_class": "the later name of `tokenizer`",
     "scaling_config": "Ray Train's: number and kind of workers",
     "run_config": "Ray Train's: name, storage, failures",
     "optimizer_cls_and_kwargs": "class of the optimizer and its arguments, as of the current transformers",

@@ -14,6 +14,7 @@ PUBLIC = [
     "MSEEvaluatorFromDataFrame",
     "NanoBEIREvaluator",
     "ParaphraseMiningEvaluator",
+    "ReciprocalRankFusionEvaluator",
     "RerankingEvaluator",
     "SentenceEvaluator",
     "SequentialEvaluator",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,68 @@ def test_where_nothing_can_be_saved(tiny_model: Any, tmp_path: Path) -> None:
         tiny_model.save(tmp_path / "file")
     with pytest.raises(ValueError, match="Only safetensors are written"):
         tiny_model.save(tmp_path, safe_serialization=False)
+
+
+# ---- names of later releases ----
+
+
+def test_the_first_and_the_last_module(tiny_model: Any) -> None:
+    assert tiny_model._first_module() is tiny_model[0]
+    assert tiny_model._last_module() is tiny_model[1]
+
+
+def test_inputs_are_sentences(tiny_model: Any) -> None:
+    for encode in (tiny_model.encode, tiny_model.encode_query, tiny_model.encode_document):
+        np.testing.assert_array_equal(encode(inputs=["good", "bad"]), encode(["good", "bad"]))
+        assert encode(inputs="good").shape == (32,)
+        with pytest.raises(ValueError, match="inputs is another name of sentences: give only one"):
+            encode("good", inputs="good")
+        with pytest.raises(ValueError, match="encode needs sentences"):
+            encode()
+    with pytest.raises(ValueError, match="needs the pool that start_multi_process_pool"):
+        tiny_model.encode_multi_process(inputs=["good"])
+
+
+def test_no_precision_is_float32(tiny_model: Any) -> None:
+    found = tiny_model.encode(["good"], precision=None)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, tiny_model.encode(["good"]))
+
+
+def test_arguments_of_the_tokenizer_have_two_names(tiny_folder: Path, tiny_encoder: Path) -> None:
+    options = {"padding_side": "left"}
+    assert SentenceTransformer(tiny_folder, processor_kwargs=options).tokenizer.padding_side == "left"
+    assert SentenceTransformer(tiny_folder, tokenizer_kwargs=options).tokenizer.padding_side == "left"
+    with pytest.raises(ValueError, match="processor_kwargs is another name of tokenizer_kwargs"):
+        SentenceTransformer(tiny_folder, tokenizer_kwargs=options, processor_kwargs=options)
+    module = Transformer(
+        tiny_encoder,
+        model_kwargs={"attn_implementation": "eager"},
+        processor_kwargs=options,
+        config_kwargs={"num_labels": 7},
+    )
+    assert module.tokenizer.padding_side == "left"
+    assert module.auto_model.config._attn_implementation == "eager"
+    assert module.auto_model.config.num_labels == 7
+    with pytest.raises(ValueError, match="model_kwargs is another name of model_args"):
+        Transformer(tiny_encoder, model_args={}, model_kwargs={})
+
+
+@pytest.mark.parametrize("prompt", [None, "query: "])
+def test_preprocess_is_the_peers(tiny_folder: Path, tiny_model: Any, peer: Any, prompt: str | None) -> None:
+    texts = ["good weather", "a man eats pasta and reads a document"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = peer.SentenceTransformer(str(tiny_folder), device="cpu").preprocess(texts, prompt=prompt)
+    found = tiny_model.preprocess(texts, prompt=prompt)
+    assert set(found) == {"input_ids", "attention_mask", "token_type_ids"} | (
+        {"prompt_length"} if prompt else set()
+    )
+    for name, value in found.items():
+        assert torch.equal(torch.as_tensor(value), torch.as_tensor(expected[name])), name
+
+
+def test_another_backend_is_refused_in_one_line(tiny_folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"got 'onnx'\. ONNX and OpenVINO are not there yet") as caught:
+        SentenceTransformer(tiny_folder, backend="onnx")
+    assert "\n" not in str(caught.value)

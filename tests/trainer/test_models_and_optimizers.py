@@ -12,6 +12,7 @@ from torch import nn
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer
 from ray_st.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss, SoftmaxLoss
+from ray_st.model_card import SentenceTransformerModelCardCallback
 
 from .conftest import ROWS
 
@@ -225,3 +226,31 @@ def test_what_only_a_worker_knows(make: Any) -> None:
         True,
         False,
     )
+
+
+# ---- names of later releases ----
+
+
+def test_a_tokenizer_may_be_called_processing_class(make: Any, tiny_folder: Path) -> None:
+    other = SentenceTransformer(tiny_folder, device="cpu").tokenizer
+    assert make(processing_class=other).model.tokenizer is other
+    made = make(model_init=lambda: SentenceTransformer(tiny_folder, device="cpu"), processing_class=other)
+    assert made.model.tokenizer is other
+    with pytest.raises(ValueError, match="processing_class is another name of tokenizer: give only one"):
+        make(tokenizer=other, processing_class=other)
+
+
+class Noting(SentenceTransformerTrainer):
+    """Overrides the method as scripts of later releases do."""
+
+    def add_model_card_callback(self, default_args_dict: Any) -> None:
+        callback = SentenceTransformerModelCardCallback({**default_args_dict, "learning_rate": 3.0})
+        self.add_callback(callback)
+        callback.on_init_end(self.args, self.state, self.control, model=self.model, trainer=self)
+
+
+def test_runs_are_noted_by_the_callback_of_later_releases(make: Any, sent: Any) -> None:
+    trainer = make(Noting)
+    assert trainer.card_defaults["learning_rate"] == 3.0
+    travelled = [type(callback) for callback in sent(trainer).travelled]
+    assert travelled == [SentenceTransformerModelCardCallback]

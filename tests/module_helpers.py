@@ -58,3 +58,15 @@ def there_and_back(
         np.testing.assert_allclose(model.encode(texts, **options), expected, atol=1e-5)
     assert back.get_embedding_dimension() == mine.get_embedding_dimension() == expected.shape[1]
     return back
+
+
+def save_words(folder: Path, **special: Any) -> None:
+    """A tokenizer that knows five words, adds nothing and states no longest sequence."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: place for place, word in enumerate(["<unk>", "<pad>", "b", "c", "d"])}
+    tokenizer = Tokenizer(models.WordLevel(words, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", **special}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **special).save_pretrained(folder)

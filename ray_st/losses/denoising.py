@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32, widen
+from ray_st.util.shards import check_shards
 from ray_st.util.tensors import batch_to_device
 
 logger = logging.getLogger(__name__)
@@ -172,6 +174,8 @@ def _decoder_name(encoder: Any, name: str | None, tied: bool) -> str:
 def _load_decoder(name: str, encoder: Any) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    if Path(name).is_dir():
+        check_shards(Path(name))
     tokenizer = AutoTokenizer.from_pretrained(name)
     config = AutoConfig.from_pretrained(name)
     config.is_decoder = config.add_cross_attention = True

@@ -9,6 +9,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ray_st.util.shards import check_shards
+
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "pytorch_model.pt")
@@ -41,8 +43,13 @@ def check_weights(folder: Path) -> None:
     """Makes sure that a folder has weights that can be read without running code.
 
     Raises:
-        ModelFolderError: If there are none, or only pickled ones; the text says how to convert those.
+        ModelFolderError: If there are none, or only pickled ones; the text says how to convert those. If they are in
+            parts, and the list of them names anything but safetensors of this folder.
     """
+    try:
+        check_shards(folder)
+    except ValueError as error:
+        raise ModelFolderError(str(error)) from error
     if (folder / WEIGHTS).is_file() or (folder / WEIGHTS_INDEX).is_file():
         return
     pickled = next((name for name in PICKLED if (folder / name).is_file()), None)

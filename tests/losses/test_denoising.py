@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,14 @@ def test_another_decoder_gets_its_own_tokens(tiny_model, tiny_encoder) -> None:
     loss.need_retokenization = True  # the same tokenizer, by way of the texts
     torch.testing.assert_close(loss(features_of(tiny_model)), plain)
     assert loss.get_config_dict() == {"decoder_name_or_path": str(tiny_encoder), "need_retokenization": True}
+
+
+def test_a_decoder_whose_parts_are_elsewhere_is_refused(tiny_model, tiny_encoder, tmp_path) -> None:
+    folder = shutil.copytree(tiny_encoder, tmp_path / "decoder")
+    index = {"weight_map": {"a": "../encoder/model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"in the index's own folder"):
+        losses.DenoisingAutoEncoderLoss(tiny_model, str(folder), tie_encoder_decoder=False)
 
 
 def test_bad_choices_are_refused(tiny_model, tiny_encoder, encoder, caplog) -> None:

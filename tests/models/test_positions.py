@@ -11,6 +11,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from module_helpers import save_words
 from ray_st.models import Pooling, SentenceTransformer, Transformer
 from ray_st.models.positions import is_padded_left, run_from_start, table_limit
 
@@ -131,19 +132,6 @@ def test_the_padding_of_a_tokenizer_may_have_an_id_that_the_encoder_counts(tmp_p
     model.tokenizer.padding_side = "left"
     texts = ["c d", "c d c d c d c"]
     np.testing.assert_allclose(model.encode(texts), model.encode(texts, batch_size=1), atol=1e-5)
-
-
-def save_words(folder: Path, **special: Any) -> None:
-    """A tokenizer that knows five words, adds nothing and states no longest sequence."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = {word: place for place, word in enumerate(["<unk>", "<pad>", "b", "c", "d"])}
-    tokenizer = Tokenizer(models.WordLevel(words, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"pad_token": "<pad>", **special}
-    transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", **special
-    ).save_pretrained(folder)
 
 
 def test_the_limit_of_a_roberta_whose_tokenizer_states_none(

@@ -75,3 +75,16 @@ def test_the_callers_word_overrides_the_folders(limit: int, tiny_folder: Path) -
     model = SentenceTransformer(tiny_folder, tokenizer_kwargs={"model_max_length": limit}, device="cpu")
     assert model.max_seq_length == limit
     assert model.tokenize(["good " * 99])["input_ids"].shape == (1, limit)
+
+
+def test_secrets_are_not_written(tiny_folder: Path, tmp_path: Path) -> None:
+    given = {"token": "hf_hidden", "use_auth_token": "hf_hidden", "api_key": "hf_hidden"}
+    model = SentenceTransformer(
+        tiny_folder, tokenizer_kwargs={**given, "service": {"password": "hf_hidden"}}, token="hf_hidden"
+    )
+    model.save(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.*") if b"hf_hidden" in path.read_bytes()] == []
+    assert "hf_hidden" not in model.tokenizer.get_vocab()
+    assert read_json(tmp_path / "tokenizer_config.json")["pad_token"] == "[PAD]"
+    with pytest.raises(ValueError, match="'hub_token', which would become a word of its vocabulary"):
+        SentenceTransformer(tiny_folder, tokenizer_kwargs={"hub_token": "hf_hidden"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ CONFIG = "tokenizer_config.json"
 BACKEND = "tokenizer.json"
 NO_LIMIT = int(1e30)
 """What tokenizers of transformers say when they have no longest sequence."""
+
+# Tokens that open doors, among the many that stand in texts (pad_token, image_token).
+_KEY = re.compile(r"^(token|.*(auth|access|hub|api|hf|bearer)_token)$", re.I)
+_SECRET = re.compile(r"secret|passw|api_?key|access_?key|credential|authorization", re.I)
 
 # What transformers reads out of tokenizer.json's truncation and padding, and would write beside the right values.
 _CALLS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id")
@@ -31,11 +36,18 @@ def load_tokenizer(
 
     Raises:
         ModelFolderError: If there is none, or none with a vocabulary.
+        ValueError: If an option is a key to somewhere, which transformers would take for a token of texts.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trust_remote_code, **(options or {})
+    options = dict(options or {})
+    if given := options.pop("use_auth_token", None):
+        options.setdefault("token", given)
+    if keys := sorted(name for name in options if name != "token" and _KEY.search(name)):
+        raise ValueError(
+            f"The tokenizer's arguments name {keys[0]!r}, which would become a word of its vocabulary and be saved with "
+            "it. For private models on the Hub pass token=…."
         )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"{folder} has no tokenizer that transformers can read: {error}") from error
     # Without a vocabulary transformers makes a tokenizer that knows special tokens only: every text would be unknown.
@@ -58,8 +70,9 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_seq_len
     """
     tokenizer.save_pretrained(folder)
     config = read_json(folder / CONFIG, {})
-    if set(config) & set(_CALLS):
-        write_json(folder / CONFIG, {key: value for key, value in config.items() if key not in _CALLS})
+    kept = {key: value for key, value in _public(config).items() if key not in _CALLS}
+    if kept != config:
+        write_json(folder / CONFIG, kept)
     path = folder / BACKEND
     if not path.is_file():
         return
@@ -67,6 +80,19 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_seq_len
     now = {"truncation": _truncation(tokenizer, max_seq_length), "padding": _padding(tokenizer)}
     if {key: state.get(key) for key in now} != now:
         path.write_text(json.dumps({**state, **now}, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def _public(value: Any) -> Any:
+    """Settings without those whose names say that they are secret."""
+    if isinstance(value, list):
+        return [_public(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: _public(inner)
+        for name, inner in value.items()
+        if not (_KEY.search(name) or _SECRET.search(name))
+    }
 
 
 def _truncation(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
@@ -26,6 +27,7 @@ from ray_st.training.hub import HubTrainer
 from ray_st.training.precision import StoredTypes, widen
 from ray_st.training.progress import write_line
 from ray_st.training.step import describe_weights, owned_by_loss
+from ray_st.util.secrets import with_secrets, without_secrets
 
 LOSS_WEIGHTS = "loss.safetensors"
 ARGUMENTS = "training_args.json"
@@ -181,7 +183,20 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
                 states[name].append(state)
             else:
                 states[name] = state
-        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        self._state_without_secrets().save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def save_state(self) -> None:
+        """Writes the trainer's state into ``args.output_dir``, secrets of callbacks left out; the first rank does."""
+        if self.is_world_process_zero():
+            self._state_without_secrets().save_to_json(
+                str(Path(str(self.args.output_dir)) / TRAINER_STATE_NAME)
+            )
+
+    def _state_without_secrets(self) -> TrainerState:
+        shown = copy(self.state)
+        shown.stateful_callbacks = without_secrets(self.state.stateful_callbacks)
+        shown.trial_params = without_secrets(self.state.trial_params)
+        return shown
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model folder; the first rank does, and every rank must call it.
@@ -275,7 +290,9 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         for name, saved in stored.items():
             states = saved if isinstance(saved, list) else [saved]
             same = [callback for callback in here if type(callback).__name__ == name]
-            for callback, state in zip(same, states, strict=False):
+            for callback, written in zip(same, states, strict=False):
+                live = callback.state() if isinstance(callback, ExportableState) else {}
+                state = with_secrets(written, live)
                 fresh = type(callback)(**state.get("args", {}))
                 callback.__dict__.update({**fresh.__dict__, **state.get("attributes", {})})
 

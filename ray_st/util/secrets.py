@@ -33,3 +33,29 @@ def without_secrets(value: Any, name: str = "") -> Any:
     if isinstance(value, list | tuple):
         return [without_secrets(inner, name) for inner in value]
     return placeholder(name) if isinstance(value, str) and value and _SECRET.search(name) else value
+
+
+def with_secrets(value: Any, current: Any, name: str = "") -> Any:
+    """A copy of what :func:`without_secrets` made, with the secrets that a living value of the same form has.
+
+    Args:
+        value: The copy with placeholders.
+        current: The living value.
+        name: Its name.
+    """
+    if isinstance(value, Mapping):
+        known = current if isinstance(current, Mapping) else {}
+        secret = _SECRET.search(name)
+        return {
+            key: with_secrets(inner, known.get(key), name if secret else str(key))
+            for key, inner in value.items()
+        }
+    if isinstance(value, list | tuple):
+        rows = (
+            current
+            if isinstance(current, list | tuple) and len(current) == len(value)
+            else [None] * len(value)
+        )
+        return [with_secrets(inner, row, name) for inner, row in zip(value, rows, strict=True)]
+    hidden = isinstance(current, str) and _SECRET.search(name) and value == placeholder(name)
+    return current if hidden else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,14 +27,17 @@ class Named(Counting):
 
 
 class Exporting(TrainerCallback, ExportableState):
-    def __init__(self, start: int = 0) -> None:
-        self.start, self.seen = start, []
+    def __init__(self, start: int = 0, api_key: str = "") -> None:
+        self.start, self.api_key, self.seen = start, api_key, []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seen.append(state.global_step)
 
     def state(self) -> dict[str, Any]:
-        return {"args": {"start": self.start}, "attributes": {"seen": list(self.seen)}}
+        return {
+            "args": {"start": self.start, "api_key": self.api_key},
+            "attributes": {"seen": list(self.seen)},
+        }
 
 
 class Stop(TrainerCallback):
@@ -103,6 +107,22 @@ def test_exported_states_are_restored_where_a_run_is_restarted(make: Any, sent: 
     counting, exporting = running.travelled
     assert (exporting.start, exporting.seen, counting.steps) == (5, [1, 2, 3], 1)
     assert [one for one in running.callback_handler.callbacks if isinstance(one, Exporting)] == [exporting]
+
+
+def test_secrets_of_exported_states_are_not_written_and_come_back(make: Any, sent: Any) -> None:
+    arguments = {"save_strategy": "steps", "save_steps": 2}
+    broken = sent(make(callbacks=[Exporting(5, "sesame"), Stop(2)], arguments=arguments))
+    with pytest.raises(InterruptedError):
+        broken.train()
+    broken.save_state()
+    checkpoint = Path(broken.here.store.fetch("checkpoint-2"))
+    for folder in (checkpoint, Path(broken.args.output_dir)):
+        written = (folder / "trainer_state.json").read_text()
+        assert "<API_KEY>" in written
+        assert "sesame" not in written
+    running = sent(make(callbacks=[Exporting(0, "new")], arguments=arguments))
+    running.train(resume_from_checkpoint=str(checkpoint))
+    assert [running.travelled[0].start, running.travelled[0].api_key] == [5, "new"]
 
 
 def test_another_runs_states_are_left_alone_unless_asked_for(make: Any, sent: Any) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
@@ -36,8 +37,8 @@ class EncoderHalf:
 def encoder_half(config: PreTrainedConfig) -> EncoderHalf | None:
     """The encoder of a model with a decoder; None if the model is loaded whole."""
     two = config.is_encoder_decoder or getattr(type(config), "is_encoder_decoder", False)
-    whole = AutoModel._model_mapping.get(type(config), None) if two else None
-    if not inspect.isclass(whole) or config.model_type in _WHOLE:
+    whole: Any = AutoModel._model_mapping.get(type(config), None) if two else None
+    if not isinstance(whole, type) or config.model_type in _WHOLE:
         return None
     return _with_its_class(whole, config) or _taken_out(whole, config)
 

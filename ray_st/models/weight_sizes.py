@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from transformers import AutoModel, PreTrainedConfig
 
 from ray_st.models.files import WEIGHTS, ModelFolderError
 
-_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
-_LAYERS += tuple(f"{half}_layers" for half in ("encoder", "decoder", "num_encoder", "num_decoder"))
+_HALVES = ("encoder", "decoder", "num_encoder", "num_decoder")
+_LAYERS = {"num_hidden_layers", "num_layers", "n_layer", "n_layers", *(f"{half}_layers" for half in _HALVES)}
 _LAYERS_A_TENSOR = 4  # ALBERT's layers share their weights
 _WEIGHTS_A_NUMBER = 16  # packed weights hold several
 _SMALL = 2**26  # weights that may be there or not: a pooler, a table of positions
@@ -79,8 +78,8 @@ def check_weights_asked(folder: Path, saved: Mapping[str, Any], config: PreTrain
     """
     if not any(value >= _LARGE and value not in held.dimensions for _, value in _numbers(saved)):
         return
-    family = AutoModel._model_mapping.get(type(config), None)
-    if not inspect.isclass(family):
+    family: Any = AutoModel._model_mapping.get(type(config), None)
+    if not isinstance(family, type):
         return
     with torch.device("meta"):
         asked = sum(weight.numel() for weight in family(config).parameters())

@@ -47,7 +47,7 @@ class LabelNeed:
             return
         exact = _exact(labels.type)
         for row, value in enumerate(labels.to_pylist()):
-            fault = None if value is None else self._fault(value, exact)
+            fault = self._fault(value, exact)
             if fault is not None:
                 yield row, fault
 
@@ -58,10 +58,12 @@ class LabelNeed:
         bounded = self.whole or self.least > -math.inf or self.most < math.inf
         return bounded or not self._is_taken(0)
 
-    def _fault(self, label: Label, exact: int | None) -> str | None:
+    def _fault(self, label: Label | None, exact: int | None) -> str | None:
         value = label
         if isinstance(label, list) and len(label) == 1 and self._is_taken(0) and self._is_taken(1):
             value = label[0]
+        if value is None:
+            return None
         if not self._fits(value):
             return f"expected {self._expected()} as label of {self.loss}, found {_shown(value)}"
         if self.whole and exact is not None and not isinstance(value, list) and abs(value) > exact:

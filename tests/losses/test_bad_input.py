@@ -5,6 +5,7 @@ A loss that is no number, which only a step can find, is in tests/trainer/test_l
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
@@ -235,6 +236,13 @@ class TestClasses:
     ) -> None:
         data = pa.table({"a": ONE, "label": labels})
         refused(rf"row 1, column 'label': {match}", tiny_model, tmp_path, data, losses.BatchAllTripletLoss)
+
+    @pytest.mark.parametrize("missing", [None, [None], [math.nan]])
+    def test_that_are_missing(self, tiny_model: Any, tmp_path: Path, missing: Any) -> None:
+        labels = [[1.0], missing] * 4 if missing else [1.0, missing] * 4
+        match = r"row 1, column 'label': expected a finite number as label.* 4 of 8"
+        data = {"a": ONE, "label": labels}
+        refused(match, tiny_model, tmp_path, data, losses.BatchAllTripletLoss)
 
     def test_in_lists_of_one(self, tiny_model: Any, tmp_path: Path) -> None:
         data = {"a": ONE, "label": [[20_000_000.0], [20_000_001.0]] * 4}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ Converted = tuple[pa.Array, list[int]]
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _LONGEST, _ROUNDED = 24, 16
 """No integer type of 64 bits holds more digits; a float64 holds all whole numbers of fewer digits."""
+
+_DECIMAL_DIGITS = 38
+"""The most that decimal128 holds."""
 
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(nan|NaN|inf|Inf)")
 _TRUTH = re.compile(r"true|True|TRUE|false|False|FALSE")
@@ -172,7 +176,9 @@ def _holding(numbers: Sequence[int]) -> pa.DataType | None:
 def type_of_values(values: Sequence[Any]) -> pa.DataType:
     """The type of a column of Python values, from its first ones; odd ones among them do not count."""
     try:
-        return plain(pa.array(values, from_pandas=True).type)
+        kind = plain(pa.array(values, from_pandas=True).type)
+        # Later decimals may have more digits than the first ones.
+        return pa.decimal128(_DECIMAL_DIGITS, kind.scale) if pat.is_decimal128(kind) else kind
     except (ValueError, TypeError, OverflowError):
         numbers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
         if numbers and len(numbers) == sum(value is not None for value in values):
@@ -205,6 +211,8 @@ def _is_rounded(word: str) -> bool:
 
 def from_values(values: Sequence[Any], kind: pa.DataType) -> Converted:
     """Python values as a column of a type."""
+    if pat.is_floating(kind):
+        values = [float(value) if isinstance(value, Decimal) else value for value in values]
     return _converted(values, lambda some: pa.array(some, kind, from_pandas=True))
 
 

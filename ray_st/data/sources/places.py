@@ -133,8 +133,9 @@ def _matching(store: FileSystem, path: str, suffixes: Sequence[str]) -> list[Fil
 def _below(store: FileSystem, folder: str, recursive: bool) -> list[FileInfo]:
     """Files in a folder, but no hidden ones nor those that tools leave behind (``_SUCCESS``)."""
     here = "." if not folder and isinstance(store, LocalFileSystem) else folder
-    if recursive and isinstance(store, LocalFileSystem):
-        infos = list(_walked(store, here, (os.path.realpath(here),)))
+    real = _real_path(store, here)
+    if recursive and real is not None:
+        infos = list(_walked(store, here, (real,)))
     else:
         infos = store.get_file_info(FileSelector(here, allow_not_found=True, recursive=recursive))
     start = len(here.rstrip("/"))
@@ -146,13 +147,20 @@ def _below(store: FileSystem, folder: str, recursive: bool) -> list[FileInfo]:
     ]
 
 
-def _walked(store: LocalFileSystem, folder: str, above: tuple[str, ...]) -> Iterator[FileInfo]:
+def _walked(store: FileSystem, folder: str, above: tuple[str, ...]) -> Iterator[FileInfo]:
     """All in a folder of this machine, at any depth. Links are followed, but not to a folder that they lie in."""
     for info in store.get_file_info(FileSelector(folder, allow_not_found=True)):
         yield info
-        real = os.path.realpath(info.path) if info.type == FileType.Directory else None
+        real = _real_path(store, info.path) if info.type == FileType.Directory else None
         if real is not None and real not in above:
             yield from _walked(store, info.path, (*above, real))
+
+
+def _real_path(store: FileSystem, path: str) -> str | None:
+    """Where a path leads on this machine's disk, links followed; None on other file systems."""
+    while isinstance(store, SubTreeFileSystem):
+        store, path = store.base_fs, posixpath.join(store.base_path, path)
+    return os.path.realpath(path) if isinstance(store, LocalFileSystem) else None
 
 
 def _fixed(path: str) -> str:

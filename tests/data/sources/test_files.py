@@ -464,6 +464,13 @@ class TestLinks:
                 name.replace("d/more", "other") for name in found
             ]
 
+    def test_on_a_file_system_below_a_folder(self) -> None:
+        Path("d/e").mkdir(parents=True)
+        Path("d/e/t.csv").write_text("n\n1\n")
+        Path("d/e/up").symlink_to("..")
+        below = fs.SubTreeFileSystem(str(Path.cwd()), fs.LocalFileSystem())
+        assert [file.path for file in Files("d", filesystem=below).files] == ["d/e/t.csv"]
+
     def test_two_folders_that_link_to_each_other(self) -> None:
         for name, other in (("a", "b"), ("b", "a")):
             Path(name).mkdir()

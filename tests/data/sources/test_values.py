@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import sqlite3
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from ray_st.data.sources import Limits, SourceError, Sql, as_source
+from ray_st.data.sources.kinds import from_values
 
 ROWS = [{"a": "x", "n": 1}, {"a": "y", "n": None}, {"a": "z", "n": 3}]
 COLUMNS = {"a": ["x", "y", "z"], "n": [1, None, 3]}
@@ -96,6 +98,18 @@ def test_parts_of_a_table_carry_their_own_rows_only(rows_of: Any, monkeypatch: p
         assert len(parts) == 100
         assert len(pickle.dumps(parts[3])) < 4000
         assert rows_of(as_source(value), numbered=True)[357] == {"n": 357, "source_row": 357}
+
+
+def test_decimals_may_grow(rows_of: Any) -> None:
+    """As a database returns them: the first rows do not tell how many digits there will be."""
+    rows = [*[{"n": Decimal("1.50")}] * 1000, {"n": Decimal("123456789.25")}, {"n": None}]
+    source = as_source(rows)
+    assert source.columns() == {"n": pa.decimal128(38, 2)}
+    assert rows_of(source) == rows
+    with pytest.raises(SourceError, match=r"row 1, column 'n': expected decimal128.*set with types"):
+        rows_of(as_source([{"n": Decimal("1.5")}, {"n": 0.25}]))
+    array, odd = from_values([Decimal("1.5"), None, 2], pa.float64())
+    assert (array.to_pylist(), odd) == ([1.5, None, 2.0], [])
 
 
 class TestOddValues:

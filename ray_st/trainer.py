@@ -212,7 +212,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         """Trains the model on the cluster; in a worker, runs the loop.
 
         Args:
-            resume_from_checkpoint: Path of a checkpoint, or True for the newest complete one of the run's folder.
+            resume_from_checkpoint: Path of a checkpoint, or True for the newest complete one of the run's folder. With
+                ``resume_only_model=True`` in the arguments, of any model folder: a new run begins with its weights.
             trial: Passed to ``model_init``.
             ignore_keys_for_eval: Part of transformers' interface; models have one output, their embeddings.
 
@@ -336,7 +337,12 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         self.place = inplace.supplied(self.here, parts)
         if TRAIN_FEED not in parts:
             return None
-        return inplace.start(self.here, resume, describe_weights(self.model), self.args.ignore_data_skip)
+        weights, args = describe_weights(self.model), self.args
+        start = inplace.start(self.here, resume, weights, args.ignore_data_skip, args.resume_only_model)
+        if start.path is None or not start.only_model:
+            return start.path
+        self.take_weights(start.path)
+        return None
 
     def _evaluates_otherwise(self) -> bool:
         """Whether a subclass has an evaluation of its own."""

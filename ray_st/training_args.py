@@ -121,6 +121,8 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         window_bytes: Most bytes of a dataset's encoded rows that are shuffled at once; larger data is shuffled window
             by window. By default a quarter of the smallest node's object store.
         ledger: Whether to write into the run's folder which rows each step used.
+        resume_only_model: What ``train(resume_from_checkpoint=…)`` takes from there: the weights alone, with which a new
+            run begins at step 0. Any model folder will do: one of ``save_only_model=True``, or of another program.
         eval_on: Who evaluates while training; see :class:`EvalOn`.
         eval_resources: What the process that evaluates in the background gets, such as ``{"CPU": 4}``; by default one
             GPU if the workers use GPUs, else one CPU.
@@ -166,6 +168,9 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     )
     window_bytes: int | None = field(default=None, metadata={"help": "Most bytes that are shuffled at once."})
     ledger: bool = field(default=False, metadata={"help": "Write down which rows each step used."})
+    resume_only_model: bool = field(
+        default=False, metadata={"help": "Begin a new run with the weights of the checkpoint to resume from."}
+    )
     eval_on: EvalOn | str = field(default=EvalOn.WORKERS, metadata={"help": "Who evaluates while training."})
     eval_resources: _Mapped = field(
         default=None, metadata={"help": "What the process that evaluates in the background gets."}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from ray_st.world import World
 
@@ -40,6 +41,12 @@ class Plan:
     def sizes(self) -> Indices:
         """(steps,) number of rows of each batch."""
         return np.diff(self.starts)
+
+    def digest(self) -> str:
+        """A hash of which rows each batch has, in which order."""
+        digest = xxhash.xxh3_64(np.ascontiguousarray(self.rows, dtype="<i8").data)
+        digest.update(np.ascontiguousarray(self.sizes(), dtype="<i8").data)
+        return digest.hexdigest()
 
     def first(self, steps: int) -> Plan:
         """The first ``steps`` batches, or all if there are fewer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,12 @@ from transformers import IntervalStrategy
 
 from ray_st.runtime import cluster, launch, storage
 from ray_st.runtime.beside import Beside, resources_beside
+from ray_st.training import resume
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.parts import prompt_lengths
 from ray_st.training.place import Place
-from ray_st.training.run import FeedPart, Outcome, Run
+from ray_st.training.resume import Start
+from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, Run
 from ray_st.training.run_header import header, starting
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.screen import has_bar
@@ -68,8 +70,8 @@ def dispatch(errand: Errand) -> Outcome:
             store, lease = stack.enter_context(storage.taken(store))
         if keeps and args.ledger:
             _check_ledger(store)
-        start = storage.find_checkpoint(store, errand.resume)
-        storage.check_model(start, errand.weights)
+        start = resume.find_checkpoint(store, errand.resume, args.resume_only_model)
+        resume.check_model(start, errand.weights)
         if keeps:
             launch.say(header(args, str(run_config.name), store.path, errand.subject))
         stack.enter_context(cluster.connected())
@@ -78,17 +80,13 @@ def dispatch(errand: Errand) -> Outcome:
         aside = resources_beside(args.eval_resources, scaling) if keeps and _evaluates_beside(args) else {}
         cluster.check_fits(scaling, aside)
         parts = errand.make_parts(workers)
-        fed = {name: launch.make_feed(part) for name, part in parts.items()}
-        launch.announce(fed, store)
-        if not args.ignore_data_skip:
-            storage.check_fingerprint(start, storage.facts_of(fed))
+        fed, start = _feed(errand, parts, store, start)
         run = Run(
             run_id=store.run_id,
             build=errand.build,
             task=errand.task,
             feeds=tuple(fed),
-            resume_from=start.path,
-            resume_name=start.name,
+            start=start,
             prompt_lengths=prompt_lengths(parts),
             bar=has_bar() and not args.disable_tqdm,
             log_level=args.get_process_log_level(),
@@ -106,6 +104,31 @@ def dispatch(errand: Errand) -> Outcome:
             [f"checkpoints are in {store.path}; the model here has the trained weights"] if keeps else []
         )
         return outcome
+
+
+def _feed(
+    errand: Errand, parts: Mapping[str, FeedPart], store: CheckpointStore, start: Start
+) -> tuple[dict[str, launch.Fed], Start]:
+    """Encodes and plans a run's data, refuses what does not fit its checkpoint, and clears its folder of earlier runs.
+
+    Returns:
+        The feeds, and where the run starts, which may have been moved.
+    """
+    anew = errand.args.ignore_data_skip  # the user knows that the data is another
+    if not anew and TRAIN_FEED in parts:
+        resume.check_settings(start, parts[TRAIN_FEED].settings)
+    if errand.keeps and start.begins_anew:
+        # Before encoding, which takes long: a run that is killed there is not to go on from another one's checkpoint.
+        start = resume.set_aside(store, start)
+    fed = {name: launch.make_feed(part) for name, part in parts.items()}
+    launch.announce(fed, store)
+    if not anew:
+        resume.check_fingerprint(start, storage.facts_of(fed))
+    if errand.keeps:
+        start = resume.set_aside(store, start)
+        if errand.args.ledger:
+            resume.bring_ledger(store, start)
+    return fed, start
 
 
 def _evaluates_beside(args: SentenceTransformerTrainingArguments) -> bool:

@@ -20,13 +20,13 @@ from ray_st.data.ingested import describe_blocks
 from ray_st.data.located import read_located
 from ray_st.data.sources import as_source
 from ray_st.data.window import Window
-from ray_st.runtime.storage import Start, check_fingerprint, check_model, find_checkpoint
 from ray_st.runtime.worker import world_of_worker
 from ray_st.training.checkpoint import CheckpointStore, Found
 from ray_st.training.collectives import current_world, gather_objects
 from ray_st.training.feeding import arrange, check_ingested, fingerprint
 from ray_st.training.parts import is_mixture, is_ray_dataset, prompt_lengths
 from ray_st.training.place import Place
+from ray_st.training.resume import Start, check_fingerprint, check_model, find_checkpoint
 from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, eval_names
 
 _made = itertools.count()
@@ -72,9 +72,13 @@ class _Report:
 
 
 def start(
-    place: Place, wanted: str | bool | None, weights: str, ignore_data_skip: bool = False
-) -> str | None:
-    """The checkpoint folder from which a trainer starts.
+    place: Place,
+    wanted: str | bool | None,
+    weights: str,
+    ignore_data_skip: bool = False,
+    only_model: bool = False,
+) -> Start:
+    """The checkpoint from which a trainer starts, with its folder on this machine.
 
     A worker that Ray Train restarted goes on from the newest checkpoint of this trainer, whatever the user asks for.
 
@@ -83,21 +87,23 @@ def start(
         wanted: What the user asks for: a folder, or True for the run's newest checkpoint if there is one.
         weights: What there is to say of the model's weights.
         ignore_data_skip: Whether the data may be another than the checkpoint's.
+        only_model: Whether a new run is to begin with the checkpoint's weights.
 
     Raises:
         CheckpointError: If there is no checkpoint, or it is of another model or other data.
     """
-    newest = None if ray.train.get_checkpoint() is None else place.store.newest(place.store.run_id)
-    if newest is None and wanted is True:
-        newest = place.store.newest()
+    store = place.store
+    restarted = ray.train.get_checkpoint() is not None
+    newest = store.newest(store.run_id, resumable=True) if restarted else None
     if newest is not None:
         found = Start(name=newest.name, manifest=newest.manifest)
     else:
-        found = find_checkpoint(place.store, wanted if isinstance(wanted, str) else None)
+        nothing = wanted is True and not store.steps()
+        found = find_checkpoint(store, None if nothing else wanted, only_model)
     check_model(found, weights)
     if not ignore_data_skip:
         check_fingerprint(found, place.facts)
-    return found.path if found.name is None else str(place.store.fetch(found.name))
+    return found if found.name is None else dataclasses.replace(found, path=str(store.fetch(found.name)))
 
 
 # ---- data ----
@@ -162,7 +168,7 @@ def _feed(part: FeedPart, place: Place) -> tuple[MemoryFeed, dict[str, Any]]:
     check_ingested(part, ingested)
     arrangement = arrange(part, ingested)
     planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
-    return MemoryFeed(windows, planner), fingerprint(part, ingested)
+    return MemoryFeed(windows, planner), fingerprint(part, ingested, planner.plan(0))
 
 
 def _encoded(dataset: DataPart, place: Place) -> pa.Table:

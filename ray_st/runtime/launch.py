@@ -90,7 +90,7 @@ def make_feed(part: FeedPart) -> Fed:
     }
     return Fed(
         feed=RayFeed(shelves, planner.steps, Epochs(planner)),
-        fingerprint=fingerprint(part, ingested),
+        fingerprint=fingerprint(part, ingested, plan),
         summary=summary(part, ingested, arrangement, plan),
         faults={name: described.faults for name, described in ingested.items()},
     )

@@ -6,15 +6,13 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs as pafs
 from ray.train import RunConfig
 
-from ray_st.training.checkpoint import MANIFEST, CheckpointError, CheckpointStore
-from ray_st.training.feeding import differences
+from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.lease import Lease, held
 from ray_st.training.run import TRAIN_FEED
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from ray_st.runtime.launch import Fed
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
-TRAINER_STATE = "trainer_state.json"
 
 
 def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
@@ -93,91 +90,9 @@ def publish(folder: Path, run_config: RunConfig) -> str:
     return f"{str(run_config.storage_path).rstrip('/')}/{run_config.name}/{folder.name}"
 
 
-@dataclass(frozen=True)
-class Start:
-    """The checkpoint from which a run starts.
-
-    Args:
-        name: Its name, if it is one of the run's folder; each worker fetches it from there.
-        path: Its folder, if it lies elsewhere; every worker must see it.
-        manifest: What its manifest says; empty without one.
-    """
-
-    name: str | None = None
-    path: str | None = None
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-
-
-def find_checkpoint(store: CheckpointStore, wanted: str | bool | None) -> Start:
-    """The checkpoint from which a run starts.
-
-    Args:
-        store: The run's folder.
-        wanted: True for the newest complete checkpoint of the run's folder, or a path of a checkpoint folder.
-
-    Raises:
-        CheckpointError: If there is none, or if it is incomplete or damaged.
-    """
-    if not wanted:
-        return Start()
-    if wanted is True:
-        skipped: list[str] = []
-        newest = store.newest(skipped=skipped)
-        if newest is None:
-            reasons = " ".join(skipped) or "It holds no checkpoint."
-            raise CheckpointError(
-                f"resume_from_checkpoint=True found no complete checkpoint in {store.path}. {reasons}"
-            )
-        return Start(name=newest.name, manifest=newest.manifest)
-    folder = Path(wanted).absolute()
-    if not (folder / TRAINER_STATE).is_file():
-        raise CheckpointError(f"resume_from_checkpoint={wanted!r}: no checkpoint there (no {TRAINER_STATE}).")
-    if not (folder / MANIFEST).is_file():
-        return Start(path=str(folder))
-    return Start(path=str(folder), manifest=CheckpointStore(str(folder.parent)).check(folder.name).manifest)
-
-
 def facts_of(fed: Mapping[str, Fed]) -> dict[str, Any]:
     """What the order of a run's training samples depends on."""
     return fed[TRAIN_FEED].fingerprint if TRAIN_FEED in fed else {}
-
-
-def check_model(start: Start, weights: str) -> None:
-    """Refuses to go on from a checkpoint of another model, before workers start.
-
-    Args:
-        start: The checkpoint.
-        weights: What there is to say of the model's weights.
-
-    Raises:
-        CheckpointError: With both models' weights.
-    """
-    then = start.manifest.get("model", weights)
-    if then != weights:
-        raise CheckpointError(
-            f"{start.name or start.path} is a checkpoint of another model: it holds {then}; this model has {weights}. "
-            "Resume with the model that the run began with."
-        )
-
-
-def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
-    """Refuses to go on from a checkpoint of a run with other data, as the samples would not be the same.
-
-    Args:
-        start: The checkpoint.
-        facts: What the order of the run's samples depends on.
-
-    Raises:
-        CheckpointError: Naming what differs.
-    """
-    then = start.manifest.get("data")
-    found = differences(then, facts) if then else []
-    if found:
-        raise CheckpointError(
-            f"{start.name or start.path} was written with other data or settings, so the order of samples would "
-            f"differ. {'; '.join(found)}. Resume with the same data and settings, or set ignore_data_skip=True to begin "
-            "the epoch anew with these."
-        )
 
 
 @contextmanager

@@ -109,7 +109,7 @@ def feed_here(name: str, part: FeedPart, shared: SharedData) -> tuple[Feed, dict
     """
     shelved = _shelved(name, part, shared)
     if shelved is None:
-        return memory_feed(part), {}
+        return memory_feed(part)
     shelves, arrangement, facts = shelved
     planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
     return RayFeed(shelves, planner.steps, planner), facts

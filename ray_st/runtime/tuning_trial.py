@@ -139,7 +139,7 @@ def _train_here(config: Mapping[str, Any], kit: TrialKit, send: Callable[[dict[s
     )
     trainer = build(candidate.description, place)
     Reports(send, kit.keeps, config[KNOWN]).attach(trainer)
-    newest = store.newest(store.run_id)
+    newest = store.newest(store.run_id, resumable=True)
     with watched_here(trainer, store, kit.step_limit_s):
         trainer.train(resume_from_checkpoint=None if newest is None else str(store.fetch(newest.name)))
         evaluate_end(trainer)

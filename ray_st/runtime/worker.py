@@ -21,6 +21,7 @@ from ray_st.training.beside import Desk
 from ray_st.training.checkpoint import CheckpointStore, Found
 from ray_st.training.ledger import LEDGER, Ledger
 from ray_st.training.place import Place
+from ray_st.training.resume import Start
 from ray_st.training.run import TRAIN_FEED, Outcome, Run, eval_names
 from ray_st.util.events import tell
 from ray_st.world import World
@@ -48,7 +49,10 @@ def work(
     with speaking(channel, place.world, run.log_level):
         trainer = run.build(place)
         with attended(trainer, place, oversight) if oversight else nullcontext():
-            outcome = run.task(trainer, _start(run, place.store))
+            start = _start(run, place.store)
+            if start.path is not None and start.only_model:
+                trainer.take_weights(start.path)
+            outcome = run.task(trainer, None if start.only_model else start.path)
     return outcome if place.world.is_first else None
 
 
@@ -89,14 +93,17 @@ def _place(run: Run, channel: Channel) -> Place:
     )
 
 
-def _start(run: Run, store: CheckpointStore) -> str | None:
+def _start(run: Run, store: CheckpointStore) -> Start:
     """The checkpoint from which to go on: this run's newest complete one, else the one that the user named."""
     skipped: list[str] = []
-    newest = store.newest(run.run_id, skipped)
+    newest = store.newest(run.run_id, skipped, resumable=True)
     for reason in skipped:
         tell("checkpoint.passed_over", f"passed over a checkpoint: {reason}", reason=reason)
-    name = run.resume_name if newest is None else newest.name
-    return run.resume_from if name is None else str(store.fetch(name))
+    if newest is not None:
+        return Start(newest.name, str(store.fetch(newest.name)))
+    if run.start.name is None:
+        return run.start
+    return dataclasses.replace(run.start, path=str(store.fetch(run.start.name)))
 
 
 class _Report:

@@ -1,4 +1,8 @@
-"""Checkpoints that can be trusted: complete ones carry a manifest, written last, of the size and hash of each file."""
+"""Checkpoints that can be trusted: complete ones carry a manifest, written last, of the size and hash of each file.
+
+The manifest carries its own hash as well: what it says besides (whose checkpoint it is, of which step, data and model) decides how
+a run goes on.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,15 @@ from ray_st.training.lease import Fence
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
+FORMAT = 2
+"""Of manifests. Those of format 1 have no hash of their own."""
+
+SUM = "xxh3"
+"""Key, in a manifest, of the hash of all else in it."""
+
+STATES = ("optimizer.pt", "scheduler.pt", "rng_state_0.pth")
+"""Without these files a run cannot go on as if it had not been broken. Other ranks' random states may be missing, as a run may go
+on with more workers."""
 _CHUNK = 1 << 20
 
 
@@ -38,6 +51,11 @@ class Found:
     name: str
     step: int
     manifest: dict[str, Any]
+
+    @property
+    def lacks(self) -> list[str]:
+        """Those of :data:`STATES` that it does not hold."""
+        return [file for file in STATES if file not in self.manifest["files"]]
 
 
 @dataclass
@@ -127,7 +145,7 @@ class CheckpointStore:
             for file in sorted(folder.rglob("*"))
             if file.is_file() and file.name != MANIFEST
         }
-        manifest = {"format": 1, "run_id": self.run_id, "step": step, **facts, "files": files}
+        manifest = {"run_id": self.run_id, "step": step, **facts, "files": files}
         if not self.is_local:
             self.check_fence()
             self.filesystem.create_dir(self.location(folder.name), recursive=True)
@@ -149,8 +167,12 @@ class CheckpointStore:
         numbers = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
         return sorted(int(number) for number in numbers if number.isdecimal())
 
-    def check(self, name: str) -> Found:
+    def check(self, name: str, resumable: bool = False) -> Found:
         """Reads a checkpoint's manifest and compares sizes and hashes.
+
+        Args:
+            name: The checkpoint's folder.
+            resumable: Whether it must hold all of :data:`STATES`.
 
         Raises:
             CheckpointError: If the checkpoint is not there, has no manifest, or a file differs; names the file.
@@ -163,9 +185,16 @@ class CheckpointStore:
                 "Choose an earlier checkpoint."
             )
         manifest = self._read_manifest(f"{root}/{MANIFEST}")
+        found = Found(name, int(manifest["step"]), manifest)
+        if resumable and found.lacks:
+            raise CheckpointError(
+                f"{root} cannot be resumed from: it holds no {', '.join(found.lacks)} (save_only_model=True writes none), so "
+                "the optimizer and the learning rate would start anew. Choose another checkpoint, or set "
+                "resume_only_model=True to begin a new run, at step 0, with its weights."
+            )
         for file, expected in manifest["files"].items():
             self._check_file(f"{root}/{file}", expected)
-        return Found(name, int(manifest["step"]), manifest)
+        return found
 
     def _read_manifest(self, path: str) -> dict[str, Any]:
         with self.filesystem.open_input_stream(path) as stream:
@@ -174,8 +203,12 @@ class CheckpointStore:
             manifest = json.loads(text)
         except ValueError as error:
             raise CheckpointError(f"{path} is damaged ({error}). Choose an earlier checkpoint.") from error
-        if not isinstance(manifest, dict) or not {"step", "run_id", "files"} <= set(manifest):
+        if not _is_manifest(manifest):
             raise CheckpointError(f"{path} is no manifest of a checkpoint. Choose an earlier checkpoint.")
+        if manifest.get("format") != 1 and manifest.pop(SUM, None) != _sum(manifest):
+            raise CheckpointError(
+                f"{path} is damaged: its hash is not that of what it says. Choose an earlier checkpoint."
+            )
         return manifest
 
     def _check_file(self, path: str, expected: dict[str, Any]) -> None:
@@ -194,16 +227,19 @@ class CheckpointStore:
                 f"{path} is damaged: its hash is not the manifest's. Choose an earlier checkpoint."
             )
 
-    def newest(self, run_id: str | None = None, skipped: list[str] | None = None) -> Found | None:
+    def newest(
+        self, run_id: str | None = None, skipped: list[str] | None = None, resumable: bool = False
+    ) -> Found | None:
         """The newest complete checkpoint; incomplete and damaged ones are passed over.
 
         Args:
             run_id: Only checkpoints of this run.
             skipped: Receives why checkpoints were passed over.
+            resumable: Only checkpoints that hold all of :data:`STATES`.
         """
         for step in reversed(self.steps()):
             try:
-                found = self.check(f"{PREFIX}{step}")
+                found = self.check(f"{PREFIX}{step}", resumable)
             except CheckpointError as error:
                 if skipped is not None:
                     skipped.append(str(error))
@@ -252,10 +288,12 @@ class CheckpointStore:
 
     def _declare(self, manifest: dict[str, Any]) -> Found:
         """Writes a checkpoint's manifest, after all else: the moment at which it becomes one."""
-        self.check_fence()
         name = f"{PREFIX}{manifest['step']}"
+        manifest = json.loads(json.dumps({"format": FORMAT, **manifest}))  # as it will be read
+        text = json.dumps({**manifest, SUM: _sum(manifest)}, indent=1).encode()
+        self.check_fence()
         with self.filesystem.open_output_stream(f"{self.location(name)}/{MANIFEST}") as stream:
-            stream.write(json.dumps(manifest, indent=1).encode())
+            stream.write(text)
         self._sealed = manifest["step"]
         return Found(name, manifest["step"], manifest)
 
@@ -275,7 +313,7 @@ class CheckpointStore:
         steps = self.steps()
         if keep is None or keep < 1 or len(steps) <= keep:
             return []
-        complete = [step for step in steps if self._has_manifest(step)]
+        complete = [step for step in steps if self.has_manifest(step)]
         newest = self._sealed if self._sealed in complete else max(complete, default=steps[-1])
         protected = {newest} | ({best} if best in steps else set()) | (set(in_use) & set(steps))
         spare = [step for step in (*sorted(set(steps) - set(complete)), *complete) if step not in protected]
@@ -292,12 +330,32 @@ class CheckpointStore:
         """
         self.check_fence()
         root = self.location(f"{PREFIX}{step}")
-        if self._has_manifest(step):
+        if self.has_manifest(step):
             self.filesystem.delete_file(f"{root}/{MANIFEST}")
         self.filesystem.delete_dir(root)
 
-    def _has_manifest(self, step: int) -> bool:
+    def has_manifest(self, step: int) -> bool:
+        """Whether the checkpoint of a step was completed; it may be damaged all the same."""
         return bool(self.filesystem.get_file_info(f"{self.location(f'{PREFIX}{step}')}/{MANIFEST}").is_file)
+
+
+def _sum(manifest: dict[str, Any]) -> str:
+    """The hash of a manifest, whatever its spaces and the order of its keys."""
+    return xxhash.xxh3_64(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _is_manifest(value: Any) -> bool:
+    match value:
+        case {"step": int(), "run_id": str(), "files": dict(files)}:
+            return all(_is_entry(entry) for entry in files.values())
+    return False
+
+
+def _is_entry(value: Any) -> bool:
+    match value:
+        case {"size": int(), "xxh3": str()}:
+            return True
+    return False
 
 
 def _digest(file: Path) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ray_st.training import collectives
@@ -33,6 +34,17 @@ class LossParts:
         }
         self._sums, self._steps = {}, {}
         return found
+
+    def sums(self) -> dict[str, tuple[float, int]]:
+        """This rank's sums and numbers of steps since the last call of :meth:`means`."""
+        return {name: (float(total), self._steps[name]) for name, total in self._sums.items()}
+
+    def restore(self, sums: Mapping[str, Sequence[float]], device: torch.device) -> None:
+        """Counts on from what :meth:`sums` gave."""
+        self._sums = {
+            name: torch.tensor(total, dtype=torch.float64, device=device) for name, (total, _) in sums.items()
+        }
+        self._steps = {name: int(steps) for name, (_, steps) in sums.items()}
 
 
 def tokens_of(inputs: Mapping[str, Any], padded: bool) -> int:

@@ -36,6 +36,7 @@ from ray_st.training.sampling import (
     check_sampler,
     in_order,
     multi_dataset_batch_sampler,
+    order_settings,
 )
 from ray_st.training_args import BadRows, BatchSamplers
 
@@ -170,6 +171,7 @@ class DescribedData(TrainingLoop):
             drop_last=args.dataloader_drop_last,
             skip_bad_rows=args.bad_rows == BadRows.SKIP,
             window_bytes=args.window_bytes,
+            settings=order_settings(self, DescribedData, list(sources)),
         )
 
     def _maker(self, source: Any, batch_size: int) -> Callable[[Any, int], Any]:

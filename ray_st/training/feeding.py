@@ -15,6 +15,7 @@ from ray_st.data.mixing import Concatenated
 from ray_st.data.plan import Indices, Plan
 from ray_st.data.samplers import NoDuplicatesBatchSampler
 from ray_st.data.windows import WindowedBatchSampler
+from ray_st.training.resume import FIRST_EPOCH
 from ray_st.training.run import DataPart, FeedPart
 
 
@@ -112,9 +113,15 @@ def _sampler(part: FeedPart, dataset: DataPart, ingested: Ingested, blocks: int 
     )
 
 
-def fingerprint(part: FeedPart, ingested: Mapping[str, Ingested]) -> dict[str, Any]:
-    """What the order of samples depends on: if any of it differs, a run cannot go on where another stopped."""
-    facts: dict[str, Any] = {"seed": part.seed, "drop_last": part.drop_last}
+def fingerprint(part: FeedPart, ingested: Mapping[str, Ingested], plan: Plan | None = None) -> dict[str, Any]:
+    """What the order of samples depends on: if any of it differs, a run cannot go on where another stopped.
+
+    Args:
+        part: The feed's datasets.
+        ingested: Their descriptions.
+        plan: The batches of the first epoch. Their hash tells even where a sampler of the user's own was changed.
+    """
+    facts: dict[str, Any] = {"seed": part.seed, "drop_last": part.drop_last, **part.settings}
     for name, dataset in part.datasets.items():
         described, prefix = ingested[name], f"{name}: " if name else ""
         facts[f"{prefix}rows"] = described.rows
@@ -124,16 +131,14 @@ def fingerprint(part: FeedPart, ingested: Mapping[str, Ingested]) -> dict[str, A
         if tasks := {name: route.task for name, route in dataset.encoding.routes.items()}:
             facts[f"{prefix}tasks"] = tasks
         facts[f"{prefix}blocks of a window"] = window_blocks(described, part.window_bytes)
+        facts[f"{prefix}rows left out"] = len(described.faults)
+        facts[f"{prefix}prompts"] = {
+            column: text for column, text in dataset.encoding.prompts.items() if text
+        }
+    if plan is not None:
+        facts["steps of an epoch"] = len(plan)
+        facts[FIRST_EPOCH] = plan.digest()
     return facts
-
-
-def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, in words."""
-    return [
-        f"{name}: {then.get(name)} then, {now.get(name)} now"
-        for name in dict.fromkeys([*then, *now])
-        if then.get(name) != now.get(name)
-    ]
 
 
 def summary(

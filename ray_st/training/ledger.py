@@ -8,7 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ray_st.training.progress import write_line
+
 LEDGER = "ledger.jsonl"
+
+
+class LedgerError(ValueError):
+    """A ledger is damaged."""
 
 
 class Ledger:
@@ -27,9 +33,20 @@ class Ledger:
         self._unwritten = b""
 
     def rewind(self, step: int) -> None:
-        """Takes back the lines of steps after ``step``."""
+        """Takes back the lines of steps after ``step``.
+
+        A file that is damaged is put aside whole, and what can be read of it is kept: it must not keep a run from going on.
+        """
         self._check()
-        kept = [line for line in read_ledger(self.path) if line["step"] <= step] if self.path.exists() else []
+        lines, faults = _parsed(self.path) if self.path.exists() else ([], [])
+        kept = [line for line in lines if line["step"] <= step]
+        if faults:
+            aside = self.path.with_name(f"{self.path.stem}-damaged-after-{step}.jsonl")
+            aside.write_bytes(self.path.read_bytes())
+            write_line(f"warning: {faults[0]}; the whole file is kept as {aside}")
+        missing = step - len(kept)
+        if missing:
+            write_line(f"warning: {self.path} lacks the lines of {missing} of the {step} steps so far")
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         part.replace(self.path)
@@ -58,7 +75,38 @@ class Ledger:
 
 
 def read_ledger(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The lines of a ledger; a line that a crash cut short is left out."""
-    for line in Path(path).read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield json.loads(line)
+    """The lines of a ledger; a line that a crash cut short is left out.
+
+    Args:
+        path: The file.
+
+    Raises:
+        LedgerError: If a whole line is none of a ledger; names it.
+    """
+    lines, faults = _parsed(Path(path))
+    if faults:
+        raise LedgerError(f"{faults[0]}. Repair or delete the line to read the others.")
+    yield from lines
+
+
+def _parsed(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """A ledger's lines, and what is wrong with the others."""
+    lines, faults = [], []
+    for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        line = _line(text)
+        if line is None:
+            faults.append(f"{path}, line {number} is no line of a ledger: {text[:60]!r}")
+        else:
+            lines.append(line)
+    return lines, faults
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    match line:
+        case {"step": int(), "rows": list(batches)} if all(isinstance(batch, list) for batch in batches):
+            return dict(line)
+    return None

@@ -15,17 +15,20 @@ from ray_st.data.located import read_located
 from ray_st.data.sources import as_source
 from ray_st.data.window import Window
 from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.feeding import arrange, check_ingested
+from ray_st.training.feeding import arrange, check_ingested, fingerprint
 from ray_st.training.place import Place
 from ray_st.training.run import TRAIN_FEED, FeedPart, eval_names
 from ray_st.world import World
 
 
-def memory_feed(part: FeedPart) -> MemoryFeed:
+def memory_feed(part: FeedPart) -> tuple[MemoryFeed, dict[str, Any]]:
     """Encodes datasets here and plans their batches.
 
     Args:
         part: The datasets of a feed; anything but Ray Datasets.
+
+    Returns:
+        The feed, and what the order of its samples depends on.
 
     Raises:
         ValueError: If rows cannot be used.
@@ -39,7 +42,8 @@ def memory_feed(part: FeedPart) -> MemoryFeed:
         windows[name], ingested[name] = Window([block], columns), describe_blocks([block], columns)
     check_ingested(part, ingested)
     arrangement = arrange(part, ingested)
-    return MemoryFeed(windows, Planner(arrangement.sampler, arrangement.epochs, arrangement.usable))
+    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    return MemoryFeed(windows, planner), fingerprint(part, ingested, planner.plan(0))
 
 
 def local_place(
@@ -53,6 +57,9 @@ def local_place(
         world: Who this process is; alone by default.
         options: Other fields of :class:`Place`.
     """
-    feeds = {name: memory_feed(part) for name, part in parts.items()}
+    made = {name: memory_feed(part) for name, part in parts.items()}
+    feeds = {name: feed for name, (feed, _) in made.items()}
+    facts = made[TRAIN_FEED][1] if TRAIN_FEED in made else {}
     store = CheckpointStore(str(Path(folder).absolute()), run_id="local")
-    return Place(world or World(), store, train=feeds.get(TRAIN_FEED), evals=eval_names(feeds), **options)
+    given = {"facts": facts, **options}
+    return Place(world or World(), store, train=feeds.get(TRAIN_FEED), evals=eval_names(feeds), **given)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from copy import copy
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
-from ray_st.training import collectives
+from ray_st.training import collectives, loss_so_far
 from ray_st.training.awaiting import AWAITED, AwaitingTrainer
 from ray_st.training.checkpoint import MANIFEST, PREFIX, Found
 from ray_st.training.hub import HubTrainer
+from ray_st.training.loss_so_far import LOSS_SO_FAR
 from ray_st.training.precision import StoredTypes, widen
 from ray_st.training.progress import write_line
 from ray_st.training.step import describe_weights, owned_by_loss
@@ -48,6 +50,9 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
     _resumed: str | None = None
     _types: StoredTypes | None = None
     _keeps_types = False
+    _losses_then: Mapping[str, Any] = MappingProxyType({})
+    _losses_at_end: Mapping[str, Any] = MappingProxyType({})
+    _counts_on = False
 
     def own_callbacks(self) -> list[TrainerCallback]:
         """The callbacks that the user gave or added."""
@@ -92,10 +97,13 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         self.store_flos()
         step = self.state.global_step
         states = collectives.gather_objects(_random_states())
+        losses = self._losses_at_end or loss_so_far.gather(self)
         best = self.state.best_model_checkpoint
         self.name_best(step)
         with self.whole_weights(), self.whole_state():
-            found = collectives.broadcast_object(self._write(step, states) if place.world.is_first else None)
+            found = collectives.broadcast_object(
+                self._write(step, states, losses) if place.world.is_first else None
+            )
         if found is None:
             self.state.best_model_checkpoint = best
             return
@@ -116,12 +124,12 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         if self._saved != self.state.global_step:
             self._save_checkpoint(self.model_wrapped, None)
 
-    def _write(self, step: int, states: list[Any]) -> Found | None:
+    def _write(self, step: int, states: list[Any], losses: Mapping[str, Any]) -> Found | None:
         store = self.here.store
         try:
             folder = store.begin(step)
             self._fill(folder, states)
-            return store.seal(folder, **self._cursor())
+            return store.seal(folder, **self._cursor(), **{LOSS_SO_FAR: losses})
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
                 raise
@@ -235,7 +243,23 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads the model's and the losses' weights in place."""
         self.model.load_weights(resume_from_checkpoint)
-        weights = Path(resume_from_checkpoint) / LOSS_WEIGHTS
+        self._load_loss_weights(resume_from_checkpoint)
+
+    def take_weights(self, folder: str) -> None:
+        """Takes over a model folder's weights, and those of losses if they lie there: a new run begins with them.
+
+        Args:
+            folder: A checkpoint, of any program that writes this format, or another model folder.
+        """
+        self.model.load_weights(folder)
+        owned = owned_by_loss(self.model, self.loss)
+        if (Path(folder) / LOSS_WEIGHTS).exists():
+            self._load_loss_weights(folder)
+        elif owned and self.here.world.is_first:
+            write_line(f"{folder} has no {LOSS_WEIGHTS}: the loss's weights {sorted(owned)} are new")
+
+    def _load_loss_weights(self, checkpoint: str) -> None:
+        weights = Path(checkpoint) / LOSS_WEIGHTS
         saved = load_file(str(weights)) if weights.exists() else {}
         owned = owned_by_loss(self.model, self.loss)
         if set(saved) != set(owned):
@@ -266,7 +290,8 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
     def _init_training_state(
         self, max_steps: int, steps_per_epoch: int, epochs: int, checkpoint: str | None, trial: Any
     ) -> Any:
-        self._resumed = checkpoint
+        self._resumed, self._counts_on = checkpoint, False
+        self._losses_then, self._losses_at_end = self._manifest().get(LOSS_SO_FAR, {}), {}
         positions = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
         self.start_awaiting(checkpoint)
         if self.here.ledger is not None:
@@ -297,13 +322,37 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
                 callback.__dict__.update({**fresh.__dict__, **state.get("attributes", {})})
 
     def _was_restarted(self) -> bool:
-        manifest = Path(self._resumed or "") / MANIFEST
-        if self._resumed is None or not manifest.is_file():
-            return False
-        return bool(json.loads(manifest.read_text()).get("run_id") == self.here.store.run_id)
+        return self._manifest().get("run_id") == self.here.store.run_id
+
+    def _manifest(self) -> dict[str, Any]:
+        """What the manifest says of the checkpoint that the run goes on from; empty without one."""
+        file = Path(self._resumed or "") / MANIFEST
+        return dict(json.loads(file.read_text())) if self._resumed is not None and file.is_file() else {}
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """An epoch, or what a resumed run has left of it; nothing of one whose last step has been."""
+        self._count_on()
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def _count_on(self) -> None:
+        """Counts losses on from the checkpoint, the first time; one of an earlier version does not know them."""
+        noted, self._losses_then = self._losses_then, {}
+        if noted:
+            self._counts_on = True
+            loss_so_far.restore(self, noted)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Waits for evaluations beside training before the best model is chosen."""
+        self._count_on()
+        self._losses_at_end = loss_so_far.gather(self)
+        if self._counts_on:
+            loss_so_far.spread_over_all_steps(self)
+        step, steps = self.state.global_step, self.state.max_steps
+        if self._resumed is not None and step == self._initial_global_step and self.here.world.is_first:
+            write_line(f"nothing to do: {self._resumed} is of step {step} of {steps}")
         if self.here.desk is not None:
             self.await_all()
             self._rotate()

@@ -12,6 +12,7 @@ from torch import Tensor
 from ray_st.data.encode import Encoding
 from ray_st.training.lease import Fence
 from ray_st.training.place import Place
+from ray_st.training.resume import Start
 
 TRAIN_FEED = "train"
 
@@ -64,6 +65,8 @@ class FeedPart:
         drop_last: Whether batches that are not full are left out.
         skip_bad_rows: Whether unusable rows are left out; otherwise they are an error.
         window_bytes: Most bytes of a dataset's encoded rows to shuffle at once; None for no bound.
+        settings: What else the order of samples depends on, by what to call it; see
+            :func:`ray_st.training.sampling.order_settings`.
     """
 
     datasets: Mapping[str, DataPart]
@@ -74,6 +77,7 @@ class FeedPart:
     drop_last: bool = False
     skip_bad_rows: bool = False
     window_bytes: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,7 @@ class Run:
         build: Makes the trainer at a worker's place.
         task: What the trainer does there; returns a picklable value.
         feeds: Names of its datasets.
-        resume_from: Path of the checkpoint folder from which the run starts, or None.
-        resume_name: Name of the checkpoint of the run's own folder from which it starts, or None.
+        start: The checkpoint from which it starts.
         prompt_lengths: For each dataset, the number of prompt tokens of each text column.
         bar: Whether the driver's console can show a bar.
         log_level: Least level of ``logging`` records that the driver's console shows.
@@ -100,8 +103,7 @@ class Run:
     build: Callable[[Place], Any]
     task: Callable[[Any, str | None], Any]
     feeds: tuple[str, ...] = ()
-    resume_from: str | None = None
-    resume_name: str | None = None
+    start: Start = Start()  # noqa: RUF009  frozen
     prompt_lengths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     bar: bool = False
     log_level: int = logging.WARNING

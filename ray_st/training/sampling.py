@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +117,58 @@ def multi_dataset_batch_sampler(
     if kind == MultiDatasetBatchSamplers.ROUND_ROBIN:
         return RoundRobinBatchSampler(dataset, batch_samplers, generator, seed)
     return ProportionalBatchSampler(dataset, batch_samplers, generator, seed)
+
+
+def order_settings(trainer: Any, base: type, names: Sequence[str]) -> dict[str, Any]:
+    """What the order of samples depends on besides the data, by what to call it in errors.
+
+    Args:
+        trainer: The trainer, with its arguments.
+        base: The class whose methods make samplers; those of a subclass are named instead of the arguments.
+        names: Names of the training datasets, in order.
+    """
+    args = trainer.args
+    settings = {
+        "batch sampler": _overridden(trainer, base, "get_batch_sampler") or _sampler_name(args),
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+    }
+    if len(names) > 1:
+        overridden = _overridden(trainer, base, "get_multi_dataset_batch_sampler")
+        settings["datasets, in order"] = list(names)
+        settings["sampler of several datasets"] = overridden or _mixing_name(args)
+    return settings
+
+
+def _overridden(trainer: Any, base: type, method: str) -> str | None:
+    own = inspect.getattr_static(type(trainer), method)
+    return None if own is inspect.getattr_static(base, method) else code_name(own)
+
+
+def _sampler_name(args: SentenceTransformerTrainingArguments) -> str:
+    kind = args.batch_sampler
+    if not isinstance(kind, BatchSamplers):
+        return code_name(kind)
+    if kind == BatchSamplers.NO_DUPLICATES:
+        return f"{kind.value}, collisions={args.collisions}"
+    return f"{kind.value}, grouped by length" if args.groups_by_length else kind.value
+
+
+def _mixing_name(args: SentenceTransformerTrainingArguments) -> str:
+    if args.dataset_weights:
+        return f"weighted {json.dumps(args.dataset_weights, sort_keys=True)}"
+    kind = args.multi_dataset_batch_sampler
+    return kind.value if isinstance(kind, MultiDatasetBatchSamplers) else code_name(kind)
+
+
+def code_name(code: Any) -> str:
+    """The dotted name of a class or function, or of the class of an object that makes samplers."""
+    if isinstance(code, functools.partial):
+        given = ", ".join(
+            [*map(repr, code.args), *(f"{key}={value!r}" for key, value in code.keywords.items())]
+        )
+        return f"{code_name(code.func)}({given})"
+    named = code if hasattr(code, "__qualname__") else type(code)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def in_order(keys: Any, seed: int, batch_size: int) -> DefaultBatchSampler:

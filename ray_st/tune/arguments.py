@@ -8,7 +8,7 @@ from typing import Any
 
 from ray_st.util.names import did_you_mean
 
-FIXED = ("output_dir", "eval_on", "eval_resources", "ledger", "ray_scope")
+FIXED = ("output_dir", "eval_on", "eval_resources", "ledger", "ray_scope", "resume_only_model")
 """Arguments that belong to the search, not to a trial."""
 
 

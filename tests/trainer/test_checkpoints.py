@@ -134,6 +134,23 @@ def test_a_checkpoint_of_another_model_is_refused(make: Any, sent: Any, tiny_fol
     assert torch.equal(narrow.state_dict()["0.embedding.weight"], before)
 
 
+def test_weights_alone_are_taken_from_a_folder_without_the_losss(
+    make: Any, sent: Any, tmp_path: Path, capsys: Any
+) -> None:
+    labelled = {"train_dataset": ROWS.add_column("label", [0, 1] * 6)}
+    running = sent(make(loss=lambda model: SoftmaxLoss(model, 32, num_labels=2), **labelled))
+    before = {
+        name: tensor.clone() for name, tensor in running.loss.state_dict().items() if "classifier" in name
+    }
+    other = sent(make(arguments=SAVING), folder=tmp_path / "other")
+    other.train()
+    running.take_weights(str(tmp_path / "other" / "checkpoint-3"))
+    assert "has no loss.safetensors: the loss's weights" in capsys.readouterr().out
+    assert all(torch.equal(running.loss.state_dict()[name], tensor) for name, tensor in before.items())
+    mine, theirs = running.model.state_dict(), other.model.state_dict()
+    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
+
+
 def test_a_checkpoint_of_another_loss_is_refused(make: Any, sent: Any, tiny_folder: Path) -> None:
     running = sent(make(arguments=SAVING))
     running.train()

@@ -11,6 +11,7 @@ import pytest
 import ray_st.runtime.inplace as inplace
 from ray_st import SentenceTransformerTrainingArguments
 from ray_st.training.local import local_place
+from ray_st.training.resume import Start
 
 from .conftest import ROWS
 
@@ -24,7 +25,9 @@ def in_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_accelerat
 
     monkeypatch.setattr(inplace, "find_place", lambda: local_place({}, folder))
     monkeypatch.setattr(inplace, "supplied", supplied)
-    monkeypatch.setattr(inplace, "start", lambda place, resume, weights, ignore_data_skip: resume)
+    monkeypatch.setattr(
+        inplace, "start", lambda place, resume, *given: Start(path=resume, only_model=given[-1])
+    )
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ray_st.data.mixing import Concatenated, MultiDatasetDefaultBatchSampler, Ro
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, PlannedBatchSampler
 from ray_st.training.ledger import Ledger, read_ledger
 from ray_st.training.local import local_place
+from ray_st.training.resume import differences
 from ray_st.training_args import BatchSamplers
 
 ROWS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
@@ -224,3 +226,116 @@ def test_hashes_may_be_asked_for() -> None:
     rows = Dataset.from_dict(ROWS)
     options = {"precompute_hashes": True, "precompute_num_proc": 2, "precompute_batch_size": 10}
     assert drawn(NoDuplicatesBatchSampler(rows, 4, **options)) == drawn(NoDuplicatesBatchSampler(rows, 4))
+
+
+# ---- a run that goes on must not notice later that its order is another ----
+
+PAIR = {"one": Dataset.from_dict(ROWS), "two": Dataset.from_dict(ROWS)}
+
+
+def facts(
+    model: Any, folder: Path, data: Any, kind: Any = SentenceTransformerTrainer, **arguments: Any
+) -> Any:
+    """What a checkpoint would note."""
+    options = {"per_device_train_batch_size": 4, "save_strategy": "no", **arguments}
+    trainer = kind(
+        model=model,
+        args=SentenceTransformerTrainingArguments(output_dir=str(folder), **options),
+        train_dataset=data,
+        loss=losses.MultipleNegativesRankingLoss(model),
+    )
+    return json.loads(json.dumps(local_place(trainer._train_parts(1), folder).facts))
+
+
+def mixed(dataset: Any, batch_samplers: Any, **options: Any) -> Any:
+    return RoundRobinBatchSampler(dataset, batch_samplers)
+
+
+WITH_A_FAULT = Dataset.from_dict({"a": [*ROWS["a"][:-1], None], "b": ROWS["b"]})
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "named"),
+    [
+        (
+            {},
+            {"batch_sampler": "no_duplicates"},
+            ["batch sampler: batch_sampler then, no_duplicates, collisions=keep now"],
+        ),
+        (
+            {},
+            {"batch_sampler": Backwards},
+            ["batch sampler: batch_sampler then, tests.trainer.test_samplers.Backwards now"],
+        ),
+        (
+            {},
+            {"kind": Overridden},
+            ["batch sampler: batch_sampler then, tests.trainer.test_samplers.Overridden.get_batch_"],
+        ),
+        (
+            {},
+            {"group_by_length": True},
+            ["batch sampler: batch_sampler then, batch_sampler, grouped by length now"],
+        ),
+        (
+            {"batch_sampler": "no_duplicates"},
+            {"batch_sampler": "no_duplicates", "collisions": "drop"},
+            ["batch sampler: no_duplicates, collisions=keep then, no_duplicates, collisions=drop now"],
+        ),
+        ({}, {"gradient_accumulation_steps": 2}, ["gradient_accumulation_steps: 1 then, 2 now"]),
+        ({}, {"seed": 7}, ["seed: 42 then, 7 now"]),
+        ({}, {"data_seed": 7}, ["seed: 42 then, 7 now"]),
+        ({}, {"dataloader_drop_last": True}, ["drop_last: False then, True now"]),
+        (
+            {},
+            {"per_device_train_batch_size": 3},
+            ["global batch size: 4 then, 3 now", "steps of an epoch: 3 then, 4 now"],
+        ),
+        ({}, {"prompts": "query: "}, ["prompts: {} then, {'a': 'query: ', 'b': 'query: '} now"]),
+        ({}, {"window_bytes": 1}, ["blocks of a window: None then, 1 now"]),
+        (
+            {},
+            {"data": WITH_A_FAULT, "bad_rows": "skip"},
+            ["texts and labels: ", "rows left out: 0 then, 1 now"],
+        ),
+        (
+            {"data": PAIR},
+            {"data": dict(reversed(PAIR.items()))},
+            ["datasets, in order: ['one', 'two'] then, ['two', 'one'] now"],
+        ),
+        (
+            {"data": PAIR},
+            {"data": PAIR, "multi_dataset_batch_sampler": "round_robin"},
+            ["sampler of several datasets: proportional then, round_robin now"],
+        ),
+        (
+            {"data": PAIR, "multi_dataset_batch_sampler": mixed},
+            {"data": PAIR, "dataset_weights": {"one": 2, "two": 1}},
+            [
+                'sampler of several datasets: tests.trainer.test_samplers.mixed then, weighted {"one": 2, "two": 1} now',
+                "steps of an epoch: 6 then, 4 now",
+            ],
+        ),
+    ],
+)
+def test_what_the_order_depends_on_is_noted_and_named(
+    tiny_model: Any, tmp_path: Path, then: Any, now: Any, named: list[str]
+) -> None:
+    before, after = ({"data": Dataset.from_dict(ROWS), **given} for given in (then, now))
+    found = differences(facts(tiny_model, tmp_path, **before), facts(tiny_model, tmp_path, **after))
+    assert len(found) == len(named), found
+    assert all(expected in line for expected, line in zip(named, found, strict=True)), found
+
+
+def test_a_sampler_whose_code_was_edited_is_noticed(
+    tiny_model: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    data = Dataset.from_dict(ROWS)
+    then = facts(tiny_model, tmp_path, data, batch_sampler=Backwards)
+    assert facts(tiny_model, tmp_path, data, batch_sampler=Backwards) == then
+    assert facts(tiny_model, tmp_path, data, batch_sampler=Backwards, num_train_epochs=5) == then
+    monkeypatch.setattr(
+        Backwards, "__iter__", lambda self: iter([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]])
+    )
+    now = facts(tiny_model, tmp_path, data, batch_sampler=Backwards)
+    assert "code of a sampler" in differences(then, now)[0]

@@ -40,20 +40,47 @@ def watched(trainer: Any, step: int, why: Why, **options: Any) -> RollCall:
 def test_it_stops_after_a_checkpoint_and_goes_on_exactly(
     make: Any, sent: Any, fresh_accelerator: None, tmp_path: Path, why: Why, error: type[Exception]
 ) -> None:
-    whole = sent(make(arguments=LONG), folder=tmp_path / "whole")
-    whole.train()
-    broken = sent(make(arguments=LONG), folder=tmp_path / "broken")
+    arguments = {**LONG, "logging_steps": 3}
+    whole = sent(make(arguments=arguments), folder=tmp_path / "whole")
+    unbroken = whole.train()
+    broken = sent(make(arguments=arguments), folder=tmp_path / "broken")
     watched(broken, 5, why)
     with pytest.raises(error, match="stopped after step 5"):
         broken.train()
     newest = CheckpointStore(str(tmp_path / "broken")).newest()
     assert newest is not None
     assert newest.step == 5
-    resumed = sent(make(arguments=LONG), folder=tmp_path / "broken")
-    resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / newest.name))
+    resumed = sent(make(arguments=arguments), folder=tmp_path / "broken")
+    result = resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / newest.name))
     assert resumed.state.global_step == whole.state.global_step
+    assert result.training_loss == pytest.approx(unbroken.training_loss, rel=1e-6)
+    assert result.metrics["train_loss"] == result.training_loss
+    assert _losses(resumed) == pytest.approx(_losses(whole), rel=1e-6)
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(resumed.model.state_dict()[name], tensor), name
+
+
+def _losses(trainer: Any) -> dict[int, float]:
+    return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
+
+
+def test_a_finished_run_has_nothing_left_to_do(
+    make: Any, sent: Any, fresh_accelerator: None, tmp_path: Path, capsys: Any
+) -> None:
+    """It ended in the middle of an epoch; each time that it goes on, transformers would make one more step."""
+    arguments = {"max_steps": 4, "num_train_epochs": 4, "save_strategy": "steps", "save_steps": 4}
+    first = sent(make(arguments=arguments))
+    done = first.train()
+    saved = str(first.here.store.fetch("checkpoint-4"))
+    again = sent(make(arguments=arguments))
+    result = again.train(resume_from_checkpoint=saved)
+    assert f"nothing to do: {saved} is of step 4 of 4" in capsys.readouterr().out
+    assert (result.global_step, again.state.global_step, again.state.epoch) == (4, 4, first.state.epoch)
+    assert result.training_loss == pytest.approx(done.training_loss, rel=1e-6)
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], tensor), name
+    fewer = sent(make(arguments={**arguments, "max_steps": 2}))
+    assert fewer.train(resume_from_checkpoint=saved).global_step == 4
 
 
 def test_a_wish_at_the_last_step_changes_nothing(make: Any, sent: Any, fresh_accelerator: None) -> None:

@@ -294,3 +294,42 @@ def test_who_lost_the_folder_writes_and_deletes_nothing(store: CheckpointStore) 
     assert store.newest().step == 1  # type: ignore[union-attr]
     assert not (root(store) / "checkpoint-2" / MANIFEST).exists()
     assert store.is_local or not (root(store) / "checkpoint-2").exists(), "nothing is uploaded"
+
+
+def test_a_flipped_bit_anywhere_in_a_manifest_is_seen(tmp_path: Path) -> None:
+    """Whatever it hits, the checkpoint is passed over with a reason; never a raw error, never other facts."""
+    store = CheckpointStore(str(tmp_path / "run"), run_id="mine")
+    write(store, 9)
+    write(store, 10, epoch=0.5, data={"rows": 12})
+    file = root(store) / "checkpoint-10" / MANIFEST
+    whole = file.read_bytes()
+    said = json.loads(whole)
+    for place in range(len(whole)):
+        harmed = bytearray(whole)
+        harmed[place] ^= 1 << place % 8
+        file.write_bytes(harmed)
+        skipped: list[str] = []
+        newest = store.newest(skipped=skipped)
+        assert newest is not None
+        same = newest.step == 10 and {**newest.manifest, "xxh3": said["xxh3"]} == said
+        assert same or (newest.step == 9 and "Choose an earlier checkpoint" in skipped[0]), harmed
+
+
+@pytest.mark.parametrize(
+    "files", [[], {"a": 1}, {"a": {"size": "1", "xxh3": ""}}, {"a": {"xxh3": ""}}, {"a": {"size": 1}}]
+)
+def test_a_manifest_of_an_earlier_version_is_taken_if_it_has_the_form_of_one(
+    store: CheckpointStore, files: Any
+) -> None:
+    write(store, 1)
+    file = root(store) / "checkpoint-1" / MANIFEST
+    manifest = json.loads(file.read_text())
+    del manifest["xxh3"]
+    file.write_text(json.dumps({**manifest, "format": 1}))
+    assert store.check("checkpoint-1").step == 1
+    file.write_text(json.dumps({**manifest, "format": 1, "files": files}))
+    with pytest.raises(CheckpointError, match="is no manifest"):
+        store.check("checkpoint-1")
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="its hash is not"):
+        store.check("checkpoint-1")

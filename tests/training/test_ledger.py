@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_st.training.ledger import Ledger, read_ledger
+from ray_st.training.ledger import Ledger, LedgerError, read_ledger
 from ray_st.util.endings import LeaseLost
 
 
@@ -87,3 +87,33 @@ def test_who_lost_the_folder_writes_no_line(tmp_path: Path) -> None:
     with pytest.raises(LeaseLost):
         lost.rewind(0)
     assert steps(ledger.path) == [1]
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x00\x00\xff", b"{", b"[1]", b'{"step": "2", "rows": []}', b'{"step": 2, "rows": [3]}']
+)
+def test_a_line_of_garbage_is_named_and_keeps_no_run_from_going_on(
+    tmp_path: Path, garbage: bytes, capsys: Any
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.write(1, [[1]])
+    whole = ledger.path.read_bytes() + garbage + b"\n"
+    ledger.path.write_bytes(whole)
+    ledger.write(3, [[3]])
+    with pytest.raises(LedgerError, match=r"ledger.jsonl, line 2 is no line of a ledger: b.*Repair"):
+        steps(ledger.path)
+    ledger.rewind(3)
+    assert steps(ledger.path) == [1, 3]
+    said = capsys.readouterr().out
+    assert "line 2 is no line" in said
+    assert "lacks the lines of 1 of the 3 steps" in said
+    aside = tmp_path / "ledger-damaged-after-3.jsonl"
+    assert aside.read_bytes().startswith(whole)
+
+
+def test_steps_without_a_line_are_counted(tmp_path: Path, capsys: Any) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.rewind(0)
+    assert capsys.readouterr().out == ""
+    ledger.rewind(5)
+    assert "lacks the lines of 5 of the 5 steps" in capsys.readouterr().out

@@ -17,7 +17,7 @@ from ray_st.data.ingested import Ingested
 from ray_st.runtime.feeds import Epochs, RayFeed, Shelf
 from ray_st.runtime.ingest import default_window_bytes, ingest
 from ray_st.training.feeding import Arrangement, arrange, check_ingested, fingerprint
-from ray_st.training.local import memory_feed
+from ray_st.training.local import feed_with_facts
 from ray_st.training.run import FeedPart
 
 
@@ -109,7 +109,7 @@ def feed_here(name: str, part: FeedPart, shared: SharedData) -> tuple[Feed, dict
     """
     shelved = _shelved(name, part, shared)
     if shelved is None:
-        return memory_feed(part)
+        return feed_with_facts(part)
     shelves, arrangement, facts = shelved
     planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
     return RayFeed(shelves, planner.steps, planner), facts

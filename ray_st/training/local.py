@@ -21,7 +21,12 @@ from ray_st.training.run import TRAIN_FEED, FeedPart, eval_names
 from ray_st.world import World
 
 
-def memory_feed(part: FeedPart) -> tuple[MemoryFeed, dict[str, Any]]:
+def memory_feed(part: FeedPart) -> MemoryFeed:
+    """Encodes datasets here and plans their batches; see :func:`feed_with_facts`."""
+    return feed_with_facts(part)[0]
+
+
+def feed_with_facts(part: FeedPart) -> tuple[MemoryFeed, dict[str, Any]]:
     """Encodes datasets here and plans their batches.
 
     Args:
@@ -57,7 +62,7 @@ def local_place(
         world: Who this process is; alone by default.
         options: Other fields of :class:`Place`.
     """
-    made = {name: memory_feed(part) for name, part in parts.items()}
+    made = {name: feed_with_facts(part) for name, part in parts.items()}
     feeds = {name: feed for name, (feed, _) in made.items()}
     facts = made[TRAIN_FEED][1] if TRAIN_FEED in made else {}
     store = CheckpointStore(str(Path(folder).absolute()), run_id="local")

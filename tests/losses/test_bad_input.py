@@ -45,7 +45,7 @@ def read(
     trainer = SentenceTransformerTrainer(
         model=model, args=args, train_dataset=data, loss=make, data_collator=collator
     )
-    return memory_feed(trainer._train_parts(workers)[TRAIN_FEED])[0]
+    return memory_feed(trainer._train_parts(workers)[TRAIN_FEED])
 
 
 def refused(match: str, *args: Any, **options: Any) -> None:

@@ -10,7 +10,7 @@ import ray.train
 from datasets import Dataset
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
-from ray_st.training.checkpoint import CheckpointError, CheckpointStore
+from ray_st.training.checkpoint import STATES, CheckpointError, CheckpointStore
 
 pytestmark = pytest.mark.ray
 
@@ -68,7 +68,8 @@ def test_resuming_from_nothing(tiny_model: Any, tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model(tiny_model: Any, tmp_path: Path) -> None:
     store = CheckpointStore(str(tmp_path), run_id="before")
     folder = store.begin(7)
-    (folder / "trainer_state.json").write_text("{}")
+    for name in ("trainer_state.json", *STATES):
+        (folder / name).write_text("{}")
     store.seal(folder, model="9 values in 2 tensors (0123456789abcdef)", data={})
     rows = Dataset.from_dict({"a": ["one", "two"], "b": ["three", "four"]})
     for resume in (True, str(folder)):

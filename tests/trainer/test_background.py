@@ -332,7 +332,7 @@ def test_a_best_step_without_a_checkpoint_is_not_gone_back_to(
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_slices_are_the_shares_of_ranks(ranks: int, tiny_folder: Path, tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, tiny_folder)
-    feed = memory_feed(parts_of(trainer)["eval:"])[0]
+    feed = memory_feed(parts_of(trainer)["eval:"])
     plan: Plan = feed.plan(0)
     sliced = SlicedFeed(feed, ranks)
     expected = [

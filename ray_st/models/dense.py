@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from ray_st.models.files import ModelFolderError, read_json, read_weights, write_weights
+from ray_st.models.kinds import live_part
 from ray_st.models.module import Features, Module
 
 if TYPE_CHECKING:
@@ -139,6 +141,8 @@ def _activation(path: str, trust_remote_code: bool) -> nn.Module:
     package, _, name = path.rpartition(".")
     if package.split(".")[0] == "torch" and name in _ACTIVATIONS:
         return _ACTIVATIONS[name]()
+    if isinstance(part := live_part(path), nn.Module):
+        return copy.deepcopy(part)  # with its arguments, which the folder does not hold
     if trust_remote_code:
         return getattr(importlib.import_module(package), name)()
     raise ModelFolderError(

@@ -1,12 +1,18 @@
 """Which class a folder's name of a module means, and the name under which a module is written.
 
-Folders name modules as the peer of this package does, in an older and in a newer form: the last part is the same.
+Folders name modules as the peer of this package does, in an older and in a newer form: the last part is the same. A class of the
+user's own is imported only if the folder is trusted; where a model takes over weights that it wrote itself, its own classes are
+meant (:func:`with_classes_of`), and nothing is imported.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -36,6 +42,29 @@ KINDS = {
 """Modules that are read without importing anything a folder names, and where they are."""
 
 _FAMILIES = ("sentence_transformers", "ray_st")
+
+
+_live: ContextVar[Mapping[str, Any]] = ContextVar("parts of a live model", default=MappingProxyType({}))
+
+
+@contextmanager
+def with_classes_of(model: nn.Module) -> Iterator[None]:
+    """While this is open, a folder's names of classes from elsewhere mean those of a live model, whose code runs anyway.
+
+    Args:
+        model: The model that reads a folder which it, or another process's copy of it, wrote.
+    """
+    parts = [*model.modules(), *(part.tokenizer for part in model.modules() if hasattr(part, "tokenizer"))]
+    token = _live.set({_written_name(type(part)): part for part in parts})
+    try:
+        yield
+    finally:
+        _live.reset(token)
+
+
+def live_part(path: str) -> Any:
+    """The part of the live model whose class has this name in folders; None if there is none, or no live model."""
+    return _live.get().get(path)
 
 
 def own_name(path: str) -> str | None:
@@ -73,6 +102,8 @@ def module_class(folder: Path, source: Path, kind: str, trust: bool) -> Any:
         if name in KINDS:
             return getattr(importlib.import_module(KINDS[name]), name)
         raise ModelFolderError(f"{source} names the module {kind}; known are {', '.join(KINDS)}.")
+    if (part := live_part(kind)) is not None:
+        return type(part)
     if not trust:
         raise ModelFolderError(
             f"{source} names the module {kind}, which is code from outside this package. "
@@ -103,6 +134,12 @@ def type_name(folder: Path, module: nn.Module) -> str:
         return f"sentence_transformers.models.{kind.__name__}"
     if kind.__module__.startswith("transformers_modules."):
         custom_object_save(module, folder)
+    return _written_name(kind)
+
+
+def _written_name(kind: type) -> str:
+    """The name of a class from outside this package."""
+    if kind.__module__.startswith("transformers_modules."):
         return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
     return f"{kind.__module__}.{kind.__qualname__}"
 

@@ -21,6 +21,7 @@ from ray_st.models.encode import Wish, encode_texts
 from ray_st.models.fitting import FittedStack
 from ray_st.models.folder import Opened, Settings, open_folder, read_modules, write_modules, write_settings
 from ray_st.models.hub import find_folder
+from ray_st.models.kinds import with_classes_of
 from ray_st.models.pooled import Pool, encode_pooled, open_pool
 from ray_st.models.stack import best_device
 from ray_st.similarity_functions import SimilarityFunction
@@ -367,7 +368,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         return Settings(self.prompts, self.default_prompt_name, self.similarity_fn_name, self.truncate_dim)
 
     def load_weights(self, path: str | Path) -> None:
-        """Takes over the weights of a saved model of the same modules, in place.
+        """Takes over the weights of a saved model of the same modules, in place; modules of your own classes, too.
 
         An adapted model takes over those of its active adapter and of the modules after the encoder.
 
@@ -381,7 +382,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         if self.has_adapters:  # all that is saved of the first module
             refill(self.first.auto_model, folder)
         parts = list(self)[self.has_adapters :]
-        saved = read_modules(folder, self.trust_remote_code, start=int(self.has_adapters))
+        with with_classes_of(self):
+            saved = read_modules(folder, self.trust_remote_code, start=int(self.has_adapters))
         mine, theirs = [[type(part).__name__ for part in row] for row in (parts, saved.values())]
         if mine != theirs:
             raise ValueError(f"{path} holds the modules {theirs}; this model has {mine}.")

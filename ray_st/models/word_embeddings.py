@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ray_st.models.files import ModelFolderError, read_weights, write_weights
 from ray_st.models.ids import WordEncoder
-from ray_st.models.kinds import own_name
+from ray_st.models.kinds import live_part, own_name
 from ray_st.models.module import Features, Module
 from ray_st.models.tokenizer.whitespace import WhitespaceTokenizer
 from ray_st.models.tokenizer.word import WordTokenizer
@@ -198,6 +198,8 @@ def _tokenizer_class(source: Path, path: str, trust: bool) -> Any:
     known = importlib.import_module("ray_st.models.tokenizer")
     if name in _WRITTEN:
         return getattr(known, str(name))
+    if (tokenizer := live_part(path)) is not None:
+        return type(tokenizer)
     if name is not None or not trust:
         raise ModelFolderError(
             f"{source}: the tokenizer_class must be one of {', '.join(_WRITTEN)}; found {path!r}. A class from elsewhere "

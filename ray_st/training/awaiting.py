@@ -10,6 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import IntervalStrategy
 
 from ray_st.training import collectives
@@ -129,17 +130,32 @@ class AwaitingTrainer(EvaluatingTrainer):
         if self._saved != step:
             store = self._snapshots
             with self.whole_weights():
-                self._snapshot(step)
+                written = collectives.broadcast_object(
+                    self._snapshot(step) if place.world.is_first else False
+                )
+            if not written:
+                del self._awaited[step]
+                return
         if not place.world.is_first:
             return
         assert place.desk is not None
         place.desk.order(Order(step, self._awaited[step], store))
 
-    def _snapshot(self, step: int) -> None:
-        if self.here.world.is_first:
-            folder = self._snapshots.begin(step)
+    def _snapshot(self, step: int) -> bool:
+        """Writes the weights of now for the evaluating process; says whether there was room."""
+        store = self._snapshots
+        try:
+            folder = store.begin(step)
             self._save(str(folder))
-            self._snapshots.seal(folder)
+            store.seal(folder)
+        except (OSError, SafetensorError) as error:
+            store.give_up(step)
+            write_line(
+                f"warning: the weights of step {step} could not be written to {store.path}, and its evaluation is left out; "
+                f"training goes on. Is the disk full? {type(error).__name__}: {error}"
+            )
+            return False
+        return True
 
     # ---- answers ----
 

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,17 @@ class CheckpointStore:
         if self.has_manifest(step):
             self.filesystem.delete_file(f"{root}/{MANIFEST}")
         self.filesystem.delete_dir(root)
+
+    def give_up(self, step: int) -> None:
+        """Deletes what there is of a checkpoint that could not be written.
+
+        Where storage is away this does nothing: what is left has no manifest, and is passed over.
+        """
+        if not self.is_local:
+            shutil.rmtree(self.local / f"{PREFIX}{step}", ignore_errors=True)
+        with suppress(OSError):
+            if step in self.steps() and not self.has_manifest(step):
+                self.delete(step)
 
     def has_manifest(self, step: int) -> bool:
         """Whether the checkpoint of a step was completed; it may be damaged all the same."""

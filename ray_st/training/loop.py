@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from copy import copy
 from pathlib import Path
 from types import MappingProxyType
@@ -133,13 +133,11 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
                 raise
+            store.give_up(step)  # first: it may make the room in which the warning can be written
             write_line(
                 f"warning: the checkpoint of step {step} could not be written to {store.path} and is given up; training "
                 f"goes on. Is the disk full? {type(error).__name__}: {error}"
             )
-            with suppress(OSError):  # where storage is away: what is left has no manifest, and is passed over
-                if step in store.steps():
-                    store.delete(step)
             return None
 
     def restore_types(self) -> None:

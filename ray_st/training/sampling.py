@@ -148,8 +148,8 @@ def _sampler_name(args: SentenceTransformerTrainingArguments) -> str:
     kind = args.batch_sampler
     if not isinstance(kind, BatchSamplers):
         return code_name(kind)
-    if kind == BatchSamplers.NO_DUPLICATES:
-        return f"{kind.value}, collisions={args.collisions}"
+    if kind in (BatchSamplers.NO_DUPLICATES, BatchSamplers.NO_DUPLICATES_HASHED):  # the same sampler
+        return f"{BatchSamplers.NO_DUPLICATES.value}, collisions={args.collisions}"
     return f"{kind.value}, grouped by length" if args.groups_by_length else kind.value
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
 
@@ -53,18 +54,31 @@ def _to_stdout(line: str) -> None:
     sys.stdout.flush()
 
 
+def _to_stderr(line: str) -> None:
+    with suppress(OSError):  # nobody can be told
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
 _log = _Log()
 
 
 def tell(code: str, message: str, **facts: Any) -> None:
     """Tells of an event: its message as a line, or all of it as one JSON object.
 
+    A line that cannot be written, as the log's disk is full or its reader gone, goes to standard error if that can be, and ends no
+    run.
+
     Args:
         code: One of :data:`EVENTS`.
         message: What people read.
         facts: What programs read, in JSON only; what JSON has no value for becomes text.
     """
-    _log.write(as_json(code, message, **facts) if speaks_json() else message)
+    line = as_json(code, message, **facts) if speaks_json() else message
+    try:
+        _log.write(line)
+    except OSError:
+        _to_stderr(line)
 
 
 def as_json(code: str, message: str, **facts: Any) -> str:

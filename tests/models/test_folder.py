@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ray_st.models import Dense, Normalize, Pooling, SentenceTransformer, Transformer
+from ray_st.models import Asym, Dense, Normalize, Pooling, SentenceTransformer, Transformer
 from ray_st.models.files import ModelFolderError, read_json, write_json
 from ray_st.models.folder import Settings, read_modules, read_settings, write_modules, write_settings
+from ray_st.models.module import Module
 
 LONG = {
     "Transformer": "sentence_transformers.base.modules.transformer.Transformer",
@@ -179,3 +181,70 @@ def test_an_empty_folder(tmp_path: Path) -> None:
         ModelFolderError, match=r"is no model folder: it has neither modules\.json nor config\.json"
     ):
         SentenceTransformer(tmp_path)
+
+
+class Power(nn.Module):
+    """An activation with an argument, which no folder holds."""
+
+    def __init__(self, exponent: float) -> None:
+        super().__init__()
+        self.exponent = exponent
+
+    def forward(self, values: Any) -> Any:
+        return values.abs() ** self.exponent
+
+
+class Scale(Module):
+    """A module as a user writes it, in a script."""
+
+    config_keys = ("size",)
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self.weight = size, nn.Parameter(torch.ones(size))
+
+    def forward(self, features: Any) -> Any:
+        return {**features, "sentence_embedding": features["sentence_embedding"] * self.weight}
+
+    def save(self, folder: str | Path) -> None:
+        super().save(folder)
+        save_file(self.state_dict(), str(Path(folder) / "model.safetensors"))
+
+    @classmethod
+    def load(cls, folder: str | Path, **options: Any) -> Any:
+        module = super().load(folder, **options)
+        module.load_state_dict(load_file(str(Path(folder) / "model.safetensors")))
+        return module
+
+
+def with_own_classes(folder: Path) -> SentenceTransformer:
+    plain = SentenceTransformer(folder)
+    parts = list(plain)
+    size = int(plain.get_sentence_embedding_dimension() or 0)
+    head = Asym({"query": [Scale(size)], "document": [Dense(size, size, activation_function=Power(0.5))]})
+    return SentenceTransformer(modules=[*parts, Scale(size), head])
+
+
+def test_a_model_takes_over_its_own_classes_without_trust(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they come from: a run's script is ``__main__``, whose classes no other process can import by name."""
+    for kind in (Scale, Power):
+        monkeypatch.setattr(kind, "__module__", "__main__")
+    model = with_own_classes(folder)
+    with torch.no_grad():
+        for part in model.modules():
+            if isinstance(part, Scale):
+                part.weight.fill_(0.25)
+    model.save(str(tmp_path / "saved"))
+    assert read_json(tmp_path / "saved" / "modules.json")[4]["type"] == "__main__.Scale"
+    other = with_own_classes(folder)
+    other.load_weights(tmp_path / "saved")
+    mine, theirs = other.state_dict(), model.state_dict()
+    assert all(torch.equal(mine[name], value) for name, value in theirs.items())
+    with pytest.raises(ModelFolderError, match="trust_remote_code=True"):
+        SentenceTransformer(tmp_path / "saved")
+    with pytest.raises(
+        ModelFolderError, match=r"names the module __main__\.Scale, which is code from outside"
+    ):
+        SentenceTransformer(folder).load_weights(tmp_path / "saved")

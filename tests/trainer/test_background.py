@@ -20,6 +20,7 @@ from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.losses import CoSENTLoss, MatryoshkaLoss, MultipleNegativesRankingLoss
 from ray_st.training.awaiting import MOST_AWAITED, EvaluationError
 from ray_st.training.beside import Answer, Order, SlicedFeed, answer, sees_whole_batches, stand_in
+from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.local import local_place, memory_feed
 from ray_st.world import World
 
@@ -365,3 +366,20 @@ def test_losses_that_gather_see_whole_batches(
     make: Callable[[Any], Any], whole: bool, tiny_model: Any
 ) -> None:
     assert sees_whole_batches(make(tiny_model)) == whole
+
+
+def test_an_evaluation_whose_weights_find_no_room_is_left_out(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    seal = CheckpointStore.seal
+
+    def full(self: Any, folder: Path, **facts: Any) -> Any:
+        if folder.parent.name == "evaluating" and folder.name == "checkpoint-4":
+            raise OSError(28, "No space left on device")
+        return seal(self, folder, **facts)
+
+    monkeypatch.setattr(CheckpointStore, "seal", full)
+    found = run(tmp_path, tiny_folder, 0, arguments={"eval_steps": 2, "save_steps": 3, "max_steps": 6})
+    assert "weights of step 4 could not be written" in capsys.readouterr().out
+    assert [entry["step"] for entry in history(found) if "eval_loss" in entry] == [2, 6]
+    assert not list((tmp_path / "evaluating").iterdir())

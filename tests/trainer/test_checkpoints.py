@@ -16,11 +16,13 @@ from transformers import TrainerCallback
 from ray_st import SentenceTransformer
 from ray_st.losses import SoftmaxLoss
 from ray_st.models import Dense, StaticEmbedding
+from ray_st.models.module import Module
 from ray_st.training import lease
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.lease import Holder
 from ray_st.training.step import describe_weights
 from ray_st.util.endings import LeaseLost
+from ray_st.util.events import send_to
 
 from .conftest import ROWS
 
@@ -191,3 +193,67 @@ def test_a_folder_in_use_is_refused_before_anything_is_started(make: Any, tmp_pa
         trainer.train()
     assert ray.is_initialized() == before
     assert [file.name for file in (tmp_path / "out").iterdir()] == [lease.LEASE]
+
+
+class Head(Module):
+    """A module of the user's own, as it stands in a script."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(32))
+
+    def forward(self, features: Any) -> Any:
+        return {**features, "sentence_embedding": features["sentence_embedding"] * self.weight}
+
+    def save(self, folder: str | Path) -> None:
+        torch.save(self.state_dict(), Path(folder) / "weights.pt")
+
+    @classmethod
+    def load(cls, folder: str | Path, **options: Any) -> Any:
+        head = cls()
+        head.load_state_dict(torch.load(Path(folder) / "weights.pt"))
+        return head
+
+
+def test_a_module_of_the_users_own_is_resumed_and_taken_as_the_best(
+    make: Any, sent: Any, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Head, "__module__", "__main__")
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "evaluator", "greater_is_better": True}
+    arguments = {**SAVING, **best, "eval_strategy": "steps", "eval_steps": 1}
+
+    def run(resume: str | None, *values: float) -> Any:
+        parts = SentenceTransformer(tiny_folder, device="cpu")
+        model = SentenceTransformer(modules=[*parts, Head()], device="cpu")
+        running, figures = sent(make(model=model, arguments=arguments, evaluator=len)), iter(values)
+        running.evaluator = lambda model, **options: next(figures)
+        running.train(resume_from_checkpoint=resume)
+        return running
+
+    first = run(None, 0.1, 0.5, 0.2)
+    saved = str(first.here.store.fetch("checkpoint-2"))
+    assert first.state.best_model_checkpoint.endswith("checkpoint-2")
+    last = run(saved, 0.1)
+    assert torch.equal(last.model[-1].weight, first.model[-1].weight), "both are those of step 2"
+    assert not torch.equal(last.model[-1].weight, torch.ones(32))
+
+
+def test_a_full_disk_that_also_holds_the_log(make: Any, sent: Any, tmp_path: Path, capsys: Any) -> None:
+    """The half checkpoint goes first, and the warning where it can."""
+    there: list[list[int]] = []
+
+    def write_to_the_log(line: str) -> None:
+        there.append(running.here.store.steps())
+        raise OSError(28, "No space left on device")
+
+    running = sent(make(arguments=SAVING))
+    running.here.store = store(tmp_path / "run", FAULTS["the system"], 2)
+    send_to(write_to_the_log)
+    try:
+        running.train()
+    finally:
+        send_to(None)
+    assert running.state.global_step == 3
+    assert running.here.store.steps() == [1, 3]
+    assert [1, 2] not in there
+    assert "checkpoint of step 2 could not be written" in capsys.readouterr().err

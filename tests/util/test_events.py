@@ -58,3 +58,22 @@ def test_every_level_belongs_to_an_event() -> None:
 def test_lines_go_to_standard_output_by_default(capsys: Any) -> None:
     events.tell("note", "hello")
     assert capsys.readouterr().out == "hello\n"
+
+
+@pytest.mark.parametrize("stderr_takes_it", [True, False])
+def test_a_line_that_cannot_be_written_ends_nothing(
+    stderr_takes_it: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    class Full:
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("sys.stdout", Full())
+        if not stderr_takes_it:
+            full.setattr("sys.stderr", Full())
+        events.tell("note", "hello")
+    assert capsys.readouterr().err == ("hello\n" if stderr_takes_it else "")

@@ -228,7 +228,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
                 "train(trial=...) passes the trial to model_init; the trainer was made with a model instead."
             )
         if self._in_place:
-            start = self._supply(self._train_parts, resume_from_checkpoint)
+            start = self._supply(self._run_parts, resume_from_checkpoint)
             if self.here.world.is_first:
                 self._note_types()
             try:
@@ -247,7 +247,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         try:
             outcome = with_fitting_batches(
                 self.args,
-                lambda: self._on_cluster(train_task, self._train_parts, resume_from_checkpoint, keeps=True),
+                lambda: self._on_cluster(train_task, self._run_parts, resume_from_checkpoint, keeps=True),
             )
         finally:
             self.is_in_train = False

@@ -158,10 +158,15 @@ def data_parts(shell: Any, workers: int) -> dict[str, FeedPart]:
 
 
 def evaluate_end(trainer: Any) -> None:
-    """Evaluates a trained trial, unless its last step was, or it was stopped."""
+    """Evaluates a trained trial as training does, unless its last step was, or it was stopped."""
     reports = trainer.on_evaluated
-    if not reports.stopped and reports.step != trainer.state.global_step:
+    if reports.stopped or reports.step == trainer.state.global_step:
+        return
+    trainer.is_in_train = True  # outside of training metrics have other names where datasets are named
+    try:
         reports(trainer, trainer.evaluate())
+    finally:
+        trainer.is_in_train = False
 
 
 class Reports(TrainerCallback):

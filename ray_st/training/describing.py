@@ -142,13 +142,17 @@ class DescribedData(TrainingLoop):
             )
         check_best_metric(self.args, self.own_callbacks(), self.lr_scheduler, self.metric_names())
 
+    def _run_parts(self, world_size: int) -> dict[str, FeedPart]:
+        """The data of a training run, of a trainer whose arguments may have changed since it was made."""
+        self._check_metrics()
+        return self._train_parts(world_size)
+
     def _train_parts(self, world_size: int) -> dict[str, FeedPart]:
         if self.train_dataset is None:
             raise ValueError("Training needs a train_dataset; none was given.")
         self._check_router_mapping()
         check_recomputation(self.args, self.loss, world_size)
         parts = {TRAIN_FEED: self._train_part(world_size)}
-        self._check_metrics()
         if IntervalStrategy(self.args.eval_strategy) != IntervalStrategy.NO:
             parts.update(self._eval_parts(self.eval_dataset, world_size))
         return parts

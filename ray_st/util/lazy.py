@@ -80,5 +80,9 @@ class _StandIn(ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(self._holder), name)
 
+    def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
+        # A function that is sent by value takes along the modules whose names it uses: losses, CoSENTLoss.
+        return importlib.import_module, (self.__name__,)
+
     def __dir__(self) -> list[str]:
         return self._parts or dir(importlib.import_module(self._holder))

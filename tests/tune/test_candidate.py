@@ -16,9 +16,11 @@ from ray_st import (
     losses,
 )
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
+from ray_st.runtime.tuning_trial import Reports, evaluate_end
+from ray_st.training.local import local_place
 from ray_st.tune.arguments import SpaceError
 from ray_st.tune.candidate import Template
-from ray_st.tune.objective import ObjectiveError
+from ray_st.tune.objective import ObjectiveError, check_objective
 from ray_st.tune.options import as_backend, as_options, trials_wanted
 from ray_st.tune.proofs import prove
 from ray_st.tune.search import SearchFailed, _template, prove_search
@@ -79,6 +81,27 @@ def test_model_and_loss_may_read_the_trial(tmp_path: Path, tiny_folder: Path) ->
     assert template.base is None
     options = template(0, {"short": True, "scale": 7.0}).description.options
     assert (options["model"].max_seq_length, options["loss"].scale) == (4, 7.0)
+
+
+def test_the_last_evaluation_reports_what_those_before_it_did(tmp_path: Path, tiny_folder: Path) -> None:
+    data = Dataset.from_dict({**ROWS, "score": [1.0, 0.0, 0.7, 0.2]})
+    one = trainer(tmp_path, tiny_folder, eval_dataset={"one": data, "two": data})
+    one.args.save_strategy = "no"
+    made = proved(one, rate, rungs=3)(0, {"learning_rate": 1e-3})
+    parts = {**made.shell._train_parts(1), **made.shell._eval_parts(made.shell.eval_dataset, 1)}
+    running: Any = made.description.rebuild(local_place(parts, tmp_path / "run"))
+    told: list[dict[str, Any]] = []
+    Reports(told.append).attach(running)
+    running.train()
+    assert [report["evaluation"] for report in told] == [1, 2, 3]
+    running.on_evaluated.step = -1  # as where the last step was not evaluated
+    evaluate_end(running)
+    assert set(told[-1]["metrics"]) == set(told[0]["metrics"])
+    assert {"eval_dev_spearman_cosine", "eval_one_loss", "eval_two_loss"} <= set(told[-1]["metrics"])
+    assert not running.is_in_train
+    check_objective("eval_dev_spearman_cosine", ["maximize"], one.metric_names(), True)
+    with pytest.raises(ObjectiveError, match="eval_one_dev_spearman_cosine"):
+        check_objective("eval_one_dev_spearman_cosine", ["maximize"], one.metric_names(), True)
 
 
 def test_a_search_of_seeds_makes_each_model_anew(tmp_path: Path, tiny_folder: Path) -> None:

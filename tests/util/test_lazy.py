@@ -17,6 +17,7 @@ import ray_st.models
 import ray_st.models.tokenizer
 import ray_st.readers
 import ray_st.util
+from ray_st import losses
 from ray_st.util.lazy import offer_module
 
 
@@ -116,3 +117,18 @@ def test_a_module_of_another_name_loads_nothing_by_itself() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"ray_st\.nothing"):
         importlib.import_module("somewhere.Part").Part  # noqa: B018
     del sys.modules["somewhere.Part"]
+
+
+def test_a_function_that_names_a_package_and_its_class_can_be_sent() -> None:
+    from ray import cloudpickle
+
+    def make(model: Any) -> Any:
+        return ray_st.losses.CoSENTLoss(model)
+
+    def script(model: Any) -> Any:
+        return losses.CoSENTLoss(model)
+
+    assert cloudpickle.loads(cloudpickle.dumps(script)).__name__ == "script"
+    assert cloudpickle.loads(cloudpickle.dumps(make)).__name__ == "make"
+    module = sys.modules["ray_st.losses.CoSENTLoss"]
+    assert pickle.loads(pickle.dumps(module)) is module

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor
 
+from ray_st.models.encode import check_unicode
 from ray_st.models.encoder import load_config, load_encoder, quiet
 from ray_st.models.files import ModelFolderError, read_json, write_json
 from ray_st.models.hub import find_folder
@@ -81,7 +82,9 @@ class CLIPModel(Module):
             ValueError: Naming the first such entry, and its place.
         """
         for place, value in enumerate(inputs):
-            if not isinstance(value, str) and not _is_image(value):
+            if isinstance(value, str):
+                check_unicode(value, place)
+            elif not _is_image(value):
                 raise ValueError(
                     f"Inputs must be strings or images of pillow; entry {place} is {type(value).__name__}: {value!r:.80}."
                 )

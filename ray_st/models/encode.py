@@ -76,9 +76,22 @@ def check_texts(texts: Sequence[Any]) -> None:
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(f"Texts must be strings; entry {place} is {type(text).__name__}: {text!r:.80}.")
-        half = lone_surrogate(text)
-        if half is not None:
-            raise ValueError(f"Texts must be Unicode; in entry {place}, {text!a:.80}, {half}.")
+        check_unicode(text, place)
+
+
+def check_unicode(text: str, place: int) -> None:
+    """Refuses a text with half of a surrogate pair, which no tokenizer takes.
+
+    Args:
+        text: The text.
+        place: Which of the inputs it is.
+
+    Raises:
+        ValueError: Naming the place and the character.
+    """
+    half = lone_surrogate(text)
+    if half is not None:
+        raise ValueError(f"Texts must be Unicode; in entry {place}, {text!a:.80}, {half}.")
 
 
 def with_prompt(texts: Sequence[Any], prompt: str | None) -> list[Any]:

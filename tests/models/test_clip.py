@@ -119,6 +119,8 @@ def test_to_the_peer_and_back(clip_folder: Path, peer: Any, tmp_path: Path) -> N
 def test_inputs_that_are_neither(clip_folder: Path) -> None:
     with pytest.raises(ValueError, match="strings or images of pillow; entry 1 is ndarray"):
         SentenceTransformer(modules=[CLIPModel(clip_folder)]).tokenize(["a", np.zeros((2, 2, 3))])
+    with pytest.raises(ValueError, match=r"entry 1, .*, character 0 is half of a surrogate pair"):
+        SentenceTransformer(modules=[CLIPModel(clip_folder)]).encode(["a", "\ud800"])
 
 
 def test_images_where_the_folder_knows_none(clip_folder: Path) -> None:

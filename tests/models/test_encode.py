@@ -178,6 +178,14 @@ def test_what_is_no_text(entry: Any, tiny_model: Any) -> None:
         tiny_model.tokenize(["a", "b", entry])
 
 
+def test_half_of_a_surrogate_pair(tiny_model: Any) -> None:
+    """Python holds it, no tokenizer takes it: ``json.loads`` makes it of a broken escape."""
+    match = r"in entry 1, 'a \\ud83d b', character 2 is half of a surrogate pair, '\\ud83d'"
+    for call in (tiny_model.encode, tiny_model.tokenize, tiny_model.encode_query):
+        with pytest.raises(ValueError, match=match):
+            call(["good \U0001f600", "a \ud83d b"])
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -5,7 +5,7 @@ BIN := .venv/bin
 EXTRAS_demo := demo
 EXTRAS_lint := dev
 EXTRAS_docs := docs
-EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,plots
+EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,wandb,mlflow,plots
 EXTRAS_newest := dev,peer,demo,peft
 EXTRAS_bench := peer,demo
 

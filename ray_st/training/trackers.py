@@ -23,6 +23,11 @@ from transformers.integrations.integration_utils import default_logdir, get_repo
 
 from ray_st.models.card_facts import Emissions
 
+FLUSHED_S = 0.2
+"""Seconds after which W&B's file holds what was logged: a worker that is killed loses no more. W&B's own rule is 15."""
+
+_FLUSH = "x_transaction_log_flush_interval"
+
 
 class TrackerError(ValueError):
     """A tracker cannot be opened."""
@@ -108,17 +113,27 @@ class Wandb(WandbCallback):
     def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
         """Starts a run, or goes on with one; joins one that the user's own loop has started.
 
+        Offline, a run that goes on counts W&B's own steps from where the checkpoint was: rows that are logged again are the
+        same rows when all its folders are synchronised.
+
+        Returns:
+            The run's id, and how far W&B counts in the run: this object is kept up to date.
+
         Raises:
             TrackerError: If W&B refuses, as without a key.
         """
         self._mine = self._wandb.run is None
+        before = (
+            known if isinstance(known, dict) else {"id": known, "step": 0}
+        )  # an id alone: of an earlier release
         if self._mine:
-            again = {} if known is None else {"id": known, "resume": "allow"}
+            again = {} if known is None else {"id": before["id"], "resume": "allow"}
             try:
                 self._wandb.init(
                     project=os.environ.get("WANDB_PROJECT", "huggingface"),
                     name=args.run_name,
                     dir=os.environ.get("WANDB_DIR") or str(args.output_dir),
+                    **self._settings(),
                     **again,
                 )
             except self._wandb.Error as error:
@@ -127,12 +142,22 @@ class Wandb(WandbCallback):
                     'leave "wandb" out of report_to.'
                 ) from error
         self._open = True
-        return self._wandb.run.id
+        run = self._wandb.run
+        if self._mine and run.offline and before["step"] > run.step:
+            run.log({}, step=before["step"])
+        self._mark = {"id": run.id, "step": run.step}
+        return self._mark
+
+    def _settings(self) -> dict[str, Any]:
+        settings = self._wandb.Settings
+        known = _FLUSH in settings.model_fields  # W&B's newer releases have it
+        return {"settings": settings(**{_FLUSH: FLUSHED_S})} if known else {}
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
         """Records figures."""
         if self._open:
             super().on_log(*args, **kwargs)
+            self._mark["step"] = self._wandb.run.step
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Records the settings."""

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+import struct
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.integrations import TensorBoardCallback, integration_utils
 
+from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.models.card_facts import Emissions
+from ray_st.training.local import local_place
 from ray_st.training.trackers import (
+    FLUSHED_S,
     CodeCarbon,
     MLflow,
     TensorBoard,
@@ -92,7 +104,8 @@ def test_the_users_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own use of SQLAlchemy
 def test_mlflow_continues_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
+    import mlflow
+
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/flow.db")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "sentences")
     args = arguments(tmp_path)
@@ -123,12 +136,120 @@ def test_mlflow_continues_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert mlflow.active_run() is None
 
 
+def wandb_rows(folder: Path) -> list[list[dict[str, Any]]]:
+    """The rows of each segment that W&B wrote, as ``wandb sync`` will send them; its files are LevelDB's logs."""
+    from wandb.proto import wandb_internal_pb2 as protocol
+
+    segments = []
+    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        rows = []
+        for text in chunks(file.read_bytes()):
+            record = protocol.Record()
+            record.ParseFromString(text)
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                rows.append(
+                    {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
+                )
+        segments.append(rows)
+    return segments
+
+
+def chunks(data: bytes, block: int = 32768) -> Iterator[bytes]:
+    place, begun = 7, b""  # after the header
+    while place + 7 <= len(data):
+        if block - place % block < 7:
+            place += block - place % block
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        begun += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield begun
+            begun = b""
+
+
+ALONE = {
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+"""Trackers that ask nothing of the network."""
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            time.sleep(5 * FLUSHED_S)  # a step of a real model takes as long
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segment(folder: str, model: str, kill_at: int) -> None:
+    """Trains on a worker of its own, from the newest checkpoint."""
+    for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_"))]:
+        del os.environ[name]  # MLflow tells child processes of its records
+    os.environ |= ALONE
+    opened = SentenceTransformer(model, device="cpu")
+    made = SentenceTransformerTrainer(
+        model=opened,
+        args=SentenceTransformerTrainingArguments(
+            folder,
+            max_steps=8,
+            per_device_train_batch_size=2,
+            logging_steps=1,
+            save_strategy="steps",
+            save_steps=3,
+            report_to=["wandb", "mlflow"],
+            use_cpu=True,
+        ),
+        train_dataset={"a": [f"one {i}" for i in range(16)], "b": [f"two {i * i}" for i in range(16)]},
+        loss=MultipleNegativesRankingLoss(opened),
+        callbacks=[KillAt(kill_at)],
+    )
+    worker = made._describe().rebuild(local_place(made._train_parts(1), folder))
+    newest = worker.here.store.newest()
+    worker.train(resume_from_checkpoint=None if newest is None else str(Path(folder) / newest.name))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_one_run_with_all_its_steps(tmp_path: Path, tiny_folder: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    for kill_at, code in ((5, -signal.SIGKILL), (-1, 0)):
+        process = spawn.Process(target=segment, args=(str(tmp_path), str(tiny_folder), kill_at))
+        process.start()
+        process.join()
+        assert process.exitcode == code
+    killed, resumed = wandb_rows(tmp_path)
+    seen = [[row["train/global_step"] for row in rows if "train/loss" in row] for rows in (killed, resumed)]
+    assert seen == [[1, 2, 3, 4, 5], [4, 5, 6, 7, 8]]
+    again = {row["_step"]: row["train/loss"] for row in resumed if "train/loss" in row}
+    before = {row["_step"]: row["train/loss"] for row in killed}
+    assert {step: before[step] for step in again if step in before} == {
+        step: loss for step, loss in again.items() if step in before
+    }
+    assert sorted(before | again) == list(range(8))  # W&B's own count goes on, too
+    names = {path.name.rpartition("-")[2] for path in (tmp_path / "wandb").glob("offline-run-*")}
+    assert len(names) == 1
+
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        rows = database.execute(
+            "select run_uuid, step, value from metrics where key = 'loss' order by step"
+        ).fetchall()
+    assert len({run for run, _, _ in rows}) == 1
+    assert sorted({step for _, step, _ in rows}) == list(range(1, 9))
+    assert len({(step, value) for _, step, value in rows}) == 8  # done again, the same
+
+
 def test_wandb_continues_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+    for name, value in ALONE.items():
+        monkeypatch.setenv(name, value)
     args = arguments(tmp_path)
-    names: list[str] = []
+    names: list[Any] = []
     for known in (False, True):
         tracker = Wandb()
         names.append(tracker.open(args, 0, names[0] if known else None))
@@ -137,15 +258,17 @@ def test_wandb_continues_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         tracker.close(failed=False)
         tracker.on_log(args, TrainerState(global_step=2), CONTROL, logs={"loss": 1.0})  # closed
         assert tracker._wandb.run is None
-    assert names[0] == names[1]
+    assert names[0]["id"] == names[1]["id"]
+    assert [name["step"] for name in names] == [1, 2]
     kept = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
-    assert all(name.endswith(names[0]) for name in kept)
+    assert all(name.endswith(names[0]["id"]) for name in kept)
 
 
 class FakeWandb:
     """As much of W&B as is used to open and close it."""
 
     Error = type("Error", (Exception,), {})
+    Settings = SimpleNamespace(model_fields=())
     refuses = False
 
     def __init__(self) -> None:
@@ -156,7 +279,7 @@ class FakeWandb:
         if self.refuses:
             raise self.Error("no key")
         self.calls.append(options)
-        self.run = SimpleNamespace(id=options.get("id", "new"))
+        self.run = SimpleNamespace(id=options.get("id", "new"), step=0, offline=False)
 
     def finish(self, exit_code: int) -> None:
         self.calls.append(exit_code)
@@ -175,17 +298,18 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
 
 def test_wandb_is_told_which_run_goes_on(wandb: FakeWandb, tmp_path: Path) -> None:
     common = {"project": "huggingface", "name": None, "dir": str(tmp_path)}
-    for known, options in ((None, {}), ("new", {"id": "new", "resume": "allow"})):
+    again = {"id": "new", "resume": "allow"}
+    for known, options in ((None, {}), ("new", again), ({"id": "new", "step": 7}, again)):
         tracker = Wandb()
-        assert tracker.open(arguments(tmp_path), 0, known) == "new"
+        assert tracker.open(arguments(tmp_path), 0, known) == {"id": "new", "step": 0}
         tracker.close(failed=known is None)
         assert wandb.calls[-2:] == [{**common, **options}, int(known is None)]
 
 
 def test_a_run_of_the_users_own_loop_is_joined_and_left_open(wandb: FakeWandb, tmp_path: Path) -> None:
-    wandb.run = SimpleNamespace(id="theirs")
+    wandb.run = SimpleNamespace(id="theirs", step=0, offline=True)
     tracker = Wandb()
-    assert tracker.open(arguments(tmp_path), 0, None) == "theirs"
+    assert tracker.open(arguments(tmp_path), 0, None)["id"] == "theirs"
     tracker.close(failed=False)
     assert wandb.calls == []
     assert wandb.run.id == "theirs"

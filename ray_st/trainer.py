@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, enable_full_determinism, set_seed
 
 from ray_st.data.columns import check_splits
+from ray_st.models.adapters import AdaptableStack
 from ray_st.training.batch import Inputs
 from ray_st.training.card import default_arguments, describe_run
 from ray_st.training.carding import CardTrainer
@@ -153,6 +154,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         self.scaling_config, self.run_config = scaling_config, run_config
         self.loss_init, self.loss = loss, make_losses(loss, self.model, anew=model_init is not None)
         check_losses(args, self.loss)
+        if isinstance(self.model, AdaptableStack):
+            self.model.check_adapters()
         if self.place is None and (train_dataset is not None or eval_dataset is not None):
             check_router_mapping(self.model, args.router_mapping)
         check_optimizer(self.optimizer, self.model, self.loss, args.learning_rate_mapping)

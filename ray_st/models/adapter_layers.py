@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,23 @@ _OF_NO_MATTER = {  # to weights that are trained already
     "peft_version",
     "revision",
 }
+
+
+def encoder_within(module: Any) -> Any:
+    """The encoder in what a user put in its place: a ``PeftModel`` is made around one, its adapters are inside.
+
+    Args:
+        module: An encoder of transformers, a ``PeftModel`` around one, or anything else, which is returned as it is.
+    """
+    peft = sys.modules.get("peft")  # without it there is no PeftModel
+    encoder = module
+    if peft is not None and isinstance(module, peft.PeftModel):
+        inner = module.base_model  # the encoder, or what has put adapters into it
+        encoder = inner if isinstance(inner, PreTrainedModel) else inner.model
+    if isinstance(encoder, PreTrainedModel):
+        # What transformers saves, and whether it knows its adapters, goes by this mark, which peft by itself does not set.
+        encoder._hf_peft_config_loaded = bool(getattr(encoder, "peft_config", None))
+    return encoder
 
 
 def adapter_names(encoder: Any) -> list[str]:
@@ -164,6 +182,33 @@ def remove(encoder: Any, names: list[str]) -> None:
         inner = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer.original_module
         encoder.set_submodule(place, inner)
     encoder.requires_grad_(True)
+
+
+def merge(encoder: Any, names: list[str]) -> None:
+    """Adds what adapters do to the encoder's own weights, and takes all adapters out.
+
+    Args:
+        encoder: An encoder of transformers; changed in place.
+        names: The adapters to be merged, active ones.
+
+    Raises:
+        ValueError: If a weight would be no number.
+    """
+    for place, layer in _tuner_layers(encoder).items():
+        if hasattr(layer, "unload_and_optionally_merge_module"):
+            inner = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=names)
+        else:
+            layer.merge(safe_merge=True, adapter_names=names)
+            inner = layer.get_base_layer()
+        encoder.set_submodule(place, inner)
+    del encoder.peft_config
+    encoder._hf_peft_config_loaded = False
+    encoder.requires_grad_(True)
+
+
+def are_disabled(encoder: Any) -> bool:
+    """Whether the encoder computes with its own weights alone, for a while."""
+    return any(layer.disable_adapters for layer in _tuner_layers(encoder).values())
 
 
 def switch(encoder: Any, enabled: bool) -> None:

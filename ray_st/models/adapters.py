@@ -10,7 +10,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ray_st.models.adapter_folder import Adapter, load_peft
-from ray_st.models.adapter_layers import adapter_names, attach, inject, remove, switch
+from ray_st.models.adapter_layers import adapter_names as _names_of
+from ray_st.models.adapter_layers import (
+    are_disabled,
+    attach,
+    encoder_within,
+    inject,
+    merge,
+    remove,
+    switch,
+)
 from ray_st.models.hub import find_folder
 from ray_st.models.stack import Stack
 
@@ -28,7 +37,25 @@ class AdaptableStack(Stack):
     @property
     def has_adapters(self) -> bool:
         """Whether the first module has an adapter, active or not."""
-        return bool(adapter_names(getattr(self.first, "auto_model", None)))
+        return bool(_names_of(encoder_within(getattr(self.first, "auto_model", None))))
+
+    def check_adapters(self) -> None:
+        """Refuses a ``PeftModel`` in the encoder's place that cannot be saved and opened again.
+
+        Others work as if :meth:`add_adapter` had put their adapters in.
+
+        Raises:
+            ValueError: Naming its kind, and what to do instead.
+        """
+        module: Any = getattr(self.first, "auto_model", None)
+        encoder = encoder_within(module)
+        if encoder is not module and not _names_of(encoder):
+            kinds = sorted({type(config).__name__ for config in module.peft_config.values()})
+            raise ValueError(
+                f"The first module's auto_model is a {type(module).__name__} of {kinds}, which puts no adapter into the encoder: "
+                "it trains a prompt, whose tokens would count in the embedding and which no model folder holds. Give the plain "
+                "encoder an adapter instead: model.add_adapter(peft.LoraConfig(...))."
+            )
 
     def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
         """Adds a fresh adapter to be trained, and makes it the active one.
@@ -156,10 +183,48 @@ class AdaptableStack(Stack):
             ValueError: If there is no such adapter.
         """
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names)
-        remove(self._known(names), names)
+        encoder = self._known(names)
+        remove(encoder, names)
+        if not _names_of(encoder):
+            self.first.auto_model = encoder  # without what was around it
+
+    def merge_adapters(self, adapter_names: str | list[str] | None = None) -> None:
+        """Adds adapters to the encoder's own weights and takes them out: a plain model of the same embeddings.
+
+        It is saved whole, runs without peft, and all its weights can be trained. Where the encoder's weights are of fewer bits
+        than float32, the sum is rounded to them; ``model.float()`` before keeps it exact.
+
+        Args:
+            adapter_names: The active adapters, which is the default: all that the embeddings are made with. Others would be lost:
+                make them active too (:meth:`set_adapter`) to merge them, or delete them (:meth:`delete_adapter`).
+
+        Raises:
+            ValueError: If the model has no adapter, others than the active ones are named, there are adapters that are
+                not active, or all are disabled.
+        """
+        encoder = self._known([])
+        active = self.active_adapters()
+        names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names or active)
+        self._known(names)
+        if sorted(names) != sorted(active):
+            raise ValueError(
+                f"merge_adapters merges the active adapters, {active}; got {names}. Choose them with set_adapter({names!r})."
+            )
+        if others := [name for name in _names_of(encoder) if name not in names]:
+            raise ValueError(
+                f"The model also has the adapters {others}, which are not active and would be lost. Delete them with "
+                f"delete_adapter({others!r}), or merge all with set_adapter({[*names, *others]!r}) first."
+            )
+        if are_disabled(encoder):
+            raise ValueError(
+                "The adapters are disabled, and merged they would take part. Call enable_adapters() first, or take them out with "
+                f"delete_adapter({names!r})."
+            )
+        merge(encoder, names)
+        self.first.auto_model = encoder
 
     def _encoder(self) -> Any:
-        encoder = getattr(self.first, "auto_model", None)
+        encoder = encoder_within(getattr(self.first, "auto_model", None))
         if not isinstance(encoder, PreTrainedModel):
             raise ValueError(
                 "Adapters need a first module with an encoder of transformers; this model's first is "
@@ -171,7 +236,7 @@ class AdaptableStack(Stack):
     def _known(self, names: list[str]) -> Any:
         """The encoder, once it is sure that it has these adapters, or any."""
         encoder = self._encoder()
-        there = adapter_names(encoder)
+        there = _names_of(encoder)
         if not there:
             raise ValueError("The model has no adapter; add_adapter and load_adapter give it one.")
         if unknown := [name for name in names if name not in there]:

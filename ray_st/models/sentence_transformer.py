@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ray_st.models.adapter_layers import refill
+from ray_st.models.adapter_layers import encoder_within, refill
 from ray_st.models.adapters import AdaptableStack
 from ray_st.models.card import write_card
 from ray_st.models.card_data import SentenceTransformerModelCardData
@@ -380,7 +380,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         """
         folder = find_folder(path)
         if self.has_adapters:  # all that is saved of the first module
-            refill(self.first.auto_model, folder)
+            refill(encoder_within(self.first.auto_model), folder)
         parts = list(self)[self.has_adapters :]
         with with_classes_of(self):
             saved = read_modules(folder, self.trust_remote_code, start=int(self.has_adapters))

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ray_st.models.adapter_folder import Adapter, base_folder, clear_adapter, is_adapter, save_adapter
-from ray_st.models.adapter_layers import adapt, adapter_names
+from ray_st.models.adapter_layers import adapt, adapter_names, encoder_within
 from ray_st.models.chat import MESSAGE, chat_template
 from ray_st.models.encoder import load_config, load_encoder, quiet, without_cache
 from ray_st.models.files import ModelFolderError, read_json
@@ -200,8 +200,9 @@ class Transformer(Module):
             ValueError: If several adapters are active, or one would be written beside the weights of a whole model.
         """
         with quiet():
-            if adapter_names(self.auto_model):
-                save_adapter(Path(folder), self.auto_model)
+            encoder = encoder_within(self.auto_model)
+            if adapter_names(encoder):
+                save_adapter(Path(folder), encoder)
             else:
                 clear_adapter(Path(folder))
                 self.auto_model.save_pretrained(folder)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ray_st.models.adapter_layers import adapter_weights
+from ray_st.models.adapter_layers import adapter_weights, encoder_within
 from ray_st.models.stack import Stack
 from ray_st.training.step import LossOrLosses, owned_by_loss
 
@@ -135,7 +135,7 @@ def _units(model: nn.Module) -> list[nn.Module]:
 
 def _to_widen(unit: nn.Module) -> list[Tensor]:
     trained = [weight for weight in unit.parameters() if weight.requires_grad and _is_narrow(weight)]
-    adapters = set(map(id, adapter_weights(getattr(unit, "auto_model", None))))
+    adapters = set(map(id, adapter_weights(encoder_within(getattr(unit, "auto_model", None)))))
     if all(id(weight) in adapters for weight in trained):
         return list(trained)
     return [*unit.parameters(), *unit.buffers()]

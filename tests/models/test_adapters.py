@@ -326,16 +326,6 @@ def test_names_and_arguments(adapted: Any, saved: Path, tiny_folder: Path) -> No
         plain.active_adapters()
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks by the older name
-def test_a_model_that_peft_wrapped_is_saved_by_peft(tiny_model: Any, tmp_path: Path) -> None:
-    tiny_model[0].auto_model = peft.get_peft_model(tiny_model[0].auto_model, lora())
-    stir(tiny_model).save(tmp_path / "wrapped")
-    again = SentenceTransformer(tmp_path / "wrapped", device="cpu")
-    assert np.array_equal(again.encode(TEXTS), tiny_model.encode(TEXTS))
-    with pytest.raises(ValueError, match="Adapters need a first module with an encoder of transformers"):
-        tiny_model.add_adapter(lora())
-
-
 def test_only_encoders_can_be_adapted() -> None:
     with pytest.raises(ValueError, match="this model's first is Dense"):
         SentenceTransformer(modules=[Dense(4, 4)], device="cpu").add_adapter(lora())
@@ -356,3 +346,110 @@ def test_a_base_from_the_hubs_cache_is_named_not_its_folder(tiny_folder: Path, t
     model.save(tmp_path / "saved")
     config = json.loads((tmp_path / "saved" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("us/tiny", "abc123")
+
+
+# ---- put in by hand ----
+
+OLDER_NAME = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks by it
+
+
+def wrapped(model: Any, **options: Any) -> Any:
+    """The model with a PeftModel in its encoder's place."""
+    model[0].auto_model = peft.get_peft_model(model[0].auto_model, lora(**options))
+    return model
+
+
+@OLDER_NAME
+def test_a_peft_model_put_in_by_hand_works_like_an_added_adapter(
+    tiny_folder: Path, tmp_path: Path, adapted: Any
+) -> None:
+    model = stir(wrapped(SentenceTransformer(tiny_folder, device="cpu")))
+    model.check_adapters()
+    np.testing.assert_allclose(model.encode(TEXTS), adapted.encode(TEXTS), atol=1e-6)
+    assert model.has_adapters
+    assert model.active_adapters() == ["default"]
+    model.save(tmp_path / "by hand")
+    adapted.save(tmp_path / "added")
+    files = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("by hand", "added")]
+    torch.testing.assert_close(*files)
+    again = SentenceTransformer(tmp_path / "by hand", device="cpu")
+    np.testing.assert_allclose(again.encode(TEXTS), adapted.encode(TEXTS), atol=1e-6)
+    stir(model, seed=1)
+    model.load_weights(tmp_path / "added")
+    np.testing.assert_allclose(model.encode(TEXTS), adapted.encode(TEXTS), atol=1e-6)
+    model.activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="an adapter 'default' already"):
+        model.add_adapter(lora())
+    model.add_adapter(lora(), "another")
+    assert model.active_adapters() == ["another"]
+    model.delete_adapter(["default", "another"])
+    assert type(model[0].auto_model).__name__ == "BertModel"
+    assert np.array_equal(model.encode(TEXTS), SentenceTransformer(tiny_folder, device="cpu").encode(TEXTS))
+
+
+@OLDER_NAME
+def test_what_a_user_merged_is_saved_whole(tiny_model: Any, tmp_path: Path) -> None:
+    model = stir(wrapped(tiny_model))
+    expected = model.encode(TEXTS)
+    assert model.has_adapters
+    model[0].auto_model = model[0].auto_model.merge_and_unload()
+    model.save(tmp_path)
+    found = SentenceTransformer(tmp_path, device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@OLDER_NAME
+def test_a_trained_prompt_is_refused(tiny_model: Any) -> None:
+    config = peft.PromptTuningConfig(task_type=peft.TaskType.FEATURE_EXTRACTION, num_virtual_tokens=2)
+    tiny_model[0].auto_model = peft.get_peft_model(tiny_model[0].auto_model, config)
+    with pytest.raises(
+        ValueError,
+        match=r"PeftModelForFeatureExtraction of \['PromptTuningConfig'\], .* Give the plain encoder an adapter",
+    ):
+        tiny_model.check_adapters()
+
+
+# ---- merged ----
+
+
+@OLDER_NAME
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("options", [{}, {"modules_to_save": ["LayerNorm"]}, {"use_dora": True}])
+def test_a_merged_model_is_a_plain_one_of_the_same_embeddings(
+    by_hand: bool, options: dict[str, Any], tiny_model: Any, tmp_path: Path
+) -> None:
+    if by_hand:
+        wrapped(tiny_model, **options)
+    else:
+        tiny_model.add_adapter(lora(**options))
+    expected = stir(tiny_model).encode(TEXTS)
+    tiny_model.merge_adapters()
+    assert not tiny_model.has_adapters
+    assert all(weight.requires_grad for weight in tiny_model.parameters())
+    tiny_model.save(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    for model in (tiny_model, SentenceTransformer(tmp_path, device="cpu")):
+        np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-5)
+
+
+def test_all_adapters_count_when_some_are_merged(adapted: Any) -> None:
+    adapted.add_adapter(lora(), "other")
+    stir(adapted, seed=1)
+    with pytest.raises(
+        ValueError, match=r"also has the adapters \['default'\], which are not active and would be lost"
+    ):
+        adapted.merge_adapters()
+    with pytest.raises(ValueError, match=r"merges the active adapters, \['other'\]; got \['default'\]"):
+        adapted.merge_adapters("default")
+    with pytest.raises(ValueError, match="no adapter 'unknown'"):
+        adapted.merge_adapters("unknown")
+    adapted.set_adapter(["default", "other"])
+    adapted.disable_adapters()
+    with pytest.raises(ValueError, match="The adapters are disabled"):
+        adapted.merge_adapters()
+    adapted.enable_adapters()
+    expected = adapted.encode(TEXTS)
+    adapted.merge_adapters(["other", "default"])
+    np.testing.assert_allclose(adapted.encode(TEXTS), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="has no adapter"):
+        adapted.merge_adapters()

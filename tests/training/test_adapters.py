@@ -17,11 +17,19 @@ peft = pytest.importorskip("peft")
 PAIRS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
 
 
-@pytest.fixture
-def adapted(tiny_folder: Path) -> Any:
+# peft asks by the older name
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+@pytest.fixture(params=["added", "by hand"])
+def adapted(tiny_folder: Path, request: pytest.FixtureRequest) -> Any:
     torch.manual_seed(0)
     model = SentenceTransformer(tiny_folder, device="cpu")
-    model.add_adapter(peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=4, lora_dropout=0.0), "mine")
+    config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=4, lora_dropout=0.0)
+    if request.param == "added":
+        model.add_adapter(config, "mine")
+    else:
+        model[0].auto_model = peft.get_peft_model(model[0].auto_model, config, "mine")
     return model
 
 
@@ -92,3 +100,10 @@ def test_recomputed_activations(adapted: Any, tmp_path: Path) -> None:
     moved = [name for name, weight in weights(adapted).items() if not torch.equal(weight, before[name])]
     assert moved
     assert all(".mine." in name for name in moved)
+
+
+def test_a_trained_prompt_is_refused(tiny_model: Any, tmp_path: Path) -> None:
+    config = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=2)
+    tiny_model[0].auto_model = peft.get_peft_model(tiny_model[0].auto_model, config)
+    with pytest.raises(ValueError, match="Give the plain encoder an adapter instead"):
+        loop(tiny_model, tmp_path)

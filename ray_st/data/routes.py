@@ -24,6 +24,9 @@ class TextEncoder(Protocol):
     def pad(self, ids: Sequence[npt.NDArray[np.int32]]) -> Mapping[str, Any]:
         """A batch of the ids."""
 
+    def check_prefixes(self) -> None:
+        """Makes sure that a prompt may be put before the texts."""
+
     def prompt_length(self, prompt: str) -> int:
         """Number of tokens that a prompt puts before a text."""
 

@@ -250,6 +250,9 @@ class DescribedData(TrainingLoop):
     def _routes(self, columns: ColumnSpec, name: str, label: str) -> Mapping[str, Route]:
         """The rows of the model that a dataset's text columns take."""
         routes = checked_routes(self.model, self.args.router_mapping, columns, name, label)
+        for route in routes.values() if self.args.prompts else ():
+            if route.encoder is not None:
+                route.encoder.check_prefixes()
         if self.user_collator is None:
             return routes
         return {column: dataclasses.replace(route, encoder=None) for column, route in routes.items()}

@@ -16,8 +16,8 @@ from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTran
 from ray_st.evaluation import InformationRetrievalEvaluator
 from ray_st.losses import CachedMultipleNegativesRankingLoss, GISTEmbedLoss, MultipleNegativesRankingLoss
 from ray_st.models import Normalize, Pooling, Router, StaticEmbedding, Transformer
-from ray_st.training.feeding import differences
 from ray_st.training.local import local_place, memory_feed
+from ray_st.training.resume import differences
 from ray_st.world import World
 
 ROWS = Dataset.from_dict(
@@ -119,6 +119,18 @@ def test_prompts_are_counted_with_the_rows_own_tokenizer(make_routed: Any) -> No
         name: encoder.prompt_length({"q": "query ", "a": "document "}[name])
         for name, encoder in expected.items()
     }
+
+
+def test_a_prompt_for_a_row_with_a_chat_template_is_refused(make_routed: Any, tiny_encoder: Path) -> None:
+    trainer = make_routed(arguments={"prompts": "query: "})
+    template = "{% for part in messages %}{{ part['content'] }}{% endfor %}"
+    options = {
+        "modality_config": {"message": {"format": "flat"}},
+        "processor_kwargs": {"chat_template": template},
+    }
+    trainer.model.first.sub_modules["query"][0] = Transformer(tiny_encoder, **options)
+    with pytest.raises(ValueError, match="texts into its chat template"):
+        trainer._train_parts(1)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ _HELD_OUT = frozenset({"test", "testing", "validation", "valid", "val", "dev", "
 
 
 def held_out(names: Iterable[str]) -> list[str]:
-    """The names of data that is held out: ``test``, or, beside a ``train…``, also ``test_sft`` or ``validation-2``.
+    """The names of held-out data: ``test``; beside a ``train…`` also ``test_sft`` or ``validation-2``.
 
     Args:
         names: Names of datasets.

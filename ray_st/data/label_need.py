@@ -1,4 +1,4 @@
-"""What a loss takes as a label: a value that travels to where rows are read, so that no step meets a label it cannot use."""
+"""What a loss takes as a label, checked where rows are read, so that no step meets a label it cannot use."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class LabelNeed:
         least: The least number.
         most: The most.
         ignored: A number outside these limits that stands for a row without a label.
-        lengths: How long a list may be; 0 stands for a number that is in no list, -1 for a list of any length. Empty
-            where anything will do.
+        lengths: How long a list may be; 0 stands for a number that is in no list, -1 for a list of any length.
+            Empty where anything will do.
         different: How many different labels there must be.
     """
 
@@ -68,8 +68,8 @@ class LabelNeed:
             return f"expected {self._expected()} as label of {self.loss}, found {_shown(value)}"
         if self.whole and exact is not None and not isinstance(value, list) and abs(value) > exact:
             return (
-                f"found {value!r} in a column of floats, which hold not every whole number above {exact:,}: store the "
-                f"labels of {self.loss} as integers"
+                f"found {value!r} in a column of floats, which hold not every whole number above {exact:,}: "
+                f"store the labels of {self.loss} as integers"
             )
         return None
 
@@ -106,7 +106,7 @@ def _shown(value: Label) -> str:
 
 
 def _exact(kind: pa.DataType) -> int | None:
-    """The number up to which a type, or a list of it, holds every whole number; None if it is not of floats."""
+    """The number up to which a type of floats, or a list of it, holds every whole number; None for others."""
     if is_list(kind):
         return _exact(kind.value_type)
     bits = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}.get(kind)

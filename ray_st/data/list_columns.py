@@ -1,4 +1,4 @@
-"""Columns of lists, as other trainers write negatives and their scores: how to spread them over columns of one text each."""
+"""Columns of lists, as other trainers write negatives and their scores, and how to spread them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHOWN = 4
 
 
 def how_to_spread(types: Mapping[str, Any], label: str | None) -> str | None:
-    """A function for ``datasets.Dataset.map`` that spreads lists of texts, and joins the scores that go with them.
+    """A function for ``datasets.Dataset.map`` that spreads lists of texts and joins their scores.
 
     Args:
         types: Arrow type of each column, in order.
@@ -37,8 +37,8 @@ def how_to_spread(types: Mapping[str, Any], label: str | None) -> str | None:
         entries.append(f'"scores": [{", ".join(scores)}]')
     lines = "".join(f"        {entry},\n" for entry in entries)
     return (
-        f"A loss takes one text from each column. Spread lists over columns, with a number of texts that every row has "
-        f"({_SHOWN} here):\n\ndef spread(row):\n    return {{\n{lines}    }}\n\n"
+        f"A loss takes one text from each column. Spread lists over columns, with a number of texts that every "
+        f"row has ({_SHOWN} here):\n\ndef spread(row):\n    return {{\n{lines}    }}\n\n"
         "dataset = dataset.map(spread, remove_columns=dataset.column_names)\n"
     )
 

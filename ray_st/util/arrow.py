@@ -13,7 +13,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: object) -> TypeGuard[pa.ListType]:
-    """Whether a type holds lists; what Ray gives as a type may be none of Arrow's, and is none of lists then."""
+    """Whether a type holds lists; what Ray gives as a type may be none of Arrow's."""
     return isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
 
 

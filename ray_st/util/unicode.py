@@ -1,4 +1,4 @@
-"""Texts that Python holds and nobody else: half of a surrogate pair, as JSON with broken escapes brings them."""
+"""Texts that Python holds and no UTF-8 does: with half of a surrogate pair, as broken escapes of JSON give."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def lone_surrogate(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         return (
-            f"character {error.start} is half of a surrogate pair, {text[error.start]!a}, which is not Unicode; correct "
-            "the text, or replace such characters with text.encode('utf-8', 'replace').decode()"
+            f"character {error.start} is half of a surrogate pair, {text[error.start]!a}, which is not Unicode; "
+            "correct the text, or replace such characters with text.encode('utf-8', 'replace').decode()"
         )
     return None

@@ -291,7 +291,6 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             outcome = self._on_cluster(task, parts, None, keeps=False)
         take_over(self, outcome)
         metrics: dict[str, float] = outcome.result
-        self.state.log_history.append({**metrics, "step": self.state.global_step})
         return metrics
 
     def predict(

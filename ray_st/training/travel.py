@@ -32,6 +32,7 @@ class Description:
         options: Its arguments, with their values of now.
         removed: Default callbacks that the user removed. Without a bar or printer, workers show no progress either.
         extras: Attributes that a subclass set by itself.
+        state: The trainer's state as JSON: what was trained so far, and its history.
     """
 
     kind: type[TrainingLoop]
@@ -39,6 +40,7 @@ class Description:
     options: dict[str, Any]
     removed: list[type[TrainerCallback]]
     extras: dict[str, Any]
+    state: str
 
     def parts(self) -> dict[str, Any]:
         """All that goes to the workers, by the names that users know."""
@@ -57,6 +59,7 @@ class Description:
         trainer = object.__new__(self.kind)
         trainer.place = place
         self.init(trainer, **{**self.options, "args": args})
+        _restore(trainer, self.state)
         show_progress(trainer, self.removed)
         trainer.__dict__.update(self.extras)
         trainer.travelled = tuple(self.options["callbacks"])
@@ -91,7 +94,19 @@ def describe(trainer: Any, init: Callable[..., None], own_loader: bool) -> Descr
         },
         removed=[type(one) for one in trainer.default_callbacks if not any(one is other for other in kept)],
         extras=trainer._extras(),
+        state=_written(trainer.state),
     )
+
+
+def _written(state: TrainerState) -> str:
+    return json.dumps(dataclasses.asdict(state))
+
+
+def _restore(trainer: TrainingLoop, state: str) -> None:
+    """Gives a trainer the state of another process, with its own place among the ranks."""
+    own = ("is_local_process_zero", "is_world_process_zero")
+    ours = {name: getattr(trainer.state, name) for name in own}
+    trainer.state = TrainerState(**{**json.loads(state), **ours})
 
 
 def show_progress(trainer: Any, removed: Sequence[type[TrainerCallback]] = ()) -> None:
@@ -131,7 +146,7 @@ def train_task(trainer: Any, resume_from: str | None) -> Outcome:
     owned = owned_by_loss(trainer.model, trainer.loss)
     return Outcome(
         result=result,
-        state=json.dumps(dataclasses.asdict(trainer.state)),
+        state=_written(trainer.state),
         model={name: tensor.detach().cpu() for name, tensor in trainer.model.state_dict().items()},
         loss={name: tensor.detach().cpu() for name, tensor in owned.items()},
         **_noted(trainer),
@@ -163,7 +178,8 @@ def _sendable(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def evaluate_task(trainer: Any, resume_from: str | None, prefix: str = "eval") -> Outcome:
     """Evaluates in a worker."""
-    return Outcome(result=trainer.evaluate(metric_key_prefix=prefix), **_noted(trainer))
+    metrics = trainer.evaluate(metric_key_prefix=prefix)
+    return Outcome(result=metrics, state=_written(trainer.state), **_noted(trainer))
 
 
 def predict_task(trainer: Any, resume_from: str | None, prefix: str = "test") -> Outcome:
@@ -186,6 +202,6 @@ def take_over(trainer: Any, outcome: Outcome) -> None:
     if outcome.card is not None:
         trainer.model.model_card_data = outcome.card
     if outcome.state:
-        trainer.state = TrainerState(**json.loads(outcome.state))
+        _restore(trainer, outcome.state)
     for callback, attributes in zip(trainer.own_callbacks(), outcome.callbacks, strict=True):
         callback.__dict__.update(attributes)

@@ -55,6 +55,27 @@ def test_prefixes(make: Any, on_cluster: None) -> None:
     assert trainer.state.log_history[-1]["step"] == 0
 
 
+def test_after_training_figures_are_those_of_its_end(make: Any, on_cluster: None) -> None:
+    def ask(model: Any, output_path: Any, epoch: float, steps: int) -> dict[str, float]:
+        return {"epoch_seen": epoch, "steps_seen": float(steps)}
+
+    trainer = make(evaluator=ask, eval_dataset={"one": ROWS, "two": ROWS})
+    before = trainer.evaluate()
+    assert (before["epoch"], before["eval_steps_seen"]) == (0, 0)
+    trainer.train()
+    trained = list(trainer.state.log_history)
+    found = trainer.evaluate()
+    assert (found["epoch"], found["eval_epoch_seen"], found["eval_steps_seen"]) == (1, 1, 3)
+    assert trainer.state.log_history[: len(trained)] == trained
+    added = trainer.state.log_history[len(trained) :]
+    assert [(entry["step"], entry["epoch"]) for entry in added] == [(3, 1), (3, 1)]
+    assert [name for entry in added for name in entry if name.endswith("_loss")] == [
+        "eval_one_loss",
+        "eval_two_loss",
+    ]
+    assert (trainer.state.global_step, trainer.state.max_steps) == (3, 3)
+
+
 def test_when_to_evaluate_and_to_log(make: Any, sent: Any) -> None:
     arguments = {
         "eval_strategy": "steps",

@@ -31,6 +31,7 @@ from ray_st.training.refusals import (
     check_arguments,
     check_in_place,
     check_losses,
+    check_without_workers,
     make_folder,
     note_kept_activations,
 )
@@ -83,7 +84,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         preprocess_logits_for_metrics: Called for each batch with the tuple of its embeddings and its labels; what it
             returns (a tensor, or a tuple of them) goes to ``compute_metrics`` instead.
         scaling_config: Ray Train's, number and kind of workers; by default one for each GPU of the cluster, or one CPU
-            worker.
+            worker. With ``num_workers=0`` all runs in this process, without Ray: for debugging and first tries.
         run_config: Ray Train's, name, storage and failure handling; by default checkpoints go to ``args.output_dir``
             and a failed worker group is restarted up to three times.
         optimizer_cls_and_kwargs: Class of the optimizer and its arguments, in place of what the arguments name; made on
@@ -126,6 +127,9 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             raise ValueError("A trainer needs a model, or a model_init that makes one.")
         check_arguments(args)
         args = self._settled(args, scaling_config, run_config)
+        if self.place is None:
+            scaling_config = scaling_config or _scaling_of_local_mode()
+            check_without_workers(args, scaling_config)
         self._tokenizer = tokenizer = either("tokenizer", tokenizer, "processing_class", processing_class)
         if tokenizer is not None and model is not None:
             model.tokenizer = tokenizer
@@ -225,6 +229,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
 
         Raises:
             ValueError: If the run cannot work; before any worker starts.
+            KeyboardInterrupt: At Ctrl-C; after a checkpoint, unless it is pressed again.
+            Interrupted: If SIGTERM stopped the run after a checkpoint.
         """
         if trial is not None and self.model_init is None:
             raise ValueError(
@@ -255,6 +261,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         finally:
             self.is_in_train = False
         take_over(self, outcome)
+        if outcome.interrupted:
+            raise KeyboardInterrupt("the run had reached its last step; the trainer has the trained model")
         return outcome.result
 
     def evaluate(
@@ -359,6 +367,8 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         """Refuses arguments that were changed since they were checked and cannot work."""
         self.args.check()
         check_arguments(self.args)
+        if self.place is None:
+            check_without_workers(self.args, self.scaling_config)
         check_losses(self.args, self.loss)
 
     # ---- loaders ----
@@ -439,6 +449,15 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         """What workers need to make this trainer again."""
         own_loader = type(self).get_train_dataloader is not SentenceTransformerTrainer.get_train_dataloader
         return describe(self, SentenceTransformerTrainer.__init__, own_loader)
+
+
+def _scaling_of_local_mode() -> Any:
+    """``num_workers=0`` where Ray Train runs a loop of the user's in this process; else None."""
+    if "ray.train" not in sys.modules:
+        return None
+    from ray_st.runtime import inplace
+
+    return inplace.scaling_of_local_mode()
 
 
 def _one_evaluator(evaluator: Any) -> Any:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ray_st._version import __version__
-from ray_st.util.endings import INTERRUPTED, OK, USER_ERROR, RunEnded
+from ray_st.util.endings import CTRL_C, INTERRUPTED, OK, USER_ERROR, RunEnded
 from ray_st.util.events import LOG_FORMAT, speaks_json, tell
 
 _COMMANDS = {
@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 when all went well, 2 when the user asked for something that cannot be (said in one line), 69
-        when workers were lost too often, 75 when the run was told to stop and can go on. Any other failure is raised,
-        so that its traceback shows and Python exits with 1.
+        when workers were lost too often, 75 when the run was told to stop and can go on, 130 at Ctrl-C. Any
+        other failure is raised, so that its traceback shows and Python exits with 1.
     """
     options = _parse(argv)
     if getattr(options, "log_format", None):
@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.code != signal.SIGTERM:
             raise
         return _end("run.interrupted", "SIGTERM before the first step", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        return _end("run.interrupted", str(error) or "Ctrl-C before the first step", CTRL_C)
     except ValueError as error:
         if _from_a_worker(error):
             raise

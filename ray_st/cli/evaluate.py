@@ -61,7 +61,8 @@ def _scaling(described: RunFile, workers: int | None) -> Any:
         if workers < 0:
             raise RunFileError(f"--workers: expected 0 or more, found {workers}")
         values["num_workers"] = workers
-    if workers == 0 or (workers is None and values.get("num_workers", 1) == 1 and not values.get("use_gpu")):
+    asked = values.get("num_workers", 1)
+    if asked == 0 or (workers is None and asked == 1 and not values.get("use_gpu")):
         return None
     from ray_st.runtime import configs
 

@@ -13,33 +13,67 @@ from ray._private import ray_constants
 from ray.train import ScalingConfig
 
 from ray_st.util.cluster_address import check_answers, found_address, is_loopback
+from ray_st.util.events import tell
+from ray_st.util.signals import handlers_kept
 
 NODE_ID = "ray.io/node-id"
 """The label by which Ray names a node."""
 
 
+class _Own:
+    """The local Ray that this process started; it stays until the process ends or ``ray.shutdown()``."""
+
+    address: str | None = None
+
+
 @contextmanager
 def connected() -> Iterator[None]:
-    """Uses the cluster that this process is connected to, or the one that Ray finds; starts one if there is none.
+    """Uses the cluster that this process is connected to, or one that Ray finds, or starts a local one.
 
-    A connection (or local cluster) that is opened here is closed again at the end.
+    A local Ray that is started here stays for later calls, and Ray ends it with the process. A connection to a
+    cluster that was there is closed again: it is made in a second, and Ray ends a process whose cluster has gone.
+    Handlers of signals are afterwards what they were.
 
     Raises:
-        ConnectionError: If the cluster that Ray would join is gone.
+        ConnectionError: If the cluster that the user connected to, or that Ray would join, is gone.
+    """
+    with handlers_kept():
+        joined = _connect()
+        try:
+            yield
+        finally:
+            if joined:
+                ray.shutdown()
+
+
+def _connect() -> bool:
+    """Connects where there is no connection that works.
+
+    Returns:
+        Whether the connection is to be closed at the end.
     """
     if ray.is_initialized():
-        yield
-        return
-    address = found_address()
-    if address is not None:
-        expect(address)
+        if any(node["Alive"] for node in ray.nodes()):
+            return False
+        address = ray.get_runtime_context().gcs_address
+        if address != _Own.address:
+            raise ConnectionError(
+                f"The Ray cluster at {address}, to which this process is connected, has no live node. "
+                "Call ray.shutdown(), then ray.init() with the address of another one."
+            )
+        tell("note", "the local Ray of this process was lost")
+        ray.shutdown()
+    joins = found_address()
+    if joins is not None:
+        expect(joins)
     # Ray's own variable brings its messages, and all that workers print, to this console.
     log_to_driver = None if "RAY_LOG_TO_DRIVER" in os.environ else False
     ray.init(log_to_driver=log_to_driver, logging_level=logging.ERROR)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    if joins is not None:
+        return True
+    _Own.address = ray.get_runtime_context().gcs_address
+    tell("note", "started a local Ray; it stays until this program ends, or until ray.shutdown()")
+    return False
 
 
 def expect(address: str) -> None:

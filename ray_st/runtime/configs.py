@@ -35,8 +35,8 @@ def scaling_config(values: Mapping[str, Any]) -> ScalingConfig | None:
         ValueError: If Ray refuses a value.
     """
     workers = values.get("num_workers", 1)
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise ValueError(f"num_workers: expected a whole number of at least 1, found {workers!r}")
+    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
+        raise ValueError(f"num_workers: expected a whole number of at least 0, found {workers!r}")
     try:
         return ScalingConfig(**values) if values else None
     except TypeError as error:

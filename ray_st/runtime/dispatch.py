@@ -11,10 +11,11 @@ from typing import Any
 from ray.train import RunConfig, ScalingConfig
 from transformers import IntervalStrategy
 
-from ray_st.runtime import cluster, launch, storage
+from ray_st.runtime import cluster, launch, storage, this_process
 from ray_st.runtime.beside import Beside, resources_beside
 from ray_st.training import resume
 from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.lease import Lease
 from ray_st.training.parts import prompt_lengths
 from ray_st.training.place import Place
 from ray_st.training.resume import Start
@@ -22,6 +23,7 @@ from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, Run
 from ray_st.training.run_header import header, starting
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.screen import has_bar
+from ray_st.util.signals import handlers_kept
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Errand:
 
 
 def dispatch(errand: Errand) -> Outcome:
-    """Runs an errand on workers.
+    """Runs an errand on workers, or in this process where there are to be none.
 
     Raises:
         ValueError: If the run cannot work; before any worker starts.
@@ -74,41 +76,97 @@ def dispatch(errand: Errand) -> Outcome:
         resume.check_model(start, errand.weights)
         if keeps:
             launch.say(header(args, str(run_config.name), store.path, errand.subject))
-        stack.enter_context(cluster.connected())
-        scaling = launch.resolve_scaling(errand.scaling_config, args.use_cpu)
-        workers = launch.workers_of(scaling)
-        aside = resources_beside(args.eval_resources, scaling) if keeps and _evaluates_beside(args) else {}
-        cluster.check_fits(scaling, aside)
-        parts = errand.make_parts(workers)
-        fed, start = _feed(errand, parts, store, start)
-        run = Run(
-            run_id=store.run_id,
-            build=errand.build,
-            task=errand.task,
-            feeds=tuple(fed),
-            start=start,
-            prompt_lengths=prompt_lengths(parts),
-            bar=has_bar() and not args.disable_tqdm,
-            log_level=args.get_process_log_level(),
-            facts=storage.facts_of(fed),
-            ledger=args.ledger and keeps,
-            fence=store.fence,
-            all_cores=workers == 1 and cluster.takes_all_cores(errand.scaling_config),
-        )
-        feeds = {name: part.feed for name, part in fed.items()}
-        beside = Beside(store, workers, aside) if aside else None
-        group = launch.process_group(args)
-        launch.say([starting(workers, cluster.resources_of_worker(scaling))] if keeps else [])
-        outcome = launch.launch(run, feeds, scaling, run_config, beside, torch_config=group, lease=lease)
+        begun = _Begun(errand, run_config, store, start, lease)
+        if launch.runs_here(errand.scaling_config):
+            stack.enter_context(handlers_kept())
+            outcome = _run_here(begun)
+        else:
+            stack.enter_context(cluster.connected())
+            outcome = _run_on_workers(begun)
         launch.say(
             [f"checkpoints are in {store.path}; the model here has the trained weights"] if keeps else []
         )
         return outcome
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """An errand whose folder is ready.
+
+    Args:
+        errand: The errand.
+        run_config: Where the run is kept, and how failures are handled.
+        store: Its folder.
+        start: The checkpoint from which it starts.
+        lease: The hold on the folder; None for a run that keeps nothing.
+    """
+
+    errand: Errand
+    run_config: RunConfig
+    store: CheckpointStore
+    start: Start
+    lease: Lease | None
+
+    def described(
+        self,
+        workers: int,
+        make_feed: Callable[[FeedPart], launch.Fed[launch.AnyFeed]],
+        all_cores: bool = False,
+    ) -> tuple[Run, dict[str, launch.AnyFeed]]:
+        """The run, with its feeds; refuses data that cannot be used."""
+        args, store = self.errand.args, self.store
+        parts = self.errand.make_parts(workers)
+        fed, start = _feed(self.errand, parts, store, self.start, make_feed)
+        run = Run(
+            run_id=store.run_id,
+            build=self.errand.build,
+            task=self.errand.task,
+            feeds=tuple(fed),
+            start=start,
+            prompt_lengths=prompt_lengths(parts),
+            bar=has_bar() and not args.disable_tqdm,
+            log_level=args.get_process_log_level(),
+            facts=storage.facts_of(fed),
+            ledger=args.ledger and self.errand.keeps,
+            fence=store.fence,
+            all_cores=all_cores,
+        )
+        return run, {name: part.feed for name, part in fed.items()}
+
+
+def _run_here(begun: _Begun) -> Outcome:
+    run, feeds = begun.described(1, this_process.make_feed)
+    return this_process.launch(run, feeds, begun.store, begun.lease)
+
+
+def _run_on_workers(begun: _Begun) -> Outcome:
+    args, keeps, asked = begun.errand.args, begun.errand.keeps, begun.errand.scaling_config
+    scaling = launch.resolve_scaling(asked, args.use_cpu)
+    workers = launch.workers_of(scaling)
+    aside = resources_beside(args.eval_resources, scaling) if keeps and _evaluates_beside(args) else {}
+    cluster.check_fits(scaling, aside)
+    all_cores = workers == 1 and cluster.takes_all_cores(asked)
+    run, feeds = begun.described(workers, launch.make_feed, all_cores)
+    beside = Beside(begun.store, workers, aside) if aside else None
+    launch.say([starting(workers, cluster.resources_of_worker(scaling))] if keeps else [])
+    return launch.launch(
+        run,
+        feeds,
+        scaling,
+        begun.run_config,
+        beside,
+        torch_config=launch.process_group(args),
+        lease=begun.lease,
+    )
+
+
 def _feed(
-    errand: Errand, parts: Mapping[str, FeedPart], store: CheckpointStore, start: Start
-) -> tuple[dict[str, launch.Fed], Start]:
+    errand: Errand,
+    parts: Mapping[str, FeedPart],
+    store: CheckpointStore,
+    start: Start,
+    make_feed: Callable[[FeedPart], launch.Fed[launch.AnyFeed]],
+) -> tuple[dict[str, launch.Fed[launch.AnyFeed]], Start]:
     """Encodes and plans a run's data, refuses what does not fit its checkpoint, and clears its folder of earlier runs.
 
     Returns:
@@ -120,7 +178,7 @@ def _feed(
     if errand.keeps and start.begins_anew:
         # Before encoding, which takes long: a run that is killed there is not to go on from another one's checkpoint.
         start = resume.set_aside(store, start)
-    fed = {name: launch.make_feed(part) for name, part in parts.items()}
+    fed = {name: make_feed(part) for name, part in parts.items()}
     launch.announce(fed, store)
     if not anew:
         resume.check_fingerprint(start, storage.facts_of(fed))

@@ -13,6 +13,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray_st.runtime import cluster, launch, storage
 from ray_st.runtime.worker import world_of_worker
 from ray_st.training.measuring import Measured, measure
+from ray_st.world import World
 
 
 def evaluate_on_workers(
@@ -30,7 +31,8 @@ def evaluate_on_workers(
     Args:
         model: The model; each worker gets a copy of it.
         evaluators: An evaluator or several, or any callables like them.
-        scaling_config: Number and kind of workers; by default one for each GPU of the cluster, or one CPU worker.
+        scaling_config: Number and kind of workers; by default one for each GPU of the cluster, or one CPU
+            worker. ``num_workers=0`` evaluates in this process.
         output_path: Folder for the evaluators' CSV files, which the first worker writes: one that it can see.
         epoch: Passed to the evaluators, for their files.
         steps: Likewise.
@@ -44,6 +46,8 @@ def evaluate_on_workers(
     """
     asked = list(evaluators) if isinstance(evaluators, Sequence) else [evaluators]
     folder = os.path.abspath(output_path) if output_path else None
+    if launch.runs_here(scaling_config):
+        return measure(model, asked, World(), folder, epoch, steps).figures
     with cluster.connected(), storage.run_folder("", keeps=False) as scratch:
         scaling = launch.resolve_scaling(scaling_config)
         cluster.check_fits(scaling)

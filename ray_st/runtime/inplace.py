@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 import ray.train
 from ray.data import DataIterator
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import Checkpoint, CheckpointUploadMode, ScalingConfig
 
 from ray_st.data.encode import encode_block
 from ray_st.data.feed import MemoryFeed, Planner
@@ -43,7 +43,7 @@ def find_place() -> Place | None:
     """
     try:
         storage = ray.train.get_context().get_storage()
-    except RuntimeError:  # Ray's way to say that this is no worker
+    except (RuntimeError, NotImplementedError):  # Ray's ways to say that this is no worker, and local mode
         return None
     world = world_of_worker()
     if current_world().size != world.size:
@@ -53,6 +53,17 @@ def find_place() -> Place | None:
         )
     store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, f"in-place-{next(_made)}")
     return Place(world, store, report=_Report(store))
+
+
+def scaling_of_local_mode() -> ScalingConfig | None:
+    """``num_workers=0`` where Ray Train runs the user's loop in this process (its local mode); else None."""
+    try:
+        ray.train.get_context().get_storage()
+    except NotImplementedError:
+        return ScalingConfig(num_workers=0)
+    except RuntimeError:
+        pass
+    return None
 
 
 class _Report:

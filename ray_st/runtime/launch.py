@@ -6,21 +6,25 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from typing import Any
+from contextlib import ExitStack, suppress
+from typing import Any, Generic, TypeVar
 
+import ray
 from ray import cloudpickle
+from ray.exceptions import RayActorError
 from ray.train import (
     ControllerError,
     FailureConfig,
     PreemptionError,
+    Result,
     RunConfig,
     ScalingConfig,
     WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from ray_st.data.feed import Planner
+from ray_st.data.feed import Feed, Planner
+from ray_st.data.ingested import Ingested
 from ray_st.runtime.beside import Beside, open_desk
 from ray_st.runtime.callbacks import StopAtRepeatableErrors
 from ray_st.runtime.cluster import default_scaling
@@ -29,17 +33,18 @@ from ray_st.runtime.failures import RunStopped
 from ray_st.runtime.feed_config import FeedConfig
 from ray_st.runtime.feeds import Epochs, RayFeed, Shelf
 from ray_st.runtime.ingest import default_window_bytes, ingest
-from ray_st.runtime.oversight import overseen, tower_of, watched
+from ray_st.runtime.oversight import ask_to_stop, overseen, tower_of, watched
 from ray_st.runtime.sealed import Sealed
 from ray_st.runtime.storage import open_store
 from ray_st.runtime.worker import work
 from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.feeding import arrange, check_ingested, fingerprint, summary
+from ray_st.training.feeding import Arrangement, arrange, check_ingested, fingerprint, summary
 from ray_st.training.lease import Lease
 from ray_st.training.progress import write_line
 from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, Run
 from ray_st.util.endings import Interrupted, LeaseLost, OutOfRetries
 from ray_st.util.events import speaks_json
+from ray_st.util.signals import StopSignals
 
 BAD_ROWS = "bad-rows"
 """How the files begin that list the rows that were left out."""
@@ -48,8 +53,11 @@ RESTARTS = 3
 """How often a worker group is restarted when the user gave no ``run_config``."""
 
 
+AnyFeed = TypeVar("AnyFeed", bound=Feed)
+
+
 @dataclasses.dataclass(frozen=True)
-class Fed:
+class Fed(Generic[AnyFeed]):
     """A feed, ready, and what there is to say of it.
 
     Args:
@@ -59,13 +67,13 @@ class Fed:
         faults: For each dataset, the unusable rows that were left out.
     """
 
-    feed: RayFeed
+    feed: AnyFeed
     fingerprint: dict[str, Any]
     summary: list[str]
     faults: dict[str, tuple[tuple[int, str], ...]]
 
 
-def make_feed(part: FeedPart) -> Fed:
+def make_feed(part: FeedPart) -> Fed[RayFeed]:
     """Encodes the datasets of a feed and plans its first epoch.
 
     Raises:
@@ -78,18 +86,39 @@ def make_feed(part: FeedPart) -> Fed:
         for name, dataset in part.datasets.items()
     }
     ingested = {name: encoded.description for name, encoded in blocks.items()}
+    columns = {name: dataset.encoding.columns for name, dataset in part.datasets.items()}
+
+    def shelved(planner: Planner, arrangement: Arrangement) -> RayFeed:
+        shelves = {
+            name: Shelf(encoded.references, encoded.description.block_rows, columns[name], resident)
+            for (name, encoded), resident in zip(blocks.items(), arrangement.resident, strict=True)
+        }
+        return RayFeed(shelves, planner.steps, Epochs(planner))
+
+    return ready(part, ingested, shelved)
+
+
+def ready(
+    part: FeedPart,
+    ingested: Mapping[str, Ingested],
+    feed_of: Callable[[Planner, Arrangement], AnyFeed],
+) -> Fed[AnyFeed]:
+    """Makes a feed of datasets that are encoded, and plans its first epoch.
+
+    Args:
+        part: The datasets.
+        ingested: Their descriptions, by name.
+        feed_of: Makes the feed of a planner and the arrangement that it follows.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
     check_ingested(part, ingested)
     arrangement = arrange(part, ingested)
     planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
     plan = planner.plan(0)
-    shelves = {
-        name: Shelf(encoded.references, encoded.description.block_rows, dataset.encoding.columns, resident)
-        for (name, encoded), dataset, resident in zip(
-            blocks.items(), part.datasets.values(), arrangement.resident, strict=True
-        )
-    }
     return Fed(
-        feed=RayFeed(shelves, planner.steps, Epochs(planner)),
+        feed=feed_of(planner, arrangement),
         fingerprint=fingerprint(part, ingested, plan),
         summary=summary(part, ingested, arrangement, plan),
         faults={name: described.faults for name, described in ingested.items()},
@@ -103,7 +132,7 @@ def say(lines: Iterable[str]) -> None:
             write_line(line)
 
 
-def announce(fed: Mapping[str, Fed], store: CheckpointStore) -> None:
+def announce(fed: Mapping[str, Fed[Any]], store: CheckpointStore) -> None:
     """Says what a run is about to do, and puts unusable rows aside in a file of the run's folder.
 
     Args:
@@ -144,12 +173,15 @@ def launch(
 
     Returns:
         What the first worker sent back.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C stopped it: training after a checkpoint, or at once if pressed again.
     """
     no_datasets: Any = dict.fromkeys(feeds)  # names only: the feeds come from the data config
     sealed = Sealed(run)
     with ExitStack() as stack:
         desk = stack.enter_context(open_desk(beside, sealed, feeds))
-        name, oversight = str(run_config.name), None
+        name, oversight, signals = str(run_config.name), None, None
         tower = stack.enter_context(tower_of(name))
         channel = stack.enter_context(shown(tower, name))
         if TRAIN_FEED in feeds:
@@ -157,6 +189,8 @@ def launch(
             lease.fence.check()  # encoding may have taken long
             oversight = stack.enter_context(overseen(tower, name, lease))
             run_config = watched(run_config, oversight)
+            signals = StopSignals(lambda: ask_to_stop(tower))
+            stack.enter_context(signals.taken())
         outcome = run_workers(
             lambda: work(sealed.open(), channel, desk, oversight),
             scaling,
@@ -166,7 +200,30 @@ def launch(
             dataset_config=FeedConfig(feeds),
         )
     assert isinstance(outcome, Outcome)
-    return outcome
+    late = signals is not None and signals.by_ctrl_c
+    return dataclasses.replace(outcome, interrupted=late)
+
+
+class _Trainer(TorchTrainer):
+    """Ray Train's trainer without its handler of Ctrl-C.
+
+    That one ends the program with exit code 0, and stays installed when the run is over.
+    """
+
+    _controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def fit(self) -> Result:
+        """Runs the workers; ends them where this process is told to end at once."""
+        try:
+            return super().fit()
+        except (KeyboardInterrupt, SystemExit):
+            if self._controller is not None:
+                with suppress(RayActorError):  # it ends itself, and cannot say so
+                    ray.get(self._controller.abort.remote())
+            raise
 
 
 def run_workers(
@@ -193,7 +250,7 @@ def run_workers(
     # Ray Train's workers write what is printed twice, through a logger and as it is; ours have a console of their own.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     sealed = Sealed(task)
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         lambda: cloudpickle.dumps(sealed.open()()), scaling_config=scaling, run_config=run_config, **options
     )
     try:
@@ -245,6 +302,11 @@ def _stopping_at_repeatable_errors(run_config: RunConfig) -> RunConfig:
         run_config,
         callbacks=[*(run_config.callbacks or []), StopAtRepeatableErrors()],  # type: ignore[list-item]
     )
+
+
+def runs_here(scaling: ScalingConfig | None) -> bool:
+    """Whether there are no workers and all is done in this process: Ray Train's ``num_workers=0``."""
+    return scaling is not None and scaling.num_workers == 0
 
 
 def workers_of(scaling: ScalingConfig) -> int:

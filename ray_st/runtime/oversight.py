@@ -84,7 +84,7 @@ def tower_of(run: str) -> Iterator[Any]:
 
 @contextmanager
 def overseen(tower: Any, run: str, lease: Lease) -> Iterator[Oversight]:
-    """Has SIGTERM stop the run after a checkpoint, and the loss of its folder at once, while the context is open.
+    """Has the loss of its folder stop the run at once, while the context is open.
 
     Args:
         tower: The run's tower.
@@ -92,12 +92,11 @@ def overseen(tower: Any, run: str, lease: Lease) -> Iterator[Oversight]:
         lease: The run's folder.
     """
     set_context(run=run)
-    lease.when_lost(lambda: _stop(tower))
-    with at_sigterm(lambda: _ask_to_stop(tower)):
-        if speaks_json():
-            folder = lease.fence.path
-            tell("run.started", f"run {run} in {folder}", folder=folder)
-        yield Oversight(tower, run, time.time(), step_limit_s())
+    lease.when_lost(lambda: ask_to_stop(tower))
+    if speaks_json():
+        folder = lease.fence.path
+        tell("run.started", f"run {run} in {folder}", folder=folder)
+    yield Oversight(tower, run, time.time(), step_limit_s())
 
 
 def step_limit_s() -> float:
@@ -129,12 +128,12 @@ def at_sigterm(call: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _ask_to_stop(tower: Any) -> None:
-    tell("stop.asked", "SIGTERM: the run stops after a checkpoint", by="SIGTERM")
-    _stop(tower)
+def ask_to_stop(tower: Any) -> None:
+    """Asks a run's workers to stop after a checkpoint.
 
-
-def _stop(tower: Any) -> None:
+    Args:
+        tower: The run's tower.
+    """
     with suppress(RayError):  # the run has just ended by itself
         ray.get(tower.stop.remote())
 

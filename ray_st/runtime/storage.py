@@ -90,7 +90,7 @@ def publish(folder: Path, run_config: RunConfig) -> str:
     return f"{str(run_config.storage_path).rstrip('/')}/{run_config.name}/{folder.name}"
 
 
-def facts_of(fed: Mapping[str, Fed]) -> dict[str, Any]:
+def facts_of(fed: Mapping[str, Fed[Any]]) -> dict[str, Any]:
     """What the order of a run's training samples depends on."""
     return fed[TRAIN_FEED].fingerprint if TRAIN_FEED in fed else {}
 

@@ -49,10 +49,7 @@ def work(
     with speaking(channel, place.world, run.log_level):
         trainer = run.build(place)
         with attended(trainer, place, oversight) if oversight else nullcontext():
-            start = _start(run, place.store)
-            if start.path is not None and start.only_model:
-                trainer.take_weights(start.path)
-            outcome = run.task(trainer, None if start.only_model else start.path)
+            outcome = carry_out(run, trainer, place.store)
     return outcome if place.world.is_first else None
 
 
@@ -91,6 +88,21 @@ def _place(run: Run, channel: Channel) -> Place:
         facts=run.facts,
         ledger=Ledger(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger and world.is_first else None,
     )
+
+
+def carry_out(run: Run, trainer: Any, store: CheckpointStore) -> Outcome:
+    """Runs a run's task from the checkpoint that it starts from.
+
+    Args:
+        run: The run.
+        trainer: The worker's trainer.
+        store: The run's folder.
+    """
+    start = _start(run, store)
+    if start.path is not None and start.only_model:
+        trainer.take_weights(start.path)
+    outcome: Outcome = run.task(trainer, None if start.only_model else start.path)
+    return outcome
 
 
 def _start(run: Run, store: CheckpointStore) -> Start:

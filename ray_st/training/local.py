@@ -17,8 +17,22 @@ from ray_st.data.window import Window
 from ray_st.training.checkpoint import CheckpointStore
 from ray_st.training.feeding import arrange, check_ingested, fingerprint
 from ray_st.training.place import Place
-from ray_st.training.run import TRAIN_FEED, FeedPart, eval_names
+from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, eval_names
 from ray_st.world import World
+
+
+def encode_here(dataset: DataPart, block_rows: int | None = None) -> list[pa.Table]:
+    """The encoded rows of a dataset, in order.
+
+    Args:
+        dataset: Anything but a Ray Dataset.
+        block_rows: Rows of each block but the last; None for a single block.
+    """
+    parts = as_source(dataset.source, dataset.label).parts(list(dataset.encoding.columns.names))
+    rows = pa.concat_tables([table for part in parts for table in read_located(part)])
+    size = block_rows or max(len(rows), 1)
+    starts = range(0, max(len(rows), 1), size)
+    return [encode_block(rows.slice(start, size), dataset.encoding) for start in starts]
 
 
 def memory_feed(part: FeedPart) -> MemoryFeed:
@@ -40,11 +54,8 @@ def feed_with_facts(part: FeedPart) -> tuple[MemoryFeed, dict[str, Any]]:
     """
     windows, ingested = {}, {}
     for name, dataset in part.datasets.items():
-        columns = dataset.encoding.columns
-        parts = as_source(dataset.source, dataset.label).parts(list(columns.names))
-        table = pa.concat_tables([table for part in parts for table in read_located(part)])
-        block = encode_block(table, dataset.encoding)
-        windows[name], ingested[name] = Window([block], columns), describe_blocks([block], columns)
+        columns, blocks = dataset.encoding.columns, encode_here(dataset)
+        windows[name], ingested[name] = Window(blocks, columns), describe_blocks(blocks, columns)
     check_ingested(part, ingested)
     arrangement = arrange(part, ingested)
     planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)

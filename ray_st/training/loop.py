@@ -42,10 +42,12 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
     Attributes:
         default_callbacks: Those that transformers adds by itself.
         travelled: The user's callbacks, as they came from the driver.
+        brought: Names of the attributes of a subclass that came from there.
     """
 
     default_callbacks: Sequence[TrainerCallback] = ()
     travelled: tuple[TrainerCallback, ...] = ()
+    brought: tuple[str, ...] = ()
     _managed: frozenset[str] = frozenset()
     _resumed: str | None = None
     _types: StoredTypes | None = None

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ray_st.models.stack import Stack
 from ray_st.training.progress import write_line
 from ray_st.training.step import LossOrLosses, losses_of
+from ray_st.training_args import EvalOn
 
 REFUSED = {
     "parallelism_config": "each worker runs the whole model; fsdp=True shards its weights",
@@ -27,6 +29,15 @@ REFUSED_IN_PLACE = {
     "ddp_backend": "your TorchTrainer has made the process group; give it torch_config=TorchConfig(backend=…)",
 }
 """Why an argument is refused inside a worker of the user's own run, by its name."""
+
+_SEVERAL = "there is one process to run on. Give it two workers or more"
+REFUSED_WITHOUT_WORKERS = {
+    "fsdp": _SEVERAL,
+    "deepspeed": _SEVERAL,
+    "fp16_full_eval": "it would cast the weights of the model that you hold",
+    "bf16_full_eval": "it would cast the weights of the model that you hold",
+}
+"""Why an argument is refused where the run takes place in the driver's process, by its name."""
 
 
 def check_arguments(args: Any) -> None:
@@ -59,6 +70,31 @@ def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
                 "TorchTrainer, or train on the driver."
             )
     _refuse(args, REFUSED_IN_PLACE, " inside a worker of Ray Train")
+
+
+def check_without_workers(args: Any, scaling_config: Any) -> None:
+    """Refuses what a run in this process (``num_workers=0``) cannot follow.
+
+    Args:
+        args: Training arguments.
+        scaling_config: The trainer's; anything but ``num_workers=0`` passes.
+
+    Raises:
+        ValueError: Naming what it is and what to do instead.
+    """
+    if scaling_config is None or scaling_config.num_workers != 0:
+        return
+    _refuse(args, REFUSED_WITHOUT_WORKERS, " without workers (num_workers=0)")
+    if args.eval_on == EvalOn.BACKGROUND:
+        raise ValueError(
+            'eval_on="background" evaluates in a process of a Ray cluster, and num_workers=0 trains in this '
+            'process without one. Use num_workers=1, or eval_on="workers", which evaluates here.'
+        )
+    if scaling_config.use_gpu and not torch.cuda.is_available():
+        raise ValueError(
+            "ScalingConfig(num_workers=0, use_gpu=True) trains in this process, whose machine has no GPU. "
+            "Leave use_gpu out, or use num_workers=1 on a cluster that has one."
+        )
 
 
 def check_losses(args: Any, loss: LossOrLosses) -> None:

@@ -124,6 +124,8 @@ class Outcome:
         loss: The tensors that losses own.
         callbacks: For each of the user's callbacks its attributes.
         card: The model's card data, with the figures of the run.
+        extras: Attributes of the trainer's subclass, where the task ran in the driver's process.
+        interrupted: Whether Ctrl-C was pressed too late to stop the run, which had reached its end.
     """
 
     result: Any
@@ -132,3 +134,5 @@ class Outcome:
     loss: Mapping[str, Tensor] = field(default_factory=dict)
     callbacks: tuple[Mapping[str, Any], ...] = ()
     card: Any = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    interrupted: bool = False

@@ -13,7 +13,13 @@ from ray_st.util.ports import use
 
 
 class SearchingTrainer(Trainer):
-    """A trainer whose runs can be the trials of a search."""
+    """A trainer whose runs can be the trials of a search.
+
+    Attributes:
+        scaling_config: Ray Train's number and kind of workers.
+    """
+
+    scaling_config: Any = None
 
     model: Any
     loss: Any
@@ -50,6 +56,11 @@ class SearchingTrainer(Trainer):
         Raises:
             ValueError: If the search cannot work; before any trial starts, as far as can be known.
         """
+        if self.scaling_config is not None and self.scaling_config.num_workers == 0:
+            raise ValueError(
+                "A search runs its trials on workers of a Ray cluster, and ScalingConfig(num_workers=0) "
+                "wants none. Use num_workers=1, or leave scaling_config out."
+            )
         if note := note_on_types(self.model, self.loss):
             write_line(note)
         search = use("search")

@@ -63,6 +63,7 @@ class Description:
         show_progress(trainer, self.removed)
         trainer.__dict__.update(self.extras)
         trainer.travelled = tuple(self.options["callbacks"])
+        trainer.brought = tuple(self.extras)
         return trainer
 
 
@@ -205,3 +206,4 @@ def take_over(trainer: Any, outcome: Outcome) -> None:
         _restore(trainer, outcome.state)
     for callback, attributes in zip(trainer.own_callbacks(), outcome.callbacks, strict=True):
         callback.__dict__.update(attributes)
+    trainer.__dict__.update(outcome.extras)

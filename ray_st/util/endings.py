@@ -20,6 +20,10 @@ INTERRUPTED = 75
 """The run was told to stop, or lost its storage, and can go on from its newest checkpoint (``EX_TEMPFAIL``)."""
 
 
+CTRL_C = 130
+"""The user pressed Ctrl-C (128 + SIGINT); a run that was training can go on from its newest checkpoint."""
+
+
 class RunEnded(RuntimeError):
     """A run ended before its last step.
 

@@ -11,7 +11,16 @@ import pytest
 
 from ray_st.cli import main, train
 from ray_st.training.lease import RunInUse
-from ray_st.util.endings import FAILED, INTERRUPTED, OK, OUT_OF_RETRIES, USER_ERROR, Interrupted, OutOfRetries
+from ray_st.util.endings import (
+    CTRL_C,
+    FAILED,
+    INTERRUPTED,
+    OK,
+    OUT_OF_RETRIES,
+    USER_ERROR,
+    Interrupted,
+    OutOfRetries,
+)
 from ray_st.util.events import LOG_FORMAT
 
 ENDINGS = {
@@ -20,6 +29,8 @@ ENDINGS = {
     "in use": (RunInUse("The run's folder is in use"), USER_ERROR, "run.refused"),
     "out of retries": (OutOfRetries("workers were lost"), OUT_OF_RETRIES, "run.failed"),
     "interrupted": (Interrupted("the run was told to stop"), INTERRUPTED, "run.interrupted"),
+    "Ctrl-C": (KeyboardInterrupt("stopped after step 5"), CTRL_C, "run.interrupted"),
+    "Ctrl-C early": (KeyboardInterrupt(), CTRL_C, "run.interrupted"),
     "stopped early": (SystemExit(signal.SIGTERM), INTERRUPTED, "run.interrupted"),
 }
 

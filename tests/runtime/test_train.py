@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import ray
 import ray.train
+import torch
 from datasets import Dataset
 
 from ray_st import (
@@ -39,7 +40,7 @@ def train(folder: Path, model_folder: Path, workers: int, **options: Any) -> Sen
     arguments = {
         "output_dir": str(folder),
         "num_train_epochs": 2,
-        "per_device_train_batch_size": GLOBAL_BATCH // workers,
+        "per_device_train_batch_size": GLOBAL_BATCH // max(workers, 1),
         "learning_rate": 1e-3,
         "logging_steps": 1,
         "save_strategy": "no",
@@ -85,6 +86,17 @@ def test_the_caller_has_the_trained_model_and_the_history(alone: Any, tiny_model
         for name, tensor in tiny_model.state_dict().items()
     )
     assert moved > 1e-4
+
+
+def test_without_workers_the_losses_are_those_of_one(alone: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as Ray gives a worker with one CPU
+    try:
+        here = train(tmp_path, tiny_folder, workers=0)
+    finally:
+        torch.set_num_threads(threads)
+    assert losses_of(here) == losses_of(alone)
+    assert difference(here, alone) == 0.0
 
 
 def test_two_workers_equal_one_on_the_same_global_batches(alone: Any, pair: Any) -> None:

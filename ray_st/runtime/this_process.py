@@ -1,0 +1,148 @@
+"""A run without workers (``num_workers=0``): a worker's loop in this process, on the user's own objects.
+
+No Ray is started: rows are encoded here. It is for debugging and first tries, and computes what one worker computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import ray
+from accelerate.state import AcceleratorState, GradientState
+
+from ray_st.data.feed import MemoryFeed
+from ray_st.data.ingested import describe_blocks
+from ray_st.data.window import Window
+from ray_st.runtime import cluster
+from ray_st.runtime.ingest import BLOCK_ROWS, open_source
+from ray_st.runtime.launch import Fed, ready
+from ray_st.runtime.worker import carry_out
+from ray_st.training.checkpoint import CheckpointStore
+from ray_st.training.lease import Lease
+from ray_st.training.ledger import LEDGER, Ledger
+from ray_st.training.local import encode_here
+from ray_st.training.parts import is_ray_dataset
+from ray_st.training.place import Place
+from ray_st.training.progress import ProgressReport
+from ray_st.training.reporting import EventReport
+from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, Outcome, Run, eval_names
+from ray_st.training.stopping import RollCall
+from ray_st.util.endings import Why, Wish
+from ray_st.util.events import send_to, set_context, speaks_json, tell
+from ray_st.util.screen import BarMove, Screen
+from ray_st.util.signals import StopSignals
+from ray_st.world import World
+
+
+def make_feed(part: FeedPart) -> Fed[MemoryFeed]:
+    """Encodes the datasets of a feed here, in the blocks that a cluster makes, and plans its first epoch.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+    blocks = {name: _blocks(dataset) for name, dataset in part.datasets.items()}
+    columns = {name: dataset.encoding.columns for name, dataset in part.datasets.items()}
+    ingested = {name: describe_blocks(encoded, columns[name]) for name, encoded in blocks.items()}
+    windows = {name: Window(encoded, columns[name]) for name, encoded in blocks.items()}
+    return ready(part, ingested, lambda planner, arrangement: MemoryFeed(windows, planner))
+
+
+def _blocks(dataset: DataPart) -> list[pa.Table]:
+    if not is_ray_dataset(dataset.source):
+        return encode_here(dataset, BLOCK_ROWS)
+    with cluster.connected():  # the user's dataset is read by Ray, which its maker has started
+        opened = open_source(dataset.source, dataset.encoding, dataset.label)
+        rows = pa.concat_tables(ray.get(opened.to_arrow_refs()))
+    return encode_here(dataclasses.replace(dataset, source=rows), BLOCK_ROWS)
+
+
+def launch(run: Run, feeds: Mapping[str, MemoryFeed], store: CheckpointStore, lease: Lease | None) -> Outcome:
+    """Runs a task as the only worker.
+
+    Args:
+        run: What to do.
+        feeds: Its data, by name.
+        store: The run's folder.
+        lease: The hold on it; None for a run that keeps nothing.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C stopped it: training after a checkpoint, or at once if pressed again.
+    """
+    # The driver's trainer has set accelerate's state, of which a process has one; a worker begins without.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    with _shown() as screen:
+        place = Place(
+            World(),
+            store,
+            train=feeds.get(TRAIN_FEED),
+            evals=eval_names(feeds),
+            prompt_lengths=run.prompt_lengths,
+            open_bar=(lambda steps: _Bar(screen, steps)) if run.bar else None,
+            facts=run.facts,
+            ledger=Ledger(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger else None,
+        )
+        trainer = run.build(place)
+        callbacks, trainer.travelled = trainer.travelled, ()  # they are the user's own, and need no way back
+        with _attended(trainer, lease) as signals:
+            outcome = carry_out(run, trainer, store)
+    return dataclasses.replace(
+        outcome,
+        callbacks=tuple(vars(callback) for callback in callbacks),
+        extras={name: vars(trainer)[name] for name in trainer.brought if name in vars(trainer)},
+        interrupted=signals.by_ctrl_c,
+    )
+
+
+@contextmanager
+def _attended(trainer: Any, lease: Lease | None) -> Iterator[StopSignals]:
+    """Listens to signals and to the loss of the run's folder. No watchdog: someone may be at a breakpoint."""
+    wish = Wish()
+    signals = StopSignals(lambda: wish.ask(Why.STOP))
+    if lease is None:
+        yield signals
+        return
+    folder = lease.fence.path
+    lease.when_lost(lambda: wish.ask(Why.STOP))
+    set_context(run=folder.rpartition("/")[2])
+    if speaks_json():
+        trainer.remove_callback(ProgressReport)
+        tell("run.started", f"run {folder.rpartition('/')[2]} in {folder}", folder=folder)
+    trainer.add_callback(EventReport(trainer))
+    trainer.add_callback(RollCall(trainer, wish, every_s=0.0))  # there is nobody to wait for
+    with signals.taken():
+        yield signals
+
+
+@contextmanager
+def _shown() -> Iterator[Screen]:
+    """This process's console, on which lines do not break the bar."""
+    screen = Screen()
+    send_to(screen.show)
+    try:
+        yield screen
+    finally:
+        screen.close()
+        send_to(None)
+
+
+class _Bar:
+    """A bar on this process's console."""
+
+    def __init__(self, screen: Screen, total: int) -> None:
+        self._screen, self._total = screen, total
+        self._step, self._text = 0, ""
+
+    def update(self, n: int = 1) -> None:
+        self._step += n
+        self._screen.show(BarMove(self._step, self._total, self._text))
+
+    def set_description(self, desc: str) -> None:
+        self._text = desc
+
+    def close(self) -> None:
+        self._screen.show(BarMove(self._step, self._total, self._text, closed=True))

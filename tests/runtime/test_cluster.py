@@ -1,0 +1,94 @@
+"""Which cluster a call uses, and what is left of it afterwards; Ray itself is played."""
+
+from __future__ import annotations
+
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.train.torch import TorchTrainer
+
+from ray_st.runtime import cluster, launch
+
+
+class Played:
+    """Ray, as far as a connection goes."""
+
+    def __init__(self, address: str | None = None, starts: bool = True) -> None:
+        self.address, self.alive, self.starts = address, True, starts
+        self.inits = 0
+
+    def is_initialized(self) -> bool:
+        return self.address is not None
+
+    def init(self, **options: Any) -> None:
+        self.inits += 1
+        self.address, self.alive = f"local:{self.inits}", True
+        signal.signal(signal.SIGTERM, lambda number, frame: None)  # as Ray does
+
+    def shutdown(self) -> None:
+        self.address = None
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": self.alive}]
+
+    def get_runtime_context(self) -> Any:
+        return SimpleNamespace(gcs_address=self.address)
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def play(played: Played) -> Played:
+        monkeypatch.setattr(cluster, "ray", played)
+        monkeypatch.setattr(cluster._Own, "address", None)
+        monkeypatch.setattr(cluster, "found_address", lambda: None if played.starts else "10.0.0.1:6379")
+        monkeypatch.setattr(cluster, "check_answers", lambda address: None)
+        return played
+
+    return play
+
+
+def test_a_local_ray_is_started_once_and_stays(play: Any, capsys: Any) -> None:
+    played, before = play(Played()), signal.getsignal(signal.SIGTERM)
+    for _ in range(3):
+        with cluster.connected():
+            assert played.is_initialized()
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert (played.inits, played.address) == (1, "local:1")
+    assert capsys.readouterr().out.count("started a local Ray") == 1
+    played.shutdown()  # the user's
+    with cluster.connected():
+        assert played.address == "local:2"
+
+
+def test_a_local_ray_that_was_lost_is_replaced(play: Any, capsys: Any) -> None:
+    played = play(Played())
+    with cluster.connected():
+        played.alive = False
+    with cluster.connected():
+        assert played.address == "local:2"
+    assert "was lost" in capsys.readouterr().out
+
+
+def test_a_cluster_that_was_there_is_left_again(play: Any, capsys: Any) -> None:
+    played = play(Played(starts=False))
+    with pytest.raises(KeyError), cluster.connected():
+        raise KeyError
+    assert not played.is_initialized()
+    assert capsys.readouterr().out == ""
+
+
+def test_the_users_connection_is_used_and_stays(play: Any) -> None:
+    played = play(Played(address="theirs"))
+    with cluster.connected():
+        pass
+    assert (played.inits, played.address) == (0, "theirs")
+    played.alive = False
+    with pytest.raises(ConnectionError, match=r"theirs.*no live node.*ray\.shutdown"), cluster.connected():
+        pass
+
+
+def test_what_ray_keeps_private_is_still_there() -> None:
+    assert hasattr(TorchTrainer, "_register_sigint_handler")
+    assert launch._Trainer._register_sigint_handler is not TorchTrainer._register_sigint_handler

@@ -31,6 +31,7 @@ from ray_st.training.refusals import (
     check_arguments,
     check_in_place,
     check_losses,
+    check_outputs_last,
     check_without_workers,
     make_folder,
     note_kept_activations,
@@ -130,6 +131,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         if self.place is None:
             scaling_config = scaling_config or _scaling_of_local_mode()
             check_without_workers(args, scaling_config)
+            check_outputs_last(args, run_config)
         self._tokenizer = tokenizer = either("tokenizer", tokenizer, "processing_class", processing_class)
         if tokenizer is not None and model is not None:
             model.tokenizer = tokenizer
@@ -369,6 +371,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         check_arguments(self.args)
         if self.place is None:
             check_without_workers(self.args, self.scaling_config)
+            check_outputs_last(self.args, self.run_config)
         check_losses(self.args, self.loss)
 
     # ---- loaders ----

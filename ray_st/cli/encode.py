@@ -19,6 +19,7 @@ from ray_st.cli.runfile import ModelSpec
 from ray_st.data.sources.files import FORMATS
 from ray_st.data.table_spec import TableSpec
 from ray_st.runtime.corpus_plan import EMBEDDING, choose_column
+from ray_st.util.uploads import check_kept
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -79,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
     """
     if options.batch_size < 1:
         raise RunFileError(f"--batch-size: expected at least 1, found {options.batch_size}")
+    check_kept(options.output, "OUTPUT")
     into_file = options.output.endswith(_FILE_SUFFIXES)
     given = [name for name in (_OF_FOLDERS if into_file else _OF_FILES) if _is_given(options, name)]
     if given:

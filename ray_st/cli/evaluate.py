@@ -10,6 +10,7 @@ from typing import Any
 from ray_st.cli.checks import RunFileError, at, check_keys
 from ray_st.cli.figures import table
 from ray_st.cli.runfile import ModelSpec, RunFile, read_run
+from ray_st.util.uploads import check_kept
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +46,7 @@ def run(options: argparse.Namespace) -> None:
     evaluators = parts.make_evaluators(described)
     model = parts.open_model(ModelSpec(options.model), "MODEL")
     if options.output:
+        check_kept(options.output, "--output")
         Path(options.output).mkdir(parents=True, exist_ok=True)
     figures = _figures(model, evaluators, scaling, options.output)
     print(

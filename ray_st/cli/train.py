@@ -11,6 +11,7 @@ from ray_st.cli.checks import RunFileError, at, check_keys
 from ray_st.cli.figures import table
 from ray_st.cli.runfile import RunFile, read_run
 from ray_st.util.events import FORMATS, speaks_json, tell
+from ray_st.util.uploads import upload_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.file}: OK: the run file is valid")
         return
     before = job.figures()
-    resume = options.resume or (options.go_on and job.has_checkpoint())
+    resume = options.resume or (options.go_on and job.can_go_on())
     job.trainer.train(resume_from_checkpoint=resume or None)
     job.trainer.save_model(str(job.folder))
     if before:
@@ -85,11 +86,21 @@ class Job:
         run_config = launch.complete_run_config(trainer.run_config, str(trainer.args.output_dir))
         return storage.publish(self.folder, run_config)
 
-    def has_checkpoint(self) -> bool:
-        """Whether the run's folder holds a complete checkpoint."""
-        from ray_st.runtime import launch
+    def can_go_on(self) -> bool:
+        """Whether the run's folder holds a complete checkpoint; if not, says where it looked."""
+        from ray_st.runtime import launch, storage
 
-        return launch.has_checkpoint(self.trainer.run_config, str(self.trainer.args.output_dir))
+        run_config = launch.complete_run_config(self.trainer.run_config, str(self.trainer.args.output_dir))
+        store = storage.open_store(run_config, "")
+        skipped: list[str] = []
+        if store.newest(skipped=skipped) is not None:
+            return True
+        reasons = "".join(f" {reason}" for reason in skipped)
+        tell(
+            "note",
+            f"--continue: no complete checkpoint in {store.path}; the run starts from the beginning.{reasons}",
+        )
+        return False
 
 
 def prepare(run: RunFile) -> Job:
@@ -129,7 +140,19 @@ def prepare(run: RunFile) -> Job:
         scaling_config=scaling_config,
         run_config=run_config,
     )
-    return Job(trainer, evaluator, Path(str(args.output_dir)) / "final")
+    return Job(trainer, evaluator, _final(args, run_config))
+
+
+def _final(args: Any, run_config: Any) -> Path:
+    """Where the trained model is saved: in the output folder, or beside the checkpoints if Ray would delete that."""
+    folder = Path(str(args.output_dir)).absolute()
+    if upload_of(folder) is not None:
+        from ray_st.runtime import launch, storage
+
+        store = storage.open_store(launch.complete_run_config(run_config, str(folder)), "")
+        if store.is_local:  # from elsewhere it is copied there
+            folder = Path(store.path)
+    return folder / "final"
 
 
 def _check_columns(tables: Any, loss: Any, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from itertools import count
@@ -14,6 +15,7 @@ from ray_st.legacy.schedules import check_scheduler
 from ray_st.legacy.trainer import Evaluations, FitTrainer
 from ray_st.models.fitting import FitOptions, Objectives
 from ray_st.training_args import SentenceTransformerTrainingArguments
+from ray_st.util.uploads import upload_of
 
 _RUNS = "checkpoints"
 
@@ -102,7 +104,9 @@ def evaluations(objectives: int, options: FitOptions, best: Callable[..., Any]) 
 def _free_folder() -> str:
     """A folder of its own for each run that has none: Ray keeps its record of the run there."""
     names = (f"model_{number}" if number else "model" for number in count())
-    folders = (Path(_RUNS) / name for name in names)
+    # In a job's upload, which Ray deletes, there is no place for them; nobody asked for these files.
+    runs = Path(_RUNS) if upload_of(_RUNS) is None else Path(tempfile.gettempdir()) / f"ray_st-{_RUNS}"
+    folders = (runs / name for name in names)
     return str(next(folder for folder in folders if not folder.exists() or not any(folder.iterdir())))
 
 

@@ -30,6 +30,7 @@ from ray_st.training.precision import StoredTypes, widen
 from ray_st.training.progress import write_line
 from ray_st.training.step import describe_weights, owned_by_loss
 from ray_st.util.secrets import with_secrets, without_secrets
+from ray_st.util.uploads import upload_of
 
 LOSS_WEIGHTS = "loss.safetensors"
 ARGUMENTS = "training_args.json"
@@ -213,6 +214,12 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
             output_dir: The folder; ``args.output_dir`` by default.
             _internal_call: Part of transformers' interface.
         """
+        upload = upload_of(output_dir or str(self.args.output_dir)) if self.place is None else None
+        if upload is not None:
+            write_line(
+                f"warning: the model is saved in {upload}, the folder that Ray made of the job's working_dir, and Ray "
+                "deletes it some time after the job"
+            )
         with self.whole_weights():
             super().save_model(output_dir, _internal_call)
 

@@ -13,6 +13,7 @@ from ray_st.models.stack import Stack
 from ray_st.training.progress import write_line
 from ray_st.training.step import LossOrLosses, losses_of
 from ray_st.training_args import EvalOn
+from ray_st.util.uploads import check_kept
 
 REFUSED = {
     "parallelism_config": "each worker runs the whole model; fsdp=True shards its weights",
@@ -95,6 +96,29 @@ def check_without_workers(args: Any, scaling_config: Any) -> None:
             "ScalingConfig(num_workers=0, use_gpu=True) trains in this process, whose machine has no GPU. "
             "Leave use_gpu out, or use num_workers=1 on a cluster that has one."
         )
+
+
+def check_outputs_last(args: Any, run_config: Any) -> None:
+    """Refuses folders for a run that Ray would delete with the upload of the job that this is.
+
+    Args:
+        args: Training arguments.
+        run_config: The trainer's, whose ``storage_path`` overrides ``output_dir``; or None.
+
+    Raises:
+        ValueError: Naming the folder and what to do instead.
+    """
+    remedy = (
+        "Give an absolute path on storage that lasts, or run_config=RunConfig(storage_path=...) "
+        "(in a run file: run.storage_path)"
+    )
+    storage = None if run_config is None else run_config.storage_path
+    if storage is None:
+        check_kept(args.output_dir, "output_dir", remedy)
+    else:
+        check_kept(storage, "run_config.storage_path")
+    if args.logging_dir is not None:
+        check_kept(args.logging_dir, "logging_dir")
 
 
 def check_losses(args: Any, loss: LossOrLosses) -> None:

@@ -10,6 +10,7 @@ from transformers import Trainer
 from ray_st.training.precision import note_on_types
 from ray_st.training.progress import write_line
 from ray_st.util.ports import use
+from ray_st.util.uploads import check_kept
 
 
 class SearchingTrainer(Trainer):
@@ -61,6 +62,7 @@ class SearchingTrainer(Trainer):
                 "A search runs its trials on workers of a Ray cluster, and ScalingConfig(num_workers=0) "
                 "wants none. Use num_workers=1, or leave scaling_config out."
             )
+        check_kept(str(self.args.output_dir), "output_dir, which holds the search's folder,")
         if note := note_on_types(self.model, self.loss):
             write_line(note)
         search = use("search")

@@ -165,7 +165,7 @@ def test_the_example_is_a_good_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         ),
         ("loss=CosentLoss", "loss.name: unknown loss 'CosentLoss'; did you mean 'CoSENTLoss'?"),
         ("scaling.workers=2", "scaling.workers: unknown key 'workers'; did you mean 'num_workers'?"),
-        ("scaling.num_workers=0", "scaling: num_workers: expected a whole number of at least 1, found 0"),
+        ("scaling.num_workers=-1", "scaling: num_workers: expected a whole number of at least 0, found -1"),
         ("run.nam=x", "run.nam: unknown key 'nam'; did you mean 'name'?"),
         ("data.train.columns=[a, score]", "data.train has text columns ['a']"),
         ("data.train.columns=[a, b]", "CoSENTLoss needs a label column"),
@@ -256,6 +256,69 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("[]")
 
 
+HERE = ["scaling={num_workers: 0}", "evaluators=", "args.eval_strategy=no"]
+
+
+@pytest.fixture
+def upload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory that Ray made of a job's upload."""
+    folder = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    (folder / "inner").mkdir(parents=True)
+    monkeypatch.chdir(folder / "inner")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--check"],
+        ["--continue"],
+        ["run.storage_path=runs"],
+        ["args.logging_dir=logs", "args.output_dir=/tmp"],
+    ],
+)
+def test_outputs_in_a_jobs_upload_are_refused_before_the_first_step(
+    run_file: str, upload: Path, words: list[str], capsys: Any
+) -> None:
+    assert main(["train", run_file, *HERE, *words]) == 2
+    error = capsys.readouterr().err
+    assert f"lies in {upload}, the folder that Ray made of the job's working_dir" in error
+    assert not (upload / "inner" / "out").exists()
+
+
+def test_in_a_job_with_storage_the_model_is_there_too(
+    run_file: str, upload: Path, tmp_path: Path, capsys: Any
+) -> None:
+    storage = tmp_path / "shared"
+    assert main(["train", run_file, *HERE, f"run.storage_path={storage}", "run.name=first"]) == 0
+    assert f"model: {storage}/first/final\n" in capsys.readouterr().out
+    assert (storage / "first" / "final" / "modules.json").is_file()
+
+
+def test_other_commands_refuse_such_outputs_too(
+    run_file: str, upload: Path, tiny_folder: Path, texts: list[str], tmp_path: Path, capsys: Any
+) -> None:
+    assert main(["encode", str(tiny_folder), str(tmp_path / "texts.txt"), "v.parquet"]) == 2
+    assert "OUTPUT 'v.parquet' lies in" in capsys.readouterr().err
+    assert main(["evaluate", str(tiny_folder), run_file, "--output", "figures"]) == 2
+    assert "--output 'figures' lies in" in capsys.readouterr().err
+
+
+def test_continue_says_where_it_found_nothing(run_file: str, capsys: Any) -> None:
+    saved = [*HERE, "args.save_strategy=epoch"]
+    folder = Path("out").absolute()
+    assert main(["train", run_file, "--continue", *saved]) == 0
+    shown = capsys.readouterr().out
+    assert f"--continue: no complete checkpoint in {folder}; the run starts from the beginning" in shown
+    assert f"model: {folder}/final\n" in shown
+    (folder / "checkpoint-2" / "model.safetensors").unlink()
+    assert main(["train", run_file, "--continue", *saved]) == 0
+    assert "model.safetensors is damaged" in capsys.readouterr().out
+    assert main(["train", run_file, "--continue", *saved]) == 0
+    assert "no complete checkpoint" not in capsys.readouterr().out
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_train_saves_the_model_and_shows_figures(run_file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -263,5 +326,5 @@ def test_train_saves_the_model_and_shows_figures(run_file: str, capsys: pytest.C
     shown = capsys.readouterr().out
     assert "before" in shown
     assert "dev_spearman_cosine" in shown
-    assert "model: out/final" in shown
+    assert f"model: {Path('out/final').absolute()}" in shown
     assert SentenceTransformer("out/final", device="cpu").encode("good").shape == (32,)

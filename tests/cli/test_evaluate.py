@@ -63,7 +63,7 @@ def test_in_this_process(
     ("arguments", "message"),
     [
         (["--workers", "-1"], "--workers: expected 0 or more, found -1"),
-        (["scaling.num_workers=two"], "num_workers: expected a whole number of at least 1, found 'two'"),
+        (["scaling.num_workers=two"], "num_workers: expected a whole number of at least 0, found 'two'"),
         (["--workers", "2", "scaling.wrokers=2"], "wrokers"),
     ],
 )

@@ -1,0 +1,41 @@
+"""Folders that Ray makes of a job's ``working_dir``, and deletes with what was written there when no job uses them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PLACE = ("runtime_resources", "working_dir_files")  # in the session's folder, on each node
+
+
+def upload_of(path: str | Path) -> Path | None:
+    """The folder that Ray made of an upload in which a path lies, or None.
+
+    Args:
+        path: A local path, or a URI, which lies in none.
+    """
+    if "://" in str(path):
+        return None
+    parts = Path(path).expanduser().absolute().parts
+    for place in range(len(parts) - 2):
+        if parts[place : place + 2] == _PLACE:
+            return Path(*parts[: place + 3])
+    return None
+
+
+def check_kept(path: str | Path, name: str, remedy: str = "Give an absolute path that lasts") -> None:
+    """Refuses an output folder or file that Ray would delete.
+
+    Args:
+        path: Its path.
+        name: What to call it in the error.
+        remedy: What to do instead.
+
+    Raises:
+        ValueError: If it lies in the folder of an upload.
+    """
+    upload = upload_of(path)
+    if upload is not None:
+        raise ValueError(
+            f"{name} {str(path)!r} lies in {upload}, the folder that Ray made of the job's working_dir: Ray deletes it "
+            f"some time after the job, and the next job gets another one. {remedy}."
+        )

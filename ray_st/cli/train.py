@@ -144,7 +144,7 @@ def prepare(run: RunFile) -> Job:
 
 
 def _final(args: Any, run_config: Any) -> Path:
-    """Where the trained model is saved: in the output folder, or beside the checkpoints if Ray would delete that."""
+    """Where the trained model is saved: in the output folder, or beside the checkpoints if Ray deletes that."""
     folder = Path(str(args.output_dir)).absolute()
     if upload_of(folder) is not None:
         from ray_st.runtime import launch, storage

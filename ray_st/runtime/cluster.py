@@ -69,7 +69,7 @@ def _connect() -> bool:
     # Ray's own variable brings its messages, and all that workers print, to this console.
     log_to_driver = None if "RAY_LOG_TO_DRIVER" in os.environ else False
     ray.init(log_to_driver=log_to_driver, logging_level=logging.ERROR)
-    if joins is not None:
+    if joins is not None or "://" in os.environ.get("RAY_ADDRESS", ""):
         return True
     _Own.address = ray.get_runtime_context().gcs_address
     tell("note", "started a local Ray; it stays until this program ends, or until ray.shutdown()")

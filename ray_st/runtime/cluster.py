@@ -21,28 +21,44 @@ NODE_ID = "ray.io/node-id"
 
 
 class _Own:
-    """The local Ray that this process started; it stays until the process ends or ``ray.shutdown()``."""
+    """The local Ray that this process started; it stays until the process ends or ``ray.shutdown()``.
+
+    Attributes:
+        address: Where it is; None before there is one.
+        calls: How many calls use a cluster now, one within the other.
+    """
 
     address: str | None = None
+    calls = 0
+
+    @classmethod
+    def is_connected(cls) -> bool:
+        """Whether this process is connected to it."""
+        return ray.is_initialized() and ray.get_runtime_context().gcs_address == cls.address
 
 
 @contextmanager
 def connected() -> Iterator[None]:
     """Uses the cluster that this process is connected to, or one that Ray finds, or starts a local one.
 
-    A local Ray that is started here stays for later calls, and Ray ends it with the process. A connection to a
-    cluster that was there is closed again: it is made in a second, and Ray ends a process whose cluster has gone.
-    Handlers of signals are afterwards what they were.
+    A local Ray that is started here stays for later calls, and Ray ends it with the process; only what is interrupted
+    must not go on in it. A connection to a cluster that was there is closed again: it is made in a second, and Ray
+    ends a process whose cluster has gone. Handlers of signals are afterwards what they were.
 
     Raises:
         ConnectionError: If the cluster that the user connected to, or that Ray would join, is gone.
     """
     with handlers_kept():
-        joined = _connect()
+        leaves = _connect()
+        _Own.calls += 1
         try:
             yield
+        except (KeyboardInterrupt, SystemExit):
+            leaves = leaves or (_Own.calls == 1 and _Own.is_connected())
+            raise
         finally:
-            if joined:
+            _Own.calls -= 1
+            if leaves:
                 ray.shutdown()
 
 
@@ -55,8 +71,8 @@ def _connect() -> bool:
     if ray.is_initialized():
         if any(node["Alive"] for node in ray.nodes()):
             return False
-        address = ray.get_runtime_context().gcs_address
-        if address != _Own.address:
+        if not _Own.is_connected():
+            address = ray.get_runtime_context().gcs_address
             raise ConnectionError(
                 f"The Ray cluster at {address}, to which this process is connected, has no live node. "
                 "Call ray.shutdown(), then ray.init() with the address of another one."

@@ -62,6 +62,27 @@ def test_a_local_ray_is_started_once_and_stays(play: Any, capsys: Any) -> None:
         assert played.address == "local:2"
 
 
+def test_what_is_interrupted_does_not_go_on_in_a_local_ray(play: Any) -> None:
+    played = play(Played())
+
+    def interrupt(error: type[BaseException]) -> None:
+        with cluster.connected():
+            try:
+                with cluster.connected():  # a call within another, which has things to close first
+                    raise error
+            finally:
+                found.append(played.is_initialized())
+
+    found: list[bool] = []
+    with pytest.raises(LookupError):
+        interrupt(LookupError)
+    assert played.is_initialized()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(KeyboardInterrupt)
+    assert not played.is_initialized()
+    assert found == [True, True]
+
+
 def test_a_local_ray_that_was_lost_is_replaced(play: Any, capsys: Any) -> None:
     played = play(Played())
     with cluster.connected():

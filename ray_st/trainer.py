@@ -425,10 +425,12 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         if keeps and self.card_defaults is not None:
             describe_run(self, parts)
         from ray_st.runtime.dispatch import Errand, dispatch
+        from ray_st.runtime.launch import runs_here
         from ray_st.runtime.sendable import check_sendable
 
         description = self._describe()
-        check_sendable(description.parts())
+        if not runs_here(self.scaling_config):
+            check_sendable(description.parts())
         return dispatch(
             Errand(
                 args=self.args,

@@ -88,8 +88,11 @@ def launch(run: Run, feeds: Mapping[str, MemoryFeed], store: CheckpointStore, le
         )
         trainer = run.build(place)
         callbacks, trainer.travelled = trainer.travelled, ()  # they are the user's own, and need no way back
-        with _attended(trainer, lease) as signals:
-            outcome = carry_out(run, trainer, store)
+        try:
+            with _attended(trainer, lease) as signals:
+                outcome = carry_out(run, trainer, store)
+        finally:
+            trainer.restore_types()  # the user's own weights
     return dataclasses.replace(
         outcome,
         callbacks=tuple(vars(callback) for callback in callbacks),

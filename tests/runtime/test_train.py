@@ -92,7 +92,7 @@ def test_without_workers_the_losses_are_those_of_one(alone: Any, tiny_folder: Pa
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as Ray gives a worker with one CPU
     try:
-        here = train(tmp_path, tiny_folder, workers=0)
+        here = train(tmp_path, tiny_folder, workers=0, arguments={"report_to": "none"})
     finally:
         torch.set_num_threads(threads)
     assert losses_of(here) == losses_of(alone)

@@ -128,10 +128,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             raise ValueError("A trainer needs a model, or a model_init that makes one.")
         check_arguments(args)
         args = self._settled(args, scaling_config, run_config)
-        if self.place is None:
-            scaling_config = scaling_config or _scaling_of_local_mode()
-            check_without_workers(args, scaling_config)
-            check_outputs_last(args, run_config)
+        scaling_config = self._placed(args, scaling_config, run_config)
         self._tokenizer = tokenizer = either("tokenizer", tokenizer, "processing_class", processing_class)
         if tokenizer is not None and model is not None:
             model.tokenizer = tokenizer
@@ -191,6 +188,17 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         args = copy.copy(args)
         args.settle(str(self.here.store.local))
         return args
+
+    def _placed(
+        self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
+    ) -> Any:
+        """The number and kind of workers; on the driver, refuses what these and the outputs' places cannot be."""
+        if self.place is not None:
+            return scaling_config
+        scaling_config = scaling_config or _scaling_of_local_mode()
+        check_without_workers(args, scaling_config)
+        check_outputs_last(args, run_config)
+        return scaling_config
 
     def call_model_init(self, trial: Any = None) -> Any:
         """Makes the model with ``model_init``, and the losses for it.

@@ -30,8 +30,8 @@ class FitTrainer(SentenceTransformerTrainer):
     """
 
     def __init__(self, orders: Mapping[str, Order], options: FitOptions, **arguments: Any) -> None:
+        self.orders = orders  # the constructor describes the run, to check it
         super().__init__(**arguments)
-        self.orders = orders
         # The callback is called on the driver; workers may not be able to load what it holds.
         self.options = replace(options, evaluator=None, callback=None)
         output_path = options.output_path  # a worker has another working folder

@@ -125,6 +125,7 @@ class TripletEvaluator(base.SentenceEvaluator):
             show_progress_bar=self.show_progress_bar,
             convert_to_tensor=True,
             truncate_dim=self.truncate_dim,
+            **base.role_task(model, roles),
         )
         return vectors[places]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ SCALING_KEYS = (
     "label_selector",
 )
 """Arguments of ``ScalingConfig`` that plain values can give."""
+
+_MADE_OF_THE_TIME = re.compile(r"ray_train_run-\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 
 RUN_KEYS = ("name", "storage_path", "max_failures")
 """Arguments of ``RunConfig`` that plain values can give, and that of its ``FailureConfig``."""
@@ -59,3 +62,23 @@ def run_config(values: Mapping[str, Any]) -> RunConfig | None:
     if failures is not None:
         rest["failure_config"] = FailureConfig(max_failures=failures)
     return RunConfig(**rest)
+
+
+def given_storage(run_config: RunConfig) -> str | None:
+    """The storage path that a user gave to a run; None where Ray filled in its own folder.
+
+    Args:
+        run_config: The user's.
+    """
+    path = run_config.storage_path
+    return None if path == RunConfig().storage_path else path
+
+
+def given_name(run_config: RunConfig) -> str | None:
+    """The name that a user gave to a run; None where Ray made one of the time, under which a run is not found again.
+
+    Args:
+        run_config: The user's.
+    """
+    name = run_config.name
+    return None if name is None or _MADE_OF_THE_TIME.fullmatch(name) else name

@@ -28,6 +28,7 @@ from ray_st.data.ingested import Ingested
 from ray_st.runtime.beside import Beside, open_desk
 from ray_st.runtime.callbacks import StopAtRepeatableErrors
 from ray_st.runtime.cluster import default_scaling
+from ray_st.runtime.configs import given_name, given_storage
 from ray_st.runtime.console import shown
 from ray_st.runtime.failures import RunStopped
 from ray_st.runtime.feed_config import FeedConfig
@@ -280,11 +281,9 @@ def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunCon
     parent, name = os.path.split(os.path.abspath(output_dir))
     if run_config is None:
         return RunConfig(name=name, storage_path=parent, failure_config=FailureConfig(max_failures=RESTARTS))
-    if run_config.storage_path is None:
-        run_config = dataclasses.replace(run_config, storage_path=parent, name=run_config.name or name)
-    elif run_config.name is None:
-        run_config = dataclasses.replace(run_config, name=name)
-    return run_config
+    return dataclasses.replace(
+        run_config, storage_path=given_storage(run_config) or parent, name=given_name(run_config) or name
+    )
 
 
 def has_checkpoint(run_config: RunConfig | None, output_dir: str) -> bool:

@@ -17,6 +17,7 @@ from ray.train import RunConfig
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.trainable import wrap_function
 
+from ray_st.runtime.configs import given_name, given_storage
 from ray_st.runtime.storage import open_store
 from ray_st.runtime.tuning_halving import Halving, Rungs
 from ray_st.runtime.tuning_hang import HANG
@@ -40,7 +41,6 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths mean in a trial what they mean in training
 }
 _RAY_FOLDER = "ray"
-_UNNAMED = "ray_train_run-"
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,10 @@ def search_store(run_config: RunConfig | None, folder: Path, search_id: str) -> 
         folder: The search's folder on this machine.
         search_id: What tells the search from others of its name.
     """
-    if run_config is None or run_config.storage_path is None:
+    if run_config is None or given_storage(run_config) is None:
         return CheckpointStore(str(folder))
     # Ray names a configuration without a name after the time: a search that goes on would not find its trials.
-    named = bool(run_config.name) and not str(run_config.name).startswith(_UNNAMED)
-    parts = [run_config.name if named else "searches", folder.name, search_id]
+    parts = [given_name(run_config) or "searches", folder.name, search_id]
     name = "/".join(str(part) for part in parts if part)
     return open_store(dataclasses.replace(run_config, name=name), folder.name)
 

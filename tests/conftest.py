@@ -4,6 +4,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that something else left behind
+# Trackers that are installed are used by default; only their own tests want these two.
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["DISABLE_MLFLOW_INTEGRATION"] = "TRUE"
 
 import string
 import warnings

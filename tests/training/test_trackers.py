@@ -58,6 +58,13 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+@pytest.fixture(autouse=True)
+def _trackers_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All other tests are spared W&B and MLflow; see tests/conftest.py."""
+    monkeypatch.delenv("DISABLE_MLFLOW_INTEGRATION")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
 def test_ours_replace_those_that_know_nothing_of_restarts() -> None:
     assert make_trackers(["tensorboard"]) == [TensorBoard]
     assert issubclass(TensorBoard, TensorBoardCallback)

@@ -135,7 +135,6 @@ class Subclass(SentenceTransformerTrainer):
         ({"kind": Subclass}, r"^trainer\.own: "),
         ({"loss": "locked"}, r"^loss\.similarity_fct\.keywords\['held'\]: "),
     ],
-    ids=str,
 )
 def test_each_part_of_a_trainer(
     given: dict[str, Any], message: str, tmp_path: Path, tiny_model: Any, monkeypatch: pytest.MonkeyPatch

@@ -154,7 +154,6 @@ def test_a_metric_may_be_called_with_and_without_the_prefix(make: Any, name: str
         ),
         ({"eval_strategy": "epoch", "eval_dataset": None}, "'epoch' needs an eval_dataset or an evaluator"),
     ],
-    ids=str,
 )
 def test_what_follows_a_metric_that_is_not_there(make: Any, given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -426,7 +426,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             keeps: Whether the run writes into the output folder.
         """
         self._check()
-        parts = make_parts(1)  # refuses what cannot work before Ray is started
+        parts = make_parts(self.workers_asked)  # refuses what cannot work before Ray is started
         if keeps:
             note_kept_activations(self.args, self.model)
             self._note_types()

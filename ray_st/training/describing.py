@@ -44,6 +44,8 @@ from ray_st.training_args import BadRows, BatchSamplers
 class DescribedData(TrainingLoop):
     """A trainer that says what a run reads, and how its rows are sampled."""
 
+    scaling_config: Any = None
+
     def get_batch_sampler(
         self,
         dataset: Any,
@@ -130,9 +132,14 @@ class DescribedData(TrainingLoop):
         if any(is_ray_dataset(value) for value in given):
             return  # which columns it has only the cluster knows
         if self.train_dataset is None:
-            self._eval_parts(self.eval_dataset, 1)
+            self._eval_parts(self.eval_dataset, self.workers_asked)
         else:
-            self._train_parts(1)
+            self._train_parts(self.workers_asked)
+
+    @property
+    def workers_asked(self) -> int:
+        """How many workers the scaling names; one where the cluster decides, or where there are to be none."""
+        return max(getattr(self.scaling_config, "num_workers", 1), 1)
 
     def _check_metrics(self) -> None:
         strategy = IntervalStrategy(self.args.eval_strategy)

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
+from ray.train import ScalingConfig
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
 from ray_st.data.columns import ColumnError, ColumnSpec
@@ -43,7 +44,12 @@ def read(
         output_dir=str(folder), **{"per_device_train_batch_size": 4, **arguments}
     )
     trainer = SentenceTransformerTrainer(
-        model=model, args=args, train_dataset=data, loss=make, data_collator=collator
+        model=model,
+        args=args,
+        train_dataset=data,
+        loss=make,
+        data_collator=collator,
+        scaling_config=ScalingConfig(num_workers=workers),
     )
     return memory_feed(trainer._train_parts(workers)[TRAIN_FEED])
 

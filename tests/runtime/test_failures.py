@@ -62,6 +62,6 @@ def test_errors_of_the_controller(
         def fit(self) -> None:
             raise ControllerError(met)
 
-    monkeypatch.setattr(launch, "TorchTrainer", Trainer)
+    monkeypatch.setattr(launch, "_Trainer", Trainer)
     with pytest.raises(raised, match=str(met)):
         launch.run_workers(lambda: None, ScalingConfig(num_workers=1), RunConfig())

@@ -61,11 +61,11 @@ def test_after_training_figures_are_those_of_its_end(make: Any, on_cluster: None
 
     trainer = make(evaluator=ask, eval_dataset={"one": ROWS, "two": ROWS})
     before = trainer.evaluate()
-    assert (before["epoch"], before["eval_steps_seen"]) == (0, 0)
+    assert (before["epoch"], before["eval_one_steps_seen"]) == (0, 0)
     trainer.train()
     trained = list(trainer.state.log_history)
     found = trainer.evaluate()
-    assert (found["epoch"], found["eval_epoch_seen"], found["eval_steps_seen"]) == (1, 1, 3)
+    assert (found["epoch"], found["eval_one_epoch_seen"], found["eval_two_steps_seen"]) == (1, 1, 3)
     assert trainer.state.log_history[: len(trained)] == trained
     added = trainer.state.log_history[len(trained) :]
     assert [(entry["step"], entry["epoch"]) for entry in added] == [(3, 1), (3, 1)]

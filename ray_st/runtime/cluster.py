@@ -14,7 +14,7 @@ from ray.train import ScalingConfig
 
 from ray_st.util.cluster_address import check_answers, found_address, is_loopback
 from ray_st.util.events import tell
-from ray_st.util.signals import handlers_kept
+from ray_st.util.signals import children_apart, handlers_kept
 
 NODE_ID = "ray.io/node-id"
 """The label by which Ray names a node."""
@@ -84,7 +84,8 @@ def _connect() -> bool:
         expect(joins)
     # Ray's own variable brings its messages, and all that workers print, to this console.
     log_to_driver = None if "RAY_LOG_TO_DRIVER" in os.environ else False
-    ray.init(log_to_driver=log_to_driver, logging_level=logging.ERROR)
+    with children_apart():
+        ray.init(log_to_driver=log_to_driver, logging_level=logging.ERROR)
     if joins is not None or "://" in os.environ.get("RAY_ADDRESS", ""):
         return True
     _Own.address = ray.get_runtime_context().gcs_address

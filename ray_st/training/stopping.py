@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from ray_st.training import collectives
 from ray_st.util.endings import Interrupted, Moved, Why, Wish
-from ray_st.util.events import tell
+from ray_st.util.events import speaks_json, tell
 
 EVERY_S = 2.0
 """Seconds between two roll calls; at least a step."""
@@ -96,7 +96,8 @@ class RollCall(TrainerCallback):
         if not self._agreed:
             return
         message = f"{REASONS[self._agreed]}: stopped after step {state.global_step} of {state.max_steps}"
-        if state.is_world_process_zero:
+        # People read it in the run's last line, which the driver writes.
+        if state.is_world_process_zero and (self._agreed is not Why.STOP or speaks_json()):
             tell("stop.saved", message, step=state.global_step, reason=self._agreed.name.lower())
         if self._agreed is Why.STOP:
             raise Interrupted(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from ray_st.util.endings import Interrupted
@@ -38,6 +39,25 @@ def handlers_kept() -> Iterator[None]:
         for number, handler in before.items():
             if handler is not None:  # None: set by no Python code, which cannot set it again
                 signal.signal(number, handler)
+
+
+@contextmanager
+def children_apart() -> Iterator[None]:
+    """Lets processes that are started meanwhile have a process group that is not this process's.
+
+    What is sent to the whole group then reaches this process alone, and what it needs to save its work stays: `timeout`
+    and shells send SIGTERM to groups. The leader of a group cannot leave it; groups that it leads are its own.
+    """
+    group = os.getpgrp()
+    if group == os.getpid():
+        yield
+        return
+    os.setpgrp()
+    try:
+        yield
+    finally:
+        with suppress(PermissionError):  # all others of the group have ended
+            os.setpgid(0, group)
 
 
 class StopSignals:

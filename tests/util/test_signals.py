@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,3 +124,30 @@ def test_a_thread_leaves_signals_alone() -> None:
     seen: list[Any] = []
     run(look)
     assert seen == [signal.default_int_handler]
+
+
+APART = """
+import os, subprocess
+from ray_st.util.signals import children_apart
+before = os.getpgrp()
+with children_apart():
+    child = subprocess.Popen(["sleep", "60"])
+print(before == os.getpid(), os.getpgrp() == before, os.getpgid(child.pid) == before)
+child.kill()
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("{0}; true", "False True False"), ("exec {0}", "True True True")]
+)
+def test_children_have_a_group_of_their_own_unless_this_process_leads_its(command: str, said: str) -> None:
+    python = shlex.join([sys.executable, "-c", APART])
+    done = subprocess.run(
+        ["sh", "-c", command.format(python)],
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.strip() == said

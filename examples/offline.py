@@ -97,9 +97,10 @@ def stand_ins(model: Path, cache: Path) -> Iterator[None]:
     for name in MODELS:
         folder = cache / f"models--{name.replace('/', '--')}"
         for part in ("refs", "snapshots"):
-            (folder / part).mkdir(parents=True)
+            (folder / part).mkdir(parents=True, exist_ok=True)
         (folder / "refs" / "main").write_text(COMMIT)
-        (folder / "snapshots" / COMMIT).symlink_to(model)
+        if not (folder / "snapshots" / COMMIT).is_symlink():
+            (folder / "snapshots" / COMMIT).symlink_to(model)
     environment = {
         "SENTENCE_TRANSFORMERS_HOME": str(cache),
         "HF_HUB_OFFLINE": "1",

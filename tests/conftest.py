@@ -92,6 +92,7 @@ def cluster(hub_cache: Path) -> Iterator[None]:
     """One local Ray cluster for all tests, with more CPUs on paper than the machine may have."""
     import ray
 
+    ray.shutdown()  # a command that a test ran without this cluster has left its own
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as environment:
         warnings.simplefilter("ignore")
         environment.setenv("SENTENCE_TRANSFORMERS_HOME", str(hub_cache))

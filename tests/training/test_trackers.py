@@ -253,8 +253,11 @@ def test_a_killed_worker_leaves_one_run_with_all_its_steps(tmp_path: Path, tiny_
 
 
 def test_wandb_continues_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
     for name, value in ALONE.items():
         monkeypatch.setenv(name, value)
+    wandb.teardown()  # it remembers that other tests' runs were disabled
     args = arguments(tmp_path)
     names: list[Any] = []
     for known in (False, True):

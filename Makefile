@@ -6,7 +6,7 @@ EXTRAS_demo := demo
 EXTRAS_lint := dev
 EXTRAS_docs := docs
 EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,wandb,mlflow,plots
-EXTRAS_newest := dev,peer,demo,peft
+EXTRAS_newest := dev,peer,demo,peft,tensorboard,wandb,mlflow
 EXTRAS_bench := peer,demo
 
 # No model hub, no usage report, no cluster that happens to run on this machine.

@@ -32,7 +32,7 @@ def newer_packages() -> dict[str, tuple[str, str]]:
     return {
         name: (here, tested)
         for name, (here, tested) in both.items()
-        if here is not None and Version(here) > Version(tested)
+        if here is not None and Version(Version(here).public) > Version(tested)  # 2.13.0+cpu is 2.13.0
     }
 
 

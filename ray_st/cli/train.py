@@ -88,10 +88,9 @@ class Job:
 
     def can_go_on(self) -> bool:
         """Whether the run's folder holds a complete checkpoint; if not, says where it looked."""
-        from ray_st.runtime import launch, storage
+        from ray_st.runtime import launch
 
-        run_config = launch.complete_run_config(self.trainer.run_config, str(self.trainer.args.output_dir))
-        store = storage.open_store(run_config, "")
+        store = launch.store_of(self.trainer.run_config, str(self.trainer.args.output_dir))
         skipped: list[str] = []
         if store.newest(skipped=skipped) is not None:
             return True
@@ -147,9 +146,9 @@ def _final(args: Any, run_config: Any) -> Path:
     """Where the trained model is saved: in the output folder, or beside the checkpoints if Ray deletes that."""
     folder = Path(str(args.output_dir)).absolute()
     if upload_of(folder) is not None:
-        from ray_st.runtime import launch, storage
+        from ray_st.runtime import launch
 
-        store = storage.open_store(launch.complete_run_config(run_config, str(folder)), "")
+        store = launch.store_of(run_config, str(folder))
         if store.is_local:  # from elsewhere it is copied there
             folder = Path(store.path)
     return folder / "final"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from ray.exceptions import RayError
 
 from ray_st.util.events import LOG_FORMAT, send_to, set_context
 from ray_st.util.lines import LineStream
-from ray_st.util.screen import BarMove, Screen
+from ray_st.util.screen import BarMove, Screen, SentBar
+from ray_st.util.screen import shown as screen_shown
 from ray_st.world import World
 
 WORKER_OUTPUT = "RAY_ST_WORKER_OUTPUT"
@@ -49,32 +49,9 @@ class Channel:
         """Sends an item to the driver's console."""
         ray.get(self.tower.tell.remote(item))
 
-    def open_bar(self, total: int) -> _RemoteBar:
-        """Opens a bar of so many steps on the driver's console."""
-        return _RemoteBar(self.tower, total)
-
-
-class _RemoteBar:
-    """A bar that the driver draws; it hears of it a few times a second."""
-
-    def __init__(self, tower: Any, total: int) -> None:
-        self._tower, self._total = tower, total
-        self._step, self._text, self._last = 0, "", 0.0
-
-    def update(self, n: int = 1) -> None:
-        self._step += n
-        if self._step >= self._total or time.monotonic() - self._last >= _BAR_EVERY_S:
-            self._send()
-
-    def set_description(self, desc: str) -> None:
-        self._text = desc
-
-    def close(self) -> None:
-        self._send(closed=True)
-
-    def _send(self, closed: bool = False) -> None:
-        self._last = time.monotonic()
-        self._tower.tell.remote(BarMove(self._step, self._total, self._text, closed))
+    def open_bar(self, total: int) -> SentBar:
+        """Opens a bar of so many steps on the driver's console; it hears of it a few times a second."""
+        return SentBar(self.tower.tell.remote, total, _BAR_EVERY_S)
 
 
 # ---- on the driver ----
@@ -94,27 +71,24 @@ def shown(tower: Any, run: str) -> Iterator[Channel]:
     wanted = os.environ.get(WORKER_OUTPUT, "first")
     if wanted not in ("first", "all"):
         raise ValueError(f"{WORKER_OUTPUT}={wanted!r}; expected 'first' or 'all'.")
-    screen = Screen()
     over = threading.Event()
 
-    def pump() -> None:
+    def pump(screen: Screen) -> None:
         with suppress(RayError):  # the tower is gone, and the run with it
             while not over.is_set():
                 for item in ray.get(tower.lines.remote()):
                     screen.show(item)
 
-    thread = threading.Thread(target=pump, name="ray_st-console", daemon=True)
-    send_to(screen.show)  # lines of this process must not break the bar either
-    thread.start()
-    try:
-        yield Channel(tower, run, os.environ.get(LOG_FORMAT, "text"), wanted == "all")
-    finally:
-        over.set()
-        with suppress(RayError):
-            ray.get(tower.close_lines.remote())
-        thread.join()
-        screen.close()
-        send_to(None)
+    with screen_shown() as screen:
+        thread = threading.Thread(target=pump, args=(screen,), name="ray_st-console", daemon=True)
+        thread.start()
+        try:
+            yield Channel(tower, run, os.environ.get(LOG_FORMAT, "text"), wanted == "all")
+        finally:
+            over.set()
+            with suppress(RayError):
+                ray.get(tower.close_lines.remote())
+            thread.join()
 
 
 # ---- on a worker ----

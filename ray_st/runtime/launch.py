@@ -286,6 +286,16 @@ def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunCon
     )
 
 
+def store_of(run_config: RunConfig | None, output_dir: str) -> CheckpointStore:
+    """The folder of a run, to look into.
+
+    Args:
+        run_config: As for :func:`complete_run_config`.
+        output_dir: Likewise.
+    """
+    return open_store(complete_run_config(run_config, output_dir), "")
+
+
 def has_checkpoint(run_config: RunConfig | None, output_dir: str) -> bool:
     """Whether the folder of a run holds a complete checkpoint.
 
@@ -293,7 +303,7 @@ def has_checkpoint(run_config: RunConfig | None, output_dir: str) -> bool:
         run_config: As for :func:`complete_run_config`.
         output_dir: Likewise.
     """
-    return open_store(complete_run_config(run_config, output_dir), "").newest() is not None
+    return store_of(run_config, output_dir).newest() is not None
 
 
 def _stopping_at_repeatable_errors(run_config: RunConfig) -> RunConfig:

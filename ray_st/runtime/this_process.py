@@ -32,8 +32,8 @@ from ray_st.training.reporting import EventReport
 from ray_st.training.run import TRAIN_FEED, DataPart, FeedPart, Outcome, Run, eval_names
 from ray_st.training.stopping import RollCall
 from ray_st.util.endings import Why, Wish
-from ray_st.util.events import send_to, set_context, speaks_json, tell
-from ray_st.util.screen import BarMove, Screen
+from ray_st.util.events import set_context, speaks_json, tell
+from ray_st.util.screen import SentBar, shown
 from ray_st.util.signals import StopSignals
 from ray_st.world import World
 
@@ -75,14 +75,14 @@ def launch(run: Run, feeds: Mapping[str, MemoryFeed], store: CheckpointStore, le
     # The driver's trainer has set accelerate's state, of which a process has one; a worker begins without.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    with _shown() as screen:
+    with shown() as screen:
         place = Place(
             World(),
             store,
             train=feeds.get(TRAIN_FEED),
             evals=eval_names(feeds),
             prompt_lengths=run.prompt_lengths,
-            open_bar=(lambda steps: _Bar(screen, steps)) if run.bar else None,
+            open_bar=(lambda steps: SentBar(screen.show, steps)) if run.bar else None,
             facts=run.facts,
             ledger=Ledger(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger else None,
         )
@@ -119,33 +119,3 @@ def _attended(trainer: Any, lease: Lease | None) -> Iterator[StopSignals]:
     trainer.add_callback(RollCall(trainer, wish, every_s=0.0))  # there is nobody to wait for
     with signals.taken():
         yield signals
-
-
-@contextmanager
-def _shown() -> Iterator[Screen]:
-    """This process's console, on which lines do not break the bar."""
-    screen = Screen()
-    send_to(screen.show)
-    try:
-        yield screen
-    finally:
-        screen.close()
-        send_to(None)
-
-
-class _Bar:
-    """A bar on this process's console."""
-
-    def __init__(self, screen: Screen, total: int) -> None:
-        self._screen, self._total = screen, total
-        self._step, self._text = 0, ""
-
-    def update(self, n: int = 1) -> None:
-        self._step += n
-        self._screen.show(BarMove(self._step, self._total, self._text))
-
-    def set_description(self, desc: str) -> None:
-        self._text = desc
-
-    def close(self) -> None:
-        self._screen.show(BarMove(self._step, self._total, self._text, closed=True))

@@ -43,8 +43,8 @@ class Arrangement:
 def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
     """Refuses datasets that cannot be trained on.
 
-    That is unusable rows (unless they are to be skipped), too few rows (for a full batch, where others are left out), labels that are all the same for a loss that
-    learns from how they differ, or labels that are lists of several lengths.
+    That is unusable rows (unless they are to be skipped), too few rows (for a full batch, where others are left out),
+    labels that are all the same for a loss that learns from how they differ, or labels that are lists of several lengths.
 
     Raises:
         ValueError: Naming the dataset and what is wrong.
@@ -56,9 +56,8 @@ def check_ingested(part: FeedPart, ingested: Mapping[str, Ingested]) -> None:
         if part.drop_last:
             check_full_batch(len(ingested[name].keys), dataset.batch_size, dataset.label)
         check_classes(dataset.encoding.columns, ingested[name].keys.labels, dataset.label)
-        if (
-            dataset.encoding.encoder is not None
-        ):  # without one a collator of the user's may take lists of any length
+        # Without an encoder a collator of the user's may take lists of any length.
+        if dataset.encoding.encoder is not None:
             check_lengths(dataset.encoding.columns, ingested[name].label_lengths, dataset.label)
     label = next(iter(part.datasets.values())).label if len(part.datasets) == 1 else "all datasets together"
     check_rows(sum(len(described.keys) for described in ingested.values()), part.rows_needed, label)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tqdm.auto import tqdm
+
+from ray_st.util.events import send_to
 
 
 @dataclass(frozen=True)
@@ -72,3 +77,47 @@ class Screen:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+@contextmanager
+def shown() -> Iterator[Screen]:
+    """This process's console while the context is open: its own events do not break the bar either."""
+    screen = Screen()
+    send_to(screen.show)
+    try:
+        yield screen
+    finally:
+        screen.close()
+        send_to(None)
+
+
+class SentBar:
+    """A bar that a screen draws, here or in another process.
+
+    Args:
+        send: Takes each move of the bar.
+        total: Its steps.
+        every_s: Least seconds between two moves; the last one and the end are always sent.
+    """
+
+    def __init__(self, send: Callable[[BarMove], object], total: int, every_s: float = 0.0) -> None:
+        self._send, self._total, self._every_s = send, total, every_s
+        self._step, self._text, self._last = 0, "", 0.0
+
+    def update(self, n: int = 1) -> None:
+        """Moves on by n steps."""
+        self._step += n
+        if self._step >= self._total or time.monotonic() - self._last >= self._every_s:
+            self._move()
+
+    def set_description(self, desc: str) -> None:
+        """Sets the text before the bar, shown with its next move."""
+        self._text = desc
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._move(closed=True)
+
+    def _move(self, closed: bool = False) -> None:
+        self._last = time.monotonic()
+        self._send(BarMove(self._step, self._total, self._text, closed))

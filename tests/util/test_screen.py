@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from ray_st.util import screen
-from ray_st.util.screen import BarMove, Screen
+from ray_st.util.events import tell
+from ray_st.util.screen import BarMove, Screen, SentBar, shown
 
 
 def test_lines_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,3 +42,25 @@ def test_where_there_can_be_a_bar(
     monkeypatch.setattr(screen.sys.stderr, "isatty", lambda: terminal, raising=False)
     monkeypatch.setattr(screen.sys, "modules", modules)
     assert screen.has_bar() is bar
+
+
+def test_a_bar_sends_its_moves_now_and_then_and_the_last_ones_always() -> None:
+    moves: list[BarMove] = []
+    bar = SentBar(moves.append, 5, every_s=60)
+    bar.set_description("loss 0.5")
+    for _ in range(5):
+        bar.update()
+    bar.close()
+    assert moves == [
+        BarMove(1, 5, "loss 0.5"),
+        BarMove(5, 5, "loss 0.5"),
+        BarMove(5, 5, "loss 0.5", closed=True),
+    ]
+
+
+def test_events_of_this_process_stand_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with shown() as console:
+        console.show(BarMove(1, 10))
+        tell("note", "a line")
+    tell("note", "after it")
+    assert capsys.readouterr().out == "a line\nafter it\n"

@@ -17,7 +17,7 @@ _NAMES = {
     "MultiDatasetDefaultBatchSampler": "ray_st.data.mixing",
     "ParallelSentencesDataset": "ray_st.datasets.parallel_sentences",
     "SentenceTransformer": "ray_st.models.sentence_transformer",
-    "SentenceTransformerModelCardData": "ray_st.models.card_data",
+    "SentenceTransformerModelCardData": "ray_st.models.card.model_card_data",
     "SentenceTransformerTrainer": "ray_st.trainer",
     "SentenceTransformerTrainingArguments": "ray_st.training_args",
     "SentencesDataset": "ray_st.datasets.sentences",
@@ -65,5 +65,5 @@ refuse_unserved_modules()
 # Models ask for these; what they need lies above them.
 provide("encode_pool", "ray_st.runtime.encode_pool", "start_pool")
 provide("fit", "ray_st.legacy.fit", "fit")
-provide("old_fit", "ray_st.legacy.loop", "old_fit")
+provide("old_fit", "ray_st.legacy.plain_loop", "old_fit")
 provide("search", "ray_st.tune.search", "hyperparameter_search")  # trainers ask for it

@@ -6,7 +6,7 @@ from ray_st.util.lazy import lazy_module
 
 _NAMES = {
     "SentenceTransformerModelCardCallback": "ray_st.training.carding",
-    "SentenceTransformerModelCardData": "ray_st.models.card_data",
+    "SentenceTransformerModelCardData": "ray_st.models.card.model_card_data",
 }
 
 __getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback, enable_full_determinism, set_seed
 
 from ray_st.data.columns import check_splits
-from ray_st.models.adapters import AdaptableStack
+from ray_st.models.adapter.adaptable import AdaptableStack
 from ray_st.training.batch import Inputs
 from ray_st.training.card import default_arguments, describe_run
 from ray_st.training.carding import CardTrainer

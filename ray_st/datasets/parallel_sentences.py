@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import Dataset
 
-from ray_st.readers.files import read_lines
 from ray_st.readers.input_example import InputExample
+from ray_st.readers.text_rows import read_lines
 
 
 class Teacher(Protocol):

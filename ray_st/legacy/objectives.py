@@ -25,7 +25,7 @@ from ray_st.data.samplers import (
 )
 from ray_st.datasets.no_duplicates import NoDuplicatesDataLoader
 from ray_st.datasets.sentence_label import SentenceLabelDataset
-from ray_st.models.fitting import FittedStack, Objectives
+from ray_st.models.fit_methods import FittedStack, Objectives
 from ray_st.readers.input_example import InputExample, as_columns
 from ray_st.training_args import BatchSamplers
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ray_st.models.fitting import FitOptions
+from ray_st.models.fit_methods import FitOptions
 
 _WITHOUT_DECAY = ("bias", "LayerNorm.bias", "LayerNorm.weight")
 

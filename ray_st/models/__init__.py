@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from ray_st.util.lazy import lazy_module
 
-_NAMES = {
+MODULES = {
     "Asym": "ray_st.models.asym",
     "BoW": "ray_st.models.bow",
     "CLIPModel": "ray_st.models.clip",
-    "CNN": "ray_st.models.cnn",
-    "Dense": "ray_st.models.dense",
-    "Dropout": "ray_st.models.dropout",
-    "LSTM": "ray_st.models.lstm",
-    "LayerNorm": "ray_st.models.layer_norm",
-    "Module": "ray_st.models.module",
-    "Normalize": "ray_st.models.normalize",
+    "CNN": "ray_st.models.token_layers",
+    "Dense": "ray_st.models.embedding_layers",
+    "Dropout": "ray_st.models.embedding_layers",
+    "LSTM": "ray_st.models.token_layers",
+    "LayerNorm": "ray_st.models.embedding_layers",
+    "Normalize": "ray_st.models.embedding_layers",
     "Pooling": "ray_st.models.pooling",
     "Router": "ray_st.models.asym",
-    "SentenceTransformer": "ray_st.models.sentence_transformer",
     "StaticEmbedding": "ray_st.models.static_embedding",
-    "TokenEncoder": "ray_st.models.tokens",
     "Transformer": "ray_st.models.transformer",
-    "WeightedLayerPooling": "ray_st.models.weighted_layer_pooling",
+    "WeightedLayerPooling": "ray_st.models.token_layers",
     "WordEmbeddings": "ray_st.models.word_embeddings",
-    "WordWeights": "ray_st.models.word_weights",
+    "WordWeights": "ray_st.models.token_layers",
+}
+"""The modules that a model folder may name, and where they are: reading one imports nothing that the folder chooses."""
+
+_NAMES = {
+    **MODULES,
+    "Module": "ray_st.models.module",
+    "SentenceTransformer": "ray_st.models.sentence_transformer",
+    "TokenEncoder": "ray_st.models.tokens",
     "tokenizer": "ray_st.models.tokenizer",
 }
 

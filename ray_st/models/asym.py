@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ray_st.models.encode import check_texts
-from ray_st.models.files import ModelFolderError, read_json, write_json
-from ray_st.models.kinds import check_can_be_saved, read_module, type_name
-from ray_st.models.module import Features, Module
-from ray_st.models.options import known_to, run_modules
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
+from ray_st.models.module import Features, Module, known_to, run_modules
+from ray_st.models.module_table import check_can_be_saved, read_module, type_name
+from ray_st.models.text_encoding import check_texts
 
 if TYPE_CHECKING:
     from typing_extensions import Self

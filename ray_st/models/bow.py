@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ray_st.models.module import Features, Module
-from ray_st.models.tokenizer.whitespace import WhitespaceTokenizer
-from ray_st.models.weighted import from_config, read_config
-from ray_st.models.word_weights import weights_of
+from ray_st.models.module import Features, Module, from_config, read_config
+from ray_st.models.token_layers import weights_of
+from ray_st.models.tokenizer.word import WhitespaceTokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Self

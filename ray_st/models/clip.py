@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor
 
-from ray_st.models.encode import check_unicode
-from ray_st.models.encoder import load_config, load_encoder, quiet
-from ray_st.models.files import ModelFolderError, read_json, write_json
-from ray_st.models.hub import find_folder
+from ray_st.models.encoder_loading import load_config, load_encoder, quiet
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
+from ray_st.models.model_hub import find_folder
 from ray_st.models.module import Features, Module
 from ray_st.models.positions import is_padded_left, moved_to_start
-from ray_st.models.tokenizer_folder import load_tokenizer, save_tokenizer
+from ray_st.models.text_encoding import check_unicode
+from ray_st.models.tokenizer.pretrained import load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ import transformers
 from torch import nn
 
 from ray_st._version import __version__
-from ray_st.models.files import ModelFolderError, read_json, write_json
-from ray_st.models.hub import source_of
-from ray_st.models.kinds import check_can_be_saved, inside, module_class, read_module, type_name
-from ray_st.models.options import folder_kwargs, set_folder_kwargs
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
+from ray_st.models.model_hub import source_of
+from ray_st.models.module import folder_kwargs, set_folder_kwargs
+from ray_st.models.module_table import check_can_be_saved, inside, module_class, read_module, type_name
 from ray_st.models.pooling import Pooling
 from ray_st.models.transformer import Transformer
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ray_st.models.files import ModelFolderError, read_json
+from ray_st.models.folder_files import ModelFolderError, read_json
 from ray_st.models.module import Features, Module
 
 if TYPE_CHECKING:

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ray_st.models.adapter_layers import encoder_within, refill
-from ray_st.models.adapters import AdaptableStack
-from ray_st.models.card import write_card
-from ray_st.models.card_data import SentenceTransformerModelCardData
-from ray_st.models.encode import Wish, encode_texts
-from ray_st.models.fitting import FittedStack
+from ray_st.models.adapter.adaptable import AdaptableStack
+from ray_st.models.adapter.peft_layers import encoder_within, refill
+from ray_st.models.card.model_card_data import SentenceTransformerModelCardData
+from ray_st.models.card.render import write_card
+from ray_st.models.fit_methods import FittedStack
 from ray_st.models.folder import Opened, Settings, open_folder, read_modules, write_modules, write_settings
-from ray_st.models.hub import find_folder
-from ray_st.models.kinds import with_classes_of
-from ray_st.models.pooled import Pool, encode_pooled, open_pool
+from ray_st.models.model_hub import find_folder
+from ray_st.models.module_table import with_classes_of
+from ray_st.models.process_pool import Pool, encode_pooled, open_pool
 from ray_st.models.stack import best_device
+from ray_st.models.text_encoding import Wish, encode_texts
 from ray_st.similarity_functions import SimilarityFunction
 from ray_st.util.names import either
 from ray_st.util.team import Alone, Team

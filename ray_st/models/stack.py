@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ray_st.models.asym import Asym
-from ray_st.models.encode import check_texts, with_its_prompt
-from ray_st.models.module import Features
-from ray_st.models.options import folder_kwargs, known_to, run_modules, set_folder_kwargs
+from ray_st.models.module import Features, folder_kwargs, known_to, run_modules, set_folder_kwargs
 from ray_st.models.pooling import Pooling
+from ray_st.models.text_encoding import check_texts, with_its_prompt
 from ray_st.models.tokens import TokenEncoder
 
 logger = logging.getLogger(__name__)

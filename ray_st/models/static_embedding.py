@@ -12,11 +12,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ray_st.models.files import ModelFolderError, check_weights, read_weights, write_weights
-from ray_st.models.hub import find_folder
-from ray_st.models.ids import PieceEncoder
+from ray_st.models.folder_files import ModelFolderError, check_weights, read_weights, write_weights
+from ray_st.models.model_hub import find_folder
 from ray_st.models.module import Features, Module
-from ray_st.models.tokens import own_backend
+from ray_st.models.tokens import PieceEncoder, own_backend
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -97,7 +96,7 @@ class StaticEmbedding(Module):
         return PieceEncoder(self.tokenizer, self.max_seq_length)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """The padded batch of some texts; see :meth:`ray_st.models.ids.PieceEncoder.pad`."""
+        """The padded batch of some texts; see :meth:`ray_st.models.tokens.PieceEncoder.pad`."""
         encoder = self.token_encoder()
         return encoder.pad(encoder(texts))
 

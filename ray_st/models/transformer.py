@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ray_st.models.adapter_folder import Adapter, base_folder, clear_adapter, is_adapter, save_adapter
-from ray_st.models.adapter_layers import adapt, adapter_names, encoder_within
+from ray_st.models.adapter.peft_folder import Adapter, base_folder, clear_adapter, is_adapter, save_adapter
+from ray_st.models.adapter.peft_layers import adapt, adapter_names, encoder_within
 from ray_st.models.chat import MESSAGE, chat_template
-from ray_st.models.encoder import load_config, load_encoder, quiet, without_cache
-from ray_st.models.files import ModelFolderError, read_json
-from ray_st.models.hub import find_folder
+from ray_st.models.encoder_loading import load_config, load_encoder, quiet, without_cache
+from ray_st.models.folder_files import ModelFolderError, read_json
+from ray_st.models.model_hub import find_folder
 from ray_st.models.module import Features, Module
 from ray_st.models.onednn import linear_layers_of
 from ray_st.models.positions import is_padded_left, run_from_start, table_limit
-from ray_st.models.tokenizer_folder import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
+from ray_st.models.tokenizer.pretrained import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
 from ray_st.models.unpadded import has_padding, is_prepared, prepare, run_unpadded
 from ray_st.util.names import either

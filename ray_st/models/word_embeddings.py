@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from ray_st.models.files import ModelFolderError, read_weights, write_weights
-from ray_st.models.ids import WordEncoder
-from ray_st.models.kinds import live_part, own_name
-from ray_st.models.module import Features, Module
-from ray_st.models.tokenizer.whitespace import WhitespaceTokenizer
-from ray_st.models.tokenizer.word import WordTokenizer
-from ray_st.models.tokenizer.wrapper import TransformersTokenizerWrapper
-from ray_st.models.weighted import read_config
+from ray_st.models.folder_files import ModelFolderError, read_weights, write_weights
+from ray_st.models.module import Features, Module, read_config
+from ray_st.models.module_table import live_part, own_name
+from ray_st.models.tokenizer.pretrained import TransformersTokenizerWrapper
+from ray_st.models.tokenizer.word import WhitespaceTokenizer, WordTokenizer
+from ray_st.models.tokens import WordEncoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -76,7 +74,7 @@ class WordEmbeddings(Module):
         return WordEncoder(self.tokenizer, self.max_seq_length)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """The padded batch of some texts; see :meth:`ray_st.models.ids.WordEncoder.pad`."""
+        """The padded batch of some texts; see :meth:`ray_st.models.tokens.WordEncoder.pad`."""
         encoder = self.token_encoder()
         return encoder.pad(encoder(texts))
 

@@ -62,7 +62,7 @@ class EncodePool:
         return [] if self._crew is None else self._crew.actors
 
     def encode(self, chunks: Sequence[list[str]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-        """Encodes chunks of texts; see :class:`ray_st.models.pooled.Pool`.
+        """Encodes chunks of texts; see :class:`ray_st.models.process_pool.Pool`.
 
         Raises:
             ValueError: If the pool was stopped.

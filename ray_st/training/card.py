@@ -15,10 +15,9 @@ from torch import nn
 from ray_st._version import __version__
 from ray_st.data.located import read_located
 from ray_st.data.sources import HfStream, Source, Sql
-from ray_st.models.card_data import UNNAMED
-from ray_st.models.card_facts import Cluster
-from ray_st.models.card_private import publishable
-from ray_st.models.card_statistics import column_statistics
+from ray_st.models.card.model_card_data import UNNAMED, publishable
+from ray_st.models.card.run_facts import Cluster
+from ray_st.models.card.tables import column_statistics
 from ray_st.training import collectives
 from ray_st.training.parts import loss_for
 from ray_st.training.place import Place

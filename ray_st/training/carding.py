@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ray_st.models.card import render_card
+from ray_st.models.card.render import render_card
 from ray_st.training.card import default_arguments, describe_run, note_surroundings
 from ray_st.training.run import FeedPart
 from ray_st.training.tracking import TrackingTrainer

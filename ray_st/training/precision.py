@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ray_st.models.adapter_layers import adapter_weights, encoder_within
+from ray_st.models.adapter.peft_layers import adapter_weights, encoder_within
 from ray_st.models.stack import Stack
 from ray_st.training.step import LossOrLosses, owned_by_loss
 

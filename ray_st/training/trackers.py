@@ -21,7 +21,7 @@ from transformers.integrations import (
 )
 from transformers.integrations.integration_utils import default_logdir, get_reporting_integration_callbacks
 
-from ray_st.models.card_facts import Emissions
+from ray_st.models.card.run_facts import Emissions
 
 FLUSHED_S = 0.2
 """Seconds after which W&B's file holds what was logged: a worker that is killed loses no more. W&B's own rule is 15."""

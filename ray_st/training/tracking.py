@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
-from ray_st.models.card_facts import Emissions
+from ray_st.models.card.run_facts import Emissions
 from ray_st.training import collectives
 from ray_st.training.agreement import AgreeingTrainer
 from ray_st.training.checkpoint import CheckpointStore

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from ray_st import SentenceTransformer
 from ray_st.cli.yaml_text import YamlError, load_yaml
-from ray_st.models.files import ModelFolderError
+from ray_st.models.folder_files import ModelFolderError
 
 
 @pytest.fixture

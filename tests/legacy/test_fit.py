@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, SequentialSampler
 
 from legacy_helpers import Recorded, Scores, examples
 from ray_st import SentenceTransformer, losses
+from ray_st.legacy.best_model import Best
 from ray_st.legacy.fit import evaluations, make_trainer, resumes
-from ray_st.legacy.keeping import Best
 from ray_st.legacy.objectives import read_objectives
-from ray_st.models.fitting import FitOptions
+from ray_st.models.fit_methods import FitOptions
 from ray_st.training.local import local_place
 
 
@@ -36,13 +36,13 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         trainer._describe().rebuild(local_place(trainer._train_parts(1), tmp_path / "run")).train()
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ray_st.models.fitting.use", lambda name: fit)
+    monkeypatch.setattr("ray_st.models.fit_methods.use", lambda name: fit)
 
 
 def _options(model: Any, **given: Any) -> FitOptions:
     seen: list[FitOptions] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ray_st.models.fitting.use", lambda name: lambda *call: seen.append(call[2]))
+        patch.setattr("ray_st.models.fit_methods.use", lambda name: lambda *call: seen.append(call[2]))
         model.fit([], **given)
     return seen[0]
 

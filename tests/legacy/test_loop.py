@@ -15,7 +15,7 @@ from legacy_helpers import Recorded, Scores, examples
 from ray_st import InputExample, SentenceTransformer, losses
 from ray_st.datasets import NoDuplicatesDataLoader
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
-from ray_st.legacy.keeping import score_of
+from ray_st.legacy.best_model import score_of
 
 SCHEDULERS = [
     "ConstantLR",

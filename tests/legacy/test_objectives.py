@@ -13,7 +13,7 @@ from ray_st.data.grouping import GroupByLabelBatchSampler
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler
 from ray_st.datasets import NoDuplicatesDataLoader, SentenceLabelDataset
 from ray_st.legacy.objectives import Objective, read_objectives
-from ray_st.models.fitting import FittedStack
+from ray_st.models.fit_methods import FittedStack
 
 
 class Stream(IterableDataset[InputExample]):

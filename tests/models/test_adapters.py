@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ray_st import SentenceTransformer
 from ray_st.models import Dense, Pooling, Transformer
-from ray_st.models.files import ModelFolderError, write_json
+from ray_st.models.folder_files import ModelFolderError, write_json
 
 peft = pytest.importorskip("peft")
 

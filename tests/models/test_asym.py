@@ -11,7 +11,7 @@ import torch
 from module_helpers import DIMENSION, TEXTS, stirred, word_embeddings
 from ray_st import SentenceTransformer
 from ray_st.models import Asym, Dense, Normalize, Pooling, Router
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 
 
 def rows(shared: bool = True) -> dict[str, list[Any]]:

@@ -9,7 +9,7 @@ import pytest
 from module_helpers import TEXTS, VOCABULARY, there_and_back
 from ray_st import SentenceTransformer
 from ray_st.models import BoW, Dense
-from ray_st.models.files import ModelFolderError
+from ray_st.models.folder_files import ModelFolderError
 
 
 @pytest.mark.parametrize("cumulative", [True, False])

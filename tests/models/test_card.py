@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from ray_st import SentenceTransformer, SentenceTransformerModelCardData
-from ray_st.models.card import header, render_card, table
+from ray_st.models.card.render import header, render_card, table
 
 
 class Evaluator:

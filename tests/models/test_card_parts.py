@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from ray_st.models.card import table
-from ray_st.models.card_facts import Cluster, duration
-from ray_st.models.card_log import LOSS, MOST_ROWS, log_rows, seconds_spent
-from ray_st.models.card_private import PATH, SECRET, publishable
-from ray_st.models.card_statistics import column_statistics
+from ray_st.models.card.model_card_data import PATH, SECRET, publishable
+from ray_st.models.card.render import table
+from ray_st.models.card.run_facts import Cluster, duration
+from ray_st.models.card.tables import LOSS, MOST_ROWS, column_statistics, log_rows, seconds_spent
 
 
 def words(texts: list[str]) -> list[int]:

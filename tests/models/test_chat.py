@@ -12,7 +12,7 @@ import pytest
 from ray_st import SentenceTransformer
 from ray_st.models import Pooling, Transformer
 from ray_st.models.chat import common_end
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 
 FLAT = (
     "{% for m in messages %}{% if m.role == 'system' %}query : {% else %}text the {% endif %}"

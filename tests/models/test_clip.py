@@ -12,7 +12,7 @@ from transformers import CLIPModel as Encoder
 
 from ray_st import SentenceTransformer
 from ray_st.models import CLIPModel
-from ray_st.models.files import ModelFolderError, write_json
+from ray_st.models.folder_files import ModelFolderError, write_json
 
 TEXTS = ["a cat", "a b c a", "cat"]
 SIZE = {"height": 16, "width": 16}

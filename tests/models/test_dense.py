@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ray_st.models import Dense
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 
 FEATURES = {"sentence_embedding": torch.randn(3, 4, generator=torch.Generator().manual_seed(0))}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_st.models import Module, Pooling, SentenceTransformer, Transformer
-from ray_st.models.encode import length_batches
+from ray_st.models.text_encoding import length_batches
 from simulated_team import together
 
 TEXTS = [

@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from module_helpers import save_words
 from ray_st import SentenceTransformer
 from ray_st.models import Pooling, Transformer
-from ray_st.models.encoder_half import encoder_half
+from ray_st.models.encoder_loading import encoder_half
 
 TEXTS = ["b c d", "b", "c d c d c d"]
 SIZES: dict[str, Any] = {

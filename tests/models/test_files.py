@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from ray_st.models.files import (
+from ray_st.models.folder_files import (
     ModelFolderError,
     check_weights,
     read_json,

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ray_st.models import Asym, Dense, Normalize, Pooling, SentenceTransformer, Transformer
-from ray_st.models.files import ModelFolderError, read_json, write_json
 from ray_st.models.folder import Settings, read_modules, read_settings, write_modules, write_settings
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 from ray_st.models.module import Module
 
 LONG = {

@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from ray_st.models import hub
-from ray_st.models.files import ModelFolderError
+from ray_st.models import model_hub as hub
+from ray_st.models.folder_files import ModelFolderError
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from module_helpers import DIMENSION, word_embeddings
 from ray_st import SentenceTransformer
 from ray_st.models import Module, Pooling
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 
 
 class Scale(Module):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_st.models.pooled import chunk_rows
+from ray_st.models.process_pool import chunk_rows
 
 TEXTS = ["a man", "the weather is good " * 9, "pasta", "", "query: is it (sunny)?", "a b c", "pasta"] * 9
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ray_st.models import Pooling
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 
 MODES = Pooling.POOLING_MODES
 N, T, D = 5, 9, 4

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 from module_helpers import TEXTS, there_and_back
 from ray_st import SentenceTransformer
 from ray_st.models import Normalize, StaticEmbedding
-from ray_st.models.files import ModelFolderError
+from ray_st.models.folder_files import ModelFolderError
 
 
 @pytest.fixture

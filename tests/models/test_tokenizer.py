@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ray_st.models.files import ModelFolderError, write_json
+from ray_st.models.folder_files import ModelFolderError, write_json
 from ray_st.models.tokenizer import ENGLISH_STOP_WORDS, PhraseTokenizer, WhitespaceTokenizer, WordTokenizer
 
 WORDS = ["pad", "New_York", "new_york_city", "York", "Sun", "sun", "big", "(x)", "don", "a_b__c", "the_end"]

@@ -10,8 +10,8 @@ from transformers import ByT5Tokenizer
 
 from ray_st import SentenceTransformer
 from ray_st.models import Transformer
-from ray_st.models.files import ModelFolderError, read_json, write_json
-from ray_st.models.tokenizer_folder import load_tokenizer, save_tokenizer
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
+from ray_st.models.tokenizer.pretrained import load_tokenizer, save_tokenizer
 
 TEXTS = ["a man eats pasta", "the weather is good " * 20, ""]
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertModel, MPNetConfig, MPNetModel, T5Config, T5Model
 
 from ray_st.models import Transformer
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 
 BATCH = {"input_ids": torch.tensor([[2, 5, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
 

@@ -10,8 +10,8 @@ import pytest
 from transformers import AlbertConfig, AlbertModel
 
 from ray_st.models import Transformer
-from ray_st.models.files import ModelFolderError, read_json, write_json
-from ray_st.models.weight_sizes import Held
+from ray_st.models.encoder_loading import Held
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 
 
 @pytest.fixture

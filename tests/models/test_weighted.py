@@ -11,7 +11,7 @@ import torch
 
 from module_helpers import DIMENSION, stirred, there_and_back, word_embeddings
 from ray_st.models import CNN, LSTM, Dropout, LayerNorm, Module, Pooling, WeightedLayerPooling, WordWeights
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 
 MAKE: dict[str, Callable[[], Any]] = {
     "CNN": lambda: CNN(DIMENSION, 4, [1, 3, 5]),

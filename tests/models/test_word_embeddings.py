@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from module_helpers import DIMENSION, TEXTS, VOCABULARY, there_and_back, word_embeddings
 from ray_st import SentenceTransformer
 from ray_st.models import Pooling, WordEmbeddings
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 from ray_st.models.tokenizer import PhraseTokenizer, WhitespaceTokenizer
 
 

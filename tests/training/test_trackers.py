@@ -21,7 +21,7 @@ from transformers.integrations import TensorBoardCallback, integration_utils
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
-from ray_st.models.card_facts import Emissions
+from ray_st.models.card.run_facts import Emissions
 from ray_st.training.local import local_place
 from ray_st.training.trackers import (
     FLUSHED_S,

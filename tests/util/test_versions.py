@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_st.models.adapter_folder import load_peft
+from ray_st.models.adapter.peft_folder import load_peft
 from ray_st.util import versions
 from ray_st.util.versions import check_misfits, misfits
 

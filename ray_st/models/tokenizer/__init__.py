@@ -7,8 +7,8 @@ from ray_st.util.lazy import lazy_module
 _NAMES = {
     "ENGLISH_STOP_WORDS": "ray_st.models.tokenizer.stop_words",
     "PhraseTokenizer": "ray_st.models.tokenizer.phrase",
-    "TransformersTokenizerWrapper": "ray_st.models.tokenizer.wrapper",
-    "WhitespaceTokenizer": "ray_st.models.tokenizer.whitespace",
+    "TransformersTokenizerWrapper": "ray_st.models.tokenizer.pretrained",
+    "WhitespaceTokenizer": "ray_st.models.tokenizer.word",
     "WordTokenizer": "ray_st.models.tokenizer.word",
 }
 

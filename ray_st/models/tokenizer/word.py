@@ -1,13 +1,14 @@
-"""What tokenizers of words have in common."""
+"""Tokenizers of words, with a vocabulary of their own."""
 
 from __future__ import annotations
 
+import string
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 from ray_st.models.tokenizer.stop_words import ENGLISH_STOP_WORDS
 
 if TYPE_CHECKING:
@@ -112,3 +113,24 @@ class VocabularyTokenizer(WordTokenizer):
             return cls(**config)
         except (TypeError, ValueError) as error:
             raise ModelFolderError(f"{path} makes no {cls.__name__}: {error}") from error
+
+
+class WhitespaceTokenizer(VocabularyTokenizer):
+    """Takes a text apart at white space.
+
+    A word is looked up as it is, then without punctuation around it, then that in lower case.
+    """
+
+    config_file_name: ClassVar[str] = "whitespacetokenizer_config.json"
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text's words; stop words and words without an id are left out."""
+        words = (text.lower() if self.do_lower_case else text).split()
+        found = (self.find(_forms(word)) for word in words)
+        return [place for place in found if place is not None]
+
+
+def _forms(word: str) -> Iterator[str]:
+    yield word
+    yield (bare := word.strip(string.punctuation))
+    yield bare.lower()

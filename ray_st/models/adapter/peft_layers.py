@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
-from ray_st.models.adapter_folder import ADAPTER_CONFIG, Adapter, load_peft
-from ray_st.models.files import ModelFolderError
+from ray_st.models.adapter.peft_folder import ADAPTER_CONFIG, Adapter, load_peft
+from ray_st.models.folder_files import ModelFolderError
 
 _PREFIX = "base_model.model."  # before each name in the file
 _OF_NO_MATTER = {  # to weights that are trained already

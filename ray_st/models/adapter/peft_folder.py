@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ray_st.models.files import WEIGHTS, WEIGHTS_INDEX, ModelFolderError, read_json, write_json
-from ray_st.models.hub import find_folder, source_of
+from ray_st.models.folder_files import WEIGHTS, WEIGHTS_INDEX, ModelFolderError, read_json, write_json
+from ray_st.models.model_hub import find_folder, source_of
 from ray_st.util.versions import check_misfits
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -110,7 +110,7 @@ def base_folder(folder: Path, **hub: Any) -> Path:
 
     Args:
         folder: A folder with an adapter.
-        **hub: Options of :func:`ray_st.models.hub.find_folder`.
+        **hub: Options of :func:`ray_st.models.model_hub.find_folder`.
 
     Raises:
         ModelFolderError: If no base is named, or it is not there.

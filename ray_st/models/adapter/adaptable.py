@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ray_st.models.adapter_folder import Adapter, load_peft
-from ray_st.models.adapter_layers import adapter_names as _names_of
-from ray_st.models.adapter_layers import (
+from ray_st.models.adapter.peft_folder import Adapter, load_peft
+from ray_st.models.adapter.peft_layers import adapter_names as _names_of
+from ray_st.models.adapter.peft_layers import (
     are_disabled,
     attach,
     encoder_within,
@@ -20,7 +20,7 @@ from ray_st.models.adapter_layers import (
     remove,
     switch,
 )
-from ray_st.models.hub import find_folder
+from ray_st.models.model_hub import find_folder
 from ray_st.models.stack import Stack
 
 _DEFAULT = "default"

@@ -1,15 +1,22 @@
-"""The tokenizer of transformers in a model's folder: opened, and written so that its files say what the model does."""
+"""Tokenizers of transformers: opened, written so that their files say what the model does, and used as word tokenizers."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ray_st.models.files import ModelFolderError, read_json, write_json
+from ray_st.models.folder_files import ModelFolderError, read_json, write_json
+from ray_st.models.tokenizer.word import WordTokenizer
+from ray_st.models.tokens import TokenEncoder
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 CONFIG = "tokenizer_config.json"
 BACKEND = "tokenizer.json"
@@ -113,3 +120,38 @@ def _padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
         "pad_type_id": tokenizer.pad_token_type_id,
         "pad_token": str(tokenizer.pad_token),
     }
+
+
+class TransformersTokenizerWrapper(WordTokenizer):
+    """Gives a text the ids that a tokenizer of transformers gives it, special ones included.
+
+    Args:
+        tokenizer: That tokenizer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def set_vocab(self, vocab: Iterable[str]) -> None:
+        """Does nothing: the tokenizer has its vocabulary."""
+
+    def get_vocab(self) -> dict[str, int]:
+        """The tokens and their ids."""
+        return self.tokenizer.get_vocab()
+
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of a text's tokens."""
+        return TokenEncoder(self.tokenizer)([text])[0].tolist()
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the tokenizer into an existing folder."""
+        save_tokenizer(self.tokenizer, Path(folder), None)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Reads a tokenizer from its folder.
+
+        Raises:
+            ModelFolderError: If there is none, or none with a vocabulary.
+        """
+        return cls(load_tokenizer(Path(folder)))

@@ -18,28 +18,9 @@ from typing import Any
 from torch import nn
 from transformers.dynamic_module_utils import custom_object_save, get_class_from_dynamic_module
 
-from ray_st.models.files import ModelFolderError
+from ray_st.models import MODULES
+from ray_st.models.folder_files import ModelFolderError
 from ray_st.models.module import Module
-
-KINDS = {
-    "Asym": "ray_st.models.asym",
-    "BoW": "ray_st.models.bow",
-    "CLIPModel": "ray_st.models.clip",
-    "CNN": "ray_st.models.cnn",
-    "Dense": "ray_st.models.dense",
-    "Dropout": "ray_st.models.dropout",
-    "LSTM": "ray_st.models.lstm",
-    "LayerNorm": "ray_st.models.layer_norm",
-    "Normalize": "ray_st.models.normalize",
-    "Pooling": "ray_st.models.pooling",
-    "Router": "ray_st.models.asym",
-    "StaticEmbedding": "ray_st.models.static_embedding",
-    "Transformer": "ray_st.models.transformer",
-    "WeightedLayerPooling": "ray_st.models.weighted_layer_pooling",
-    "WordEmbeddings": "ray_st.models.word_embeddings",
-    "WordWeights": "ray_st.models.word_weights",
-}
-"""Modules that are read without importing anything a folder names, and where they are."""
 
 _FAMILIES = ("sentence_transformers", "ray_st")
 
@@ -99,9 +80,9 @@ def module_class(folder: Path, source: Path, kind: str, trust: bool) -> Any:
     """The class of a module's type; see :func:`read_module`."""
     name = own_name(kind)
     if name is not None:
-        if name in KINDS:
-            return getattr(importlib.import_module(KINDS[name]), name)
-        raise ModelFolderError(f"{source} names the module {kind}; known are {', '.join(KINDS)}.")
+        if name in MODULES:
+            return getattr(importlib.import_module(MODULES[name]), name)
+        raise ModelFolderError(f"{source} names the module {kind}; known are {', '.join(MODULES)}.")
     if (part := live_part(kind)) is not None:
         return type(part)
     if not trust:
@@ -130,7 +111,7 @@ def inside(folder: Path, source: Path, path: str) -> Path:
 def type_name(folder: Path, module: nn.Module) -> str:
     """The name under which a module's type is written; the code of a custom one is copied into the folder."""
     kind = type(module)
-    if KINDS.get(kind.__name__) == kind.__module__:
+    if MODULES.get(kind.__name__) == kind.__module__:
         return f"sentence_transformers.models.{kind.__name__}"
     if kind.__module__.startswith("transformers_modules."):
         custom_object_save(module, folder)

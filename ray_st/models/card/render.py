@@ -9,10 +9,9 @@ from typing import Any
 
 import yaml
 
-from ray_st.models.card_data import UNNAMED, Scores, SentenceTransformerModelCardData
-from ray_st.models.card_facts import duration
-from ray_st.models.card_log import LOSS, log_rows, seconds_spent
-from ray_st.models.card_text import facts, figure, folded, table
+from ray_st.models.card.model_card_data import UNNAMED, Scores, SentenceTransformerModelCardData
+from ray_st.models.card.run_facts import duration
+from ray_st.models.card.tables import LOSS, facts, figure, folded, log_rows, seconds_spent, table
 
 _EXAMPLES = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
 _UNNAMED = "path/to/this/model"

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ray_st.models.encode import Wish, deliver, size_of, with_its_prompt
+from ray_st.models.text_encoding import Wish, deliver, size_of, with_its_prompt
 from ray_st.util.ports import use
 
 if TYPE_CHECKING:
     from ray_st.models.stack import Stack
+
 
 _CHUNKS_EACH = 10  # enough for an even end, few enough to be worth a message
 _MOST_TEXTS = 5000
@@ -73,7 +74,7 @@ def encode_in_pool(model: Stack, texts: Sequence[str], wish: Wish, pool: Pool, c
             of at most 5000 texts.
 
     Returns:
-        As :func:`ray_st.models.encode.encode_texts`, but tensors are in main memory.
+        As :func:`ray_st.models.text_encoding.encode_texts`, but tensors are in main memory.
 
     Raises:
         ValueError: If an entry is no string, or ``chunk_size`` is less than 1.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_st.models.fitting import FitOptions
+from ray_st.models.fit_methods import FitOptions
 
 
 def score_of(evaluator: Any, figures: Any) -> float:

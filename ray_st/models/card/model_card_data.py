@@ -1,15 +1,46 @@
-"""What is known about a model, from which its card is written."""
+"""What is known about a model, from which its card is written; secrets and local paths are left out."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from ray_st.models.card_facts import Cluster, Emissions
-from ray_st.models.card_private import PATH, publishable
+from ray_st.models.card.run_facts import Cluster, Emissions
+
+_NAMES = re.compile(
+    r"token$|secret|password|api_?key|credential|_dir$|_path$|_url$|^hub_|resume_from|^run_name$|_folder$"
+)
+_TOKENS = re.compile(r"\b(hf_\w{8,}|gh[opsu]_\w{16,}|sk-[\w-]{16,}|AKIA\w{12,})|://[^/\s]*@")
+PATH, SECRET = "(path)", "(secret)"
+
+
+def publishable(value: Any) -> Any:
+    """A copy of settings as a card may show them.
+
+    What has the name of a secret or of a place is left out; texts that are paths, or look like keys, are replaced.
+
+    Args:
+        value: A value; mappings, lists and tuples are searched.
+    """
+    if isinstance(value, Mapping):
+        shown = {name: inner for name, inner in value.items() if not _NAMES.search(str(name))}
+        return {str(name): publishable(inner) for name, inner in shown.items()}
+    if isinstance(value, list | tuple):
+        return [publishable(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if _TOKENS.search(value):
+        return SECRET
+    return PATH if _is_path(value) else value
+
+
+def _is_path(text: str) -> bool:
+    begins = text.startswith(("~", "./", "../", ".\\", "..\\", "file:"))
+    return begins or PurePosixPath(text).is_absolute() or PureWindowsPath(text).is_absolute()
+
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TASK = (

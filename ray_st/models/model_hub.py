@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from ray_st.models.files import ModelFolderError
+from ray_st.models.folder_files import ModelFolderError
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HOME_ORGANISATION = "sentence-transformers"  # where a name without an organisation is looked for first

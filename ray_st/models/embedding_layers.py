@@ -1,4 +1,4 @@
-"""A linear layer with an activation, over the pooled embedding."""
+"""Modules over the pooled embedding: a linear layer, dropout and two kinds of normalization."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from ray_st.models.files import ModelFolderError, read_json, read_weights, write_weights
-from ray_st.models.kinds import live_part
-from ray_st.models.module import Features, Module
+from ray_st.models.folder_files import ModelFolderError, read_json, read_weights, write_weights
+from ray_st.models.module import Features, Module, WeightedModule
+from ray_st.models.module_table import live_part
+from ray_st.util.tensors import normalize_embeddings
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
 
 logger = logging.getLogger(__name__)
 
@@ -149,3 +151,72 @@ def _activation(path: str, trust_remote_code: bool) -> nn.Module:
         f"The Dense module's activation {path!r} is none of torch.nn's activations. It would have to be imported; "
         "pass trust_remote_code=True if you trust this model folder."
     )
+
+
+class Dropout(Module):
+    """Sets a share of the embedding's values to zero while training, and scales the others up.
+
+    Args:
+        dropout: The share, from 0 to 1.
+
+    Raises:
+        ValueError: If it is outside that range.
+    """
+
+    config_keys: ClassVar[tuple[str, ...]] = ("dropout",)
+
+    def __init__(self, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.dropout_layer = nn.Dropout(dropout)
+
+    def forward(self, features: Features) -> Features:
+        """The features with ``sentence_embedding`` (n, d) after dropout."""
+        return {**features, "sentence_embedding": self.dropout_layer(features["sentence_embedding"])}
+
+
+class LayerNorm(WeightedModule):
+    """Shifts and scales each embedding to mean 0 and variance 1, then by learnt weights.
+
+    Args:
+        dimension: Dimension of the embedding.
+    """
+
+    config_keys: ClassVar[tuple[str, ...]] = ("dimension",)
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+        self.norm = nn.LayerNorm(dimension)
+
+    def forward(self, features: Features) -> Features:
+        """The features with ``sentence_embedding`` (n, dimension) normalised."""
+        return {**features, "sentence_embedding": self.norm(features["sentence_embedding"])}
+
+    def get_embedding_dimension(self) -> int:
+        """Dimension of the embedding."""
+        return self.dimension
+
+    get_sentence_embedding_dimension = get_embedding_dimension
+
+
+class Normalize(Module):
+    """Scales embeddings to unit length, so that dot product and cosine are the same.
+
+    Args:
+        module_input_name: The feature to scale.
+        module_output_name: The feature that receives the result; by default the same.
+    """
+
+    config_keys: ClassVar[tuple[str, ...]] = ("module_input_name", "module_output_name")
+
+    def __init__(
+        self, module_input_name: str = "sentence_embedding", module_output_name: str | None = None
+    ) -> None:
+        super().__init__()
+        self.module_input_name = module_input_name
+        self.module_output_name = module_output_name or module_input_name
+
+    def forward(self, features: Features) -> Features:
+        """The features with the embedding scaled: (n, d) to (n, d)."""
+        return {**features, self.module_output_name: normalize_embeddings(features[self.module_input_name])}

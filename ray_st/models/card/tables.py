@@ -1,0 +1,151 @@
+"""Markdown of a card: tables and lists, the statistics of a data set's columns, and the log of a training run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+_LONGEST = 300
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; line breaks, bars and tags in its cells are replaced, long texts are cut."""
+    lines = [
+        [_cell(name) for name in names],
+        ["---"] * len(names),
+        *([_cell(v) for v in row] for row in rows),
+    ]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    text = " ".join(str(value).split())
+    text = text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " …"
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def facts(known: Mapping[str, Any]) -> str:
+    """A Markdown list of what is known by name; what is empty is left out."""
+    return "\n".join(f"- **{name}:** {value}" for name, value in known.items() if value)
+
+
+def folded(summary: str, text: str) -> str:
+    """A part that is opened with a click."""
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
+
+
+def figure(value: Any, digits: int = 4) -> str:
+    """A figure of a table; a dash where there is none."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+_MOST_CLASSES = 10
+
+
+def column_statistics(
+    name: str, values: Sequence[Any], count_tokens: Callable[[list[str]], list[int]] | None
+) -> dict[str, str]:
+    """A row of the table of a data set's columns.
+
+    Args:
+        name: The column's name.
+        values: Some of its values.
+        count_tokens: Counts the tokens of texts; None counts characters.
+    """
+    kind, details = _describe([value for value in values if value is not None], count_tokens)
+    return {"Column": name, "Type": kind, "Details": details}
+
+
+def _describe(values: list[Any], count_tokens: Callable[[list[str]], list[int]] | None) -> tuple[str, str]:
+    if not values:
+        return "none", ""
+    first = values[0]
+    if isinstance(first, str):
+        unit = "characters" if count_tokens is None else "tokens"
+        sizes = [len(text) for text in values] if count_tokens is None else count_tokens(values)
+        return "string", _spread(sizes, f" {unit}")
+    if isinstance(first, bool | int):
+        return type(first).__name__, _shares(values)
+    if isinstance(first, float):
+        return "float", _spread(values)
+    if isinstance(first, list):
+        return "list", _spread([len(value) for value in values], " elements")
+    return type(first).__name__, ""
+
+
+def _spread(sizes: Sequence[float], unit: str = "") -> str:
+    least, most = figure(min(sizes), 2), figure(max(sizes), 2)
+    return f"min {least}{unit}, mean {sum(sizes) / len(sizes):.2f}{unit}, max {most}{unit}"
+
+
+def _shares(values: Sequence[int]) -> str:
+    counts = Counter(values)
+    if len(counts) > _MOST_CLASSES:
+        return _spread(values)
+    return ", ".join(f"{value}: {counts[value] / len(values):.1%}" for value in sorted(counts))
+
+
+LOSS = "Training loss"
+_SPEED = ("_runtime", "_per_second", "_compilation_time")
+_PREFIX = "eval_"
+MOST_ROWS = 100
+"""Rows of the table; of more, those with evaluations are kept, and of the others as many as fit, evenly."""
+
+
+def log_rows(history: Sequence[Mapping[str, Any]], primary: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of the log.
+
+    Args:
+        history: Entries of transformers' ``log_history``.
+        primary: Names of the metrics by which the evaluators compare models; all others are left out, unless there is
+            none.
+
+    Returns:
+        For each step a dict with ``Epoch``, ``Step`` and figures by name.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        figures = _figures(entry, primary)
+        if figures and "step" in entry:
+            step = int(entry["step"])
+            rows.setdefault(step, {"Epoch": entry.get("epoch"), "Step": step}).update(figures)
+    return _fewer([rows[step] for step in sorted(rows)])
+
+
+def _figures(entry: Mapping[str, Any], primary: Collection[str]) -> dict[str, Any]:
+    figures = {LOSS: entry["loss"]} if "loss" in entry else {}
+    evaluated = {
+        name: value
+        for name, value in entry.items()
+        if name.startswith(_PREFIX) and not name.endswith(_SPEED) and isinstance(value, int | float)
+    }
+    chosen = {name for name in evaluated if name.removeprefix(_PREFIX) in primary or name.endswith("_loss")}
+    shown = chosen if primary else set(evaluated)
+    return figures | {name: value for name, value in evaluated.items() if name in shown}
+
+
+def _fewer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    if len(rows) <= MOST_ROWS:
+        return rows
+    evaluated = [any(name.startswith(_PREFIX) for name in row) for row in rows]
+    others = [i for i, has in enumerate(evaluated) if not has]
+    room = max(MOST_ROWS - sum(evaluated), 0)
+    stride = -(-len(others) // room) if room else len(others) + 1
+    kept = set(others[stride - 1 :: stride])
+    return [row for i, row in enumerate(rows) if evaluated[i] or i in kept]
+
+
+def seconds_spent(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of training and of evaluation, as far as the log says."""
+    training = [float(entry["train_runtime"]) for entry in history if "train_runtime" in entry]
+    evaluation = [
+        float(value) for entry in history for name, value in entry.items() if _is_evaluation_time(name)
+    ]
+    return {"Training": sum(training), "Evaluation": sum(evaluation)} if training else {}
+
+
+def _is_evaluation_time(name: str) -> bool:
+    return name.startswith(_PREFIX) and name.endswith("_runtime")

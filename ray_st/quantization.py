@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ray_st.util.quantize import quantize_embeddings
-from ray_st.util.search_faiss import semantic_search_faiss
-from ray_st.util.search_usearch import semantic_search_usearch
+from ray_st.util.search.faiss import semantic_search_faiss
+from ray_st.util.search.quantize import quantize_embeddings
+from ray_st.util.search.usearch import semantic_search_usearch
 
 __all__ = ["quantize_embeddings", "semantic_search_faiss", "semantic_search_usearch"]

@@ -142,7 +142,7 @@ def _write(table: Dataset, column: str, model: Any, path: Path, options: argpars
     import pyarrow.parquet as pq
 
     from ray_st.runtime.corpus_work import vector_column
-    from ray_st.util.quantize import quantize_embeddings
+    from ray_st.util.search.quantize import quantize_embeddings
 
     writer, first = None, None
     try:

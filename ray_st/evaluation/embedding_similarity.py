@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_st.evaluation import base
+from ray_st.evaluation import sentence_evaluator as base
 from ray_st.evaluation.csv_log import append_row
-from ray_st.evaluation.metrics import pearson, spearman
+from ray_st.evaluation.metrics.correlation import pearson, spearman
 from ray_st.similarity_functions import SimilarityFunction
 
 logger = logging.getLogger(__name__)

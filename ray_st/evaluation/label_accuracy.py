@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ray_st.evaluation import base
+from ray_st.evaluation import sentence_evaluator as base
 from ray_st.evaluation.csv_log import append_row
 from ray_st.util.tensors import batch_to_device
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ray_st.evaluation import base
+from ray_st.evaluation import sentence_evaluator as base
 from ray_st.evaluation.csv_log import append_row
-from ray_st.evaluation.metrics_classification import Cuts
-from ray_st.util.paraphrases import paraphrase_mining
+from ray_st.evaluation.metrics.thresholds import Cuts
+from ray_st.util.search.paraphrases import paraphrase_mining
 
 logger = logging.getLogger(__name__)
 

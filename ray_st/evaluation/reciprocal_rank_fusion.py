@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ray_st.evaluation import base
+from ray_st.evaluation import sentence_evaluator as base
 from ray_st.evaluation.csv_log import append_row
-from ray_st.evaluation.metrics_reranking import Ranked
+from ray_st.evaluation.metrics.ranked import Ranked
 
 logger = logging.getLogger(__name__)
 

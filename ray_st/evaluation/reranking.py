@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ray_st.evaluation import base
+from ray_st.evaluation import sentence_evaluator as base
 from ray_st.evaluation.csv_log import append_row
 from ray_st.evaluation.distinct import distinct
-from ray_st.evaluation.metrics_reranking import Ranked
+from ray_st.evaluation.metrics.ranked import Ranked
 from ray_st.util.similarity import cos_sim
 from ray_st.util.tensors import to_numpy
 

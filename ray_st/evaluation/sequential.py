@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ray_st.evaluation.base import ONE_FIGURE, SentenceEvaluator, metric_names_of
+from ray_st.evaluation.sentence_evaluator import ONE_FIGURE, SentenceEvaluator, metric_names_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ray_st.evaluation import base
+from ray_st.evaluation import sentence_evaluator as base
 from ray_st.evaluation.csv_log import append_row
 from ray_st.evaluation.distinct import distinct
-from ray_st.evaluation.metrics_matching import nearest_both_ways
+from ray_st.evaluation.metrics.nearest import nearest_both_ways
 from ray_st.util.similarity import cos_sim
 from ray_st.util.team import team_of
 

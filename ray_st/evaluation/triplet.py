@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ray_st.evaluation import base
+from ray_st.evaluation import sentence_evaluator as base
 from ray_st.evaluation.csv_log import append_row
 from ray_st.evaluation.distinct import distinct
 from ray_st.similarity_functions import SimilarityFunction

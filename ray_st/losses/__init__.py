@@ -28,7 +28,7 @@ _NAMES = {
     "GISTEmbedLoss": "ray_st.losses.gist",
     "Gather": "ray_st.losses.columns",
     "GlobalOrthogonalRegularizationLoss": "ray_st.losses.orthogonal",
-    "Loss": "ray_st.losses.base",
+    "Loss": "ray_st.losses.loss",
     "MSELoss": "ray_st.losses.distillation",
     "MarginMSELoss": "ray_st.losses.distillation",
     "Matryoshka2dLoss": "ray_st.losses.matryoshka",

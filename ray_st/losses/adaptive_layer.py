@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32, check_choice
+from ray_st.losses.loss import Loss
 from ray_st.losses.modifier import Modifier
 from ray_st.losses.parts import Value, add, scale
 

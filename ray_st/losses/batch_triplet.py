@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32, function_name
 from ray_st.losses.labels import need_two_classes
+from ray_st.losses.loss import Loss
 from ray_st.util.similarity import cos_sim
 
 Distances = Callable[[Tensor], Tensor]

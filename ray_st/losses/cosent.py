@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32, function_name
+from ray_st.losses.loss import Loss
 from ray_st.util.similarity import pairwise_cos_sim
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
+from ray_st.losses.loss import Loss
 
 
 class CosineSimilarityLoss(Loss):

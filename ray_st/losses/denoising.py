@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32, widen
+from ray_st.losses.loss import Loss
 from ray_st.util.shards import check_shards
 from ray_st.util.tensors import batch_to_device
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32, check_choice, function_name, widen
+from ray_st.losses.loss import Loss
 from ray_st.util.similarity import pairwise_dot_score
 
 Similarity = Callable[[Tensor, Tensor], Tensor]

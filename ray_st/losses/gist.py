@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.embed import embed_columns
 from ray_st.losses.gradient_cache import CITATION
 from ray_st.losses.helpers import at_least_float32, check_choice, model_name
+from ray_st.losses.loss import Loss
 from ray_st.losses.tiles import mean_in_tiles
 from ray_st.util.similarity import cos_sim
 from ray_st.util.tensors import batch_to_device

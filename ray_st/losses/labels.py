@@ -124,7 +124,7 @@ LIMITS: dict[str, tuple[bool, float, float]] = {
 
 
 def lengths(kind: str) -> tuple[int, ...]:
-    """How long a label of a kind may be, as :meth:`ray_st.losses.base.Loss.label_lengths` says it.
+    """How long a label of a kind may be, as :meth:`ray_st.losses.loss.Loss.label_lengths` says it.
 
     Args:
         kind: One of :data:`KINDS`, perhaps after :data:`OPTIONAL`.

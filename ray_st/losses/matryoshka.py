@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ray_st.losses.adaptive_layer import AdaptiveLayerLoss
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
+from ray_st.losses.loss import Loss
 from ray_st.losses.modifier import Modifier
 from ray_st.losses.parts import Value, weighted_sum
 from ray_st.util.tensors import normalize_embeddings, truncate_embeddings

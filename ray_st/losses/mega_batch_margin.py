@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
+from ray_st.losses.loss import Loss
 from ray_st.losses.tiles import mean_in_tiles
 from ray_st.util.similarity import cos_sim
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns, Gather
+from ray_st.losses.loss import Loss
 
 
 class Modifier(Loss):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import widen
+from ray_st.losses.loss import Loss
 from ray_st.losses.parts import Value
 
 

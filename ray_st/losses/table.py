@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ray_st import losses
-from ray_st.losses.base import Loss
 from ray_st.losses.helpers import function_name
 from ray_st.losses.labels import OPTIONAL
+from ray_st.losses.loss import Loss
 from ray_st.losses.modifier import Modifier
 from ray_st.losses.tiles import TILE_SCORES
 

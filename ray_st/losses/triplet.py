@@ -9,9 +9,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import function_name
+from ray_st.losses.loss import Loss
 from ray_st.util.similarity import pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
 
 

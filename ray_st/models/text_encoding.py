@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ray_st.util.quantize import PRECISIONS, quantize_embeddings
+from ray_st.util.search.quantize import PRECISIONS, quantize_embeddings
 from ray_st.util.team import Team, hand, share_out
 from ray_st.util.tensors import batch_to_device, normalize_embeddings, to_numpy, truncate_embeddings
 from ray_st.util.unicode import lone_surrogate

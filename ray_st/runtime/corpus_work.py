@@ -14,7 +14,7 @@ from ray_st.data.sources import ROW, BadRow, Limits, SourceError
 from ray_st.runtime.corpus_folder import Folder
 from ray_st.runtime.corpus_job import Options
 from ray_st.runtime.corpus_plan import EMBEDDING, Piece
-from ray_st.util.quantize import quantize_embeddings
+from ray_st.util.search.quantize import quantize_embeddings
 
 CALIBRATION_ROWS = 8192
 """Rows whose embeddings show the ranges for int8 and uint8."""

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ray_st.mining.candidates import Found, search_shard, shards
+from ray_st.mining.embedder import Embedder
+from ray_st.mining.pairs import Pairs
 from ray_st.runtime.cluster import connected
 from ray_st.runtime.crew import Crew, granted_device
 from ray_st.runtime.encode_pool import default_devices, needs_of, put_model
-from ray_st.util.mining.embed import Embedder
-from ray_st.util.mining.pairs import Pairs
-from ray_st.util.mining.search import Found, search_shard, shards
 
 
 class Miner:
@@ -28,7 +28,7 @@ class Miner:
 
     Args:
         model: The model.
-        options: Of the :class:`~ray_st.util.mining.embed.Embedder`.
+        options: Of the :class:`~ray_st.mining.embedder.Embedder`.
     """
 
     def __init__(self, model: Any, options: dict[str, Any]) -> None:
@@ -72,7 +72,7 @@ class ClusterSearch:
     texts_at_once: int = 2**14
 
     def __call__(self, embedder: Embedder, pairs: Pairs, k: int) -> Found:
-        """Embeds and searches, as :data:`ray_st.util.mining.search.Search` says.
+        """Embeds and searches, as :data:`ray_st.mining.candidates.Search` says.
 
         Raises:
             ValueError: If the cluster lacks what the devices ask for, or an embedding is not finite.

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from ray_st.evaluation.base import ONE_FIGURE
+from ray_st.evaluation.sentence_evaluator import ONE_FIGURE
 from ray_st.training import collectives
 from ray_st.training.batch import BATCH, Inputs
 from ray_st.training.metric_names import PREFIX, prefixed

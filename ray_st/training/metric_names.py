@@ -11,7 +11,7 @@ from transformers import EarlyStoppingCallback, IntervalStrategy, SchedulerType,
 from transformers.optimization import GreedyLR
 from transformers.trainer_utils import SaveStrategy
 
-from ray_st.evaluation.base import metric_names_of
+from ray_st.evaluation.sentence_evaluator import metric_names_of
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.names import closest, nearest_first
 

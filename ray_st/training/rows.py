@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ray_st.losses.base import Loss
+from ray_st.losses.loss import Loss
 from ray_st.training import collectives
 from ray_st.training.batch import SHARES, Inputs
 from ray_st.world import World

@@ -6,13 +6,13 @@ from ray_st.util.lazy import lazy_module
 
 _TENSORS = "ray_st.util.tensors"
 _SIMILARITY = "ray_st.util.similarity"
-_SEARCH = "ray_st.util.search"
-_PARAPHRASES = "ray_st.util.paraphrases"
+_SEARCH = "ray_st.util.search.semantic"
+_PARAPHRASES = "ray_st.util.search.paraphrases"
 
 _NAMES = {
     "LoggingHandler": "ray_st.util.log_handler",
     "batch_to_device": _TENSORS,
-    "community_detection": "ray_st.util.communities",
+    "community_detection": "ray_st.util.search.communities",
     "cos_sim": _SIMILARITY,
     "dot_score": _SIMILARITY,
     "euclidean_sim": _SIMILARITY,
@@ -20,7 +20,7 @@ _NAMES = {
     "information_retrieval": _SEARCH,
     "is_training_available": "ray_st.util.availability",
     "manhattan_sim": _SIMILARITY,
-    "mine_hard_negatives": "ray_st.util.mining.mine",
+    "mine_hard_negatives": "ray_st.mining.mine",
     "normalize_embeddings": _TENSORS,
     "pairwise_angle_sim": _SIMILARITY,
     "pairwise_cos_sim": _SIMILARITY,

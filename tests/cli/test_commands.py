@@ -14,7 +14,7 @@ from ray_st import SentenceTransformer
 from ray_st.cli import main
 from ray_st.cli.runfile import read_run
 from ray_st.cli.train import prepare
-from ray_st.util.quantize import quantize_embeddings
+from ray_st.util.search.quantize import quantize_embeddings
 
 ROOT = Path(__file__).parents[2]
 

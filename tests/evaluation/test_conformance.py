@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ray_st import evaluation
-from ray_st.evaluation.base import metric_names_of
+from ray_st.evaluation.sentence_evaluator import metric_names_of
 from ray_st.util import euclidean_sim, pairwise_dot_score
 
 PAIRS = 40

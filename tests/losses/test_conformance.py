@@ -16,8 +16,8 @@ from tiny_encoder import DIM, TinyEncoder
 from torch import Tensor, nn
 
 from ray_st import losses
-from ray_st.losses.base import Loss
 from ray_st.losses.columns import Columns
+from ray_st.losses.loss import Loss
 from ray_st.losses.parts import total
 from ray_st.util import dot_score, pairwise_dot_score
 

@@ -10,7 +10,7 @@ import torch
 from tiny_encoder import DIM, WORDS, TinyEncoder, word_tokenizer
 
 from ray_st import losses
-from ray_st.losses.base import Loss
+from ray_st.losses.loss import Loss
 from ray_st.losses.modifier import Modifier
 
 CLASSES = [

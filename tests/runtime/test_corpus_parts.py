@@ -25,7 +25,7 @@ from ray_st.runtime.corpus_work import (
     vector_column,
     windows,
 )
-from ray_st.util.quantize import quantize_embeddings
+from ray_st.util.search.quantize import quantize_embeddings
 
 WORDS = ["good text", "bad weather", "a sunny day", "pasta", "man eats pasta and text"]
 

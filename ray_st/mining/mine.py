@@ -1,0 +1,258 @@
+"""``mine_hard_negatives``: a dataset of pairs in, a dataset with negatives out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from ray_st.mining.candidates import Here, Search
+from ray_st.mining.choice import Choice
+from ray_st.mining.embedder import Embedder, Encoder, pooled
+from ray_st.mining.pairs import Pairs, column_names, read_pairs
+from ray_st.mining.report import Tally, missing
+from ray_st.mining.rescore import Scorer, scorer_of
+from ray_st.mining.select import mined_blocks
+from ray_st.mining.write import FORMATS
+from ray_st.util.names import did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def mine_hard_negatives(
+    dataset: Dataset,
+    model: Encoder,
+    anchor_column_name: str | None = None,
+    positive_column_name: str | None = None,
+    corpus: Sequence[str] | None = None,
+    cross_encoder: Any = None,
+    range_min: int = 0,
+    range_max: int | None = None,
+    max_score: float | None = None,
+    min_score: float | None = None,
+    absolute_margin: float | None = None,
+    relative_margin: float | None = None,
+    num_negatives: int = 3,
+    sampling_strategy: str = "top",
+    query_prompt_name: str | None = None,
+    query_prompt: str | None = None,
+    corpus_prompt_name: str | None = None,
+    corpus_prompt: str | None = None,
+    include_positives: bool = False,
+    output_format: str = "triplet",
+    output_scores: bool = False,
+    batch_size: int = 32,
+    faiss_batch_size: int = 16384,
+    use_faiss: bool = False,
+    use_multi_process: bool | Sequence[str] = False,
+    verbose: bool = True,
+    cache_folder: str | None = None,
+    as_triplets: bool | None = None,
+    margin: float | None = None,
+    seed: int = 0,
+    search: Search | None = None,
+) -> Dataset:
+    """Finds, for each pair of a query and a positive, texts that are close to the query but do not answer it.
+
+    All positives of the dataset, and the texts of ``corpus``, are candidates; those of the query itself are not, nor is
+    the query where it is a document too (questions that answer each other, paraphrases). The nearest ones are searched, those outside the limits removed, and of the rest ``num_negatives`` are taken between
+    the ranks ``range_min`` and ``range_max``. Rows with the same query share its positives, and a repeated pair
+    counts once; the output follows the order in which queries appear first.
+
+    Scores of all queries with all documents are never held at once: beside texts and embeddings, memory grows with
+    the number of queries times the candidates of one. A query with fewer candidates than negatives asked for gives
+    fewer rows ("triplet", "labeled-pair"), a shorter row, or none if it has no negative at all ("labeled-list"), or
+    no row ("n-tuple"); a warning tells how many rows are missing.
+
+    Args:
+        dataset: A query and a positive in each row.
+        model: Embeds and compares, such as a SentenceTransformer.
+        anchor_column_name: Column of the queries; the first by default.
+        positive_column_name: Column of the positives; the second by default.
+        corpus: More candidates.
+        cross_encoder: Scores pairs anew where a limit on scores is set: an object with
+            ``predict(pairs, batch_size=…)`` or a function of a list of (query, document), giving one score each.
+        range_min: How many of the best candidates are skipped, since they may be positives that nobody marked.
+        range_max: How many of the best candidates are looked at; by default ``range_min``, plus the positives of one
+            query at most, plus ``num_negatives`` (ten times as many if a limit on scores is set).
+        max_score: Candidates with higher scores are removed.
+        min_score: Candidates with lower scores are removed.
+        absolute_margin: Candidates whose score is not lower by this much than the query's worst positive's are
+            removed.
+        relative_margin: The same as a share of the absolute value of the positive's score: 0.05 removes those above
+            95 % of a positive score (the TopK-PercPos rule of NV-Retriever, arXiv:2407.15831).
+        num_negatives: Negatives of each query.
+        sampling_strategy: "top" takes the best candidates, "random" any of them with equal chances.
+        query_prompt_name: Name of the model's prompt for queries; by default as in ``encode_query``.
+        query_prompt: That prompt itself; goes before the name.
+        corpus_prompt_name: Name of the model's prompt for documents; by default as in ``encode_document``.
+        corpus_prompt: That prompt itself; goes before the name.
+        include_positives: Whether positives are candidates too, as in a first stage's ranking to be reranked; sets
+            ``output_format`` to "n-tuple".
+        output_format: Columns of the output. "triplet": anchor, positive, ``negative``. "n-tuple": anchor, positive,
+            ``negative_1`` to ``negative_n``. "labeled-pair": anchor, text, ``label`` (1 or 0). "labeled-list":
+            anchor, list of texts with the positive first, list ``labels``.
+        output_scores: Adds ``scores`` (the positive's first) to triplets and n-tuples; in the labeled formats
+            ``score`` or ``scores`` take the labels' place.
+        batch_size: Texts, or pairs of the cross-encoder, computed at once.
+        faiss_batch_size: The most queries searched at a time, with faiss or without.
+        use_faiss: Search with faiss (the extra "faiss"); needs a model that compares by cosine or product.
+        use_multi_process: Embed, and rescore if the cross-encoder can, by several processes: True, or a list of
+            devices with one for each.
+        verbose: Whether to show progress and figures.
+        cache_folder: Where embeddings are kept for the next call with the same weights, prompts and texts.
+        as_triplets: Old; True stands for the format "triplet", False for "n-tuple".
+        margin: Old name of ``absolute_margin``.
+        seed: Of the random choice; the same seed takes the same negatives.
+        search: Who embeds and searches, such as a cluster; this process by default.
+
+    Returns:
+        A dataset with the columns of the format.
+
+    Raises:
+        ValueError: If a column is missing; a text is missing, empty or no string; a setting is impossible; or an
+            embedding or score is not finite.
+        ImportError: If faiss is asked for and not installed.
+    """
+    output_format, output_scores = _newer_format(output_format, output_scores, as_triplets)
+    if margin is not None:
+        logger.warning("margin is an old name: use absolute_margin, which is set to %s.", margin)
+        absolute_margin = margin
+    choice = Choice(
+        num_negatives=num_negatives,
+        range_min=range_min,
+        range_max=range_max,
+        max_score=max_score,
+        min_score=min_score,
+        absolute_margin=absolute_margin,
+        relative_margin=relative_margin,
+        sampling_strategy=sampling_strategy,
+        seed=seed,
+        include_positives=include_positives,
+    )
+    if include_positives:
+        output_format = _format_with_positives(output_format, choice)
+    _check_format(output_format)
+    here = Here(use_multi_process, cache_folder, use_faiss, faiss_batch_size, verbose)
+    search = _one_search(search, here)
+    names = _columns(dataset, anchor_column_name, positive_column_name)
+    pairs = read_pairs(dataset, *names, corpus)
+    rescored = cross_encoder is not None and bool(choice.limits())
+    choice = choice.settled(pairs.most_rows, rescored)
+    embedder = Embedder(
+        model,
+        query={"prompt": query_prompt, "prompt_name": query_prompt_name},
+        document={"prompt": corpus_prompt, "prompt_name": corpus_prompt_name},
+        batch_size=batch_size,
+        show_progress_bar=verbose,
+    )
+    say = tqdm.write if verbose else _nothing
+    say(_what_there_is(pairs, choice))
+    found = search(embedder, pairs, choice.reach(pairs.most_left_out))
+    with _scorer(cross_encoder if rescored else None, batch_size, use_multi_process) as score:
+        tally = Tally()
+        blocks = mined_blocks(pairs, found, choice, score, tally)
+        output = _dataset([FORMATS[output_format](block, *names, output_scores) for block in blocks])
+    say("\n".join(tally.lines(choice)))
+    if lacking := missing(len(output), rows_wanted(output_format, pairs, num_negatives), choice):
+        logger.warning(lacking)
+    return output
+
+
+def rows_wanted(output_format: str, pairs: Pairs, num_negatives: int) -> int:
+    """Rows of the output if each query has all its negatives.
+
+    Args:
+        output_format: How it is written.
+        pairs: What is mined.
+        num_negatives: Negatives of a query.
+    """
+    count = len(pairs.query_of)
+    if output_format == "triplet":
+        return count * num_negatives
+    return count + len(pairs.queries) * num_negatives if output_format == "labeled-pair" else count
+
+
+def _newer_format(output_format: str, output_scores: bool, as_triplets: bool | None) -> tuple[str, bool]:
+    if as_triplets is not None:
+        output_format = "triplet" if as_triplets else "n-tuple"
+        logger.warning("as_triplets is an old option: use output_format, which is set to %r.", output_format)
+    if output_format == "n-tuple-scores":
+        logger.warning("The format 'n-tuple-scores' is old: use 'n-tuple' with output_scores=True.")
+        return "n-tuple", True
+    return output_format, output_scores
+
+
+def _format_with_positives(output_format: str, choice: Choice) -> str:
+    if choice != Choice(choice.num_negatives, include_positives=True, seed=choice.seed):
+        logger.warning(
+            "include_positives=True with limits, ranges or random choice: these may remove positives as well."
+        )
+    if output_format != "n-tuple":
+        logger.warning("include_positives=True sets output_format='n-tuple', which keeps the order of ranks.")
+    return "n-tuple"
+
+
+def _check_format(output_format: str) -> None:
+    if output_format not in FORMATS:
+        raise ValueError(
+            f"There is no output_format {output_format!r}: {did_you_mean(output_format, FORMATS)}"
+        )
+
+
+def _columns(dataset: Any, anchor: str | None, positive: str | None) -> tuple[str, str]:
+    columns = getattr(dataset, "column_names", None)
+    if not isinstance(columns, list) or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"Mining needs a datasets.Dataset; got {type(dataset).__name__}. Take one split, or make a Dataset of it."
+        )
+    return column_names(columns, anchor, positive)
+
+
+def _one_search(search: Search | None, here: Here) -> Search:
+    if search is None:
+        return here
+    ignored = {
+        "use_multi_process": here.use_multi_process,
+        "cache_folder": here.cache_folder,
+        "use_faiss": here.use_faiss,
+    }
+    if given := [name for name, value in ignored.items() if value]:
+        raise ValueError(f"{', '.join(given)} and search exclude each other: a search embeds in its own way.")
+    return search
+
+
+@contextmanager
+def _scorer(
+    cross_encoder: Any, batch_size: int, use_multi_process: bool | Sequence[str]
+) -> Iterator[Scorer | None]:
+    if cross_encoder is None:
+        yield None
+        return
+    several = use_multi_process if hasattr(cross_encoder, "start_multi_process_pool") else False
+    with pooled(cross_encoder, several) as options:
+        yield scorer_of(cross_encoder, batch_size=batch_size, **options)
+
+
+def _dataset(tables: list[pa.Table]) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset(pa.concat_tables(tables))
+
+
+def _what_there_is(pairs: Pairs, choice: Choice) -> str:
+    return (
+        f"{pairs.rows:,} rows: {len(pairs.query_of):,} pairs of {len(pairs.queries):,} queries, "
+        f"{len(pairs.corpus):,} documents; negatives from ranks {choice.range_min} to {choice.range_max}."
+    )
+
+
+def _nothing(line: str) -> None:
+    pass

@@ -1,0 +1,80 @@
+"""Scores of pairs of texts by a second, slower model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ray_st.mining.pairs import Pairs
+from ray_st.util.tensors import to_numpy, to_tensor
+
+Scorer: TypeAlias = Callable[[list[tuple[str, str]]], np.ndarray]
+"""Scores n pairs of a query and a document: (n,) in float32."""
+
+_PAIRS_AT_ONCE = 2**13  # enough for a cross-encoder to sort by length, few enough to hold as texts
+
+
+def scorer_of(cross_encoder: Any, **options: Any) -> Scorer:
+    """Makes one function of whatever scores pairs.
+
+    Args:
+        cross_encoder: An object with ``predict(pairs, **options)``, or a function of the pairs alone.
+        options: Such as ``batch_size`` or ``pool``.
+
+    Raises:
+        ValueError: If it is neither; and, when it is used, if it gives anything but one finite score a pair.
+    """
+    predict = getattr(cross_encoder, "predict", None)
+    if predict is None and not callable(cross_encoder):
+        raise ValueError(
+            "cross_encoder must have predict(pairs), or be a function of pairs; got "
+            f"{type(cross_encoder).__name__}."
+        )
+
+    def score(pairs: list[tuple[str, str]]) -> np.ndarray:
+        found = predict(pairs, **options) if predict is not None else cross_encoder(pairs)
+        scores = to_numpy(to_tensor(found)).astype(np.float32)
+        if scores.size != len(pairs):
+            raise ValueError(
+                f"The cross-encoder must give one score a pair; got {scores.shape} for {len(pairs)}."
+            )
+        bad = np.flatnonzero(~np.isfinite(scores.reshape(-1)))
+        if len(bad):
+            raise ValueError(
+                f"The cross-encoder's score of {pairs[bad[0]]!r:.160} is {scores.reshape(-1)[bad[0]]}."
+            )
+        return scores.reshape(-1)
+
+    return score
+
+
+def score_pairs(
+    score: Scorer, pairs: Pairs, query_numbers: np.ndarray, document_numbers: np.ndarray
+) -> np.ndarray:
+    """Scores of some queries and documents, by their numbers.
+
+    Args:
+        score: Scores pairs of texts.
+        pairs: The texts.
+        query_numbers: (n,).
+        document_numbers: (n,).
+
+    Returns:
+        (n,) in float32.
+    """
+    parts = [
+        score(
+            [
+                (pairs.queries[query], pairs.corpus[document])
+                for query, document in zip(query_numbers[part], document_numbers[part], strict=True)
+            ]
+        )
+        for part in _parts(len(query_numbers))
+    ]
+    return np.concatenate([np.empty(0, dtype=np.float32), *parts])
+
+
+def _parts(length: int) -> Iterator[slice]:
+    return (slice(start, start + _PAIRS_AT_ONCE) for start in range(0, length, _PAIRS_AT_ONCE))

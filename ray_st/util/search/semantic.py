@@ -1,0 +1,89 @@
+"""Search in memory: the nearest embeddings of a corpus for each query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ray_st.util.search.top_k import SCORES_AT_ONCE, Ranking, ScoreFunction, merge, rank
+from ray_st.util.similarity import cos_sim
+from ray_st.util.tensors import Embeddings, to_rows
+
+Hit = dict[str, int | float]
+"""What was found: ``corpus_id``, its number in the corpus, and ``score``."""
+
+
+def semantic_search(
+    query_embeddings: Embeddings,
+    corpus_embeddings: Embeddings,
+    query_chunk_size: int = 100,
+    corpus_chunk_size: int = 500_000,
+    top_k: int = 10,
+    score_function: ScoreFunction = cos_sim,
+) -> list[list[Hit]]:
+    """The best documents of each query, best first; of equal scores, the lower number first.
+
+    Memory grows with the sizes of the chunks and with queries times ``top_k``, never with queries times documents.
+
+    Args:
+        query_embeddings: (q, d), or one embedding (d,): a tensor, an array, or a list.
+        corpus_embeddings: (n, d), in any of these forms; queries are searched on its device.
+        query_chunk_size: Queries that are compared at a time.
+        corpus_chunk_size: Documents that they are compared with at a time.
+        top_k: Documents to find for each query; all if there are fewer.
+        score_function: Maps (q, d) and (m, d) to scores (q, m), more being better.
+
+    Returns:
+        For each query a list of dicts with ``corpus_id`` and ``score``.
+
+    Raises:
+        ValueError: If the corpus is empty, dimensions differ, a size is less than 1, or a score is no number.
+    """
+    _check_sizes(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k)
+    if not len(corpus_embeddings):
+        raise ValueError(
+            "semantic_search needs at least one embedding to search; corpus_embeddings is empty."
+        )
+    corpus = _rows("corpus_embeddings", corpus_embeddings)
+    if not len(query_embeddings):
+        return []
+    queries = to_rows(query_embeddings).to(getattr(corpus, "device", "cpu"))
+    found = Ranking.nothing(queries)
+    for numbers in torch.arange(len(corpus)).split(corpus_chunk_size):
+        documents = to_rows(corpus[int(numbers[0]) : int(numbers[-1]) + 1])
+        at_once = min(SCORES_AT_ONCE, query_chunk_size * len(numbers))
+        found = merge([found, rank(queries, documents, score_function, top_k, numbers, at_once)], top_k)
+    if place := found.place_of_nan():
+        raise ValueError(
+            f"The score of query {place[0]} and document {place[1]} is no number: look for NaN there."
+        )
+    return _hits(found)
+
+
+def information_retrieval(*args: Any, **options: Any) -> list[list[Hit]]:
+    """An older name of :func:`semantic_search`."""
+    return semantic_search(*args, **options)
+
+
+def _hits(found: Ranking) -> list[list[Hit]]:
+    rows = zip(found.documents.tolist(), found.scores.tolist(), strict=True)
+    return [
+        [{"corpus_id": number, "score": score} for number, score in zip(numbers, scores, strict=True)]
+        for numbers, scores in rows
+    ]
+
+
+def _rows(name: str, embeddings: Embeddings) -> Any:
+    """Two-dimensional embeddings, not copied if they are an array: only chunks of it are made into tensors."""
+    rows: Any = embeddings if hasattr(embeddings, "ndim") else to_rows(embeddings)
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim != 2:
+        raise ValueError(f"{name} must have two dimensions, (n, d); found the shape {tuple(rows.shape)}.")
+    return rows
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1; got {size}.")

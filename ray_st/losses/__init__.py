@@ -1,4 +1,4 @@
-"""Losses: each a function of the embeddings of one step, on one base that embeds, sorts, chunks and gathers."""
+"""Losses: functions of one step's embeddings, on one base that embeds, sorts, chunks and gathers."""
 
 from __future__ import annotations
 

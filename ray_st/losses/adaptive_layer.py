@@ -1,4 +1,4 @@
-"""Loss for models that are good with fewer layers."""
+"""Loss that trains a model to work with fewer layers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32, check_choice
 from ray_st.losses.loss import Loss
+from ray_st.losses.model_facts import first_encoder
 from ray_st.losses.modifier import Modifier
 from ray_st.losses.parts import Value, add, scale
 
@@ -20,31 +21,41 @@ _WEIGHTINGS = ("uniform", "log", "linear")
 
 
 class AdaptiveLayerLoss(Modifier):
-    """A loss on the last layer, the same on some of those before, and how far these are from the last.
+    """Applies a loss to the last layer and to some earlier ones, and pulls the earlier ones towards the last.
 
-    The model runs once; pooling and what follows runs for each chosen layer.
+    The model runs once; pooling and later modules run for each chosen layer.
 
     Inputs and labels: those of the loss.
 
     Args:
         model: A SentenceTransformer whose first module holds an encoder of transformers.
         loss: Any loss, cached ones and modifiers among them.
-        n_layers_per_step: How many of the prior layers are used in a step, chosen at random; all of them if -1. The same
-            on every rank, and a function of the number of steps.
+        n_layers_per_step: How many prior layers to use in a step, sampled at random; -1 for all. The sample
+            is the same on every rank and depends only on the number of steps.
         last_layer_weight: Factor on the loss of the last layer.
         prior_layers_weight: Factor on the mean loss of the chosen prior layers.
-        kl_div_weight: Factor on the divergence of each chosen layer's embedding from the last one's, both taken as
-            distributions.
-        kl_temperature: Temperature of these distributions; 0 leaves the divergence out.
-        layer_weighting: Factor on the loss of a prior layer i, counted from 0, the token embeddings: ``"uniform"`` 1,
-            ``"log"`` 1 / (1 + log(1 + i)), ``"linear"`` 1 / (1 + i), or a function of i.
+        kl_div_weight: Factor on the divergence of each chosen layer's embedding from the last one's, both
+            taken as distributions.
+        kl_temperature: Temperature of these distributions; 0 disables the divergence.
+        layer_weighting: Factor on the loss of a prior layer i, counted from 0, the token embeddings:
+            ``"uniform"`` 1, ``"log"`` 1 / (1 + log(1 + i)), ``"linear"`` 1 / (1 + i), or a function of i.
 
     Raises:
-        ValueError: If the model has no layers to choose from, or an option is not among these.
+        ValueError: If the model has no layers to choose from, or an option is invalid.
 
     References:
         Li et al. 2024, arXiv:2402.14776.
     """
+
+    shown = (
+        "n_layers_per_step",
+        "last_layer_weight",
+        "prior_layers_weight",
+        "kl_div_weight",
+        "kl_temperature",
+        "layer_weighting",
+    )
+    cites = ("li20242d",)
 
     def __init__(
         self,
@@ -70,7 +81,7 @@ class AdaptiveLayerLoss(Modifier):
         self._chosen: list[int] = []
 
     def columns(self, features: Sequence[Mapping[str, Any]], labels: Tensor | None = None) -> Columns:
-        """The other loss's columns, with embeddings (n, layers, d): of the last layer, then of the chosen ones."""
+        """The inner loss's columns, with embeddings (n, layers, d): the last layer, then the chosen ones."""
         self._chosen = self.choose(self.number_of_layers, self.n_layers_per_step)
         with self.loss.seen_through(self._layers):
             return self.loss.columns(features, labels)
@@ -102,41 +113,14 @@ class AdaptiveLayerLoss(Modifier):
         weights = {"log": 1 / (1 + math.log(1 + layer_idx)), "linear": 1 / (1 + layer_idx)}
         return weights.get(self.layer_weighting, 1.0)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        weighting = self.layer_weighting
-        return {
-            **super().get_config_dict(),
-            "n_layers_per_step": self.n_layers_per_step,
-            "last_layer_weight": self.last_layer_weight,
-            "prior_layers_weight": self.prior_layers_weight,
-            "kl_div_weight": self.kl_div_weight,
-            "kl_temperature": self.kl_temperature,
-            "layer_weighting": weighting
-            if isinstance(weighting, str)
-            else getattr(weighting, "__name__", "custom"),
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@misc{li20242d,
-    title = {2D Matryoshka Sentence Embeddings},
-    author = {Li, Xianming and Li, Zongxi and Li, Jing and Xie, Haoran and Li, Qing},
-    year = {2024},
-    eprint = {2402.14776},
-    archivePrefix = {arXiv},
-}
-"""
-
 
 class Layers(nn.Module):
     """A model seen through several of its layers: its ``sentence_embedding`` is (n, layers, d).
 
     Args:
-        model: A row of modules, the first of which gives ``all_layer_embeddings`` when its encoder is asked to.
-        layers: Which of them to take, as indices of that tuple.
+        model: A sequence of modules; the first returns ``all_layer_embeddings`` if its encoder is configured
+            to.
+        layers: Indices into that tuple.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[int]) -> None:
@@ -164,11 +148,10 @@ class Layers(nn.Module):
 
 
 def _number_of_layers(model: nn.Module) -> int:
-    config = getattr(getattr(next(model.children(), None), "auto_model", None), "config", None)
-    layers = getattr(config, "num_hidden_layers", None)
-    if layers is None:
-        raise ValueError(
-            "AdaptiveLayerLoss needs a model whose first module has an encoder with several layers; "
-            f"{type(model).__name__} has none."
-        )
-    return int(layers)
+    match first_encoder(model):
+        case object(config=object(num_hidden_layers=int(layers))):
+            return layers
+    raise ValueError(
+        "AdaptiveLayerLoss needs a model whose first module has an encoder with several layers; "
+        f"{type(model).__name__} has none."
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +13,13 @@ from ray_st.util.similarity import pairwise_angle_sim
 
 
 class AnglELoss(CoSENTLoss):
-    """:class:`CoSENTLoss` with :func:`ray_st.util.pairwise_angle_sim`, whose gradient does not vanish near its ends.
+    """:class:`CoSENTLoss` with the angle in complex space, whose gradient does not vanish at its ends.
 
-    Inputs: (input_A, input_B) with a float score as label; or (anchor, positive, negative_1, ..., negative_n), with or
-    without scores of the positives: each anchor then pairs with every other column, negatives with one minus the
-    score, which is 1 if there is none.
+    See :func:`ray_st.util.pairwise_angle_sim`.
+
+    Inputs: (input_A, input_B) with a float score as label; or (anchor, positive, negative_1, ...,
+    negative_n), with or without scores of the positives: each anchor then pairs with every other column,
+    negatives with one minus the score, which is 1 if there is none.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
@@ -32,6 +33,7 @@ class AnglELoss(CoSENTLoss):
     text_columns: tuple[int, int | None] = (2, None)
     labels: str = "optional float score"
     different_labels: int = 1
+    cites = ("li-li-2024-aoe",)
 
     def __init__(self, model: nn.Module, scale: float = 20.0, gather_across_devices: bool = False) -> None:
         super().__init__(model, scale, pairwise_angle_sim, gather_across_devices)
@@ -51,20 +53,3 @@ class AnglELoss(CoSENTLoss):
         seconds = torch.cat([positives, *negatives])
         scores = torch.cat([labels, *[1 - labels] * len(negatives)])
         return super().compute(replace(columns, pool=(firsts, seconds), pool_labels=scores))
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {"scale": self.scale, "similarity_fct": "pairwise_angle_sim"}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@inproceedings{li-li-2024-aoe,
-    title = {{A}o{E}: Angle-optimized Embeddings for Semantic Textual Similarity},
-    author = {Li, Xianming and Li, Jing},
-    booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics},
-    year = {2024},
-    doi = {10.18653/v1/2024.acl-long.101},
-}
-"""

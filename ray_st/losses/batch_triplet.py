@@ -1,16 +1,15 @@
-"""Triplet losses that find their triplets among the rows of a batch, by class."""
+"""Triplet losses that mine their triplets within a batch, by class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ray_st.losses.columns import Columns
-from ray_st.losses.helpers import at_least_float32, function_name
+from ray_st.losses.helpers import at_least_float32
 from ray_st.losses.labels import need_two_classes
 from ray_st.losses.loss import Loss
 from ray_st.util.similarity import cos_sim
@@ -19,7 +18,7 @@ Distances = Callable[[Tensor], Tensor]
 
 
 class BatchHardTripletLossDistanceFunction:
-    """Distances of each row of embeddings to each: functions of (n, d) that give (n, n)."""
+    """Pairwise distances within a batch: functions from (n, d) to (n, n)."""
 
     @staticmethod
     def cosine_distance(embeddings: Tensor) -> Tensor:
@@ -28,11 +27,11 @@ class BatchHardTripletLossDistanceFunction:
 
     @staticmethod
     def euclidean_distance(embeddings: Tensor, squared: bool = False) -> Tensor:
-        """Length of the difference, or its square.
+        """Euclidean distance, or its square.
 
         Args:
             embeddings: (n, d).
-            squared: Whether to leave out the root.
+            squared: Whether to omit the square root.
         """
         rows = at_least_float32(embeddings)
         products = rows @ rows.T
@@ -40,7 +39,8 @@ class BatchHardTripletLossDistanceFunction:
         distances = (squares[:, None] - 2 * products + squares[None]).clamp(min=0)
         if squared:
             return distances
-        # The root's slope at zero is infinite: where two rows are equal it counts as zero.
+        # The square root has an infinite slope at zero, so where two rows are equal the gradient is masked to
+        # zero.
         zero = distances == 0
         return distances.masked_fill(zero, 1).sqrt().masked_fill(zero, 0)
 
@@ -51,15 +51,17 @@ class _BatchTripletLoss(Loss):
     text_columns: tuple[int, int | None] = (1, 1)
     labels: str = "class"
     different_labels: int = 2
+    shown: tuple[str, ...] = ("distance_metric",)
+    cites: tuple[str, ...] = ("hermans2017defense",)
 
     def __init__(self, model: nn.Module, distance_metric: Distances, gather_across_devices: bool) -> None:
         super().__init__(model, gather_across_devices)
         self.distance_metric = distance_metric
 
     def compute(self, columns: Columns) -> Tensor:
-        """Loss of the whole pool; zero outside of training if no triplet can be formed."""
+        """Loss of the whole pool; zero outside training if no triplet can be formed."""
         labels = columns.pool_labels
-        assert labels is not None  # check_labels saw to it
+        assert labels is not None  # ensured by check_labels
         need_two_classes(labels, type(self).__name__)
         distances = self.distance_metric(columns.pool[0])
         same = labels[:, None] == labels[None]
@@ -68,34 +70,19 @@ class _BatchTripletLoss(Loss):
         return self.mine(distances, same, same & ~torch.eye(len(same), dtype=torch.bool, device=same.device))
 
     def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
-        """The loss from what the pool's rows are to each other.
+        """The loss from the pairwise relations within the pool.
 
         Args:
-            distances: Of each row to each (N, N).
+            distances: Pairwise distances (N, N).
             same: Whether two rows are of one class (N, N).
             positive: The same without the diagonal.
         """
-        raise AssertionError("each loss has its own")
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {"distance_metric": function_name(self.distance_metric)}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@misc{hermans2017defense,
-    title = {In Defense of the Triplet Loss for Person Re-Identification},
-    author = {Hermans, Alexander and Beyer, Lucas and Leibe, Bastian},
-    year = {2017},
-    eprint = {1703.07737},
-    archivePrefix = {arXiv},
-}
-"""
+        raise AssertionError("each subclass defines its own")
 
 
 class _WithMargin(_BatchTripletLoss):
+    shown: tuple[str, ...] = (*_BatchTripletLoss.shown, "margin")
+
     def __init__(
         self,
         model: nn.Module,
@@ -106,13 +93,9 @@ class _WithMargin(_BatchTripletLoss):
         super().__init__(model, distance_metric, gather_across_devices)
         self.margin = margin
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {**super().get_config_dict(), "margin": self.margin}
-
 
 class BatchAllTripletLoss(_WithMargin):
-    """Mean triplet loss of all triplets of the batch that are not yet right by the margin.
+    """Mean triplet loss over all triplets of the batch that violate the margin.
 
     Inputs: single texts with a class as label, at least two rows of each class in a batch: use
     ``BatchSamplers.GROUP_BY_LABEL``.
@@ -120,9 +103,9 @@ class BatchAllTripletLoss(_WithMargin):
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         distance_metric: Maps (n, d) to distances (n, n).
-        margin: By how much further a row of another class should be, in units of the distance.
-        gather_across_devices: Whether triplets are formed of the rows of all ranks; each rank then computes the loss of
-            the whole pool.
+        margin: How much further away a row of another class should be, in units of the distance.
+        gather_across_devices: Whether to form triplets across the rows of all ranks; each rank then
+            computes the loss of the whole pool.
 
     References:
         Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
@@ -137,7 +120,7 @@ class BatchAllTripletLoss(_WithMargin):
 
 
 class BatchHardTripletLoss(_WithMargin):
-    """Triplet loss of each row with the furthest row of its class and the nearest of another.
+    """Triplet loss of each row with the furthest row of its class and the nearest row of another.
 
     Inputs: single texts with a class as label, at least two rows of each class in a batch: use
     ``BatchSamplers.GROUP_BY_LABEL``.
@@ -145,9 +128,9 @@ class BatchHardTripletLoss(_WithMargin):
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         distance_metric: Maps (n, d) to distances (n, n), none below zero.
-        margin: By how much further the row of another class should be, in units of the distance.
-        gather_across_devices: Whether rows are looked for on all ranks; each rank then computes the loss of the whole
-            pool.
+        margin: How much further away the row of another class should be, in units of the distance.
+        gather_across_devices: Whether to mine across the rows of all ranks; each rank then computes the
+            loss of the whole pool.
 
     References:
         Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
@@ -167,8 +150,8 @@ class BatchHardSoftMarginTripletLoss(_BatchTripletLoss):
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         distance_metric: Maps (n, d) to distances (n, n), none below zero.
-        gather_across_devices: Whether rows are looked for on all ranks; each rank then computes the loss of the whole
-            pool.
+        gather_across_devices: Whether to mine across the rows of all ranks; each rank then computes the
+            loss of the whole pool.
 
     References:
         Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
@@ -188,9 +171,9 @@ class BatchHardSoftMarginTripletLoss(_BatchTripletLoss):
 
 
 class BatchSemiHardTripletLoss(_WithMargin):
-    """Triplet loss of each pair of one class with the nearest row of another that is further than the pair.
+    """Triplet loss of each same-class pair with the nearest row of another class beyond the pair's distance.
 
-    Where no row of another class is further, the furthest of them is taken.
+    If no row of another class is further away, the furthest one is used.
 
     Inputs: single texts with a class as label, at least two rows of each class in a batch: use
     ``BatchSamplers.GROUP_BY_LABEL``.
@@ -198,9 +181,9 @@ class BatchSemiHardTripletLoss(_WithMargin):
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         distance_metric: Maps (n, d) to distances (n, n).
-        margin: By how much further the row of another class should be, in units of the distance.
-        gather_across_devices: Whether rows are looked for on all ranks; each rank then computes the loss of the whole
-            pool.
+        margin: How much further away the row of another class should be, in units of the distance.
+        gather_across_devices: Whether to mine across the rows of all ranks; each rank then computes the
+            loss of the whole pool.
 
     References:
         Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832.

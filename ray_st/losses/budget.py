@@ -1,14 +1,14 @@
-"""How many tokens go through a model in one call, from the size of the model and the memory of its device."""
+"""How many tokens one call of a model takes, from the model's size and its device's memory."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import nn
 
+from ray_st.losses.model_facts import config_size, max_seq_length
+
 DEFAULT_TOKENS = 16_384
-"""For models that don't tell their sizes."""
+"""Budget of models whose configuration does not state their sizes."""
 
 LEAST_TOKENS = 1024
 
@@ -23,40 +23,33 @@ DEVICE_SHARE = 0.25
 
 
 def default_budget(model: nn.Module) -> int:
-    """Most tokens for one call whose activations are kept for a backward pass, at least 1024.
+    """Token budget of one call whose activations are kept for the backward pass; at least 1024.
 
     Args:
-        model: Its ``config`` tells its sizes in the words of transformers; without one the budget is 16,384.
+        model: Its ``config`` states its sizes by the names of transformers; without one the budget is 16,384.
     """
     need = activation_bytes(model)
     return DEFAULT_TOKENS if need is None else max(LEAST_TOKENS, _memory(model) // need)
 
 
 def activation_bytes(model: nn.Module) -> int | None:
-    """Bytes of activations that one token leaves behind for the backward pass; None if the model tells no sizes.
+    """Bytes of activations kept per token for the backward pass; None if the model does not state its sizes.
 
-    Counted over the tensors that autograd saves for an encoder of BERT's kind: in each layer 12 vectors of the hidden
-    size, 2 of the intermediate size, and 3 rows of attention weights a head. Without dropout it is about two thirds.
+    Counted over the tensors that autograd saves for an encoder of BERT's kind: in each layer 12 vectors of
+    the hidden size, 2 of the intermediate size, and 3 rows of attention weights a head. Without dropout it is
+    about two thirds.
 
     Args:
-        model: Its ``config`` tells its sizes, its ``max_seq_length`` the width of attention.
+        model: Its ``config`` states its sizes, its ``max_seq_length`` the width of attention.
     """
-    sizes = _sizes(getattr(model, "config", None))
-    if sizes is None:
+    layers, hidden = config_size(model, "num_hidden_layers"), config_size(model, "hidden_size")
+    if not layers or not hidden:
         return None
-    layers, hidden, intermediate, heads = sizes
-    width = min(getattr(model, "max_seq_length", None) or 512, 512)
+    intermediate = config_size(model, "intermediate_size") or 4 * hidden
+    heads = config_size(model, "num_attention_heads") or 1
+    width = min(max_seq_length(model) or 512, 512)
     kind = next((weight.dtype for weight in model.parameters()), torch.float32)
     return layers * (12 * hidden + 2 * intermediate + 3 * heads * width) * kind.itemsize
-
-
-def _sizes(config: Any) -> tuple[int, int, int, int] | None:
-    hidden = getattr(config, "hidden_size", None)
-    layers = getattr(config, "num_hidden_layers", None)
-    if not hidden or not layers:
-        return None
-    heads = getattr(config, "num_attention_heads", None) or 1
-    return layers, hidden, getattr(config, "intermediate_size", None) or 4 * hidden, heads
 
 
 def _memory(model: nn.Module) -> int:

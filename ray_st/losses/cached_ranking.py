@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import nn
 
-from ray_st.losses.gradient_cache import CITATION
 from ray_st.losses.multiple_negatives_ranking import MultipleNegativesRankingLoss, Similarity
 from ray_st.util.similarity import cos_sim
 
 
 class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
-    """:class:`MultipleNegativesRankingLoss` with a gradient cache: any batch size in the memory of a mini-batch.
+    """:class:`MultipleNegativesRankingLoss` with a gradient cache: large batches in a mini-batch's memory.
 
-    The value and gradient are those of the plain loss; a step takes some 20 % longer. See
+    Value and gradient equal the plain loss's; a step takes about 20 % longer. See
     :mod:`ray_st.losses.gradient_cache`.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         scale: Factor on the similarities; more than 0.
         similarity_fct: Maps (n, d) and (m, d) to similarities (n, m).
-        mini_batch_size: Most rows, of all columns, that go through the model at a time.
-        mini_batch_num_tokens: Most padded tokens at a time, instead of rows.
+        mini_batch_size: Most rows per call of the model, counted over all columns.
+        mini_batch_num_tokens: Most padded tokens per call, instead of rows.
         gather_across_devices: Whether the candidates of all ranks are negatives.
         directions: As for the plain loss.
         partition_mode: As for the plain loss.
-        show_progress_bar: Whether to show the progress of a step.
+        show_progress_bar: Whether to show progress within a step.
         hardness_mode: As for the plain loss.
         hardness_strength: As for the plain loss.
 
     References:
         Gao et al. 2021, arXiv:2101.06983.
     """
+
+    shown = (*MultipleNegativesRankingLoss.shown, "mini_batch_size", "mini_batch_num_tokens")
+    cites = ("gao2021scaling",)
 
     def __init__(
         self,
@@ -61,15 +62,6 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         )
         self.cache(mini_batch_size, mini_batch_num_tokens, show_progress_bar)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {**super().get_config_dict(), **self.cache_config()}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the gradient cache comes from."""
-        return CITATION
-
 
 class CachedMultipleNegativesSymmetricRankingLoss(CachedMultipleNegativesRankingLoss):
     """:class:`MultipleNegativesSymmetricRankingLoss` with a gradient cache.
@@ -78,10 +70,10 @@ class CachedMultipleNegativesSymmetricRankingLoss(CachedMultipleNegativesRanking
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         scale: Factor on the similarities; more than 0.
         similarity_fct: Maps (n, d) and (m, d) to similarities (n, m).
-        mini_batch_size: Most rows, of all columns, that go through the model at a time.
-        mini_batch_num_tokens: Most padded tokens at a time, instead of rows.
+        mini_batch_size: Most rows per call of the model, counted over all columns.
+        mini_batch_num_tokens: Most padded tokens per call, instead of rows.
         gather_across_devices: Whether the rows of all ranks are negatives.
-        show_progress_bar: Whether to show the progress of a step.
+        show_progress_bar: Whether to show progress within a step.
     """
 
     def __init__(

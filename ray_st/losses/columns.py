@@ -1,4 +1,4 @@
-"""What a loss sees of a step: embeddings of this rank and of the pool."""
+"""The embeddings that a loss sees in a step: this rank's and the pool's."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ class Columns:
 
     Attributes:
         mine: For each text column the embeddings (n, d) of this rank's rows.
-        pool: For each text column the embeddings (N, d) of the cluster's rows; ``mine`` itself without gathering.
+        pool: For each text column the embeddings (N, d) of the cluster's rows; ``mine`` itself without
+            gathering.
         offset: Row of ``mine[c][0]`` in ``pool[c]``.
         labels: Labels of this rank's rows, (n,) or (n, k), or None.
         pool_labels: Labels of the pool's rows, (N,) or (N, k); ``labels`` itself without gathering.
         features: Features of the text columns, of this rank's rows.
-        texts: For each text column the ids (N,) of the pool's texts, equal for equal texts; empty if not known.
+        texts: For each text column the ids (N,) of the pool's texts, equal for equal texts; empty if not
+            known.
         guide: The same rows embedded by a guide, for losses that have one.
         total: Rows of the cluster's batch, where a loss asks for it; otherwise this rank's.
     """
@@ -47,7 +49,7 @@ class Columns:
         return cls(mine, mine, 0, labels, labels)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Columns:
-        """These columns with a function applied to the embeddings of each; the guide's stay as they are.
+        """Applies a function to the embeddings of each column; the guide's are unchanged.
 
         Args:
             change: Maps embeddings (n, d) to others, row by row.
@@ -57,7 +59,7 @@ class Columns:
         return replace(self, mine=mine, pool=pool)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over the rows of the batch, in the form of which the mean over ranks is the cluster's sum.
+        """Sum over the rows of this rank, scaled so that its mean over ranks is the cluster's sum.
 
         Args:
             values: One for each row of this rank (n,).
@@ -67,11 +69,11 @@ class Columns:
 
 
 class Gather(Protocol):
-    """Collects rows from all ranks; what training hands to a loss."""
+    """Collects rows from all ranks; training passes one to each loss."""
 
     @property
     def idle(self) -> bool:
-        """Whether this rank holds only a filler row in this step, which the pool leaves out."""
+        """Whether this rank has only a filler row in this step, which the pool excludes."""
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, int]:
-        """Gives the rows of all ranks (N, ...), with gradient where they have one, and where mine (n, ...) begin."""
+        """Returns all ranks' rows (N, ...), with gradient, and the offset of this rank's rows (n, ...)."""

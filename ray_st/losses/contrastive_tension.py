@@ -1,4 +1,4 @@
-"""Contrastive tension: two copies of a model that agree on equal texts and on no others."""
+"""Contrastive tension: two copies of a model that should agree on equal texts only."""
 
 from __future__ import annotations
 
@@ -13,30 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ray_st.losses.columns import Columns
-from ray_st.losses.helpers import at_least_float32, function_name
+from ray_st.losses.helpers import at_least_float32
 from ray_st.losses.loss import Loss
+from ray_st.losses.model_facts import function_name
 from ray_st.util.similarity import cos_sim
-
-_CITATION = """
-@inproceedings{carlsson2021semantic,
-    title = {Semantic Re-tuning with Contrastive Tension},
-    author = {Carlsson, Fredrik and Gyllensten, Amaru Cuba and Gogoulou, Evangelia and Hellqvist, Erik Ylip{\\"a}{\\"a}
-              and Sahlgren, Magnus},
-    booktitle = {International Conference on Learning Representations},
-    year = {2021},
-    url = {https://openreview.net/forum?id=Ov_sMNau-PF},
-}
-"""
 
 
 class ContrastiveTensionLoss(Loss):
-    """Binary cross entropy of the dot product of one model's embedding with another's, summed over the rows.
+    """Binary cross entropy of the dot products of two models' embeddings, summed over rows.
 
-    The first column goes through a copy of the model that the loss owns, the second through the model; both are trained,
-    the model is kept.
+    The first column goes through a copy of the model that the loss owns, the second through the model. Both
+    are trained; the model is the result.
 
-    Inputs: (input_A, input_B), with the label 1 if the two texts are equal and 0 if not; without labels the tokens tell.
-    :class:`ContrastiveTensionDataLoader` makes such batches from single texts.
+    Inputs: (input_A, input_B), with the label 1 if the two texts are equal and 0 if not; without labels,
+    texts with the same tokens are equal. :class:`ContrastiveTensionDataLoader` makes such batches from single
+    texts.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
@@ -48,6 +39,7 @@ class ContrastiveTensionLoss(Loss):
     text_columns: tuple[int, int | None] = (2, 2)
     labels: str = "optional 1 if equal, 0 if not"
     sums: bool = True
+    cites = ("carlsson2021semantic",)
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -71,14 +63,9 @@ class ContrastiveTensionLoss(Loss):
         losses = F.binary_cross_entropy_with_logits(scores, labels.to(scores), reduction="none")
         return columns.sum(losses)
 
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return _CITATION
-
 
 class ContrastiveTensionLossInBatchNegatives(Loss):
-    """Ranking loss, both ways, between two models' embeddings of the same texts; all other texts are negatives.
+    """Two-way ranking loss between two models' embeddings of the same texts, with in-batch negatives.
 
     The loss owns the second model, a copy, and the logarithm of the scale, which is trained.
 
@@ -86,7 +73,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
-        scale: Factor on the similarities at the start; more than 0.
+        scale: Initial factor on the similarities; more than 0.
         similarity_fct: Maps (n, d) and (m, d) to similarities (n, m).
         gather_across_devices: Whether the texts of all ranks are negatives.
 
@@ -94,11 +81,13 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
         ValueError: If the scale is not more than 0.
 
     References:
-        Carlsson et al. 2021, https://openreview.net/forum?id=Ov_sMNau-PF; Radford et al. 2021, arXiv:2103.00020.
+        Carlsson et al. 2021, https://openreview.net/forum?id=Ov_sMNau-PF; Radford et al. 2021,
+        arXiv:2103.00020.
     """
 
     text_columns: tuple[int, int | None] = (1, 1)
     in_batch_negatives: bool = True
+    cites = ("carlsson2021semantic",)
 
     def __init__(
         self,
@@ -124,7 +113,7 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
         return [*self.run(self.model1, sentence_features), *self.run(self.model, sentence_features)]
 
     def compute(self, columns: Columns) -> Tensor:
-        """Mean over this rank's texts and both ways."""
+        """Mean over this rank's texts and both directions."""
         (first, second), (others, theirs) = columns.mine, columns.pool
         own = torch.arange(len(first), device=first.device) + columns.offset
         scale = self.logit_scale.exp()
@@ -132,13 +121,8 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
         return torch.stack([F.cross_entropy(at_least_float32(way) * scale, own) for way in ways]).mean()
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card; the scale as it is now."""
+        """The loss's options, for the model card, with the current scale."""
         return {"scale": self.logit_scale.exp().item(), "similarity_fct": function_name(self.similarity_fct)}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return _CITATION
 
 
 class TextPair(NamedTuple):
@@ -149,18 +133,18 @@ class TextPair(NamedTuple):
 
 
 class ContrastiveTensionDataLoader:
-    """Batches of pairs for :class:`ContrastiveTensionLoss`: one pair of equal texts, then pairs of different ones.
+    """Batches for :class:`ContrastiveTensionLoss`: each pair of equal texts is followed by unequal ones.
 
-    Texts are shuffled anew for each pass; the order is a function of the seed and the number of passes so far.
+    Texts are reshuffled for each pass; the order depends only on the seed and the number of the pass.
 
     Args:
         sentences: The texts.
         batch_size: Pairs a batch, a multiple of ``pos_neg_ratio``.
-        pos_neg_ratio: One pair in so many is of equal texts.
-        seed: Of the order.
+        pos_neg_ratio: One of this many pairs has equal texts.
+        seed: Seed of the order.
 
     Attributes:
-        collate_fn: If set, what makes a batch of a list of pairs.
+        collate_fn: If set, turns a list of pairs into a batch.
 
     Raises:
         ValueError: If the batch size is not a multiple of the ratio.

@@ -12,7 +12,7 @@ from ray_st.losses.loss import Loss
 
 
 class CosineSimilarityLoss(Loss):
-    r"""Compares the cosine similarity of each pair with its label: ``loss_fct(transformation(cos(u, v)), label)``.
+    r"""Regresses the cosine of each pair on its label: ``loss_fct(transformation(cos(u, v)), label)``.
 
     Inputs: (input_A, input_B) with a float score as label, usually between 0 and 1.
 
@@ -40,7 +40,7 @@ class CosineSimilarityLoss(Loss):
 
     def compute(self, columns: Columns) -> Tensor:
         """Loss of this rank's pairs."""
-        assert columns.labels is not None  # check_labels saw to it
+        assert columns.labels is not None  # ensured by check_labels
         first, second = columns.mine
         scores = self.cos_score_transformation(cosine_similarity(first, second))
         return self.loss_fct(scores, columns.labels.to(scores.dtype))

@@ -1,4 +1,4 @@
-"""Denoising auto-encoder: a decoder rebuilds a text from the embedding of a damaged copy."""
+"""Denoising auto-encoder: a decoder reconstructs a text from the embedding of a damaged copy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +16,21 @@ from torch import Tensor, nn
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32, widen
 from ray_st.losses.loss import Loss
+from ray_st.losses.model_facts import first_encoder, tokenizer_of
 from ray_st.util.shards import check_shards
 from ray_st.util.tensors import batch_to_device
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
 
 class DenoisingAutoEncoderLoss(Loss):
-    """Cross entropy of a decoder that predicts a text's tokens with nothing but the embedding of its damaged copy.
+    """Cross entropy of a decoder that predicts a text's tokens from the embedding of its damaged copy alone.
 
-    The loss owns the decoder: a language model with cross attention to the embedding. The value is the mean over the
-    tokens of the cluster's batch if the loss is bound to the other ranks, else of this rank's.
+    The loss owns the decoder: a language model with cross attention to the embedding. The value is the mean
+    over the tokens of the cluster's batch if the loss is bound to the other ranks, else of this rank's batch.
 
     Inputs: (damaged text, original text); no labels.
 
@@ -34,27 +38,27 @@ class DenoisingAutoEncoderLoss(Loss):
         model: The encoder, a SentenceTransformer whose first module holds an encoder of transformers as
             ``auto_model`` and a ``tokenizer``.
         decoder_name_or_path: Name or folder of the decoder; needed and used if the weights are not tied.
-        tie_encoder_decoder: Whether the decoder is of the encoder's kind and shares all weights that the encoder has;
-            the weights are the encoder's as they are now.
+        tie_encoder_decoder: Whether the decoder is of the encoder's kind and shares all weights that the
+            encoder has; weights are tied to the encoder's current ones.
 
     Raises:
-        ValueError: If no decoder is named, it cannot be one (it has no cross attention), or it does not fit the encoder.
+        ValueError: If no decoder is named, it has no cross attention, or it does not fit the encoder.
 
     References:
         Wang, Reimers and Gurevych 2021, arXiv:2104.06979.
     """
 
     text_columns: tuple[int, int | None] = (2, 2)
+    cites = ("wang-2021-TSDAE",)
 
     def __init__(
         self, model: nn.Module, decoder_name_or_path: str | None = None, tie_encoder_decoder: bool = True
     ) -> None:
         super().__init__(model)
-        encoder = _encoder_of(model)
+        encoder, self.tokenizer_encoder = _encoder_of(model)
         name = _decoder_name(encoder, decoder_name_or_path, tie_encoder_decoder)
-        self.tokenizer_encoder = model.tokenizer
         self.tokenizer_decoder, self.decoder = _load_decoder(name, encoder)
-        self.need_retokenization = self.tokenizer_decoder.get_vocab() != self.tokenizer_encoder.get_vocab()  # type: ignore[union-attr, operator]
+        self.need_retokenization = self.tokenizer_decoder.get_vocab() != self.tokenizer_encoder.get_vocab()
         if tie_encoder_decoder:
             if self.need_retokenization:
                 self.tokenizer_decoder, self.need_retokenization = self.tokenizer_encoder, False
@@ -72,7 +76,7 @@ class DenoisingAutoEncoderLoss(Loss):
         return self.run(self.model, sentence_features[:1])
 
     def columns(self, features: Sequence[Mapping[str, Any]], labels: Tensor | None = None) -> Columns:
-        """The damaged column embedded, and how many tokens a row of the cluster's batch has; an idle rank asks too."""
+        """Embeds the damaged texts and counts the tokens per row of the cluster's batch; idle ranks too."""
         columns = super().columns(features, labels)
         damaged, target = columns.features
         target = self._retokenize(target) if self.need_retokenization else target
@@ -82,7 +86,7 @@ class DenoisingAutoEncoderLoss(Loss):
         return replace(columns, features=(damaged, target))
 
     def compute(self, columns: Columns) -> Tensor:
-        """Mean over the tokens of the original texts, padding and the first token left out."""
+        """Mean over the tokens of the original texts, without padding and the first token."""
         target = columns.features[1]
         ids = target["input_ids"]
         logits = self._logits(columns.mine[0], ids[:, :-1])
@@ -101,7 +105,7 @@ class DenoisingAutoEncoderLoss(Loss):
 
     def _retokenize(self, features: Mapping[str, Any]) -> dict[str, Any]:
         ids = features["input_ids"]
-        texts = self.tokenizer_encoder.batch_decode(ids, skip_special_tokens=True)  # type: ignore[union-attr, operator]
+        texts = self.tokenizer_encoder.batch_decode(ids, skip_special_tokens=True)
         tokens = self.tokenizer_decoder(texts, padding=True, truncation=True, return_tensors="pt")
         return batch_to_device(dict(tokens), ids.device)
 
@@ -112,36 +116,20 @@ class DenoisingAutoEncoderLoss(Loss):
             "need_retokenization": self.need_retokenization,
         }
 
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@inproceedings{wang-2021-TSDAE,
-    title = {TSDAE: Using Transformer-based Sequential Denoising Auto-Encoder for Unsupervised Sentence Embedding
-             Learning},
-    author = {Wang, Kexin and Reimers, Nils and Gurevych, Iryna},
-    booktitle = {Findings of the Association for Computational Linguistics: EMNLP 2021},
-    year = {2021},
-    pages = {671--688},
-    url = {https://arxiv.org/abs/2104.06979},
-}
-"""
 
-
-def tie_weights(encoder: nn.Module, decoder: Any) -> None:
+def tie_weights(encoder: nn.Module, decoder: PreTrainedModel) -> None:
     """Gives a decoder the encoder's weights wherever both have one of the same name.
 
     Args:
         encoder: An encoder of transformers.
         decoder: A causal language model of transformers, around a base model of the encoder's kind.
     """
-    base = getattr(decoder, decoder.base_model_prefix)
-    modules = dict(base.named_modules())
+    modules = dict(decoder.base_model.named_modules())
     tied = 0
     for name, weight in encoder.named_parameters():
         owner, _, attribute = name.rpartition(".")
-        if owner in modules and getattr(modules[owner], attribute, None) is not None:
-            setattr(modules[owner], attribute, weight)
+        if owner in modules and attribute in dict(modules[owner].named_parameters(recurse=False)):
+            modules[owner].register_parameter(attribute, weight)
             tied += 1
     if not tied:
         logger.warning("No weight of the decoder has the name of one of the encoder's: nothing is tied.")
@@ -149,17 +137,17 @@ def tie_weights(encoder: nn.Module, decoder: Any) -> None:
         decoder.get_output_embeddings().weight = decoder.get_input_embeddings().weight
 
 
-def _encoder_of(model: nn.Module) -> Any:
-    encoder = getattr(getattr(model, "first", None), "auto_model", None)
-    if encoder is None or not hasattr(model, "tokenizer"):
+def _encoder_of(model: nn.Module) -> tuple[PreTrainedModel, Any]:
+    encoder, tokenizer = first_encoder(model), tokenizer_of(model)
+    if encoder is None or tokenizer is None:
         raise ValueError(
-            "DenoisingAutoEncoderLoss needs a model whose first module has an encoder of transformers and a tokenizer; "
-            f"{type(model).__name__} has none."
+            "DenoisingAutoEncoderLoss needs a model whose first module has an encoder of transformers and "
+            f"a tokenizer; {type(model).__name__} has none."
         )
-    return encoder
+    return encoder, tokenizer
 
 
-def _decoder_name(encoder: Any, name: str | None, tied: bool) -> str:
+def _decoder_name(encoder: PreTrainedModel, name: str | None, tied: bool) -> str:
     if tied:
         if name is not None:
             logger.warning(
@@ -171,7 +159,7 @@ def _decoder_name(encoder: Any, name: str | None, tied: bool) -> str:
     return name
 
 
-def _load_decoder(name: str, encoder: Any) -> tuple[Any, Any]:
+def _load_decoder(name: str, encoder: PreTrainedModel) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if Path(name).is_dir():
@@ -181,15 +169,15 @@ def _load_decoder(name: str, encoder: Any) -> tuple[Any, Any]:
     config.is_decoder = config.add_cross_attention = True
     if config.hidden_size != encoder.config.hidden_size:
         raise ValueError(
-            f"The decoder {name} has {config.hidden_size} dimensions, the encoder {encoder.config.hidden_size}; "
-            "they must be equal."
+            f"The decoder {name} has {config.hidden_size} dimensions, the encoder "
+            f"{encoder.config.hidden_size}; they must be equal."
         )
     decoder = AutoModelForCausalLM.from_pretrained(name, config=config, use_safetensors=True)
     if not _attends(decoder):
         raise ValueError(
-            f"{type(decoder).__name__}, the decoder {name}, has no cross attention: it would ignore the embedding and learn to "
-            "predict texts from themselves. Without tie_encoder_decoder, decoder_name_or_path may name one that has, such as "
-            "a BERT, a RoBERTa or a GPT-2."
+            f"{type(decoder).__name__}, the decoder {name}, has no cross attention: it would ignore the "
+            "embedding and learn to predict texts from themselves. Without tie_encoder_decoder, "
+            "decoder_name_or_path may name one that has, such as a BERT, a RoBERTa or a GPT-2."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -197,10 +185,11 @@ def _load_decoder(name: str, encoder: Any) -> tuple[Any, Any]:
     return tokenizer, decoder
 
 
-def _attends(decoder: Any) -> bool:
-    """Whether what a decoder says depends on the states of an encoder, asked of its gradient.
+def _attends(decoder: PreTrainedModel) -> bool:
+    """Whether a decoder's output depends on an encoder's states, tested by its gradient.
 
-    Configurations do not tell: ``add_cross_attention`` can be set on any, and many models take states and drop them.
+    Configurations don't show it: ``add_cross_attention`` can be set on any, and many models accept encoder
+    states and ignore them.
     """
     if not {"encoder_hidden_states", "kwargs"} & inspect.signature(decoder.forward).parameters.keys():
         return False

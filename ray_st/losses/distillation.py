@@ -1,4 +1,4 @@
-"""Losses that make a student like a teacher: its embeddings, its margins, its distribution of scores."""
+"""Distillation losses: a student learns a teacher's embeddings, margins or distribution of scores."""
 
 from __future__ import annotations
 
@@ -13,34 +13,37 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ray_st.losses.columns import Columns
-from ray_st.losses.helpers import at_least_float32, check_choice, function_name, widen
+from ray_st.losses.helpers import at_least_float32, check_choice, widen
 from ray_st.losses.loss import Loss
+from ray_st.losses.model_facts import embedding_dimension
 from ray_st.util.similarity import pairwise_dot_score
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
 class EmbedDistillLoss(Loss):
-    """Distance of each embedding to the teacher's, the mean over rows and columns.
+    """Mean distance of embeddings to the teacher's, over rows and columns.
 
     Inputs: any number of text columns, with teacher embeddings as labels: (n, t) for all columns alike or
     (n, columns, t).
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
-        distance_metric: ``"cosine"`` for one minus the cosine, ``"l2"`` for the length of the difference, ``"mse"`` for
-            the mean square of its entries.
-        projection_dim: If set, a linear layer of this loss maps the student's embeddings to this dimension, the
-            teacher's t; trained along, saved with checkpoints, not part of the model.
+        distance_metric: ``"cosine"`` for one minus the cosine, ``"l2"`` for the length of the difference,
+            ``"mse"`` for the mean square of its entries.
+        projection_dim: If set, a linear layer of this loss maps the student's embeddings to this dimension,
+            the teacher's t; trained and saved in checkpoints, but not part of the model.
 
     Raises:
-        ValueError: If the metric is not among these, or the labels do not fit the columns.
+        ValueError: If the metric is unknown, or the labels do not fit the columns.
 
     References:
         Kim et al. 2023, arXiv:2301.12005.
     """
 
     labels: str = "teacher embeddings"
+    shown: tuple[str, ...] = ("distance_metric", "projection_dim")
+    cites: tuple[str, ...] = ("kim2023embeddistill",)
 
     def __init__(
         self, model: nn.Module, distance_metric: str = "cosine", projection_dim: int | None = None
@@ -55,13 +58,13 @@ class EmbedDistillLoss(Loss):
 
     def compute(self, columns: Columns) -> Tensor:
         """Mean over this rank's rows and all columns."""
-        assert columns.labels is not None  # check_labels saw to it
+        assert columns.labels is not None  # ensured by check_labels
         teachers = self._teachers(columns.labels.detach(), len(columns.mine))
         pairs = zip(columns.mine, teachers, strict=True)
         return torch.stack([self._distance(student, teacher) for student, teacher in pairs]).mean()
 
     def label_lengths(self, columns: int) -> tuple[int, ...]:
-        """A teacher's embedding, as long as the projection if there is one, or an embedding for each column."""
+        """The teacher's dimension, which is the projection's if there is one, or one embedding per column."""
         return (
             super().label_lengths(columns) if self.projection_dim is None else (self.projection_dim, columns)
         )
@@ -83,8 +86,8 @@ class EmbedDistillLoss(Loss):
         teacher = teacher.to(student.device, student.dtype)
         if student.shape != teacher.shape:
             raise ValueError(
-                f"{type(self).__name__}: the student's embeddings have {student.shape[-1]} dimensions, the teacher's "
-                f"{teacher.shape[-1]}. Set projection_dim={teacher.shape[-1]}."
+                f"{type(self).__name__}: the student's embeddings have {student.shape[-1]} dimensions, the "
+                f"teacher's {teacher.shape[-1]}. Set projection_dim={teacher.shape[-1]}."
             )
         if self.distance_metric == "mse":
             return F.mse_loss(student, teacher)
@@ -103,7 +106,7 @@ class EmbedDistillLoss(Loss):
         save_file({name: weight.contiguous() for name, weight in self.projection.state_dict().items()}, path)
 
     def load_projection(self, path: str | PathLike[str]) -> None:
-        """Reads the projection's weights from a safetensors file; makes the projection if there is none.
+        """Reads the projection's weights from a safetensors file; creates the projection if there is none.
 
         Raises:
             ValueError: If the file's weights do not fit the model or the projection.
@@ -120,33 +123,21 @@ class EmbedDistillLoss(Loss):
         self.projection, self.projection_dim = projection, to
 
     def _student_dim(self) -> int:
-        return int(self.model.get_embedding_dimension())  # type: ignore[operator]
+        dimension = embedding_dimension(self.model)
+        if dimension is None:
+            raise ValueError(
+                f"{type(self).__name__} needs a model that says its dimension (get_embedding_dimension()) "
+                f"to make a projection; {type(self.model).__name__} does not."
+            )
+        return dimension
 
     def _linear(self, of: int, to: int) -> nn.Linear:
         first = next(self.model.parameters())
         return nn.Linear(of, to, device=first.device)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {"distance_metric": self.distance_metric, "projection_dim": self.projection_dim}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@article{kim2023embeddistill,
-    title = {EmbedDistill: A Geometric Knowledge Distillation for Information Retrieval},
-    author = {Kim, Seungyeon and Rawat, Ankit Singh and Zaheer, Manzil and Jayasumana, Sadeep and Sadhanala,
-              Veeranjaneyulu and Jitkrittum, Wittawat and Menon, Aditya Krishna and Fergus, Rob and Kumar, Sanjiv},
-    year = {2023},
-    eprint = {2301.12005},
-    archivePrefix = {arXiv},
-}
-"""
-
 
 class MSELoss(EmbedDistillLoss):
-    """Mean squared error between embeddings and a teacher's; for distillation and for new languages.
+    """Mean squared error between embeddings and a teacher's; for distillation and new languages.
 
     Inputs: any number of text columns, with teacher embeddings as labels: (n, t) for all columns alike or
     (n, columns, t).
@@ -159,32 +150,18 @@ class MSELoss(EmbedDistillLoss):
         Reimers and Gurevych 2020, arXiv:2004.09813.
     """
 
+    shown: tuple[str, ...] = ("projection_dim",)
+    cites: tuple[str, ...] = ("reimers-2020-multilingual-sentence-bert",)
+
     def __init__(self, model: nn.Module, projection_dim: int | None = None) -> None:
         super().__init__(model, "mse", projection_dim)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {"projection_dim": self.projection_dim}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@inproceedings{reimers-2020-multilingual-sentence-bert,
-    title = {Making Monolingual Sentence Embeddings Multilingual using Knowledge Distillation},
-    author = {Reimers, Nils and Gurevych, Iryna},
-    booktitle = {Proceedings of the 2020 Conference on Empirical Methods in Natural Language Processing},
-    year = {2020},
-    url = {https://arxiv.org/abs/2004.09813},
-}
-"""
-
 
 class MarginMSELoss(Loss):
-    """Mean squared error between the student's and a teacher's margins ``sim(q, positive) - sim(q, negative)``.
+    """Mean squared error of the margins ``sim(q, positive) - sim(q, negative)`` from a teacher's.
 
-    Inputs: (query, positive, negative_1, ..., negative_k) with labels (n, k), the teacher's margins, or (n, k + 1), its
-    scores of the positive and of each negative; for one negative also (n,), its margins.
+    Inputs: (query, positive, negative_1, ..., negative_k) with labels (n, k), the teacher's margins, or (n, k
+    + 1), its scores of the positive and of each negative; for one negative also (n,), its margins.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
@@ -196,6 +173,8 @@ class MarginMSELoss(Loss):
 
     text_columns: tuple[int, int | None] = (3, None)
     labels: str = "teacher scores"
+    shown: tuple[str, ...] = ("similarity_fct",)
+    cites: tuple[str, ...] = ("hofstätter2021improving",)
 
     def __init__(self, model: nn.Module, similarity_fct: Similarity = pairwise_dot_score) -> None:
         super().__init__(model)
@@ -209,11 +188,11 @@ class MarginMSELoss(Loss):
         return F.mse_loss(margins, self._wanted(columns.labels, margins).to(margins.dtype))
 
     def label_lengths(self, columns: int) -> tuple[int, ...]:
-        """Margins, or scores of the positive and of each negative; for one negative also a margin that is in no list."""
+        """Margins, or scores of the positive and each negative; for one negative also a plain number."""
         return (0, 1, 2) if columns == 3 else (columns - 2, columns - 1)
 
     def _wanted(self, labels: Tensor | None, margins: Tensor) -> Tensor:
-        assert labels is not None  # check_labels saw to it
+        assert labels is not None  # ensured by check_labels
         rows, negatives = margins.shape
         labels = labels.detach()
         if labels.shape == (rows, negatives + 1):
@@ -222,37 +201,21 @@ class MarginMSELoss(Loss):
             return labels[:, None]
         if labels.shape != margins.shape:
             raise ValueError(
-                f"MarginMSELoss needs for {negatives} negative(s) labels of shape {(rows, negatives)}, the margins, or "
-                f"{(rows, negatives + 1)}, the scores of the positive and of each negative; found "
-                f"{tuple(labels.shape)}."
+                f"MarginMSELoss needs for {negatives} negative(s) labels of shape {(rows, negatives)}, the "
+                f"margins, or {(rows, negatives + 1)}, the scores of the positive and of each negative; "
+                f"found {tuple(labels.shape)}."
             )
         return labels
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {"similarity_fct": function_name(self.similarity_fct)}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@misc{hofstätter2021improving,
-    title = {Improving Efficient Neural Ranking Models with Cross-Architecture Knowledge Distillation},
-    author = {Hofstätter, Sebastian and Althammer, Sophia and Schröder, Michael and Sertkan, Mete and Hanbury, Allan},
-    year = {2021},
-    eprint = {2010.02666},
-    archivePrefix = {arXiv},
-}
-"""
-
 
 class DistillKLDivLoss(Loss):
-    r"""Kullback-Leibler divergence of the student's distribution over the candidates of a query from the teacher's.
+    r"""Kullback-Leibler divergence of the student's scores of a query's candidates from the teacher's.
 
-    With :math:`T_s, T_t` the temperatures: :math:`T_s^2 \, KL(softmax(teacher / T_t) \,\|\, softmax(student / T_s))`,
-    the mean over queries.
+    With temperatures :math:`T_s, T_t`, the mean over queries of
+    :math:`T_s^2 \, KL(softmax(teacher / T_t) \,\|\, softmax(student / T_s))`.
 
-    Inputs: (query, positive, negative_1, ..., negative_k) with the teacher's scores of each candidate (n, k + 1).
+    Inputs: (query, positive, negative_1, ..., negative_k) with the teacher's scores of each candidate (n, k +
+    1).
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
@@ -270,6 +233,8 @@ class DistillKLDivLoss(Loss):
 
     text_columns: tuple[int, int | None] = (3, None)
     labels: str = "teacher scores"
+    shown: tuple[str, ...] = ("similarity_fct", "temperature")
+    cites: tuple[str, ...] = ("lin2020distilling",)
 
     def __init__(
         self,
@@ -284,9 +249,16 @@ class DistillKLDivLoss(Loss):
         self.temperature = temperature
         self.student_temperature = temperature if student_temperature is None else student_temperature
         self.teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
-        for name in ("temperature", "student_temperature", "teacher_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be more than 0 and finite; got {getattr(self, name)}.")
+        given = {"temperature": temperature, **self._own_temperatures()}
+        for name, value in given.items():
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be more than 0 and finite; got {value}.")
+
+    def _own_temperatures(self) -> dict[str, float]:
+        return {
+            "student_temperature": self.student_temperature,
+            "teacher_temperature": self.teacher_temperature,
+        }
 
     def label_lengths(self, columns: int) -> tuple[int, ...]:
         """A score for each candidate."""
@@ -297,11 +269,11 @@ class DistillKLDivLoss(Loss):
         query, *candidates = columns.mine
         scores = torch.stack([self.similarity_fct(query, other) for other in candidates], dim=1)
         labels = columns.labels
-        assert labels is not None  # check_labels saw to it
+        assert labels is not None  # ensured by check_labels
         if labels.shape != scores.shape:
             raise ValueError(
-                f"DistillKLDivLoss needs a teacher's score for each candidate, shape {tuple(scores.shape)}; found "
-                f"{tuple(labels.shape)}."
+                f"DistillKLDivLoss needs a teacher's score for each candidate, shape {tuple(scores.shape)}; "
+                f"found {tuple(labels.shape)}."
             )
         student = F.log_softmax(at_least_float32(scores) / self.student_temperature, dim=1)
         teacher = F.softmax(labels.detach().to(student.dtype) / self.teacher_temperature, dim=1)
@@ -309,21 +281,8 @@ class DistillKLDivLoss(Loss):
 
     def get_config_dict(self) -> dict[str, Any]:
         """The loss's options, for the model card."""
-        config = {"similarity_fct": function_name(self.similarity_fct), "temperature": self.temperature}
-        for name in ("student_temperature", "teacher_temperature"):
-            if getattr(self, name) != self.temperature:
-                config[name] = getattr(self, name)
-        return config
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@misc{lin2020distilling,
-    title = {Distilling Dense Representations for Ranking using Tightly-Coupled Teachers},
-    author = {Lin, Sheng-Chieh and Yang, Jheng-Hong and Lin, Jimmy},
-    year = {2020},
-    eprint = {2010.11386},
-    archivePrefix = {arXiv},
-}
-"""
+        own = self._own_temperatures().items()
+        return {
+            **super().get_config_dict(),
+            **{name: value for name, value in own if value != self.temperature},
+        }

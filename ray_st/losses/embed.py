@@ -1,4 +1,4 @@
-"""Embeds the text columns of a batch together: rows sorted by length and cut into chunks with little padding."""
+"""Embeds the text columns of a batch together, in chunks of rows of similar length."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ray_st.losses.budget import DEFAULT_TOKENS
+from ray_st.losses.model_facts import removes_padding, tokenizer_of
 from ray_st.util.chunks import Chunk, cheapest_chunks
 
 CALL_TOKENS = {"cpu": 80}
-"""What one more call of the model costs on a kind of device, in tokens that the same time would have embedded.
+"""Cost of one more call of the model on a type of device, as the number of tokens embedded in the same time.
 
-Measured for the CPU with all-MiniLM-L6-v2, forward and backward: 35 ms a call, 0.42 ms a token. On STS-B anything from
-40 to 160 is as good within the noise.
+Measured for the CPU with all-MiniLM-L6-v2, forward and backward: 35 ms a call, 0.42 ms a token. On STS-B
+anything from 40 to 160 is as good within the noise.
 """
 
 CALL_TOKENS_ELSEWHERE = 16_384
-"""The same for accelerators: an estimate (10 ms to launch a call's kernels, 0.6 µs a token), not a measurement."""
+"""The same for accelerators: an estimate (10 ms to launch a call's kernels, 0.6 µs a token), not measured."""
 
 Chunks: TypeAlias = "list[dict[str, Any]]"
 Run: TypeAlias = Callable[[nn.Module, Chunks], Tensor]
-"""Runs a model on chunks of rows, one call a chunk, and gives all their embeddings one after the other."""
+"""Runs a model on chunks of rows, one call per chunk, and returns their embeddings concatenated."""
 
 _TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids")
 _ROUTE_KEYS = ("task", "modality")
@@ -40,29 +41,31 @@ def embed_columns(
     rows: int | None = None,
     run: Run | None = None,
 ) -> list[Tensor]:
-    """Embeds all columns of a batch with as little padding as pays.
+    """Embeds all columns of a batch with as little padding as is worth its calls.
 
-    The rows of all columns are sorted by their real length and cut into chunks; the model runs once a chunk and the
-    rows are put back. Value and gradient equal those of one call a column for every model whose embeddings don't
-    depend on padding; with dropout only the random draws differ. Features that hold anything but ``input_ids``,
-    ``attention_mask``, ``token_type_ids`` and ``prompt_length`` are embedded one column a call; columns whose ``task`` or
-    ``modality`` differ take different routes through the model, so only those of one route are embedded together.
+    The rows of all columns are sorted by length and cut into chunks; the model runs once per chunk and the
+    rows are put back in order. Value and gradient equal those of one call per column for every model whose
+    embeddings don't depend on padding; with dropout only the random draws differ. Features that hold anything
+    but ``input_ids``, ``attention_mask``, ``token_type_ids`` and ``prompt_length`` are embedded one column
+    per call. Columns whose ``task`` or ``modality`` differ take different routes through the model, so only
+    columns of one route are embedded together.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
-        features: For each column ``input_ids`` (n, t) and ``attention_mask`` (n, t), padded left or right, optionally
-            ``token_type_ids`` (n, t) and ``prompt_length``, a number or (n,). Left unchanged.
-        token_budget: Most padded tokens a call; a single longer row still gets its call.
-        call_tokens: What one more call costs, in tokens; by default as measured for the device of the features. A model
-            with a true ``without_padding`` removes padding itself, and by default only the budget cuts.
-        rows: Most rows a call; None for no limit.
+        features: For each column ``input_ids`` (n, t) and ``attention_mask`` (n, t), padded left or right,
+            optionally ``token_type_ids`` (n, t) and ``prompt_length``, a number or (n,). Left unchanged.
+        token_budget: Most padded tokens per call; a single longer row still gets a call.
+        call_tokens: Cost of one more call, in tokens; by default as measured for the device of the features.
+            For a model whose ``without_padding`` is true, which removes padding itself, only the budget cuts
+            by default.
+        rows: Most rows per call; None for no limit.
         run: Runs the model on the chunks; :func:`run_plainly` by default.
 
     Returns:
         For each column its embeddings (n, d).
 
     Raises:
-        ValueError: If the model gives no ``sentence_embedding``.
+        ValueError: If the model returns no ``sentence_embedding``.
     """
     routes: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     for place, column in enumerate(features):
@@ -94,7 +97,7 @@ def _embed_alike(
     sizes = [len(column["input_ids"]) for column in columns]
     left = any(_padded_left(column["attention_mask"]) for column in columns)
     merged = _merge(columns, left, _pad_id(model, columns))
-    if call_tokens is None and not getattr(model, "without_padding", False):
+    if call_tokens is None and not removes_padding(model):
         call_tokens = CALL_TOKENS.get(merged["input_ids"].device.type, CALL_TOKENS_ELSEWHERE)
     chunks = plan_chunks(_lengths(merged["attention_mask"], left), token_budget, call_tokens, rows)
     embeddings = run(model, [_chunk(merged, chunk, width, left) | route for chunk, width in chunks])
@@ -104,7 +107,7 @@ def _embed_alike(
 
 
 def run_plainly(model: nn.Module, chunks: Chunks) -> Tensor:
-    """Calls the model once a chunk.
+    """Calls the model once per chunk.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
@@ -121,15 +124,15 @@ def plan_chunks(
 ) -> list[Chunk]:
     """Cuts rows into chunks of similar length.
 
-    Where padding costs something, the cuts are those of :func:`ray_st.util.chunks.cheapest_chunks`, and a chunk over
-    the budget is then cut into even pieces. Where it does not, only the budget cuts.
+    If padding costs anything, the cuts are those of :func:`ray_st.util.chunks.cheapest_chunks`, and chunks
+    over the budget are cut into even pieces. Otherwise only the budget cuts.
 
     Args:
         lengths: Tokens of each row, at least 1 (n,).
-        token_budget: Most tokens a chunk, padding included where it costs something; a single longer row is a chunk of
-            its own.
-        call_tokens: Cost of one more chunk, in tokens; None if padding costs nothing.
-        rows: Most rows a chunk; None for no limit.
+        token_budget: Most tokens per chunk, including padding if it costs anything; a single longer row is a
+            chunk of its own.
+        call_tokens: Cost of one more chunk, in tokens; None if padding is free.
+        rows: Most rows per chunk; None for no limit.
 
     Returns:
         For each chunk its row numbers (k,) and its width in tokens.
@@ -145,7 +148,7 @@ def plan_chunks(
 
 
 def _filled(lengths: NDArray[np.int64], token_budget: int, rows: int) -> list[Chunk]:
-    """Rows sorted by length, as many a chunk as the budget of real tokens and the limit of rows hold."""
+    """Rows sorted by length, in the largest chunks within the budget of real tokens and the limit of rows."""
     order = np.argsort(lengths, kind="stable")
     ends = np.concatenate([[0], np.cumsum(lengths[order])])
     chunks, start = [], 0
@@ -171,7 +174,7 @@ def _mergeable(columns: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _pieces(column: dict[str, Any], rows: int | None) -> Chunks:
-    """A column of other features, cut where each of its tensors has one entry a row."""
+    """A column of other features, cut into pieces if each of its tensors has one entry per row."""
     route = {key: column[key] for key in _ROUTE_KEYS if key in column}
     parts = {key: value for key, value in column.items() if key not in route}
     tensors = [value for value in parts.values() if isinstance(value, Tensor)]
@@ -187,7 +190,7 @@ def _padded_left(mask: Tensor) -> bool:
 
 
 def _lengths(mask: Tensor, left: bool) -> NDArray[np.int64]:
-    """Tokens from the outer end to the last real one, so that holes in a mask stay inside; at least 1."""
+    """Tokens from the outer end to the last real one, so that gaps in a mask stay inside; at least 1."""
     real = (mask.flip(1) if left else mask) != 0
     places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
     return (real * places).amax(1).clamp(min=1).cpu().numpy()
@@ -198,7 +201,8 @@ def _pad_id(model: nn.Module, columns: Sequence[Mapping[str, Tensor]]) -> int:
         padding = column["input_ids"][column["attention_mask"] == 0]
         if len(padding):
             return int(padding[0])
-    return getattr(getattr(model, "tokenizer", None), "pad_token_id", None) or 0
+    tokenizer = tokenizer_of(model)
+    return (tokenizer.pad_token_id if tokenizer else None) or 0
 
 
 def _merge(columns: Sequence[Mapping[str, Any]], left: bool, pad_id: int) -> dict[str, Tensor]:
@@ -237,12 +241,12 @@ def _chunk(
 
 
 def call(model: nn.Module, features: dict[str, Any]) -> Tensor:
-    """The embeddings (n, d) that a model gives for features."""
+    """The model's embeddings (n, d) of features."""
     return embedding_of(model(features))
 
 
 def embedding_of(output: Mapping[str, Any]) -> Tensor:
-    """The embeddings (n, d) in what a model gave.
+    """The embeddings (n, d) in a model's output.
 
     Raises:
         ValueError: If there are none.

@@ -1,4 +1,4 @@
-"""Ranking loss whose negatives a guide model chooses."""
+"""Ranking loss whose negatives are filtered by a guide model."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from torch import Tensor, nn
 
 from ray_st.losses.columns import Columns
 from ray_st.losses.embed import embed_columns
-from ray_st.losses.gradient_cache import CITATION
-from ray_st.losses.helpers import at_least_float32, check_choice, model_name
+from ray_st.losses.helpers import at_least_float32, check_choice
 from ray_st.losses.loss import Loss
+from ray_st.losses.model_facts import max_seq_length, model_name, tokenizer_of, vocabularies
 from ray_st.losses.tiles import mean_in_tiles
 from ray_st.util.similarity import cos_sim
 from ray_st.util.tensors import batch_to_device
 
 
 class GISTEmbedLoss(Loss):
-    """In-batch negatives ranking loss that leaves out what a guide model takes for a false negative.
+    """In-batch negatives ranking loss without the candidates that a guide model considers false negatives.
 
-    A candidate counts if the guide finds it less similar to the anchor than the positive is, by a margin. Candidates are
-    the other positives, the negatives, the other anchors, and the other positives seen from the positive. The guide is
-    never trained, and no part of checkpoints. Large batches are computed in tiles.
+    A candidate counts if the guide finds it less similar to the anchor than the positive is, by a margin.
+    Candidates are the other positives, the negatives, the other anchors, and the other positives seen from
+    the positive. The guide is never trained or saved in checkpoints. Large batches are computed in tiles.
 
-    Inputs: (anchor, positive), (anchor, positive, negative) or (anchor, positive, negative_1, ..., negative_n); no
-    labels. Use ``BatchSamplers.NO_DUPLICATES``.
+    Inputs: (anchor, positive), (anchor, positive, negative) or (anchor, positive, negative_1, ...,
+    negative_n); no labels. Use ``BatchSamplers.NO_DUPLICATES``.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d); has a ``tokenizer``.
-        guide: Another such model. If its vocabulary differs, or its ``max_seq_length`` is smaller, it gets the texts
-            that the model's tokens stand for, tokenised anew.
+        guide: Another such model. If its vocabulary differs or its ``max_seq_length`` is smaller, the model's
+            tokens are decoded and tokenised again for it.
         temperature: Divides the cosines; more than 0.
-        margin_strategy: ``"absolute"``: candidates above the positive's guided similarity minus the margin are left
-            out; ``"relative"``: minus the margin times its absolute value.
+        margin_strategy: ``"absolute"``: candidates above the positive's guided similarity minus the margin
+            are left out; ``"relative"``: minus the margin times its absolute value.
         margin: See above.
         contrast_anchors: Whether other anchors are candidates.
         contrast_positives: Whether positives are compared with other positives.
         gather_across_devices: Whether the rows of all ranks are candidates.
 
     Raises:
-        ValueError: If one of the models has no tokenizer, or an option is out of range.
+        ValueError: If either model has no tokenizer, or an option is out of range.
 
     References:
         Solatorio 2024, arXiv:2402.16829; margins: Moreira et al. 2024, arXiv:2407.15831.
@@ -50,6 +50,15 @@ class GISTEmbedLoss(Loss):
 
     text_columns: tuple[int, int | None] = (2, None)
     in_batch_negatives: bool = True
+    shown: tuple[str, ...] = (
+        "temperature",
+        "margin_strategy",
+        "margin",
+        "contrast_anchors",
+        "contrast_positives",
+        "gather_across_devices",
+    )
+    cites: tuple[str, ...] = ("solatorio2024gistembed",)
 
     def __init__(
         self,
@@ -66,9 +75,8 @@ class GISTEmbedLoss(Loss):
         check_choice("margin_strategy", margin_strategy, ("absolute", "relative"))
         if not temperature > 0:
             raise ValueError(f"temperature must be more than 0; got {temperature}.")
-        self._guide = (
-            guide,
-        )  # in a tuple: not a submodule, so neither trained, saved nor set to training mode
+        # In a tuple it is no submodule, so it is neither trained, saved nor set to training mode.
+        self._guide = (guide,)
         self.must_retokenize = _must_retokenize(model, guide)
         self.temperature = temperature
         self.margin_strategy = margin_strategy
@@ -82,7 +90,7 @@ class GISTEmbedLoss(Loss):
         return self._guide[0]
 
     def columns(self, features: Sequence[Mapping[str, Any]], labels: Tensor | None = None) -> Columns:
-        """Columns with those of the guide."""
+        """The columns, with the guide's embeddings."""
         columns = super().columns(features, labels)
         return replace(columns, guide=self.pooled(self._embed_with_guide(features)))
 
@@ -96,13 +104,12 @@ class GISTEmbedLoss(Loss):
         return embed_columns(guide, features, *self._cuts(guide))
 
     def _texts(self, features: Mapping[str, Any]) -> list[str]:
-        texts: list[str] = self.model.tokenizer.batch_decode(  # type: ignore[union-attr, operator]
-            features["input_ids"], skip_special_tokens=True
-        )
-        return texts
+        tokenizer = tokenizer_of(self.model)
+        assert tokenizer is not None  # checked when the loss was made
+        return tokenizer.batch_decode(features["input_ids"], skip_special_tokens=True)
 
     def compute(self, columns: Columns) -> Tensor:
-        """Mean cross entropy of this rank's anchors over the candidates that the guide lets pass."""
+        """Mean cross entropy of this rank's anchors over the candidates that the guide keeps."""
         rows, width = len(columns.mine[0]), len(columns.pool[0]) * (len(columns.pool) + 1)
         return mean_in_tiles(lambda part: self._losses(columns, part), rows, width, self.tile_scores)
 
@@ -126,40 +133,19 @@ class GISTEmbedLoss(Loss):
 
     def get_config_dict(self) -> dict[str, Any]:
         """The loss's options, for the model card."""
-        return {
-            "guide": model_name(self.guide),
-            "temperature": self.temperature,
-            "margin_strategy": self.margin_strategy,
-            "margin": self.margin,
-            "contrast_anchors": self.contrast_anchors,
-            "contrast_positives": self.contrast_positives,
-            "gather_across_devices": self.gather_across_devices,
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@misc{solatorio2024gistembed,
-    title = {GISTEmbed: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning},
-    author = {Solatorio, Aivin V.},
-    year = {2024},
-    eprint = {2402.16829},
-    archivePrefix = {arXiv},
-}
-"""
+        return {"guide": model_name(self.guide), **super().get_config_dict()}
 
 
 class CachedGISTEmbedLoss(GISTEmbedLoss):
-    """:class:`GISTEmbedLoss` with a gradient cache: any batch size in the memory of a mini-batch.
+    """:class:`GISTEmbedLoss` with a gradient cache: large batches in a mini-batch's memory.
 
     Args:
         model: As for the plain loss.
         guide: As for the plain loss.
         temperature: Divides the cosines; more than 0.
-        mini_batch_size: Most rows, of all columns, that go through the model at a time.
-        mini_batch_num_tokens: Most padded tokens at a time, instead of rows.
-        show_progress_bar: Whether to show the progress of a step.
+        mini_batch_size: Most rows per call of the model, counted over all columns.
+        mini_batch_num_tokens: Most padded tokens per call, instead of rows.
+        show_progress_bar: Whether to show progress within a step.
         margin_strategy: As for the plain loss.
         margin: As for the plain loss.
         contrast_anchors: Whether other anchors are candidates.
@@ -169,6 +155,9 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
     References:
         Gao et al. 2021, arXiv:2101.06983.
     """
+
+    shown: tuple[str, ...] = (*GISTEmbedLoss.shown, "mini_batch_size", "mini_batch_num_tokens")
+    cites: tuple[str, ...] = (*GISTEmbedLoss.cites, "gao2021scaling")
 
     def __init__(
         self,
@@ -196,18 +185,9 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
         )
         self.cache(mini_batch_size, mini_batch_num_tokens, show_progress_bar)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {**super().get_config_dict(), **self.cache_config()}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the papers that the loss and the gradient cache come from."""
-        return super().citation + CITATION
-
 
 def _similarities(columns: Columns, rows: slice) -> dict[str, Tensor]:
-    """Cosines of some rows with each kind of candidates in the pool, the positives first."""
+    """Cosines of some rows with each kind of candidate in the pool, positives first."""
     anchors, positives = columns.mine[0][rows], columns.mine[1][rows]
     scores = {
         "positives": cos_sim(anchors, columns.pool[1]),
@@ -220,19 +200,20 @@ def _similarities(columns: Columns, rows: slice) -> dict[str, Tensor]:
 
 
 def _must_retokenize(model: nn.Module, guide: nn.Module) -> bool:
-    vocabularies = []
+    first = []
     for name, part in (("model", model), ("guide", guide)):
-        words = getattr(getattr(part, "tokenizer", None), "get_vocab", None)
-        if words is None:
+        known = vocabularies(part)
+        if not known:
             raise ValueError(
-                f"GISTEmbedLoss needs a model and a guide with a tokenizer that has a vocabulary; the {name}, "
-                f"{type(part).__name__}, has none."
+                "GISTEmbedLoss needs a model and a guide with a tokenizer that has a vocabulary; the "
+                f"{name}, {type(part).__name__}, has none."
             )
-        vocabularies.append(words())
-        if any(other.get_vocab() != vocabularies[-1] for other in getattr(part, "tokenizers", [])[1:]):
+        if any(other != known[0] for other in known[1:]):
             raise ValueError(
-                f"GISTEmbedLoss hands texts from the model to the guide as tokens; the {name} has a Router whose rows "
-                "have different vocabularies. Give its rows one tokenizer, or choose another loss."
+                f"GISTEmbedLoss hands texts from the model to the guide as tokens; the {name} has a Router "
+                "whose rows have different vocabularies. Give its rows one tokenizer, or choose another "
+                "loss."
             )
-    longest = [getattr(part, "max_seq_length", None) or torch.inf for part in (model, guide)]
-    return vocabularies[0] != vocabularies[1] or longest[1] < longest[0]
+        first.append(known[0])
+    longest = [max_seq_length(part) or torch.inf for part in (model, guide)]
+    return first[0] != first[1] or longest[1] < longest[0]

@@ -1,10 +1,10 @@
-"""Gradient cache: the model's activations of one mini-batch at a time, whatever the size of the batch.
+"""Gradient cache: activations of one mini-batch at a time, whatever the batch size.
 
-All rows are embedded without a graph; the loss and its gradient by the embeddings follow as always; then each mini-batch
-runs once more, with the same random numbers and under the same mixed precision, and turns that gradient into one by the
-weights (Gao et al. 2021, arXiv:2101.06983). All of it is one node of autograd between weights and embeddings: whatever
-comes after (gathering, truncating, scaling, accumulating) and whoever waits for gradients (DDP reduces each once a step)
-sees an ordinary graph.
+All rows are embedded without a graph, and the loss's gradient with respect to the embeddings is computed as
+usual. Then each mini-batch runs again, with the same random state and mixed precision, and propagates that
+gradient to the weights (Gao et al. 2021, arXiv:2101.06983). All of this is one autograd node between weights
+and embeddings, so everything that follows (gathering, truncating, scaling, accumulating) and everything that
+waits for gradients (DDP reduces each once a step) sees an ordinary graph.
 """
 
 from __future__ import annotations
@@ -22,20 +22,10 @@ from tqdm import tqdm
 
 from ray_st.losses.embed import Chunks, call, embedding_of
 
-CITATION = """
-@misc{gao2021scaling,
-    title = {Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup},
-    author = {Gao, Luyu and Zhang, Yunyi and Han, Jiawei and Callan, Jamie},
-    year = {2021},
-    eprint = {2101.06983},
-    archivePrefix = {arXiv},
-}
-"""
-
 
 @dataclass(frozen=True)
 class CachedRun:
-    """Runs a model on mini-batches and keeps no activations; see :data:`ray_st.losses.embed.Run`.
+    """Runs a model on mini-batches without keeping activations; see :data:`ray_st.losses.embed.Run`.
 
     Attributes:
         show_progress_bar: Whether both passes show their progress.
@@ -56,7 +46,7 @@ class CachedRun:
         return _Embed.apply(self, model, chunks, *weights)
 
     def progress(self, chunks: Iterable[Any]) -> Iterable[Any]:
-        """The chunks, with a bar if one is wanted."""
+        """The chunks, with a progress bar if requested."""
         return tqdm(chunks, "mini-batches", leave=False) if self.show_progress_bar else chunks
 
 
@@ -64,7 +54,7 @@ class _Embed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: CachedRun, model: nn.Module, chunks: Chunks, *weights: Tensor) -> Tensor:
         ctx.run, ctx.model, ctx.chunks = run, model, chunks
-        ctx.save_for_backward(*weights)  # so that a weight changed between the passes is an error
+        ctx.save_for_backward(*weights)  # a weight changed between the passes then raises
         ctx.states, embeddings = [], []
         for chunk in run.progress(chunks):
             ctx.states.append(_State.now(chunk))
@@ -88,15 +78,15 @@ class _Embed(torch.autograd.Function):
             done = rows.stop
             if embeddings.requires_grad:
                 embeddings.backward(gradients[0][rows])
-            del embeddings  # what is left of its graph makes room for the next one's
+            del embeddings  # frees its graph before the next mini-batch's
         return (None, None, None, *(weights[name].grad if name in reached else None for name in names))
 
 
 def _stand_in(name: str, weight: Tensor, need: bool, reached: set[str]) -> Tensor:
-    """A tensor in a weight's memory that sums up the gradients of all mini-batches.
+    """A tensor sharing a weight's memory that accumulates the gradients of all mini-batches.
 
-    The weight's own gradient, which others wait for, then comes once. Its place is taken before any activations: what
-    outlives a mini-batch would otherwise lie between its activations and keep the heap from shrinking.
+    The weight's own gradient, which hooks wait for, is then set once. The accumulator is allocated before any
+    activations: allocated among them, it would outlive the mini-batch and keep the heap from shrinking.
     """
     stand_in = weight.detach().requires_grad_(need)
     if need:
@@ -107,7 +97,7 @@ def _stand_in(name: str, weight: Tensor, need: bool, reached: set[str]) -> Tenso
 
 @dataclass(frozen=True)
 class _State:
-    """What else a forward pass depends on: random numbers and mixed precision."""
+    """What a forward pass depends on besides its inputs: random state and mixed precision."""
 
     device: str
     cpu: Tensor
@@ -124,7 +114,8 @@ class _State:
         return cls(device, torch.get_rng_state(), devices, states, autocast)
 
     def mixed_precision(self) -> Any:
-        # Without the cache of cast weights: one filled without a graph would cut the second pass off its weights.
+        # Without autocast's cache of cast weights: one filled without a graph would detach the second pass
+        # from its weights.
         enabled, dtype = self.autocast
         return torch.autocast(self.device, dtype=dtype, enabled=enabled, cache_enabled=False)
 

@@ -1,4 +1,4 @@
-"""What labels a loss gets: brought into form, or refused with the need and what was found."""
+"""Checks and normalises the labels of a loss; errors name the kind needed and what was found."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 OPTIONAL = "optional "
-"""How the kind of labels begins that a loss takes when there are some and does without otherwise."""
+"""Prefix of label kinds that a loss uses if there are labels and does without otherwise."""
 
 
 def check_labels(kind: str, labels: Tensor | None, rows: int, owner: str) -> Tensor | None:
-    """Brings labels into the form that their kind says.
+    """Normalises labels to the form of their kind.
 
     Args:
         kind: One of :data:`KINDS`, perhaps after :data:`OPTIONAL`.
@@ -70,7 +70,7 @@ def _vectors(labels: Tensor, rows: int, need: str) -> Tensor:
 def _classes(labels: Tensor, rows: int, need: str) -> Tensor:
     numbers = _one_a_row(labels, rows, need)
     if not numbers.is_floating_point():
-        return numbers.long()  # unsigned ones above 2**63 become negative: different ones stay different
+        return numbers.long()  # unsigned values above 2**63 become negative but stay distinct
     numbers = _numbers(numbers, need)
     wrong = numbers[numbers.long() != numbers]
     if len(wrong):
@@ -79,8 +79,8 @@ def _classes(labels: Tensor, rows: int, need: str) -> Tensor:
     rounded = numbers[numbers.abs() > exact]
     if len(rounded):
         raise ValueError(
-            f"{need}; found {rounded.tolist()[:8]} in {numbers.dtype}, which holds not every whole number above "
-            f"{exact:,.0f}. Give classes as integers."
+            f"{need}; found {rounded.tolist()[:8]} in {numbers.dtype}, which holds not every whole number "
+            f"above {exact:,.0f}. Give classes as integers."
         )
     return numbers.long()
 
@@ -111,7 +111,7 @@ KINDS: dict[str, Callable[[Tensor, int, str], Tensor] | None] = {
     "teacher scores": _vectors,
     "teacher embeddings": _vectors,
 }
-"""Kinds of labels, as losses name them, and what brings labels into their form; None for no labels."""
+"""Kinds of labels, as losses name them, and the function that normalises each; None for no labels."""
 
 _ZERO_TO_ONE = (True, 0.0, 1.0)
 LIMITS: dict[str, tuple[bool, float, float]] = {
@@ -120,11 +120,11 @@ LIMITS: dict[str, tuple[bool, float, float]] = {
     "1 if positive, 0 if negative, or between": (False, 0.0, 1.0),
     "1 if equal, 0 if not": _ZERO_TO_ONE,
 }
-"""Of kinds with limits, what a label may be: whether only a whole number, the least, the most."""
+"""Limits of kinds that have any: whether labels must be whole numbers, the least, the greatest."""
 
 
 def lengths(kind: str) -> tuple[int, ...]:
-    """How long a label of a kind may be, as :meth:`ray_st.losses.loss.Loss.label_lengths` says it.
+    """Allowed lengths of a label of a kind, in the form of :meth:`ray_st.losses.loss.Loss.label_lengths`.
 
     Args:
         kind: One of :data:`KINDS`, perhaps after :data:`OPTIONAL`.
@@ -142,7 +142,7 @@ _FORMS = {
 
 
 def need_two_classes(labels: Tensor, owner: str) -> None:
-    """Refuses a batch in which no triplet can be formed, where a gradient is wanted.
+    """Raises if no triplet can be formed in a batch, where gradients are enabled.
 
     Args:
         labels: Classes of the pool (N,).
@@ -153,6 +153,7 @@ def need_two_classes(labels: Tensor, owner: str) -> None:
     """
     if torch.is_grad_enabled() and bool((labels == labels[0]).all()):
         raise ValueError(
-            f"{owner} needs rows of at least two classes in a batch; found {len(labels)} row(s), all of class "
-            f"{int(labels[0])}. Use BatchSamplers.GROUP_BY_LABEL, a larger batch, or gather_across_devices."
+            f"{owner} needs rows of at least two classes in a batch; found {len(labels)} row(s), all of "
+            f"class {int(labels[0])}. Use BatchSamplers.GROUP_BY_LABEL, a larger batch, or "
+            "gather_across_devices."
         )

@@ -1,4 +1,4 @@
-"""What all losses share: embedding the columns, gathering the pool, idle ranks, and checks of what comes in."""
+"""Base of all losses: embeds columns, gathers the pool, handles idle ranks and checks inputs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import torch
@@ -17,40 +18,46 @@ from ray_st.losses.budget import UNLIMITED, default_budget
 from ray_st.losses.columns import Columns, Gather
 from ray_st.losses.embed import embed_columns, run_plainly
 from ray_st.losses.gradient_cache import CachedRun
+from ray_st.losses.model_facts import function_name
 from ray_st.losses.parts import Value
 from ray_st.losses.tiles import TILE_SCORES
+from ray_st.util.citations import cited
 
 TEXT_ID = "text_id"
-"""Feature (n,) that is equal for equal texts; only losses look at it."""
+"""Feature (n,) that is equal for equal texts; read by losses only."""
 
 
 class Loss(nn.Module, ABC):
-    """A loss over embedded text columns: ``loss(sentence_features, labels)`` for users, :meth:`compute` for its author.
+    """A loss over embedded text columns. Users call it; authors of losses define :meth:`compute`.
 
-    The law that each loss keeps: over W ranks whose slices share a pool, the mean of the ranks' losses, weighted by
-    their rows, equals the loss of the whole batch on one rank, in value and gradient.
+    Every loss must satisfy: over W ranks whose slices share a pool, the mean of the ranks' losses, weighted
+    by their rows, equals the loss of the whole batch on one rank, in value and gradient.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         gather_across_devices: Whether the loss sees the rows of all ranks, or only its own.
 
     Attributes:
-        text_columns: Least and most number of text columns; None for no upper limit.
-        labels: Kind of label, one of :data:`ray_st.losses.labels.KINDS`, after ``"optional "`` if they may be missing.
-        parts: Names of the parts, for a loss that gives a dictionary.
-        in_batch_negatives: Whether rows are compared with other rows of the batch and with nothing else, so that a batch
-            of one teaches nothing.
-        different_labels: How many different labels the data must have.
-        sums: Whether the loss is a sum over rows, not a mean; it then learns the cluster's number of rows.
-        token_budget: Most tokens a call of the model; None for what its size and its device's memory allow, see
-            :func:`ray_st.losses.budget.default_budget`.
+        text_columns: Least and greatest number of text columns; None for no upper limit.
+        labels: Kind of labels, one of :data:`ray_st.losses.labels.KINDS`, prefixed with ``"optional "`` if
+            they may be missing.
+        parts: Names of the parts, for a loss that returns a dictionary.
+        in_batch_negatives: Whether rows are only compared with other rows of the batch, so that a batch of
+            one teaches nothing.
+        different_labels: Least number of distinct labels in the data.
+        sums: Whether the loss is a sum over rows instead of a mean; it then receives the cluster's number of
+            rows.
+        token_budget: Most tokens per call of the model; None for what its size and its device's memory allow,
+            see :func:`ray_st.losses.budget.default_budget`.
         tile_scores: Most similarities at a time; see :func:`ray_st.losses.tiles.mean_in_tiles`.
-        mini_batch_size: If set, the model runs on this many rows at a time and its activations are computed again in
-            the backward pass; see :mod:`ray_st.losses.gradient_cache`.
+        mini_batch_size: If set, the model runs on this many rows at a time and recomputes activations in the
+            backward pass; see :mod:`ray_st.losses.gradient_cache`.
         mini_batch_num_tokens: The same, by padded tokens instead of rows.
-        show_progress_bar: Whether the cached passes show their progress.
-        one_call: Whether columns are embedded in one call of the model, however many tokens they have, so that every rank
-            makes as many calls as the others; where weights are sharded, each call is a gathering of them.
+        show_progress_bar: Whether cached passes show a progress bar.
+        one_call: Whether to embed columns in one call of the model, however many tokens they have. With
+            sharded weights each call gathers them, so every rank must make the same number of calls.
+        shown: Options that the model card shows.
+        cites: Keys of the papers in ``ray_st/util/citations.bib`` that the model card cites.
     """
 
     text_columns: tuple[int, int | None] = (1, None)
@@ -63,6 +70,8 @@ class Loss(nn.Module, ABC):
     mini_batch_num_tokens: int | None = None
     show_progress_bar: bool = False
     one_call: bool = False
+    shown: tuple[str, ...] = ()
+    cites: tuple[str, ...] = ()
 
     def __init__(self, model: nn.Module, gather_across_devices: bool = False) -> None:
         super().__init__()
@@ -74,11 +83,12 @@ class Loss(nn.Module, ABC):
         self._view: Callable[[nn.Module], nn.Module] = _itself
 
     def bind(self, gather: Gather | None) -> None:
-        """Gives the loss its door to the other ranks, or takes it away.
+        """Connects the loss to the other ranks, or disconnects it.
 
         Args:
-            gather: Used if ``gather_across_devices`` is set: once a step for the embeddings of all columns, stacked to
-                (n, columns, d), then once for the labels if there are any. None for a rank on its own.
+            gather: Called if ``gather_across_devices`` is set: once a step for the embeddings of all columns,
+                stacked to (n, columns, d), then once for the labels if there are any. None for a rank on its
+                own.
         """
         self._gather = gather
 
@@ -90,8 +100,8 @@ class Loss(nn.Module, ABC):
             labels: (n,) or (n, k), as the loss needs them.
 
         Returns:
-            The loss, a scalar or named scalars to be summed; on an idle rank zero, still joined to every embedding that
-            the step's gradient needs.
+            The loss, a scalar or named scalars to be summed. On an idle rank it is zero, but still connected
+            to every embedding that the step's gradient needs.
 
         Raises:
             ValueError: If the number of columns, their rows, or the labels are not what the loss needs.
@@ -114,7 +124,7 @@ class Loss(nn.Module, ABC):
         return self.run(self.model, sentence_features)
 
     def run(self, model: nn.Module, sentence_features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """Embeds columns together, sorted by length, cut into chunks, and cached if the loss is.
+        """Embeds columns together: sorted by length, in chunks, and with the gradient cache if it is on.
 
         Args:
             model: The model, or another one that the loss trains.
@@ -132,17 +142,18 @@ class Loss(nn.Module, ABC):
         )
 
     def _cuts(self, model: nn.Module) -> tuple[int, int | None]:
-        """Most tokens of a call, and what one more call costs; see :func:`ray_st.losses.embed.embed_columns`."""
+        """Token budget of a call, and the cost of one more; see :func:`ray_st.losses.embed.embed_columns`."""
         if self.one_call:
             return UNLIMITED, UNLIMITED
         return self.token_budget or default_budget(model), None
 
     @contextmanager
     def seen_through(self, view: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
-        """Lets the loss run another form of its models for a while; how modifiers get at more than one embedding.
+        """While this lasts, the loss runs a view of its models; modifiers use it to get several embeddings.
 
         Args:
-            view: Maps a model to a module of the same weights, whose ``sentence_embedding`` may be (n, ..., d).
+            view: Maps a model to a module of the same weights, whose ``sentence_embedding`` may be (n, ...,
+                d).
         """
         before, self._view = self._view, view
         try:
@@ -162,7 +173,7 @@ class Loss(nn.Module, ABC):
         return replace(columns, total=len(self._gather(mine[0].detach()[:, 0])[0]))
 
     def pooled(self, mine: Sequence[Tensor], labels: Tensor | None = None) -> Columns:
-        """These rows and, if the loss gathers, those of the other ranks.
+        """This rank's rows and, if the loss gathers, those of the other ranks.
 
         Args:
             mine: For each column embeddings (n, d) of this rank's rows.
@@ -181,7 +192,7 @@ class Loss(nn.Module, ABC):
 
     @abstractmethod
     def compute(self, columns: Columns) -> Value:
-        """Computes the loss from embeddings; all that a loss has to bring.
+        """Computes the loss from embeddings; the one method that a loss must define.
 
         Args:
             columns: Embeddings and labels, already checked.
@@ -193,7 +204,7 @@ class Loss(nn.Module, ABC):
     def compute_loss_from_embeddings(
         self, embeddings: Sequence[Tensor], labels: Tensor | None = None
     ) -> Value:
-        """The loss of embeddings that are there already, of this rank alone; for losses made of others.
+        """The loss of given embeddings, on this rank alone; for losses made of others.
 
         Args:
             embeddings: For each text column (n, d).
@@ -202,7 +213,7 @@ class Loss(nn.Module, ABC):
         return self.compute(Columns.local(embeddings, self.check_labels(labels, self._rows(embeddings))))
 
     def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
-        """Brings labels into the form that :meth:`compute` gets.
+        """Normalises labels for :meth:`compute`.
 
         Args:
             labels: As given to :meth:`forward`.
@@ -218,24 +229,24 @@ class Loss(nn.Module, ABC):
 
     @property
     def label_limits(self) -> tuple[bool, float, float]:
-        """What a single label may be, to be checked before training: whether only whole, the least, the most."""
+        """Limits of a label, checked before training: whether it must be whole, the least, the greatest."""
         kind = self.labels.removeprefix(label_kinds.OPTIONAL)
         return label_kinds.LIMITS.get(kind, (False, -math.inf, math.inf))
 
     @property
     def ignored_label(self) -> float | None:
-        """A number outside the limits that stands for a row without a label; None if there is none."""
+        """A number outside the limits that marks a row without a label; None if there is none."""
         return None
 
     def label_lengths(self, columns: int) -> tuple[int, ...]:
-        """How long a label that is a list may be, to be checked before training.
+        """Allowed lengths of labels that are lists, checked before training.
 
         Args:
             columns: Number of text columns.
 
         Returns:
-            The lengths; 0 stands for a number that is in no list, -1 for a list of any length. Empty where anything
-            will do, or where a subclass checks labels in its own way.
+            The lengths; 0 stands for a plain number, -1 for a list of any length. Empty if any label is
+            allowed, or if a subclass checks labels itself.
         """
         own = type(self).check_labels is not Loss.check_labels
         return () if own else label_kinds.lengths(self.labels)
@@ -246,36 +257,27 @@ class Loss(nn.Module, ABC):
         mini_batch_num_tokens: int | None = None,
         show_progress_bar: bool = False,
     ) -> None:
-        """Turns the gradient cache on; the arguments are described as attributes of the class.
+        """Turns the gradient cache on; the arguments are documented as attributes of the class.
 
         Raises:
             ValueError: If a size is not at least 1.
         """
-        for name, size in (
-            ("mini_batch_size", mini_batch_size),
-            ("mini_batch_num_tokens", mini_batch_num_tokens),
-        ):
+        sizes = {"mini_batch_size": mini_batch_size, "mini_batch_num_tokens": mini_batch_num_tokens}
+        for name, size in sizes.items():
             if size is not None and size < 1:
                 raise ValueError(f"{name} must be at least 1; got {size}.")
         self.mini_batch_size = mini_batch_size
         self.mini_batch_num_tokens = mini_batch_num_tokens
         self.show_progress_bar = show_progress_bar
 
-    def cache_config(self) -> dict[str, Any]:
-        """The options of the gradient cache, for the model card."""
-        return {
-            "mini_batch_size": self.mini_batch_size,
-            "mini_batch_num_tokens": self.mini_batch_num_tokens,
-        }
-
     def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {}
+        """The loss's options, for the model card; functions by their names."""
+        return {name: _plain(getattr(self, name)) for name in self.shown}
 
     @property
     def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from, for the model card; empty if there is none."""
-        return ""
+        """BibTeX of the papers that the loss comes from, for the model card; empty if there is none."""
+        return cited(*self.cites)
 
     def _check_columns(self, found: int) -> None:
         least, most = self.text_columns
@@ -297,12 +299,18 @@ class Loss(nn.Module, ABC):
         return rows.pop()
 
     def _zero(self, columns: Columns) -> Tensor:
-        # Empty slices: exactly zero even where a filler row embeds to infinity, and every rank's backward still
-        # takes part in the collectives.
+        # Empty slices sum to exactly zero even if a filler row embeds to infinity, and every rank's backward
+        # pass still takes part in the collectives.
         model = {id(parameter) for parameter in self.model.parameters()}
         own = [parameter for parameter in self.parameters() if id(parameter) not in model]
         parts = [*columns.mine, *columns.pool, *own]
         return torch.stack([part.reshape(-1)[:0].sum() for part in parts]).sum()
+
+
+def _plain(option: object) -> object:
+    if isinstance(option, Enum):
+        return str(option)
+    return function_name(option) if callable(option) else option
 
 
 def _itself(model: nn.Module) -> nn.Module:
@@ -312,6 +320,6 @@ def _itself(model: nn.Module) -> nn.Module:
 def _without_text_ids(
     features: Sequence[Mapping[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[Tensor]]:
-    """Features for the model, and the ids of the texts of each column, if they are given."""
+    """The features for the model, and each column's text ids if they are given."""
     ids = [column[TEXT_ID] for column in features if TEXT_ID in column]
     return [{key: value for key, value in column.items() if key != TEXT_ID} for column in features], ids

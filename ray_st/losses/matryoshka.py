@@ -1,4 +1,4 @@
-"""Losses for embeddings that are good at several lengths, and several depths."""
+"""Losses for embeddings that work at several dimensions, and several depths."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ray_st.losses.adaptive_layer import AdaptiveLayerLoss
 from ray_st.losses.columns import Columns
 from ray_st.losses.loss import Loss
+from ray_st.losses.model_facts import embedding_dimension
 from ray_st.losses.modifier import Modifier
 from ray_st.losses.parts import Value, weighted_sum
 from ray_st.util.tensors import normalize_embeddings, truncate_embeddings
@@ -20,27 +21,30 @@ logger = logging.getLogger(__name__)
 
 
 class MatryoshkaLoss(Modifier):
-    """Sum of a loss on embeddings cut to several lengths, each brought to unit length.
+    """Sum of a loss over embeddings truncated to several dimensions and normalised.
 
-    The model runs once. Labels that are embeddings of the model's dimension are cut as well; weights of the loss, such
-    as a classifier, are shared by all lengths: for a shorter one the missing dimensions count as zero.
+    The model runs once. Labels that are embeddings of the model's dimension are truncated too. Weights of the
+    loss, such as a classifier, are shared by all dimensions; missing ones count as zero.
 
     Inputs and labels: those of the loss.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         loss: Any loss, cached ones and modifiers among them.
-        matryoshka_dims: Numbers of dimensions, each from 1 to d; d should be among them.
+        matryoshka_dims: Dimensions to train, each from 1 to d; d should be among them.
         matryoshka_weights: Factor on the loss of each; 1 by default.
-        n_dims_per_step: How many of the dimensions are used in a step, chosen at random; all of them if -1. The same on
-            every rank, and a function of the number of steps.
+        n_dims_per_step: How many of the dimensions to use in a step, sampled at random; -1 for all. The
+            sample is the same on every rank and depends only on the number of steps.
 
     Raises:
-        ValueError: If there are no dimensions, one is out of range, or there is not one weight each.
+        ValueError: If there are no dimensions, one is out of range, or the number of weights differs.
 
     References:
         Kusupati et al. 2022, arXiv:2205.13147.
     """
+
+    shown = ("matryoshka_dims", "matryoshka_weights", "n_dims_per_step")
+    cites = ("kusupati2024matryoshka",)
 
     def __init__(
         self,
@@ -61,25 +65,22 @@ class MatryoshkaLoss(Modifier):
     def _check(self, dims: Sequence[int], weights: Sequence[float]) -> None:
         if not dims or len(dims) != len(weights) or min(dims) < 1:
             raise ValueError(
-                "matryoshka_dims must hold at least one dimension, each at least 1, and matryoshka_weights as many "
-                f"weights; got {list(dims)} and {list(weights)}."
+                "matryoshka_dims must hold at least one dimension, each at least 1, and matryoshka_weights "
+                f"as many weights; got {list(dims)} and {list(weights)}."
             )
-        full = self._dimension()
+        full = embedding_dimension(self.model)
         if full is not None and max(dims) > full:
             raise ValueError(f"matryoshka_dims must be at most the model's {full}; got {max(dims)}.")
         if full is not None and full not in dims:
             logger.warning(
-                "The model's dimension %d is not among matryoshka_dims %s: untruncated embeddings are not trained.",
+                "The model's dimension %d is not among matryoshka_dims %s: untruncated embeddings are not "
+                "trained.",
                 full,
                 list(dims),
             )
 
-    def _dimension(self) -> int | None:
-        ask: Any = getattr(self.model, "get_embedding_dimension", None)
-        return None if ask is None else ask()
-
     def compute(self, columns: Columns) -> Value:
-        """Weighted sum of the loss at the chosen lengths."""
+        """Weighted sum of the loss at the chosen dimensions."""
         chosen = self.choose(len(self.matryoshka_dims), self.n_dims_per_step)
         return weighted_sum(
             (self.matryoshka_weights[i], self.loss.compute(self._cut(columns, self.matryoshka_dims[i])))
@@ -96,30 +97,6 @@ class MatryoshkaLoss(Modifier):
         columns = replace(columns, labels=cut(columns.labels), pool_labels=cut(columns.pool_labels))
         return columns.map(lambda rows: normalize_embeddings(truncate_embeddings(rows, dim)))
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {
-            **super().get_config_dict(),
-            "matryoshka_dims": self.matryoshka_dims,
-            "matryoshka_weights": self.matryoshka_weights,
-            "n_dims_per_step": self.n_dims_per_step,
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@misc{kusupati2024matryoshka,
-    title = {Matryoshka Representation Learning},
-    author = {Kusupati, Aditya and Bhatt, Gantavya and Rege, Aniket and Wallingford, Matthew and Sinha, Aditya and
-              Ramanujan, Vivek and Howard-Snyder, William and Chen, Kaifeng and Kakade, Sham and Jain, Prateek and
-              Farhadi, Ali},
-    year = {2024},
-    eprint = {2205.13147},
-    archivePrefix = {arXiv},
-}
-"""
-
 
 class Matryoshka2dLoss(AdaptiveLayerLoss):
     """:class:`AdaptiveLayerLoss` of a :class:`MatryoshkaLoss`: fewer layers and fewer dimensions.
@@ -132,7 +109,7 @@ class Matryoshka2dLoss(AdaptiveLayerLoss):
         matryoshka_dims: As for :class:`MatryoshkaLoss`.
         matryoshka_weights: As for :class:`MatryoshkaLoss`.
         n_layers_per_step: As for :class:`AdaptiveLayerLoss`.
-        n_dims_per_step: As for :class:`MatryoshkaLoss`, for each layer anew.
+        n_dims_per_step: As for :class:`MatryoshkaLoss`; sampled anew for each layer.
         last_layer_weight: As for :class:`AdaptiveLayerLoss`.
         prior_layers_weight: As for :class:`AdaptiveLayerLoss`.
         kl_div_weight: As for :class:`AdaptiveLayerLoss`.

@@ -1,4 +1,4 @@
-"""Base of losses that call another loss on other forms of the same embeddings."""
+"""Base of losses that apply another loss to several forms of the same embeddings."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ray_st.losses.loss import Loss
 
 
 class Modifier(Loss):
-    """A loss around another: the other one embeds, gathers and checks labels; this one computes it several times.
+    """A loss that computes an inner loss several times; the inner one embeds, gathers and checks labels.
 
     Args:
-        model: The model of the other loss.
+        model: The model of the inner loss.
         loss: Any :class:`ray_st.losses.Loss`, modifiers and cached ones among them.
 
     Raises:
@@ -28,14 +28,15 @@ class Modifier(Loss):
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         if not isinstance(loss, Loss):
             raise ValueError(
-                f"{type(self).__name__} needs a loss made of ray_st.losses.Loss; found {type(loss).__name__}. "
-                "Write its computation as the method compute(columns) of a subclass of Loss."
+                f"{type(self).__name__} needs a loss made of ray_st.losses.Loss; found "
+                f"{type(loss).__name__}. Write its computation as the method compute(columns) of a subclass "
+                "of Loss."
             )
         super().__init__(model, loss.gather_across_devices)
         self.loss = loss
         self.text_columns, self.labels, self.parts = loss.text_columns, loss.labels, loss.parts
         self.in_batch_negatives, self.different_labels = loss.in_batch_negatives, loss.different_labels
-        # How often a choice was made: in checkpoints, so that a resumed run goes on with the same ones.
+        # How many samples were drawn. Saved in checkpoints, so that a resumed run draws the same ones.
         self.register_buffer("choices", torch.zeros((), dtype=torch.long))
         self.choices: Tensor
 
@@ -45,41 +46,41 @@ class Modifier(Loss):
         self.loss.bind(gather)
 
     def columns(self, features: Sequence[Mapping[str, Any]], labels: Tensor | None = None) -> Columns:
-        """The other loss's columns."""
+        """The inner loss's columns."""
         return self.loss.columns(features, labels)
 
     def embed(self, sentence_features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-        """The other loss's embeddings."""
+        """The inner loss's embeddings."""
         return self.loss.embed(sentence_features)
 
     @contextmanager
     def seen_through(self, view: Callable[[nn.Module], nn.Module]) -> Iterator[None]:
-        """Passes the view on to the other loss."""
+        """Passes the view on to the inner loss."""
         with self.loss.seen_through(view):
             yield
 
     def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
-        """As the other loss does."""
+        """As the inner loss does."""
         return self.loss.check_labels(labels, rows)
 
     @property
     def label_limits(self) -> tuple[bool, float, float]:
-        """The other loss's."""
+        """The inner loss's."""
         return self.loss.label_limits
 
     @property
     def ignored_label(self) -> float | None:
-        """The other loss's."""
+        """The inner loss's."""
         return self.loss.ignored_label
 
     def label_lengths(self, columns: int) -> tuple[int, ...]:
-        """The other loss's."""
+        """The inner loss's."""
         return self.loss.label_lengths(columns)
 
     def choose(self, among: int, number: int) -> list[int]:
-        """Chooses some of several, in order; all of them if the number is not from 1 to fewer than there are.
+        """Samples indices, in ascending order; returns all unless ``0 < number < among``.
 
-        The choice is a function of how many were made before in training, so it is the same on every rank.
+        The sample depends only on how many were drawn before in training, so it is the same on every rank.
 
         Args:
             among: How many there are.
@@ -93,5 +94,5 @@ class Modifier(Loss):
         return sorted(chosen)
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The name of the other loss."""
-        return {"loss": type(self.loss).__name__}
+        """The name of the inner loss, and the options of this one."""
+        return {"loss": type(self.loss).__name__, **super().get_config_dict()}

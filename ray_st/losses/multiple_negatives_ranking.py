@@ -1,15 +1,14 @@
-"""In-batch negatives ranking losses: one way and both ways."""
+"""In-batch negatives ranking losses, one-way and symmetric."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ray_st.losses.columns import Columns
-from ray_st.losses.helpers import at_least_float32, check_choice, function_name
+from ray_st.losses.helpers import at_least_float32, check_choice
 from ray_st.losses.loss import Loss
 from ray_st.losses.tiles import mean_in_tiles
 from ray_st.util.similarity import cos_sim
@@ -22,45 +21,56 @@ HARDNESS_MODES = ("in_batch_negatives", "hard_negatives", "all_negatives")
 
 
 class MultipleNegativesRankingLoss(Loss):
-    r"""Cross entropy of finding each anchor's positive among all positives and negatives of the batch (InfoNCE).
+    r"""Cross entropy of each anchor's positive among all positives and negatives of the batch (InfoNCE).
 
-    For anchors :math:`a_i`, candidates :math:`c_j` (first the positives, then each column of negatives) and scale
-    :math:`s`: :math:`-\frac{1}{n} \sum_i \log \frac{\exp(s \cdot sim(a_i, c_i))}{\sum_j \exp(s \cdot sim(a_i, c_j))}`.
-    More directions add more terms to the denominator, or averaged denominators of their own. Large batches are computed
-    in tiles, with memory linear in the number of candidates.
+    For anchors :math:`a_i`, candidates :math:`c_j` (first the positives, then each column of negatives) and
+    scale :math:`s`: :math:`-\frac{1}{n} \sum_i \log \frac{\exp(s \cdot sim(a_i, c_i))}{\sum_j \exp(s \cdot
+    sim(a_i, c_j))}`. More directions add terms to the denominator, or averaged denominators of their own.
+    Large batches are computed in tiles, with memory linear in the number of candidates.
 
-    Inputs: (anchor, positive), (anchor, positive, negative) or (anchor, positive, negative_1, ..., negative_n); no
-    labels. Duplicates in a batch are false negatives: use ``BatchSamplers.NO_DUPLICATES``; where features tell which
-    texts are the same (``collisions="mask"``), candidates with the anchor's or its positive's text are left out. A batch
-    of one pair without negatives has a loss of zero.
+    Inputs: (anchor, positive), (anchor, positive, negative) or (anchor, positive, negative_1, ...,
+    negative_n); no labels. Duplicates in a batch are false negatives: use ``BatchSamplers.NO_DUPLICATES``;
+    if text ids are given (``collisions="mask"``), candidates with the text of the anchor or its
+    positive are excluded. A batch of one pair without negatives has a loss of zero.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         scale: Factor on the similarities, the inverse of a temperature; more than 0.
-        similarity_fct: Maps (n, d) and (m, d) to similarities (n, m), each a function of its two embeddings only. For
-            dot products use a scale of 1.
-        gather_across_devices: Whether the candidates of all ranks are negatives, as if the batch were on one device.
-        directions: Which similarities count: ``"query_to_doc"`` (always among them), ``"query_to_query"`` (an anchor
-            and the other anchors), ``"doc_to_query"`` (a positive and all anchors), ``"doc_to_doc"`` (a positive and
-            the candidates of other anchors).
-        partition_mode: ``"joint"`` for one denominator of all directions; ``"per_direction"`` for the mean of one loss
-            a direction, each of which must contain the positive pair.
-        hardness_mode: Which candidates get ``hardness_strength`` times their similarity, taken as a constant, added to
-            their score in the direction query to doc: ``"in_batch_negatives"`` those of other anchors,
-            ``"hard_negatives"`` the anchor's own negatives, ``"all_negatives"`` both; None for none.
+        similarity_fct: Maps (n, d) and (m, d) to similarities (n, m), each a function of its two embeddings
+            only. For dot products use a scale of 1.
+        gather_across_devices: Whether the candidates of all ranks are negatives, as if the batch were on one
+            device.
+        directions: Which similarities count: ``"query_to_doc"`` (always among them), ``"query_to_query"`` (an
+            anchor and the other anchors), ``"doc_to_query"`` (a positive and all anchors), ``"doc_to_doc"``
+            (a positive and the candidates of other anchors).
+        partition_mode: ``"joint"`` for one denominator of all directions; ``"per_direction"`` for the mean of
+            one loss a direction, each of which must contain the positive pair.
+        hardness_mode: Which candidates get ``hardness_strength`` times their similarity, taken as a constant,
+            added to their score in the direction query to doc: ``"in_batch_negatives"`` those of other
+            anchors, ``"hard_negatives"`` the anchor's own negatives, ``"all_negatives"`` both; None for none.
         hardness_strength: At least 0.
 
     Raises:
-        ValueError: If an option is not among those named.
+        ValueError: If an option is invalid.
 
     References:
-        Oord, Li and Vinyals 2018, arXiv:1807.03748; Henderson et al. 2017, arXiv:1705.00652, section 4.4; directions:
-        Li et al. 2023, arXiv:2308.03281; hardness: Lan et al. 2025, arXiv:2503.04812, equation 5.
+        Oord, Li and Vinyals 2018, arXiv:1807.03748; Henderson et al. 2017, arXiv:1705.00652, section 4.4;
+        directions: Li et al. 2023, arXiv:2308.03281; hardness: Lan et al. 2025, arXiv:2503.04812, equation 5.
     """
 
     text_columns: tuple[int, int | None] = (2, None)
     leaves_out_repeats: bool = True
     in_batch_negatives: bool = True
+    shown: tuple[str, ...] = (
+        "scale",
+        "similarity_fct",
+        "gather_across_devices",
+        "directions",
+        "partition_mode",
+        "hardness_mode",
+        "hardness_strength",
+    )
+    cites: tuple[str, ...] = ("oord2019representation",)
 
     def __init__(
         self,
@@ -127,7 +137,7 @@ class MultipleNegativesRankingLoss(Loss):
         return torch.stack([torch.logsumexp(part, dim=1) for part in scores]).mean(0)
 
     def _hardness(self, similarities: Tensor, own: Tensor, pool: int) -> Tensor:
-        assert self.hardness_mode is not None  # the caller's question
+        assert self.hardness_mode is not None  # checked by the caller
         mine = _own_columns(own, pool, similarities.shape[1])
         negative = torch.arange(similarities.shape[1], device=own.device) >= pool
         chosen = {
@@ -142,34 +152,9 @@ class MultipleNegativesRankingLoss(Loss):
         """The inverse of the scale."""
         return 1.0 / self.scale
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {
-            "scale": self.scale,
-            "similarity_fct": function_name(self.similarity_fct),
-            "gather_across_devices": self.gather_across_devices,
-            "directions": self.directions,
-            "partition_mode": self.partition_mode,
-            "hardness_mode": self.hardness_mode,
-            "hardness_strength": self.hardness_strength,
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@misc{oord2019representation,
-    title = {Representation Learning with Contrastive Predictive Coding},
-    author = {van den Oord, Aaron and Li, Yazhe and Vinyals, Oriol},
-    year = {2019},
-    eprint = {1807.03748},
-    archivePrefix = {arXiv},
-}
-"""
-
 
 class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
-    """Mean of the ranking losses of finding the positive of an anchor and the anchor of a positive.
+    """Mean of the ranking losses of positives given anchors and of anchors given positives.
 
     The same as :class:`MultipleNegativesRankingLoss` with ``directions=("query_to_doc", "doc_to_query")`` and
     ``partition_mode="per_direction"``.
@@ -196,12 +181,12 @@ class MultipleNegativesSymmetricRankingLoss(MultipleNegativesRankingLoss):
 
 
 def _own_columns(own: Tensor, pool: int, width: int) -> Tensor:
-    """For each anchor (k,) which of the candidates (k, width) are its own: its positive and its negatives."""
+    """Which candidates (k, width) belong to each anchor (k,): its positive and its negatives."""
     return own[:, None] == torch.arange(width, device=own.device)[None] % pool
 
 
 def _repeats(columns: Columns, own: Tensor, direction: str) -> Tensor:
-    """For each anchor (k,) which candidates (k, width) are no negatives: a row's with its anchor, or with its texts."""
+    """Candidates (k, width) that are no negatives of an anchor (k,): same text, or of the same anchor."""
     anchor, positive = columns.texts[0][own][:, None], columns.texts[1][own][:, None]
     if direction.endswith("query"):
         texts = columns.texts[0][None]
@@ -218,12 +203,13 @@ def _check_directions(directions: Sequence[str], partition_mode: str) -> None:
         check_choice("each of directions", direction, DIRECTIONS)
     if "query_to_doc" not in directions or len(set(directions)) != len(directions):
         raise ValueError(
-            f"directions must contain 'query_to_doc', the pair itself, and none twice; got {tuple(directions)}."
+            "directions must contain 'query_to_doc', the pair itself, and none twice; got "
+            f"{tuple(directions)}."
         )
     check_choice("partition_mode", partition_mode, PARTITION_MODES)
     alike = {"query_to_query", "doc_to_doc"} & set(directions)
     if partition_mode == "per_direction" and alike:
         raise ValueError(
-            f"partition_mode='per_direction' needs the positive pair in each direction; {sorted(alike)} never hold it. "
-            "Use partition_mode='joint'."
+            f"partition_mode='per_direction' needs the positive pair in each direction; {sorted(alike)} "
+            "never hold it. Use partition_mode='joint'."
         )

@@ -1,42 +1,45 @@
-"""Regularisation that spreads embeddings over the space."""
+"""Regulariser that spreads embeddings over the space."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ray_st.losses.columns import Columns
-from ray_st.losses.helpers import at_least_float32, check_choice, function_name
+from ray_st.losses.helpers import at_least_float32, check_choice
 from ray_st.losses.loss import Loss
 from ray_st.util.similarity import cos_sim
 
 
 class GlobalOrthogonalRegularizationLoss(Loss):
-    r"""Wants the similarities of unrelated texts to have the mean and spread of random directions.
+    r"""Pushes the similarities of unrelated texts towards the mean and spread of random directions.
 
-    Of the similarities s of different rows of a column: ``gor_mean`` is :math:`\bar{s}^2`, ``gor_second_moment`` is
-    :math:`\max(0, \overline{s^2} - 1/d)`. Meant to be added to another loss; the value is a dictionary of the two parts.
+    With s the similarities between different rows of a column: ``gor_mean`` is :math:`\bar{s}^2`,
+    ``gor_second_moment`` is :math:`\max(0, \overline{s^2} - 1/d)`. To be added to another loss; the
+    value is a dictionary of the two parts.
 
     Inputs: any number of text columns; no labels.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         similarity_fct: Maps (n, d) and (m, d) to similarities (n, m).
-        mean_weight: Factor on the first part; 0 or None leaves it out.
-        second_moment_weight: Factor on the second part; 0 or None leaves it out.
+        mean_weight: Factor on the first part; 0 or None omits it.
+        second_moment_weight: Factor on the second part; 0 or None omits it.
         aggregation: ``"mean"`` or ``"sum"`` over the columns.
-        gather_across_devices: Whether the rows of all ranks are compared; each rank then computes the loss of the whole
-            pool.
+        gather_across_devices: Whether to compare the rows of all ranks; each rank then computes the loss of
+            the whole pool.
 
     Raises:
-        ValueError: If no part is left, or the aggregation is not among these.
+        ValueError: If both parts are omitted, or the aggregation is unknown.
 
     References:
         Zhang et al. 2017, arXiv:1708.06320; with sums in Schechter Vera et al. 2025, arXiv:2509.20354.
     """
+
+    shown = ("similarity_fct", "mean_weight", "second_moment_weight", "aggregation")
+    cites = ("zhang2017learning",)
 
     def __init__(
         self,
@@ -73,25 +76,3 @@ class GlobalOrthogonalRegularizationLoss(Loss):
         pairs = max(1, count * (count - 1))
         second_moment = scores.pow(2).sum() / pairs
         return torch.stack([(scores.sum() / pairs).pow(2), torch.relu(second_moment - 1 / dimension)])
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {
-            "similarity_fct": function_name(self.similarity_fct),
-            "mean_weight": self.mean_weight,
-            "second_moment_weight": self.second_moment_weight,
-            "aggregation": self.aggregation,
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@misc{zhang2017learning,
-    title = {Learning Spread-out Local Feature Descriptors},
-    author = {Zhang, Xu and Yu, Felix X. and Kumar, Sanjiv and Chang, Shih-Fu},
-    year = {2017},
-    eprint = {1708.06320},
-    archivePrefix = {arXiv},
-}
-"""

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 Value: TypeAlias = "Tensor | dict[str, Tensor]"
-"""What a loss gives: a scalar, or named scalars whose sum is the loss."""
+"""What a loss returns: a scalar, or named scalars whose sum is the loss."""
 
 
 def total(value: Tensor | Mapping[str, Tensor]) -> Tensor:

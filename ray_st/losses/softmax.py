@@ -1,4 +1,4 @@
-"""Classification of pairs by a layer on top of their embeddings."""
+"""Classification of pairs by a linear layer on their embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ray_st.losses.parts import Value
 
 
 class SoftmaxLoss(Loss):
-    """Cross entropy of a linear classifier on ``[u, v, |u - v|, u * v]`` of each pair; the loss owns the classifier.
+    """Cross entropy of a linear classifier on ``[u, v, |u - v|, u * v]`` of each pair, owned by the loss.
 
     Inputs: (input_A, input_B) with a class as label, from 0 to ``num_labels - 1``.
 
@@ -28,10 +28,11 @@ class SoftmaxLoss(Loss):
         concatenation_sent_difference: Whether ``|u - v|`` is.
         concatenation_sent_multiplication: Whether ``u * v`` is.
         loss_fct: Maps logits (n, num_labels) and labels to a scalar, a mean over the rows.
-        sentence_embedding_dimension: The older name of ``embedding_dimension``.
+        sentence_embedding_dimension: Older name of ``embedding_dimension``.
 
     Raises:
-        ValueError: If the dimension or number of labels is missing, no input is chosen, or a label is out of range.
+        ValueError: If the dimension or number of labels is missing, no input is chosen, or a label is out of
+            range.
 
     References:
         Reimers and Gurevych 2019, arXiv:1908.10084, section 3 (classification objective).
@@ -39,6 +40,13 @@ class SoftmaxLoss(Loss):
 
     text_columns: tuple[int, int | None] = (2, 2)
     labels: str = "class"
+    shown = (
+        "num_labels",
+        "concatenation_sent_rep",
+        "concatenation_sent_difference",
+        "concatenation_sent_multiplication",
+    )
+    cites = ("reimers-2019-sentence-bert",)
 
     def __init__(
         self,
@@ -48,7 +56,7 @@ class SoftmaxLoss(Loss):
         concatenation_sent_rep: bool = True,
         concatenation_sent_difference: bool = True,
         concatenation_sent_multiplication: bool = False,
-        loss_fct: Callable[..., Tensor] = nn.CrossEntropyLoss(),  # noqa: B008 (documented default, without state)
+        loss_fct: Callable[..., Tensor] = nn.CrossEntropyLoss(),  # noqa: B008 (documented, stateless)
         *,
         sentence_embedding_dimension: int | None = None,
     ) -> None:
@@ -85,7 +93,7 @@ class SoftmaxLoss(Loss):
         """Logits (n, num_labels) of pairs.
 
         Args:
-            first: (n, d); fewer dimensions, as a modifier may leave, count as if the others were zero.
+            first: (n, d); dimensions that a modifier truncated count as zero.
             second: (n, d).
         """
         first, second = (widen(rows, self.embedding_dimension) for rows in (first, second))
@@ -99,7 +107,7 @@ class SoftmaxLoss(Loss):
         return self.loss_fct(self.classify(*columns.mine), columns.labels)
 
     def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
-        """As in the base; with cross entropy classes must be in range, soft labels and those of other functions stay as they are."""
+        """Checks the range of classes for cross entropy; soft labels and those of other functions pass."""
         soft = isinstance(labels, Tensor) and labels.shape == (rows, self.num_labels) and self.num_labels > 1
         if soft or not isinstance(self.loss_fct, nn.CrossEntropyLoss):
             return labels
@@ -109,45 +117,23 @@ class SoftmaxLoss(Loss):
         wrong &= classes != self.loss_fct.ignore_index
         if wrong.any():
             raise ValueError(
-                f"SoftmaxLoss needs labels from 0 to {self.num_labels - 1} (num_labels={self.num_labels}); found "
-                f"{classes[wrong].unique().tolist()[:8]}."
+                f"SoftmaxLoss needs labels from 0 to {self.num_labels - 1} (num_labels={self.num_labels}); "
+                f"found {classes[wrong].unique().tolist()[:8]}."
             )
         return classes
 
     @property
     def label_limits(self) -> tuple[bool, float, float]:
-        """Classes, with cross entropy; other functions know what they take."""
+        """The range of classes with cross entropy; no limits for other functions."""
         if not isinstance(self.loss_fct, nn.CrossEntropyLoss):
             return False, -math.inf, math.inf
         return True, 0.0, float(self.num_labels - 1)
 
     @property
     def ignored_label(self) -> float | None:
-        """The class that cross entropy leaves out, -100 by default."""
+        """The class that cross entropy ignores, -100 by default."""
         return float(self.loss_fct.ignore_index) if isinstance(self.loss_fct, nn.CrossEntropyLoss) else None
 
     def label_lengths(self, columns: int) -> tuple[int, ...]:
-        """A class, or a probability for each."""
+        """A class, or a probability for each class."""
         return (0, 1, self.num_labels) if isinstance(self.loss_fct, nn.CrossEntropyLoss) else ()
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        return {
-            "num_labels": self.num_labels,
-            "concatenation_sent_rep": self.concatenation_sent_rep,
-            "concatenation_sent_difference": self.concatenation_sent_difference,
-            "concatenation_sent_multiplication": self.concatenation_sent_multiplication,
-        }
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@inproceedings{reimers-2019-sentence-bert,
-    title = {Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks},
-    author = {Reimers, Nils and Gurevych, Iryna},
-    booktitle = {Proceedings of the 2019 Conference on Empirical Methods in Natural Language Processing},
-    year = {2019},
-    url = {https://arxiv.org/abs/1908.10084},
-}
-"""

@@ -1,4 +1,4 @@
-"""Losses over many candidates, a few rows at a time: memory linear in the pool, not quadratic."""
+"""Losses over many candidates, a few rows at a time, with memory linear in the pool."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 TILE_SCORES = 2**24
-"""Most similarities that a loss holds at a time: 64 MiB of float32, some four times that with what is made of them.
+"""Most similarities held at a time: 64 MiB of float32, about four times that with intermediate results.
 
-A batch up to it, such as 4,096 anchors with 4,096 candidates, is computed at once. Above it rows are taken in tiles
-whose similarities are computed again in the backward pass. Tiles of 32 MiB and less would be carved out of glibc's heap,
-which then grew with the square of the pool: 7.2 GiB instead of 0.5 for 32,768 candidates.
+Smaller batches, such as 4,096 anchors with 4,096 candidates, are computed at once. Above that, rows are
+processed in tiles whose similarities are recomputed in the backward pass. Tiles of 32 MiB or less would come
+from glibc's heap, which then grew with the square of the pool: 7.2 GiB instead of 0.5 for 32,768 candidates.
 """
 
 
@@ -22,11 +22,11 @@ def mean_in_tiles(
 ) -> Tensor:
     """Mean of the losses of rows, each a function of similarities to all candidates.
 
-    Equal to ``losses(slice(0, rows)).mean()``, value and gradient. Any similarity function will do whose value for two
-    embeddings does not depend on the other rows.
+    Equal to ``losses(slice(0, rows)).mean()``, value and gradient. Works for any similarity function whose
+    value for two embeddings does not depend on other rows.
 
     Args:
-        losses: Gives the losses (k,) of some rows; called again in the backward pass.
+        losses: Maps a slice of rows to their losses (k,); called again in the backward pass.
         rows: Number of rows n.
         width: Number of similarities that a row needs.
         tile_scores: Most similarities at a time; a tile has at least one row.

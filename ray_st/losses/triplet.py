@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ray_st.losses.columns import Columns
-from ray_st.losses.helpers import function_name
 from ray_st.losses.loss import Loss
 from ray_st.util.similarity import pairwise_cos_sim, pairwise_euclidean_sim, pairwise_manhattan_sim
 
@@ -32,20 +30,23 @@ class TripletDistanceMetric(Enum):
 
 
 class TripletLoss(Loss):
-    """Wants each negative further from its anchor than the positive: ``mean(max(d(a, p) - d(a, n) + margin, 0))``.
+    """Pushes negatives further from anchors than positives: ``mean(max(d(a, p) - d(a, n) + margin, 0))``.
 
     Inputs: (anchor, positive, negative); no labels.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         distance_metric: Maps (n, d) and (n, d) to distances (n,).
-        triplet_margin: By how much further the negative should be, in units of the distance.
+        triplet_margin: How much further away the negative should be, in units of the distance.
 
     References:
-        Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832; Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
+        Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832; Hermans, Beyer and Leibe 2017,
+        arXiv:1703.07737.
     """
 
     text_columns: tuple[int, int | None] = (3, 3)
+    shown = ("distance_metric", "triplet_margin")
+    cites = ("hermans2017defense",)
 
     def __init__(
         self,
@@ -62,22 +63,3 @@ class TripletLoss(Loss):
         anchor, positive, negative = columns.mine
         distances = self.distance_metric(anchor, positive) - self.distance_metric(anchor, negative)
         return F.relu(distances + self.triplet_margin).mean()
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The loss's options, for the model card."""
-        metric = self.distance_metric
-        name = str(metric) if isinstance(metric, TripletDistanceMetric) else function_name(metric)
-        return {"distance_metric": name, "triplet_margin": self.triplet_margin}
-
-    @property
-    def citation(self) -> str:
-        """BibTeX of the paper that the loss comes from."""
-        return """
-@misc{hermans2017defense,
-    title = {In Defense of the Triplet Loss for Person Re-Identification},
-    author = {Hermans, Alexander and Beyer, Lucas and Leibe, Bastian},
-    year = {2017},
-    eprint = {1703.07737},
-    archivePrefix = {arXiv},
-}
-"""

@@ -12,18 +12,12 @@ import yaml
 from ray_st.models.card.model_card_data import UNNAMED, Scores, SentenceTransformerModelCardData
 from ray_st.models.card.run_facts import duration
 from ray_st.models.card.tables import LOSS, facts, figure, folded, log_rows, seconds_spent, table
+from ray_st.util.citations import cited
 
 _EXAMPLES = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
 _UNNAMED = "path/to/this/model"
 _MANY = 3
 """So many data sets are shown; more are folded."""
-_SBERT = """@inproceedings{reimers-2019-sentence-bert,
-    title = "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks",
-    author = "Reimers, Nils and Gurevych, Iryna",
-    booktitle = "Proceedings of the 2019 Conference on Empirical Methods in Natural Language Processing",
-    year = "2019",
-    url = "https://arxiv.org/abs/1908.10084",
-}"""
 
 
 def write_card(folder: Path, model: Any, data: SentenceTransformerModelCardData, readme: str | None) -> None:
@@ -262,5 +256,6 @@ def _circumstances(data: SentenceTransformerModelCardData) -> Iterator[str]:
 
 
 def _citations(data: SentenceTransformerModelCardData) -> str:
-    texts = [_SBERT, *dict.fromkeys(text.strip() for text in data.citations.values())]
+    known = (cited("reimers-2019-sentence-bert"), *data.citations.values())
+    texts = dict.fromkeys(text.strip() for text in known)
     return "## Citation\n\n" + "\n\n".join(f"```bibtex\n{text}\n```" for text in texts)

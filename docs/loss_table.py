@@ -1,4 +1,4 @@
-"""Writes docs/losses.md from the losses themselves: ``python -m ray_st.losses.table > docs/losses.md``."""
+"""Writes docs/losses.md from the losses themselves: ``python docs/loss_table.py > docs/losses.md``."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any
+from enum import Enum
 
 from ray_st import losses
-from ray_st.losses.helpers import function_name
 from ray_st.losses.labels import OPTIONAL
 from ray_st.losses.loss import Loss
+from ray_st.losses.model_facts import function_name
 from ray_st.losses.modifier import Modifier
 from ray_st.losses.tiles import TILE_SCORES
 
 _HEAD = """\
 # Losses
 
-Written by `python -m ray_st.losses.table`; don't edit by hand.
+Written by `python docs/loss_table.py`; don't edit by hand.
 
-A loss is made with the model and its options, and called with the features of the text columns and the labels. The order
-of a dataset's columns counts, not their names; a column named `label`, `labels`, `score` or `scores` holds the labels.
+A loss is made with the model and its options, and called with the features of the text columns and labels.
+The order of columns counts, not their names; a column named `label`, `labels`, `score` or `scores` holds
+the labels.
 
-Every loss embeds all columns together, sorted by length and cut into chunks with little padding. Further properties of
-every loss:
+Every loss embeds all columns together, in chunks of rows of similar length. Every loss has:
 
-- **Gradient cache.** The `Cached…` names, and any other loss after `loss.cache(mini_batch_size)`, hold the activations of one
-  mini-batch at a time. Value and gradient stay the same.
-- **Tiles.** Ranking losses with more than TILE_SCORES similarities compute them in tiles; memory grows with the number of
-  candidates, not with its square. `loss.tile_scores` sets another limit.
+- **Gradient cache.** The `Cached…` names, and any other loss after `loss.cache(mini_batch_size)`, hold the
+  activations of one mini-batch at a time. Value and gradient stay the same.
+- **Tiles.** Ranking losses with more than TILE_SCORES similarities use tiles; memory grows linearly
+  with the number of candidates. `loss.tile_scores` sets another limit.
 - **Workers.** With `gather_across_devices=True` the rows of all workers count as one batch.
-- **Parts.** A loss may give a dictionary of named scalars; the sum is trained on.
+- **Parts.** A loss may return a dictionary of named scalars; their sum is trained on.
 
 """
 
@@ -44,7 +44,7 @@ A dozen lines: [custom-loss.md](custom-loss.md).
 
 def page() -> str:
     """The whole page."""
-    classes = [getattr(losses, name) for name in losses.__all__]
+    classes = [losses.__getattr__(name) for name in losses.__all__]
     classes = [each for each in classes if isinstance(each, type) and issubclass(each, Loss)]
     plain = [each for each in classes if not issubclass(each, Modifier) and each is not Loss]
     around = [each for each in classes if issubclass(each, Modifier) and each is not Modifier]
@@ -78,7 +78,7 @@ def _paragraphs(each: type[Loss]) -> list[str]:
 
 
 def _inputs(each: type[Loss]) -> str:
-    """What a class, or the nearest above it, says of its inputs."""
+    """The inputs that a class, or its nearest base, documents."""
     found = (part for base in each.__mro__ if base is not Loss for part in _paragraphs(base))
     text = next((part for part in found if part.startswith("Inputs")), "")
     return _prose(re.sub(r"^Inputs( and labels)?: ", "", text))
@@ -95,9 +95,9 @@ def _options(each: type[Loss]) -> Iterator[str]:
         yield f"`{name}`" if option.default is option.empty else f"`{name}={_default(option.default)}`"
 
 
-def _default(value: Any) -> str:
+def _default(value: object) -> str:
     if callable(value):
-        return function_name(value) if not hasattr(value, "name") else str(value)
+        return str(value) if isinstance(value, Enum) else function_name(value)
     return repr(value).replace("|", "\\|")
 
 

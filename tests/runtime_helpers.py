@@ -69,3 +69,10 @@ class Doubled(SentenceTransformerTrainer):
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return super().compute_loss(*args, **kwargs) * self.factor
+
+
+class Jittered(SentenceTransformerTrainer):
+    """Draws a random number for each loss: what a run makes of its seed, rank by rank, shows in every figure."""
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return super().compute_loss(*args, **kwargs) * (1 + torch.rand(()) / 8)

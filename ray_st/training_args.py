@@ -1,4 +1,4 @@
-"""Arguments of a training run: transformers' own, and those of embedding models."""
+"""Arguments of a training run: those of transformers, and those of embedding models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_st.util.arguments.typed import check_types
 from ray_st.util.choices import COLLISIONS
 from ray_st.util.secrets import placeholder
 
-_LED_BY_FIGURES = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+_FOLLOW_METRICS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 _DEFAULT_IF_NONE = ("eval_delay", "ddp_timeout", "include_num_input_tokens_seen")  # documented as optional
 _OUR_MAPPINGS = [
     "prompts",
@@ -33,10 +33,11 @@ _OUR_MAPPINGS = [
 class BatchSamplers(ExplicitEnum):
     """How rows are grouped into batches.
 
-    - ``BATCH_SAMPLER``: in random order, as they come (default).
-    - ``NO_DUPLICATES``: no text twice in a batch; for losses that use the other rows as negatives.
-    - ``NO_DUPLICATES_HASHED``: the same: texts are always compared by their hashes.
-    - ``GROUP_BY_LABEL``: at least two rows of each label of a batch; for losses that look for positives in it.
+    - ``BATCH_SAMPLER``: in random order (default).
+    - ``NO_DUPLICATES``: no text occurs twice in a global batch; for losses with in-batch negatives.
+    - ``NO_DUPLICATES_HASHED``: an alias of ``NO_DUPLICATES``, which always compares texts by their hashes.
+    - ``GROUP_BY_LABEL``: each label in a batch has at least two rows; for losses that find positives in the
+      batch.
     """
 
     BATCH_SAMPLER = "batch_sampler"
@@ -46,10 +47,10 @@ class BatchSamplers(ExplicitEnum):
 
 
 class MultiDatasetBatchSamplers(ExplicitEnum):
-    """From which dataset each batch is taken.
+    """Which dataset each batch is drawn from.
 
-    - ``PROPORTIONAL``: from each in proportion to its size, until all are used up (default).
-    - ``ROUND_ROBIN``: from each in turn, until one is used up.
+    - ``PROPORTIONAL``: each dataset in proportion to its size, until all are exhausted (default).
+    - ``ROUND_ROBIN``: each dataset in turn, until one is exhausted.
     """
 
     ROUND_ROBIN = "round_robin"
@@ -57,10 +58,10 @@ class MultiDatasetBatchSamplers(ExplicitEnum):
 
 
 class BadRows(ExplicitEnum):
-    """What to do with rows that cannot be used (no text, no number where a label should be).
+    """What to do with unusable rows: a missing text, or a label that is not a number.
 
-    - ``ERROR``: refuse the run, naming the first of them (default).
-    - ``SKIP``: leave them out, count them, and list them in a file of the run's folder.
+    - ``ERROR``: raise an error that names the first of them (default).
+    - ``SKIP``: leave them out, count them, and list them in a file in the run's folder.
     """
 
     ERROR = "error"
@@ -68,11 +69,11 @@ class BadRows(ExplicitEnum):
 
 
 class EvalOn(ExplicitEnum):
-    """Who evaluates while training.
+    """Where evaluations during training run.
 
-    - ``WORKERS``: the workers, which interrupt training for it (default).
-    - ``BACKGROUND``: a process with resources of its own, from checkpoints, while training goes on; its figures arrive
-      later, see docs/evaluation.md.
+    - ``WORKERS``: on the workers, which pause training (default).
+    - ``BACKGROUND``: in a separate process with its own resources, from checkpoints, while training
+      continues; the metrics arrive later, see docs/evaluation.md.
     """
 
     WORKERS = "workers"
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
     _Mapped: TypeAlias = Any
     _OneBatchSampler: TypeAlias = Any
     _ManyBatchSampler: TypeAlias = Any
-else:  # what transformers' parser of command lines reads: a member of an enumeration, or JSON
+else:  # the forms that transformers' command line parser reads: a member of an enumeration, or JSON
     _Mapped = dict | str | None
     _OneBatchSampler = BatchSamplers | str | Callable
     _ManyBatchSampler = MultiDatasetBatchSamplers | str | Callable
@@ -91,40 +92,46 @@ else:  # what transformers' parser of command lines reads: a member of an enumer
 
 @dataclass
 class SentenceTransformerTrainingArguments(GroupedArguments):
-    """transformers' :class:`~transformers.TrainingArguments` and what embedding models need besides.
+    """:class:`~transformers.TrainingArguments` with the additional arguments of embedding models.
 
-    Arguments that transformers dropped since the documentation was written are accepted too; what becomes of each is in
-    :mod:`ray_st.util.arguments.dropped` and in docs/compatibility.md.
+    Arguments that transformers dropped since the documentation was written are accepted too;
+    :mod:`ray_st.util.arguments.dropped` and docs/compatibility.md say what each of them does now.
 
     Args:
-        prompts: Prompt put before texts: one for everything; one for each column name; one for each dataset name; or,
-            for each dataset name, one for each column name.
-        batch_sampler: How rows are grouped into batches: a :class:`BatchSamplers` or its name, or a class or function
-            called as ``batch_sampler(dataset, batch_size=, drop_last=, valid_label_columns=, generator=, seed=)``.
-        multi_dataset_batch_sampler: From which dataset each batch is taken: a :class:`MultiDatasetBatchSamplers` or its
-            name, or a class or function called as ``sampler(dataset, batch_samplers, generator=, seed=)``.
-        router_mapping: For a model with a :class:`ray_st.models.Router`: for each text column the task (or row of the
-            Router) that it takes, such as ``{"question": "query", "answer": "document"}``; or that for each dataset
-            name. A column that it leaves out takes the default row.
-        learning_rate_mapping: For each regular expression, the learning rate of the weights in whose names it is found;
-            of several, the last counts. The model's weights are named ``model.…``, as in its ``state_dict``; those that
-            a loss owns as in the loss, after the dataset's name and a dot where each dataset has its own.
-        global_train_batch_size: Rows of a training batch over all workers; by default ``per_device_train_batch_size``
-            times the number of workers. With it, batches do not depend on the number of workers.
-        dataset_batch_sizes: The same for datasets of their own, by name.
-        dataset_weights: For each dataset name, how often its batches come, relative to the others; an epoch ends when
-            one dataset is used up. Goes before ``multi_dataset_batch_sampler``.
+        prompts: Prompt prepended to texts: a single one, one per column name, one per dataset name, or one
+            per dataset name and column name.
+        batch_sampler: How rows are grouped into batches: a :class:`BatchSamplers` or its name, or a class or
+            function called as ``batch_sampler(dataset, batch_size=, drop_last=, valid_label_columns=,
+            generator=, seed=)``.
+        multi_dataset_batch_sampler: Which dataset each batch is drawn from: a
+            :class:`MultiDatasetBatchSamplers` or its name, or a class or function called as
+            ``sampler(dataset, batch_samplers, generator=, seed=)``.
+        router_mapping: For a model with a :class:`ray_st.models.Router`: the task (or route) of each text
+            column, such as ``{"question": "query", "answer": "document"}``, or such a dict per dataset name.
+            Columns that are not listed take the default route.
+        learning_rate_mapping: Learning rates by regular expression, for the weights whose names match; if
+            several match, the last one applies. The model's weights are named ``model.…``, as in its
+            ``state_dict``; those of a loss as in the loss, prefixed with the dataset's name and a dot if each
+            dataset has its own loss.
+        global_train_batch_size: Rows in a training batch over all workers; by default
+            ``per_device_train_batch_size`` times the number of workers. If set, batches do not depend on the
+            number of workers.
+        dataset_batch_sizes: Global batch sizes of individual datasets, by name.
+        dataset_weights: Relative frequency of each dataset's batches, by name; an epoch ends when one dataset
+            is exhausted. Overrides ``multi_dataset_batch_sampler``.
         bad_rows: What to do with unusable rows; see :class:`BadRows`.
-        collisions: What becomes, without duplicates in batches, of rows that share a text with too many others to fit
-            full batches: ``"keep"`` them in smaller batches at the end of the epoch (default), ``"mask"`` repeats among
-            the negatives of full batches, or ``"drop"`` them.
-        window_bytes: Most bytes of a dataset's encoded rows that are shuffled at once; larger data is shuffled window
-            by window. By default a quarter of the smallest node's object store.
-        ledger: Whether to write into the run's folder which rows each step used.
-        resume_only_model: What ``train(resume_from_checkpoint=…)`` takes from there: the weights alone, with which a new
-            run begins at step 0. Any model folder will do: one of ``save_only_model=True``, or of another program.
-        eval_on: Who evaluates while training; see :class:`EvalOn`.
-        eval_resources: What the process that evaluates in the background gets, such as ``{"CPU": 4}``; by default one
+        collisions: What ``NO_DUPLICATES`` does with rows that no longer fit into a full batch because too
+            many others share their text: ``"keep"`` them in smaller batches at the end of the epoch
+            (default), ``"mask"`` the repeated texts among the negatives of full batches, or ``"drop"`` the
+            rows.
+        window_bytes: Maximum bytes of a dataset's encoded rows that are shuffled at once; larger data is
+            shuffled window by window. By default a quarter of the smallest node's object store.
+        ledger: Whether to record in the run's folder which rows each step used.
+        resume_only_model: Whether ``train(resume_from_checkpoint=…)`` loads only the weights and starts a new
+            run at step 0. Accepts any model folder: a checkpoint of ``save_only_model=True``, or one that
+            another program wrote.
+        eval_on: Where evaluations during training run; see :class:`EvalOn`.
+        eval_resources: Resources of the background evaluation process, such as ``{"CPU": 4}``; by default one
             GPU if the workers use GPUs, else one CPU.
     """
 
@@ -133,51 +140,55 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
 
     report_to: None | str | list[str] = field(  # noqa: RUF036  transformers reads the second of a union
         default=None,
-        metadata={"help": "Where figures are reported; by default to all integrations installed."},
+        metadata={"help": "Where metrics are reported; by default to all installed integrations."},
     )
     prompts: _Mapped = field(
-        default=None, metadata={"help": "Prompt for everything, by column, or by dataset."}
+        default=None, metadata={"help": "Prompt for all texts, by column, or by dataset."}
     )
     batch_sampler: _OneBatchSampler = field(
         default=BatchSamplers.BATCH_SAMPLER, metadata={"help": "How rows are grouped into batches."}
     )
     multi_dataset_batch_sampler: _ManyBatchSampler = field(
         default=MultiDatasetBatchSamplers.PROPORTIONAL,
-        metadata={"help": "From which dataset each batch is taken."},
+        metadata={"help": "Which dataset each batch is drawn from."},
     )
     learning_rate_mapping: _Mapped = field(
-        default=None, metadata={"help": "Learning rates of single weights, by regular expression."}
+        default=None, metadata={"help": "Learning rates of individual weights, by regular expression."}
     )
     router_mapping: _Mapped = field(
         default=None, metadata={"help": "Task of each text column, for a model with a Router."}
     )
     global_train_batch_size: int | None = field(
-        default=None, metadata={"help": "Rows of a training batch over all workers."}
+        default=None, metadata={"help": "Rows in a training batch over all workers."}
     )
     dataset_batch_sizes: _Mapped = field(
-        default=None, metadata={"help": "Global batch sizes of single datasets, by name."}
+        default=None, metadata={"help": "Global batch sizes of individual datasets, by name."}
     )
     dataset_weights: _Mapped = field(
-        default=None, metadata={"help": "How often each dataset's batches come, by name."}
+        default=None, metadata={"help": "Relative frequency of each dataset's batches, by name."}
     )
     bad_rows: BadRows | str = field(
         default=BadRows.ERROR, metadata={"help": "What to do with unusable rows."}
     )
     collisions: str = field(
-        default="keep", metadata={"help": "What becomes of rows whose texts are too common."}
+        default="keep", metadata={"help": "What happens to rows whose texts are too common."}
     )
-    window_bytes: int | None = field(default=None, metadata={"help": "Most bytes that are shuffled at once."})
-    ledger: bool = field(default=False, metadata={"help": "Write down which rows each step used."})
+    window_bytes: int | None = field(
+        default=None, metadata={"help": "Maximum bytes that are shuffled at once."}
+    )
+    ledger: bool = field(default=False, metadata={"help": "Record which rows each step used."})
     resume_only_model: bool = field(
-        default=False, metadata={"help": "Begin a new run with the weights of the checkpoint to resume from."}
+        default=False, metadata={"help": "Start a new run with the weights of the checkpoint to resume from."}
     )
-    eval_on: EvalOn | str = field(default=EvalOn.WORKERS, metadata={"help": "Who evaluates while training."})
+    eval_on: EvalOn | str = field(
+        default=EvalOn.WORKERS, metadata={"help": "Where evaluations during training run."}
+    )
     eval_resources: _Mapped = field(
-        default=None, metadata={"help": "What the process that evaluates in the background gets."}
+        default=None, metadata={"help": "Resources of the background evaluation process."}
     )
 
     def __post_init__(self) -> None:
-        """Completes and checks the arguments."""
+        """Completes and validates the arguments."""
         for name in _DEFAULT_IF_NONE:
             if getattr(self, name) is None:
                 setattr(self, name, default_of(self, name))
@@ -188,17 +199,20 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         )
         self.bad_rows = BadRows(self.bad_rows)
         self.eval_on = EvalOn(self.eval_on)
-        for name in ("hub_token", "push_to_hub_token"):  # written arguments that are read again
+        for name in (
+            "hub_token",
+            "push_to_hub_token",
+        ):  # arguments that were saved with a placeholder and read back
             if getattr(self, name) == placeholder(name):
                 setattr(self, name, None)
         self.report_to = "all" if self.report_to is None else self.report_to
         super().__post_init__()
 
     def check(self) -> None:
-        """Checks the arguments as they are now; after a ``set_*`` helper or an assignment, call it again.
+        """Validates the current arguments; call it again after a ``set_*`` helper or an assignment.
 
         Raises:
-            ValueError: If one cannot be used, or some contradict each other.
+            ValueError: If one is invalid, or some contradict each other.
         """
         check_types(self, SentenceTransformerTrainingArguments)
         super().check()
@@ -237,8 +251,8 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         tasks = [task for part in nested for task in part.values()] if nested else list(mapping.values())
         if len(nested) not in (0, len(mapping)) or not all(isinstance(task, str) for task in tasks):
             raise ValueError(
-                "router_mapping must be a task for each text column, or for each dataset name such a dict; got "
-                f"{mapping!r}."
+                "router_mapping must be a task for each text column, or such a dict for each dataset name; "
+                f"got {mapping!r}."
             )
 
     def _check_background(self) -> None:
@@ -248,17 +262,18 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         if self.eval_on == EvalOn.WORKERS:
             if self.eval_resources:
                 raise ValueError(
-                    'eval_resources are those of eval_on="background"; the workers have their own.'
+                    'eval_resources apply to eval_on="background" only; the workers have their own.'
                 )
             return
         if self.save_strategy == SaveStrategy.BEST:
             raise ValueError(
-                'eval_on="background" finds out too late which step is the best to save only that; got '
+                'eval_on="background" knows the best step too late to save only that one; got '
                 'save_strategy="best". Use save_strategy="steps" or "epoch", with save_total_limit.'
             )
-        if self.lr_scheduler_type in _LED_BY_FIGURES:
+        if self.lr_scheduler_type in _FOLLOW_METRICS:
+            schedule = SchedulerType(self.lr_scheduler_type).value
             raise ValueError(
-                f'eval_on="background" has figures too late for lr_scheduler_type={SchedulerType(self.lr_scheduler_type).value!r}, '
+                f'eval_on="background" delivers metrics too late for lr_scheduler_type={schedule!r}, '
                 "which follows them. Use another one."
             )
 
@@ -272,10 +287,10 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
 
         Args:
             world_size: Number of workers.
-            datasets: Names of the datasets; a single one has the name "".
+            datasets: Names of the datasets; a single one is named "".
 
         Raises:
-            ValueError: If sizes or weights are given for datasets that are not there, or weights not for all.
+            ValueError: If sizes or weights name unknown datasets, or if weights do not cover all datasets.
         """
         for option in ("dataset_batch_sizes", "dataset_weights"):
             unknown = set(getattr(self, option) or {}) - set(datasets)
@@ -291,13 +306,13 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         return {name: (self.dataset_batch_sizes or {}).get(name, size) for name in datasets}
 
     def settle(self, output_dir: str) -> None:
-        """Makes the arguments those of the worker that they arrived at; its batch size becomes the worker's share.
+        """Adapts the arguments to the worker that received them; the batch size becomes the worker's share.
 
         Args:
             output_dir: The worker's folder.
 
         Raises:
-            ValueError: If the worker's device cannot do what they ask for.
+            ValueError: If the worker's device does not support what they ask for.
         """
         super().settle(output_dir)
         if self.global_train_batch_size or self._splits_batches:

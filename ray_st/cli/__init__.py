@@ -1,4 +1,4 @@
-"""The command line: ``ray-st train``, ``ray-st evaluate``, ``ray-st encode``."""
+"""The command line: ``ray-st train``, ``tune``, ``evaluate``, ``encode``, ``cluster`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ray_st.util.endings import CTRL_C, INTERRUPTED, OK, USER_ERROR, RunEnded
 from ray_st.util.events import LOG_FORMAT, speaks_json, tell
 
 _COMMANDS = {
-    "train": "fine-tune a model as a run file says",
+    "train": "fine-tune the model of a run file",
     "tune": "search the hyperparameters of a run file",
-    "evaluate": "measure a model with the evaluators of a run file",
-    "encode": "write the embeddings of a file's texts",
-    "cluster": "manifests for Kubernetes, or a node on this machine",
-    "doctor": "look for what is wrong with a cluster",
+    "evaluate": "evaluate a model with the evaluators of a run file",
+    "encode": "write the embeddings of the texts in a file",
+    "cluster": "print Kubernetes manifests, or start a node on this machine",
+    "doctor": "find what is wrong with a cluster",
 }
 
 
@@ -30,9 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; by default those of the process.
 
     Returns:
-        The exit code: 0 when all went well, 2 when the user asked for something that cannot be (said in one line), 69
-        when workers were lost too often, 75 when the run was told to stop and can go on, 130 at Ctrl-C. Any
-        other failure is raised, so that its traceback shows and Python exits with 1.
+        The exit code: 0 for success, 2 if the request is invalid (explained in one line), 69 if workers were
+        lost too often, 75 if the run was asked to stop and can be resumed, 130 after Ctrl-C. Any other
+        failure is raised, so that Python prints its traceback and exits with 1.
     """
     options = _parse(argv)
     if getattr(options, "log_format", None):
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunEnded as error:
         event = "run.interrupted" if error.exit_code == INTERRUPTED else "run.failed"
         return _end(event, str(error), error.exit_code)
-    except SystemExit as error:  # how Ray ends a driver at SIGTERM, before there is a run that could be saved
+    except SystemExit as error:  # Ray ends a driver this way on SIGTERM, before there is a run to save
         if error.code != signal.SIGTERM:
             raise
         return _end("run.interrupted", "SIGTERM before the first step", INTERRUPTED)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _end(event: str, message: str, code: int) -> int:
-    """Say in a line why a command ends early; programs read it on standard output, people elsewhere."""
+    """Says in a line why a command ends early: on standard error and, if asked for, as JSON on standard output."""
     if speaks_json():
         tell(event, message, exit_code=code)
     print(f"ray-st: {message}", file=sys.stderr)
@@ -65,12 +65,12 @@ def _end(event: str, message: str, code: int) -> int:
 
 
 def _from_a_worker(error: Exception) -> bool:
-    """Whether Ray brought the error from another process, where it was no answer to what the user asked."""
+    """Whether the error was raised in another Ray process, and so does not concern the request itself."""
     return any(base.__module__.split(".")[0] == "ray" for base in type(error).__mro__)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments; overrides may stand before and after options, which argparse alone does not allow."""
+    """Parses the arguments; overrides may precede and follow options, which argparse alone does not allow."""
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
     odd = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def make_callbacks(specs: tuple[CallbackSpec, ...], where: str) -> list[TrainerCallback]:
-    """Makes callbacks of transformers, by name, or of the user's own, by import path.
+    """Makes callbacks: those of transformers by name, custom ones by import path.
 
     Args:
         specs: What the run file says.
-        where: The list's place in the file, for errors.
+        where: Location of the list in the file, for errors.
 
     Raises:
         RunFileError: If a callback, or one of its options, is unknown.

@@ -1,4 +1,4 @@
-"""Is this key known, is this value of its type? Answers that name the place in the run file."""
+"""Checks of keys and types, with errors that name the place in the run file."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ T = TypeVar("T")
 
 
 class RunFileError(ValueError):
-    """Something in a run file, or in an override of it, that cannot be meant."""
+    """An invalid value in a run file, or in an override."""
 
 
 def at(where: str, key: str | int) -> str:
-    """The place of a key inside a place: ``run.yaml`` and ``args`` give ``run.yaml: args``."""
+    """The location of a key within a location: ``run.yaml`` and ``args`` give ``run.yaml: args``."""
     return f"{where}.{key}" if ": " in where else f"{where}: {key}"
 
 
 def check_mapping(value: Any, where: str) -> dict[str, Any]:
-    """Take a value as a mapping with words as keys.
+    """Checks that a value is a mapping with text keys, and returns it.
 
     Args:
         value: The value.
         where: What to call its place in an error: file and dotted path.
 
     Raises:
-        RunFileError: If it is something else.
+        RunFileError: If it is not.
     """
     if not isinstance(value, dict):
         raise RunFileError(f"{where}: expected keys with values, found {_shown(value)}")
@@ -43,7 +43,7 @@ def check_mapping(value: Any, where: str) -> dict[str, Any]:
 
 
 def check_keys(value: Mapping[str, Any], known: Collection[str], where: str) -> None:
-    """Refuse unknown keys, with the nearest known one.
+    """Rejects unknown keys, suggesting the closest known one.
 
     Raises:
         RunFileError: At the first unknown key.
@@ -54,15 +54,15 @@ def check_keys(value: Mapping[str, Any], known: Collection[str], where: str) -> 
 
 
 def check_types(value: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
-    """Refuse values that are not of the annotated type.
+    """Rejects values that do not have the annotated type.
 
     Args:
         value: Values by name.
-        hints: Annotations by name; a value without one is taken as it is.
+        hints: Annotations by name; values without one are not checked.
         where: What to call the place in an error.
 
     Raises:
-        RunFileError: At the first value that does not fit.
+        RunFileError: At the first value of another type.
     """
     for key, part in value.items():
         if key in hints and not fits(part, hints[key]):
@@ -71,7 +71,7 @@ def check_types(value: Mapping[str, Any], hints: Mapping[str, Any], where: str) 
 
 
 def build(cls: type[T], value: Any, where: str) -> T:
-    """Make a dataclass from a mapping, checking its keys and the types of its values.
+    """Makes a dataclass from a mapping, checking its keys and the types of its values.
 
     Args:
         cls: The dataclass.
@@ -92,10 +92,10 @@ def build(cls: type[T], value: Any, where: str) -> T:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from YAML can be meant for an annotation.
+    """Whether a value read from YAML matches an annotation.
 
-    Enumerations and paths are written as text, whole numbers fit where fractions are meant. Annotations that YAML
-    has no values for are left to whoever takes them.
+    Enumerations and paths are written as text; integers match float. Annotations that no YAML value can
+    express are not checked.
 
     Args:
         value: What was read.

@@ -1,4 +1,4 @@
-"""Clusters from short descriptions: manifests for Kubernetes, or nodes on this machine."""
+"""Clusters from short descriptions: Kubernetes manifests, or a node on this machine."""
 
 from __future__ import annotations
 
@@ -25,25 +25,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     printing.add_argument("file", metavar="CLUSTER.yaml", help="the description; see docs/clusters.md")
     printing.add_argument("overrides", nargs="*", metavar="key=value", help="such as groups.gpu.replicas=4")
     printing.add_argument(
-        "--base", type=Path, help="another folder than the clusters/kuberay that comes with ray_st"
+        "--base", type=Path, help="a folder to use instead of the clusters/kuberay that comes with ray_st"
     )
-    starting = actions.add_parser("start", help="start a Ray node on this machine, until Ctrl-C")
+    starting = actions.add_parser(
+        "start", help="start a Ray node on this machine in the foreground; Ctrl-C stops it"
+    )
     starting.add_argument(
         "file", metavar="LOCAL.yaml", nargs="?", help="the description (default: one that comes with ray_st)"
     )
     starting.add_argument("overrides", nargs="*", metavar="key=value", help="such as cpus=4")
-    starting.add_argument("--check", action="store_true", help="print the command instead")
+    starting.add_argument("--check", action="store_true", help="print the command without running it")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the manifests, or become the node.
+    """Prints the manifests, or replaces this process with the node.
 
     Raises:
-        RunFileError: If the description, or the run file that it names, cannot be meant.
+        RunFileError: If the description, or the run file that it names, is invalid.
     """
     if (
         options.file is None or "=" in options.file
-    ):  # `start` may do without a file, and begin with an override
+    ):  # the file of `start` is optional: the first word may be an override
         options.overrides = [*filter(None, [options.file]), *options.overrides]
         options.file = str(shipped("local.yaml"))
     raw = load_run(options.file, options.overrides)
@@ -70,7 +72,7 @@ def _render(raw: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def _checked_run(path: Path, spec: ClusterSpec, where: str) -> str:
-    """The run file's text, once it is known to mean something with the entrypoint's overrides."""
+    """The run file's text, after validating it with the entrypoint's overrides."""
     raw = load_run(str(path), overrides(spec, spec.name))
     if spec.kind == "search" and len(raw.pop("search")) == 1:  # the name alone
         raise RunFileError(f"{path}: search: missing; it says what to search")
@@ -81,7 +83,7 @@ def _checked_run(path: Path, spec: ClusterSpec, where: str) -> str:
 
 
 def _check_paths(described: RunFile) -> None:
-    """Refuses paths that mean a file here: pods see the image, the volume and URIs, not this folder."""
+    """Rejects paths on this machine: pods see the image, the volume and URIs, not this folder."""
     cure = f"on the cluster there is no such file; put it where all pods see it: {RUNS}/… or s3://…"
     for where, table in _tables(described):
         for path in table.files():
@@ -93,13 +95,13 @@ def _check_paths(described: RunFile) -> None:
 
 
 def _is_here(model: str) -> bool:
-    """Whether a model is named by a relative path; names on the Hub look alike."""
+    """Whether a model is a relative path; names on the Hub look the same."""
     relative = "://" not in model and not Path(model).is_absolute()
     return relative and (model.startswith(".") or (bool(model) and Path(model).is_dir()))
 
 
 def _tables(described: RunFile) -> Iterator[tuple[str, TableSpec]]:
-    """The tables that a run file names, each with its place in the file."""
+    """The tables of a run file, each with its location in the file."""
     for key in ("train", "eval"):
         tables = getattr(described.data, key, None)
         where = at(at(described.source, "data"), key)
@@ -112,7 +114,7 @@ def _tables(described: RunFile) -> Iterator[tuple[str, TableSpec]]:
 
 
 def _check_size(scaling: dict[str, Any], spec: ClusterSpec, where: str) -> None:
-    """Refuses groups that are smaller at the start than the run, which waits for no autoscaler."""
+    """Rejects groups that start smaller than the run needs: the run does not wait for the autoscaler."""
     workers = scaling.get("num_workers", 1)
     if not scaling.get("use_gpu") or not spec.groups or not isinstance(workers, int):
         return
@@ -120,6 +122,7 @@ def _check_size(scaling: dict[str, Any], spec: ClusterSpec, where: str) -> None:
     there = sum(group.replicas * (group.gpu or 1) for name, group in spec.groups.items() if name != "cpu")
     if workers * each > there:
         raise RunFileError(
-            f"{at(where, 'groups')}: the run's {workers} workers need {workers * each:g} GPUs when it starts, and the groups "
-            f"begin with {there}; raise groups.gpu.replicas, or lower the run's scaling.num_workers"
+            f"{at(where, 'groups')}: the run's {workers} workers need {workers * each:g} GPUs when it starts, "
+            f"and the groups begin with {there}; raise groups.gpu.replicas, or lower the run's "
+            "scaling.num_workers"
         )

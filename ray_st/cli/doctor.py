@@ -1,4 +1,4 @@
-"""Look for what is wrong with a cluster, from the versions on its nodes to whether all of them can write the storage."""
+"""Find what is wrong with a cluster: versions, network, devices, storage and more, on every node."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         "--address",
-        help="the cluster, such as 10.0.0.1:6379 (default: the one that Ray finds, or a local one)",
+        help="address of the cluster, such as 10.0.0.1:6379 (default: one that Ray finds, or a local one)",
     )
-    parser.add_argument("--storage", help="a folder or URI that every node must be able to write")
+    parser.add_argument("--storage", help="a folder or URI that every node must be able to write to")
     parser.add_argument(
-        "--quick", action="store_true", help="do not start workers that form a process group (half a minute)"
+        "--quick",
+        action="store_true",
+        help="skip the check that starts workers and forms a process group (takes half a minute)",
     )
-    parser.add_argument("--json", action="store_true", help="print the findings for programs")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -42,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def as_text(findings: list[Finding]) -> str:
-    """Findings for people, one or two lines each.
+    """Formats findings for people, one or two lines each.
 
     Args:
         findings: The findings.

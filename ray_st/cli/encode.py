@@ -1,7 +1,7 @@
-"""Write the embeddings of files' texts: Parquet, CSV, TSV, JSON Lines or plain text in, Parquet out.
+"""Write the embeddings of texts in files: Parquet, CSV, TSV, JSON Lines or plain text in, Parquet out.
 
-Into a file (its name ends in .parquet) by this process; into a folder by the whole Ray cluster, where a job that was
-cut off goes on when it is started again.
+If OUTPUT is a file (its name ends in .parquet), this process encodes; if it is a folder, the whole Ray
+cluster does, and an interrupted job resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -37,43 +37,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a model folder, or a name on the Hub")
     parser.add_argument(
-        "input", metavar="INPUT", help="the file that holds the texts; for a folder as OUTPUT also many files"
+        "input", metavar="INPUT", help="the file with the texts; may be several files if OUTPUT is a folder"
     )
     parser.add_argument(
         "output",
         metavar="OUTPUT",
-        help="a .parquet file, replaced when it is complete; or a folder (or its URI)",
+        help="a .parquet file, replaced once the new one is complete; or a folder (or its URI)",
     )
-    parser.add_argument("--column", help="the column to encode; by default `text`, or the only column")
+    parser.add_argument("--column", help="the column to encode (default: `text`, or the only column)")
     parser.add_argument(
-        "--format", choices=FORMATS, help="the input's format; by default told from its suffix"
+        "--format", choices=FORMATS, help="the input's format (default: inferred from its suffix)"
     )
-    parser.add_argument("--prompt-name", help="the model's prompt to put before each text")
+    parser.add_argument("--prompt-name", help="name of the model's prompt to prepend to each text")
     parser.add_argument("--batch-size", type=int, default=32, help="texts in a batch (default: 32)")
-    parser.add_argument("--normalize", action="store_true", help="scale embeddings to length one")
+    parser.add_argument("--normalize", action="store_true", help="scale embeddings to unit length")
     parser.add_argument("--truncate-dim", type=int, help="dimensions to keep (default: all)")
     parser.add_argument(
         "--precision",
         choices=("float32", "int8", "uint8", "binary", "ubinary"),
         default="float32",
-        help="the numbers that an embedding is made of (default: float32)",
+        help="number format of the embeddings (default: float32)",
     )
-    parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one); for a file")
-    cluster = parser.add_argument_group("for a folder")
+    parser.add_argument(
+        "--device", help="such as cuda or cpu (default: a GPU if available); only if OUTPUT is a file"
+    )
+    cluster = parser.add_argument_group("if OUTPUT is a folder")
     cluster.add_argument(
-        "--workers", type=int, help="processes that encode (default: as many as there is room for)"
+        "--workers", type=int, help="worker processes (default: as many as the cluster has room for)"
     )
     cluster.add_argument(
-        "--num-gpus", type=float, help="GPUs of each, such as 0.5 (default: 1 where there are some)"
+        "--num-gpus", type=float, help="GPUs per worker, such as 0.5 (default: 1 if the cluster has GPUs)"
     )
     cluster.add_argument(
-        "--part-rows", type=int, help="most rows of a part, which is done or is not (default: 32768)"
+        "--part-rows", type=int, help="maximum rows of an output part, the unit of resuming (default: 32768)"
     )
-    cluster.add_argument("--shared-disk", action="store_true", help="all nodes see the local paths")
+    cluster.add_argument(
+        "--shared-disk", action="store_true", help="local paths are on a disk that all nodes share"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Encode the texts and write all columns of the input and ``embedding``.
+    """Encodes the texts and writes all columns of the input plus ``embedding``.
 
     Raises:
         RunFileError: If the input, the column or the output cannot be used.
@@ -157,7 +161,7 @@ def _write(table: Dataset, column: str, model: Any, path: Path, options: argpars
                 show_progress_bar=False,
             )
             quantized = quantize_embeddings(vectors, options.precision, calibration_embeddings=first)
-            first = vectors if first is None else first  # its ranges are those of the whole file
+            first = vectors if first is None else first  # the first chunk's ranges apply to the whole file
             written = rows.append_column(EMBEDDING, vector_column(quantized))
             writer = writer or pq.ParquetWriter(path, written.schema)
             writer.write_table(written)
@@ -178,7 +182,7 @@ def _texts(rows: pa.Table, column: str, start: int) -> list[str]:
 
 @contextmanager
 def _replacing(output: Path) -> Iterator[Path]:
-    """A new file beside `output` that takes its place when all is well, and is gone otherwise."""
+    """A new file beside `output` that replaces it on success and is deleted otherwise."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")

@@ -1,4 +1,4 @@
-"""Measure a model with the evaluators of a run file, in this process or on Ray workers."""
+"""Evaluate a model with the evaluators of a run file, in this process or on Ray workers."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as evaluators.0.data.rows=1000"
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--output", metavar="FOLDER", help="where evaluators add their CSV lines")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="folder to which evaluators append their CSV lines"
+    )
     parser.add_argument(
         "--workers",
         metavar="N",
         type=int,
-        help="Ray workers that share the work, 0 for this process; by default as many as the file's `scaling` says "
-        "if that is several, or GPUs",
+        help="number of Ray workers; 0 evaluates in this process (default: the file's `scaling`, if it asks "
+        "for several workers or GPUs)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the figures.
+    """Prints the metrics.
 
     Raises:
-        RunFileError: If the file lists no evaluators, or something in it does not fit.
+        RunFileError: If the file lists no evaluators or is invalid.
     """
     from ray_st.cli import parts
 
@@ -57,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _scaling(described: RunFile, workers: int | None) -> Any:
-    """The ``ScalingConfig`` of an evaluation on workers; None for one in this process."""
+    """The ``ScalingConfig`` of an evaluation on workers; None evaluates in this process."""
     where, values = at(described.source, "scaling"), dict(described.scaling)
     if workers is not None:
         if workers < 0:

@@ -1,4 +1,4 @@
-"""Figures as a person reads them."""
+"""Tables of metrics for people."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 
 def table(columns: Sequence[str], figures: Sequence[Mapping[str, float]]) -> str:
-    """Lay figures out: a row for each name, a column for each measurement, and the change between two.
+    """Formats metrics: a row per metric, a column per evaluation, and the change if there are two.
 
     Args:
-        columns: What to call each measurement.
-        figures: Each measurement's figures by name; all with the same names.
+        columns: Headings of the evaluations.
+        figures: Metrics by name of each evaluation, all with the same names.
     """
     heads = [*columns, "change"] if len(figures) == 2 else list(columns)
     rows = [(name, [f"{value:.4f}" for value in _row(name, figures)]) for name in figures[0]]

@@ -1,4 +1,4 @@
-"""Classes that a run file names: the library's by their name, a user's own by the path that imports it."""
+"""Looks up classes that a run file names: those of the library by name, custom ones by import path."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def find_class(name: str, what: str, known: Mapping[str, Any], base: type, where
     """The class that a run file names.
 
     Args:
-        name: One of ``known``, or a path such as ``my_package.losses.MyLoss``, imported as Python would from the working
-            directory.
-        what: What it is, for errors, such as ``loss``.
+        name: One of ``known``, or an import path such as ``my_package.losses.MyLoss``, resolved from the
+            working directory.
+        what: Kind of class for errors, such as ``loss``.
         known: Classes of the library by name.
         base: What the class must derive from.
-        where: The name's place in the run file, for errors.
+        where: Location of the name in the run file, for errors.
 
     Raises:
         RunFileError: If there is no such class, its module cannot be imported, or it is of another kind.
@@ -29,7 +29,8 @@ def find_class(name: str, what: str, known: Mapping[str, Any], base: type, where
     if "." not in name:
         if name not in known:
             raise RunFileError(
-                f"{where}: unknown {what} {name!r}; {did_you_mean(name, known)} (a {what} of your own: MODULE.CLASS)"
+                f"{where}: unknown {what} {name!r}; {did_you_mean(name, known)} "
+                f"(a {what} of your own: MODULE.CLASS)"
             )
         found: type = known[name]
         return found
@@ -38,7 +39,7 @@ def find_class(name: str, what: str, known: Mapping[str, Any], base: type, where
 
 def _imported(path: str, base: type, where: str) -> type:
     module, _, name = path.rpartition(".")
-    if os.getcwd() not in sys.path:  # a console script's path begins at its own folder
+    if os.getcwd() not in sys.path:  # the path of a console script starts at its own folder
         sys.path.insert(0, os.getcwd())
     try:
         found = getattr(importlib.import_module(module), name, None)

@@ -1,4 +1,4 @@
-"""From what a run file says to the objects of a run, each checked against what takes it."""
+"""Makes the objects of a run from its run file, each checked against the signature that takes it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGE_SCHEME = "package://"
 
 
 def open_model(spec: ModelSpec, where: str) -> SentenceTransformer:
-    """Load the model to start from.
+    """Loads the initial model.
 
     Raises:
         RunFileError: If it cannot be loaded.
@@ -50,7 +50,7 @@ def open_model(spec: ModelSpec, where: str) -> SentenceTransformer:
 
 
 def model_path(path: str) -> str:
-    """Resolve ``package://NAME/FOLDER`` to a folder of an installed package; other paths stay as they are.
+    """Resolves ``package://NAME/FOLDER`` to a folder of an installed package; returns other paths unchanged.
 
     Raises:
         RunFileError: If the package or the folder is not there.
@@ -74,7 +74,7 @@ def open_table(spec: TableSpec, where: str) -> Dataset:
     """
     import datasets
 
-    datasets.disable_progress_bars()  # a command's output is its own
+    datasets.disable_progress_bars()  # they would mix with the command's output
     try:
         return read_table(spec)
     except SourceError as error:
@@ -82,7 +82,7 @@ def open_table(spec: TableSpec, where: str) -> Dataset:
 
 
 def open_tables(specs: TableSpec | Mapping[str, TableSpec], where: str) -> Source | dict[str, Source]:
-    """Open a table, or several by name, for a run; rows are read when it starts, where its workers are.
+    """Opens a table, or several by name; their rows are read by the workers when the run starts.
 
     Raises:
         RunFileError: If files are missing, or their columns do not agree.
@@ -102,7 +102,7 @@ def _opened(spec: TableSpec, where: str) -> Source:
 
 
 def make_losses(specs: LossSpec | Mapping[str, LossSpec], where: str) -> Callable[[Any], Any]:
-    """Find a loss, or one for each of several tables by name; see :func:`make_loss`."""
+    """Looks up a loss, or one per table by name; see :func:`make_loss`."""
     if isinstance(specs, LossSpec):
         return make_loss(specs, where)
     makers = {name: make_loss(spec, at(where, name)) for name, spec in specs.items()}
@@ -110,10 +110,10 @@ def make_losses(specs: LossSpec | Mapping[str, LossSpec], where: str) -> Callabl
 
 
 def make_args(run: RunFile) -> SentenceTransformerTrainingArguments:
-    """Make the training arguments; without ``output_dir`` they name ``outputs/`` and the run file's name.
+    """Makes the training arguments; ``output_dir`` defaults to ``outputs/`` and the run file's name.
 
     Raises:
-        RunFileError: If an argument is unknown, or has a value that it cannot have.
+        RunFileError: If an argument is unknown or has an invalid value.
     """
     from ray_st.training_args import SentenceTransformerTrainingArguments
 
@@ -133,10 +133,10 @@ def make_args(run: RunFile) -> SentenceTransformerTrainingArguments:
 
 
 def make_loss(spec: LossSpec, where: str) -> Callable[[Any], Any]:
-    """Find a loss and check its options.
+    """Looks up a loss and checks its options.
 
     Returns:
-        What makes the loss for a model.
+        A function that makes the loss for a model.
 
     Raises:
         RunFileError: If the loss, or one of its options, is unknown, or a value does not fit.
@@ -174,7 +174,7 @@ def _options(
 
 
 def _named(value: str, parameter: inspect.Parameter, where: str) -> Any:
-    """What a word stands for where a function or a choice is wanted: one of ``ray_st.util``, or a member."""
+    """Resolves a name where a function of ``ray_st.util`` or a member of an enumeration is expected."""
     default = parameter.default
     if isinstance(default, Enum):
         members = {str(member.value): member for member in type(default)}
@@ -193,7 +193,7 @@ def _named(value: str, parameter: inspect.Parameter, where: str) -> Any:
 
 
 def make_evaluators(run: RunFile) -> list[SentenceEvaluator]:
-    """Make the evaluators that a run file lists, with their rows.
+    """Makes the evaluators of a run file, with their rows.
 
     Raises:
         RunFileError: If an evaluator, or one of its options, is unknown, or its rows do not fit.
@@ -203,14 +203,14 @@ def make_evaluators(run: RunFile) -> list[SentenceEvaluator]:
 
 
 def make_trainer(source: str, **parts: Any) -> SentenceTransformerTrainer:
-    """Make the trainer of a run file; the trainer refuses parts that don't fit each other.
+    """Makes the trainer of a run file; the trainer rejects parts that do not fit together.
 
     Args:
         source: The run file, for errors.
         parts: The trainer's arguments.
 
     Raises:
-        RunFileError: If the trainer refuses them.
+        RunFileError: If the trainer rejects them.
     """
     from ray_st.trainer import SentenceTransformerTrainer
 
@@ -244,14 +244,14 @@ def _make_evaluator(spec: EvaluatorSpec, where: str) -> SentenceEvaluator:
 
 
 def _in_order(table: Dataset, wanted: list[str]) -> list[Any]:
-    """The columns of a table as the evaluator's first arguments."""
+    """The columns of a table as the evaluator's leading arguments."""
     if len(table.column_names) != len(wanted):
         raise ValueError(f"expected the columns {wanted}, in this order; found {table.column_names}")
     return [list(table[name]) for name in table.column_names]
 
 
 def _queries_and_passages(table: Dataset, wanted: list[str]) -> list[Any]:
-    """Queries, corpus and what belongs together, from rows of (query, passage); equal texts are one text."""
+    """Queries, corpus and relevant passages from rows of (query, passage); equal texts are merged."""
     queries, passages = _in_order(table, ["query", "passage"])
     query_ids, passage_ids = _numbered("q", queries), _numbered("d", passages)
     relevant: dict[str, set[str]] = {}

@@ -1,4 +1,4 @@
-"""A run file as plain values: read, short forms written out, values replaced."""
+"""A run file as plain values: reading it, expanding short forms, replacing values."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ray_st.util.names import closest
 
 
 def load_run(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a run file as plain values, short forms written out.
+    """Reads a run file as plain values and expands short forms.
 
     Args:
         path: The YAML file.
-        overrides: ``dotted.key=value`` each, the value written as in YAML; they go over what the file says.
+        overrides: ``dotted.key=value`` each, the value written as in YAML; they override the file.
 
     Raises:
         RunFileError: If the file cannot be read or is not YAML.
@@ -38,7 +38,7 @@ def with_value(raw: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
         value: The value.
 
     Raises:
-        RunFileError: If the key leads into something that has no keys.
+        RunFileError: If part of the key leads into a value without keys.
     """
     return _expand(_put(_expand(dict(raw)), key.split("."), value, key))
 
@@ -53,7 +53,7 @@ def _load(path: str) -> Any:
 
 
 def _expand(raw: dict[str, Any]) -> dict[str, Any]:
-    """Write short forms out: a model, a loss or a table that is only a name; sections left empty."""
+    """Expands short forms (a model, loss or table given only by name) and drops empty sections."""
     full = {key: value for key, value in raw.items() if value is not None}
     for key, name in (("model", "path"), ("loss", "name")):
         if isinstance(full.get(key), str):
@@ -83,17 +83,17 @@ def _table(value: Any) -> Any:
 
 
 def _tables(value: Any) -> Any:
-    """A table, or tables by name, written out."""
+    """Expands a table, or tables by name."""
     if not is_named(value):
         return _table(value)
     return {name: _table(part) for name, part in value.items() if part is not None}
 
 
 def is_named(value: Any) -> bool:
-    """Whether something is tables by name: it has none of a table's keys, nor one that is meant for one of them.
+    """Whether a value is several tables by name: it has no key of a table, nor a likely misspelling of one.
 
     Args:
-        value: A part of a run file that stands for a table, or several.
+        value: The part of a run file that describes one table or several.
     """
     if not isinstance(value, dict) or not value or set(value) & _TABLE_KEYS:
         return False
@@ -118,7 +118,7 @@ def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
 
 
 def _put(holder: Any, keys: Sequence[str], value: Any, override: str) -> Any:
-    """A copy of `holder` with the value at the end of a path of keys; numbers are places in a list."""
+    """A copy of `holder` with the value set at a path of keys; numbers index lists."""
     if not keys:
         return value
     key, rest = keys[0], keys[1:]

@@ -1,4 +1,4 @@
-"""A run as one value: what a run file says, checked key by key before anything heavy is loaded."""
+"""A run as one value: the content of a run file, checked key by key before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from ray_st.util.names import did_you_mean
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The model to start from.
+    """The initial model.
 
     Args:
-        path: A model folder, a name on the Hub, or ``package://NAME/FOLDER`` for a folder in an installed package.
-        max_seq_length: Tokens of a text that the model reads; by default what the folder says.
-        truncate_dim: Dimensions of an embedding that are kept; by default all.
+        path: A model folder, a name on the Hub, or ``package://NAME/FOLDER`` for a folder in an installed
+            package.
+        max_seq_length: Maximum tokens per text; by default as in the folder.
+        truncate_dim: Dimensions to keep of each embedding; by default all.
         similarity_fn_name: ``cosine``, ``dot``, ``euclidean`` or ``manhattan``.
-        prompts: Texts put before others, by name.
-        default_prompt_name: The prompt used when none is named.
+        prompts: Prompts by name, prepended to texts.
+        default_prompt_name: Name of the prompt to use by default.
         revision: Branch, tag or commit on the Hub.
-        trust_remote_code: Whether code that comes with a Hub model may run.
-        local_files_only: Whether only what the Hub's cache holds is used.
+        trust_remote_code: Whether to allow running code that comes with a Hub model.
+        local_files_only: Whether to use only the local Hub cache.
     """
 
     path: str
@@ -41,7 +42,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """The rows to learn from, and rows whose loss is watched: a table each, or several by name."""
+    """Training rows, and held-out rows for the evaluation loss: one table each, or several by name."""
 
     train: TableSpec | dict[str, TableSpec]
     eval: TableSpec | dict[str, TableSpec] | None = None
@@ -57,9 +58,9 @@ class LossSpec:
 
 @dataclass(frozen=True)
 class EvaluatorSpec:
-    """An evaluator by its name in ``ray_st.evaluation`` or its import path, the rows it needs, and its options.
+    """An evaluator by its name in ``ray_st.evaluation`` or its import path, with its rows and options.
 
-    The columns of `data` are taken in their order, as a loss takes them. One of the user's own may do without.
+    The columns of `data` are passed in their order, as for a loss. Optional for custom evaluators.
     """
 
     type: str
@@ -77,16 +78,16 @@ class CallbackSpec:
 
 @dataclass(frozen=True)
 class RunFile:
-    """Everything that a run file says.
+    """The content of a run file.
 
     Args:
         source: Name of the file, for errors.
-        model: The model to start from; None in a file that only lists evaluators.
-        data: Rows; None likewise.
-        loss: The loss, or one for each of several tables by name.
+        model: The initial model; None in a file that only lists evaluators.
+        data: The rows; None likewise.
+        loss: The loss, or one per table by name.
         args: Training arguments by name.
-        evaluators: What to measure before and after.
-        callbacks: What is called while training.
+        evaluators: Evaluators to run before and after training.
+        callbacks: Callbacks of the training.
         scaling: Arguments of Ray Train's ``ScalingConfig``.
         run: Arguments of Ray Train's ``RunConfig`` that a file can hold.
     """
@@ -111,32 +112,33 @@ def read_run(path: str, overrides: Sequence[str] = ()) -> RunFile:
 
     Args:
         path: The YAML file.
-        overrides: ``dotted.key=value`` each, the value written as in YAML; they go over what the file says.
+        overrides: ``dotted.key=value`` each, the value written as in YAML; they override the file.
 
     Returns:
-        The run, with known keys and values of the right kinds. Names of losses, evaluators and arguments are
+        The run, with known keys and values of the right types. Names of losses, evaluators and arguments are
         checked where they are looked up.
 
     Raises:
-        RunFileError: If the file cannot be read, is not YAML, or has an unknown key or a value of another kind.
+        RunFileError: If the file cannot be read, is not YAML, or has an unknown key or a value of the wrong
+            type.
     """
     return parse_run(load_run(path, overrides), path)
 
 
 def parse_run(raw: Mapping[str, Any], source: str) -> RunFile:
-    """Check a run's plain values.
+    """Validates a run's plain values.
 
     Args:
-        raw: The values, as :func:`load_run` gives them.
+        raw: The values, as returned by :func:`load_run`.
         source: Name of the file, for errors.
 
     Raises:
-        RunFileError: If there is an unknown key or a value of another kind.
+        RunFileError: If there is an unknown key or a value of the wrong type.
     """
     if "search" in raw:
         raise RunFileError(
-            f"{at(source, 'search')}: a search is run by `ray-st tune {source}`, which writes what it finds into best.yaml. To "
-            "train what the file itself describes, leave the section out: search="
+            f"{at(source, 'search')}: a search is run by `ray-st tune {source}`, which writes what it finds "
+            "into best.yaml. To train what the file itself describes, leave the section out: search="
         )
     check_keys(raw, SECTIONS, source)
     data = _data(raw["data"], at(source, "data")) if "data" in raw else None
@@ -172,7 +174,7 @@ def _table_or_tables(value: Any, where: str) -> TableSpec | dict[str, TableSpec]
 
 
 def _loss_or_losses(value: Any, data: DataSpec | None, where: str) -> LossSpec | dict[str, LossSpec]:
-    """One loss; or, where data are several tables, one for each of them by name."""
+    """One loss; or, if the data has several tables, one per table by name."""
     several: dict[str, TableSpec] = {}
     for tables in (data.train, data.eval) if data else ():
         several |= tables if isinstance(tables, dict) else {}
@@ -185,7 +187,8 @@ def _losses(given: Mapping[str, Any], tables: Mapping[str, Any], where: str) -> 
     for name in given:
         if name not in tables:
             raise RunFileError(
-                f"{at(where, name)}: neither a loss's `name` nor a table of `data`; {did_you_mean(name, tables)}"
+                f"{at(where, name)}: neither a loss's `name` nor a table of `data`; "
+                f"{did_you_mean(name, tables)}"
             )
     lacking = next((name for name in tables if name not in given), None)
     if lacking is not None:
@@ -227,7 +230,7 @@ def _callback(value: Any, where: str) -> CallbackSpec:
 
 
 def _word(options: dict[str, Any], key: str, where: str) -> str:
-    """Take a name out of a mapping."""
+    """Removes a name from a mapping and returns it."""
     if not isinstance(options.get(key), str):
         raise RunFileError(f"{at(where, key)}: expected a name, found {options.get(key)!r}")
     return str(options.pop(key))

@@ -1,4 +1,4 @@
-"""Fine-tune a model as a run file says. The file is checked as a whole before Ray starts."""
+"""Fine-tune the model of a run file. The whole file is validated before Ray starts."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("file", metavar="RUN.yaml", help="the run file; see docs/run-files.md")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as args.learning_rate=1e-5")
-    parser.add_argument("--check", action="store_true", help="check the run and stop before Ray starts")
+    parser.add_argument("--check", action="store_true", help="validate the run and stop before Ray starts")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the run's newest complete checkpoint"
+        "--resume", action="store_true", help="resume from the run's newest complete checkpoint"
     )
     parser.add_argument(
         "--continue",
         dest="go_on",
         action="store_true",
-        help="the same if there is one; for jobs that are retried",
+        help="resume from the newest complete checkpoint if there is one; for jobs that are retried",
     )
-    parser.add_argument(
-        "--log-format", choices=FORMATS, help="how events are written; see docs/operations.md"
-    )
+    parser.add_argument("--log-format", choices=FORMATS, help="format of log events; see docs/operations.md")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train, save the model into ``args.output_dir/final``, and show the figures before and after.
+    """Trains, saves the model to ``args.output_dir/final``, and shows the metrics before and after.
 
     Raises:
         RunFileError: If the run cannot work as described.
@@ -42,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     described = read_run(options.file, options.overrides)
     try:
         job = prepare(described)
-    except OSError as error:  # a folder that cannot be made, a file that cannot be read
+    except OSError as error:  # a folder that cannot be created, a file that cannot be read
         raise RunFileError(f"{options.file}: {error}") from error
     if options.check:
         print(f"{options.file}: OK: the run file is valid")
@@ -62,12 +60,12 @@ def run(options: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """A checked run, ready to start.
+    """A validated run, ready to start.
 
     Args:
         trainer: The trainer.
-        evaluator: What measures before and after, if anything does.
-        folder: Where the trained model will be.
+        evaluator: Evaluator to run before and after training, if any.
+        folder: Folder for the trained model.
     """
 
     trainer: Any
@@ -75,11 +73,11 @@ class Job:
     folder: Path
 
     def figures(self) -> dict[str, float]:
-        """What the evaluators say of the model as it is now."""
+        """The evaluator's metrics of the current model."""
         return dict(self.evaluator(self.trainer.model)) if self.evaluator else {}
 
     def publish(self) -> str:
-        """Puts the model beside the run's checkpoints, where these are in an object store; says where it is."""
+        """Uploads the model next to checkpoints that are in an object store; returns its location."""
         from ray_st.runtime import launch, storage
 
         trainer = self.trainer
@@ -87,7 +85,7 @@ class Job:
         return storage.publish(self.folder, run_config)
 
     def can_go_on(self) -> bool:
-        """Whether the run's folder holds a complete checkpoint; if not, says where it looked."""
+        """Whether the run's folder has a complete checkpoint; if not, logs where it looked."""
         from ray_st.runtime import launch
 
         store = launch.store_of(self.trainer.run_config, str(self.trainer.args.output_dir))
@@ -97,13 +95,14 @@ class Job:
         reasons = "".join(f" {reason}" for reason in skipped)
         tell(
             "note",
-            f"--continue: no complete checkpoint in {store.path}; the run starts from the beginning.{reasons}",
+            f"--continue: no complete checkpoint in {store.path}; the run starts from the beginning."
+            f"{reasons}",
         )
         return False
 
 
 def prepare(run: RunFile) -> Job:
-    """Make everything that a run needs, cheap checks first.
+    """Makes the objects of a run, with cheap checks first.
 
     Raises:
         RunFileError: If something is missing, unknown, or does not fit.
@@ -143,13 +142,13 @@ def prepare(run: RunFile) -> Job:
 
 
 def _final(args: Any, run_config: Any) -> Path:
-    """Where the trained model is saved: in the output folder, or beside the checkpoints if Ray deletes that."""
+    """Where to save the trained model: the output folder, or next to the checkpoints if Ray deletes that."""
     folder = Path(str(args.output_dir)).absolute()
     if upload_of(folder) is not None:
         from ray_st.runtime import launch
 
         store = launch.store_of(run_config, str(folder))
-        if store.is_local:  # from elsewhere it is copied there
+        if store.is_local:  # otherwise `publish` uploads it
             folder = Path(store.path)
     return folder / "final"
 

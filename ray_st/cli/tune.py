@@ -1,4 +1,4 @@
-"""Search hyperparameters as the `search` section of a run file says; the best run becomes a run file of its own."""
+"""Run the hyperparameter search of a run file's `search` section; the best run is written as a run file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", metavar="RUN.yaml", help="a run file with a `search` section; see docs/search.md"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as search.trials=50")
-    parser.add_argument("--check", action="store_true", help="check the search and stop before Ray starts")
+    parser.add_argument("--check", action="store_true", help="validate the search and stop before Ray starts")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Search, and write the best run into the search's folder as ``best.yaml``.
+    """Runs the search, and writes the best run to the search's folder as ``best.yaml``.
 
     Raises:
         RunFileError: If the search cannot work as described.
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
         from ray_st.tune.search import prove_search
 
         prove_search(trainer, space, search["objective"], trials, search["direction"], **given)
-        print(f"{options.file}: nothing speaks against this search")
+        print(f"{options.file}: OK: the search is valid")
         return
     found = trainer.hyperparameter_search(
         space, search["objective"], trials, search["direction"], search.get("backend"), **given
@@ -84,7 +84,7 @@ def _search_section(value: Any, where: str) -> dict[str, Any]:
 
 
 def _space(spec: Mapping[str, Any], where: str) -> Any:
-    """The space, once its names are known to lead somewhere."""
+    """The search space, after checking where its names lead."""
     from ray_st.tune.plain import plain_space
 
     for name in spec:
@@ -97,13 +97,14 @@ def _space(spec: Mapping[str, Any], where: str) -> Any:
                 "data.train.rows",
             ]
             raise RunFileError(
-                f"{at(where, name)}: a parameter is args.…, model.…, loss.… or data.train.…; {did_you_mean(name, known)}"
+                f"{at(where, name)}: a parameter is args.…, model.…, loss.… or data.train.…; "
+                f"{did_you_mean(name, known)}"
             )
     return plain_space(spec, where, _name)
 
 
 def _name(path: str) -> str:
-    """What a search calls a parameter: an argument by its own name, others by their path."""
+    """A parameter's name in the search: arguments by their own name, others by their path."""
     return path.removeprefix(_ARGS)
 
 
@@ -116,7 +117,7 @@ def _trainer(raw: Mapping[str, Any], source: str) -> Any:
     if described.model is None or described.data is None:
         lacking = "model" if described.model is None else "data"
         raise RunFileError(f"{at(source, lacking)}: missing")
-    parts.make_losses(described.loss, at(source, "loss"))  # refuses what is unknown at once
+    parts.make_losses(described.loss, at(source, "loss"))  # rejects unknown names early
     scaling_config, run_config = _ray_configs(described)
     where, held_out = at(source, "data"), described.data.eval
     names = [] if isinstance(described.loss, LossSpec) else list(described.loss)
@@ -136,7 +137,7 @@ def _trainer(raw: Mapping[str, Any], source: str) -> Any:
 
 @dataclass(frozen=True)
 class _Part:
-    """Makes a part of a run file's run, with what a trial changes of it.
+    """Makes a part of a run file's run with the values of a trial.
 
     Args:
         raw: The run file.
@@ -162,7 +163,7 @@ class _ModelInit(_Part):
 
 @dataclass(frozen=True)
 class _LossInit(_Part):
-    """Makes the loss, or that of one of several tables."""
+    """Makes the loss, or the one of a single table."""
 
     table: str | None = None
 
@@ -186,7 +187,7 @@ class _DataInit(_Part):
 
 
 def run_with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """A run file with the values of a trial in it; another loss comes without the options of the file's.
+    """A run file with the values of a trial; another loss does not inherit the options of the file's.
 
     Args:
         raw: The run file's plain values.
@@ -212,7 +213,7 @@ def _at(raw: Any, key: str) -> Any:
 
 
 def write_best(path: Path, raw: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Write a run file with the values of a trial in it and without the search.
+    """Writes a run file with the values of a trial and without the search.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""YAML as people mean it: YAML 1.2's plain values, each key once, and a bound on what aliases can blow up to."""
+"""A strict YAML reader: YAML 1.2's plain values, no duplicate keys, and a limit on expanded aliases."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from typing import Any
 import yaml
 
 MAX_CHARS = 1_000_000
-"""Longest text that is read, in characters."""
+"""Maximum length of a text, in characters."""
 
 MAX_VALUES = 20_000
-"""Most values that a text may stand for once its aliases are written out."""
+"""Maximum number of values after expanding aliases."""
 
 MAX_DEPTH = 30
-"""Deepest nesting; an alias to something that holds it has no end and exceeds this."""
+"""Maximum nesting; an alias that contains itself exceeds it."""
 
 
 class YamlError(ValueError):
-    """A text that is not YAML, or not YAML that is read here."""
+    """A text that is not YAML, or uses unsupported YAML."""
 
 
 def load_yaml(text: str) -> Any:
-    """Read one YAML value made of mappings, lists and plain values.
+    """Reads one YAML value made of mappings, lists and plain values.
 
-    Unlike YAML 1.1, ``no``, ``off``, ``yes`` and ``on`` are words, ``1e-5`` is a number, there are no dates and no
-    merge keys.
+    Unlike YAML 1.1, ``no``, ``off``, ``yes`` and ``on`` are words, ``1e-5`` is a number, there are no dates
+    and no merge keys.
 
     Args:
         text: The YAML text.
 
     Returns:
-        The value, with aliases written out.
+        The value, with aliases expanded.
 
     Raises:
-        YamlError: If the text is not YAML, names a key twice, carries a tag, or is too large.
+        YamlError: If the text is not YAML, has a duplicate key or a tag, or is too large.
     """
     if len(text) > MAX_CHARS:
         raise YamlError(f"too long: {len(text)} characters, at most {MAX_CHARS} are read")
@@ -46,7 +46,7 @@ def load_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's plain values and without double keys."""
+    """SafeLoader with YAML 1.2's plain values and no duplicate keys."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's protocol
 
@@ -71,7 +71,7 @@ for _tag, _pattern, _first in [
 
 
 def _unshared(value: Any, depth: int, budget: list[int]) -> Any:
-    """A copy with aliases written out, so that changing one place changes no other."""
+    """A copy with aliases expanded, so that changing one place changes no other."""
     budget[0] -= 1
     if budget[0] < 0:
         raise YamlError(f"aliases blow it up to more than {MAX_VALUES} values")

@@ -304,7 +304,7 @@ def test_a_single_process_without_ray_refuses(tiny_folder: Path, tmp_path: Path)
         ({"save_strategy": "best", "metric_for_best_model": "loss"}, 'save_strategy="best". Use'),
         ({"lr_scheduler_type": "reduce_lr_on_plateau"}, "lr_scheduler_type='reduce_lr_on_plateau'"),
         ({"eval_resources": {"CPU": 0}}, r"eval_resources\['CPU'\] must be a positive number; got 0"),
-        ({"eval_on": "workers", "eval_resources": {"CPU": 1}}, "eval_resources are those of"),
+        ({"eval_on": "workers", "eval_resources": {"CPU": 1}}, "eval_resources apply to"),
     ],
 )
 def test_arguments_that_cannot_be(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:

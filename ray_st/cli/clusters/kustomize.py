@@ -1,4 +1,4 @@
-"""The part of kustomize that clusters/kuberay uses, so that manifests can be printed without its program."""
+"""The subset of kustomize that clusters/kuberay uses, so that manifests can be rendered without it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build(folder: Path) -> list[Manifest]:
         folder: The folder with the ``kustomization.yaml``.
 
     Raises:
-        RunFileError: If a file is missing, is not YAML, or uses more of kustomize than is known here.
+        RunFileError: If a file is missing, is not YAML, or uses an unsupported feature of kustomize.
     """
     return build_from(_one(folder / FILE), folder)
 
@@ -34,8 +34,8 @@ def build_from(kustomization: Mapping[str, Any], folder: Path) -> list[Manifest]
     """The objects that a kustomization describes.
 
     Args:
-        kustomization: What its file would hold.
-        folder: Where its paths start.
+        kustomization: The content of its file.
+        folder: Base folder of its paths.
 
     Raises:
         RunFileError: As for :func:`build`.
@@ -46,7 +46,7 @@ def build_from(kustomization: Mapping[str, Any], folder: Path) -> list[Manifest]
 
 
 def _accumulate(objects: list[Manifest], kustomization: Mapping[str, Any], folder: Path) -> None:
-    """Does what a kustomization says, in kustomize's order; a component does so with its parent's objects."""
+    """Applies a kustomization in kustomize's order; a component applies to its parent's objects."""
     check_keys(kustomization, _KEYS, str(folder / FILE))
     for name in kustomization.get("resources", ()):
         path = folder / name
@@ -123,7 +123,8 @@ def patch(target: Manifest, operations: list[dict[str, Any]]) -> None:
             _change(holder, last, operation)
         except (LookupError, ValueError, TypeError) as error:
             raise RunFileError(
-                f"{target['kind']} {target['metadata']['name']}: the patch's path {operation['path']} leads nowhere"
+                f"{target['kind']} {target['metadata']['name']}: the patch's path {operation['path']} "
+                "leads nowhere"
             ) from error
 
 
@@ -139,7 +140,7 @@ def _change(holder: Any, key: str, operation: Mapping[str, Any]) -> None:
     elif op == "add":
         holder[key] = value
     else:
-        del holder[key]  # it must be there
+        del holder[key]  # it must exist
         if op == "replace":
             holder[key] = value
 

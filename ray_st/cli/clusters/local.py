@@ -1,4 +1,4 @@
-"""A Ray node on this machine: behind a token, and on the loopback interface unless told otherwise."""
+"""A Ray node on this machine: protected by a token, and on the loopback interface by default."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_st.cli.checks import RunFileError, at, build
 from ray_st.cli.clusters.spec import check_amount, quantity
 
 _NO_OTHER_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray replaces a loopback address by one that others can reach, unless this, on any system, says that there are none."""
+"""0 says, on any system, that there are no other nodes; else Ray replaces a loopback address by a reachable one."""
 
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 """Seconds that a job has to save a checkpoint when it is stopped; Ray gives it 3."""
@@ -32,10 +32,10 @@ class LocalSpec:
         host: The address that it listens on.
         port: Port of the cluster's state.
         dashboard_port: Port of the dashboard and the job server.
-        cpus: CPUs that it offers; by default as many as there are.
-        gpus: GPUs that it offers; by default as many as there are.
-        object_store: Memory for shared objects, such as ``500Mi``; by default Ray's choice.
-        token: Whether clients must show a token.
+        cpus: CPUs that it offers; by default all.
+        gpus: GPUs that it offers; by default all.
+        object_store: Memory of the object store, such as ``500Mi``; by default Ray's choice.
+        token: Whether clients must present a token.
     """
 
     host: str = "127.0.0.1"
@@ -48,14 +48,14 @@ class LocalSpec:
 
 
 def as_local(raw: Mapping[str, Any], where: str) -> LocalSpec:
-    """Checks a description.
+    """Validates a description.
 
     Args:
         raw: What the file says.
         where: The file's name, for errors.
 
     Raises:
-        RunFileError: If a key is unknown, a value cannot be meant, or anybody could get in.
+        RunFileError: If a key is unknown, a value is invalid, or the node would be open to anyone.
     """
     spec = build(LocalSpec, raw, where)
     try:
@@ -100,30 +100,30 @@ def start_command(spec: LocalSpec) -> list[str]:
 
 
 def check_free(host: str, port: int, where: str) -> None:
-    """Refuses a port that something listens on already: Ray would carry on with another, or meet another's cluster.
+    """Rejects a port that is in use: Ray would use another one, or connect to another user's cluster.
 
     Args:
         host: The address that the node will listen on.
         port: The port.
-        where: The port's place in the file, for errors.
+        where: Location of the port in the file, for errors.
 
     Raises:
-        RunFileError: Naming who listens there, as far as this user may know.
+        RunFileError: If it is in use; names the process if this user may see it.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just given up is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just released is free
         try:
             probe.bind((host, port))
         except OSError as error:
             raise RunFileError(
-                f"{where}: port {port} of {host} cannot be taken ({error.strerror}){_owner(port)}; end that, or set "
-                "another port"
+                f"{where}: port {port} of {host} cannot be taken ({error.strerror}){_owner(port)}; "
+                "end that, or set another port"
             ) from error
 
 
 def _owner(port: int) -> str:
-    """Who listens on a port of this machine, in words; nothing if this user may not know."""
+    """Describes the process that listens on a port of this machine; empty if this user may not see it."""
     try:
         found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
         pid = next((one.pid for one in found if one.laddr and one.laddr.port == port), None)
@@ -133,7 +133,7 @@ def _owner(port: int) -> str:
 
 
 def settings(spec: LocalSpec, environment: Mapping[str, str], home: Path) -> dict[str, str]:
-    """The environment that the node starts in. Makes a token where there is none yet.
+    """The environment of the node. Creates a token if there is none.
 
     Args:
         spec: The description.
@@ -143,7 +143,7 @@ def settings(spec: LocalSpec, environment: Mapping[str, str], home: Path) -> dic
     mode = {
         "RAY_AUTH_MODE": "token" if spec.token else "disabled",
         _STOP_WAIT: environment.get(_STOP_WAIT, "60"),
-        # Jobs find `ray-st` although nobody activated the virtual environment that this runs in.
+        # Jobs find `ray-st` even if this virtual environment is not activated.
         "PATH": os.pathsep.join(
             [str(Path(sys.executable).parent), *environment.get("PATH", "").split(os.pathsep)]
         ),
@@ -156,7 +156,7 @@ def settings(spec: LocalSpec, environment: Mapping[str, str], home: Path) -> dic
 
 
 def _make_token(path: Path) -> None:
-    """Writes a new token that only this user can read, unless there is one."""
+    """Writes a new token that only this user can read, unless one exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

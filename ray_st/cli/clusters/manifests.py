@@ -1,4 +1,4 @@
-"""From a short description to manifests: the files of clusters/kuberay with names, images and sizes filled in."""
+"""Manifests from a short description: clusters/kuberay with names, images and sizes filled in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_st.cli.clusters.kustomize import Manifest, build_from
 from ray_st.cli.clusters.spec import GROUPS, ClusterSpec, GroupSpec, quantity
 
 RUNS = "/mnt/runs"
-"""Where pods mount the volume that runs are kept on."""
+"""Where pods mount the volume with the runs."""
 
 _BASE_NAME = "ray-st"
 _BASE_IMAGE = "ray-st:0.1.0-cuda"
@@ -23,7 +23,7 @@ _SHM = 0.3  # of a pod's memory, which is what Ray takes for its object store
 
 
 def shipped(name: str) -> Path:
-    """What lies in the folder ``clusters``: beside the package in a checkout, inside it when installed.
+    """A file or folder of ``clusters``: beside the package in a checkout, inside it when installed.
 
     Args:
         name: ``kuberay``, the folder with the base's files, or ``local.yaml``.
@@ -71,7 +71,7 @@ def render(spec: ClusterSpec, run_text: str | None, base: Path, where: str) -> l
 
 
 def entrypoint(spec: ClusterSpec) -> str:
-    """What a job's driver runs. The shell that submits a nightly run fills in the day."""
+    """The command of a job's driver. For a nightly run, the submitting shell fills in the date."""
     name = f"{spec.name}-$(date -u +%F)" if spec.kind == "nightly" else spec.name
     command = "tune" if spec.kind == "search" else "train"
     words = ["ray-st", command, "/etc/ray-st/run.yaml", *(["--continue"] * (command == "train"))]
@@ -79,7 +79,7 @@ def entrypoint(spec: ClusterSpec) -> str:
 
 
 def overrides(spec: ClusterSpec, name: str) -> list[str]:
-    """What a job sets over its run file: the name that retries go on with, and where the run is kept.
+    """The overrides of a job's run file: the run's name, by which retries resume, and its storage.
 
     Args:
         spec: The description.
@@ -99,7 +99,7 @@ def as_yaml(objects: list[Manifest]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as they are; nothing is shared."""
+    """Writes multi-line texts as blocks, and no aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -113,7 +113,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def _names(spec: ClusterSpec) -> dict[str, str]:
-    """What stands for each name of the base's files."""
+    """The replacement of each name in the base's files."""
     name = spec.name
     names = {_BASE_NAME: name, "ray-st-redis:6379": f"{name}-redis:6379"}
     names |= {
@@ -129,7 +129,7 @@ def _names(spec: ClusterSpec) -> dict[str, str]:
 
 
 def _swapped(value: Any, names: dict[str, str]) -> Any:
-    """A copy with the texts that are names replaced."""
+    """A copy with names replaced."""
     if isinstance(value, dict):
         return {key: _swapped(part, names) for key, part in value.items()}
     if isinstance(value, list):
@@ -138,7 +138,7 @@ def _swapped(value: Any, names: dict[str, str]) -> Any:
 
 
 def _is_given(one: Manifest, spec: ClusterSpec) -> bool:
-    """Whether an object is there already: a claim without a size is somebody's."""
+    """Whether an object exists already: a claim without a size is not ours to create."""
     return one["kind"] == "PersistentVolumeClaim" and spec.storage.size is None
 
 

@@ -1,4 +1,4 @@
-"""What a short description of a cluster may say, checked key by key."""
+"""The short description of a cluster, checked key by key."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class StorageSpec:
 
     Args:
         volume: Name of the volume's claim, which all pods mount at /mnt/runs.
-        size: Of a claim that is to be made; None takes one that is there.
+        size: Size of a claim to create; None uses an existing one.
         bucket: ``s3://bucket/folder`` instead.
-        secret: Name of the Secret with the bucket's keys; None where service accounts have an identity.
+        secret: Name of the Secret with the bucket's keys; None if service accounts have an identity.
     """
 
     volume: str | None = None
@@ -43,15 +43,15 @@ class StorageSpec:
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """A group of equal pods.
+    """A group of identical pods.
 
     Args:
-        replicas: How many at the start, and at least.
-        max: How many at most, when something asks for more; by default as many as at the start.
-        cpu: CPU cores of each.
-        memory: Memory of each, such as ``64Gi``.
-        gpu: GPUs of each.
-        shm: Shared memory of each, out of its memory; by default three tenths of it, which is what Ray takes.
+        replicas: Initial and minimum number of pods.
+        max: Maximum number of pods; by default ``replicas``.
+        cpu: CPU cores per pod.
+        memory: Memory per pod, such as ``64Gi``.
+        gpu: GPUs per pod.
+        shm: Shared memory per pod, part of its memory; by default three tenths of it, which is what Ray uses.
         node_selector: Labels that a pod's node must have.
     """
 
@@ -66,23 +66,24 @@ class GroupSpec:
 
 @dataclass(frozen=True)
 class ClusterSpec:
-    """A cluster on Kubernetes, and what runs on it.
+    """A cluster on Kubernetes, and the run on it.
 
     Args:
-        kind: ``train``, ``search``, ``nightly`` (a training each night) or ``cluster`` (one that stays).
-        name: Of all its objects, and of the run, which retries go on with.
+        kind: ``train``, ``search``, ``nightly`` (a run every night) or ``cluster`` (a long-lived one).
+        name: Name of all its objects and of the run, which retries continue.
         image: The image, with a tag or digest.
         run: The run file, for all kinds but ``cluster``.
         namespace: The namespace; by default kubectl's.
         ray_version: Ray's version in the image; by default that of the base.
         storage: Where runs are kept.
-        token_secret: Name of the Secret whose ``auth_token`` clients must show; by default the name and ``-token``.
+        token_secret: Name of the Secret whose ``auth_token`` clients must present; by default the name and
+            ``-token``.
         head: The head's pod; ``replicas``, ``max`` and ``gpu`` have no meaning there.
         groups: Worker groups by name.
-        extras: Of :data:`EXTRAS`.
-        queue: The queue that Kueue or Volcano takes it from.
-        retries: New clusters that a job may have after its first.
-        schedule: When a nightly run starts, as cron writes it.
+        extras: A subset of :data:`EXTRAS`.
+        queue: The queue of Kueue or Volcano.
+        retries: Number of new clusters that a job may start after its first.
+        schedule: When a nightly run starts, in cron syntax.
     """
 
     kind: str
@@ -102,14 +103,14 @@ class ClusterSpec:
 
 
 def as_spec(raw: Mapping[str, Any], where: str) -> ClusterSpec:
-    """Checks a description.
+    """Validates a description.
 
     Args:
         raw: What the file says.
         where: The file's name, for errors.
 
     Raises:
-        RunFileError: If a key is unknown, or a value cannot be meant.
+        RunFileError: If a key is unknown or a value is invalid.
     """
     given = dict(raw)
     if "storage" in given:
@@ -127,7 +128,7 @@ def as_spec(raw: Mapping[str, Any], where: str) -> ClusterSpec:
 
 
 def quantity(text: str) -> float:
-    """The number that a Kubernetes quantity such as ``64Gi`` stands for."""
+    """Converts a Kubernetes quantity such as ``64Gi`` to a number."""
     number = text.rstrip("KMGTik")
     return float(number) * _UNITS[text[len(number) :]]
 
@@ -163,10 +164,10 @@ def _group(value: Any, where: str, senseless: tuple[str, ...] = ()) -> GroupSpec
 
 
 def check_amount(text: str, where: str) -> None:
-    """Refuses what is no amount of memory.
+    """Rejects a text that is not an amount of memory.
 
     Raises:
-        RunFileError: Naming the place.
+        RunFileError: If it is not; names the location.
     """
     if not _QUANTITY.fullmatch(text):
         raise RunFileError(f"{where}: expected an amount such as 64Gi, found {text!r}")
@@ -195,7 +196,8 @@ def _check_names(spec: ClusterSpec, where: str) -> None:
     found = _IMAGE.fullmatch(spec.image)
     if not found or found["tag"] == "latest":
         raise RunFileError(
-            f"{at(where, 'image')}: expected an image with a tag that stays what it is, or a digest, found {spec.image!r}"
+            f"{at(where, 'image')}: expected an image with a tag that stays what it is, or a digest, "
+            f"found {spec.image!r}"
         )
     _check_known([spec.kind], KINDS, at(where, "kind"))
     _check_known(spec.extras, EXTRAS, at(where, "extras"))

@@ -10,17 +10,25 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from ray_st.models.folder_files import ModelFolderError, read_json, write_json
-from ray_st.models.module import Features, Module, known_to, run_modules
-from ray_st.models.module_table import check_can_be_saved, read_module, type_name
-from ray_st.models.text_encoding import check_texts
+from ray_st.models.module import (
+    Features,
+    HasLengthLimit,
+    HasTokenizer,
+    LoadOptions,
+    Module,
+    dimension_after,
+    known_to,
+    run_modules,
+    skips_padding,
+)
+from ray_st.models.module_table import read_module, saveable, type_name
+from ray_st.models.text_encoding import check_inputs_of
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
-_FILES = (
-    "router_config.json",
-    "config.json",
-)  # the newer name goes first; the older one is known to all readers
+# The newer name takes precedence; all readers know the older one.
+_FILES = ("router_config.json", "config.json")
 
 RouteKey = tuple[str | None, str | tuple[str, ...] | None]
 
@@ -28,15 +36,15 @@ RouteKey = tuple[str | None, str | tuple[str, ...] | None]
 class Asym(Module):
     """Sends texts through one of several rows of modules.
 
-    As the first module it also takes texts apart, by the first module of their row. Which row it is, is said by the
-    ``task`` of a call (``encode_query`` and ``encode_document`` say "query" and "document"), or by texts of the form
+    As the first module it also tokenizes texts, with the first module of their row. The ``task`` of a call chooses the
+    row (``encode_query`` and ``encode_document`` pass "query" and "document"), or texts do, in the form
     ``{"query": "some text"}``.
 
     Args:
         sub_modules: The rows by name.
-        default_route: The row when no task is named.
-        allow_empty_key: Whether the first row is the default if none is said to be.
-        route_mappings: Rows by task and modality ("text" or "image"); None stands for any.
+        default_route: The row when no task is given.
+        allow_empty_key: Whether the first row is the default if there is no ``default_route``.
+        route_mappings: Rows by task and modality ("text" or "image"); None matches any.
 
     Raises:
         ValueError: If there are no rows, or a default or a mapping names an unknown one.
@@ -78,15 +86,15 @@ class Asym(Module):
 
     @property
     def default_route(self) -> str | None:
-        """The row when no task is named; None if one must be."""
+        """The row when no task is given; None if a task is required."""
         first = next(iter(self.sub_modules)) if self.allow_empty_key else None
         return self._default or first
 
     def route(self, task: str | None = None, modality: str | None = None) -> str:
         """The name of a row.
 
-        The mappings go first, the one for this task and modality before those for the task, the modality and any; then
-        the row named as the task; then the one named as the modality; then the default.
+        The mappings take precedence, in the order: this task and modality, the task, the modality, any. Then comes the row
+        named like the task, then the one named like the modality, then the default.
 
         Raises:
             ValueError: If there is none.
@@ -107,22 +115,24 @@ class Asym(Module):
 
     @property
     def needs_task(self) -> bool:
-        """Whether only a task says which row a text takes: no row and no mapping is meant for all texts."""
+        """Whether a text's row depends on its task: no row and no mapping applies to all texts."""
         for_all_texts = {(None, "text"), (None, None)} & self.route_mappings.keys()
         return not for_all_texts and "text" not in self.sub_modules and len(self.sub_modules) > 1
 
     def text_row(self, task: str | None) -> nn.Sequential:
-        """The modules that texts of a task go through; see :meth:`route`."""
-        row: Any = self.sub_modules[self.route(task, "text")]
-        return row
+        """The modules that texts of a task pass through; see :meth:`route`."""
+        return self._row(task, "text")
+
+    def _row(self, task: str | None, modality: str | None) -> Any:
+        return self.sub_modules[self.route(task, modality)]
 
     @property
     def without_padding(self) -> bool:
         """Whether padding costs next to nothing in every row; see :class:`ray_st.models.Transformer`."""
-        return all(bool(getattr(row[0], "without_padding", False)) for row in self._rows())
+        return all(skips_padding(row[0]) for row in self._rows())
 
     def check_inputs(self, inputs: Sequence[Any]) -> None:
-        """Refuses inputs of several tasks in one call, and unknown tasks.
+        """Raises for inputs of several tasks in one call, and for unknown tasks.
 
         Raises:
             ValueError: Naming what was found.
@@ -134,39 +144,38 @@ class Asym(Module):
     def tokenize(
         self, texts: Sequence[Any], task: str | None = None, modality: str | None = None
     ) -> dict[str, Any]:
-        """What the first module of a row makes of texts, with the ``task`` and the ``modality``.
+        """The features that the first module of a row makes of texts, with the ``task`` and the ``modality``.
 
         Args:
-            texts: Texts or, all of the same task, dicts of a task and a text.
+            texts: Texts, or ``{task: text}`` dicts of the same task.
             task: What they are.
-            modality: "text" or "image"; by default as the first one is.
+            modality: "text" or "image"; by default inferred from the first one.
 
         Raises:
             ValueError: If the task is unknown, there are several, or the first module takes no such inputs.
         """
         task, texts = _task_of(texts, task)
         modality = modality or _modality(texts)
-        row: Any = self.sub_modules[self.route(task, modality)]
-        getattr(row[0], "check_inputs", check_texts)(texts)
-        features = dict(row[0].tokenize(texts))
+        first = self._row(task, modality)[0]
+        check_inputs_of(first, texts)
+        features = dict(first.tokenize(texts))
         named = {"task": task, "modality": modality}
         return {**features, **{name: value for name, value in named.items() if value is not None}}
 
     def forward(
-        self, features: Features, task: str | None = None, modality: str | None = None, **options: Any
+        self, features: Features, task: str | None = None, modality: str | None = None, **options: object
     ) -> Features:
         """The features after the modules of a row.
 
         Args:
-            features: What the modules take. Their ``task`` and ``modality`` choose the row where arguments don't.
-            task: Chooses the row.
-            modality: Chooses the row too.
-            **options: Passed on to the modules that know them.
+            features: What the modules take. Their ``task`` and ``modality`` are the defaults of the arguments.
+            task: Chooses the row, with ``modality``.
+            modality: "text" or "image".
+            **options: Passed to the modules that take them.
         """
         task, modality = task or features.get("task"), modality or features.get("modality")
-        row: Any = self.sub_modules[self.route(task, modality)]
         named = {"task": task, "modality": modality}
-        return run_modules(row, features, {**options, **named})
+        return run_modules(self._row(task, modality), features, {**options, **named})
 
     def _check(self, row: str) -> None:
         if row not in self.sub_modules:
@@ -182,19 +191,19 @@ class Asym(Module):
     @property
     def tokenizers(self) -> list[Any]:
         """The tokenizers of the rows that have one."""
-        found = (getattr(row[0], "tokenizer", None) for row in self._rows())
+        found = (row[0].tokenizer for row in self._rows() if isinstance(row[0], HasTokenizer))
         return [tokenizer for tokenizer in found if tokenizer is not None]
 
     @property
     def max_seq_length(self) -> int | None:
         """Longest sequence in tokens, the greatest of the rows'; None if there is no limit."""
-        limits = [getattr(row[0], "max_seq_length", None) for row in self._rows()]
+        limits = [row[0].max_seq_length for row in self._rows() if isinstance(row[0], HasLengthLimit)]
         return max((limit for limit in limits if limit is not None), default=None)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
         for row in self._rows():
-            if hasattr(row[0], "max_seq_length"):
+            if isinstance(row[0], HasLengthLimit):
                 row[0].max_seq_length = value
 
     def _rows(self) -> list[Any]:
@@ -206,7 +215,9 @@ class Asym(Module):
         Raises:
             ValueError: If rows differ.
         """
-        asked = ((name, _dimension(row)) for name, row in self.sub_modules.items())
+        asked = (
+            (name, dimension_after(row)) for name, row in zip(self.sub_modules, self._rows(), strict=True)
+        )
         known = {name: dimension for name, dimension in asked if dimension is not None}
         if len(set(known.values())) > 1:
             raise ValueError(f"The rows of an Asym module make embeddings of different dimensions: {known}.")
@@ -215,13 +226,11 @@ class Asym(Module):
     get_sentence_embedding_dimension = get_embedding_dimension
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The arguments besides the rows; those at their default that older readers don't know are left out."""
+        """The arguments besides the rows; defaults that older readers do not know are left out."""
         mappings = {str(key): row for key, row in self.route_mappings.items()}
         newer = {"default_route": self._default, "route_mappings": mappings}
-        return {
-            "allow_empty_key": self.allow_empty_key,
-            **{key: value for key, value in newer.items() if value},
-        }
+        known = {key: value for key, value in newer.items() if value}
+        return {"allow_empty_key": self.allow_empty_key, **known}
 
     def save(self, folder: str | Path) -> None:
         """Writes each module once into a folder of its own, and the rows.
@@ -230,45 +239,43 @@ class Asym(Module):
             ValueError: If a module cannot be saved.
         """
         folder = Path(folder)
-        names: dict[nn.Module, str] = {}
+        names: dict[nn.Module, str] = {}  # a module that several rows share is written once
         structure: dict[str, list[str]] = {}
         for name, row in zip(self.sub_modules, self._rows(), strict=True):
             for place, module in enumerate(row):
-                check_can_be_saved(f"{name}_{place}", module)
+                saveable(f"{name}_{place}", module)
                 names.setdefault(module, f"{name}_{place}_{type(module).__name__}")
             structure[name] = [names[module] for module in row]
         for module, name in names.items():
             (folder / name).mkdir(exist_ok=True)
-            module.save(str(folder / name))  # type: ignore[operator]
+            saveable(name, module).save(str(folder / name))
         types = {name: type_name(folder, module) for module, name in names.items()}
         config = {"types": types, "structure": structure, "parameters": self.get_config_dict()}
         write_json(folder / self.config_file_name, config)
 
     @classmethod
-    def load(cls, folder: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Self:
+    def load(cls, folder: str | Path, **options: Unpack[LoadOptions]) -> Self:
         """Reads a module from its folder, in the older or the newer form.
 
         Args:
             folder: Where :meth:`save` wrote it.
-            trust_remote_code: Whether modules of unknown type may be imported and run.
-            **options: Handed to each module's ``load``.
+            **options: Passed to each module's ``load``. ``trust_remote_code`` also says whether modules of unknown type may be
+                imported and run.
 
         Raises:
             ModelFolderError: If the rows are not described, or a module cannot be read.
         """
         folder = Path(folder)
         source = next((folder / name for name in _FILES if (folder / name).is_file()), folder / _FILES[0])
-        config = read_json(source)
+        config = read_json(source, {})
         if (
             not isinstance(config, dict)
             or not isinstance(config.get("structure"), dict)
             or "types" not in config
         ):
             raise ModelFolderError(f"{source} must describe the rows of modules by types and structure.")
-        modules = {
-            name: read_module(folder, source, kind, name, trust_remote_code, **options)
-            for name, kind in config["types"].items()
-        }
+        types = config["types"]
+        modules = {name: read_module(folder, source, kind, name, options) for name, kind in types.items()}
         try:
             rows = {row: [modules[name] for name in names] for row, names in config["structure"].items()}
             return cls(rows, **_read_parameters(config.get("parameters", {})))
@@ -288,13 +295,14 @@ def _sorted(key: RouteKey) -> RouteKey:
 
 
 def _task_of(inputs: Sequence[Any], task: str | None) -> tuple[str | None, Sequence[Any]]:
-    """The task that inputs name, and the inputs without it."""
+    """The task that inputs name, and the bare inputs."""
     if not inputs or not isinstance(inputs[0], Mapping):
         return task, inputs
     tasks = {key for value in inputs for key in (value if isinstance(value, Mapping) else {None: 0})}
     if len(tasks) != 1 or None in tasks or any(len(value) != 1 for value in inputs):
         raise ValueError(
-            f"Inputs of one call must all be {{task: text}} with the same task; found the tasks {sorted(map(str, tasks))}."
+            "Inputs of one call must all be {task: text} with the same task; found the tasks "
+            f"{sorted(map(str, tasks))}."
         )
     own = tasks.pop()
     if task not in (None, own):
@@ -304,13 +312,6 @@ def _task_of(inputs: Sequence[Any], task: str | None) -> tuple[str | None, Seque
 
 def _modality(inputs: Sequence[Any]) -> str | None:
     return None if not len(inputs) else "text" if isinstance(inputs[0], str) else "image"
-
-
-def _dimension(row: Any) -> int | None:
-    for module in reversed(list(row)):
-        if ask := getattr(module, "get_embedding_dimension", None):
-            return ask()
-    return None
 
 
 def _read_parameters(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,41 +1,36 @@
-"""Bags of words: one dimension a word."""
+"""Bags of words: one dimension per word."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from ray_st.models.module import Features, Module, from_config, read_config
+from ray_st.models.module import Features, LoadOptions, Module, from_config, read_config
 from ray_st.models.token_layers import weights_of
 from ray_st.models.tokenizer.word import WhitespaceTokenizer
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 
 class BoW(Module):
-    """Embeds a text as the weights of the words in it; other words don't count.
+    """Embeds a text as the weights of the words in it; words outside the vocabulary are ignored.
 
     Args:
         vocab: The words; repeated ones count once.
         word_weights: Weight of each word, for tf-idf.
         unknown_word_weight: Weight of words without one.
-        cumulative_term_frequency: Whether a word counts as often as it occurs, or once.
+        cumulative_term_frequency: Whether a word counts as often as it occurs, or only once.
 
     Raises:
         ValueError: If there are no words.
     """
 
-    config_keys: ClassVar[tuple[str, ...]] = (
-        "vocab",
-        "word_weights",
-        "unknown_word_weight",
-        "cumulative_term_frequency",
-    )
+    config_keys: ClassVar = ("vocab", "word_weights", "unknown_word_weight", "cumulative_term_frequency")
 
     def __init__(
         self,
@@ -55,7 +50,7 @@ class BoW(Module):
         self.tokenizer = WhitespaceTokenizer(self.vocab, stop_words=(), do_lower_case=False)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """``sentence_embedding`` (n, words) of n texts: here it is ready before the model runs."""
+        """``sentence_embedding`` (n, words) of n texts: it is complete before the model runs."""
         words = [self.tokenizer.tokenize(text) for text in texts]
         rows = torch.tensor([row for row, ids in enumerate(words) for _ in ids], dtype=torch.long)
         columns = torch.tensor([word for ids in words for word in ids], dtype=torch.long)
@@ -64,7 +59,7 @@ class BoW(Module):
         return {"sentence_embedding": counts * torch.tensor(self.weights)}
 
     def forward(self, features: Features) -> Features:
-        """The features as they are."""
+        """The features, unchanged."""
         return features
 
     def get_embedding_dimension(self) -> int:
@@ -74,10 +69,10 @@ class BoW(Module):
     get_sentence_embedding_dimension = get_embedding_dimension
 
     @classmethod
-    def load(cls, folder: str | Path, **options: Any) -> Self:
+    def load(cls, folder: str | Path, **options: Unpack[LoadOptions]) -> Self:
         """Reads a module from its folder.
 
         Raises:
-            ModelFolderError: If settings are missing or make no bag of words.
+            ModelFolderError: If settings are missing or invalid.
         """
         return from_config(cls, Path(folder), read_config(cls, Path(folder)))

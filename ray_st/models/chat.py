@@ -1,8 +1,8 @@
-"""Texts as messages of a chat: what a folder with a "message" modality wants every text to be put into.
+"""Texts as chat messages, as a folder with a "message" modality requires.
 
-The setting is the peer's: ``modality_config`` names "message" and says how its template takes content ("flat" or
-"structured"); ``processing_kwargs`` may name more arguments of the template. A text becomes one message of the user, a
-prompt a message of the system before it. What the template puts behind the text survives truncation.
+The setting is the peer's: ``modality_config`` names "message" and the form of its content ("flat" or "structured");
+``processing_kwargs`` may have more arguments of the template. A text becomes a user message, a prompt a system message
+before it. What the template puts after the text survives truncation.
 """
 
 from __future__ import annotations
@@ -18,22 +18,20 @@ MESSAGE = "message"
 _FORMATS = ("flat", "structured")
 _SIZES = ("padding", "truncation", "max_length", "return_tensors")
 _TASK = re.compile(r"\btask\b")
-_FILLERS = (
-    "0",
-    "1 2 3 4",
-)  # tokenized differently, so that what two renderings end in alike is the template's
+# They have no token in common, so that a common end of their renderings comes from the template.
+_FILLERS = ("0", "1 2 3 4")
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """How texts are rendered before they are tokenized.
+    """How to render texts before they are tokenized.
 
     Args:
         text: The Jinja template.
-        structured: Whether a message's content is a list of typed parts; else it is the text itself.
+        structured: Whether a message's content is a list of typed parts; otherwise it is the text itself.
         options: More arguments of the template.
-        keeps_end: Whether what the template puts behind a text is written over the end of a truncated one.
-        system: What a message of the system before the text says; None for no such message.
+        keeps_end: Whether the template's tokens after a text overwrite the end of a truncated one.
+        system: Content of a system message before the text; None for no such message.
     """
 
     text: str
@@ -43,11 +41,11 @@ class ChatTemplate:
     system: str | None = None
 
     def prompted(self, prompt: str | None) -> ChatTemplate:
-        """The template with a prompt in a message of the system; None or "" for none."""
+        """The template with a prompt as system message; None or "" for none."""
         return replace(self, system=prompt or None)
 
     def render(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
-        """The texts in their messages, special tokens of the template included."""
+        """The rendered texts, including the template's special tokens."""
         if not texts:
             return []
         rendered = tokenizer.apply_chat_template(
@@ -56,7 +54,7 @@ class ChatTemplate:
         return list(rendered)
 
     def renderings(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """Two texts rendered that differ in nothing but the text; see :func:`common_end`."""
+        """Two renderings that differ only in the text; see :func:`common_end`."""
         return self.render(tokenizer, _FILLERS)
 
     def _messages(self, text: str) -> list[dict[str, Any]]:
@@ -68,7 +66,7 @@ class ChatTemplate:
 
 
 def common_end(first: Sequence[int], second: Sequence[int]) -> list[int]:
-    """The token ids that two sequences end in alike; none where one is all of the other's end."""
+    """The common suffix of two sequences of token ids; empty if one sequence is the other's suffix."""
     shared = 0
     while shared < min(len(first), len(second)) and first[-1 - shared] == second[-1 - shared]:
         shared += 1
@@ -80,7 +78,7 @@ def chat_template(
     modality_config: Mapping[str, Any] | None,
     processing_kwargs: Mapping[str, Any] | None,
 ) -> ChatTemplate | None:
-    """The template that settings ask for; None if they want texts as they are.
+    """The template that the settings ask for; None if texts are used unchanged.
 
     Args:
         tokenizer: The model's tokenizer, which has the template.
@@ -88,11 +86,11 @@ def chat_template(
         processing_kwargs: Arguments of the tokenizer's calls, by name; those under "chat_template" are the template's.
 
     Raises:
-        ValueError: If the tokenizer has no template, or the settings ask for what is not done here.
+        ValueError: If the tokenizer has no template, or the settings ask for something unsupported.
     """
-    if MESSAGE not in (modality_config or {}):
+    if modality_config is None or MESSAGE not in modality_config:
         return None
-    form = modality_config[MESSAGE].get("format")  # type: ignore[index]
+    form = modality_config[MESSAGE].get("format")
     if form not in _FORMATS:
         raise ValueError(
             f"modality_config['message']['format'] must be 'flat' or 'structured'; got {form!r}."

@@ -10,25 +10,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from transformers import AutoImageProcessor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ray_st.models.encoder_loading import load_config, load_encoder, quiet
 from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 from ray_st.models.model_hub import find_folder
-from ray_st.models.module import Features, Module
+from ray_st.models.module import Features, LoadOptions, Module
 from ray_st.models.positions import is_padded_left, moved_to_start
 from ray_st.models.text_encoding import check_unicode
 from ray_st.models.tokenizer.pretrained import load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 _PROCESSOR = "preprocessor_config.json"
-_PROCESSORS = "processor_config.json"  # where newer releases of transformers keep it, under "image_processor"
+_PROCESSORS = "processor_config.json"  # newer releases of transformers have it here, under "image_processor"
 
 
 class CLIPModel(Module):
-    """Embeds texts and images by a CLIP model of transformers. Images need pillow.
+    """Embeds texts and images with a CLIP model of transformers. Images need pillow.
 
     Args:
         model_name: A folder in the format of transformers, or a name on the Hub.
@@ -39,7 +40,7 @@ class CLIPModel(Module):
         trust_remote_code: Whether Python files of the model may be run.
 
     Raises:
-        ModelFolderError: If there is no such model, it is no CLIP, or its weights are missing or pickled.
+        ModelFolderError: If there is no such model, it is not a CLIP, or its weights are missing or pickled.
     """
 
     def __init__(
@@ -59,9 +60,8 @@ class CLIPModel(Module):
         self.model: Any = load_encoder(folder, config, trust_remote_code, dict(model_args or {}))
         other = folder if processor_name is None else find_folder(processor_name)
         self.tokenizer = load_tokenizer(other, trust_remote_code, dict(tokenizer_args or {}))
-        self.image_settings: dict[str, Any] | None = read_json(other / _PROCESSOR) or read_json(
-            other / _PROCESSORS, {}
-        ).get("image_processor")
+        newer = read_json(other / _PROCESSORS, {}).get("image_processor")
+        self.image_settings: dict[str, Any] | None = read_json(other / _PROCESSOR) or newer
         self._image_processor: Any = None
 
     @property
@@ -76,17 +76,18 @@ class CLIPModel(Module):
         self.tokenizer.model_max_length = value
 
     def check_inputs(self, inputs: Sequence[Any]) -> None:
-        """Refuses what is neither text nor an image of pillow.
+        """Raises for entries that are neither texts nor images of pillow.
 
         Raises:
-            ValueError: Naming the first such entry, and its place.
+            ValueError: Naming the first such entry and its index.
         """
         for place, value in enumerate(inputs):
             if isinstance(value, str):
                 check_unicode(value, place)
             elif not _is_image(value):
                 raise ValueError(
-                    f"Inputs must be strings or images of pillow; entry {place} is {type(value).__name__}: {value!r:.80}."
+                    f"Inputs must be strings or images of pillow; entry {place} is {type(value).__name__}: "
+                    f"{value!r:.80}."
                 )
 
     def tokenize(self, texts: Sequence[Any]) -> dict[str, Tensor]:
@@ -97,10 +98,10 @@ class CLIPModel(Module):
 
         Returns:
             ``input_ids`` and ``attention_mask`` (m, t) for the texts, if any; ``pixel_values`` (k, channels, h, w) for
-            the images, if any; where there are both, ``is_image`` (n,) says which entry is what.
+            the images, if any; if there are both, ``is_image`` (n,) tells them apart.
 
         Raises:
-            ValueError: If the folder says nothing about images.
+            ValueError: If the folder has no settings for images.
             ImportError: If there are images and pillow is not installed.
         """
         images = [value for value in texts if not isinstance(value, str)]
@@ -138,7 +139,7 @@ class CLIPModel(Module):
         return {**features, "sentence_embedding": embeddings}
 
     def get_embedding_dimension(self) -> int:
-        """Dimension of the space of texts and images."""
+        """Dimension of the joint space of texts and images."""
         return int(self.model.config.projection_dim)
 
     get_sentence_embedding_dimension = get_embedding_dimension
@@ -152,22 +153,29 @@ class CLIPModel(Module):
             write_json(Path(folder) / _PROCESSOR, self.image_settings)
 
     @classmethod
-    def load(cls, folder: str | Path, **options: Any) -> Self:
-        """Reads a module from its folder; see :meth:`ray_st.models.Transformer.load` for the options."""
-        known = ("model_args", "tokenizer_args", "config_args", "trust_remote_code")
-        return cls(folder, **{name: options[name] for name in known if name in options})
+    def load(cls, folder: str | Path, **options: Unpack[LoadOptions]) -> Self:
+        """Reads a module from its folder."""
+        return cls(
+            folder,
+            model_args=options.get("model_args"),
+            tokenizer_args=options.get("tokenizer_args"),
+            config_args=options.get("config_args"),
+            trust_remote_code=options.get("trust_remote_code", False),
+        )
 
 
 def _image_processor(settings: dict[str, Any]) -> Any:
-    with tempfile.TemporaryDirectory() as folder:  # the only way in that all releases of transformers have
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # the only constructor that all releases of transformers have
         write_json(Path(folder) / _PROCESSOR, settings)
         return AutoImageProcessor.from_pretrained(folder)
 
 
-def _pooled(output: Any) -> Tensor:
-    """The embeddings in what CLIP gives: the tensor itself in older releases of transformers."""
-    return output if isinstance(output, Tensor) else output.pooler_output
+def _pooled(output: Tensor | BaseModelOutputWithPooling) -> Tensor:
+    """The embeddings in CLIP's output, which is the tensor itself in older releases of transformers."""
+    return output if isinstance(output, Tensor) else output["pooler_output"]
 
 
-def _is_image(value: Any) -> bool:
+def _is_image(value: object) -> bool:
     return any(kind.__module__.startswith("PIL.") for kind in type(value).__mro__)

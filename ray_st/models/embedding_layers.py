@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from ray_st.models.folder_files import ModelFolderError, read_json, read_weights, write_weights
-from ray_st.models.module import Features, Module, WeightedModule
-from ray_st.models.module_table import live_part
+from ray_st.models.folder_files import ModelFolderError, write_weights
+from ray_st.models.module import Features, LoadOptions, Module, WeightedModule, read_config, take_weights
+from ray_st.models.module_table import import_name, live_part
 from ray_st.util.tensors import normalize_embeddings
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
+    from typing_extensions import Self, Unpack
 
 logger = logging.getLogger(__name__)
 
-_ACTIVATIONS = {name: getattr(nn, name) for name in nn.modules.activation.__all__} | {"Identity": nn.Identity}
+_ACTIVATIONS = {name: vars(nn)[name] for name in [*nn.modules.activation.__all__, "Identity"]}
 
 
 class Dense(Module):
@@ -31,13 +29,13 @@ class Dense(Module):
     Args:
         in_features: Dimension of the input.
         out_features: Dimension of the output.
-        bias: Whether a vector is added.
+        bias: Whether to add a bias.
         activation_function: Applied after the linear map; None leaves it linear.
         init_weight: (out_features, in_features), the weight to start from.
         init_bias: (out_features,), the bias to start from.
         module_input_name: The feature to map.
         module_output_name: The feature that receives the result; by default the same.
-        use_residual: Add the input to the output, through a linear map of its own where the dimensions differ.
+        use_residual: Whether to add the input to the output, through a linear map of its own if the dimensions differ.
     """
 
     def __init__(
@@ -82,7 +80,7 @@ class Dense(Module):
     get_sentence_embedding_dimension = get_embedding_dimension
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The constructor's arguments; those at their default that older readers don't know are left out."""
+        """The constructor's arguments; defaults that older readers do not know are left out."""
         activation = type(self.activation_function)
         config: dict[str, Any] = {
             "in_features": self.in_features,
@@ -108,30 +106,21 @@ class Dense(Module):
         write_weights(Path(folder), self.state_dict())
 
     @classmethod
-    def load(cls, folder: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Self:
+    def load(cls, folder: str | Path, **options: Unpack[LoadOptions]) -> Self:
         """Reads a module from its folder.
 
         Args:
             folder: Where :meth:`save` wrote it.
-            trust_remote_code: Whether the activation may be a class from outside ``torch.nn``.
-            **options: Not used.
+            **options: With ``trust_remote_code`` the activation may be a class from outside ``torch.nn``.
 
         Raises:
             ModelFolderError: If the activation is unknown, or weights are missing, pickled or of another shape.
         """
-        folder = Path(folder)
-        config = read_json(folder / cls.config_file_name)
-        if config is None:
-            raise ModelFolderError(f"{folder} has no {cls.config_file_name}, which a Dense module needs.")
+        config = read_config(cls, Path(folder))
         if name := config.get("activation_function"):
-            config["activation_function"] = _activation(name, trust_remote_code)
+            config["activation_function"] = _activation(name, options.get("trust_remote_code", False))
         dense = cls(**config)
-        try:
-            dense.load_state_dict(read_weights(folder))
-        except RuntimeError as error:
-            raise ModelFolderError(
-                f"The weights in {folder} do not fit its {cls.config_file_name}: {error}"
-            ) from None
+        take_weights(dense, Path(folder))
         return dense
 
 
@@ -146,7 +135,7 @@ def _activation(path: str, trust_remote_code: bool) -> nn.Module:
     if isinstance(part := live_part(path), nn.Module):
         return copy.deepcopy(part)  # with its arguments, which the folder does not hold
     if trust_remote_code:
-        return getattr(importlib.import_module(package), name)()
+        return import_name(path)()
     raise ModelFolderError(
         f"The Dense module's activation {path!r} is none of torch.nn's activations. It would have to be imported; "
         "pass trust_remote_code=True if you trust this model folder."
@@ -154,10 +143,10 @@ def _activation(path: str, trust_remote_code: bool) -> nn.Module:
 
 
 class Dropout(Module):
-    """Sets a share of the embedding's values to zero while training, and scales the others up.
+    """Sets a fraction of the embedding's values to zero during training, and scales up the others.
 
     Args:
-        dropout: The share, from 0 to 1.
+        dropout: The fraction, from 0 to 1.
 
     Raises:
         ValueError: If it is outside that range.
@@ -176,7 +165,7 @@ class Dropout(Module):
 
 
 class LayerNorm(WeightedModule):
-    """Shifts and scales each embedding to mean 0 and variance 1, then by learnt weights.
+    """Shifts and scales each embedding to mean 0 and variance 1, then by learned weights.
 
     Args:
         dimension: Dimension of the embedding.
@@ -201,7 +190,7 @@ class LayerNorm(WeightedModule):
 
 
 class Normalize(Module):
-    """Scales embeddings to unit length, so that dot product and cosine are the same.
+    """Scales embeddings to unit length, so that dot product and cosine similarity are equal.
 
     Args:
         module_input_name: The feature to scale.

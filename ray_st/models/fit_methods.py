@@ -1,11 +1,11 @@
-"""Training as older scripts call it: on the model, with loaders of examples."""
+"""Training as older scripts start it: by a method of the model, with loaders of examples."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ Callback = Callable[[float, float, int], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """The arguments that :meth:`FittedStack.fit` and :meth:`FittedStack.old_fit` share; described there."""
+    """The arguments that :meth:`FittedStack.fit` and :meth:`FittedStack.old_fit` share, documented there."""
 
     evaluator: Callable[..., Any] | None
     epochs: int
@@ -48,11 +48,23 @@ class FitOptions:
         if self.epochs < 1:
             raise ValueError(f"epochs must be at least 1; got {self.epochs!r}.")
 
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> FitOptions:
+        """The options among the arguments of a call."""
+        return cls(**{part.name: arguments[part.name] for part in fields(cls) if part.name in arguments})
+
+
+class Example(Protocol):
+    """What :class:`ray_st.InputExample` has: texts and their label."""
+
+    texts: list[str] | None
+    label: Any
+
 
 class FittedStack(PublishedStack):
     """Modules in a row that train on loaders of :class:`ray_st.InputExample`.
 
-    New code is better off with :class:`ray_st.SentenceTransformerTrainer`; docs/legacy.md says how to move.
+    New code should use :class:`ray_st.SentenceTransformerTrainer`; docs/legacy.md shows how to migrate.
     """
 
     def fit(
@@ -78,70 +90,49 @@ class FittedStack(PublishedStack):
         checkpoint_save_total_limit: int = 0,
         resume_from_checkpoint: bool = False,
         *,
-        scaling_config: Any = None,
-        run_config: Any = None,
+        scaling_config: object = None,
+        run_config: object = None,
     ) -> None:
         """Trains on the Ray cluster, through :class:`ray_st.SentenceTransformerTrainer`.
 
-        Each step takes a batch from one objective, all in turn, until one has no more; that is an epoch. A loader's
-        examples are read once, before training; its batch size is that of the whole cluster, so that steps and their
-        rows are the same on any number of workers. Its order is kept: shuffled, as it is, without duplicates, or grouped
-        by label.
+        Each step takes a batch from one objective; objectives take turns until one is exhausted, which ends the epoch. A
+        loader's examples are read once, before training. Its batch size is that of the whole cluster, so that steps and
+        their rows are the same on any number of workers. Its kind of order is kept: shuffled, sequential, without
+        duplicates, or grouped by label.
 
         Args:
             train_objectives: Pairs of a loader (a :class:`torch.utils.data.DataLoader` or a
                 :class:`ray_st.datasets.NoDuplicatesDataLoader` of examples) and its loss.
             evaluator: Run at the end of each epoch.
-            epochs: How often to go through the examples.
-            steps_per_epoch: Batches of each objective in an epoch; by default as many as the smallest has.
+            epochs: Number of passes over the examples.
+            steps_per_epoch: Batches of each objective in an epoch; by default as many as the smallest one has.
             scheduler: "constantlr", "warmupconstant", "warmuplinear", "warmupcosine" or
                 "warmupcosinewithhardrestarts"; upper or lower case.
             warmup_steps: Steps over which the learning rate rises from 0.
             optimizer_class: Class of the optimizer.
             optimizer_params: Its arguments.
-            weight_decay: Of all weights but biases and those of layer norms.
-            evaluation_steps: Run the evaluator every so many steps, too; 0 for not.
-            output_path: Folder of the model: of the best one if there is an evaluator, else of the last one. The
-                evaluator writes its figures into ``eval`` there.
-            save_best_model: Whether the best model is saved; without it, an evaluator leaves ``output_path`` without a
-                model.
-            max_grad_norm: Gradients are scaled down to this norm.
+            weight_decay: Applied to all weights except biases and those of layer norms.
+            evaluation_steps: Also run the evaluator every so many steps; 0 for never.
+            output_path: Folder for the model: the best one if there is an evaluator, otherwise the last one. The
+                evaluator writes its metrics into its subfolder ``eval``.
+            save_best_model: Whether to save the best model; with an evaluator and False, no model is saved.
+            max_grad_norm: Gradients are clipped to this norm.
             use_amp: Train in mixed precision (fp16).
-            callback: Called here after each evaluation as ``callback(score, epoch, steps)``, with epochs and steps
-                counted from the beginning. What it raises ends the run.
+            callback: Called on the driver after each evaluation as ``callback(score, epoch, steps)``, with epochs and
+                steps counted from the start of training. An exception that it raises ends the run.
             show_progress_bar: Whether to show one.
-            checkpoint_path: Folder of checkpoints; without one, none are written.
+            checkpoint_path: Folder for checkpoints; None writes none.
             checkpoint_save_steps: Steps between two checkpoints; one more is written at the end.
             checkpoint_save_total_limit: Checkpoints to keep; 0 for all.
-            resume_from_checkpoint: Go on from the newest checkpoint in ``checkpoint_path`` if there is one.
-            scaling_config: Ray Train's, number and kind of workers.
-            run_config: Ray Train's, name, storage and failure handling.
+            resume_from_checkpoint: Resume from the newest checkpoint in ``checkpoint_path`` if there is one.
+            scaling_config: Ray Train's: number and kind of workers.
+            run_config: Ray Train's: name, storage and failure handling.
 
         Raises:
-            ValueError: If an objective cannot be read (a loader with its own sampler or ``collate_fn``, too), does not
-                fit its loss, or the scheduler is unknown.
+            ValueError: If an objective cannot be read (for example a loader with its own sampler or ``collate_fn``) or
+                does not fit its loss, or the scheduler is unknown.
         """
-        options = FitOptions(
-            evaluator=evaluator,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            scheduler=scheduler,
-            warmup_steps=warmup_steps,
-            optimizer_class=optimizer_class,
-            optimizer_params=optimizer_params,
-            weight_decay=weight_decay,
-            evaluation_steps=evaluation_steps,
-            output_path=output_path,
-            save_best_model=save_best_model,
-            max_grad_norm=max_grad_norm,
-            use_amp=use_amp,
-            callback=callback,
-            show_progress_bar=show_progress_bar,
-            checkpoint_path=checkpoint_path,
-            checkpoint_save_steps=checkpoint_save_steps,
-            checkpoint_save_total_limit=checkpoint_save_total_limit,
-            resume_from_checkpoint=resume_from_checkpoint,
-        )
+        options = FitOptions.of(locals())  # the arguments by name
         use("fit")(self, train_objectives, options, scaling_config, run_config)
 
     def old_fit(
@@ -168,51 +159,31 @@ class FittedStack(PublishedStack):
     ) -> None:
         """Trains in this process with a plain loop, without Ray.
 
-        Each step takes a batch from every objective in turn, each with an optimizer and a schedule of its own. Loaders
-        are used as they are, with their samplers and worker processes; only their ``collate_fn`` is replaced by
-        :meth:`smart_batching_collate` for as long as this lasts.
+        Each step takes a batch from every objective in turn, each with its own optimizer and schedule. Loaders are used
+        unchanged, with their samplers and worker processes; only their ``collate_fn`` is replaced by
+        :meth:`smart_batching_collate` while training runs.
 
         Arguments are those of :meth:`fit`, with these differences: a loader may be any iterable of lists of examples
-        that has a ``collate_fn`` and, unless ``steps_per_epoch`` is given, a length. A loader goes on in the next epoch
-        where it was, and begins anew when it ends. ``evaluation_steps`` and the callback count the steps of the epoch,
-        and epochs from 0; at the end of an epoch the callback is given -1 steps. Checkpoints are models in folders
-        named after their step, and cannot be resumed from.
+        that has a ``collate_fn`` and, unless ``steps_per_epoch`` is given, a length. A loader continues in the next epoch
+        where it stopped, and restarts when it is exhausted. ``evaluation_steps`` and the callback count the steps within
+        the epoch, and epochs from 0; at the end of an epoch the callback gets -1 as the step. Checkpoints are models in
+        folders named after their step; training cannot resume from them.
 
         Raises:
             ValueError: If there is no objective, or the scheduler is unknown.
         """
-        options = FitOptions(
-            evaluator=evaluator,
-            epochs=epochs,
-            steps_per_epoch=steps_per_epoch,
-            scheduler=scheduler,
-            warmup_steps=warmup_steps,
-            optimizer_class=optimizer_class,
-            optimizer_params=optimizer_params,
-            weight_decay=weight_decay,
-            evaluation_steps=evaluation_steps,
-            output_path=output_path,
-            save_best_model=save_best_model,
-            max_grad_norm=max_grad_norm,
-            use_amp=use_amp,
-            callback=callback,
-            show_progress_bar=show_progress_bar,
-            checkpoint_path=checkpoint_path,
-            checkpoint_save_steps=checkpoint_save_steps,
-            checkpoint_save_total_limit=checkpoint_save_total_limit,
-        )
-        use("old_fit")(self, train_objectives, options)
+        use("old_fit")(self, train_objectives, FitOptions.of(locals()))  # the arguments by name
 
-    def smart_batching_collate(self, batch: Sequence[Any]) -> tuple[list[dict[str, Tensor]], Tensor]:
-        """Makes a batch of examples into what losses take.
+    def smart_batching_collate(self, batch: Sequence[Example]) -> tuple[list[dict[str, Tensor]], Tensor]:
+        """Turns a batch of examples into the inputs of a loss.
 
         Args:
-            batch: n :class:`ray_st.InputExample`, all with as many texts.
+            batch: n :class:`ray_st.InputExample`, all with the same number of texts.
 
         Returns:
             The features of each text column, and the labels: (n,), or (n, d) for vectors.
         """
-        columns = zip(*(example.texts for example in batch), strict=True)
+        columns = zip(*(example.texts or [] for example in batch), strict=True)
         features = [self.tokenize(list(texts)) for texts in columns]
         return features, _stacked([example.label for example in batch])
 

@@ -11,19 +11,23 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
 from torch import nn
 
 from ray_st._version import __version__
+from ray_st.models.encoder_loading import setting_of
 from ray_st.models.folder_files import ModelFolderError, read_json, write_json
 from ray_st.models.model_hub import source_of
-from ray_st.models.module import folder_kwargs, set_folder_kwargs
-from ray_st.models.module_table import check_can_be_saved, inside, module_class, read_module, type_name
+from ray_st.models.module import LoadOptions, SavesInRoot, folder_kwargs, set_folder_kwargs
+from ray_st.models.module_table import inside, module_class, read_module, saveable, type_name
 from ray_st.models.pooling import Pooling
 from ray_st.models.transformer import Transformer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +37,13 @@ _SETTINGS = "config_sentence_transformers.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a folder says about the model as a whole.
+    """The settings of a model as a whole.
 
     Args:
-        prompts: Texts that are put before others, by name.
-        default_prompt_name: The prompt that is used when none is named.
+        prompts: Texts to put before others, by name.
+        default_prompt_name: The prompt to use when none is named.
         similarity_fn_name: "cosine", "dot", "euclidean" or "manhattan".
-        truncate_dim: Dimensions that are kept of an embedding; None keeps all.
+        truncate_dim: Dimensions to keep of an embedding; None keeps all.
     """
 
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -50,11 +54,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a model folder held, or the modules that a user brought instead.
+    """The contents of a model folder, or the modules that a user passed instead.
 
     Args:
         modules: The modules, in order, by name.
-        settings: What they share.
+        settings: The settings that they share.
         readme: The model card.
         source: Name and commit on the Hub.
     """
@@ -66,42 +70,38 @@ class Opened:
 
     @classmethod
     def of(cls, modules: Iterable[nn.Module] | Mapping[str, nn.Module] | None) -> Opened:
-        """Modules of a new model, named by their place unless they have names.
+        """Modules of a new model, named by their index unless they have names.
 
         Raises:
             ValueError: If there are none.
         """
-        named = (
-            modules
-            if isinstance(modules, Mapping)
-            else {str(i): part for i, part in enumerate(modules or [])}
-        )
-        if not named:
+        if not isinstance(modules, Mapping):
+            modules = {str(i): part for i, part in enumerate(modules or [])}
+        if not modules:
             raise ValueError(
                 "A model needs a folder or a name on the Hub, or modules with at least one module."
             )
-        return cls(named)
+        return cls(modules)
 
 
-def open_folder(folder: Path, trust_remote_code: bool = False, **options: Any) -> Opened:
+def open_folder(folder: Path, **options: Unpack[LoadOptions]) -> Opened:
     """Modules, settings and model card of a folder.
 
     Args:
         folder: A model folder.
-        trust_remote_code: Whether modules of unknown type may be imported and run.
-        **options: Handed to each module's ``load``.
+        **options: As for :func:`read_modules`.
 
     Raises:
-        ModelFolderError: If the folder is no model folder, holds another kind of model, or is incomplete or unsafe.
+        ModelFolderError: If the folder is not a model folder, holds another kind of model, or is incomplete or unsafe.
     """
     settings = read_settings(folder)
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else None
-    return Opened(read_modules(folder, trust_remote_code, **options), settings, text, source_of(folder))
+    return Opened(read_modules(folder, **options), settings, text, source_of(folder))
 
 
 def read_settings(folder: Path) -> Settings:
-    """The settings of a folder; all at their defaults if it has none.
+    """The settings in a folder; defaults if it has none.
 
     Raises:
         ModelFolderError: If the folder holds another kind of model.
@@ -123,44 +123,41 @@ def write_settings(folder: Path, settings: Settings) -> None:
     write_json(folder / _SETTINGS, value)
 
 
-def read_modules(
-    folder: Path, trust_remote_code: bool = False, start: int = 0, **options: Any
-) -> OrderedDict[str, nn.Module]:
+def read_modules(folder: Path, start: int = 0, **options: Unpack[LoadOptions]) -> OrderedDict[str, nn.Module]:
     """The modules of a folder, in order, by name.
 
-    A plain folder of transformers gets mean pooling, or the last token's vector if the encoder is a causal language
-    model.
+    A plain folder of transformers gets mean pooling, or last-token pooling if the encoder is a causal language model.
 
     Args:
         folder: A model folder.
-        trust_remote_code: Whether modules of unknown type may be imported and run.
-        start: How many modules at the front are left out.
-        **options: Handed to each module's ``load``.
+        start: How many modules at the front to leave out.
+        **options: Passed to each module's ``load``. ``trust_remote_code`` also says whether modules of unknown type may be
+            imported and run.
 
     Raises:
-        ModelFolderError: If the folder is no model folder, a module's type is unknown, a path leads out of the
+        ModelFolderError: If the folder is not a model folder, a module's type is unknown, a path leads out of the
             folder, or a module cannot be read.
     """
     source = folder / _MODULES
     entries = read_json(source)
     if entries is None:
-        return _plain_modules(folder, trust_remote_code=trust_remote_code, **options)
+        return _plain_modules(folder, options)
     if not isinstance(entries, list) or not all(_is_entry(entry) for entry in entries) or not entries:
         raise ModelFolderError(
             f"{source} must be a list of modules, each with a type and a path, and names as kwargs if any."
         )
     for entry in entries:  # no module is read before all are known to be safe
-        module_class(folder, source, entry["type"], trust_remote_code)
+        module_class(folder, source, entry["type"], options.get("trust_remote_code", False))
         inside(folder, source, entry["path"])
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for index, entry in list(enumerate(entries))[start:]:
-        module = read_module(folder, source, entry["type"], entry["path"], trust_remote_code, **options)
+        module = read_module(folder, source, entry["type"], entry["path"], options)
         set_folder_kwargs(module, entry.get("kwargs") or ())
         modules[entry.get("name", str(index))] = module
     return modules
 
 
-def _is_entry(entry: Any) -> bool:
+def _is_entry(entry: object) -> bool:
     if not isinstance(entry, dict):
         return False
     names = entry.get("kwargs") or []
@@ -168,11 +165,11 @@ def _is_entry(entry: Any) -> bool:
     return all(isinstance(value, str) for value in strings)
 
 
-def _plain_modules(folder: Path, **options: Any) -> OrderedDict[str, nn.Module]:
+def _plain_modules(folder: Path, options: LoadOptions) -> OrderedDict[str, nn.Module]:
     encoder = Transformer.load(folder, **options)
     config = encoder.auto_model.config
     causal = any(name.endswith("ForCausalLM") for name in config.architectures or [])
-    mode = "lasttoken" if causal and getattr(config, "is_causal", True) else "mean"
+    mode = "lasttoken" if causal and setting_of(config, "is_causal", True) else "mean"
     logger.warning("%s has no %s: a Transformer with %s pooling is made of it.", folder, _MODULES, mode)
     if encoder.tokenizer.chat_template and encoder.chat is None:
         logger.warning("%s has a chat template, which is not used: texts are encoded as they are.", folder)
@@ -180,23 +177,20 @@ def _plain_modules(folder: Path, **options: Any) -> OrderedDict[str, nn.Module]:
 
 
 def write_modules(folder: Path, modules: Mapping[str, nn.Module]) -> None:
-    """Writes each module into its place and, last of all, the list of them.
+    """Writes each module into its place and, last of all, the list of modules.
 
     Raises:
         ValueError: If a module has no ``save(folder)``; nothing is written then.
     """
-    for name, module in modules.items():
-        check_can_be_saved(name, module)
+    parts = [saveable(name, module) for name, module in modules.items()]
     entries = []
-    for index, (name, module) in enumerate(modules.items()):
-        path = (
-            ""
-            if index == 0 and getattr(module, "save_in_root", False)
-            else f"{index}_{type(module).__name__}"
-        )
+    for index, ((name, module), part) in enumerate(zip(modules.items(), parts, strict=True)):
+        in_root = index == 0 and isinstance(module, SavesInRoot) and module.save_in_root
+        path = "" if in_root else f"{index}_{type(module).__name__}"
         (folder / path).mkdir(parents=True, exist_ok=True)
-        module.save(str(folder / path))  # type: ignore[operator]
+        part.save(str(folder / path))
         kwargs = {"kwargs": names} if (names := folder_kwargs(module)) else {}
-        entry = {"idx": index, "name": name, "path": path, "type": type_name(folder, module)}
-        entries.append({**entry, **kwargs})
+        entries.append(
+            {"idx": index, "name": name, "path": path, "type": type_name(folder, module), **kwargs}
+        )
     write_json(folder / _MODULES, entries)

@@ -20,11 +20,11 @@ class ModelFolderError(ValueError):
     """A model folder is incomplete, unsafe, or not of a kind that can be read."""
 
 
-def read_json(path: Path, default: Any = None) -> Any:
-    """The value in a JSON file, or ``default`` where there is no such file.
+def read_json(path: Path, default: object = None) -> Any:
+    """The value in a JSON file, or ``default`` if there is no such file.
 
     Raises:
-        ModelFolderError: If the file holds no valid JSON.
+        ModelFolderError: If the file is not valid JSON.
     """
     if not path.is_file():
         return default
@@ -34,17 +34,17 @@ def read_json(path: Path, default: Any = None) -> Any:
         raise ModelFolderError(f"{path} is not valid JSON: {error}.") from error
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Writes a value as indented JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def check_weights(folder: Path) -> None:
-    """Makes sure that a folder has weights that can be read without running code.
+    """Checks that a folder has weights that can be read without running code.
 
     Raises:
-        ModelFolderError: If there are none, or only pickled ones; the text says how to convert those. If they are in
-            parts, and the list of them names anything but safetensors of this folder.
+        ModelFolderError: If there are none, or only pickled ones; the message says how to convert those. Also if the
+            index of sharded weights names anything but safetensors of this folder.
     """
     try:
         check_shards(folder)
@@ -78,6 +78,5 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Writes the tensors of a small module."""
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, {"format": "pt"}
-    )
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / WEIGHTS, {"format": "pt"})

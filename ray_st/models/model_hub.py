@@ -1,4 +1,4 @@
-"""Where a model's folder is: on this disk, or in the Hub's cache, fetched if need be."""
+"""Finding a model's folder: on this disk, or in the Hub's cache, downloaded if necessary."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def find_folder(
     local_files_only: bool = False,
     trust_remote_code: bool = False,
 ) -> Path:
-    """The folder of a model. Only configuration, tokenizer files and safetensors are fetched.
+    """The folder of a model. Only configuration, tokenizer files and safetensors are downloaded.
 
     Args:
-        name: A folder, or a name on the Hub: ``organisation/model``, or ``model`` alone, which is looked for
-            among the sentence-transformers models first.
-        cache_folder: Where fetched models are kept; by default the environment's SENTENCE_TRANSFORMERS_HOME, else
-            the Hub's own cache.
+        name: A folder, or a name on the Hub: ``organization/model``, or ``model`` alone, which is looked up among the
+            sentence-transformers models first.
+        cache_folder: Where downloaded models are stored; by default the environment's SENTENCE_TRANSFORMERS_HOME, or
+            else the Hub's own cache.
         revision: Branch, tag or commit on the Hub.
         token: For private models.
         local_files_only: Never ask the Hub.
-        trust_remote_code: Fetch the model's Python files too.
+        trust_remote_code: Also download the model's Python files.
 
     Raises:
         ModelFolderError: If there is no such folder and the Hub, or its cache when offline, has no such model.
@@ -68,9 +68,9 @@ def find_folder(
 
 
 def source_of(folder: Path) -> tuple[str, str] | None:
-    """Name and commit on the Hub of a folder in its cache (``models--organisation--name/snapshots/commit``).
+    """Name and commit on the Hub of a folder in its cache (``models--organization--name/snapshots/commit``).
 
-    None for any other folder: where something lies on a disk says nothing about where it came from.
+    None for any other folder: a local path does not tell where a model came from.
     """
     place = folder.absolute().parts[-3:]
     if len(place) < 3 or place[1] != "snapshots" or not place[0].startswith("models--"):

@@ -1,17 +1,17 @@
-"""Which class a folder's name of a module means, and the name under which a module is written.
+"""Which class the type of a module in a folder means, and the type under which a module is written.
 
-Folders name modules as the peer of this package does, in an older and in a newer form: the last part is the same. A class of the
-user's own is imported only if the folder is trusted; where a model takes over weights that it wrote itself, its own classes are
-meant (:func:`with_classes_of`), and nothing is imported.
+Folders name modules as this package's peer does, in an older and a newer form with the same last part. A user's own class is
+imported only if the folder is trusted. When a model reads weights that it wrote itself, the names mean its own classes
+(:func:`with_classes_of`) and nothing is imported.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from pkgutil import resolve_name
 from types import MappingProxyType
 from typing import Any
 
@@ -20,23 +20,22 @@ from transformers.dynamic_module_utils import custom_object_save, get_class_from
 
 from ray_st.models import MODULES
 from ray_st.models.folder_files import ModelFolderError
-from ray_st.models.module import Module
+from ray_st.models.module import HasTokenizer, LoadOptions, Module, Saveable
 
 _FAMILIES = ("sentence_transformers", "ray_st")
-
 
 _live: ContextVar[Mapping[str, Any]] = ContextVar("parts of a live model", default=MappingProxyType({}))
 
 
 @contextmanager
 def with_classes_of(model: nn.Module) -> Iterator[None]:
-    """While this is open, a folder's names of classes from elsewhere mean those of a live model, whose code runs anyway.
+    """Within this context, a folder's names of foreign classes mean those of a live model, whose code runs anyway.
 
     Args:
-        model: The model that reads a folder which it, or another process's copy of it, wrote.
+        model: The model that reads a folder written by itself or by its copy in another process.
     """
-    parts = [*model.modules(), *(part.tokenizer for part in model.modules() if hasattr(part, "tokenizer"))]
-    token = _live.set({_written_name(type(part)): part for part in parts})
+    tokenizers = [part.tokenizer for part in model.modules() if isinstance(part, HasTokenizer)]
+    token = _live.set({_written_name(type(part)): part for part in [*model.modules(), *tokenizers]})
     try:
         yield
     finally:
@@ -49,39 +48,46 @@ def live_part(path: str) -> Any:
 
 
 def own_name(path: str) -> str | None:
-    """The last part of a dotted name from this package or its peer; None for a name from elsewhere."""
+    """The last part of a dotted name from this package or its peer; None for any other name."""
     package, _, name = path.rpartition(".")
     return name if package.split(".")[0] in _FAMILIES else None
 
 
-def read_module(folder: Path, source: Path, kind: str, path: str, trust: bool, **options: Any) -> nn.Module:
+def import_name(path: str) -> Any:
+    """What a dotted name refers to; imports its module."""
+    package, _, name = path.rpartition(".")
+    return resolve_name(f"{package}:{name}")
+
+
+def read_module(folder: Path, source: Path, kind: str, path: str, options: LoadOptions) -> nn.Module:
     """A module from its folder.
 
     Args:
-        folder: The folder in which ``path`` lies, and a custom module's Python file.
+        folder: The folder that contains ``path``, and the Python file of a custom module.
         source: The file that names the module, for errors.
         kind: The module's type, a dotted name.
         path: Where in the folder the module is.
-        trust: Whether a type from outside this package may be imported and run.
-        **options: Handed to the ``load`` of this package's modules.
+        options: Passed to the ``load`` of this package's modules. ``trust_remote_code`` also says whether a type from
+            outside this package may be imported and run.
 
     Raises:
         ModelFolderError: If the type is unknown or not trusted, the path leads out of the folder, or the module cannot
             be read.
     """
+    trust = options.get("trust_remote_code", False)
     family = module_class(folder, source, kind, trust)
     place = inside(folder, source, path)
     if issubclass(family, Module):
-        return family.load(place, trust_remote_code=trust, **options)
+        return family.load(place, **{**options, "trust_remote_code": trust})
     return family.load(str(place))
 
 
 def module_class(folder: Path, source: Path, kind: str, trust: bool) -> Any:
-    """The class of a module's type; see :func:`read_module`."""
+    """The class that a module's type means; see :func:`read_module`."""
     name = own_name(kind)
     if name is not None:
         if name in MODULES:
-            return getattr(importlib.import_module(MODULES[name]), name)
+            return import_name(f"{MODULES[name]}.{name}")
         raise ModelFolderError(f"{source} names the module {kind}; known are {', '.join(MODULES)}.")
     if (part := live_part(kind)) is not None:
         return type(part)
@@ -90,10 +96,10 @@ def module_class(folder: Path, source: Path, kind: str, trust: bool) -> Any:
             f"{source} names the module {kind}, which is code from outside this package. "
             "Read that code, then pass trust_remote_code=True if you trust it."
         )
-    package, _, name = kind.rpartition(".")
+    package = kind.rpartition(".")[0]
     if package and (folder / f"{package}.py").is_file():
         return get_class_from_dynamic_module(kind, str(folder))
-    return getattr(importlib.import_module(package), name)
+    return import_name(kind)
 
 
 def inside(folder: Path, source: Path, path: str) -> Path:
@@ -109,7 +115,7 @@ def inside(folder: Path, source: Path, path: str) -> Path:
 
 
 def type_name(folder: Path, module: nn.Module) -> str:
-    """The name under which a module's type is written; the code of a custom one is copied into the folder."""
+    """The type under which a module is written; the code of a custom one is copied into the folder."""
     kind = type(module)
     if MODULES.get(kind.__name__) == kind.__module__:
         return f"sentence_transformers.models.{kind.__name__}"
@@ -125,11 +131,12 @@ def _written_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def check_can_be_saved(name: str, module: nn.Module) -> None:
-    """Makes sure that a module can be written.
+def saveable(name: str, module: nn.Module) -> Saveable:
+    """The module, as one that can be written.
 
     Raises:
         ValueError: If it has no ``save(folder)``.
     """
-    if not callable(getattr(module, "save", None)):
+    if not isinstance(module, Saveable):
         raise ValueError(f"Module {name} ({type(module).__name__}) cannot be saved: it has no save(folder).")
+    return module

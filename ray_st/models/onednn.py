@@ -1,8 +1,8 @@
 """Matrix products of encoders on AMD processors: oneDNN's kernels instead of MKL's, at twice the speed.
 
-torch multiplies float32 matrices with MKL, whose kernels for AMD processors reach half of what the processor can do:
-92 against 200 GFLOPS on one core of an EPYC with AVX-512. torch brings oneDNN's kernels along, and uses them for other
-types; here linear layers of an encoder use them for float32 too. Results differ by rounding alone.
+torch multiplies float32 matrices with MKL, whose kernels reach half of an AMD processor's peak: 92 against 200 GFLOPS on
+one core of an EPYC with AVX-512. torch includes oneDNN's kernels and uses them for other types; here an encoder's linear
+layers use them for float32 too. Results differ only by rounding.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 LEAST_PRODUCTS = 2**20
-"""Multiplications from which oneDNN is the faster one: below, what it prepares takes longer than the product."""
+"""Multiplications from which oneDNN is faster: below, its preparation takes longer than the product."""
 
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
-def linear_layers_of(model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """While this lasts, linear layers of an encoder on the CPU multiply with oneDNN, if that is faster.
+def linear_layers_of(model: PreTrainedModel) -> AbstractContextManager[object]:
+    """Within this context, linear layers of an encoder on the CPU multiply with oneDNN, if that is faster.
 
-    Not where activations are computed again: torch compares what a layer saves the first and the second time, and the
-    second time is outside of this.
+    It has no effect with activation checkpointing: torch compares what a layer saves the first and the second time, and
+    the second time is outside of the context.
 
     Args:
         model: The encoder that runs.
@@ -45,14 +45,14 @@ def _recomputes(model: PreTrainedModel) -> bool:
 @functools.cache
 def is_faster() -> bool:
     """Whether this process runs on an AMD processor with a torch that has both libraries."""
-    there = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return (
-        there and _product() is not None and _CPU_INFO.is_file() and "AuthenticAMD" in _CPU_INFO.read_text()
+    both = (
+        torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and _product() is not None
     )
+    return both and _CPU_INFO.is_file() and "AuthenticAMD" in _CPU_INFO.read_text()
 
 
 class OneDnn(TorchFunctionMode):
-    """Lets float32 ``linear`` on the CPU go to oneDNN; see :func:`linear_layers_of`."""
+    """Sends float32 ``linear`` on the CPU to oneDNN; see :func:`linear_layers_of`."""
 
     def __torch_function__(
         self,
@@ -61,7 +61,7 @@ class OneDnn(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Calls the function, or ours in its place."""
+        """Calls the function, or our replacement."""
         given = dict(kwargs or {})
         if func is torch.nn.functional.linear and _suits(*args, **given):
             return linear(*args, **given)
@@ -114,7 +114,7 @@ def _product() -> Callable[..., Any] | None:
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
-def _suits(input: Any, weight: Any, bias: Any = None) -> bool:
+def _suits(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     return (
         all(type(part) in (Tensor, torch.nn.Parameter) for part in (input, weight))
         and input.device.type == weight.device.type == "cpu"

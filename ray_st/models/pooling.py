@@ -1,4 +1,4 @@
-"""From one vector a token to one vector a text."""
+"""From one vector per token to one vector per text."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ray_st.models.folder_files import ModelFolderError, read_json
-from ray_st.models.module import Features, Module
+from ray_st.models.folder_files import ModelFolderError
+from ray_st.models.module import Features, LoadOptions, Module, read_config
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """Tokens of a batch and where they stand.
+    """The tokens of a batch and their positions.
 
-    ``vectors`` (n, t, d); ``kept`` (n, t), true for those that count; ``place`` (n, t), 0 for a text's first token;
-    ``weight`` (n,), the sum of weights that the vectors were multiplied by, or None.
+    ``vectors`` (n, t, d); ``kept`` (n, t), true for tokens that count; ``place`` (n, t), 0 for a text's first token;
+    ``weight`` (n,), the sum of the weights by which the vectors were multiplied, or None.
     """
 
     vectors: Tensor
@@ -92,21 +92,20 @@ _FLAGS = {
 
 
 class Pooling(Module):
-    """Makes one embedding of a text from its tokens' vectors.
+    """Combines the token vectors of a text into one embedding.
 
-    Modes: "cls" takes the first token, "lasttoken" the last, "max" the greatest value of each dimension, "mean" the
-    average, "mean_sqrt_len_tokens" the sum divided by the square root of the number of tokens, "weightedmean" an
-    average in which the i-th token has weight i. After :class:`ray_st.models.WordWeights` the averages divide by the sum
-    of its weights. Several modes are laid side by side. A text none of whose tokens
-    count gets zeros.
+    Modes: "cls" takes the first token, "lasttoken" the last, "max" the maximum of each dimension, "mean" the average,
+    "mean_sqrt_len_tokens" the sum divided by the square root of the number of tokens, "weightedmean" an average in which
+    the i-th token has weight i. After :class:`ray_st.models.WordWeights` averages are divided by the sum of its weights.
+    Several modes are concatenated. A text without any token that counts gets zeros.
 
     Args:
         word_embedding_dimension: Dimension d of the token vectors.
-        pooling_mode: A mode or several; "mean" by default.
+        pooling_mode: One or more modes; "mean" by default.
         include_prompt: Whether tokens of the prompt (the first ``prompt_length`` tokens) count. Tokens after it keep
-            the place, and so the weight, that they have in the whole text.
-        **flags: The older way to name modes: ``pooling_mode_mean_tokens=True`` and the like. Also
-            ``embedding_dimension``, the newer name of the first argument.
+            the position, and so the weight, that they have in the whole text.
+        embedding_dimension: The newer name of ``word_embedding_dimension``.
+        **flags: The older way to choose modes: ``pooling_mode_mean_tokens=True`` and the like.
 
     Raises:
         ValueError: If a mode is unknown or none is chosen.
@@ -119,10 +118,12 @@ class Pooling(Module):
         word_embedding_dimension: int | None = None,
         pooling_mode: str | Sequence[str] | None = None,
         include_prompt: bool = True,
-        **flags: Any,
+        *,
+        embedding_dimension: int | None = None,
+        **flags: bool,
     ) -> None:
         super().__init__()
-        dimension = flags.pop("embedding_dimension", word_embedding_dimension)
+        dimension = word_embedding_dimension if embedding_dimension is None else embedding_dimension
         if unknown := sorted(set(flags) - set(_FLAGS)):
             raise ValueError(f"Pooling has no argument {unknown[0]!r}; its flags are {', '.join(_FLAGS)}.")
         if not isinstance(dimension, int):
@@ -135,18 +136,14 @@ class Pooling(Module):
 
     @property
     def pooling_mode(self) -> str | tuple[str, ...]:
-        """The mode, or the modes in the order in which they are laid side by side."""
+        """The mode, or the modes in the order in which they are concatenated."""
         return self.pooling_modes[0] if len(self.pooling_modes) == 1 else self.pooling_modes
 
     def forward(self, features: Features) -> Features:
         """The features with ``sentence_embedding`` (n, modes x d) from ``token_embeddings`` (n, t, d)."""
         vectors = features["token_embeddings"]
-        real = features.get("attention_mask")
-        real = (
-            torch.ones(vectors.shape[:2], device=vectors.device, dtype=torch.bool)
-            if real is None
-            else real.bool()
-        )
+        mask = features.get("attention_mask")
+        real = (vectors.new_ones(vectors.shape[:2]) if mask is None else mask).bool()
         place = torch.arange(real.shape[1], device=real.device) - real.int().argmax(dim=1, keepdim=True)
         kept = real
         if not self.include_prompt and "prompt_length" in features:
@@ -167,7 +164,7 @@ class Pooling(Module):
     get_sentence_embedding_dimension = get_embedding_dimension
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The older form with one flag a mode, which every reader knows; the newer one if the order is not its."""
+        """The older form, one flag per mode, which every reader knows; the newer one if the order of modes needs it."""
         shared = {"include_prompt": self.include_prompt}
         if self.pooling_modes == tuple(mode for mode in _MODES if mode in self.pooling_modes):
             flags = {flag: mode in self.pooling_modes for flag, mode in _FLAGS.items()}
@@ -176,27 +173,25 @@ class Pooling(Module):
         return {"embedding_dimension": self.word_embedding_dimension, **modes, **shared}
 
     @classmethod
-    def load(cls, folder: str | Path, **options: Any) -> Self:
+    def load(cls, folder: str | Path, **options: Unpack[LoadOptions]) -> Self:
         """Reads a module from its folder, in the older or the newer form.
 
         Raises:
-            ModelFolderError: If the folder has no settings, or settings that make no pooling.
+            ModelFolderError: If the folder has no settings, or invalid ones.
         """
-        path = Path(folder) / cls.config_file_name
-        config = read_json(path)
-        if config is None:
-            raise ModelFolderError(f"{folder} has no {cls.config_file_name}, which a Pooling module needs.")
+        config = read_config(cls, Path(folder))
         try:
             return cls(**config)
         except ValueError as error:
-            raise ModelFolderError(f"{path}: {error}") from error
+            raise ModelFolderError(f"{Path(folder) / cls.config_file_name}: {error}") from error
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows of this module."""
-        return f"{self.word_embedding_dimension}, {self.get_pooling_mode_str()}, include_prompt={self.include_prompt}"
+        modes = self.get_pooling_mode_str()
+        return f"{self.word_embedding_dimension}, {modes}, include_prompt={self.include_prompt}"
 
 
-def _modes(pooling_mode: str | Sequence[str] | None, flags: Mapping[str, Any]) -> tuple[str, ...]:
+def _modes(pooling_mode: str | Sequence[str] | None, flags: Mapping[str, bool]) -> tuple[str, ...]:
     if pooling_mode is None:
         modes = tuple(mode for flag, mode in _FLAGS.items() if flags.get(flag)) or ("mean",)
     else:

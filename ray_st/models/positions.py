@@ -1,8 +1,8 @@
-"""Where the positions of a text begin and end: at its first token, and where the encoder's table of them does.
+"""Positions of a text: they start at its first token and end with the encoder's table of positions.
 
-Encoders with absolute positions count from the first column of a batch. With padding on the left a text's positions,
-and with them its vectors, would depend on the longest text beside it. Some encoders take ``position_ids``, others
-(BART's kind) do not; so every text is moved to the first column instead, which is right for all of them.
+Encoders with absolute positions count from the first column of a batch. With padding on the left, a text's positions,
+and so its vectors, would depend on the longest text of the batch. Some encoders take ``position_ids``, others (those like
+BART) do not; moving every text to the first column works for all of them.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "positions_embed", "wpe")
 
 
 def table_limit(model: PreTrainedModel) -> int | None:
-    """How many tokens an encoder has learned positions for; None if it counts in another way.
+    """Number of positions that an encoder has learned; None if it encodes them in another way.
 
-    RoBERTa and its kin number the first token ``padding_idx + 1``, BART and its kin 2: they use fewer rows than there
-    are.
+    RoBERTa and its relatives number the first token ``padding_idx + 1``, BART and its relatives 2: they do not use all
+    rows of the table.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _TABLES:
             skipped = 0 if module.padding_idx is None else module.padding_idx + 1
-            offset = getattr(module, "offset", skipped)
+            offset = vars(module).get("offset", skipped)
             return module.num_embeddings - (offset if isinstance(offset, int) else skipped)
     return None
 
@@ -37,7 +38,7 @@ def first_columns(mask: Tensor) -> Tensor:
 
 
 def is_padded_left(inputs: Mapping[str, Tensor]) -> bool:
-    """Whether some text of a batch begins behind padding, and nobody said at which positions."""
+    """Whether some text of a batch starts after padding, and no positions are given."""
     mask = inputs.get("attention_mask")
     if mask is None or mask.dim() != 2 or not mask.shape[1] or "position_ids" in inputs:
         return False
@@ -45,7 +46,7 @@ def is_padded_left(inputs: Mapping[str, Tensor]) -> bool:
 
 
 def moved_to_start(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A batch with every text in the first columns, and its padding behind it."""
+    """A batch with every text in the first columns, followed by its padding."""
     shift, columns = _shift(inputs["attention_mask"])
     return {name: _taken(value, (columns + shift) % len(columns)) for name, value in inputs.items()}
 
@@ -58,19 +59,19 @@ def run_from_start(run: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Any
         inputs: ``attention_mask`` (n, t) and other tensors whose first dimensions are (n, t).
 
     Returns:
-        The encoder's output, with ``last_hidden_state`` (n, t, d) and ``hidden_states``, if any, as the inputs stand.
+        The encoder's output, with ``last_hidden_state`` (n, t, d) and ``hidden_states``, if any, aligned to the inputs.
     """
     shift, columns = _shift(inputs["attention_mask"])
-    output = run(**moved_to_start(inputs))
     back = (columns - shift) % len(columns)
+    return with_vectors(run(**moved_to_start(inputs)), lambda vectors: _taken(vectors, back))
+
+
+def with_vectors(output: ModelOutput, change: Callable[[Tensor], Tensor]) -> ModelOutput:
+    """An encoder's output whose ``last_hidden_state`` and ``hidden_states``, if any, went through a function."""
     for name in ("last_hidden_state", "hidden_states"):
-        if output.get(name) is not None:
-            value = output[name]
-            output[name] = (
-                _taken(value, back)
-                if isinstance(value, Tensor)
-                else tuple(_taken(part, back) for part in value)
-            )
+        value = output.get(name)
+        if value is not None:
+            output[name] = change(value) if isinstance(value, Tensor) else tuple(map(change, value))
     return output
 
 

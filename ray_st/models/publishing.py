@@ -1,4 +1,4 @@
-"""A model's way to the Hub."""
+"""Uploading a model to the Hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CARD = "README.md"
 
 
 class PublishedStack(Stack):
-    """Modules in a row that can be put on the Hub; subclasses know how they are saved."""
+    """Modules in a row that can be uploaded to the Hub; subclasses define how they are saved."""
 
     def push_to_hub(
         self,
@@ -30,36 +30,36 @@ class PublishedStack(Stack):
         revision: str | None = None,
         create_pr: bool = False,
     ) -> str:
-        """Uploads the model into a repository, which is made if it is not there.
+        """Uploads the model into a repository, which is created if it does not exist.
 
         Args:
-            repo_id: Name of the repository, with its owner; without, it is the token's.
+            repo_id: Name of the repository, with its owner; the default owner is the token's.
             token: By default the one that this machine is logged in with.
-            private: Whether a repository that is made here is private; by default as its owner has set.
+            private: Whether a newly created repository is private; the default is its owner's setting.
             safe_serialization: Must be True: only safetensors are written.
-            commit_message: By default what was added.
-            local_model_path: A folder to upload in place of the model as it is now.
-            exist_ok: Whether the repository may be there already.
-            replace_model_card: Whether its card, if it has one, is replaced.
-            train_datasets: Names of the data sets that the model was trained on, for the card.
-            revision: Branch; made if it is not there. By default the main one.
-            create_pr: Whether to propose the change instead of making it.
+            commit_message: By default says which kind of model was added.
+            local_model_path: A folder to upload in place of the current model.
+            exist_ok: Whether the repository may already exist.
+            replace_model_card: Whether to replace its card, if it has one.
+            train_datasets: Names of the datasets that the model was trained on, for the card.
+            revision: Branch; created if it does not exist. By default the main one.
+            create_pr: Whether to open a pull request instead of committing.
 
         Returns:
-            Address of the commit, or of the proposal.
+            URL of the commit or the pull request.
 
         Raises:
             ValueError: If ``safe_serialization`` is False.
-            huggingface_hub.errors.HfHubHTTPError: If the Hub refuses, as where the repository is there already.
+            huggingface_hub.errors.HfHubHTTPError: If the Hub rejects the request, for example because the repository
+                already exists.
         """
         api = HfApi(token=token)
         known = exist_ok or create_pr
         repository = api.create_repo(repo_id, private=private, exist_ok=known).repo_id
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
-        keeps_card = (
-            known and not replace_model_card and api.file_exists(repository, _CARD, revision=revision)
-        )
+        replaceable = replace_model_card or not known
+        keeps_card = not replaceable and api.file_exists(repository, _CARD, revision=revision)
         with tempfile.TemporaryDirectory() as folder:
             if local_model_path is None:
                 model: Any = self
@@ -80,7 +80,7 @@ class PublishedStack(Stack):
         return str(commit.pr_url if create_pr else commit.commit_url)
 
     def save_to_hub(self, repo_id: str, organization: str | None = None, **options: Any) -> str:
-        """:meth:`push_to_hub`, by its older name.
+        """The older name of :meth:`push_to_hub`.
 
         Args:
             repo_id: Name of the repository.

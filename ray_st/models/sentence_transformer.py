@@ -1,10 +1,10 @@
-"""The model: modules in a row that turn texts into embeddings, and what one does with them."""
+"""The model: modules in a row that turn texts into embeddings, and the methods that users call on it."""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ray_st.models.model_hub import find_folder
 from ray_st.models.module_table import with_classes_of
 from ray_st.models.process_pool import Pool, encode_pooled, open_pool
 from ray_st.models.stack import best_device
-from ray_st.models.text_encoding import Wish, encode_texts
+from ray_st.models.text_encoding import EncodeOptions, encode_texts
 from ray_st.similarity_functions import SimilarityFunction
 from ray_st.util.names import either
 from ray_st.util.team import Alone, Team
@@ -36,24 +36,24 @@ class SentenceTransformer(AdaptableStack, FittedStack):
     """A model that turns texts into embeddings.
 
     Args:
-        model_name_or_path: A model folder, an older or plain one of transformers too, or a name on the Hub.
+        model_name_or_path: A model folder, also an older one or a plain one of transformers, or a name on the Hub.
         modules: The modules of a new model, instead of a folder.
         device: Where to compute; by default a GPU if there is one.
-        prompts: Texts to put before others, by name; they go before those of the folder.
-        default_prompt_name: The prompt that is used when none is named.
+        prompts: Texts to put before others, by name; they override those of the folder.
+        default_prompt_name: The prompt to use when none is named.
         similarity_fn_name: How embeddings are compared: "cosine" (the default), "dot", "euclidean", "manhattan".
-        cache_folder: Where models fetched from the Hub are kept.
-        trust_remote_code: Whether Python code that a model folder brings or names may be run.
+        cache_folder: Where models fetched from the Hub are stored.
+        trust_remote_code: Whether Python code that a model folder contains or names may be run.
         revision: Branch, tag or commit on the Hub.
         local_files_only: Never ask the Hub.
         token: For private models on the Hub.
         use_auth_token: The older name of ``token``.
         truncate_dim: Dimensions to keep of each embedding.
-        model_kwargs: More arguments of ``AutoModel.from_pretrained``, such as ``dtype``, ``attn_implementation``.
+        model_kwargs: More arguments of ``AutoModel.from_pretrained``, such as ``dtype`` or ``attn_implementation``.
         tokenizer_kwargs: More arguments of ``AutoTokenizer.from_pretrained``.
         config_kwargs: More arguments of ``AutoConfig.from_pretrained``.
-        model_card_data: What is known about the model, for its card.
-        backend: What computes; "torch" is the only one.
+        model_card_data: Facts about the model, for its card.
+        backend: Must be "torch".
         processor_kwargs: The later name of ``tokenizer_kwargs``.
 
     Raises:
@@ -62,7 +62,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
     """
 
     team: Team = Alone()
-    """Who shares the work of :meth:`encode` and of evaluators; training sets it for as long as it evaluates."""
+    """The processes that share the work of :meth:`encode` and of evaluators; set by training while it evaluates."""
 
     def __init__(
         self,
@@ -92,6 +92,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
                 f"backend must be 'torch'; got {backend!r}. ONNX and OpenVINO are not there yet."
             )
         tokenizer_kwargs = either("tokenizer_kwargs", tokenizer_kwargs, "processor_kwargs", processor_kwargs)
+        token = use_auth_token if token is None else token
         if model_name_or_path is None:
             opened = Opened.of(modules)
         elif modules is not None:
@@ -101,19 +102,20 @@ class SentenceTransformer(AdaptableStack, FittedStack):
                 model_name_or_path,
                 cache_folder=cache_folder,
                 revision=revision,
-                token=use_auth_token if token is None else token,
+                token=token,
                 local_files_only=local_files_only,
                 trust_remote_code=trust_remote_code,
             )
-            arguments = {
-                "cache_dir": cache_folder,
-                "token": use_auth_token if token is None else token,
-                "local_files_only": local_files_only,
-                "model_args": model_kwargs,
-                "tokenizer_args": tokenizer_kwargs,
-                "config_args": config_kwargs,
-            }
-            opened = open_folder(folder, trust_remote_code, **arguments)
+            opened = open_folder(
+                folder,
+                trust_remote_code=trust_remote_code,
+                cache_dir=cache_folder,
+                token=token,
+                local_files_only=local_files_only,
+                model_args=model_kwargs,
+                tokenizer_args=tokenizer_kwargs,
+                config_args=config_kwargs,
+            )
         super().__init__(OrderedDict(opened.modules))
         self._settle(opened.settings, prompts, default_prompt_name, similarity_fn_name, truncate_dim)
         self.trust_remote_code = trust_remote_code
@@ -157,35 +159,34 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         chunk_size: int | None = None,
         *,
         inputs: str | Sequence[str] | np.ndarray | None = None,
-        **options: Any,
+        **options: object,
     ) -> Any:
         """Embeddings of texts.
 
         Args:
             sentences: n texts, or one.
             prompt_name: Name of the prompt to put before each text; by default ``default_prompt_name``.
-            prompt: The prompt itself; goes before ``prompt_name``.
+            prompt: The prompt text. Overrides ``prompt_name``.
             batch_size: Texts computed at once. Texts of similar length share a batch.
             show_progress_bar: Whether to show one; by default if this logger is at level INFO or DEBUG.
-            output_value: "sentence_embedding"; "token_embeddings" for a tensor (t, d) a text, without padding; None
-                for a dict of all features a text.
+            output_value: "sentence_embedding"; "token_embeddings" for a tensor (t, d) per text, without padding; None
+                for a dict of all features per text.
             precision: "float32" (also None), or with fewer bits: "int8", "uint8", "binary", "ubinary".
-            convert_to_numpy: Return one array; else a list of tensors.
-            convert_to_tensor: Return one tensor; goes before ``convert_to_numpy``.
-            device: Move the model there first; or a list of devices, for a pool that is stopped afterwards.
+            convert_to_numpy: Return one array; otherwise a list of tensors.
+            convert_to_tensor: Return one tensor. Overrides ``convert_to_numpy``.
+            device: Move the model there first; or a list of devices, for a temporary pool.
             normalize_embeddings: Scale embeddings to unit length.
             truncate_dim: Dimensions to keep; by default the model's.
-            pool: Processes of :meth:`start_multi_process_pool` that compute; their tensors come back to the CPU.
+            pool: A pool from :meth:`start_multi_process_pool` to compute with; tensors are returned on the CPU.
             chunk_size: Texts that a process of the pool gets at a time, rounded up to whole batches.
             inputs: The later name of ``sentences``.
-            **options: Passed on to those modules that know them; see :meth:`get_model_kwargs`. ``task`` may always be
-                named.
+            **options: Passed to the modules that take them; see :meth:`get_model_kwargs`. ``task`` is always allowed.
 
         Returns:
             (n, d) as an array or tensor, or a list of n; for one text, its embedding alone.
 
         Raises:
-            ValueError: If an entry is no string, a prompt is unknown, or an option is none of those named.
+            ValueError: If an entry is not a string, a prompt is unknown, or an option is invalid.
         """
         devices = None
         if device is not None and not isinstance(device, str | torch.device):
@@ -194,7 +195,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
             self.to(device)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() <= logging.INFO
-        wish = Wish(
+        asked = EncodeOptions(
             prompt=self._prompt(prompt, prompt_name),
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
@@ -208,33 +209,33 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         given: Any = either("sentences", sentences, "inputs", inputs)
         if given is None:
             raise ValueError("encode needs sentences: one text or several; it was given none.")
-        single = isinstance(given, str | Mapping) or not hasattr(given, "__len__")
+        single = isinstance(given, str | Mapping) or not isinstance(given, Sized)
         texts: list[Any] = [given] if single else list(given)
         if texts and (pool is not None or devices is not None):
-            found = encode_pooled(self, texts, wish, pool, devices, chunk_size)
+            found = encode_pooled(self, texts, asked, pool, devices, chunk_size)
         else:
-            found = encode_texts(self, texts, wish, self.team)
+            found = encode_texts(self, texts, asked, self.team)
         return found[0] if single else found
 
     def start_multi_process_pool(self, target_devices: Sequence[str | torch.device] | None = None) -> Pool:
         """Starts processes for ``encode(..., pool=pool)`` on the Ray cluster, each with a copy of this model.
 
         Args:
-            target_devices: A device for each process: "cuda:0" asks the cluster for a GPU, "cpu" for a CPU; devices of
+            target_devices: A device for each process: "cuda:0" requests a GPU of the cluster, "cpu" a CPU; devices with
                 the same name share one GPU. By default every GPU of the cluster; without GPUs four CPUs, or as many
                 as there are.
 
         Returns:
-            The pool, which keeps its processes until :meth:`stop_multi_process_pool`.
+            The pool, whose processes run until :meth:`stop_multi_process_pool`.
 
         Raises:
-            ValueError: If a device is of another kind, or the cluster lacks what the processes need.
+            ValueError: If a device is of another kind, or the cluster lacks the resources.
         """
         return open_pool(self, target_devices)
 
     @staticmethod
     def stop_multi_process_pool(pool: Pool) -> None:
-        """Ends the processes of a pool, and Ray if it was started for them."""
+        """Stops the processes of a pool, and Ray if it was started for them."""
         pool.stop()
 
     def encode_multi_process(
@@ -247,10 +248,10 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         chunk_size: int | None = None,
         **options: Any,
     ) -> np.ndarray:
-        """The older name of :meth:`encode` with a pool; ``options`` are further ones of it.
+        """The older name of :meth:`encode` with a pool; ``options`` are its other arguments.
 
         Raises:
-            ValueError: If no pool is given, or what :meth:`encode` refuses.
+            ValueError: If no pool is given, or :meth:`encode` raises one.
         """
         if pool is None:
             raise ValueError("encode_multi_process needs the pool that start_multi_process_pool() gave.")
@@ -264,10 +265,9 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         return self._encode_as("query", "query", sentences, options)
 
     def encode_document(self, sentences: str | Sequence[str] | None = None, **options: Any) -> Any:
-        """Like :meth:`encode`, with the first prompt named "document", "passage" or "corpus" unless another is asked."""
-        role = next(
-            (name for name in ("document", "passage", "corpus") if self.prompts.get(name)), "document"
-        )
+        """Like :meth:`encode`, with the prompt named "document", "passage" or "corpus" unless another is asked for."""
+        known = (name for name in ("document", "passage", "corpus") if self.prompts.get(name))
+        role = next(known, "document")
         return self._encode_as("document", role, sentences, options)
 
     def _encode_as(
@@ -278,8 +278,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         of_task = {"task": task} if "task" in self.get_model_kwargs() else {}
         return self.encode(sentences, **{**of_task, **options, **named})
 
-    def _module_options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options of a call that some module takes."""
+    def _module_options(self, options: Mapping[str, object]) -> dict[str, object]:
+        """The options of a call that some module takes."""
         names = self.get_model_kwargs()
         if unknown := sorted(set(options) - {*names, "task"}):
             raise ValueError(
@@ -288,7 +288,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         return {name: value for name, value in options.items() if name in names}
 
     def _prompt(self, prompt: str | None, name: str | None) -> str | None:
-        """The text to put before others, from what a call says and the default."""
+        """The text to put before others, from a call's arguments and the default."""
         name = name or self.default_prompt_name
         if prompt is not None or name is None:
             return prompt
@@ -308,11 +308,11 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         self._similarity = SimilarityFunction(value)
 
     def similarity(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
-        """How alike each of the first is to each of the second: (n, d) and (m, d) to (n, m)."""
+        """Similarity of each of the first to each of the second: (n, d) and (m, d) to (n, m)."""
         return SimilarityFunction.to_similarity_fn(self._similarity)(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1: Embeddings, embeddings2: Embeddings) -> Tensor:
-        """How alike the first are to the second, row by row: (n, d) and (n, d) to (n,)."""
+        """Similarity of the first to the second, row by row: (n, d) and (n, d) to (n,)."""
         return SimilarityFunction.to_similarity_pairwise_fn(self._similarity)(embeddings1, embeddings2)
 
     def get_embedding_dimension(self) -> int | None:
@@ -322,7 +322,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
 
     @contextmanager
     def truncate_sentence_embeddings(self, truncate_dim: int | None) -> Iterator[None]:
-        """While this lasts, :meth:`encode` keeps only so many dimensions; None keeps all."""
+        """Within this context, :meth:`encode` keeps only so many dimensions; None keeps all."""
         before, self.truncate_dim = self.truncate_dim, truncate_dim
         try:
             yield
@@ -340,11 +340,11 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         """Writes the model into a folder that this class and its peer can open.
 
         Args:
-            path: The folder; made if it is not there, its files are replaced.
+            path: The folder; created if it does not exist, and its files are replaced.
             model_name: Name on the Hub, for the card.
-            create_model_card: Whether to write README.md: the card the model came with, or a new one once it is
+            create_model_card: Whether to write README.md: the card that the model came with, or a new one once it is
                 trained or has none.
-            train_datasets: Names of the data sets it was trained on, for the card.
+            train_datasets: Names of the datasets it was trained on, for the card.
             safe_serialization: Must be True: only safetensors are written.
 
         Raises:
@@ -368,9 +368,9 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         return Settings(self.prompts, self.default_prompt_name, self.similarity_fn_name, self.truncate_dim)
 
     def load_weights(self, path: str | Path) -> None:
-        """Takes over the weights of a saved model of the same modules, in place; modules of your own classes, too.
+        """Loads the weights of a saved model with the same modules, in place; your own module classes work too.
 
-        An adapted model takes over those of its active adapter and of the modules after the encoder.
+        A model with adapters loads its active adapter and the modules after the encoder.
 
         Args:
             path: A model folder.
@@ -379,11 +379,11 @@ class SentenceTransformer(AdaptableStack, FittedStack):
             ValueError: If the folder's modules differ, by kind or by the shape of a weight.
         """
         folder = find_folder(path)
-        if self.has_adapters:  # all that is saved of the first module
+        if self.has_adapters:  # of the first module only the adapter is saved
             refill(encoder_within(self.first.auto_model), folder)
         parts = list(self)[self.has_adapters :]
         with with_classes_of(self):
-            saved = read_modules(folder, self.trust_remote_code, start=int(self.has_adapters))
+            saved = read_modules(folder, int(self.has_adapters), trust_remote_code=self.trust_remote_code)
         mine, theirs = [[type(part).__name__ for part in row] for row in (parts, saved.values())]
         if mine != theirs:
             raise ValueError(f"{path} holds the modules {theirs}; this model has {mine}.")

@@ -1,7 +1,7 @@
 """From texts to embeddings in batches of similar length.
 
-The batches are a function of the texts' lengths alone. Who runs them is exchangeable: a team of several processes
-deals out the same batches and gets the same embeddings, to the last bit, as one process.
+The batches are a function of the texts' lengths alone. A team of several processes shares out the same batches and gets
+bitwise the same embeddings as one process.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ray_st.models.module import ChecksInputs, UsesChat
 from ray_st.util.search.quantize import PRECISIONS, quantize_embeddings
 from ray_st.util.team import Team, hand, share_out
 from ray_st.util.tensors import batch_to_device, normalize_embeddings, to_numpy, truncate_embeddings
@@ -27,23 +28,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be computed and in which form.
+class EncodeOptions:
+    """What to compute, and the form in which to return it.
 
     Args:
         prompt: Put before each text; None or "" for none.
         batch_size: Texts in one batch.
         show_progress_bar: Whether to show one.
-        output_value: "sentence_embedding", "token_embeddings" (one tensor (t, d) a text, without padding), or None
-            for a dict of all features a text.
+        output_value: "sentence_embedding", "token_embeddings" (one tensor (t, d) per text, without padding), or None
+            for a dict of all features per text.
         precision: "float32", "int8", "uint8", "binary" or "ubinary".
         form: "numpy" (an array), "tensor" (a tensor on the model's device) or "list" (of tensors).
-        normalize: Whether embeddings are scaled to unit length.
+        normalize: Whether to scale embeddings to unit length.
         truncate_dim: Dimensions to keep; None keeps all.
-        options: Passed on to the model's ``tokenize`` and ``forward``, such as the ``task``.
+        options: Passed to the model's ``tokenize`` and ``forward``, such as the ``task``.
 
     Raises:
-        ValueError: If a value is none of those named.
+        ValueError: If a value is none of those listed.
     """
 
     prompt: str | None = None
@@ -63,15 +64,28 @@ class Wish:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}.")
         if self.output_value not in ("sentence_embedding", "token_embeddings", None):
             raise ValueError(
-                f"output_value must be 'sentence_embedding', 'token_embeddings' or None; got {self.output_value!r}."
+                "output_value must be 'sentence_embedding', 'token_embeddings' or None; got "
+                f"{self.output_value!r}."
             )
 
 
-def check_texts(texts: Sequence[Any]) -> None:
-    """Refuses what is not text before the tokenizer sees it.
+def check_inputs_of(module: nn.Module, inputs: Sequence[Any]) -> None:
+    """Raises for inputs that a first module does not take: anything but strings, unless it says otherwise.
 
     Raises:
-        ValueError: Naming the first entry that is no string, or no Unicode, and its place.
+        ValueError: Naming the first such entry and its index.
+    """
+    if isinstance(module, ChecksInputs):
+        module.check_inputs(inputs)
+    else:
+        check_texts(inputs)
+
+
+def check_texts(texts: Sequence[object]) -> None:
+    """Raises for entries that are not text, before the tokenizer sees them.
+
+    Raises:
+        ValueError: Naming the first entry that is not a string or not Unicode, and its index.
     """
     for place, text in enumerate(texts):
         if not isinstance(text, str):
@@ -80,14 +94,14 @@ def check_texts(texts: Sequence[Any]) -> None:
 
 
 def check_unicode(text: str, place: int) -> None:
-    """Refuses a text with half of a surrogate pair, which no tokenizer takes.
+    """Raises for a text with half of a surrogate pair, which no tokenizer takes.
 
     Args:
         text: The text.
-        place: Which of the inputs it is.
+        place: Its index among the inputs.
 
     Raises:
-        ValueError: Naming the place and the character.
+        ValueError: Naming the index and the character.
     """
     half = lone_surrogate(text)
     if half is not None:
@@ -95,9 +109,9 @@ def check_unicode(text: str, place: int) -> None:
 
 
 def with_prompt(texts: Sequence[Any], prompt: str | None) -> list[Any]:
-    """The texts with a prompt before each, also in dicts of a task and a text; images stay as they are."""
+    """The texts with a prompt before each, also within ``{task: text}`` dicts; images are left unchanged."""
 
-    def put(value: Any) -> Any:
+    def put(value: object) -> Any:
         if isinstance(value, Mapping):
             return {task: put(text) for task, text in value.items()}
         return f"{prompt}{value}" if isinstance(value, str) else value
@@ -105,15 +119,15 @@ def with_prompt(texts: Sequence[Any], prompt: str | None) -> list[Any]:
     return [put(text) for text in texts] if prompt else list(texts)
 
 
-def size_of(value: Any) -> int:
-    """What texts are sorted by where there are no token ids: characters. Images come last."""
+def size_of(value: object) -> int:
+    """What texts are sorted by if there are no token ids: characters. Images come last."""
     if isinstance(value, Mapping):
         return sum(map(size_of, value.values()))
     return len(value) if isinstance(value, str) else 0
 
 
 def length_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
-    """Positions in batches of similar length, the longest first, equal ones in their order.
+    """Indices of texts in batches of similar length, the longest first; texts of equal length keep their order.
 
     Args:
         lengths: Length of each text.
@@ -123,103 +137,101 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def encode_texts(model: Stack, texts: Sequence[str], wish: Wish, team: Team) -> Any:
+def encode_texts(model: Stack, texts: Sequence[str], asked: EncodeOptions, team: Team) -> Any:
     """The embeddings of some texts, in their order.
 
     Args:
-        model: The model; it is put into evaluation mode for the time of the call.
+        model: The model; in evaluation mode during the call.
         texts: n texts.
-        wish: What is to be computed and in which form.
-        team: Who shares the batches; all of them must encode the same texts, and all get all embeddings.
+        asked: What to compute, and in which form.
+        team: The processes that share the batches; all must encode the same texts, and all get all embeddings.
 
     Returns:
         (n, d) as an array or a tensor, a list of n tensors (d,), or a list of n values of another output.
     """
     model.check_inputs(texts)
-    batches, features_of = _plan(model, texts, wish)
+    batches, features_of = _plan(model, texts, asked)
     mine = len(hand(team.rank, team.size, len(batches)))
-    with tqdm(total=mine, desc="Batches", disable=not wish.show_progress_bar) as bar, _evaluating(model):
+    with tqdm(total=mine, desc="Batches", disable=not asked.show_progress_bar) as bar, _evaluating(model):
 
         def embed(rows: np.ndarray) -> Any:
             features = batch_to_device(features_of(rows), model.device)
-            result = _pick(model(features, **wish.options), len(rows), wish)
+            result = _pick(model(features, **asked.options), len(rows), asked)
             bar.update()
             return result
 
         results = share_out(team, batches, embed)
     order = np.concatenate([np.empty(0, dtype=np.int64), *batches])
-    if wish.output_value != "sentence_embedding":
+    if asked.output_value != "sentence_embedding":
         flat = [value for batch in results for value in batch]
         return [flat[place] for place in np.argsort(order)]
-    return deliver(_in_order(results, order, model, wish), wish)
+    return deliver(_in_order(results, order, model, asked), asked)
 
 
 def with_its_prompt(
     model: Stack, texts: Sequence[Any], prompt: str | None
 ) -> tuple[TokenEncoder | None, list[Any]]:
-    """The model's encoder of texts, if it has one, and the texts, with the prompt in the one or in the others.
+    """The model's token encoder, if it has one, and the texts; the prompt is in the encoder's template or in the texts.
 
     Raises:
-        ValueError: If there is a prompt and a module behind a router puts texts into the messages of a chat.
+        ValueError: If there is a prompt and a module behind a router uses a chat template.
     """
     encoder = model.token_encoder()
     if encoder is not None and encoder.chat is not None:
         return replace(encoder, chat=encoder.chat.prompted(prompt)), list(texts)
-    if prompt and any(getattr(module, "chat", None) is not None for module in model.modules()):
+    if prompt and any(isinstance(part, UsesChat) and part.chat is not None for part in model.modules()):
         raise ValueError("A prompt for a chat template is not passed on by a router; put it into the texts.")
     return encoder, with_prompt(texts, prompt)
 
 
 def _plan(
-    model: Stack, texts: Sequence[Any], wish: Wish
+    model: Stack, texts: Sequence[Any], asked: EncodeOptions
 ) -> tuple[list[np.ndarray], Callable[[np.ndarray], dict[str, Any]]]:
     """The batches, and how to make the features of one."""
-    encoder, texts = with_its_prompt(model, texts, wish.prompt)
+    encoder, texts = with_its_prompt(model, texts, asked.prompt)
     if encoder is None:
-        batches = length_batches([size_of(text) for text in texts], wish.batch_size)
-        return batches, lambda rows: dict(model.tokenize([texts[row] for row in rows], **wish.options))
+        batches = length_batches([size_of(text) for text in texts], asked.batch_size)
+        return batches, lambda rows: dict(model.tokenize([texts[row] for row in rows], **asked.options))
     ids = encoder(texts)
-    # A chat's prompt stands among the template's own tokens, which count.
-    counted = wish.prompt if encoder.chat is None else None
+    # The prompt of a chat is among the template's own tokens, which count.
+    counted = asked.prompt if encoder.chat is None else None
     extra = {"prompt_length": encoder.prompt_length(counted)} if counted else {}
-    batches = length_batches([len(row) for row in ids], wish.batch_size)
+    batches = length_batches([len(row) for row in ids], asked.batch_size)
     return batches, lambda rows: {**encoder.pad([ids[row] for row in rows]), **extra}
 
 
-def _pick(features: dict[str, Any], rows: int, wish: Wish) -> Any:
-    if wish.truncate_dim is not None:
-        features["sentence_embedding"] = truncate_embeddings(
-            features["sentence_embedding"], wish.truncate_dim
-        )
-    if wish.output_value is None:
+def _pick(features: dict[str, Any], rows: int, asked: EncodeOptions) -> Any:
+    if asked.truncate_dim is not None:
+        full = features["sentence_embedding"]
+        features["sentence_embedding"] = truncate_embeddings(full, asked.truncate_dim)
+    if asked.output_value is None:
         return [{name: _row(value, row, rows) for name, value in features.items()} for row in range(rows)]
-    if wish.output_value == "token_embeddings":
+    if asked.output_value == "token_embeddings":
         real = features["attention_mask"].bool()
         return [vectors[mask] for vectors, mask in zip(features["token_embeddings"], real, strict=True)]
     embeddings = features["sentence_embedding"]
-    embeddings = normalize_embeddings(embeddings) if wish.normalize else embeddings
-    return embeddings.cpu() if wish.form == "numpy" else embeddings
+    embeddings = normalize_embeddings(embeddings) if asked.normalize else embeddings
+    return embeddings.cpu() if asked.form == "numpy" else embeddings
 
 
-def _row(value: Any, row: int, rows: int) -> Any:
-    batched = isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows
-    return value[row] if batched else value
+def _row(value: object, row: int, rows: int) -> object:
+    return value[row] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows else value
 
 
-def _in_order(results: list[Tensor], order: np.ndarray, model: Stack, wish: Wish) -> Tensor:
+def _in_order(results: list[Tensor], order: np.ndarray, model: Stack, asked: EncodeOptions) -> Tensor:
     if not results:
-        return torch.empty(0, wish.truncate_dim or model.get_embedding_dimension() or 0, device=model.device)
+        return torch.empty(0, asked.truncate_dim or model.get_embedding_dimension() or 0, device=model.device)
     embeddings = torch.cat(results)
     return embeddings[torch.from_numpy(np.argsort(order)).to(embeddings.device)]
 
 
-def deliver(embeddings: Tensor, wish: Wish) -> Any:
-    """All embeddings of a call (n, d) in the form that was asked for; quantised together, as ranges are those of all."""
-    if wish.precision != "float32" and len(embeddings):
-        embeddings = torch.from_numpy(quantize_embeddings(embeddings, wish.precision))
-    if wish.form == "numpy":
+def deliver(embeddings: Tensor, asked: EncodeOptions) -> Any:
+    """All embeddings of a call (n, d) in the requested form; quantized together, as the ranges depend on all of them."""
+    if asked.precision != "float32" and len(embeddings):
+        embeddings = torch.from_numpy(quantize_embeddings(embeddings, asked.precision))
+    if asked.form == "numpy":
         return to_numpy(embeddings)
-    return embeddings if wish.form == "tensor" else list(embeddings)
+    return embeddings if asked.form == "tensor" else list(embeddings)
 
 
 @contextmanager

@@ -13,30 +13,25 @@ from ray_st.models.module import Features, WeightedModule
 
 
 class CNN(WeightedModule):
-    """Replaces each token's vector by convolutions over its neighbourhood, laid side by side.
+    """Replaces each token's vector by convolutions over its neighborhood, concatenated.
 
-    Outside a text there are zeros, also where the batch goes on: an embedding does not depend on the texts that share
-    the batch. (The peer convolves over the vectors of padding, and agrees where all texts are of the same length or
-    padding has zero vectors.)
+    Vectors outside a text count as zero, padding included: an embedding does not depend on the texts that share the
+    batch. (The peer convolves over the vectors of padding too, and agrees if all texts are of the same length or padding
+    has zero vectors.)
 
     Args:
         in_word_embedding_dimension: Dimension of a token's vector.
         out_channels: Channels of each convolution.
         kernel_sizes: Width in tokens of each convolution; odd.
-        stride_sizes: Steps in tokens, the same for all convolutions; 1 by default. With a greater one every stride-th
-            token is kept; then texts must be padded on the right.
+        stride_sizes: Stride in tokens, the same for all convolutions; 1 by default. A larger one keeps every stride-th
+            token; texts must then be padded on the right.
 
     Raises:
-        ValueError: If a kernel is even, or strides differ: their results could not be laid side by side.
+        ValueError: If a kernel is even, or strides differ: the results could not be concatenated.
     """
 
     config_file_name: ClassVar[str] = "cnn_config.json"
-    config_keys: ClassVar[tuple[str, ...]] = (
-        "in_word_embedding_dimension",
-        "out_channels",
-        "kernel_sizes",
-        "stride_sizes",
-    )
+    config_keys: ClassVar = ("in_word_embedding_dimension", "out_channels", "kernel_sizes", "stride_sizes")
     config_renames: ClassVar[Mapping[str, str]] = {"in_embedding_dimension": "in_word_embedding_dimension"}
 
     def __init__(
@@ -59,15 +54,12 @@ class CNN(WeightedModule):
 
     def forward(self, features: Features) -> Features:
         """The features with ``token_embeddings`` (n, t, d) convolved: (n, t / stride, channels x kernels)."""
-        vectors, mask, stride = (
-            features["token_embeddings"],
-            features.get("attention_mask"),
-            self.stride_sizes[0],
-        )
+        vectors, mask = features["token_embeddings"], features.get("attention_mask")
         if mask is not None:
             vectors = vectors.masked_fill(~mask.bool().unsqueeze(-1), 0.0)
         channels = vectors.transpose(1, 2)
         convolved = torch.cat([conv(channels) for conv in self.convs], dim=1).transpose(1, 2)
+        stride = self.stride_sizes[0]
         kept = {} if mask is None or stride == 1 else {"attention_mask": mask[:, ::stride]}
         return {**features, **kept, "token_embeddings": convolved}
 
@@ -88,20 +80,20 @@ def _check(kernels: Sequence[int], strides: Sequence[int]) -> None:
 
 
 class LSTM(WeightedModule):
-    """Replaces each token's vector by the state of an LSTM after reading it, in both directions by default.
+    """Replaces each token's vector by the LSTM state after that token, in both directions by default.
 
-    Padding, on either side, is not read: an embedding does not depend on the texts that share the batch.
+    Padding on either side is skipped: an embedding does not depend on the texts that share the batch.
 
     Args:
         word_embedding_dimension: Dimension of a token's vector.
         hidden_dim: Dimension of the state in one direction.
-        num_layers: Layers, each of which reads the states of the one before.
-        dropout: Share of values set to zero between layers while training.
-        bidirectional: Whether a second LSTM reads from the end; its states are laid beside those of the first.
+        num_layers: Number of stacked layers.
+        dropout: Fraction of values set to zero between layers during training.
+        bidirectional: Whether a second LSTM reads from the end; its states are concatenated to those of the first.
     """
 
     config_file_name: ClassVar[str] = "lstm_config.json"
-    config_keys: ClassVar[tuple[str, ...]] = (
+    config_keys: ClassVar = (
         "word_embedding_dimension",
         "hidden_dim",
         "num_layers",
@@ -127,20 +119,19 @@ class LSTM(WeightedModule):
         self.encoder = nn.LSTM(
             word_embedding_dimension,
             hidden_dim,
-            num_layers=num_layers,
+            num_layers,
+            batch_first=True,
             dropout=dropout,
             bidirectional=bidirectional,
-            batch_first=True,
         )
 
     def forward(self, features: Features) -> Features:
         """The features with ``token_embeddings`` (n, t, d) as states (n, t, hidden_dim x directions)."""
         vectors, real = features["token_embeddings"], features["attention_mask"].bool()
         order = (~real).int().argsort(dim=1, stable=True)  # real tokens first, in their order
-        lengths = real.sum(dim=1).clamp(min=1).cpu()  # packing knows no empty text
-        packed = pack_padded_sequence(
-            _reorder(vectors, order), lengths, batch_first=True, enforce_sorted=False
-        )
+        lengths = real.sum(dim=1).clamp(min=1).cpu()  # packing requires a length of at least 1
+        ordered = _reorder(vectors, order)
+        packed = pack_padded_sequence(ordered, lengths, batch_first=True, enforce_sorted=False)
         states, _ = pad_packed_sequence(
             self.encoder(packed)[0], batch_first=True, total_length=vectors.shape[1]
         )
@@ -158,19 +149,19 @@ def _reorder(vectors: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 class WeightedLayerPooling(WeightedModule):
-    """Replaces each token's vector by the weighted mean of what the encoder's layers made of it.
+    """Replaces each token's vector by a learned weighted mean over the encoder's layers.
 
-    The encoder must give all of its layers: ``Transformer(..., config_args={"output_hidden_states": True})``. Without
-    them, token vectors stay as they are.
+    The encoder must output all of its layers: ``Transformer(..., config_args={"output_hidden_states": True})``. Without
+    them, token vectors are left unchanged.
 
     Args:
         word_embedding_dimension: Dimension of a token's vector.
         num_hidden_layers: Layers of the encoder.
-        layer_start: The first layer that counts; 0 is the one before the first (the token embeddings).
+        layer_start: The first layer that counts; 0 stands for the token embeddings.
         layer_weights: (num_hidden_layers + 1 - layer_start,), the weights to start from; ones by default.
 
     Raises:
-        ValueError: If there are no layers from ``layer_start`` on, or weights are of another number.
+        ValueError: If there are no layers from ``layer_start`` on, or the number of weights is wrong.
     """
 
     config_keys: ClassVar[tuple[str, ...]] = ("word_embedding_dimension", "layer_start", "num_hidden_layers")
@@ -199,7 +190,7 @@ class WeightedLayerPooling(WeightedModule):
         self.layer_weights = nn.Parameter(weights)
 
     def forward(self, features: Features) -> Features:
-        """The features with ``token_embeddings`` (n, t, d) from ``all_layer_embeddings``, a sequence of such."""
+        """The features with ``token_embeddings`` (n, t, d) from ``all_layer_embeddings``, one such tensor a layer."""
         layers = features.get("all_layer_embeddings")
         if layers is None:
             return features
@@ -219,7 +210,7 @@ class WeightedLayerPooling(WeightedModule):
 
 
 def weights_of(vocab: Sequence[str], word_weights: Mapping[str, float], otherwise: float) -> list[float]:
-    """The weight of each word: its own, else that of its lower-case form, else ``otherwise``."""
+    """The weight of each word: its own, or that of its lower-case form, or ``otherwise``."""
     return [float(word_weights.get(word, word_weights.get(word.lower(), otherwise))) for word in vocab]
 
 
@@ -230,8 +221,8 @@ class WordWeights(WeightedModule):
 
     Args:
         vocab: The tokenizer's words, in the order of their ids.
-        word_weights: Weights of words; may lack some and have others.
-        unknown_word_weight: Weight of words that it lacks.
+        word_weights: Weights of words; may lack some of ``vocab`` and contain others.
+        unknown_word_weight: Weight of words without one.
     """
 
     config_keys: ClassVar[tuple[str, ...]] = ("vocab", "word_weights", "unknown_word_weight")
@@ -257,6 +248,6 @@ class WordWeights(WeightedModule):
     def _check(self, greatest: int) -> None:
         if greatest >= len(self.vocab):
             raise ValueError(
-                f"WordWeights has {len(self.vocab)} words in vocab, and there is a token with id {greatest}: vocab must "
-                "be the tokenizer's words in the order of their ids."
+                f"WordWeights has {len(self.vocab)} words in vocab, and there is a token with id {greatest}: vocab "
+                "must be the tokenizer's words in the order of their ids."
             )

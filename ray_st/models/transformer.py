@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +15,10 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ray_st.models.adapter.peft_folder import Adapter, base_folder, clear_adapter, is_adapter, save_adapter
 from ray_st.models.adapter.peft_layers import adapt, adapter_names, encoder_within
 from ray_st.models.chat import MESSAGE, chat_template
-from ray_st.models.encoder_loading import load_config, load_encoder, quiet, without_cache
+from ray_st.models.encoder_loading import load_config, load_encoder, quiet, setting_of, without_cache
 from ray_st.models.folder_files import ModelFolderError, read_json
 from ray_st.models.model_hub import find_folder
-from ray_st.models.module import Features, Module
+from ray_st.models.module import Features, LoadOptions, Module
 from ray_st.models.onednn import linear_layers_of
 from ray_st.models.positions import is_padded_left, run_from_start, table_limit
 from ray_st.models.tokenizer.pretrained import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
@@ -26,13 +27,13 @@ from ray_st.models.unpadded import has_padding, is_prepared, prepare, run_unpadd
 from ray_st.util.names import either
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 logger = logging.getLogger(__name__)
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 _TASK, _OUTPUT = "feature-extraction", "token_embeddings"
-# Arguments of the tokenizer's calls that say what is done anyway.
+# Arguments of the tokenizer's calls that ask for what is done anyway.
 _USUAL: dict[str, tuple[Any, ...]] = {
     "padding": (True, "longest"),
     "truncation": (True, "longest_first"),
@@ -47,26 +48,26 @@ _OLD_NAMES += ("sentence_xlm-roberta_config.json", "sentence_xlnet_config.json")
 class Transformer(Module):
     """Turns token ids into one vector for each token.
 
-    Encoders that can (see :data:`ray_st.models.unpadded.POSITIONS`) run on the real tokens of a batch only; the
+    Encoders that support it (see :data:`ray_st.models.unpadded.POSITIONS`) run only on the real tokens of a batch; the
     vectors of padding are then zero. An ``attn_implementation`` among ``model_args`` turns this off.
 
     Args:
         model_name_or_path: A folder in the format of transformers, or of an adapter in the format of peft, or a name
             on the Hub.
-        max_seq_length: Longest sequence in tokens. By default what the tokenizer says, at most as many as the encoder
-            has positions.
+        max_seq_length: Longest sequence in tokens. By default the tokenizer's, at most the encoder's number of
+            positions.
         model_args: More arguments of ``AutoModel.from_pretrained``, such as ``dtype`` or ``attn_implementation``.
         tokenizer_args: More arguments of ``AutoTokenizer.from_pretrained``.
         config_args: More arguments of ``AutoConfig.from_pretrained``.
-        cache_dir: Where fetched models are kept.
-        do_lower_case: Whether texts are lower-cased before the tokenizer sees them.
+        cache_dir: Where downloaded models are stored.
+        do_lower_case: Whether to lowercase texts before they are tokenized.
         tokenizer_name_or_path: Another folder or name for the tokenizer.
         trust_remote_code: Whether Python files of the model may be run.
         token: For private models on the Hub.
         local_files_only: Never ask the Hub.
-        modality_config: What the model takes, by name. With "message", every text is put into the tokenizer's chat
-            template, as a message of the user: ``{"message": {"format": "flat"}}``, or "structured" for a template
-            that wants typed parts.
+        modality_config: What the model takes, by name. With "message", every text becomes a user message in the
+            tokenizer's chat template: ``{"message": {"format": "flat"}}``, or "structured" for a template that expects
+            typed parts.
         processing_kwargs: ``{"chat_template": …}`` for more arguments of that template.
         model_kwargs: The later name of ``model_args``.
         processor_kwargs: The later name of ``tokenizer_args``.
@@ -106,15 +107,16 @@ class Transformer(Module):
         model_args = either("model_args", model_args, "model_kwargs", model_kwargs)
         tokenizer_args = either("tokenizer_args", tokenizer_args, "processor_kwargs", processor_kwargs)
         config_args = either("config_args", config_args, "config_kwargs", config_kwargs)
-        hub: dict[str, Any] = {
-            "cache_folder": cache_dir,
-            "token": token,
-            "local_files_only": local_files_only,
-            "trust_remote_code": trust_remote_code,
-        }
-        folder = find_folder(model_name_or_path, **hub)
+        find = partial(
+            find_folder,
+            cache_folder=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            trust_remote_code=trust_remote_code,
+        )
+        folder = find(model_name_or_path)
         adapter = Adapter.read(folder) if is_adapter(folder) else None
-        base = base_folder(folder, **hub) if adapter else folder
+        base = base_folder(folder, find) if adapter else folder
         config = load_config(base, trust_remote_code, dict(config_args or {}))
         self.auto_model = load_encoder(base, config, trust_remote_code, dict(model_args or {}))
         if adapter:
@@ -122,9 +124,9 @@ class Transformer(Module):
         self._kind, self._without_cache = type(self.auto_model), without_cache(self.auto_model)
         if "attn_implementation" not in (model_args or {}):
             prepare(self.auto_model)
-        place = find_folder(tokenizer_name_or_path, **hub) if tokenizer_name_or_path else folder
+        place = find(tokenizer_name_or_path) if tokenizer_name_or_path else folder
         if place == folder and not (folder / CONFIG).is_file():
-            place = base  # what is saved of an adapter alone has none
+            place = base  # the folder of an adapter alone has none
         self.tokenizer = load_tokenizer(place, trust_remote_code, dict(tokenizer_args or {}))
         self.do_lower_case = do_lower_case
         self.max_seq_length = max_seq_length or _limit(self.tokenizer, config, table_limit(self.auto_model))
@@ -133,9 +135,9 @@ class Transformer(Module):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Longest sequence in tokens, special ones included; None if there is no limit. Kept by the tokenizer.
+        """Longest sequence in tokens, special ones included; None if there is no limit. Stored in the tokenizer.
 
-        Never more than the encoder has learned positions for.
+        Never more than the number of positions that the encoder has learned.
         """
         limit = self.tokenizer.model_max_length
         return None if limit is None or limit >= NO_LIMIT else int(limit)
@@ -150,11 +152,11 @@ class Transformer(Module):
 
     @property
     def without_padding(self) -> bool:
-        """Whether padding costs next to nothing, as only real tokens go through the encoder."""
+        """Whether padding costs next to nothing, because only real tokens go through the encoder."""
         return is_prepared(self.auto_model)
 
     def token_encoder(self) -> TokenEncoder:
-        """The part that turns texts into token ids, light enough to be sent elsewhere."""
+        """The part that turns texts into token ids, light enough to be sent to other processes."""
         return TokenEncoder(self.tokenizer, self.max_seq_length, self.do_lower_case, self.chat)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -173,17 +175,17 @@ class Transformer(Module):
         return result
 
     def _run(self, inputs: dict[str, Tensor]) -> Any:
-        """The encoder's output; a text's vectors don't depend on the side of its padding, nor on its amount."""
+        """The encoder's output; a text's vectors depend neither on the side nor on the amount of padding."""
         if self.without_padding and has_padding(inputs):
             return run_unpadded(self.auto_model, inputs)
-        # A compiled model must not wait for a value of the batch.
+        # A compiled model must not branch on the values of the batch.
         compiling = torch.compiler.is_compiling()
         if self.tokenizer.padding_side == "left" if compiling else is_padded_left(inputs):
             return run_from_start(self._encode, inputs)
         return self._encode(**inputs)
 
     def _encode(self, **inputs: Tensor) -> Any:
-        if type(self.auto_model) is not self._kind:  # a user may put in another
+        if type(self.auto_model) is not self._kind:  # a user may have replaced it
             self._kind, self._without_cache = type(self.auto_model), without_cache(self.auto_model)
         return self.auto_model(**inputs, **self._without_cache, return_dict=True)
 
@@ -194,10 +196,10 @@ class Transformer(Module):
     get_word_embedding_dimension = get_embedding_dimension
 
     def save(self, folder: str | Path) -> None:
-        """Writes weights, configuration and tokenizer into an existing folder; of an adapted encoder, the active adapter.
+        """Writes weights (with adapters, the active adapter), configuration and tokenizer into an existing folder.
 
         Raises:
-            ValueError: If several adapters are active, or one would be written beside the weights of a whole model.
+            ValueError: If several adapters are active, or one would be written next to the weights of a whole model.
         """
         with quiet():
             encoder = encoder_within(self.auto_model)
@@ -210,7 +212,7 @@ class Transformer(Module):
         super().save(folder)
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The settings; those of a chat are written as the peer writes them, and only where there is one."""
+        """The settings; those of a chat template, if there is one, in the peer's form."""
         settings = super().get_config_dict()
         if self.chat is None:
             return settings
@@ -225,30 +227,26 @@ class Transformer(Module):
         return {**settings, **chat, **more}
 
     @classmethod
-    def load(cls, folder: str | Path, **options: Any) -> Self:
+    def load(cls, folder: str | Path, **options: Unpack[LoadOptions]) -> Self:
         """Reads a module from its folder.
 
         Args:
-            folder: Where :meth:`save`, or another program of this format, wrote it.
-            **options: ``trust_remote_code``, ``cache_dir``, ``token``, ``local_files_only``, and ``model_args``,
-                ``tokenizer_args`` and ``config_args``, which go before what the folder says.
+            folder: Where :meth:`save`, or another program that writes this format, wrote it.
+            **options: ``model_args``, ``tokenizer_args`` and ``config_args`` override the folder's.
 
         Raises:
-            ModelFolderError: If weights are missing or pickled, or the folder wants another task than embedding
+            ModelFolderError: If weights are missing or pickled, or the folder asks for another task than embedding
                 texts from the last layer.
         """
         folder = Path(folder)
         config = _read_settings(folder)
-        arguments: dict[str, Any] = {
-            name: {**_saved_arguments(config, name), **(options.get(name) or {})}
-            for name in ("model_args", "tokenizer_args", "config_args")
-        }
         keys = (*cls.config_keys, "modality_config", "processing_kwargs")
         settings = {key: config[key] for key in keys if key in config}
         if "model_max_length" in (options.get("tokenizer_args") or {}):
             settings.pop("max_seq_length", None)
-        names = ("trust_remote_code", "cache_dir", "token", "local_files_only")
-        arguments |= {name: options[name] for name in names if name in options}
+        arguments: dict[str, Any] = {**options}
+        for name in ("model_args", "tokenizer_args", "config_args"):
+            arguments[name] = {**_saved_arguments(config, name), **(arguments.get(name) or {})}
         try:
             return cls(folder, **arguments, **settings)
         except ModelFolderError:
@@ -258,15 +256,12 @@ class Transformer(Module):
 
     def __repr__(self) -> str:
         """What ``print(model)`` shows of this module: the encoder's class, not its hundred layers."""
-        kind = type(self.auto_model).__name__
-        return (
-            f"Transformer({kind}, max_seq_length={self.max_seq_length}, do_lower_case={self.do_lower_case})"
-        )
+        settings = f"max_seq_length={self.max_seq_length}, do_lower_case={self.do_lower_case}"
+        return f"Transformer({type(self.auto_model).__name__}, {settings})"
 
 
 def _limit(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, table: int | None) -> int | None:
-    positions = getattr(config, "max_position_embeddings", None)
-    known = [tokenizer.model_max_length, positions, table]
+    known = [tokenizer.model_max_length, setting_of(config, "max_position_embeddings"), table]
     limits = [limit for limit in known if limit is not None and 0 < limit < NO_LIMIT]
     return min(limits, default=None)
 
@@ -281,7 +276,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _check_settings(path: Path, config: dict[str, Any]) -> None:
-    """Refuses a folder that wants its texts treated in a way that is not known here."""
+    """Rejects a folder whose texts would have to be treated in a way that is not supported here."""
     task = config.get("transformer_task", _TASK)
     kinds = config.get("modality_config") or {}
     outputs = {(kinds.get(kind) or {}).get("method_output_name") for kind in ("text", MESSAGE)}
@@ -308,5 +303,5 @@ def _check_settings(path: Path, config: dict[str, Any]) -> None:
 def _saved_arguments(config: dict[str, Any], name: str) -> dict[str, Any]:
     newer = {"tokenizer_args": "processor_kwargs"}.get(name, name.replace("args", "kwargs"))
     saved = {**config.get(name, {}), **config.get(newer, {})}
-    saved.pop("trust_remote_code", None)  # a folder cannot vouch for itself
+    saved.pop("trust_remote_code", None)  # trust must come from the user, not from the folder
     return saved

@@ -1,7 +1,8 @@
-"""Runs an encoder without padding: all real tokens of a batch in one row, each text attending to itself alone.
+"""Runs an encoder without padding: all real tokens of a batch in one row, each text attending only to itself.
 
-Most of an encoder's time goes into layers that see one token at a time. Padding costs them as much as text; here they
-never see it. Only attention needs to know where texts begin and end: it works on groups of texts of similar length.
+An encoder spends most of its time in layers that process one token at a time. Padding costs them as much as text does;
+here they never get any. Only attention needs to know where texts begin and end: it runs on groups of texts of similar
+length.
 """
 
 from __future__ import annotations
@@ -17,23 +18,24 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from ray_st.models.positions import first_columns
+from ray_st.models.encoder_loading import setting_of
+from ray_st.models.positions import first_columns, with_vectors
 from ray_st.util.chunks import cheapest_chunks
 
 IMPLEMENTATION = "sdpa_unpadded"
-"""The name under which transformers knows this attention; a batch with padding goes the way of "sdpa"."""
+"""The name under which transformers knows this attention; a batch with padding is handled like "sdpa"."""
 
 GROUP_TOKENS = 64
-"""What one more group of texts costs in attention, in padded tokens.
+"""Cost in attention of one more group of texts, in padded tokens.
 
-Measured for the CPU with all-MiniLM-L6-v2: from 20 to 200 makes no difference that can be seen.
+Measured on the CPU with all-MiniLM-L6-v2: values from 20 to 200 make no visible difference.
 """
 
 
 def rounded(tokens: int) -> int:
-    """A number of tokens rounded up, by at most 1/32 from 256 on: 32 numbers from each power of two to the next.
+    """A number of tokens rounded up, by at most 1/32 from 256 on: 32 values per power of two.
 
-    Matrix libraries keep what they prepared for each shape: oneDNN half a MiB for each product.
+    Few different shapes matter because matrix libraries cache prepared data for each: oneDNN half a MiB per product.
     """
     step = max(8, 1 << max(tokens.bit_length() - 6, 0))
     return -(-tokens // step) * step
@@ -46,9 +48,8 @@ def _by_column(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
 
 def _by_count(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
     columns = torch.arange(ids.shape[1], device=ids.device)
-    real = (ids != pad_id) & (
-        columns >= first_columns(mask)[:, None]
-    )  # padding may have another id than pad_id
+    # The id of padding may differ from pad_id, hence the comparison with the first column.
+    real = (ids != pad_id) & (columns >= first_columns(mask)[:, None])
     return real.cumsum(dim=1) * real + pad_id
 
 
@@ -65,12 +66,12 @@ POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 @dataclass(frozen=True)
 class Group:
-    """Texts of similar length whose tokens stand one after the other.
+    """Texts of similar length whose tokens are concatenated.
 
     Attributes:
-        tokens: How many tokens they have.
-        places: Which of them stands where, once padded (n, w); None where all have the same length.
-        real: Where there is a token (n, w); None where all have the same length.
+        tokens: Total number of tokens.
+        places: Index of the token at each position of the padded batch (n, w); None if all have the same length.
+        real: Whether a position holds a token (n, w); None if all have the same length.
         shape: (n, w).
     """
 
@@ -102,17 +103,17 @@ class Group:
 
     @property
     def mask(self) -> Tensor | None:
-        """What each token may attend to (n, 1, 1, w); None for everything."""
+        """The positions that each token may attend to (n, 1, 1, w); None for all."""
         return None if self.real is None else self.real[:, None, None]
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the real tokens of a padded batch (n, t) stand once they are laid one after the other.
+    """The layout of a padded batch's (n, t) real tokens once they are concatenated.
 
     Attributes:
-        tokens: Their places in the flattened batch, sorted by the length of their texts.
-        spare: How many tokens follow that belong to no text, up to a rounded number; attention passes them over.
+        tokens: Their indices in the flattened batch, sorted by the length of their texts.
+        spare: Number of tokens after them that belong to no text and round up the total; attention skips them.
         groups: The texts in groups for attention.
         shape: (n, t).
     """
@@ -136,36 +137,36 @@ class Packing:
         return cls(tokens, rounded(len(tokens)) - len(tokens), groups, (mask.shape[0], mask.shape[1]))
 
     def pack(self, batch: Tensor) -> Tensor:
-        """The real tokens of a batch (n, t) and the spare ones, copies of the first, as one row (1, tokens + spare)."""
+        """The real tokens of a batch (n, t), then the spare ones (copies of the first): (1, tokens + spare)."""
         places = torch.cat([self.tokens, self.tokens[:1].expand(self.spare)])
         return batch.reshape(-1).index_select(0, places)[None]
 
     def pad(self, vectors: Tensor) -> Tensor:
-        """The tokens' vectors (1, tokens + spare, d) as a padded batch (n, t, d), zero where there is no token."""
+        """The tokens' vectors (1, tokens + spare, d) as a padded batch (n, t, d) with zeros at padding."""
         rows, width = self.shape
         batch = vectors.new_zeros(rows * width, vectors.shape[-1])
         return batch.index_copy(0, self.tokens, vectors[0, : len(self.tokens)]).unflatten(0, self.shape)
 
 
 def can_unpad(model: PreTrainedModel) -> bool:
-    """Whether an encoder can run without padding: one of :data:`POSITIONS` whose attention nobody chose otherwise."""
+    """Whether an encoder can run without padding: it is one of :data:`POSITIONS`, and not used as a decoder."""
     config = model.config
-    return config.model_type in POSITIONS and getattr(config, "is_decoder", False) is False
+    return config.model_type in POSITIONS and setting_of(config, "is_decoder", False) is False
 
 
 def prepare(model: PreTrainedModel) -> None:
-    """Lets an encoder that can run without padding, and whose attention is "sdpa", do so."""
+    """Makes an encoder run without padding if it can and its attention is "sdpa"."""
     if can_unpad(model) and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(IMPLEMENTATION)
 
 
 def is_prepared(model: PreTrainedModel) -> bool:
     """Whether :func:`prepare` had an effect, and still has."""
-    return getattr(model.config, "_attn_implementation", None) == IMPLEMENTATION
+    return setting_of(model.config, "_attn_implementation") == IMPLEMENTATION
 
 
 def has_padding(inputs: Mapping[str, Tensor]) -> bool:
-    """Whether a batch is made of token ids with padding among them."""
+    """Whether a batch consists of token ids with padding among them."""
     mask = inputs.get("attention_mask")
     return (
         mask is not None
@@ -183,22 +184,18 @@ def run_unpadded(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
 
     Args:
         model: A prepared encoder.
-        inputs: ``input_ids`` and ``attention_mask`` (n, t), and what else has that shape.
+        inputs: ``input_ids`` and ``attention_mask`` (n, t), and other tensors of that shape.
 
     Returns:
-        The encoder's output, with ``last_hidden_state`` (n, t, d) and, if they were asked for, ``hidden_states``. It
-        is zero at padding. Elsewhere it equals what the padded batch gives, each text at the first column.
+        The encoder's output, with ``last_hidden_state`` (n, t, d) and, if requested, ``hidden_states``. It is zero at
+        padding; elsewhere it equals the output for the padded batch with each text at the first column.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     packing = Packing.of(mask)
     positions = POSITIONS[model.config.model_type](ids, mask, model.config.pad_token_id or 0)
     others = {name: packing.pack(value) for name, value in inputs.items() if name != "attention_mask"}
     output = model(**others, position_ids=packing.pack(positions), packing=packing, return_dict=True)
-    for name in ("last_hidden_state", "hidden_states"):
-        if output.get(name) is not None:
-            value = output[name]
-            output[name] = packing.pad(value) if isinstance(value, Tensor) else tuple(map(packing.pad, value))
-    return output
+    return with_vectors(output, packing.pad)
 
 
 def attend(
@@ -212,7 +209,7 @@ def attend(
     packing: Packing | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention in the form that transformers calls: queries, keys and values (1, heads, tokens, d).
+    """Attention with the signature that transformers expects: queries, keys and values (1, heads, tokens, d).
 
     Returns:
         (1, tokens, heads, d), and no weights.

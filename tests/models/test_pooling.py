@@ -162,7 +162,9 @@ def test_old_readers_find_the_flags_they_know(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_settings_or_with_wrong_ones(tmp_path: Path) -> None:
-    with pytest.raises(ModelFolderError, match=r"has no config\.json, which a Pooling module needs"):
+    with pytest.raises(
+        ModelFolderError, match=r"has no config\.json with settings, which a Pooling module needs"
+    ):
         Pooling.load(tmp_path)
     write_json(tmp_path / "config.json", {"word_embedding_dimension": D, "pooling_mode": "avg"})
     with pytest.raises(ModelFolderError, match=r"config\.json: pooling_mode must be one or more of"):

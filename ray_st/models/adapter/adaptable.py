@@ -1,4 +1,4 @@
-"""What one does with a model's adapters: small trained parts beside frozen weights (package peft, an extra)."""
+"""The methods of a model that concern its adapters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ray_st.models.adapter.peft_folder import Adapter, load_peft
+from ray_st.models.adapter.peft_folder import Adapter, AdapterConfig, load_peft
 from ray_st.models.adapter.peft_layers import adapter_names as _names_of
 from ray_st.models.adapter.peft_layers import (
     are_disabled,
@@ -21,47 +21,48 @@ from ray_st.models.adapter.peft_layers import (
     switch,
 )
 from ray_st.models.model_hub import find_folder
+from ray_st.models.module import auto_model_of
 from ray_st.models.stack import Stack
 
 _DEFAULT = "default"
 
 
 class AdaptableStack(Stack):
-    """Modules in a row, the first of which can be given adapters.
+    """Modules in a row, the first of which can have adapters.
 
     With an adapter, the encoder's own weights are frozen; those of later modules are not. Saving the model then writes
-    the active adapter in place of the encoder, and the name or folder that the encoder came from: changes made to its
-    own weights since are not kept.
+    the active adapter instead of the encoder, and the name or folder that the encoder was loaded from: later changes to
+    the encoder's own weights are not saved.
     """
 
     @property
     def has_adapters(self) -> bool:
         """Whether the first module has an adapter, active or not."""
-        return bool(_names_of(encoder_within(getattr(self.first, "auto_model", None))))
+        return bool(_names_of(encoder_within(auto_model_of(self.first))))
 
     def check_adapters(self) -> None:
-        """Refuses a ``PeftModel`` in the encoder's place that cannot be saved and opened again.
+        """Raises for a ``PeftModel`` as encoder that cannot be saved and opened again.
 
-        Others work as if :meth:`add_adapter` had put their adapters in.
+        Others work as if :meth:`add_adapter` had added their adapters.
 
         Raises:
             ValueError: Naming its kind, and what to do instead.
         """
-        module: Any = getattr(self.first, "auto_model", None)
+        module: Any = auto_model_of(self.first)
         encoder = encoder_within(module)
         if encoder is not module and not _names_of(encoder):
             kinds = sorted({type(config).__name__ for config in module.peft_config.values()})
             raise ValueError(
-                f"The first module's auto_model is a {type(module).__name__} of {kinds}, which puts no adapter into the encoder: "
-                "it trains a prompt, whose tokens would count in the embedding and which no model folder holds. Give the plain "
-                "encoder an adapter instead: model.add_adapter(peft.LoraConfig(...))."
+                f"The first module's auto_model is a {type(module).__name__} of {kinds}, which puts no adapter into "
+                "the encoder: it trains a prompt, whose tokens would count in the embedding and which no model folder "
+                "holds. Give the plain encoder an adapter instead: model.add_adapter(peft.LoraConfig(...))."
             )
 
-    def add_adapter(self, adapter_config: Any, adapter_name: str | None = None) -> None:
-        """Adds a fresh adapter to be trained, and makes it the active one.
+    def add_adapter(self, adapter_config: AdapterConfig, adapter_name: str | None = None) -> None:
+        """Adds a fresh adapter for training, and makes it the active one.
 
         Args:
-            adapter_config: A ``peft.PeftConfig`` such as ``LoraConfig``; not one of prompt learning.
+            adapter_config: A ``peft.PeftConfig`` such as ``LoraConfig``; prompt learning is not supported.
             adapter_name: Its name; by default "default".
 
         Raises:
@@ -82,7 +83,7 @@ class AdaptableStack(Stack):
         revision: str | None = None,
         token: bool | str | None = None,
         *,
-        peft_config: Any = None,
+        peft_config: AdapterConfig | None = None,
         adapter_state_dict: Mapping[str, Tensor] | None = None,
         is_trainable: bool = False,
         cache_folder: str | None = None,
@@ -97,8 +98,8 @@ class AdaptableStack(Stack):
             token: For private adapters on the Hub.
             peft_config: Its configuration, with ``adapter_state_dict`` in place of ``peft_model_id``.
             adapter_state_dict: Its weights.
-            is_trainable: Whether it goes on training; :meth:`set_adapter` has the same effect later.
-            cache_folder: Where adapters fetched from the Hub are kept.
+            is_trainable: Whether it can be trained further; :meth:`set_adapter` has the same effect later.
+            cache_folder: Where adapters downloaded from the Hub are stored.
             local_files_only: Never ask the Hub.
 
         Raises:
@@ -107,15 +108,15 @@ class AdaptableStack(Stack):
             ImportError: If peft is not installed.
         """
         encoder = self._encoder()
-        if (peft_model_id is None) == (peft_config is None) or (
-            (peft_config is None) != (adapter_state_dict is None)
-        ):
+        given = [value is not None for value in (peft_model_id, peft_config, adapter_state_dict)]
+        if given not in ([True, False, False], [False, True, True]):
             raise ValueError(
                 "load_adapter takes either peft_model_id, or peft_config and adapter_state_dict."
             )
-        if peft_model_id is None:
+        if peft_config is not None:
             adapter = Adapter(peft_config, adapter_state_dict or {})
         else:
+            assert peft_model_id is not None
             folder = find_folder(
                 peft_model_id,
                 cache_folder=cache_folder,
@@ -127,7 +128,7 @@ class AdaptableStack(Stack):
         attach(encoder, adapter, adapter_name or _DEFAULT, is_trainable)
 
     def set_adapter(self, adapter_name: str | list[str]) -> None:
-        """Makes an adapter, or several at once, the active and only trained ones.
+        """Makes one or more adapters the active ones, and the only ones that are trained.
 
         Raises:
             ValueError: If there is no such adapter.
@@ -136,7 +137,7 @@ class AdaptableStack(Stack):
         self._known(names).set_adapter(names)
 
     def active_adapters(self) -> list[str]:
-        """Names of the active adapters; those disabled by :meth:`disable_adapters` included.
+        """Names of the active adapters, including those disabled by :meth:`disable_adapters`.
 
         Raises:
             ValueError: If the model has no adapter.
@@ -144,7 +145,7 @@ class AdaptableStack(Stack):
         return list(self._known([]).active_adapters())
 
     def active_adapter(self) -> str:
-        """Name of the active adapter, the first if several are.
+        """Name of the active adapter; the first one if there are several.
 
         Raises:
             ValueError: If the model has no adapter.
@@ -152,7 +153,7 @@ class AdaptableStack(Stack):
         return self.active_adapters()[0]
 
     def enable_adapters(self) -> None:
-        """Lets the active adapters take part again.
+        """Enables the active adapters again.
 
         Raises:
             ValueError: If the model has no adapter.
@@ -168,7 +169,7 @@ class AdaptableStack(Stack):
         switch(self._known([]), False)
 
     def get_adapter_state_dict(self, adapter_name: str | None = None) -> dict[str, Tensor]:
-        """The weights of an adapter, by default the active one, by their names in the encoder.
+        """The weights of an adapter, by default the active one, under their names in the encoder.
 
         Raises:
             ValueError: If there is no such adapter.
@@ -177,7 +178,7 @@ class AdaptableStack(Stack):
         return encoder.get_adapter_state_dict(adapter_name or self.active_adapter())
 
     def delete_adapter(self, adapter_names: str | list[str]) -> None:
-        """Takes out adapters. With the last one gone, the encoder is as before, and all its weights can be trained.
+        """Removes adapters. Without the last one, the encoder is as before, and all its weights are trainable.
 
         Raises:
             ValueError: If there is no such adapter.
@@ -186,21 +187,21 @@ class AdaptableStack(Stack):
         encoder = self._known(names)
         remove(encoder, names)
         if not _names_of(encoder):
-            self.first.auto_model = encoder  # without what was around it
+            self.first.auto_model = encoder  # without a PeftModel around it
 
     def merge_adapters(self, adapter_names: str | list[str] | None = None) -> None:
-        """Adds adapters to the encoder's own weights and takes them out: a plain model of the same embeddings.
+        """Adds adapters to the encoder's own weights and removes them: a plain model with the same embeddings.
 
-        It is saved whole, runs without peft, and all its weights can be trained. Where the encoder's weights are of fewer bits
-        than float32, the sum is rounded to them; ``model.float()`` before keeps it exact.
+        It is saved whole, runs without peft, and all its weights are trainable. If the encoder's dtype has fewer bits
+        than float32, the sum is rounded to it; call ``model.float()`` first to keep the sum exact.
 
         Args:
-            adapter_names: The active adapters, which is the default: all that the embeddings are made with. Others would be lost:
-                make them active too (:meth:`set_adapter`) to merge them, or delete them (:meth:`delete_adapter`).
+            adapter_names: The active adapters, which is the default. Others would be lost: activate them too
+                (:meth:`set_adapter`) to merge them, or delete them (:meth:`delete_adapter`).
 
         Raises:
-            ValueError: If the model has no adapter, others than the active ones are named, there are adapters that are
-                not active, or all are disabled.
+            ValueError: If the model has no adapter, adapters are named that are not the active ones, there are inactive
+                adapters, or the adapters are disabled.
         """
         encoder = self._known([])
         active = self.active_adapters()
@@ -208,7 +209,8 @@ class AdaptableStack(Stack):
         self._known(names)
         if sorted(names) != sorted(active):
             raise ValueError(
-                f"merge_adapters merges the active adapters, {active}; got {names}. Choose them with set_adapter({names!r})."
+                f"merge_adapters merges the active adapters, {active}; got {names}. Choose them with "
+                f"set_adapter({names!r})."
             )
         if others := [name for name in _names_of(encoder) if name not in names]:
             raise ValueError(
@@ -217,14 +219,14 @@ class AdaptableStack(Stack):
             )
         if are_disabled(encoder):
             raise ValueError(
-                "The adapters are disabled, and merged they would take part. Call enable_adapters() first, or take them out with "
-                f"delete_adapter({names!r})."
+                "The adapters are disabled, and merged they would take part. Call enable_adapters() first, or take "
+                f"them out with delete_adapter({names!r})."
             )
         merge(encoder, names)
         self.first.auto_model = encoder
 
     def _encoder(self) -> Any:
-        encoder = encoder_within(getattr(self.first, "auto_model", None))
+        encoder = encoder_within(auto_model_of(self.first))
         if not isinstance(encoder, PreTrainedModel):
             raise ValueError(
                 "Adapters need a first module with an encoder of transformers; this model's first is "
@@ -234,7 +236,7 @@ class AdaptableStack(Stack):
         return encoder
 
     def _known(self, names: list[str]) -> Any:
-        """The encoder, once it is sure that it has these adapters, or any."""
+        """The encoder, after checking that it has these adapters, or at least one."""
         encoder = self._encoder()
         there = _names_of(encoder)
         if not there:

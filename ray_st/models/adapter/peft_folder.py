@@ -1,37 +1,49 @@
-"""The folder of an adapter: read, written, and the base that it belongs to.
+"""The folder of an adapter: reading, writing, and finding the base model that it belongs to.
 
-An adapter's folder holds ``adapter_config.json`` and ``adapter_model.safetensors``, the format of the package peft. The
-weights that it was trained beside stay where they were; the configuration names them.
+An adapter's folder holds ``adapter_config.json`` and ``adapter_model.safetensors``, the format of the package peft. It
+does not contain the base model's weights; the configuration names that model.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ray_st.models.folder_files import WEIGHTS, WEIGHTS_INDEX, ModelFolderError, read_json, write_json
-from ray_st.models.model_hub import find_folder, source_of
+from ray_st.models.model_hub import source_of
 from ray_st.util.versions import check_misfits
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
-# Settings with which peft would import a module, or unpickle a file, that the configuration names.
+# Settings that make peft import a module, or unpickle a file, that the configuration names.
 _RUNS_CODE = ("megatron_config", "corda_config", "lora_ga_config")
+
+
+class AdapterConfig(Protocol):
+    """What is used of a ``peft.PeftConfig``."""
+
+    base_model_name_or_path: str | None
+    revision: str | None
+    inference_mode: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings by name."""
 
 
 def load_peft() -> Any:
     """The package peft.
 
     Raises:
-        ImportError: If it is not installed, or does not work with another package that is; says what to install.
+        ImportError: If it is not installed, or incompatible with another installed package; says what to install.
     """
     check_misfits("peft")
     try:
@@ -46,7 +58,7 @@ def load_peft() -> Any:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that is in no encoder yet.
+    """An adapter before it is put into an encoder.
 
     Args:
         config: A ``peft.PeftConfig``.
@@ -54,7 +66,7 @@ class Adapter:
         place: Where they come from, for errors.
     """
 
-    config: Any
+    config: AdapterConfig
     weights: Mapping[str, Tensor]
     place: str = "the adapter"
 
@@ -80,11 +92,11 @@ class Adapter:
         return cls(config, weights, str(folder))
 
 
-def read_adapter_config(folder: Path) -> Any:
+def read_adapter_config(folder: Path) -> AdapterConfig:
     """The configuration of the adapter in a folder: a ``peft.PeftConfig``.
 
     Raises:
-        ModelFolderError: If there is none, peft cannot read it, or it would run code.
+        ModelFolderError: If there is none, or peft cannot read it, or reading it would run code.
         ImportError: If peft is not installed.
     """
     path = folder / ADAPTER_CONFIG
@@ -105,26 +117,26 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def base_folder(folder: Path, **hub: Any) -> Path:
-    """Where the weights lie that the adapter in a folder belongs to: beside it, or where its configuration says.
+def base_folder(folder: Path, find: Callable[..., Path]) -> Path:
+    """The folder of the base model's weights: the adapter's own, or the one that its configuration names.
 
     Args:
         folder: A folder with an adapter.
-        **hub: Options of :func:`ray_st.models.model_hub.find_folder`.
+        find: :func:`ray_st.models.model_hub.find_folder`, with the user's options for the Hub.
 
     Raises:
-        ModelFolderError: If no base is named, or it is not there.
+        ModelFolderError: If no base is named, or it does not exist.
     """
     if _has_weights(folder):
         return folder
     config = read_adapter_config(folder)
     if not config.base_model_name_or_path:
         raise ModelFolderError(
-            f"{folder / ADAPTER_CONFIG} names no base_model_name_or_path. Open the model that the adapter belongs to, "
-            f"then call load_adapter({str(folder)!r})."
+            f"{folder / ADAPTER_CONFIG} names no base_model_name_or_path. Open the model that the adapter belongs "
+            f"to, then call load_adapter({str(folder)!r})."
         )
     try:
-        base = find_folder(config.base_model_name_or_path, revision=config.revision, **hub)
+        base = find(config.base_model_name_or_path, revision=config.revision)
     except ModelFolderError as error:
         raise ModelFolderError(
             f"{folder / ADAPTER_CONFIG} names a base model that is not there. {error}"
@@ -136,12 +148,12 @@ def base_folder(folder: Path, **hub: Any) -> Path:
     return base
 
 
-def save_adapter(folder: Path, encoder: Any) -> None:
-    """Writes the active adapter into an existing folder, with the name by which its base is found again.
+def save_adapter(folder: Path, encoder: PreTrainedModel) -> None:
+    """Writes the active adapter into an existing folder, with the name of its base model.
 
     Raises:
-        ValueError: If several adapters are active, or the folder holds the weights of a whole model, which would then be
-            taken for the adapter's base.
+        ValueError: If several adapters are active, or the folder holds the weights of a whole model, which would be
+            mistaken for the adapter's base.
     """
     if _has_weights(folder):
         raise ValueError(
@@ -152,27 +164,26 @@ def save_adapter(folder: Path, encoder: Any) -> None:
     encoder.save_pretrained(folder)
     base, revision = _name_of(encoder)
     config = read_json(folder / ADAPTER_CONFIG)
-    lists = {
-        key: sorted(value) for key, value in config.items() if _is_set(value)
-    }  # in the same order each time
+    # peft writes sets in any order; sorted, the file is the same each time.
+    lists = {key: sorted(value) for key, value in config.items() if _is_set(value)}
     config |= {**lists, "base_model_name_or_path": base, "revision": revision}
     write_json(folder / ADAPTER_CONFIG, config)
 
 
-def _name_of(encoder: Any) -> tuple[str | None, str | None]:
-    """Name and revision of what the encoder was made from; a folder has no revision."""
+def _name_of(encoder: PreTrainedModel) -> tuple[str | None, str | None]:
+    """Name and revision of the encoder's source; a folder has no revision."""
     if not encoder.name_or_path:
         return None, None
     folder = Path(encoder.name_or_path)
     return source_of(folder) or (str(folder.absolute() if folder.is_dir() else folder), None)
 
 
-def _is_set(value: Any) -> bool:
+def _is_set(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def clear_adapter(folder: Path) -> None:
-    """Takes the files of an adapter out of a folder, where a whole model is about to be saved."""
+    """Deletes an adapter's files from a folder into which a whole model is about to be saved."""
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         (folder / name).unlink(missing_ok=True)
 

@@ -1,21 +1,21 @@
-"""Adapters in an encoder: put in, filled with weights, switched on and off, taken out."""
+"""The adapters of an encoder: adding them, loading their weights, enabling, merging and removing them."""
 
 from __future__ import annotations
 
-import importlib
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from pkgutil import resolve_name
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 from transformers import PreTrainedModel
 
-from ray_st.models.adapter.peft_folder import ADAPTER_CONFIG, Adapter, load_peft
+from ray_st.models.adapter.peft_folder import ADAPTER_CONFIG, Adapter, AdapterConfig, load_peft
 from ray_st.models.folder_files import ModelFolderError
 
 _PREFIX = "base_model.model."  # before each name in the file
-_OF_NO_MATTER = {  # to weights that are trained already
+_IGNORED = {  # settings that may differ when trained weights are loaded
     "auto_mapping",
     "base_model_name_or_path",
     "inference_mode",
@@ -26,34 +26,49 @@ _OF_NO_MATTER = {  # to weights that are trained already
 }
 
 
-def encoder_within(module: Any) -> Any:
-    """The encoder in what a user put in its place: a ``PeftModel`` is made around one, its adapters are inside.
+@runtime_checkable
+class _MergesItself(Protocol):
+    """A wrapper of peft that knows how it is merged and removed."""
+
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool, adapter_names: list[str]
+    ) -> nn.Module:
+        """The layer that takes its place."""
+
+
+def encoder_within(module: object) -> Any:
+    """The encoder in a first module's ``auto_model``, which users may have replaced by a ``PeftModel``.
 
     Args:
-        module: An encoder of transformers, a ``PeftModel`` around one, or anything else, which is returned as it is.
+        module: An encoder of transformers, a ``PeftModel`` around one, or anything else, which is returned unchanged.
     """
     peft = sys.modules.get("peft")  # without it there is no PeftModel
     encoder = module
     if peft is not None and isinstance(module, peft.PeftModel):
-        inner = module.base_model  # the encoder, or what has put adapters into it
+        inner = module.base_model  # the encoder, or the tuner that put adapters into it
         encoder = inner if isinstance(inner, PreTrainedModel) else inner.model
     if isinstance(encoder, PreTrainedModel):
-        # What transformers saves, and whether it knows its adapters, goes by this mark, which peft by itself does not set.
-        encoder._hf_peft_config_loaded = bool(getattr(encoder, "peft_config", None))
+        # transformers looks at this flag to save and list adapters; peft itself does not set it.
+        encoder._hf_peft_config_loaded = bool(_configs(encoder))
     return encoder
 
 
-def adapter_names(encoder: Any) -> list[str]:
-    """Names of all adapters in an encoder of transformers; none for anything else, a ``PeftModel`` included."""
-    return list(getattr(encoder, "peft_config", {})) if isinstance(encoder, PreTrainedModel) else []
+def _configs(encoder: PreTrainedModel) -> dict[str, AdapterConfig]:
+    """The configurations of an encoder's adapters, by name; peft sets the attribute with the first adapter."""
+    return vars(encoder).get("peft_config", {})
 
 
-def inject(encoder: Any, config: Any, name: str) -> None:
-    """Puts a fresh adapter beside the encoder's weights, which are frozen, and makes it the only active one.
+def adapter_names(encoder: nn.Module | None) -> list[str]:
+    """Names of all adapters in an encoder of transformers; empty for anything else, including a ``PeftModel``."""
+    return list(_configs(encoder)) if isinstance(encoder, PreTrainedModel) else []
+
+
+def inject(encoder: PreTrainedModel, config: AdapterConfig, name: str) -> None:
+    """Adds a fresh adapter to the encoder, freezes the encoder's weights, and makes the adapter the only active one.
 
     Args:
         encoder: An encoder of transformers; changed in place.
-        config: A ``peft.PeftConfig``; kept.
+        config: A ``peft.PeftConfig``; stored in the encoder.
         name: A name that no adapter of the encoder has.
 
     Raises:
@@ -62,47 +77,49 @@ def inject(encoder: Any, config: Any, name: str) -> None:
     if name in adapter_names(encoder):
         raise ValueError(f"There is an adapter {name!r} already; delete it first, or choose another name.")
     if name in {part for place, _ in encoder.named_modules() for part in place.split(".")}:
-        # peft would take weights of this module for the adapter's, and leave them out when another is saved
+        # peft would mistake this module's weights for the adapter's, and omit them when it saves another adapter.
         raise ValueError(
             f"An adapter cannot be named {name!r}, as a module of the encoder is; choose another name."
         )
     peft = load_peft()
-    config.base_model_name_or_path = str(encoder.name_or_path) or None  # peft asks the Hub about other names
+    config.base_model_name_or_path = str(encoder.name_or_path) or None  # other names make peft ask the Hub
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
+            warnings.filterwarnings(
+                "ignore", "Already found a `peft_config`"
+            )  # several adapters are intended
             peft.inject_adapter_in_model(config, encoder, name)
     except Exception:
-        getattr(encoder, "peft_config", {}).pop(name, None)
+        _configs(encoder).pop(name, None)
         raise
-    encoder._hf_peft_config_loaded = True  # what transformers saves goes by this
+    encoder._hf_peft_config_loaded = True
     encoder.set_adapter(name)  # only this one is active and trained
     if config.inference_mode:
         encoder.requires_grad_(False)
     encoder.train(encoder.training)
 
 
-def adapt(encoder: Any, adapter: Adapter) -> None:
-    """Gives an encoder that was just read its adapter, named "default".
+def adapt(encoder: PreTrainedModel, adapter: Adapter) -> None:
+    """Puts its adapter, named "default", into an encoder that was just read.
 
-    Where an adapter lies beside its base, transformers has put it in by itself, without looking for missing weights.
+    If adapter and base share a folder, transformers has already done so, without checking for missing weights.
     """
     if names := adapter_names(encoder):
         remove(encoder, names)
     attach(encoder, adapter, "default")
 
 
-def attach(encoder: Any, adapter: Adapter, name: str, trainable: bool = False) -> None:
+def attach(encoder: PreTrainedModel, adapter: Adapter, name: str, trainable: bool = False) -> None:
     """Puts a trained adapter into an encoder and makes it the active one.
 
     Args:
         encoder: An encoder of transformers; changed in place.
         adapter: The adapter.
         name: A name that no adapter of the encoder has.
-        trainable: Whether it goes on training.
+        trainable: Whether it can be trained further.
 
     Raises:
-        ValueError: If the name is taken, or the adapter does not fit; it is not kept then.
+        ValueError: If the name is taken, or the adapter does not fit, in which case it is removed again.
     """
     adapter.config.inference_mode = not trainable
     inject(encoder, adapter.config, name)
@@ -113,22 +130,22 @@ def attach(encoder: Any, adapter: Adapter, name: str, trainable: bool = False) -
         raise
 
 
-def fill(encoder: Any, adapter: Adapter, name: str) -> None:
+def fill(encoder: PreTrainedModel, adapter: Adapter, name: str) -> None:
     """Copies weights into an adapter that the encoder has.
 
-    What an adapter says of a pooler is left out where the encoder has none, as the embeddings never pass it.
+    An adapter's weights for a pooler are ignored if the encoder has none, as embeddings never use it.
 
     Raises:
         ModelFolderError: If a weight is missing, unknown, or of another shape.
     """
     peft = load_peft()
     weights = {key.removeprefix(_PREFIX): tensor for key, tensor in adapter.weights.items()}
-    if getattr(encoder, "pooler", None) is None:
+    if dict(encoder.named_children()).get("pooler") is None:
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("pooler.")}
     expected = peft.get_peft_model_state_dict(encoder, adapter_name=name, save_embedding_layers=False).keys()
     if missing := sorted(expected - weights.keys()):
         raise ModelFolderError(f"{adapter.place} lacks {len(missing)} weights, the first is {missing[0]}.")
-    # Adapted word embeddings are saved as a whole, under the name that they have in the encoder.
+    # Adapted word embeddings are saved whole, under their name in the encoder.
     if unknown := sorted(weights.keys() - expected - encoder.state_dict().keys()):
         raise ModelFolderError(
             f"{adapter.place} has {len(unknown)} weights that this model lacks, the first is {unknown[0]}."
@@ -139,63 +156,61 @@ def fill(encoder: Any, adapter: Adapter, name: str) -> None:
         raise ModelFolderError(f"The adapter in {adapter.place} does not fit this model: {error}") from error
 
 
-def refill(encoder: Any, folder: Path) -> None:
-    """Takes over the weights of a saved adapter into the active one, in place.
+def refill(encoder: PreTrainedModel, folder: Path) -> None:
+    """Loads the weights of a saved adapter into the active one, in place.
 
     Raises:
         ModelFolderError: If there is none, or its settings or shapes differ.
     """
     name = encoder.active_adapters()[0]
     adapter = Adapter.read(folder)
-    mine, saved = (config.to_dict() for config in (encoder.peft_config[name], adapter.config))
-    for key in sorted(mine.keys() - _OF_NO_MATTER):
+    mine, saved = _configs(encoder)[name].to_dict(), adapter.config.to_dict()
+    for key in sorted(mine.keys() - _IGNORED):
         if mine[key] != saved.get(key):
             raise ModelFolderError(
-                f"{folder / ADAPTER_CONFIG} has {key} {saved.get(key)!r}; this model's adapter {name!r} has {mine[key]!r}."
+                f"{folder / ADAPTER_CONFIG} has {key} {saved.get(key)!r}; this model's adapter {name!r} has "
+                f"{mine[key]!r}."
             )
     fill(encoder, adapter, name)
 
 
-def adapter_weights(encoder: Any) -> list[nn.Parameter]:
-    """The weights of all adapters that may be of another type than the encoder's: those of layers that cast between them.
+def adapter_weights(encoder: nn.Module | None) -> list[nn.Parameter]:
+    """The adapter weights whose dtype may differ from the encoder's: those of layers that cast between the two.
 
-    Whole layers that an adapter trains, and those that take the place of a norm, do not cast.
+    Whole layers that an adapter trains, and those that replace a norm, do not cast.
     """
-    if not adapter_names(encoder):
+    if encoder is None or not adapter_names(encoder):
         return []
-    kind = importlib.import_module("peft.tuners.tuners_utils").BaseTunerLayer
-    layers = [layer for layer in encoder.modules() if isinstance(layer, kind)]
-    parts = [
-        (layer, part) for layer in layers for part in layer.modules() if not isinstance(part, nn.LayerNorm)
-    ]
-    own = {id(weight): weight for _, part in parts for weight in part.parameters(recurse=False)}
+    layers = [layer for layer in encoder.modules() if isinstance(layer, _tuner_layer())]
+    parts = [part for layer in layers for part in layer.modules() if not isinstance(part, nn.LayerNorm)]
+    own = {id(weight): weight for part in parts for weight in part.parameters(recurse=False)}
     base = {id(weight) for layer in layers for weight in layer.get_base_layer().parameters()}
     return [weight for key, weight in own.items() if key not in base]
 
 
-def remove(encoder: Any, names: list[str]) -> None:
-    """Takes adapters out of an encoder; without any left it is what it was before the first, and can be trained."""
+def remove(encoder: PreTrainedModel, names: list[str]) -> None:
+    """Removes adapters from an encoder; without the last one it is as before the first, and trainable."""
     encoder.delete_adapter(names)
     if adapter_names(encoder):
         return
     for place, layer in _tuner_layers(encoder).items():
-        inner = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer.original_module
+        inner = layer.get_base_layer() if isinstance(layer, _tuner_layer()) else layer.original_module
         encoder.set_submodule(place, inner)
     encoder.requires_grad_(True)
 
 
-def merge(encoder: Any, names: list[str]) -> None:
-    """Adds what adapters do to the encoder's own weights, and takes all adapters out.
+def merge(encoder: PreTrainedModel, names: list[str]) -> None:
+    """Adds adapters to the encoder's own weights, and removes all adapters.
 
     Args:
         encoder: An encoder of transformers; changed in place.
-        names: The adapters to be merged, active ones.
+        names: The active adapters, which are merged.
 
     Raises:
-        ValueError: If a weight would be no number.
+        ValueError: If a merged weight would be NaN or infinite.
     """
     for place, layer in _tuner_layers(encoder).items():
-        if hasattr(layer, "unload_and_optionally_merge_module"):
+        if isinstance(layer, _MergesItself):
             inner = layer.unload_and_optionally_merge_module(merge=True, safe_merge=True, adapter_names=names)
         else:
             layer.merge(safe_merge=True, adapter_names=names)
@@ -206,23 +221,24 @@ def merge(encoder: Any, names: list[str]) -> None:
     encoder.requires_grad_(True)
 
 
-def are_disabled(encoder: Any) -> bool:
-    """Whether the encoder computes with its own weights alone, for a while."""
+def are_disabled(encoder: PreTrainedModel) -> bool:
+    """Whether the encoder currently computes with its own weights alone."""
     return any(layer.disable_adapters for layer in _tuner_layers(encoder).values())
 
 
-def switch(encoder: Any, enabled: bool) -> None:
-    """Lets an encoder's adapters take part, or not."""
+def switch(encoder: PreTrainedModel, enabled: bool) -> None:
+    """Enables or disables an encoder's adapters."""
     for layer in _tuner_layers(encoder).values():
         layer.enable_adapters(enabled)
 
 
-def _tuner_layers(encoder: Any) -> dict[str, Any]:
-    """The outermost layers that peft put around others, by their place."""
-    kinds = (
-        importlib.import_module("peft.tuners.tuners_utils").BaseTunerLayer,
-        importlib.import_module("peft.utils.other").AuxiliaryTrainingWrapper,
-    )
+def _tuner_layer() -> type[Any]:
+    return resolve_name("peft.tuners.tuners_utils:BaseTunerLayer")
+
+
+def _tuner_layers(encoder: PreTrainedModel) -> dict[str, Any]:
+    """The outermost layers that peft put around others, by their name."""
+    kinds = (_tuner_layer(), resolve_name("peft.utils.other:AuxiliaryTrainingWrapper"))
     found: dict[str, Any] = {}
     for place, module in encoder.named_modules():
         if isinstance(module, kinds) and not any(place.startswith(f"{outer}.") for outer in found):

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = {
     "cli": 6,
     "legacy": 6,
+    "testing": 6,
     "trainer": 5,
     "tune": 5,
     "runtime": 4,
@@ -139,6 +140,7 @@ def test_two_files_hold_all_collectives() -> None:
         ("util/lazy.py", "from ray_st.world import World"),
         ("runtime/run.py", "from ray_st.trainer import SentenceTransformerTrainer"),
         ("cli/train.py", "import sentence_transformers"),
+        ("cli/train.py", "from ray_st.testing import LossConformance"),
         ("losses/__init__.py", "TABLE = {'Pooling': 'ray_st.models.pooling'}"),
     ],
 )

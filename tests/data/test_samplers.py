@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,6 @@ from ray_st.data.keys import Keys, hash_texts, keys_of
 from ray_st.data.samplers import (
     DefaultBatchSampler,
     NoDuplicatesBatchSampler,
-    PlannedBatchSampler,
     RandomOrder,
 )
 
@@ -22,62 +20,6 @@ TEXTS = [f"text {i % 40}" for i in range(103)]
 
 def keys() -> Keys:
     return Keys(np.stack([hash_texts(TEXTS), hash_texts(f"answer {i}" for i in range(103))], axis=1))
-
-
-def default(drop_last: bool = False, seed: int = 0) -> PlannedBatchSampler:
-    return DefaultBatchSampler(RandomOrder(103, seed), 10, drop_last)
-
-
-def no_duplicates(drop_last: bool = False, seed: int = 0) -> PlannedBatchSampler:
-    return NoDuplicatesBatchSampler(keys(), 10, drop_last, seed=seed)
-
-
-def unique(drop_last: bool = False, seed: int = 0) -> PlannedBatchSampler:
-    return NoDuplicatesBatchSampler(
-        Keys(np.arange(206, dtype=np.uint64).reshape(103, 2)), 10, drop_last, seed=seed
-    )
-
-
-@pytest.mark.parametrize("make", [default, no_duplicates, unique])
-class TestEverySampler:
-    """What every sampler keeps."""
-
-    def test_every_row_is_in_one_batch(self, make: Any) -> None:
-        drawn = list(make())
-        assert sorted(row for batch in drawn for row in batch) == list(range(103))
-        assert all(type(row) is int for row in drawn[0])
-        assert max(map(len, drawn)) == 10
-
-    def test_iterating_planning_and_counting_agree(self, make: Any) -> None:
-        for drop_last in (False, True):
-            sampler = make(drop_last)
-            plan = sampler.plan()
-            assert list(sampler) == [plan.batch(step).tolist() for step in range(len(plan))]
-            assert len(sampler) == len(plan)
-            assert sampler.steps() in (None, len(plan))
-
-    def test_drop_last_leaves_the_full_batches(self, make: Any) -> None:
-        assert list(make(True)) == [batch for batch in make() if len(batch) == 10]
-
-    def test_order_is_a_function_of_seed_and_epoch(self, make: Any) -> None:
-        sampler = make(seed=5)
-        first = list(sampler)
-        assert list(sampler) == first
-        sampler.set_epoch(1)
-        second = list(sampler)
-        assert second != first
-        sampler.set_epoch(0)
-        assert list(sampler) == first
-        assert list(make(seed=5)) == first
-        assert list(make(seed=6)) != first
-
-    def test_travels(self, make: Any) -> None:
-        sampler = make()
-        sampler.set_epoch(3)
-        assert list(pickle.loads(pickle.dumps(sampler))) == list(sampler)
-
-    def test_negative_seeds_are_seeds(self, make: Any) -> None:
-        assert list(make(seed=-1)) != list(make(seed=1))
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2.0, "8", True, None])
@@ -140,7 +82,7 @@ def test_a_generator_stands_for_its_initial_seed() -> None:
     generator = torch.Generator().manual_seed(11)
     torch.rand(5, generator=generator)  # its state plays no part
     with_generator = NoDuplicatesBatchSampler(keys(), 10, generator=generator, seed=3)
-    assert list(with_generator) == list(no_duplicates(seed=11))
+    assert list(with_generator) == list(NoDuplicatesBatchSampler(keys(), 10, seed=11))
 
 
 def test_drop_last_of_a_dataset_smaller_than_a_batch_leaves_nothing() -> None:

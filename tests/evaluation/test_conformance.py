@@ -1,11 +1,9 @@
-"""What every evaluator must keep: one class that each of them goes through, beside the peer with the same options."""
+"""What every evaluator keeps, beside the peer with the same options. A new evaluator adds its cases to ``CASES``."""
 
 from __future__ import annotations
 
 import csv
 import inspect
-import json
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 import torch
 
 from ray_st import evaluation
-from ray_st.evaluation.sentence_evaluator import metric_names_of
+from ray_st.testing import EvaluatorCase, EvaluatorConformance
 from ray_st.util import euclidean_sim, pairwise_dot_score
 
 PAIRS = 40
@@ -82,6 +80,9 @@ class Case:
     data: tuple[Any, ...]
     options: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, **more: Any) -> Any:
+        return getattr(evaluation, self.name)(*self.data, **{**self.options, **more})
 
 
 SIMILARITY, TRIPLET = "EmbeddingSimilarityEvaluator", "TripletEvaluator"
@@ -193,24 +194,18 @@ def assert_same_files(mine: Path, other: Path) -> None:
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())
-def case(request: pytest.FixtureRequest) -> Case:
+def entry(request: pytest.FixtureRequest) -> Case:
     return request.param
 
 
-@pytest.fixture
-def evaluator(case: Case) -> Any:
-    return getattr(evaluation, case.name)(*case.data, **case.options)
+class TestEveryEvaluator(EvaluatorConformance):
+    @pytest.fixture
+    def case(self, entry: Case, make_model: Callable[..., Any]) -> EvaluatorCase:
+        return EvaluatorCase(entry.make, lambda: make_model(**entry.model))
 
-
-@pytest.fixture
-def model(case: Case, make_model: Callable[..., Any]) -> Any:
-    return make_model(**case.model)
-
-
-class TestEveryEvaluator:
     @pytest.mark.filterwarnings("ignore")
-    def test_figures_names_and_files_are_the_peers(self, case, evaluator, model, peers, tmp_path) -> None:
-        theirs = getattr(peers, case.name)(*case.data, **case.options)
+    def test_figures_names_and_files_are_the_peers(self, entry, evaluator, model, peers, tmp_path) -> None:
+        theirs = getattr(peers, entry.name)(*entry.data, **entry.options)
         for epoch, steps in [(-1, -1), (0, 50), (1, -1)]:
             found = evaluator(model, str(tmp_path / "ours"), epoch, steps)
             expected = theirs(model, str(tmp_path / "theirs"), epoch, steps)
@@ -222,58 +217,24 @@ class TestEveryEvaluator:
         assert evaluator.get_config_dict() == theirs.get_config_dict()
         assert_same_files(tmp_path / "ours", tmp_path / "theirs")
 
-    def test_takes_the_peers_arguments_in_order(self, case, evaluator, peers) -> None:
+    def test_takes_the_peers_arguments_in_order(self, entry, evaluator, peers) -> None:
         mine = list(inspect.signature(type(evaluator)).parameters.values())
-        theirs = list(inspect.signature(getattr(peers, case.name)).parameters.values())
+        theirs = list(inspect.signature(getattr(peers, entry.name)).parameters.values())
         assert [p.name for p in mine] == [p.name for p in theirs]
         for one, other in zip(mine, theirs, strict=True):
             assert plain(one.default) == plain(other.default) or one.name == "main_distance_function"
 
-    def test_reports_to_the_model_card(self, case, evaluator, model) -> None:
-        found = evaluator(model, None, 2, 7)
-        assert model.model_card_data.reports == [(case.name, found, 2, 7)]
-
-    def test_needs_only_encode_and_similarity(self, case, evaluator, model) -> None:
-        class Proxy:
-            encode, similarity = staticmethod(model.encode), staticmethod(model.similarity)
-            similarity_fn_name = model.similarity_fn_name
-            prompts = model.prompts
-
-        assert evaluator(Proxy()) == evaluator(model)
-
-    def test_returns_plain_floats_with_a_primary_metric(self, evaluator, model) -> None:
-        found = evaluator(model)
-        assert {type(value) for value in found.values()} == {float}
-        assert evaluator.primary_metric in found
-        json.dumps(found)
-
-    def test_says_the_names_of_its_metrics_before_it_is_called(self, evaluator, model) -> None:
-        said = evaluator.metric_names(model)
-        assert sorted(said) == sorted(evaluator(model))
-        assert metric_names_of(evaluator, model) == said
-
-    def test_a_subclass_with_a_call_of_its_own_says_nothing(self, evaluator, model) -> None:
-        own = type("Own", (type(evaluator),), {"__call__": lambda self, *args, **options: {"own": 1.0}})
-        evaluator.__class__ = own
-        assert metric_names_of(evaluator, model) is None
-
-    def test_writes_nothing_unless_asked(self, case, evaluator, model, tmp_path, monkeypatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        evaluator(model)
-        getattr(evaluation, case.name)(*case.data, **case.options, write_csv=False)(model, str(tmp_path))
+    def test_writes_nothing_if_told_so(self, entry, model, tmp_path) -> None:
+        entry.make(write_csv=False)(model, str(tmp_path))
         assert not list(tmp_path.iterdir())
 
-    def test_is_the_same_again_and_in_another_process(self, evaluator, model) -> None:
-        other = pickle.loads(pickle.dumps(evaluator))
-        assert evaluator(model) == evaluator(model) == other(model)
-
-    def test_asks_for_progress_and_batches_as_told(self, case, model) -> None:
-        kind = getattr(evaluation, case.name)
+    def test_asks_for_progress_and_batches_as_told(self, entry, model) -> None:
+        kind = getattr(evaluation, entry.name)
         told = {"batch_size": 3, "show_progress_bar": False}
         told = {key: value for key, value in told.items() if key in inspect.signature(kind).parameters}
-        kind(*case.data, **{**case.options, **told})(model)
+        kind(*entry.data, **{**entry.options, **told})(model)
         assert all(call[key] == value for call in model.calls for key, value in told.items())
 
-    def test_empty_data_is_refused(self, case) -> None:
-        with pytest.raises(ValueError, match=f"{case.name} needs at least one"):
-            getattr(evaluation, case.name)(*(type(part)() for part in case.data), **case.options)
+    def test_empty_data_is_refused(self, entry) -> None:
+        with pytest.raises(ValueError, match=f"{entry.name} needs at least one"):
+            getattr(evaluation, entry.name)(*(type(part)() for part in entry.data), **entry.options)

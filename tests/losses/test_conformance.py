@@ -1,10 +1,9 @@
-"""What every loss must keep: one class that each of them goes through. A new loss adds its cases to ``CASES``."""
+"""What every loss keeps, and how it compares with a few slow lines and with the peer. A new loss adds its cases to ``CASES``."""
 
 from __future__ import annotations
 
 import json
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,17 +11,15 @@ from typing import Any
 import pytest
 import slow_losses as slow
 import torch
-from tiny_encoder import DIM, TinyEncoder
 from torch import Tensor, nn
 
 from ray_st import losses
-from ray_st.losses.columns import Columns
-from ray_st.losses.loss import Loss
 from ray_st.losses.parts import total
+from ray_st.testing import LossCase, LossConformance, TinyEncoder
+from ray_st.testing.loss_conformance import close
+from ray_st.testing.tiny_encoder import DIM, gradient
 from ray_st.util import dot_score, pairwise_dot_score
 
-DOUBLE = torch.float64
-ROWS = 12
 GUIDE = TinyEncoder(seed=1)
 
 
@@ -40,6 +37,20 @@ class Case:
     pooled: bool = False
     whole: bool = False  # the slow lines also get the loss, with the weights that it owns, and the features
     embed: Callable[..., list[Tensor]] | None = None
+    least_rows: int = 1
+
+    @property
+    def conformance(self) -> LossCase:
+        """What the kit needs to know."""
+        return LossCase(
+            make=lambda model: made(self, losses, model),
+            columns=self.columns,
+            labels=self.labels,
+            pooled=self.pooled,
+            embedded=2 if self.embed else None,
+            least_rows=self.least_rows,
+            unlabelled_call=self.loss == "SoftmaxLoss",  # that asks for the logits
+        )
 
 
 def ranking(name: str = "MultipleNegativesRankingLoss", columns: int = 2, **options: Any) -> Case:
@@ -66,7 +77,8 @@ def batch(name: str, kind: str, margin: float = 5, cos: bool = False) -> Case:
         )
         return {**metric, **({} if kind == "soft" else {"margin": margin})}
 
-    return Case(name, slow.mined(kind, margin, cos), 1, options, "class", pooled=True)
+    # One row is not of two classes.
+    return Case(name, slow.mined(kind, margin, cos), 1, options, "class", pooled=True, least_rows=5)
 
 
 def distill(metric: str, columns: int, labels: str, **options: Any) -> Case:
@@ -233,22 +245,9 @@ CASES |= {
 }
 
 
-def labels_of(case: Case, rows: int = ROWS) -> Tensor | None:
-    generator = torch.Generator().manual_seed(1)
-    shapes = {"margins": (case.columns - 2,), "candidates": (case.columns - 1,), "teacher": (DIM,)}
-    shapes |= {"teacher columns": (case.columns, DIM), "teacher wide": (9,)}
-    if case.labels in shapes:
-        return torch.randn(rows, *shapes[case.labels], generator=generator, dtype=DOUBLE)
-    if case.labels == "class":
-        return torch.arange(rows) * 5 % 3
-    if case.labels == "binary":
-        return (torch.arange(rows) % 2).to(DOUBLE)
-    return torch.randint(0, 4, (rows,), generator=generator).to(DOUBLE) / 3 if case.labels == SCORE else None
-
-
-def build(case: Case, module: Any, model: nn.Module) -> Any:
-    torch.manual_seed(0)
-    return getattr(module, case.loss)(model, **case.options(module, model)).double()
+def made(case: Case, module: Any, model: nn.Module) -> Any:
+    """The loss of a module of losses, ours or the peer's."""
+    return getattr(module, case.loss)(model, **case.options(module, model))
 
 
 def slowly(case: Case, loss: Any, features: Any, labels: Tensor | None) -> Tensor:
@@ -258,65 +257,21 @@ def slowly(case: Case, loss: Any, features: Any, labels: Tensor | None) -> Tenso
     return case.brute(columns, labels, inner, features) if case.whole else case.brute(columns, labels)
 
 
-def gather_on(loss: Any, on: bool) -> None:
-    """Turns gathering on in the loss that has the option, through modifiers."""
-    while hasattr(loss, "loss"):
-        loss = loss.loss
-    loss.gather_across_devices = on
-
-
-class Recorder:
-    """Sees the whole batch as one rank and keeps what it was asked to gather."""
-
-    idle = False
-
-    def __init__(self) -> None:
-        self.seen: list[Tensor] = []
-
-    def __call__(self, rows: Tensor) -> tuple[Tensor, int]:
-        self.seen.append(rows)
-        return rows, 0
-
-
-class SharedPool:
-    """The cluster as one of its ranks sees it, in one process: hands out what was recorded of the whole batch."""
-
-    def __init__(self, pools: Sequence[Tensor], offset: int, idle: bool = False) -> None:
-        self.pools, self.offset, self.idle = list(pools), offset, idle
-
-    def __call__(self, rows: Tensor) -> tuple[Tensor, int]:
-        pool = self.pools.pop(0)
-        mine = pool[self.offset : self.offset + len(rows)]
-        assert self.idle or torch.allclose(mine.double(), rows.double(), atol=1e-9)
-        return pool, self.offset
-
-
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param
-
-
-@pytest.fixture
-def loss(case: Case, encoder: nn.Module) -> Loss:
-    return build(case, losses, encoder)
-
-
-@pytest.fixture
-def features(case: Case, make_features: Any) -> list[dict[str, Any]]:
-    return make_features(case.columns, ROWS)
-
-
 @pytest.fixture
 def peers() -> Any:
     return pytest.importorskip("sentence_transformers.sentence_transformer.losses")
 
 
-def rows_of(features: list[dict[str, Any]], chosen: Any) -> list[dict[str, Any]]:
-    return [{key: value[chosen] for key, value in column.items()} for column in features]
+@pytest.fixture
+def theirs(entry: Case, peers: Any, encoder: nn.Module) -> Any:
+    """The peer's loss of the same model."""
+    torch.manual_seed(0)
+    return made(entry, peers, encoder).double()
 
 
-def close(mine: Tensor, other: Tensor, tolerance: float = 1e-10) -> None:
-    torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def entry(request: pytest.FixtureRequest) -> Case:
+    return request.param
 
 
 def by_backward(value: Tensor, module: nn.Module) -> dict[str, Tensor]:
@@ -325,21 +280,23 @@ def by_backward(value: Tensor, module: nn.Module) -> dict[str, Tensor]:
     return {name: weight.grad for name, weight in module.named_parameters() if weight.grad is not None}
 
 
-class TestEveryLoss:
-    def test_value_and_gradient_are_the_slow_ones(self, case, loss, encoder, features, gradient_of) -> None:
-        labels = labels_of(case)
+class TestEveryLoss(LossConformance):
+    @pytest.fixture
+    def case(self, entry: Case) -> LossCase:
+        return entry.conformance
+
+    def test_value_and_gradient_are_the_slow_ones(self, entry, case, loss, features) -> None:
+        labels = case.labels_of()
         mine = total(loss(features, labels))
-        value = slowly(case, loss, features, labels)
+        value = slowly(entry, loss, features, labels)
         close(mine, value)
-        close(gradient_of(mine, loss), gradient_of(value, loss))
+        close(gradient(mine, loss), gradient(value, loss))
         assert mine.item() > 0
-        assert gradient_of(mine, encoder).abs().max() > 1e-6
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @pytest.mark.filterwarnings("ignore::FutureWarning")
-    def test_value_and_gradient_are_the_peers(self, case, loss, encoder, features, peers) -> None:
-        labels = labels_of(case)
-        theirs = build(case, peers, encoder)
+    def test_value_and_gradient_are_the_peers(self, case, loss, encoder, features, theirs) -> None:
+        labels = case.labels_of()
         owned = {name: w for name, w in loss.named_parameters() if not name.startswith("model.")}
         theirs.load_state_dict(owned, strict=False)
         tolerance = 1e-10 if labels is None else 1e-6  # the peer takes some labels as float32
@@ -349,196 +306,26 @@ class TestEveryLoss:
             name: w.grad.clone() for name, w in encoder.named_parameters() if w.grad is not None
         }
         mine = total(loss(features, labels))
-        close(mine, other.to(DOUBLE), tolerance)
+        close(mine, other.to(torch.float64), tolerance)
         found = by_backward(mine, loss)
-        for name, gradient in theirs_of_model.items():
-            close(found[f"model.{name}"], gradient, tolerance)
+        for name, wanted in theirs_of_model.items():
+            close(found[f"model.{name}"], wanted, tolerance)
         assert {name for name in owned if not name.endswith("types")} <= gradients.keys()
         for name in gradients.keys() & owned.keys():
             close(found[name], gradients[name], tolerance)
 
-    def test_order_of_rows_does_not_matter(self, case, loss, features, gradient_of) -> None:
-        labels, order = labels_of(case), torch.randperm(ROWS)
-        mine = total(loss(features, labels))
-        turned = total(loss(rows_of(features, order), None if labels is None else labels[order]))
-        close(mine, turned)
-        close(gradient_of(mine, loss), gradient_of(turned, loss))
-
-    @pytest.mark.parametrize("sizes", [[6, 6], [1] * 12, [7, 5, 0]])
-    def test_slices_with_a_shared_pool_are_the_whole(self, case, loss, features, gradient_of, sizes) -> None:
-        labels = labels_of(case)
-        assert not loss.gather_across_devices
-        whole = total(loss(features, labels))
-        gather_on(loss, case.pooled)
-        recorder = Recorder()
-        loss.bind(recorder)
-        close(total(loss(features, labels)), whole)
-        assert len(recorder.seen) >= case.pooled
-        value, offset = torch.zeros((), dtype=DOUBLE), 0
-        for size in sizes:
-            chosen = slice(offset, offset + size) if size else slice(0, 1)  # an idle rank holds a filler
-            pool = SharedPool(recorder.seen, offset, idle=size == 0)
-            loss.bind(pool)
-            part = total(loss(rows_of(features, chosen), None if labels is None else labels[chosen]))
-            assert not pool.pools
-            value, offset = value + part * size / ROWS, offset + size
-        close(value, whole)
-        close(gradient_of(value, loss), gradient_of(whole, loss))
-
-    def test_idle_rank_gives_a_joined_zero(self, case, loss, features) -> None:
-        labels = labels_of(case)
-        gather_on(loss, case.pooled)
-        recorder = Recorder()
-        loss.bind(recorder)
-        loss(features, labels)
-        pools = [p.detach().requires_grad_() if p.requires_grad else p for p in recorder.seen]
-        loss.own_weight = nn.Parameter(torch.tensor(torch.inf, dtype=DOUBLE))
-        loss.bind(SharedPool(pools, 0, idle=True))
-        value = loss(rows_of(features, slice(0, 1)), None if labels is None else labels[:1])
-        assert total(value).item() == 0
-        assert isinstance(value, Tensor) or list(value) == list(loss.parts)
-        total(value).backward()
-        used = [weight for name, weight in loss.named_parameters() if not name.endswith("types")]
-        assert all(weight.grad is not None and not weight.grad.any() for weight in used)
-        joined = [pool for pool in pools if pool.requires_grad]
-        assert len(joined) == case.pooled
-        assert all(pool.grad is not None and not pool.grad.any() for pool in joined)
-
-    def test_every_fast_path_is_plain(self, case, loss, encoder, features, gradient_of) -> None:
-        labels = labels_of(case)
-        inner = loss
-        while hasattr(inner, "loss"):
-            inner = inner.loss
-        inner.cache(None)
-        inner.token_budget = 10**9
-        whole = total(loss(features, labels))
-        for name, change in {
-            "chunks": {"token_budget": 11},
-            "cached rows": {"mini_batch_size": 4},
-            "cached tokens": {"mini_batch_num_tokens": 25},
-            "tiles": {"tile_scores": 60},
-            "all": {"token_budget": 30, "mini_batch_size": 3, "tile_scores": 1},
-        }.items():
-            before = {key: getattr(inner, key) for key in change}
-            vars(inner).update(change)
-            encoder.calls.clear()
-            fast = total(loss(features, labels))
-            assert name == "tiles" or len(encoder.calls) > case.columns
-            close(fast, whole)
-            close(gradient_of(fast, loss), gradient_of(whole, loss))
-            with torch.no_grad():
-                close(total(loss(features, labels)), whole)
-            vars(inner).update(before)
-
-    @pytest.mark.parametrize("kind", ["zero", "same", "huge", "tiny", "opposite", "one row"])
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-    def test_finite_on_extreme_embeddings(self, case, loss, kind, dtype) -> None:
-        rows = 1 if kind == "one row" and case.loss not in losses_by_class() else 5
-        number = 2 if case.embed else case.columns
-        columns = [torch.randn(rows, DIM, generator=torch.Generator().manual_seed(c)) for c in range(number)]
-        change = {"zero": 0.0, "huge": 1e4, "tiny": 1e-30}.get(kind, 1.0)
-        if kind == "same":
-            columns = [columns[0][:1].expand(rows, -1)] * number
-        if kind == "opposite":
-            columns[1:] = [-columns[0]] * (number - 1)
-        leaves = [(column * change).to(dtype).detach().requires_grad_() for column in columns]
-        labels = labels_of(case, rows)
-        guide = Columns.local([torch.randn(rows, 3, generator=torch.Generator().manual_seed(9))] * number)
-        tokens = {"input_ids": torch.ones(rows, 2), "attention_mask": torch.ones(rows, 2)}
-        found = Columns.local(leaves, labels if labels is None or case.labels == "class" else labels.float())
-        value = total(loss.compute(replace(found, guide=guide, features=(tokens, tokens))))
-        value.backward()
-        assert torch.isfinite(value)
-        assert all(leaf.grad is None or torch.isfinite(leaf.grad).all() for leaf in leaves)
-
-    @pytest.mark.parametrize("kind", ["autocast", "model"])
-    def test_bfloat16_is_close_to_float32(self, case, features, gradient_of, kind) -> None:
-        """The value within a tenth, the gradient's direction within 0.95 as a cosine; nothing is infinite."""
-        labels = labels_of(case)
-        labels = labels.float() if labels is not None and case.labels != "class" else labels
-        precise, rough = (build(case, losses, TinyEncoder().bfloat16().float()).float() for _ in range(2))
-        if kind == "model":
-            rough = rough.bfloat16()
-            precise.load_state_dict(rough.state_dict())  # rounded weights in both
-        wanted = total(precise(features, labels))
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
-            found = total(rough(features, labels))
-        torch.testing.assert_close(found.float(), wanted, rtol=0.1, atol=0.05)
-        directions = gradient_of(found, rough).float(), gradient_of(wanted, precise)
-        assert torch.isfinite(directions[0]).all()
-        assert torch.cosine_similarity(*directions, dim=0) > 0.95
-
-    @pytest.mark.parametrize("kind", [torch.float32, torch.int64, torch.bool])
-    def test_kinds_of_labels(self, case, loss, features, kind) -> None:
-        if case.labels == "none" and not loss.labels.startswith("optional"):
-            # not asked for: not looked at
-            assert total(loss(features, torch.ones(3))) == total(loss(features))
-        if case.labels not in ("score", "binary", "class"):
-            return
-        whole = torch.arange(ROWS) % 2
-        wanted = loss(features, whole.to(DOUBLE))
-        torch.testing.assert_close(loss(features, whole.to(kind)), wanted, check_dtype=False)
-        close(loss(features, whole.to(DOUBLE)[:, None]), wanted)
-
-    def test_wrong_number_of_columns_is_refused(self, case, loss, make_features) -> None:
-        least, most = loss.text_columns
-        wrong = [least - 1, *([most + 1] if most else [])]
-        for number in wrong:
-            with pytest.raises(ValueError, match=f"needs .* text columns; found {number}"):
-                loss(make_features(number, 3), labels_of(case, 3))
-
-    def test_wrong_labels_are_refused(self, case, loss, features) -> None:
-        if case.labels == "none":
-            return
-        right = labels_of(case)
-        nan = right.double().clone()
-        nan[3] = torch.nan
-        wrong = [
-            (right.tolist(), "list"),
-            (right[1:], rf"\({ROWS - 1}\D"),
-            (right.to(torch.complex64), "complex64"),
-        ]
-        wrong += [(nan, r"NaN in row\(s\) \[3\]")]
-        wrong += [] if loss.labels.startswith("optional") else [(None, "NoneType")]
-        wrong += [(right + 0.5, "0.5")] if case.labels == "class" else []
-        wrong += [(right * 2, "2.0")] if case.labels == "binary" else []
-        wrong += [(right[:, :1].repeat(1, 7), r"7\)")] if case.labels in ("margins", "candidates") else []
-        wrong += [(right.reshape(ROWS, 1, 1, -1), r"\(12, 1, 1")] if case.labels.startswith("teacher") else []
-        for labels, found in wrong:
-            if labels is None and case.loss == "SoftmaxLoss":
-                continue  # that asks for the logits
-            with pytest.raises(ValueError, match=rf"needs .*found .*{found}"):
-                loss(features, labels)
-
-    def test_columns_of_unequal_rows_are_refused(self, case, loss, features) -> None:
-        if case.columns == 1:
-            return
-        features[1] = rows_of(features[1:2], slice(0, 3))[0]
-        with pytest.raises(ValueError, match="same number of rows"):
-            loss(features, labels_of(case))
-
-    def test_can_be_sent_to_a_worker(self, case, loss, features) -> None:
-        other = pickle.loads(pickle.dumps(loss))
-        assert total(other(features, labels_of(case))) == total(loss(features, labels_of(case)))
-
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
     @pytest.mark.filterwarnings("ignore::FutureWarning")
-    def test_describes_itself_as_the_peer_does(self, case, loss, encoder, peers) -> None:
-        theirs = build(case, peers, encoder).get_config_dict()
+    def test_describes_itself_as_the_peer_does(self, entry, loss, theirs) -> None:
+        wanted = theirs.get_config_dict()
         mine = loss.get_config_dict()
         json.dumps(mine)  # plain values only
-        if "guide" in theirs:  # the peer gives the model itself
-            theirs["guide"] = "TinyEncoder"
+        if "guide" in wanted:  # the peer gives the model itself
+            wanted["guide"] = "TinyEncoder"
         if mine.get("mini_batch_size", 0) is None:  # the peer names the size that it does not use
-            theirs["mini_batch_size"] = None
-        assert mine == theirs
-        assert loss.citation.strip().startswith("@") or case.loss in UNPUBLISHED
+            wanted["mini_batch_size"] = None
+        assert mine == wanted
+        assert loss.citation.strip().startswith("@") or entry.loss in UNPUBLISHED
 
 
 UNPUBLISHED = ("CosineSimilarityLoss", "OnlineContrastiveLoss")
-
-
-def losses_by_class() -> tuple[str, ...]:
-    """Losses that need rows of two classes, which one row is not."""
-    mined = ("BatchAll", "BatchHard", "BatchHardSoftMargin", "BatchSemiHard")
-    return (*(f"{name}TripletLoss" for name in mined), "MatryoshkaLoss")

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_encoder import TinyEncoder
 
 from ray_st.losses.embed import embed_columns, plan_chunks
 from ray_st.losses.gradient_cache import CachedRun
+from ray_st.testing.tiny_encoder import TinyEncoder
 
 WAYS = [(16_384, 0), (16_384, 80), (24, 0), (1, 0), (10**9, 10**9)]
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_encoder import DIM, TinyEncoder
 from torch import nn
 
 from ray_st.losses import CachedMultipleNegativesRankingLoss, CoSENTLoss, MultipleNegativesRankingLoss
+from ray_st.testing.tiny_encoder import DIM, TinyEncoder
 
 
 class WithDropout(TinyEncoder):

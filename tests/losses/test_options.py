@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_encoder import DIM, WORDS, TinyEncoder, word_tokenizer
 
 from ray_st import losses
 from ray_st.losses.loss import Loss
 from ray_st.losses.modifier import Modifier
+from ray_st.testing.tiny_encoder import DIM, WORDS, TinyEncoder, word_tokenizer
 
 CLASSES = [
     getattr(losses, name)

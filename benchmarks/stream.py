@@ -36,8 +36,8 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.cli.parts import model_path
-from ray_st.runtime import launch
+from ray_st.cli.run_parts import model_path
+from ray_st.runtime.train import launch
 
 MIB = 1 << 20
 FILES, WORKERS = 8, 2

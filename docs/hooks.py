@@ -35,9 +35,9 @@ PAGES = {
     "clusters": (
         "On clusters",
         [
-            "ray_st.runtime.encode_pool",
-            "ray_st.runtime.corpus.encode_corpus",
-            "ray_st.runtime.evaluate.evaluate_on_workers",
+            "ray_st.runtime.encode.encode_pool",
+            "ray_st.runtime.encode.corpus.encode_corpus",
+            "ray_st.runtime.encode.rank_evaluators.evaluate_on_workers",
         ],
     ),
 }

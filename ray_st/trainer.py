@@ -14,20 +14,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, enable_full_determinism, set_seed
 
-from ray_st.data.columns import check_splits
+from ray_st.data.column_spec import check_splits
+from ray_st.evaluation.metric_names import check_best_metric, names_in_training
 from ray_st.models.adapter.adaptable import AdaptableStack
-from ray_st.training.batch import Inputs
-from ray_st.training.card import default_arguments, describe_run
-from ray_st.training.carding import CardTrainer
-from ray_st.training.describing import DescribedData
-from ray_st.training.fitting import with_fitting_batches
-from ray_st.training.local import local_place
-from ray_st.training.metric_names import check_best_metric, names_in_training
-from ray_st.training.parts import named, prompt_lengths
-from ray_st.training.precision import note_on_types
-from ray_st.training.progress import write_line
-from ray_st.training.prompting import PromptingTrainer
-from ray_st.training.refusals import (
+from ray_st.training.argument_checks import (
     check_arguments,
     check_in_place,
     check_losses,
@@ -36,14 +26,23 @@ from ray_st.training.refusals import (
     make_folder,
     note_kept_activations,
 )
-from ray_st.training.renewing import check_optimizer, make_losses
-from ray_st.training.router import check_router_mapping
-from ray_st.training.run import TRAIN_FEED, FeedPart, Outcome, eval_feed
-from ray_st.training.run_header import subject
+from ray_st.training.callbacks.card_callback import CardTrainer
+from ray_st.training.callbacks.run_description import default_arguments, describe_run
+from ray_st.training.callbacks.run_header import subject
+from ray_st.training.data.dataset_specs import named, prompt_lengths
+from ray_st.training.data.local_source import local_place
+from ray_st.training.data.prompting import PromptingTrainer
+from ray_st.training.data.router_routes import check_router_mapping
+from ray_st.training.data.run_data import DescribedData
+from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, eval_key
+from ray_st.training.data.step_loader import Inputs
+from ray_st.training.loss_factory import check_optimizer, make_losses
 from ray_st.training.searching import SearchingTrainer
-from ray_st.training.step import describe_weights
-from ray_st.training.travel import (
-    Description,
+from ray_st.training.strategies.batch_size_finder import with_fitting_batches
+from ray_st.training.strategies.precision import note_on_types
+from ray_st.training.strategies.step_module import describe_weights
+from ray_st.training.trainer_spec import (
+    TrainerSpec,
     describe,
     evaluate_task,
     predict_task,
@@ -52,6 +51,7 @@ from ray_st.training.travel import (
     train_task,
 )
 from ray_st.training_args import SentenceTransformerTrainingArguments
+from ray_st.util.events import write_line
 from ray_st.util.names import either
 
 _NO_DATASET = "none"
@@ -178,9 +178,9 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         """Takes the place of this process if it is a worker of the user's own run; gives the arguments as of here."""
         if self.place is not None or "ray.train" not in sys.modules:
             return args
-        from ray_st.runtime import inplace
+        from ray_st.runtime.train import in_worker
 
-        self.place = inplace.find_place()
+        self.place = in_worker.find_place()
         if self.place is None:
             return args
         self._in_place = True
@@ -337,7 +337,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         return outcome.result
 
     @contextmanager
-    def _evaluating(self, dataset: Any) -> Iterator[Callable[[int], dict[str, FeedPart]]]:
+    def _evaluating(self, dataset: Any) -> Iterator[Callable[[int], dict[str, LoaderSpec]]]:
         """Lets a dataset be the one that is evaluated; gives what makes its parts."""
         own = self.eval_dataset
         self.eval_dataset = own if dataset is None else dataset
@@ -346,19 +346,19 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         finally:
             self.eval_dataset = own
 
-    def _supply(self, make_parts: Callable[[int], dict[str, FeedPart]], resume: Any = None) -> str | None:
+    def _supply(self, make_parts: Callable[[int], dict[str, LoaderSpec]], resume: Any = None) -> str | None:
         """In a worker of the user's run, opens the data there; says from which checkpoint training starts."""
-        from ray_st.runtime import inplace
+        from ray_st.runtime.train import in_worker
 
         self._check()
-        self.train_dataset = inplace.gathered(self.train_dataset)
-        self.eval_dataset = inplace.gathered(self.eval_dataset)
+        self.train_dataset = in_worker.gathered(self.train_dataset)
+        self.eval_dataset = in_worker.gathered(self.eval_dataset)
         parts = make_parts(self.here.world.size)
-        self.place = inplace.supplied(self.here, parts)
-        if TRAIN_FEED not in parts:
+        self.place = in_worker.supplied(self.here, parts)
+        if TRAIN not in parts:
             return None
         weights, args = describe_weights(self.model), self.args
-        start = inplace.start(self.here, resume, weights, args.ignore_data_skip, args.resume_only_model)
+        start = in_worker.start(self.here, resume, weights, args.ignore_data_skip, args.resume_only_model)
         if start.path is None or not start.only_model:
             return start.path
         self.take_weights(start.path)
@@ -388,7 +388,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         """The batches of training: a worker's share of each; on the driver, whole batches, made in this process."""
         if self.place is not None:
             return super().get_train_dataloader()
-        return self._loader_here(TRAIN_FEED, self._train_parts(1))
+        return self._loader_here(TRAIN, self._train_parts(1))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Inputs]:
         """The batches of an evaluation dataset, likewise.
@@ -400,9 +400,9 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             return super().get_eval_dataloader(eval_dataset)
         name = eval_dataset if isinstance(eval_dataset, str) else ""
         chosen = self.eval_dataset if eval_dataset is None or name else eval_dataset
-        return self._loader_here(eval_feed(name), self._eval_parts(chosen, 1))
+        return self._loader_here(eval_key(name), self._eval_parts(chosen, 1))
 
-    def _loader_here(self, feed: str, parts: dict[str, FeedPart]) -> DataLoader[Inputs]:
+    def _loader_here(self, feed: str, parts: dict[str, LoaderSpec]) -> DataLoader[Inputs]:
         if feed not in parts:
             raise ValueError(f"There is no dataset {feed!r} to load; there are {sorted(parts)}.")
         place = local_place(
@@ -413,10 +413,10 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
     def _on_cluster(
         self,
         task: Callable[..., Any],
-        make_parts: Callable[[int], dict[str, FeedPart]],
+        make_parts: Callable[[int], dict[str, LoaderSpec]],
         resume: str | bool | None,
         keeps: bool,
-    ) -> Outcome:
+    ) -> RunResult:
         """Runs a task on workers.
 
         Args:
@@ -432,15 +432,15 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
             self._note_types()
         if keeps and self.card_defaults is not None:
             describe_run(self, parts)
-        from ray_st.runtime.dispatch import Errand, dispatch
-        from ray_st.runtime.launch import runs_here
-        from ray_st.runtime.sendable import check_sendable
+        from ray_st.runtime.train.dispatch import RunRequest, dispatch
+        from ray_st.runtime.train.launch import runs_here
+        from ray_st.runtime.train.sendable import check_sendable
 
         description = self._describe()
         if not runs_here(self.scaling_config):
             check_sendable(description.parts())
         return dispatch(
-            Errand(
+            RunRequest(
                 args=self.args,
                 weights=describe_weights(self.model),
                 subject=subject(self.model, self.loss),
@@ -458,7 +458,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         if note := note_on_types(self.model, self.loss):
             write_line(note)
 
-    def _describe(self) -> Description:
+    def _describe(self) -> TrainerSpec:
         """What workers need to make this trainer again."""
         own_loader = type(self).get_train_dataloader is not SentenceTransformerTrainer.get_train_dataloader
         return describe(self, SentenceTransformerTrainer.__init__, own_loader)
@@ -468,9 +468,9 @@ def _scaling_of_local_mode() -> Any:
     """``num_workers=0`` where Ray Train runs a loop of the user's in this process; else None."""
     if "ray.train" not in sys.modules:
         return None
-    from ray_st.runtime import inplace
+    from ray_st.runtime.train import in_worker
 
-    return inplace.scaling_of_local_mode()
+    return in_worker.scaling_of_local_mode()
 
 
 def _one_evaluator(evaluator: Any) -> Any:

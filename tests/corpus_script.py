@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ray_st import SentenceTransformer
-from ray_st.runtime.corpus import encode_corpus
+from ray_st.runtime.encode.corpus import encode_corpus
 
 PART_ROWS = 10
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ray_st.cli.checks import RunFileError, at
 from ray_st.cli.clusters.local import as_local, check_free, settings, start_command
 from ray_st.cli.clusters.manifests import RUNS, as_yaml, overrides, render, shipped
 from ray_st.cli.clusters.spec import ClusterSpec, as_spec
 from ray_st.cli.raw_run import load_run
+from ray_st.cli.run_checks import RunFileError, at
 from ray_st.cli.runfile import RunFile, parse_run
 from ray_st.data.table_spec import TableSpec
 

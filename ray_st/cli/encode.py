@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_st.cli.checks import RunFileError
+from ray_st.cli.run_checks import RunFileError
 from ray_st.cli.runfile import ModelSpec
 from ray_st.data.sources.files import FORMATS
 from ray_st.data.table_spec import TableSpec
-from ray_st.runtime.corpus_plan import EMBEDDING, choose_column
+from ray_st.runtime.encode.work_plan import EMBEDDING, choose_column
 from ray_st.util.uploads import check_kept
 
 if TYPE_CHECKING:
@@ -99,22 +99,22 @@ def _is_given(options: argparse.Namespace, name: str) -> bool:
 
 
 def _into_file(options: argparse.Namespace) -> None:
-    from ray_st.cli import parts
+    from ray_st.cli import run_parts
 
-    table = parts.open_table(TableSpec(options.input, format=options.format), "INPUT")
+    table = run_parts.open_table(TableSpec(options.input, format=options.format), "INPUT")
     column = _column(table, options.column)
     with _replacing(Path(options.output)) as path:
-        model = parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
+        model = run_parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
         _write(table, column, model, path, options)
     print(f"{len(table)} embeddings: {options.output}")
 
 
 def _into_folder(options: argparse.Namespace) -> None:
-    from ray_st.cli import parts
+    from ray_st.cli import run_parts
     from ray_st.data.sources import Files
-    from ray_st.runtime.corpus import encode_corpus
+    from ray_st.runtime.encode.corpus import encode_corpus
 
-    model = parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
+    model = run_parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
     cluster = {name: getattr(options, name) for name in _OF_FOLDERS if _is_given(options, name)}
     encoded = encode_corpus(
         model,
@@ -145,7 +145,7 @@ def _column(table: Dataset, asked: str | None) -> str:
 def _write(table: Dataset, column: str, model: Any, path: Path, options: argparse.Namespace) -> None:
     import pyarrow.parquet as pq
 
-    from ray_st.runtime.corpus_work import vector_column
+    from ray_st.runtime.encode.work import vector_column
     from ray_st.util.search.quantize import quantize_embeddings
 
     writer, first = None, None

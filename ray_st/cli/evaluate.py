@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ray_st.cli.checks import RunFileError, at, check_keys
-from ray_st.cli.figures import table
+from ray_st.cli.metrics_table import table
+from ray_st.cli.run_checks import RunFileError, at, check_keys
 from ray_st.cli.runfile import ModelSpec, RunFile, read_run
 from ray_st.util.uploads import check_kept
 
@@ -39,14 +39,14 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RunFileError: If the file lists no evaluators or is invalid.
     """
-    from ray_st.cli import parts
+    from ray_st.cli import run_parts
 
     described = read_run(options.file, options.overrides)
     if not described.evaluators:
         raise RunFileError(f"{at(options.file, 'evaluators')}: missing; there is nothing to measure with")
     scaling = _scaling(described, options.workers)
-    evaluators = parts.make_evaluators(described)
-    model = parts.open_model(ModelSpec(options.model), "MODEL")
+    evaluators = run_parts.make_evaluators(described)
+    model = run_parts.open_model(ModelSpec(options.model), "MODEL")
     if options.output:
         check_kept(options.output, "--output")
         Path(options.output).mkdir(parents=True, exist_ok=True)
@@ -68,18 +68,18 @@ def _scaling(described: RunFile, workers: int | None) -> Any:
     asked = values.get("num_workers", 1)
     if asked == 0 or (workers is None and asked == 1 and not values.get("use_gpu")):
         return None
-    from ray_st.runtime import configs
+    from ray_st.runtime.train import ray_configs
 
-    check_keys(values, configs.SCALING_KEYS, where)
+    check_keys(values, ray_configs.SCALING_KEYS, where)
     try:
-        return configs.scaling_config(values)
+        return ray_configs.scaling_config(values)
     except ValueError as error:
         raise RunFileError(f"{where}: {error}") from error
 
 
 def _figures(model: Any, evaluators: list[Any], scaling: Any, output: str | None) -> dict[str, float]:
     if scaling is not None:
-        from ray_st.runtime.evaluate import evaluate_on_workers
+        from ray_st.runtime.encode.rank_evaluators import evaluate_on_workers
 
         return evaluate_on_workers(model, evaluators, scaling, output)
     figures: dict[str, float] = {}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ray_st.cli.checks import RunFileError
+from ray_st.cli.run_checks import RunFileError
 from ray_st.util.names import did_you_mean
 
 

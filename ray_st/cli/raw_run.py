@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ray_st.cli.checks import RunFileError, check_mapping
+from ray_st.cli.run_checks import RunFileError, check_mapping
 from ray_st.cli.yaml_text import YamlError, load_yaml
 from ray_st.data.table_spec import TableSpec
 from ray_st.util.names import closest

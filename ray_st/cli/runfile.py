@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_st.cli.checks import RunFileError, at, build, check_keys, check_mapping
 from ray_st.cli.raw_run import is_named, load_run
+from ray_st.cli.run_checks import RunFileError, at, build, check_keys, check_mapping
 from ray_st.data.table_spec import TableSpec
 from ray_st.util.names import did_you_mean
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_st.cli.checks import RunFileError, at, check_keys
-from ray_st.cli.figures import table
+from ray_st.cli.metrics_table import table
+from ray_st.cli.run_checks import RunFileError, at, check_keys
 from ray_st.cli.runfile import RunFile, read_run
 from ray_st.util.events import FORMATS, speaks_json, tell
 from ray_st.util.uploads import upload_of
@@ -78,7 +78,7 @@ class Job:
 
     def publish(self) -> str:
         """Uploads the model next to checkpoints that are in an object store; returns its location."""
-        from ray_st.runtime import launch, storage
+        from ray_st.runtime.train import launch, storage
 
         trainer = self.trainer
         run_config = launch.complete_run_config(trainer.run_config, str(trainer.args.output_dir))
@@ -86,7 +86,7 @@ class Job:
 
     def can_go_on(self) -> bool:
         """Whether the run's folder has a complete checkpoint; if not, logs where it looked."""
-        from ray_st.runtime import launch
+        from ray_st.runtime.train import launch
 
         store = launch.store_of(self.trainer.run_config, str(self.trainer.args.output_dir))
         skipped: list[str] = []
@@ -107,26 +107,26 @@ def prepare(run: RunFile) -> Job:
     Raises:
         RunFileError: If something is missing, unknown, or does not fit.
     """
-    from ray_st.cli import parts
-    from ray_st.cli.callbacks import make_callbacks
+    from ray_st.cli import run_parts
+    from ray_st.cli.user_callbacks import make_callbacks
 
     if run.model is None or run.data is None:
         lacking = "model" if run.model is None else "data"
         raise RunFileError(f"{at(run.source, lacking)}: missing")
-    make_loss = parts.make_losses(run.loss, at(run.source, "loss"))
-    args = parts.make_args(run)
+    make_loss = run_parts.make_losses(run.loss, at(run.source, "loss"))
+    args = run_parts.make_args(run)
     scaling_config, run_config = _ray_configs(run)
     where = at(run.source, "data")
-    train = parts.open_tables(run.data.train, at(where, "train"))
-    held_out = parts.open_tables(run.data.eval, at(where, "eval")) if run.data.eval else None
-    evaluator = _one(parts.make_evaluators(run))
+    train = run_parts.open_tables(run.data.train, at(where, "train"))
+    held_out = run_parts.open_tables(run.data.eval, at(where, "eval")) if run.data.eval else None
+    evaluator = _one(run_parts.make_evaluators(run))
     callbacks = make_callbacks(run.callbacks, at(run.source, "callbacks"))
 
-    model = parts.open_model(run.model, at(run.source, "model"))
+    model = run_parts.open_model(run.model, at(run.source, "model"))
     loss = make_loss(model)
     _check_columns(train, loss, at(where, "train"))
     _check_columns(held_out, loss, at(where, "eval"))
-    trainer = parts.make_trainer(
+    trainer = run_parts.make_trainer(
         run.source,
         model=model,
         args=args,
@@ -145,7 +145,7 @@ def _final(args: Any, run_config: Any) -> Path:
     """Where to save the trained model: the output folder, or next to the checkpoints if Ray deletes that."""
     folder = Path(str(args.output_dir)).absolute()
     if upload_of(folder) is not None:
-        from ray_st.runtime import launch
+        from ray_st.runtime.train import launch
 
         store = launch.store_of(run_config, str(folder))
         if store.is_local:  # otherwise `publish` uploads it
@@ -154,8 +154,8 @@ def _final(args: Any, run_config: Any) -> Path:
 
 
 def _check_columns(tables: Any, loss: Any, where: str) -> None:
-    from ray_st.data.columns import check_columns
-    from ray_st.training.parts import columns_of, loss_for, named
+    from ray_st.data.column_spec import check_columns
+    from ray_st.training.data.dataset_specs import columns_of, loss_for, named
 
     for name, source in named(tables).items():
         place = at(where, name) if name else where
@@ -163,12 +163,12 @@ def _check_columns(tables: Any, loss: Any, where: str) -> None:
 
 
 def _ray_configs(run: RunFile) -> tuple[Any, Any]:
-    from ray_st.runtime import configs
+    from ray_st.runtime.train import ray_configs
 
     made = []
     for key, known, make in (
-        ("scaling", configs.SCALING_KEYS, configs.scaling_config),
-        ("run", configs.RUN_KEYS, configs.run_config),
+        ("scaling", ray_configs.SCALING_KEYS, ray_configs.scaling_config),
+        ("run", ray_configs.RUN_KEYS, ray_configs.run_config),
     ):
         where, values = at(run.source, key), getattr(run, key)
         check_keys(values, known, where)

@@ -10,8 +10,8 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from ray_st.cli.checks import RunFileError, at, check_keys, check_mapping, check_types
 from ray_st.cli.raw_run import load_run, with_value
+from ray_st.cli.run_checks import RunFileError, at, check_keys, check_mapping, check_types
 from ray_st.cli.runfile import LossSpec, RunFile, parse_run
 from ray_st.util.names import did_you_mean
 
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _search_section(value: Any, where: str) -> dict[str, Any]:
-    from ray_st.tune.options import SearchOptions
+    from ray_st.study.search_options import SearchOptions
 
     if value is None:
         raise RunFileError(f"{where}: missing; it says what to search")
@@ -85,7 +85,7 @@ def _search_section(value: Any, where: str) -> dict[str, Any]:
 
 def _space(spec: Mapping[str, Any], where: str) -> Any:
     """The search space, after checking where its names lead."""
-    from ray_st.tune.plain import plain_space
+    from ray_st.study.plain_space import plain_space
 
     for name in spec:
         if not name.startswith(_PLACES):
@@ -109,24 +109,24 @@ def _name(path: str) -> str:
 
 
 def _trainer(raw: Mapping[str, Any], source: str) -> Any:
-    from ray_st.cli import parts
-    from ray_st.cli.callbacks import make_callbacks
+    from ray_st.cli import run_parts
     from ray_st.cli.train import _one, _ray_configs
+    from ray_st.cli.user_callbacks import make_callbacks
 
     described = parse_run(raw, source)
     if described.model is None or described.data is None:
         lacking = "model" if described.model is None else "data"
         raise RunFileError(f"{at(source, lacking)}: missing")
-    parts.make_losses(described.loss, at(source, "loss"))  # rejects unknown names early
+    run_parts.make_losses(described.loss, at(source, "loss"))  # rejects unknown names early
     scaling_config, run_config = _ray_configs(described)
     where, held_out = at(source, "data"), described.data.eval
     names = [] if isinstance(described.loss, LossSpec) else list(described.loss)
-    return parts.make_trainer(
+    return run_parts.make_trainer(
         source,
-        args=parts.make_args(described),
-        train_dataset=parts.open_tables(described.data.train, at(where, "train")),
-        eval_dataset=parts.open_tables(held_out, at(where, "eval")) if held_out else None,
-        evaluator=_one(parts.make_evaluators(described)),
+        args=run_parts.make_args(described),
+        train_dataset=run_parts.open_tables(described.data.train, at(where, "train")),
+        eval_dataset=run_parts.open_tables(held_out, at(where, "eval")) if held_out else None,
+        evaluator=_one(run_parts.make_evaluators(described)),
         callbacks=make_callbacks(described.callbacks, at(source, "callbacks")),
         model_init=_ModelInit(raw, source),
         loss={name: _LossInit(raw, source, name) for name in names} or _LossInit(raw, source),
@@ -154,11 +154,11 @@ class _Part:
 
 class _ModelInit(_Part):
     def __call__(self, trial: Any) -> Any:
-        from ray_st.cli import parts
+        from ray_st.cli import run_parts
 
         model = self._described(trial, _MODEL).model
         assert model is not None
-        return parts.open_model(model, at(self.source, "model"))
+        return run_parts.open_model(model, at(self.source, "model"))
 
 
 @dataclass(frozen=True)
@@ -168,22 +168,22 @@ class _LossInit(_Part):
     table: str | None = None
 
     def __call__(self, model: Any, trial: Any = None) -> Any:
-        from ray_st.cli import parts
+        from ray_st.cli import run_parts
 
         spec, where = self._described(trial, _LOSS).loss, at(self.source, "loss")
         if isinstance(spec, LossSpec):
-            return parts.make_loss(spec, where)(model)
+            return run_parts.make_loss(spec, where)(model)
         assert self.table is not None
-        return parts.make_loss(spec[self.table], at(where, self.table))(model)
+        return run_parts.make_loss(spec[self.table], at(where, self.table))(model)
 
 
 class _DataInit(_Part):
     def __call__(self, trial: Any) -> Any:
-        from ray_st.cli import parts
+        from ray_st.cli import run_parts
 
         data = self._described(trial, _TRAIN).data
         assert data is not None
-        return parts.open_tables(data.train, at(at(self.source, "data"), "train"))
+        return run_parts.open_tables(data.train, at(at(self.source, "data"), "train"))
 
 
 def run_with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

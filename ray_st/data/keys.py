@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from ray_st.data.columns import LABEL_COLUMNS, split_columns
+from ray_st.data.column_spec import LABEL_COLUMNS, split_columns
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -56,7 +56,7 @@ def keys_of(dataset: Any, label_columns: Sequence[str] | None = None) -> Keys:
     Args:
         dataset: :class:`Keys`, returned as they are, or anything with ``column_names`` and columns by name
             (a :class:`datasets.Dataset`).
-        label_columns: Names that mean a label; defaults to :data:`ray_st.data.columns.LABEL_COLUMNS`.
+        label_columns: Names that mean a label; defaults to :data:`ray_st.data.column_spec.LABEL_COLUMNS`.
     """
     if isinstance(dataset, Keys):
         return dataset

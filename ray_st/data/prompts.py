@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ray_st.data.columns import ColumnSpec
+from ray_st.data.column_spec import ColumnSpec
 
 
 def prompts_of(

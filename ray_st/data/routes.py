@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ray_st.data.columns import ColumnSpec
+from ray_st.data.column_spec import ColumnSpec
 
 RouterMapping = Mapping[str, str] | Mapping[str, Mapping[str, str]]
 """Tasks by column, or for each dataset name by column: ``args.router_mapping``."""

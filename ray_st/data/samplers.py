@@ -15,7 +15,7 @@ import numpy as np
 from ray_st.data.keys import keys_of
 from ray_st.data.packing import find_repeats, pack_without_repeats
 from ray_st.data.plan import Plan
-from ray_st.util.choices import COLLISIONS
+from ray_st.util.shared_words import COLLISIONS
 
 
 def order_rng(seed: int, epoch: int) -> np.random.Generator:

@@ -19,8 +19,8 @@ from ray_st.legacy.objectives import Objective, Order, read_objectives
 from ray_st.legacy.schedules import check_scheduler, make_optimizer, make_scheduler
 from ray_st.models.fit_methods import FitOptions, Objectives
 from ray_st.trainer import SentenceTransformerTrainer
-from ray_st.training.parts import named
-from ray_st.training.step import Step
+from ray_st.training.data.dataset_specs import named
+from ray_st.training.strategies.step_module import Step
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.uploads import upload_of
 
@@ -131,13 +131,13 @@ def fit(
     check_scheduler(options.scheduler)
     objectives = read_objectives(train_objectives)
     trainer = make_trainer(model, objectives, options, scaling_config=scaling_config, run_config=run_config)
-    from ray_st.runtime.cluster import connected
-    from ray_st.runtime.relay import relayed
+    from ray_st.runtime.cluster.connection import connected
+    from ray_st.runtime.cluster.driver_proxy import proxied
 
     with ExitStack() as until_the_end:
         if options.evaluator is not None:
             until_the_end.enter_context(connected())
-            best = until_the_end.enter_context(relayed(Best(model, options)))
+            best = until_the_end.enter_context(proxied(Best(model, options)))
             trainer.add_callback(evaluations(len(objectives), options, best))
         trainer.train(resume_from_checkpoint=resumes(trainer))
     if options.evaluator is None and options.output_path is not None:
@@ -210,6 +210,6 @@ def resumes(trainer: FitTrainer) -> bool:
     """Whether to go on from a checkpoint: if that is asked for and there is one."""
     if not trainer.options.resume_from_checkpoint or trainer.options.checkpoint_path is None:
         return False
-    from ray_st.runtime import launch
+    from ray_st.runtime.train import launch
 
     return launch.has_checkpoint(trainer.run_config, str(trainer.args.output_dir))

@@ -13,8 +13,8 @@ from tqdm.auto import trange
 from ray_st.legacy.best_model import Best, figures_folder, save_step, score_of
 from ray_st.legacy.schedules import check_scheduler, make_optimizer, make_scheduler
 from ray_st.models.fit_methods import FitOptions, Objectives
-from ray_st.training.precision import StoredTypes, note_on_types, widened
-from ray_st.training.progress import write_line
+from ray_st.training.strategies.precision import StoredTypes, note_on_types, widened
+from ray_st.util.events import write_line
 from ray_st.util.tensors import batch_to_device
 
 

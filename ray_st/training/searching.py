@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import Trainer
 
-from ray_st.training.precision import note_on_types
-from ray_st.training.progress import write_line
+from ray_st.training.strategies.precision import note_on_types
+from ray_st.util.events import write_line
 from ray_st.util.ports import use
 from ray_st.util.uploads import check_kept
 

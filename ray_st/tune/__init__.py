@@ -5,11 +5,11 @@ from __future__ import annotations
 from ray_st.util.lazy import lazy_module
 
 _NAMES = {
-    "DrawnTrial": "ray_st.tune.drawn",
-    "SearchOptions": "ray_st.tune.options",
-    "Summary": "ray_st.tune.records",
-    "TrialRecord": "ray_st.tune.records",
-    "default_hp_space": "ray_st.tune.space",
+    "DrawnTrial": "ray_st.study.drawn_trial",
+    "SearchOptions": "ray_st.study.search_options",
+    "Summary": "ray_st.study.journal",
+    "TrialRecord": "ray_st.study.journal",
+    "default_hp_space": "ray_st.study.space",
     "hyperparameter_search": "ray_st.tune.search",
 }
 

@@ -11,11 +11,11 @@ import numpy as np
 from torch import nn
 
 from ray_st.data.sources import Source
-from ray_st.training.parts import is_ray_dataset
-from ray_st.training.run import DataPart, FeedPart
-from ray_st.training.step import losses_of
-from ray_st.tune.candidate import Candidate
-from ray_st.tune.objective import try_out
+from ray_st.study.objective import try_out
+from ray_st.training.data.dataset_specs import is_ray_dataset
+from ray_st.training.data.specs import DatasetSpec, LoaderSpec
+from ray_st.training.strategies.step_module import losses_of
+from ray_st.tune.trial_factory import Trial
 from ray_st.util.digest import digest
 
 ROWS = 4096
@@ -77,7 +77,7 @@ def objective_facts(compute: Any) -> dict[str, Any]:
     """The objective: the names of figures, or what a function asks for and gives.
 
     Args:
-        compute: As for :class:`ray_st.tune.objective.Objective`.
+        compute: As for :class:`ray_st.study.objective.Objective`.
     """
     if compute is None or isinstance(compute, str):
         return {"objective": compute}
@@ -123,7 +123,7 @@ def _shown(value: Any) -> Any:
     return plain if isinstance(plain, str | bool | int | float | type(None)) else digest(plain)
 
 
-def trial_facts(example: Candidate, evaluator: Any, workers: int) -> dict[str, Any]:
+def trial_facts(example: Trial, evaluator: Any, workers: int) -> dict[str, Any]:
     """What trials are made of, as far as one of them tells: model, losses, evaluators, data.
 
     Args:
@@ -132,7 +132,7 @@ def trial_facts(example: Candidate, evaluator: Any, workers: int) -> dict[str, A
         workers: How many workers a trial has.
     """
     shell = example.shell
-    parts: dict[str, FeedPart] = {
+    parts: dict[str, LoaderSpec] = {
         **shell._train_parts(workers),
         **shell._eval_parts(shell.eval_dataset, workers),
     }
@@ -201,7 +201,7 @@ def _evaluator(evaluator: Any) -> str:
     return f"{type(evaluator).__name__} {name!r} ({digest([evaluator, held, settings])})"
 
 
-def _data(part: DataPart) -> str:
+def _data(part: DatasetSpec) -> str:
     """A dataset: columns, rows of a global batch, and a digest of some of its rows."""
     names = part.encoding.columns.names
     return f"{', '.join(names)}; {part.batch_size} rows a global batch; {_rows(part.source, names)}"

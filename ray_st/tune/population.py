@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from optuna.distributions import CategoricalDistribution, json_to_distribution
 
-from ray_st.training.retuning import RETUNABLE
-from ray_st.tune.arguments import SpaceError
-from ray_st.tune.candidate import Template
-from ray_st.tune.choices import as_plain
-from ray_st.tune.mutation import Mutation, Random, as_asked, within
+from ray_st.study.any_choices import as_plain
+from ray_st.study.mutation import Mutation, Random, as_asked, within
+from ray_st.study.trial_arguments import SpaceError
+from ray_st.training.checkpoint.retuning import RETUNABLE
+from ray_st.tune.trial_factory import TrialFactory
 from ray_st.util.names import did_you_mean
 
 FRACTION = 0.25
@@ -120,7 +120,12 @@ class Population:
 
 
 def make_population(
-    options: Any, template: Template, distributions: Mapping[str, Any], trials: int, maximize: bool, seed: int
+    options: Any,
+    template: TrialFactory,
+    distributions: Mapping[str, Any],
+    trials: int,
+    maximize: bool,
+    seed: int,
 ) -> Population | None:
     """The population that a search's ``scheduler`` asks for; None if it asks for none.
 
@@ -163,7 +168,7 @@ def _asked(scheduler: Any, maximize: bool) -> Any:
     """What a user's scheduler of Ray Tune asks for; None if it is none for populations."""
     if not any(kind.__module__.startswith("ray.") for kind in type(scheduler).__mro__):
         return None
-    from ray_st.runtime.tuning_asked import asked_by
+    from ray_st.runtime.tune.pbt_options import asked_by
 
     return asked_by(scheduler, "max" if maximize else "min")
 
@@ -195,7 +200,7 @@ def _check_asked(
             )
 
 
-def _check_run(template: Template, rungs: int | None, population: Population, trials: int) -> None:
+def _check_run(template: TrialFactory, rungs: int | None, population: Population, trials: int) -> None:
     """Refuses what no population can be made of.
 
     Raises:

@@ -9,12 +9,12 @@ from typing import Any
 from transformers import set_seed
 from transformers.trainer_utils import number_of_arguments
 
-from ray_st.training.renewing import make_losses, takes_trial
+from ray_st.study.drawn_trial import DrawnTrial
+from ray_st.study.space import Point
+from ray_st.study.trial_arguments import SpaceError, argument_names, check_names
+from ray_st.training.loss_factory import make_losses, takes_trial
 from ray_st.training_args import EvalOn
-from ray_st.tune.arguments import SpaceError, argument_names, check_names
-from ray_st.tune.candidate import Template, call_model_init
-from ray_st.tune.drawn import DrawnTrial
-from ray_st.tune.space import Point
+from ray_st.tune.trial_factory import TrialFactory, call_model_init
 from ray_st.util.names import did_you_mean
 
 
@@ -39,7 +39,7 @@ def check_trainer(trainer: Any, data_init: Any) -> None:
         raise ValueError("A search needs a train_dataset, or data_init=...; the trainer has none.")
 
 
-def check_resting(template: Template) -> None:
+def check_resting(template: TrialFactory) -> None:
     """Refuses arguments with which a trial cannot wait at a rung and go on from its checkpoint.
 
     Raises:
@@ -72,7 +72,7 @@ def check_points(points: Sequence[Mapping[str, Any]], distributions: Mapping[str
                 )
 
 
-def prove(template: Template, points: Sequence[Point]) -> Template:
+def prove(template: TrialFactory, points: Sequence[Point]) -> TrialFactory:
     """Refuses names that nothing uses and values that arguments refuse; keeps the model if trials don't change it.
 
     Args:
@@ -113,7 +113,7 @@ def prove(template: Template, points: Sequence[Point]) -> Template:
     return dataclasses.replace(template, base=model.cpu())
 
 
-def _readers(template: Template) -> list[str]:
+def _readers(template: TrialFactory) -> list[str]:
     """What gets to see a trial's parameters."""
     losses = template.loss_init
     parts = losses.values() if isinstance(losses, Mapping) else [losses]

@@ -12,17 +12,7 @@ from typing import Any
 
 from transformers.trainer_utils import BestRun
 
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.lease import Lease, held
-from ray_st.training.run import TRAIN_FEED
-from ray_st.tune.candidate import Template
-from ray_st.tune.identity import argument_facts, objective_facts, trial_facts
-from ray_st.tune.objective import Objective, as_directions, as_scope, check_objective
-from ray_st.tune.options import SearchOptions, as_backend, as_options, trials_wanted
-from ray_st.tune.population import Population, make_population
-from ray_st.tune.progress import Progress
-from ray_st.tune.proofs import check_points, check_resting, check_trainer, prove
-from ray_st.tune.records import (
+from ray_st.study.journal import (
     JOURNAL,
     TABLE,
     Journal,
@@ -32,11 +22,21 @@ from ray_st.tune.records import (
     check_found,
     check_settings,
 )
-from ray_st.tune.report import write_report
-from ray_st.tune.retention import Retention
-from ray_st.tune.space import Space, as_space, describe, probe
-from ray_st.tune.study import Study
-from ray_st.tune.watching import Watcher
+from ray_st.study.objective import Objective, as_directions, as_scope, check_objective
+from ray_st.study.retention import Retention
+from ray_st.study.search_options import SearchOptions, as_backend, as_options, trials_wanted
+from ray_st.study.search_progress import SearchProgress
+from ray_st.study.search_report import write_report
+from ray_st.study.space import Space, as_space, describe, probe
+from ray_st.study.study import Study
+from ray_st.training.checkpoint.lease import Lease, held
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.data.specs import TRAIN
+from ray_st.tune.identity import argument_facts, objective_facts, trial_facts
+from ray_st.tune.population import Population, make_population
+from ray_st.tune.proofs import check_points, check_resting, check_trainer, prove
+from ray_st.tune.trial_factory import TrialFactory
+from ray_st.tune.watchers import Watcher
 
 
 class SearchFailed(RuntimeError):
@@ -63,7 +63,7 @@ def hyperparameter_search(
         direction: Of the objective, or of each of several.
         backend: ``"ray"`` (default), or ``"optuna"`` for the same search one trial at a time.
         hp_name: A trial's name from the Optuna trial.
-        kwargs: As for :class:`ray_st.tune.options.SearchOptions`.
+        kwargs: As for :class:`ray_st.study.search_options.SearchOptions`.
 
     Returns:
         The best run; for several objectives, those that none beats in all.
@@ -82,7 +82,7 @@ def hyperparameter_search(
         study = Study(
             proved.space,
             proved.objective,
-            Journal(folder / JOURNAL, lease.fence),
+            Journal(folder / JOURNAL, lease.fence.check),
             proved.trials,
             seed=proved.seed,
             sampler=options.sampler,
@@ -143,7 +143,7 @@ class Proved:
         population: The rules of a population; None if trials have nothing to do with each other.
     """
 
-    template: Template
+    template: TrialFactory
     objective: Objective
     space: Space
     distributions: dict[str, Any]
@@ -204,14 +204,14 @@ def _rests(options: SearchOptions, population: Population | None) -> Callable[[i
         return population.rounds
     if options.scheduler != "halving":
         return None
-    from ray_st.runtime.tuning_halving import Rungs
+    from ray_st.runtime.tune.halving import Rungs
 
     return Rungs(options.grace_period, options.reduction_factor)
 
 
 def _check_sendable(trainer: Any) -> None:
     """Refuses a trainer whose parts cannot be sent to trials; their models and losses are made there."""
-    from ray_st.runtime.sendable import check_sendable
+    from ray_st.runtime.train.sendable import check_sendable
 
     made = {"model": None, "loss": trainer.loss_init, "model_init": trainer.model_init}
     check_sendable({**trainer._describe().parts(), **made})
@@ -220,7 +220,7 @@ def _check_sendable(trainer: Any) -> None:
 def _suggest(trial: Any, name: str, value: Any) -> Any:
     if not type(value).__module__.startswith("ray.") and not isinstance(value, dict):
         return value
-    from ray_st.runtime.tuning_domains import suggest
+    from ray_st.runtime.tune.domains import suggest
 
     return suggest(trial, name, value)
 
@@ -238,10 +238,10 @@ def _earlier(warm_start: str | None, objective: Objective) -> list[TrialRecord]:
     ]
 
 
-def _template(trainer: Any, options: SearchOptions) -> Template:
+def _template(trainer: Any, options: SearchOptions) -> TrialFactory:
     described = trainer._describe()
     bare = {**described.options, "model": None, "loss": None}
-    return Template(
+    return TrialFactory(
         description=dataclasses.replace(described, options=bare),
         model_init=trainer.model_init,
         loss_init=trainer.loss_init,
@@ -286,7 +286,9 @@ class _Search:
             trainer: The driver's trainer.
         """
         args, objectives = trainer.args, len(self.proved.objective.directions)
-        progress = Progress.of(self.study, objectives, self.folder, "tensorboard" in (args.report_to or ()))
+        progress = SearchProgress.of(
+            self.study, objectives, self.folder, "tensorboard" in (args.report_to or ())
+        )
         progress.begin()
         if not self.study.left:
             return
@@ -297,36 +299,30 @@ class _Search:
             self.lease.fence.check()
             write_report(self.folder, self.study, objectives)
 
-    def _run_left(self, trainer: Any, progress: Progress) -> None:
-        from ray_st.runtime import (
-            cluster,
-            oversight,
-            tuning,
-            tuning_feeds,
-            tuning_need,
-            tuning_stop,
-            tuning_trial,
-        )
+    def _run_left(self, trainer: Any, progress: SearchProgress) -> None:
+        from ray_st.runtime.cluster import connection
+        from ray_st.runtime.supervision import supervisor
+        from ray_st.runtime.tune import search_stop, shared_data, trial_loop, trial_resources, tuner
 
         proved, options = self.proved, self.proved.options
         template = dataclasses.replace(proved.template, search=self.folder.name)
-        stop = tuning_stop.SearchStop()
+        stop = search_stop.SearchStop()
         with ExitStack() as stack:
-            stack.enter_context(cluster.connected())
-            stack.enter_context(tuning_stop.stopping_at_sigterm(stop))
+            stack.enter_context(connection.connected())
+            stack.enter_context(search_stop.stopping_at_sigterm(stop))
             args = trainer.args
-            need = tuning_need.Need.of(trainer.scaling_config, options.resources_per_trial, args.use_cpu)
+            need = trial_resources.Need.of(trainer.scaling_config, options.resources_per_trial, args.use_cpu)
             need.check()
-            parts = tuning_trial.data_parts(template(0, proved.values).shell, need.workers)
+            parts = trial_loop.data_parts(template(0, proved.values).shell, need.workers)
             if options.data_init is not None:
-                del parts[TRAIN_FEED]  # each trial has its own
-            data = tuning_feeds.share(parts)
+                del parts[TRAIN]  # each trial has its own
+            data = shared_data.share(parts)
             check_found(self.folder, data.facts())
-            store = tuning.search_store(trainer.run_config, self.folder, self.search_id)
+            store = tuner.search_store(trainer.run_config, self.folder, self.search_id)
             here = store.is_local and Path(store.path) == self.folder
             lease = self.lease if here else stack.enter_context(held(store))
             population = proved.population
-            kit = tuning_trial.TrialKit(
+            kit = trial_loop.TrialContext(
                 template,
                 proved.objective,
                 data,
@@ -334,9 +330,9 @@ class _Search:
                 f"{self.folder.name}-{self.search_id}" if self.search_id else self.folder.name,
                 need.scaling,
                 keeps=_rests(options, population),
-                step_limit_s=oversight.step_limit_s(),
+                step_limit_s=supervisor.step_limit_s(),
             )
-            settings = tuning.Settings(
+            settings = tuner.TunerSettings(
                 folder=self.folder,
                 direction=proved.objective.directions[0],
                 scheduler=options.scheduler,
@@ -350,7 +346,7 @@ class _Search:
             )
             retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
             watcher = Watcher(self.study, self.folder.name, progress, retention)
-            tuning.run_search(self.study, kit, settings, watcher, stop, lease)
+            tuner.run_search(self.study, kit, settings, watcher, stop, lease)
 
     def results(self, sequential: bool) -> BestRun | list[BestRun]:
         """What the search found.

@@ -44,7 +44,7 @@ class Interrupted(RunEnded):
 
 
 class LeaseLost(RunEnded):
-    """Another driver took the folder that this run was writing into; see :mod:`ray_st.training.lease`."""
+    """Another driver took the folder that this run was writing into; see :mod:`ray_st.training.checkpoint.lease`."""
 
     exit_code = USER_ERROR
 
@@ -67,7 +67,7 @@ class Why(IntEnum):
     """The run was asked to end."""
 
 
-class Wish:
+class StopRequest:
     """What this process was asked for; set from any thread or signal handler, read by the loop."""
 
     def __init__(self) -> None:

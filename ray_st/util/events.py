@@ -81,6 +81,11 @@ def tell(code: str, message: str, **facts: Any) -> None:
         _to_stderr(line)
 
 
+def write_line(line: str) -> None:
+    """Writes one line to the user's log, as an event without a code of its own; see :func:`tell`."""
+    tell("note", line)
+
+
 def as_json(code: str, message: str, **facts: Any) -> str:
     """An event as one line of JSON: time (UTC), event, level, message, this process's context, facts.
 

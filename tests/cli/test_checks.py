@@ -6,7 +6,7 @@ from typing import Any, Optional, Union
 
 import pytest
 
-from ray_st.cli.checks import RunFileError, build, fits
+from ray_st.cli.run_checks import RunFileError, build, fits
 
 
 class Choice(Enum):

@@ -19,7 +19,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         found.append(scaling)
         return {"figure": len(evaluators) / 4}
 
-    monkeypatch.setattr("ray_st.runtime.evaluate.evaluate_on_workers", on_workers)
+    monkeypatch.setattr("ray_st.runtime.encode.rank_evaluators.evaluate_on_workers", on_workers)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ray_st.cli import main, train
-from ray_st.training.lease import RunInUse
+from ray_st.training.checkpoint.lease import RunInUse
 from ray_st.util.endings import (
     CTRL_C,
     FAILED,

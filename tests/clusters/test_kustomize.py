@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_st.cli.checks import RunFileError
 from ray_st.cli.clusters.kustomize import build, patch
+from ray_st.cli.run_checks import RunFileError
 
 BASE = "kind: Kustomization\nresources: [things.yaml]\n"
 THINGS = """

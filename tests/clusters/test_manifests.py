@@ -30,8 +30,8 @@ from ray_st.cli import _parse, main
 from ray_st.cli.clusters.kustomize import build
 from ray_st.cli.raw_run import load_run
 from ray_st.cli.runfile import LossSpec, parse_run
-from ray_st.tune.options import as_options
-from ray_st.tune.plain import plain_space
+from ray_st.study.plain_space import plain_space
+from ray_st.study.search_options import as_options
 
 KEYS = set((Path(__file__).parent / "keys.txt").read_text().splitlines())
 NOT_IN_CORE = ("ray.io", "monitoring.coreos.com")

@@ -11,11 +11,11 @@ from typing import Any
 from transformers import TrainingArguments
 
 from compatibility.table import Row, Section
-from ray_st.training.refusals import REFUSED
+from ray_st.training.argument_checks import REFUSED
 from ray_st.training_args import SentenceTransformerTrainingArguments
-from ray_st.util.arguments.dropped import EFFECTS
-from ray_st.util.arguments.effects import Unused, default_of
-from ray_st.util.arguments.idle import IDLE
+from ray_st.training_args.dropped import EFFECTS
+from ray_st.training_args.effects import Unused, default_of
+from ray_st.training_args.idle import IDLE
 
 FIELDS = """\
 output_dir=required overwrite_output_dir=False do_train=False do_eval=False do_predict=False

@@ -13,7 +13,7 @@ from compatibility import arguments, later, sampling, signatures, trainer
 from compatibility.page import page, sections
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, sampler, training_args
 from ray_st.training_args import SentenceTransformerTrainingArguments
-from ray_st.util.arguments.dropped import EFFECTS
+from ray_st.training_args.dropped import EFFECTS
 from ray_st.util.unserved import UNSERVED
 
 WRITTEN = Path(__file__).parents[2] / "docs" / "compatibility.md"

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ray_st.data.columns import (
+from ray_st.data.column_spec import (
     ColumnError,
     ColumnSpec,
     check_columns,

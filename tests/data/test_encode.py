@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_st.data.columns import ColumnSpec
-from ray_st.data.encode import (
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.dataset_stats import describe_blocks
+from ray_st.data.encoding import (
     FAULT,
     TOKENS,
     TRUNCATED,
@@ -21,7 +22,6 @@ from ray_st.data.encode import (
     text_of,
 )
 from ray_st.data.faults import RowError, check_faults
-from ray_st.data.ingested import describe_blocks
 from ray_st.data.keys import hash_texts
 
 PAIRS = ColumnSpec(("q", "a"))

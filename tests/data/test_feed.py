@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_st.data.feed import Planner
+from ray_st.data.batch_source import Planner
 from ray_st.data.keys import Keys
 from ray_st.data.plan import Plan
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, RandomOrder

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from ray_st.data.columns import ColumnSpec
-from ray_st.data.encode import FAULT, Encoding, encode_block
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.encoding import FAULT, Encoding, encode_block
 from ray_st.data.located import FILE, READ_FAULT, read_located
 from ray_st.data.sources import ROW, Files, Limits, as_source
 

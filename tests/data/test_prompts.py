@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ray_st.data.columns import ColumnSpec
+from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.prompts import prompts_of
 
 QA = ColumnSpec(("q", "a"), "label")

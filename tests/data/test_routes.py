@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ray_st.data.columns import ColumnSpec
+from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.routes import Route, refuse_unknown_columns, tasks_of
 
 COLUMNS = ColumnSpec(("question", "answer", "other"), "label")

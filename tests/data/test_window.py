@@ -4,9 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ray_st.data.columns import ColumnSpec
-from ray_st.data.encode import Encoding, encode_block
-from ray_st.data.window import Window
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.data.encoding import Encoding, encode_block
 
 COLUMNS = ColumnSpec(("q", "a"), "score")
 TEXTS = [f"{i} " * (i % 4 + 1) for i in range(10)]
@@ -32,7 +32,7 @@ def blocks(*sizes: int, texts: bool = True, encoder: bool = True) -> list[pa.Tab
 
 @pytest.mark.parametrize("sizes", [(10,), (3, 7), (1,) * 10, (0, 4, 0, 0, 6, 0)])
 def test_rows_are_found_in_whatever_blocks_they_lie(sizes: tuple[int, ...]) -> None:
-    window = Window(blocks(*sizes), COLUMNS)
+    window = EncodedDataset(blocks(*sizes), COLUMNS)
     asked = np.array([9, 0, 3, 3, 4, 7])
     assert len(window) == 10
     assert [row.tolist() for row in window.ids("q", asked)] == [
@@ -45,19 +45,21 @@ def test_rows_are_found_in_whatever_blocks_they_lie(sizes: tuple[int, ...]) -> N
 
 def test_blocks_may_be_slices_or_in_chunks() -> None:
     whole = blocks(10)[0]
-    window = Window([whole.slice(0, 2), pa.concat_tables([whole.slice(2, 5), whole.slice(7)])], COLUMNS)
+    window = EncodedDataset(
+        [whole.slice(0, 2), pa.concat_tables([whole.slice(2, 5), whole.slice(7)])], COLUMNS
+    )
     assert [len(row) for row in window.ids("q", np.arange(10))] == [len(text) for text in TEXTS]
     assert window.labels(np.array([2, 8])) == [1.0, 4.0]
 
 
 def test_an_empty_block_may_lack_columns() -> None:
-    window = Window([pa.table({}), *blocks(10)], COLUMNS)
+    window = EncodedDataset([pa.table({}), *blocks(10)], COLUMNS)
     assert window.has_tokens("q")
     assert len(window.ids("q", np.array([5]))[0]) == len(TEXTS[5])
 
 
 def test_ids_are_views() -> None:
-    window = Window(blocks(5, 5), COLUMNS)
+    window = EncodedDataset(blocks(5, 5), COLUMNS)
     first, again = (window.ids("q", np.array([6]))[0] for _ in range(2))
     assert np.shares_memory(first, again)
     assert not first.flags.writeable  # blocks are shared by all processes of a node
@@ -65,7 +67,7 @@ def test_ids_are_views() -> None:
 
 def test_without_labels_and_without_tokens() -> None:
     spec = ColumnSpec(("q",))
-    window = Window([encode_block(rows(), Encoding(spec, None))], spec)
+    window = EncodedDataset([encode_block(rows(), Encoding(spec, None))], spec)
     assert window.labels(np.array([0])) is None
     assert not window.has_tokens(spec.texts[0])
     assert window.texts("q", np.array([1])) == [TEXTS[1]]
@@ -73,7 +75,7 @@ def test_without_labels_and_without_tokens() -> None:
 
 @pytest.mark.parametrize("given", [[], [pa.table({})]])
 def test_a_window_may_be_empty(given: list[pa.Table]) -> None:
-    window = Window(given, COLUMNS)
+    window = EncodedDataset(given, COLUMNS)
     assert len(window) == 0
     assert window.labels(np.zeros(0, dtype=np.int64)) == []
 
@@ -81,4 +83,4 @@ def test_a_window_may_be_empty(given: list[pa.Table]) -> None:
 @pytest.mark.parametrize("wrong", [[0, 10], [-1, 3]])
 def test_a_row_that_is_not_there_is_refused(wrong: list[int]) -> None:
     with pytest.raises(IndexError, match=rf"0 to 9; the batch sampler asks for {min(wrong)} to {max(wrong)}"):
-        Window(blocks(5, 5), COLUMNS).ids("q", np.array(wrong))
+        EncodedDataset(blocks(5, 5), COLUMNS).ids("q", np.array(wrong))

@@ -5,7 +5,7 @@ import pytest
 
 from ray_st.data.keys import Keys
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, RandomOrder
-from ray_st.data.windows import WindowedBatchSampler
+from ray_st.data.window_sampler import WindowedBatchSampler
 
 BLOCKS = [100] * 9 + [37]
 ROWS = sum(BLOCKS)

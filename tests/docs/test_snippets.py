@@ -10,7 +10,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from ray_st import SentenceTransformerTrainer
-from ray_st.training.local import local_place
+from ray_st.training.data.local_source import local_place
 
 DOCS = Path(__file__).parents[2] / "docs"
 

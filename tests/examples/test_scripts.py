@@ -16,8 +16,8 @@ from ray.train import ScalingConfig
 from offline import in_format, load_dataset, rows, stand_ins, start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer
 from ray_st.cli import main as cli
-from ray_st.training.local import local_place
-from ray_st.training.parts import prompt_lengths
+from ray_st.training.data.dataset_specs import prompt_lengths
+from ray_st.training.data.local_source import local_place
 
 Play = Callable[..., str]
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -20,8 +20,8 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.training.lease import LEASE
-from ray_st.training.ledger import LEDGER, read_ledger
+from ray_st.training.checkpoint.lease import LEASE
+from ray_st.training.checkpoint.sample_log import LEDGER, read_ledger
 from ray_st.util.endings import INTERRUPTED, Interrupted
 
 ROWS, STEPS = 48, 6
@@ -37,7 +37,7 @@ class ToldToEnd(TrainerCallback):
         self.begun = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        from ray_st.runtime.callbacks import wish
+        from ray_st.runtime.supervision.ray_callbacks import wish
 
         if self.begun or args.process_index == 0 or self.driver.exists():
             return

@@ -18,7 +18,7 @@ from ray_st.legacy.best_model import Best
 from ray_st.legacy.fit import evaluations, make_trainer, resumes
 from ray_st.legacy.objectives import read_objectives
 from ray_st.models.fit_methods import FitOptions
-from ray_st.training.local import local_place
+from ray_st.training.data.local_source import local_place
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from datasets import Dataset
 from ray.train import ScalingConfig
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
-from ray_st.data.columns import ColumnError, ColumnSpec
-from ray_st.data.window import Window
-from ray_st.training.local import memory_feed
-from ray_st.training.run import TRAIN_FEED
+from ray_st.data.column_spec import ColumnError, ColumnSpec
+from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.training.data.local_source import memory_feed
+from ray_st.training.data.specs import TRAIN
 from ray_st.training_args import BatchSamplers
 
 ONE, TWO, THREE = ([f"{word} {i}" for i in range(8)] for word in ("one", "two", "three"))
@@ -51,7 +51,7 @@ def read(
         data_collator=collator,
         scaling_config=ScalingConfig(num_workers=workers),
     )
-    return memory_feed(trainer._train_parts(workers)[TRAIN_FEED])
+    return memory_feed(trainer._train_parts(workers)[TRAIN])
 
 
 def refused(match: str, *args: Any, **options: Any) -> None:
@@ -120,7 +120,7 @@ def test_lists_of_unequal_length(tiny_model: Any, tmp_path: Path) -> None:
         data,
         losses.DistillKLDivLoss,
     )
-    window = Window([pa.table({"label": scores})], ColumnSpec(("q",), "label"))
+    window = EncodedDataset([pa.table({"label": scores})], ColumnSpec(("q",), "label"))
     with pytest.raises(ColumnError, match=r"column 'label' row 4 has 2 numbers, row 5 has 3 \(1 of 3 rows"):
         window.label_array(np.array([4, 5, 6]))
     equal = window.label_array(np.array([4, 6]))

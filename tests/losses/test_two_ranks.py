@@ -56,8 +56,8 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def _step(name: str, path: str, rank: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    from ray_st.training.collectives import ClusterGather
-    from ray_st.training.step import Step
+    from ray_st.training.distributed.collectives import ClusterGather
+    from ray_st.training.strategies.step_module import Step
 
     mine = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
     case, loss = CASES[name].conformance, _made(name, path)

@@ -19,7 +19,7 @@ from ray_st import (
     losses,
 )
 from ray_st.models import CNN, LSTM, BoW, Dense, Pooling, StaticEmbedding
-from ray_st.training.local import local_place
+from ray_st.training.data.local_source import local_place
 
 ROWS = [
     (f"{VOCABULARY[1 + i % 5]} {VOCABULARY[6 + i % 5]} {i}", f"{VOCABULARY[6 + i % 5]} red word {i}")

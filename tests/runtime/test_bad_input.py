@@ -10,7 +10,7 @@ import ray.train
 from datasets import Dataset
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
-from ray_st.training.checkpoint import STATES, CheckpointError, CheckpointStore
+from ray_st.training.checkpoint.store import STATES, CheckpointError, CheckpointStore
 
 pytestmark = pytest.mark.ray
 
@@ -20,7 +20,7 @@ def no_workers(monkeypatch: pytest.MonkeyPatch, cluster: None) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("workers were started")
 
-    monkeypatch.setattr("ray_st.runtime.launch.TorchTrainer.fit", refuse)
+    monkeypatch.setattr("ray_st.runtime.train.launch.TorchTrainer.fit", refuse)
 
 
 def trainer(model: Any, folder: Path, dataset: Any, workers: int = 1) -> SentenceTransformerTrainer:

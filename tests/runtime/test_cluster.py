@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from ray.train.torch import TorchTrainer
 
-from ray_st.runtime import cluster, launch
+from ray_st.runtime.cluster import connection
+from ray_st.runtime.train import launch
 
 
 class Played:
@@ -40,10 +41,10 @@ class Played:
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Any:
     def play(played: Played) -> Played:
-        monkeypatch.setattr(cluster, "ray", played)
-        monkeypatch.setattr(cluster._Own, "address", None)
-        monkeypatch.setattr(cluster, "found_address", lambda: None if played.starts else "10.0.0.1:6379")
-        monkeypatch.setattr(cluster, "check_answers", lambda address: None)
+        monkeypatch.setattr(connection, "ray", played)
+        monkeypatch.setattr(connection._Own, "address", None)
+        monkeypatch.setattr(connection, "found_address", lambda: None if played.starts else "10.0.0.1:6379")
+        monkeypatch.setattr(connection, "check_answers", lambda address: None)
         return played
 
     return play
@@ -52,13 +53,13 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_local_ray_is_started_once_and_stays(play: Any, capsys: Any) -> None:
     played, before = play(Played()), signal.getsignal(signal.SIGTERM)
     for _ in range(3):
-        with cluster.connected():
+        with connection.connected():
             assert played.is_initialized()
         assert signal.getsignal(signal.SIGTERM) is before
     assert (played.inits, played.address) == (1, "local:1")
     assert capsys.readouterr().out.count("started a local Ray") == 1
     played.shutdown()  # the user's
-    with cluster.connected():
+    with connection.connected():
         assert played.address == "local:2"
 
 
@@ -66,9 +67,9 @@ def test_what_is_interrupted_does_not_go_on_in_a_local_ray(play: Any) -> None:
     played = play(Played())
 
     def interrupt(error: type[BaseException]) -> None:
-        with cluster.connected():
+        with connection.connected():
             try:
-                with cluster.connected():  # a call within another, which has things to close first
+                with connection.connected():  # a call within another, which has things to close first
                     raise error
             finally:
                 found.append(played.is_initialized())
@@ -85,16 +86,16 @@ def test_what_is_interrupted_does_not_go_on_in_a_local_ray(play: Any) -> None:
 
 def test_a_local_ray_that_was_lost_is_replaced(play: Any, capsys: Any) -> None:
     played = play(Played())
-    with cluster.connected():
+    with connection.connected():
         played.alive = False
-    with cluster.connected():
+    with connection.connected():
         assert played.address == "local:2"
     assert "was lost" in capsys.readouterr().out
 
 
 def test_a_cluster_that_was_there_is_left_again(play: Any, capsys: Any) -> None:
     played = play(Played(starts=False))
-    with pytest.raises(KeyError), cluster.connected():
+    with pytest.raises(KeyError), connection.connected():
         raise KeyError
     assert not played.is_initialized()
     assert capsys.readouterr().out == ""
@@ -102,11 +103,11 @@ def test_a_cluster_that_was_there_is_left_again(play: Any, capsys: Any) -> None:
 
 def test_the_users_connection_is_used_and_stays(play: Any) -> None:
     played = play(Played(address="theirs"))
-    with cluster.connected():
+    with connection.connected():
         pass
     assert (played.inits, played.address) == (0, "theirs")
     played.alive = False
-    with pytest.raises(ConnectionError, match=r"theirs.*no live node.*ray\.shutdown"), cluster.connected():
+    with pytest.raises(ConnectionError, match=r"theirs.*no live node.*ray\.shutdown"), connection.connected():
         pass
 
 

@@ -20,8 +20,8 @@ import ray
 import corpus_script
 from corpus_script import PART_ROWS, KillOnce, model_with
 from ray_st.cli import main
-from ray_st.runtime.corpus import Encoded, encode_corpus
-from ray_st.runtime.corpus_folder import MANIFEST
+from ray_st.runtime.encode.corpus import Encoded, encode_corpus
+from ray_st.runtime.encode.output_folder import MANIFEST
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 ROWS = 60

@@ -14,10 +14,9 @@ import pytest
 from ray_st import SentenceTransformer
 from ray_st.data.sources import Files, Limits, SourceError
 from ray_st.models import Pooling
-from ray_st.runtime.corpus_folder import JOB, MANIFEST, Folder, OutputError
-from ray_st.runtime.corpus_job import Options, differences, facts_of, model_hash
-from ray_st.runtime.corpus_plan import Piece, choose_column, plan_pieces
-from ray_st.runtime.corpus_work import (
+from ray_st.runtime.encode.job import EncodeOptions, differences, facts_of, model_hash
+from ray_st.runtime.encode.output_folder import JOB, MANIFEST, OutputError, OutputFolder
+from ray_st.runtime.encode.work import (
     bounds_of,
     calibration_pieces,
     encode_piece,
@@ -25,6 +24,7 @@ from ray_st.runtime.corpus_work import (
     vector_column,
     windows,
 )
+from ray_st.runtime.encode.work_plan import WorkPiece, choose_column, plan_pieces
 from ray_st.util.search.quantize import quantize_embeddings
 
 WORDS = ["good text", "bad weather", "a sunny day", "pasta", "man eats pasta and text"]
@@ -44,7 +44,7 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def pieces_of(corpus: Path, part_rows: int = 10) -> list[Piece]:
+def pieces_of(corpus: Path, part_rows: int = 10) -> list[WorkPiece]:
     return plan_pieces(Files(corpus), "text", part_rows)[1]
 
 
@@ -114,7 +114,7 @@ def test_what_else_cannot_be_planned(corpus: Path, tmp_path: Path) -> None:
 def test_a_worker_writes_all_columns_and_the_vectors(
     precision: str, corpus: Path, tmp_path: Path, tiny_model: Any
 ) -> None:
-    folder, options = Folder.at(tmp_path), Options("text", batch_size=4, precision=precision)
+    folder, options = OutputFolder.at(tmp_path), EncodeOptions("text", batch_size=4, precision=precision)
     piece = pieces_of(corpus)[1]
     ranges = np.stack([-np.ones(32), np.ones(32)])
     assert encode_piece(tiny_model, piece, options, folder, ranges) == 10
@@ -133,12 +133,12 @@ def test_a_row_without_text_is_named_and_nothing_is_left(tmp_path: Path, tiny_mo
     (tmp_path / "rows.csv").write_text("text,n\ngood,1\n" * 1 + "bad,2\n,3\n")
     [piece] = plan_pieces(Files(tmp_path / "rows.csv"), "text")[1]
     out = tmp_path / "out"
-    folder = Folder.at(out)
+    folder = OutputFolder.at(out)
     assert folder.begin({}) is None
     with pytest.raises(
         SourceError, match=r"rows.csv, row 2, column 'text': expected a text, found nothing\.$"
     ):
-        encode_piece(tiny_model, piece, Options("text"), folder)
+        encode_piece(tiny_model, piece, EncodeOptions("text"), folder)
     assert list(out.iterdir()) == []
 
 
@@ -146,7 +146,7 @@ def test_a_file_that_shrank_is_refused(corpus: Path, tmp_path: Path, tiny_model:
     pieces = pieces_of(corpus)
     write(corpus / "a.parquet", 22)
     with pytest.raises(SourceError, match="2 rows where 5 were counted: the file has changed"):
-        encode_piece(tiny_model, pieces[2], Options("text"), Folder.at(tmp_path))
+        encode_piece(tiny_model, pieces[2], EncodeOptions("text"), OutputFolder.at(tmp_path))
 
 
 def test_windows_join_small_tables_within_limits() -> None:
@@ -160,7 +160,7 @@ def test_windows_join_small_tables_within_limits() -> None:
 def test_ranges_do_not_depend_on_who_finds_them(corpus: Path, tiny_model: Any) -> None:
     pieces = calibration_pieces(pieces_of(corpus))
     assert sum(piece.rows for piece in pieces) == 35
-    bounds = [bounds_of(tiny_model, piece, Options("text")) for piece in pieces]
+    bounds = [bounds_of(tiny_model, piece, EncodeOptions("text")) for piece in pieces]
     np.testing.assert_array_equal(joined_bounds(bounds), joined_bounds(bounds[::-1]))
     texts = [text for piece in pieces for table in piece.part.read() for text in table["text"].to_pylist()]
     every = tiny_model.encode(texts)
@@ -197,7 +197,7 @@ def test_facts_tell_jobs_apart(corpus: Path, tiny_model: Any) -> None:
     def facts(part_rows: int = 10, **options: Any) -> dict[str, Any]:
         source = Files(corpus)
         return facts_of(
-            tiny_model, source, plan_pieces(source, None, part_rows)[1], Options("text", **options)
+            tiny_model, source, plan_pieces(source, None, part_rows)[1], EncodeOptions("text", **options)
         )
 
     then = facts()
@@ -214,11 +214,11 @@ def test_facts_tell_jobs_apart(corpus: Path, tiny_model: Any) -> None:
 
 
 def test_a_folder_goes_on_where_it_was(corpus: Path, tmp_path: Path, tiny_model: Any) -> None:
-    pieces, folder = pieces_of(corpus), Folder.at(tmp_path / "out")
+    pieces, folder = pieces_of(corpus), OutputFolder.at(tmp_path / "out")
     assert folder.begin({"model": 1}) is None
     folder.keep({"model": 1, "ranges": None})
     for piece in pieces[:3]:
-        encode_piece(tiny_model, piece, Options("text"), folder)
+        encode_piece(tiny_model, piece, EncodeOptions("text"), folder)
     (tmp_path / "out" / ".writing-0123").write_bytes(b"half")
     pq.write_table(pa.table({"id": [1]}), tmp_path / "out" / pieces[1].name)
     (tmp_path / "out" / pieces[2].name).write_bytes(b"PAR1 torn")
@@ -228,7 +228,7 @@ def test_a_folder_goes_on_where_it_was(corpus: Path, tmp_path: Path, tiny_model:
     with pytest.raises(OutputError, match=r"part-000001.parquet is missing or has other rows"):
         folder.finish({}, pieces)
     for piece in pieces[1:]:
-        encode_piece(tiny_model, piece, Options("text"), folder)
+        encode_piece(tiny_model, piece, EncodeOptions("text"), folder)
     folder.finish({"model": 1}, pieces)
     manifest = json.loads((tmp_path / "out" / MANIFEST).read_text())
     assert [part["rows"] for part in manifest["files"]] == [10, 10, 5, 10]
@@ -238,13 +238,13 @@ def test_a_folder_goes_on_where_it_was(corpus: Path, tmp_path: Path, tiny_model:
 def test_folders_that_hold_something_else(tmp_path: Path) -> None:
     write(tmp_path / "other/x.parquet", 1)
     with pytest.raises(OutputError, match=r"holds other files \(x.parquet\); choose an empty or new folder"):
-        Folder.at(tmp_path / "other").begin({"model": 1})
+        OutputFolder.at(tmp_path / "other").begin({"model": 1})
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
-        Folder.at(tmp_path / "file").begin({"model": 1})
+        OutputFolder.at(tmp_path / "file").begin({"model": 1})
     with pytest.raises(OutputError, match="no file system opens it"):
-        Folder.at("nowhere://bucket/x")
-    folder = Folder.at(f"file://{tmp_path}/new")
+        OutputFolder.at("nowhere://bucket/x")
+    folder = OutputFolder.at(f"file://{tmp_path}/new")
     assert folder.local
     folder.begin({"model": 1})
     folder.keep({"model": 1})

@@ -8,7 +8,7 @@ import pytest
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
 from ray_st import SentenceTransformerTrainingArguments
-from ray_st.runtime import launch
+from ray_st.runtime.train import launch
 
 
 def test_the_process_group_is_as_the_arguments_want_it() -> None:

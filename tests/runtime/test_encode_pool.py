@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import ray
 
-from ray_st.runtime.encode_pool import needs_of
+from ray_st.runtime.encode.encode_pool import needs_of
 
 TEXTS = [f"the {word} weather is good and sunny" * (place % 5) for place, word in enumerate(["man"] * 200)]
 
@@ -57,7 +57,7 @@ def test_more_than_the_cluster_has(tiny_model: Any) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_more_than_is_free(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_st.runtime.crew.RESERVE_S", 0.5)
+    monkeypatch.setattr("ray_st.runtime.cluster.actor_pool.RESERVE_S", 0.5)
     taken = ray.util.placement_group([{"CPU": 3}])
     ray.get(taken.ready())
     try:

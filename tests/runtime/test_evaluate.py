@@ -17,8 +17,8 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.runtime.evaluate import evaluate_on_workers
-from ray_st.runtime.failures import RunStopped
+from ray_st.runtime.encode.rank_evaluators import evaluate_on_workers
+from ray_st.runtime.supervision.failures import RunStopped
 from runtime_helpers import KillOnce
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]

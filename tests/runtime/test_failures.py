@@ -9,10 +9,10 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, RunConfig, ScalingConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from ray_st.runtime import launch
-from ray_st.runtime.callbacks import StopAtRepeatableErrors
-from ray_st.runtime.failures import cause_of
-from ray_st.runtime.tower import CAUSES
+from ray_st.runtime.supervision.failures import cause_of
+from ray_st.runtime.supervision.ray_callbacks import StopAtRepeatableErrors
+from ray_st.runtime.supervision.run_monitor import CAUSES
+from ray_st.runtime.train import launch
 from ray_st.util.endings import HangError, Interrupted, Moved, Why
 
 

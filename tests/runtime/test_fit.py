@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from legacy_helpers import Scores, examples
 from ray_st import SentenceTransformer, losses
-from ray_st.runtime.relay import RelayError, relayed
+from ray_st.runtime.cluster.driver_proxy import DriverProxyError, proxied
 
 pytestmark = pytest.mark.ray
 
@@ -54,11 +54,11 @@ def test_a_relay_answers_other_processes(cluster: None) -> None:
     def call(relay: Any) -> Any:
         return relay("index", 2), relay("copy")
 
-    with relayed([1, 2]) as relay:
+    with proxied([1, 2]) as relay:
         assert ray.get(call.remote(relay)) == (1, [1, 2])
     with (
         pytest.raises(ValueError, match="is not in list"),
-        relayed([1, 2]) as relay,
-        pytest.raises(RelayError, match="index"),
+        proxied([1, 2]) as relay,
+        pytest.raises(DriverProxyError, match="index"),
     ):
         relay("index", 3)

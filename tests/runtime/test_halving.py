@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from ray_st.runtime.tuning_halving import Halving, Rungs
-from ray_st.runtime.tuning_stop import SearchStop, StopAtEvaluation
-from ray_st.runtime.tuning_waiting import WaitingScheduler, WaitingSearcher
-from ray_st.tune.objective import Objective
-from ray_st.tune.records import Journal
-from ray_st.tune.study import Study
+from ray_st.runtime.tune.halving import Halving, Rungs
+from ray_st.runtime.tune.search_stop import SearchStop, StopAtEvaluation
+from ray_st.runtime.tune.waiting import WaitingScheduler, WaitingSearcher
+from ray_st.study.journal import Journal
+from ray_st.study.objective import Objective
+from ray_st.study.study import Study
 from search_helpers import make_trainer
 
 LENGTH = 10

@@ -15,11 +15,12 @@ import ray
 from datasets import Dataset
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
-from ray_st.data.columns import ColumnSpec
-from ray_st.data.encode import Encoding
-from ray_st.runtime import ingest, launch
-from ray_st.runtime.cluster import NODE_ID
-from ray_st.training.run import TRAIN_FEED
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.encoding import Encoding
+from ray_st.runtime.cluster.connection import NODE_ID
+from ray_st.runtime.data import ingest
+from ray_st.runtime.train import launch
+from ray_st.training.data.specs import TRAIN
 
 pytestmark = pytest.mark.ray
 
@@ -55,14 +56,14 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def feed(model: Any, folder: Path, source: Any, **arguments: Any) -> launch.Fed:
+def feed(model: Any, folder: Path, source: Any, **arguments: Any) -> launch.BuiltSource:
     trainer = SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(output_dir=str(folder / "out"), **arguments),
         train_dataset=source,
         loss=losses.MultipleNegativesRankingLoss(model),
     )
-    return launch.make_feed(trainer._train_parts(1)[TRAIN_FEED])
+    return launch.make_feed(trainer._train_parts(1)[TRAIN])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -19,7 +19,7 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.training.local import local_place
+from ray_st.training.data.local_source import local_place
 from runtime_helpers import losses_of
 
 pytestmark = pytest.mark.ray

@@ -20,9 +20,9 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.training.local import local_place
-from ray_st.training.loop import LOSS_WEIGHTS
-from ray_st.training.step import owned_by_loss
+from ray_st.training.data.local_source import local_place
+from ray_st.training.loop.hf_loop import LOSS_WEIGHTS
+from ray_st.training.strategies.step_module import owned_by_loss
 from runtime_helpers import KillOnce, difference, losses_of
 
 pytestmark = pytest.mark.ray

@@ -14,7 +14,7 @@ import pytest
 import ray
 import yaml
 
-from ray_st.runtime.metrics import METRICS, STATES, count, show, show_search
+from ray_st.runtime.supervision.ray_metrics import METRICS, STATES, count, show, show_search
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "clusters" / "monitoring"
@@ -107,7 +107,7 @@ def test_a_state_without_trials_is_shown_as_none(monkeypatch: pytest.MonkeyPatch
     def keep(name: str, value: float, **labels: str) -> None:
         shown[labels.get("state", name)] = value
 
-    monkeypatch.setattr("ray_st.runtime.metrics.show", keep)
+    monkeypatch.setattr("ray_st.runtime.supervision.ray_metrics.show", keep)
     show_search("sts", {"RUNNING": 2}, best=None)
     show_search("sts", {"COMPLETE": 1, "PRUNED": 1}, best=0.5)
     assert {state: shown[state] for state in STATES} == {"RUNNING": 0, "COMPLETE": 1, "PRUNED": 1, "FAIL": 0}

@@ -14,7 +14,7 @@ TEXTS = [f"{one} {two}" for one in WORDS for two in WORDS if one < two]
 def test_two_actors_find_what_one_process_finds(tiny_model: Any, cluster: None) -> None:
     from datasets import Dataset
 
-    from ray_st.runtime.mining import ClusterSearch
+    from ray_st.runtime.encode.cluster_mining import ClusterSearch
     from ray_st.util import mine_hard_negatives
 
     data = Dataset.from_dict({"query": [*TEXTS[:20], TEXTS[0]], "answer": [*TEXTS[30:50], TEXTS[7]]})

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from optuna.distributions import FloatDistribution
 
-from ray_st.runtime.tuning_population import Generations
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.tune.mutation import within
-from ray_st.tune.objective import Objective
+from ray_st.runtime.tune.generations import Generations
+from ray_st.study.journal import Journal
+from ray_st.study.mutation import within
+from ray_st.study.objective import Objective
+from ray_st.study.study import Study
+from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.tune.population import Population, Rounds
-from ray_st.tune.records import Journal
-from ray_st.tune.study import Study
 from search_helpers import make_trainer
 
 pytestmark = [

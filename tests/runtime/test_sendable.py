@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
-from ray_st.runtime.sendable import check_sendable
+from ray_st.runtime.train.sendable import check_sendable
 
 LOCK = threading.Lock()
 ROWS = Dataset.from_dict({"a": ["one", "two"], "b": ["three", "four"]})
@@ -139,7 +139,7 @@ class Subclass(SentenceTransformerTrainer):
 def test_each_part_of_a_trainer(
     given: dict[str, Any], message: str, tmp_path: Path, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray_st.runtime.cluster.connected", None)  # is not come to
+    monkeypatch.setattr("ray_st.runtime.cluster.connection.connected", None)  # is not come to
     kind = given.pop("kind", SentenceTransformerTrainer) if "kind" in given else SentenceTransformerTrainer
     loss = MultipleNegativesRankingLoss(tiny_model)
     if given.get("loss"):

@@ -20,7 +20,7 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.training.ledger import LEDGER, read_ledger
+from ray_st.training.checkpoint.sample_log import LEDGER, read_ledger
 from runtime_helpers import KillOnce, difference, losses_of
 
 pytestmark = pytest.mark.ray
@@ -156,7 +156,7 @@ def test_other_data_or_settings_are_refused_on_resume(
 def test_data_larger_than_a_window_with_unusable_rows_left_out(
     cluster: None, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray_st.runtime.ingest.BLOCK_ROWS", 40)
+    monkeypatch.setattr("ray_st.runtime.data.ingest.BLOCK_ROWS", 40)
     rows = {"anchor": texts(400, 1), "positive": [*texts(400, 3)]}
     rows["positive"][17] = ""
     model = SentenceTransformer(tiny_folder, device="cpu")

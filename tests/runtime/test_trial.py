@@ -10,14 +10,14 @@ import pytest
 from ray.train import RunConfig
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from ray_st.runtime.tuning import search_store
-from ray_st.runtime.tuning_trial import Reports, TrialKit, logged
-from ray_st.training.checkpoint import CheckpointStore
+from ray_st.runtime.tune.trial_loop import Reports, TrialContext, logged
+from ray_st.runtime.tune.tuner import search_store
+from ray_st.training.checkpoint.store import CheckpointStore
 
 
-def kit(store: CheckpointStore, search_id: str) -> TrialKit:
+def kit(store: CheckpointStore, search_id: str) -> TrialContext:
     nothing: Any = None
-    return TrialKit(nothing, nothing, nothing, store, search_id)
+    return TrialContext(nothing, nothing, nothing, store, search_id)
 
 
 def test_a_trial_passes_over_the_checkpoints_of_an_earlier_search(tmp_path: Path) -> None:

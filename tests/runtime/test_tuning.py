@@ -17,12 +17,12 @@ from datasets import Dataset
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
-from ray_st.runtime.tuning_domains import suggest
-from ray_st.runtime.tuning_need import Need
-from ray_st.runtime.tuning_schedulers import make_scheduler, remember
-from ray_st.runtime.tuning_searcher import ending
+from ray_st.runtime.tune.domains import suggest
+from ray_st.runtime.tune.schedulers import make_scheduler, remember
+from ray_st.runtime.tune.study_searcher import ending
+from ray_st.runtime.tune.trial_resources import Need
+from ray_st.study.journal import Journal, fold
 from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
-from ray_st.tune.records import Journal, fold
 from runtime_helpers import HangOnce, KillOnce
 from search_helpers import ANCHORS, POSITIVES
 
@@ -204,7 +204,7 @@ ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 import test_tuning
 """
 KILLED = """
-from ray_st.tune import records
+from ray_st.study import journal
 append = records.Journal.append
 def deadly(self, **event):
     written = append(self, **event)
@@ -215,7 +215,7 @@ records.Journal.append = deadly
 test_tuning.search_twenty(Path(sys.argv[1]), Path(sys.argv[2]), "s")
 """
 STOPPED = """
-from ray_st.tune import records
+from ray_st.study import journal
 from ray_st.util.endings import Interrupted
 append = records.Journal.append
 def stopped(self, **event):

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
-from ray_st.training.local import local_place
+from ray_st.training.data.local_source import local_place
 
 ROWS = Dataset.from_dict({"a": [f"one {i}" for i in range(12)], "b": [f"two {i * i}" for i in range(12)]})
 ARGUMENTS = {

@@ -20,7 +20,7 @@ from ray_st import (
 )
 from ray_st.data.samplers import DefaultBatchSampler, RandomOrder
 from ray_st.models import Pooling, Router, Transformer
-from ray_st.training.local import local_place
+from ray_st.training.data.local_source import local_place
 
 ROWS, BATCH, STEPS = 100, 10, 20
 

@@ -18,10 +18,17 @@ from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTran
 from ray_st.data.plan import Plan
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.losses import CoSENTLoss, MatryoshkaLoss, MultipleNegativesRankingLoss
-from ray_st.training.awaiting import MOST_AWAITED, EvaluationError
-from ray_st.training.beside import Answer, Order, SlicedFeed, answer, sees_whole_batches, stand_in
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.local import local_place, memory_feed
+from ray_st.training.async_eval.client import MOST_AWAITED, EvaluationError
+from ray_st.training.async_eval.protocol import (
+    EvalRequest,
+    EvalResult,
+    SlicedBatchSource,
+    answer,
+    sees_whole_batches,
+    stand_in,
+)
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.data.local_source import local_place, memory_feed
 from ray_st.world import World
 
 WORDS = ["sunny", "weather", "good", "bad", "man", "eats", "pasta", "query"]
@@ -75,14 +82,14 @@ class Desk:
     def __init__(self, trainer: SentenceTransformerTrainer, folder: Path, late: int) -> None:
         self.trainer = trainer._describe().rebuild(local_place(parts_of(trainer), folder))
         stand_in(self.trainer, 1)
-        self.late, self.ordered = late, list[Order]()
-        self.found: dict[int, Answer] = {}
+        self.late, self.ordered = late, list[EvalRequest]()
+        self.found: dict[int, EvalResult] = {}
         self.asked: dict[int, int] = {}
 
     def known(self) -> Sequence[int]:
         return list(self.found)
 
-    def order(self, order: Order) -> None:
+    def order(self, order: EvalRequest) -> None:
         if order.step in self.found:
             return
         self.ordered.append(order)
@@ -90,9 +97,9 @@ class Desk:
         try:
             self.found[order.step] = answer(self.trainer, order)
         except ArithmeticError as error:
-            self.found[order.step] = Answer(order.step, order.epoch, error=repr(error))
+            self.found[order.step] = EvalResult(order.step, order.epoch, error=repr(error))
 
-    def answers(self, steps: Sequence[int], wait_s: float) -> list[Answer]:
+    def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
         there = sorted(step for step in steps if step in self.found)
         for step in there:
             self.asked[step] += 1
@@ -335,7 +342,7 @@ def test_slices_are_the_shares_of_ranks(ranks: int, tiny_folder: Path, tmp_path:
     trainer = trainer_of(tmp_path, tiny_folder)
     feed = memory_feed(parts_of(trainer)["eval:"])
     plan: Plan = feed.plan(0)
-    sliced = SlicedFeed(feed, ranks)
+    sliced = SlicedBatchSource(feed, ranks)
     expected = [
         share
         for step in range(len(plan))

@@ -19,7 +19,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a cluster was asked for")
 
-    monkeypatch.setattr("ray_st.runtime.cluster.connected", refuse)
+    monkeypatch.setattr("ray_st.runtime.cluster.connection.connected", refuse)
 
 
 def trainer(model: Any, folder: Path, dataset: Any, loss: Callable[..., Any], **arguments: Any) -> Any:

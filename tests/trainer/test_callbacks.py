@@ -9,7 +9,7 @@ import pytest
 from transformers import EarlyStoppingCallback, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_callback import ExportableState
 
-from ray_st.training.progress import ProgressReport
+from ray_st.training.callbacks.progress_report import ProgressReport
 
 from .conftest import ROWS
 

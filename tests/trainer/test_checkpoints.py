@@ -17,10 +17,10 @@ from ray_st import SentenceTransformer
 from ray_st.losses import SoftmaxLoss
 from ray_st.models import Dense, StaticEmbedding
 from ray_st.models.module import Module
-from ray_st.training import lease
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.lease import Holder
-from ray_st.training.step import describe_weights
+from ray_st.training.checkpoint import lease
+from ray_st.training.checkpoint.lease import Holder
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.strategies.step_module import describe_weights
 from ray_st.util.endings import LeaseLost
 from ray_st.util.events import send_to
 

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from ray_st import SentenceTransformerTrainer
 from ray_st.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
-from ray_st.training.predicting import PADDING
+from ray_st.training.loop.predictions import PADDING
 
 from .conftest import ROWS
 

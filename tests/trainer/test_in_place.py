@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import ray_st.runtime.inplace as inplace
+import ray_st.runtime.train.in_worker as inplace
 from ray_st import SentenceTransformerTrainingArguments
-from ray_st.training.local import local_place
-from ray_st.training.resume import Start
+from ray_st.training.checkpoint.resume import Start
+from ray_st.training.data.local_source import local_place
 
 from .conftest import ROWS
 

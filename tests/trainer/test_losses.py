@@ -14,8 +14,8 @@ from torch import nn
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import ContrastiveLoss, CosineSimilarityLoss, MultipleNegativesRankingLoss
-from ray_st.training.finite import LossError
-from ray_st.training.local import local_place
+from ray_st.training.data.local_source import local_place
+from ray_st.training.loop.finite_check import LossError
 
 PAIRS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ray_st.training.meter import PARTS, Meter
-from ray_st.training.stopping import RollCall
-from ray_st.training.tally import Tally
+from ray_st.training.callbacks.goodput import Goodput
+from ray_st.training.callbacks.stop_consensus import StopConsensus
+from ray_st.training.callbacks.throughput import PARTS, Throughput
 from ray_st.util.booked import Booked
-from ray_st.util.endings import Wish
+from ray_st.util.endings import StopRequest
 
 
 class Recorded:
@@ -34,9 +34,9 @@ def measured(make: Any, sent: Any, fresh_accelerator: None, tmp_path: Path) -> t
     arguments = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 2}
     trainer = sent(make(arguments=arguments, eval_dataset=make().train_dataset))
     sink, booked = Recorded(), Booked()
-    roll_call = RollCall(trainer, Wish(), pace=lambda: meter.pace(), every_s=0.0)
-    tally = Tally(1000.0, booked.total_at, booked.book, lambda: 1100.0)
-    meter = Meter(trainer, sink, lambda: roll_call.skew, tally, wall=lambda: 1100.0)
+    roll_call = StopConsensus(trainer, StopRequest(), pace=lambda: meter.pace(), every_s=0.0)
+    tally = Goodput(1000.0, booked.total_at, booked.book, lambda: 1100.0)
+    meter = Throughput(trainer, sink, lambda: roll_call.skew, tally, wall=lambda: 1100.0)
     trainer.add_callback(meter)
     trainer.add_callback(roll_call)
     trainer.train()
@@ -44,7 +44,7 @@ def measured(make: Any, sent: Any, fresh_accelerator: None, tmp_path: Path) -> t
 
 
 def test_every_figure_of_a_run_is_set(measured: Any) -> None:
-    from ray_st.runtime.metrics import METRICS
+    from ray_st.runtime.supervision.ray_metrics import METRICS
 
     _, sink, _ = measured
     named = {

@@ -17,12 +17,12 @@ from transformers import TrainerCallback
 from ray_st import SentenceTransformer
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
-from ray_st.training import trackers
-from ray_st.training.card import describe_run
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.local import local_place
-from ray_st.training.trackers import TensorBoard
-from ray_st.training.tracking import TRACKED
+from ray_st.training.callbacks import trackers
+from ray_st.training.callbacks.run_description import describe_run
+from ray_st.training.callbacks.tracked_run import TRACKED
+from ray_st.training.callbacks.trackers import TensorBoard
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.data.local_source import local_place
 
 CANARY = "hf_canaryCANARYcanaryCANARY"
 HIDDEN = "hf_hiddenHIDDENhiddenHIDDEN"

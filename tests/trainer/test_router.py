@@ -16,8 +16,8 @@ from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTran
 from ray_st.evaluation import InformationRetrievalEvaluator
 from ray_st.losses import CachedMultipleNegativesRankingLoss, GISTEmbedLoss, MultipleNegativesRankingLoss
 from ray_st.models import Normalize, Pooling, Router, StaticEmbedding, Transformer
-from ray_st.training.local import local_place, memory_feed
-from ray_st.training.resume import differences
+from ray_st.training.checkpoint.resume import differences
+from ray_st.training.data.local_source import local_place, memory_feed
 from ray_st.world import World
 
 ROWS = Dataset.from_dict(
@@ -161,8 +161,8 @@ def test_a_mapping_is_a_task_a_column() -> None:
 
 
 def test_a_run_does_not_go_on_with_other_routes(make_routed: Any) -> None:
-    from ray_st.data.ingested import describe_blocks
-    from ray_st.training.feeding import fingerprint
+    from ray_st.data.dataset_stats import describe_blocks
+    from ray_st.training.data.arrangement import fingerprint
 
     def facts(mapping: dict[str, str]) -> Any:
         part = make_routed(arguments={"router_mapping": mapping})._train_parts(1)["train"]

@@ -14,9 +14,9 @@ import ray_st
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
 from ray_st.data.mixing import Concatenated, MultiDatasetDefaultBatchSampler, RoundRobinBatchSampler
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, PlannedBatchSampler
-from ray_st.training.ledger import Ledger, read_ledger
-from ray_st.training.local import local_place
-from ray_st.training.resume import differences
+from ray_st.training.checkpoint.resume import differences
+from ray_st.training.checkpoint.sample_log import SampleLog, read_ledger
+from ray_st.training.data.local_source import local_place
 from ray_st.training_args import BatchSamplers
 
 ROWS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
@@ -67,7 +67,7 @@ def used(
         train_dataset=data,
         loss=losses.MultipleNegativesRankingLoss(model),
     )
-    ledger = Ledger(folder / "ledger.jsonl")
+    ledger = SampleLog(folder / "ledger.jsonl")
     place = local_place(trainer._train_parts(1), folder, ledger=ledger)
     trainer._describe().rebuild(place).train(resume_from_checkpoint=resume)
     return [batch for line in read_ledger(ledger.path) for batch in line["rows"]]

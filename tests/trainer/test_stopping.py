@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.stopping import RollCall
-from ray_st.util.endings import Interrupted, Moved, Why, Wish
+from ray_st.training.callbacks.stop_consensus import StopConsensus
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.util.endings import Interrupted, Moved, StopRequest, Why
 
 LONG = {"num_train_epochs": 4, "eval_strategy": "no"}
 
 
 class AskAt(TrainerCallback):
-    def __init__(self, wish: Wish, step: int, why: Why) -> None:
+    def __init__(self, wish: StopRequest, step: int, why: Why) -> None:
         self.wish, self.step, self.why = wish, step, why
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -26,9 +26,9 @@ class AskAt(TrainerCallback):
             self.wish.ask(self.why)
 
 
-def watched(trainer: Any, step: int, why: Why, **options: Any) -> RollCall:
-    wish = Wish()
-    roll_call = RollCall(trainer, wish, every_s=0.0, **options)
+def watched(trainer: Any, step: int, why: Why, **options: Any) -> StopConsensus:
+    wish = StopRequest()
+    roll_call = StopConsensus(trainer, wish, every_s=0.0, **options)
     trainer.add_callback(AskAt(wish, step, why))
     trainer.add_callback(roll_call)
     return roll_call
@@ -105,7 +105,7 @@ def test_a_node_that_is_taken_away_is_asked_for_at_each_call(
 ) -> None:
     answers = iter([False, True])
     trainer = sent(make())
-    trainer.add_callback(RollCall(trainer, Wish(), preempted=lambda: next(answers), every_s=0.0))
+    trainer.add_callback(StopConsensus(trainer, StopRequest(), preempted=lambda: next(answers), every_s=0.0))
     with pytest.raises(Moved) as raised:
         trainer.train()
     assert raised.value.why is Why.PREEMPTED
@@ -116,14 +116,14 @@ def test_calls_are_as_far_apart_as_asked_for(make: Any, sent: Any, fresh_acceler
     calls: list[bool] = []
     trainer = sent(make(arguments=LONG))
     trainer.add_callback(
-        RollCall(trainer, Wish(), preempted=lambda: bool(calls.append(True)), every_s=3600.0)
+        StopConsensus(trainer, StopRequest(), preempted=lambda: bool(calls.append(True)), every_s=3600.0)
     )
     trainer.train()
     assert len(calls) == 1, "the first step tells the pace"
 
 
 def test_a_lesser_wish_does_not_take_back_a_greater_one() -> None:
-    wish = Wish()
+    wish = StopRequest()
     wish.ask(Why.STOP)
     wish.ask(Why.LEAVE)
     assert wish.why is Why.STOP

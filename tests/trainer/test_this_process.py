@@ -16,8 +16,8 @@ from transformers import TrainerCallback
 
 from ray_st import SentenceTransformerTrainer
 from ray_st.losses import MultipleNegativesRankingLoss
-from ray_st.runtime.evaluate import evaluate_on_workers
-from ray_st.training.ledger import LEDGER, read_ledger
+from ray_st.runtime.encode.rank_evaluators import evaluate_on_workers
+from ray_st.training.checkpoint.sample_log import LEDGER, read_ledger
 
 from .conftest import ROWS
 

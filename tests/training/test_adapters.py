@@ -10,7 +10,7 @@ import torch
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
-from ray_st.training.local import local_place
+from ray_st.training.data.local_source import local_place
 
 peft = pytest.importorskip("peft")
 

@@ -17,9 +17,9 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
-from ray_st.training import collectives
-from ray_st.training.agreement import acts_in_steps
-from ray_st.training.local import local_place
+from ray_st.training.callbacks.callback_consensus import acts_in_steps
+from ray_st.training.data.local_source import local_place
+from ray_st.training.distributed import collectives
 from ray_st.world import World
 
 STEPS = 6

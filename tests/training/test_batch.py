@@ -11,12 +11,20 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ray_st.data.columns import ColumnSpec
-from ray_st.data.encode import Encoding, encode_block
-from ray_st.data.feed import MemoryFeed, Planner
+from ray_st.data.batch_source import MemoryBatchSource, Planner
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.data.encoding import Encoding, encode_block
 from ray_st.data.plan import Plan
-from ray_st.data.window import Window
-from ray_st.training.batch import SHARES, Collate, EpochSteps, StepDataset, collect, flatten, step_loader
+from ray_st.training.data.step_loader import (
+    SHARES,
+    Collate,
+    EpochSteps,
+    StepDataset,
+    collect,
+    flatten,
+    step_loader,
+)
 from ray_st.world import World
 
 COLUMNS = ColumnSpec(("q", "a"), "label")
@@ -33,7 +41,7 @@ def pad(ids: Sequence[np.ndarray]) -> Mapping[str, torch.Tensor]:
     return {"input_ids": padded, "attention_mask": (padded > 0).long()}
 
 
-def window(columns: ColumnSpec = COLUMNS, tokens: bool = True, label: Any = float) -> Window:
+def window(columns: ColumnSpec = COLUMNS, tokens: bool = True, label: Any = float) -> EncodedDataset:
     table = pa.table(
         {
             "q": [chr(97 + i) for i in range(ROWS)],
@@ -41,7 +49,7 @@ def window(columns: ColumnSpec = COLUMNS, tokens: bool = True, label: Any = floa
             "label": [label(i) for i in range(ROWS)],
         }
     )
-    return Window([encode_block(table, Encoding(columns, letters if tokens else None))], columns)
+    return EncodedDataset([encode_block(table, Encoding(columns, letters if tokens else None))], columns)
 
 
 def no_tokenizer(texts: list[str]) -> Mapping[str, torch.Tensor]:
@@ -66,8 +74,8 @@ class Epochs:
         yield from (order[start : start + self.batch_size] for start in range(0, ROWS, self.batch_size))
 
 
-def feed(batch_size: int = 4, **options: Any) -> MemoryFeed:
-    return MemoryFeed({"": window(**options)}, Planner(Epochs(batch_size), 3))
+def feed(batch_size: int = 4, **options: Any) -> MemoryBatchSource:
+    return MemoryBatchSource({"": window(**options)}, Planner(Epochs(batch_size), 3))
 
 
 def rows_of(inputs: Mapping[str, Any]) -> list[int]:
@@ -162,7 +170,7 @@ def test_a_model_with_its_own_tokens(tiny_model: Any) -> None:
     encoder = tiny_model.token_encoder()
     texts = ["a sunny man eats", "pasta", "the query"]
     spec = ColumnSpec(("q",))
-    held = Window([encode_block(pa.table({"q": texts}), Encoding(spec, encoder))], spec)
+    held = EncodedDataset([encode_block(pa.table({"q": texts}), Encoding(spec, encoder))], spec)
     inputs = Collate(tiny_model.tokenize, encoder.pad)(held, np.array([2, 0]))
     expected = tiny_model.tokenize([texts[2], texts[0]])
     assert torch.equal(inputs["q_input_ids"], expected["input_ids"])
@@ -208,7 +216,7 @@ def test_resuming_skips_addresses_and_makes_nothing_twice() -> None:
     made: list[list[int]] = []
 
     class Counting(Collate):
-        def __call__(self, held: Window, rows: Any, dataset: str = "") -> Any:
+        def __call__(self, held: EncodedDataset, rows: Any, dataset: str = "") -> Any:
             made.append(rows.tolist())
             return super().__call__(held, rows, dataset)
 

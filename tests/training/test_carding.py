@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ray_st.training.carding import CardTrainer
+from ray_st.training.callbacks.card_callback import CardTrainer
 
 
 def trainer(model: Any, folder: Path, first: bool = True) -> Any:

@@ -11,9 +11,9 @@ import pyarrow.fs as pafs
 import pytest
 from transformers.trainer_utils import rotate_checkpoints
 
-from ray_st.training import lease
-from ray_st.training.checkpoint import MANIFEST, CheckpointError, CheckpointStore
-from ray_st.training.lease import Holder, held
+from ray_st.training.checkpoint import lease
+from ray_st.training.checkpoint.lease import Holder, held
+from ray_st.training.checkpoint.store import MANIFEST, CheckpointError, CheckpointStore
 from ray_st.util.endings import LeaseLost
 
 

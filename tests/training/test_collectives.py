@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ray_st.training import collectives
-from ray_st.training.collectives import ClusterGather, current_world
+from ray_st.training.distributed import collectives
+from ray_st.training.distributed.collectives import ClusterGather, current_world
 from ray_st.world import World
 
 ROWS, WIDTH = 7, 3

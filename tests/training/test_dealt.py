@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from ray_st.training import dealt
-from ray_st.training.dealt import RankTeam, dealt_encoding
+from ray_st.training.distributed import shared_encoding
+from ray_st.training.distributed.shared_encoding import RankTeam, dealt_encoding
 from ray_st.util.team import Alone, share_out
 from ray_st.world import World
 from simulated_team import ThreadTeam, together
@@ -23,7 +23,7 @@ TEXTS = ["a sunny man eats " * (i % 7 + 1) + "pasta" * (i % 3) for i in range(23
 def on_all_ranks(size: int, task: Callable[[World], Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Results of a task on each rank of a world whose ranks are threads."""
     here = threading.local()
-    monkeypatch.setattr(dealt, "gather_objects", lambda value: here.team.gather(value))
+    monkeypatch.setattr(shared_encoding, "gather_objects", lambda value: here.team.gather(value))
 
     def run(team: ThreadTeam) -> Any:
         here.team = team

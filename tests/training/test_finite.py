@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_st.training.finite import Batch, LossError, StepCheck
+from ray_st.training.loop.finite_check import Batch, LossError, StepCheck
 from ray_st.world import World
 
 ONE = Batch(np.array([7, 3, 5, 9]))

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ray_st.training import lease
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.lease import Fence, Holder, RunInUse, check_free, held
+from ray_st.training.checkpoint import lease
+from ray_st.training.checkpoint.lease import Fence, Holder, RunInUse, check_free, held
+from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.util.endings import LeaseLost
 
 

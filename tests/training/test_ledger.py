@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_st.training.ledger import Ledger, LedgerError, read_ledger
+from ray_st.training.checkpoint.sample_log import SampleLog, SampleLogError, read_ledger
 from ray_st.util.endings import LeaseLost
 
 
@@ -15,7 +15,7 @@ def steps(path: Path) -> list[int]:
 
 
 def test_what_is_done_again_is_written_again(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger = SampleLog(tmp_path / "ledger.jsonl")
     for step in (1, 2, 3):
         ledger.write(step, [[step, step + 1]])
     ledger.rewind(1)
@@ -24,7 +24,7 @@ def test_what_is_done_again_is_written_again(tmp_path: Path) -> None:
 
 
 def test_storage_that_is_away_for_a_while_costs_no_line(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "run" / "ledger.jsonl")
+    ledger = SampleLog(tmp_path / "run" / "ledger.jsonl")
     (tmp_path / "run").write_text("no folder")
     ledger.write(1, [[1]])
     (tmp_path / "run").unlink()
@@ -35,7 +35,7 @@ def test_storage_that_is_away_for_a_while_costs_no_line(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system writes what has room and says how much that was; with no room at all it is an error."""
-    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger = SampleLog(tmp_path / "ledger.jsonl")
     ledger.write(1, [[1]])
     room = [5]
 
@@ -68,7 +68,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger = SampleLog(tmp_path / "ledger.jsonl")
     ledger.write(1, [[1]])
     with ledger.path.open("a") as stream:
         stream.write('{"step": 2, "ro')
@@ -79,9 +79,9 @@ def test_who_lost_the_folder_writes_no_line(tmp_path: Path) -> None:
     def refuse() -> None:
         raise LeaseLost("taken")
 
-    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger = SampleLog(tmp_path / "ledger.jsonl")
     ledger.write(1, [[1]])
-    lost = Ledger(ledger.path, refuse)
+    lost = SampleLog(ledger.path, refuse)
     with pytest.raises(LeaseLost):
         lost.write(2, [[2]])
     with pytest.raises(LeaseLost):
@@ -95,12 +95,12 @@ def test_who_lost_the_folder_writes_no_line(tmp_path: Path) -> None:
 def test_a_line_of_garbage_is_named_and_keeps_no_run_from_going_on(
     tmp_path: Path, garbage: bytes, capsys: Any
 ) -> None:
-    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger = SampleLog(tmp_path / "ledger.jsonl")
     ledger.write(1, [[1]])
     whole = ledger.path.read_bytes() + garbage + b"\n"
     ledger.path.write_bytes(whole)
     ledger.write(3, [[3]])
-    with pytest.raises(LedgerError, match=r"ledger.jsonl, line 2 is no line of a ledger: b.*Repair"):
+    with pytest.raises(SampleLogError, match=r"ledger.jsonl, line 2 is no line of a ledger: b.*Repair"):
         steps(ledger.path)
     ledger.rewind(3)
     assert steps(ledger.path) == [1, 3]
@@ -112,7 +112,7 @@ def test_a_line_of_garbage_is_named_and_keeps_no_run_from_going_on(
 
 
 def test_steps_without_a_line_are_counted(tmp_path: Path, capsys: Any) -> None:
-    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger = SampleLog(tmp_path / "ledger.jsonl")
     ledger.rewind(0)
     assert capsys.readouterr().out == ""
     ledger.rewind(5)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_st.training.loss_so_far import LossSoFar
+from ray_st.training.loop.loss_so_far import LossSoFar
 
 SO_FAR = LossSoFar(10.0, 4, [1.0, 3.0], [{"a": (1.0, 2)}, {"a": (3.0, 2), "b": (5.0, 1)}])
 

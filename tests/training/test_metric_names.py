@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.evaluation import EmbeddingSimilarityEvaluator, SentenceEvaluator, TripletEvaluator
-from ray_st.training.metric_names import MetricNames, names_in_training
+from ray_st.evaluation.metric_names import MetricNames, names_in_training
 
 ROWS = Dataset.from_dict({"a": ["one", "two"], "b": ["three", "four"], "score": [0.0, 1.0]})
 BEST = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 5, "save_steps": 5}

@@ -11,8 +11,8 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer
 
-from ray_st.training.param_groups import groups_of_step, param_groups, weight_names
-from ray_st.training.step import Step
+from ray_st.training.strategies.parameter_groups import groups_of_step, param_groups, weight_names
+from ray_st.training.strategies.step_module import Step
 
 
 class Owner(nn.Module):

@@ -14,8 +14,8 @@ from torch import nn
 from ray_st import InputExample, SentenceTransformer
 from ray_st.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss, SoftmaxLoss
 from ray_st.models import Dense, Pooling, Transformer
-from ray_st.training.precision import note_on_types, widen
-from ray_st.training.travel import train_task
+from ray_st.training.strategies.precision import note_on_types, widen
+from ray_st.training.trainer_spec import train_task
 
 from .test_adapters import PAIRS, loop
 

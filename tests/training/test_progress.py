@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
-from ray_st.training import progress
-from ray_st.training.progress import ProgressReport, write_line
+from ray_st.training.callbacks import progress_report
+from ray_st.training.callbacks.progress_report import ProgressReport
+from ray_st.util.events import write_line
 
 ARGS: Any = types.SimpleNamespace(
     per_device_train_batch_size=4,
@@ -46,7 +47,7 @@ class FakeBar:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress_report, "time", clock)
     return clock
 
 

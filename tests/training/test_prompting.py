@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict
 
-from ray_st.training.prompting import PromptingTrainer, prompt_datasets
+from ray_st.training.data.prompting import PromptingTrainer, prompt_datasets
 
 
 def rows() -> Dataset:

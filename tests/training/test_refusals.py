@@ -8,7 +8,7 @@ import pytest
 
 from ray_st import SentenceTransformerTrainingArguments
 from ray_st.losses import CachedMultipleNegativesRankingLoss, MatryoshkaLoss, MultipleNegativesRankingLoss
-from ray_st.training.refusals import (
+from ray_st.training.argument_checks import (
     check_arguments,
     check_in_place,
     check_recomputation,

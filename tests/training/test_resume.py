@@ -9,9 +9,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import pytest
 
-from ray_st.training.checkpoint import MANIFEST, STATES, CheckpointError, CheckpointStore
-from ray_st.training.ledger import LEDGER, Ledger, read_ledger
-from ray_st.training.resume import (
+from ray_st.training.checkpoint.resume import (
     FIRST_EPOCH,
     Start,
     bring_ledger,
@@ -21,6 +19,8 @@ from ray_st.training.resume import (
     find_checkpoint,
     set_aside,
 )
+from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog, read_ledger
+from ray_st.training.checkpoint.store import MANIFEST, STATES, CheckpointError, CheckpointStore
 
 
 @pytest.fixture
@@ -135,14 +135,14 @@ def test_a_run_that_begins_anew_sets_all_aside(where: str, request: Any, capsys:
 def test_a_run_that_goes_on_from_the_newest_has_nothing_in_its_way(store: CheckpointStore) -> None:
     write(store, 5)
     store.begin(10)  # of a run that was killed while it wrote
-    Ledger(store.location(LEDGER)).write(1, [[1]])
+    SampleLog(store.location(LEDGER)).write(1, [[1]])
     start = find_checkpoint(store, True)
     assert set_aside(store, start) is start
     assert entries(store) == ["checkpoint-10", "checkpoint-5", LEDGER]
 
 
 def test_a_run_that_goes_on_from_an_earlier_one_sets_the_later_ones_aside(store: CheckpointStore) -> None:
-    ledger = Ledger(store.location(LEDGER))
+    ledger = SampleLog(store.location(LEDGER))
     for step in range(1, 16):
         ledger.write(step, [[step]])
         if step % 5 == 0:
@@ -159,7 +159,7 @@ def test_a_run_that_goes_on_from_an_earlier_one_sets_the_later_ones_aside(store:
 
 def test_what_was_set_aside_can_be_gone_on_from_with_its_ledger(store: CheckpointStore) -> None:
     """The case of a run that was begun anew by mistake, and killed: its lines and the earlier run's are never mixed."""
-    ledger = Ledger(store.location(LEDGER))
+    ledger = SampleLog(store.location(LEDGER))
     write(store, 15)
     for step in range(1, 16):
         ledger.write(step, [[step]])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import get_scheduler
 
-from ray_st.training.retuning import retune, settings_of
+from ray_st.training.checkpoint.retuning import retune, settings_of
 
 STEPS, DONE = 20, 9
 

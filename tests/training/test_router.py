@@ -6,9 +6,9 @@ import pytest
 
 from module_helpers import DIMENSION, stirred, word_embeddings
 from ray_st import SentenceTransformer
-from ray_st.data.columns import ColumnSpec
+from ray_st.data.column_spec import ColumnSpec
 from ray_st.models import Dense, Normalize, Pooling, Router
-from ray_st.training.router import check_router_mapping, checked_routes, routes_of, uses_all_rows
+from ray_st.training.data.router_routes import check_router_mapping, checked_routes, routes_of, uses_all_rows
 
 COLUMNS = ColumnSpec(("question", "answer"))
 MAPPING = {"question": "query", "answer": "document"}

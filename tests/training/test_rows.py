@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ray_st.losses import ContrastiveLoss, MatryoshkaLoss, OnlineContrastiveLoss
-from ray_st.training.batch import SHARES
-from ray_st.training.rows import RowWeights, is_sum
+from ray_st.training.data.step_loader import SHARES
+from ray_st.training.loop.row_weights import RowWeights, is_sum
 from ray_st.world import World
 
 

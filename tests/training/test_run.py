@@ -3,12 +3,12 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from ray_st.training.run import TRAIN_FEED, eval_feed, eval_names
-from ray_st.training.travel import _sendable
+from ray_st.training.data.specs import TRAIN, eval_key, eval_names
+from ray_st.training.trainer_spec import _sendable
 
 
 def test_feeds_of_evaluation_datasets_are_found_by_their_names() -> None:
-    feeds: Any = {TRAIN_FEED: 0, eval_feed(""): 1, eval_feed("a:b"): 2, eval_feed("train"): 3}
+    feeds: Any = {TRAIN: 0, eval_key(""): 1, eval_key("a:b"): 2, eval_key("train"): 3}
     assert len(feeds) == 4
     assert eval_names(feeds) == {"": 1, "a:b": 2, "train": 3}
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from ray_st import losses
-from ray_st.training.parts import negatives_pool
-from ray_st.training.run_header import header, starting, subject
+from ray_st.training.callbacks.run_header import header, starting, subject
+from ray_st.training.data.dataset_specs import negatives_pool
 from ray_st.training_args import SentenceTransformerTrainingArguments
 
 

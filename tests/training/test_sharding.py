@@ -31,11 +31,11 @@ from ray_st.losses import (
     MultipleNegativesRankingLoss,
     SoftmaxLoss,
 )
-from ray_st.training.local import local_place
-from ray_st.training.refusals import check_losses
-from ray_st.training.sharding import units
-from ray_st.training.step import Step, describe_weights
-from ray_st.training.travel import train_task
+from ray_st.training.argument_checks import check_losses
+from ray_st.training.data.local_source import local_place
+from ray_st.training.strategies.fsdp2 import units
+from ray_st.training.strategies.step_module import Step, describe_weights
+from ray_st.training.trainer_spec import train_task
 from ray_st.world import World
 
 ROWS = 21  # of global batches of 4: the last one leaves a rank without a row

@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ray_st.training.step import Step, describe_weights, losses_of, owned_by_loss
+from ray_st.training.strategies.step_module import Step, describe_weights, losses_of, owned_by_loss
 
 
 class Model(nn.Module):

@@ -15,9 +15,9 @@ import torch.distributed as dist
 import evaluators
 from ray_st import SentenceTransformer
 from ray_st.evaluation import SequentialEvaluator
-from ray_st.training import dealt, together
-from ray_st.training.measuring import Measured, measure
-from ray_st.training.together import PeerError
+from ray_st.training.distributed import evaluator_team, shared_encoding
+from ray_st.training.distributed.evaluator_team import PeerError
+from ray_st.training.distributed.rank_evaluation import Measured, measure
 from ray_st.world import World
 from simulated_team import ThreadTeam
 from simulated_team import together as on_threads
@@ -41,8 +41,8 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[World]
 
         return on_threads(size, on_one)
 
-    monkeypatch.setattr(dealt, "gather_objects", gather)
-    monkeypatch.setattr(together, "gather_objects", gather)
+    monkeypatch.setattr(shared_encoding, "gather_objects", gather)
+    monkeypatch.setattr(evaluator_team, "gather_objects", gather)
     return run
 
 

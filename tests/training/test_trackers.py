@@ -22,8 +22,7 @@ from transformers.integrations import TensorBoardCallback, integration_utils
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.models.card.run_facts import Emissions
-from ray_st.training.local import local_place
-from ray_st.training.trackers import (
+from ray_st.training.callbacks.trackers import (
     FLUSHED_S,
     CodeCarbon,
     MLflow,
@@ -33,6 +32,7 @@ from ray_st.training.trackers import (
     Wandb,
     make_trackers,
 )
+from ray_st.training.data.local_source import local_place
 
 CONTROL = TrainerControl()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import TrainerCallback
 
-from ray_st.training.watchdog import PATIENCE, Watchdog, at_rest, stacks
+from ray_st.training.callbacks.watchdog import PATIENCE, Watchdog, at_rest, stacks
 from ray_st.util.hang import Hang
 
 QUIET = SimpleNamespace(should_log=False, should_evaluate=False, should_save=False)

@@ -16,15 +16,15 @@ from ray_st import (
     losses,
 )
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
-from ray_st.runtime.tuning_trial import Reports, evaluate_end
-from ray_st.training.local import local_place
-from ray_st.tune.arguments import SpaceError
-from ray_st.tune.candidate import Template
-from ray_st.tune.objective import ObjectiveError, check_objective
-from ray_st.tune.options import as_backend, as_options, trials_wanted
+from ray_st.runtime.tune.trial_loop import Reports, evaluate_end
+from ray_st.study.objective import ObjectiveError, check_objective
+from ray_st.study.search_options import as_backend, as_options, trials_wanted
+from ray_st.study.space import as_space, probe
+from ray_st.study.trial_arguments import SpaceError
+from ray_st.training.data.local_source import local_place
 from ray_st.tune.proofs import prove
 from ray_st.tune.search import SearchFailed, _template, prove_search
-from ray_st.tune.space import as_space, probe
+from ray_st.tune.trial_factory import TrialFactory
 
 ROWS = {"a": ["good weather", "bad man", "sunny", "pasta"], "b": ["the sun", "a man", "weather", "eats"]}
 
@@ -45,7 +45,7 @@ def rate(trial: Any) -> dict[str, Any]:
     return {"learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True)}
 
 
-def proved(one: Any, space: Any, **options: Any) -> Template:
+def proved(one: Any, space: Any, **options: Any) -> TrialFactory:
     return prove(_template(one, as_options(options, 1)), probe(as_space(space)))
 
 

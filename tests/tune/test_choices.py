@@ -11,14 +11,14 @@ import numpy as np
 import optuna
 import pytest
 
+from ray_st.study.any_choices import AnyChoices, as_plain, label
+from ray_st.study.journal import Journal
+from ray_st.study.objective import Objective
+from ray_st.study.search_report import write_report
+from ray_st.study.space import draw, probe
+from ray_st.study.study import Study
+from ray_st.study.trial_arguments import SpaceError
 from ray_st.training_args import BatchSamplers
-from ray_st.tune.arguments import SpaceError
-from ray_st.tune.choices import AnyChoices, as_plain, label
-from ray_st.tune.objective import Objective
-from ray_st.tune.records import Journal
-from ray_st.tune.report import write_report
-from ray_st.tune.space import draw, probe
-from ray_st.tune.study import Study
 
 KINDS: dict[str, list[Any]] = {
     "lists": [[64, 128], [64], []],

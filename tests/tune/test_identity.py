@@ -18,10 +18,10 @@ from ray_st import (
     losses,
 )
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.lease import RunInUse, held
+from ray_st.study.journal import RecordError, check_found, check_settings
+from ray_st.training.checkpoint.lease import RunInUse, held
+from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.tune.identity import argument_facts, objective_facts
-from ray_st.tune.records import RecordError, check_found, check_settings
 from ray_st.tune.search import _lasting, prove_search
 
 FIRST = {"a": ["good weather", "bad man", "sunny", "pasta"], "b": ["the sun", "a man", "weather", "eats"]}

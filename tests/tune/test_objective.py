@@ -4,8 +4,15 @@ from typing import Any
 
 import pytest
 
-from ray_st.training.metric_names import MetricNames
-from ray_st.tune.objective import Objective, ObjectiveError, as_directions, as_scope, check_objective, try_out
+from ray_st.evaluation.metric_names import MetricNames
+from ray_st.study.objective import (
+    Objective,
+    ObjectiveError,
+    as_directions,
+    as_scope,
+    check_objective,
+    try_out,
+)
 
 METRICS = {"eval_loss": 0.5, "eval_dev_spearman_cosine": 0.8, "eval_runtime": 1.0, "epoch": 1.0}
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from ray_st.tune.arguments import SpaceError
-from ray_st.tune.plain import plain_space
-from ray_st.tune.space import describe, probe
+from ray_st.study.plain_space import plain_space
+from ray_st.study.space import describe, probe
+from ray_st.study.trial_arguments import SpaceError
 
 SPEC = {
     "args.learning_rate": {"low": 1e-6, "high": 1e-3, "log": True},

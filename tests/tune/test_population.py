@@ -16,10 +16,10 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.training.checkpoint import MANIFEST
-from ray_st.training.local import local_place
-from ray_st.tune.arguments import SpaceError
-from ray_st.tune.mutation import as_asked, within
+from ray_st.study.mutation import as_asked, within
+from ray_st.study.trial_arguments import SpaceError
+from ray_st.training.checkpoint.store import MANIFEST
+from ray_st.training.data.local_source import local_place
 from ray_st.tune.population import Population, Rounds
 from ray_st.tune.search import Proved, prove_search
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from ray_st.tune.hparams import write_hparams
-from ray_st.tune.live import LiveLines
-from ray_st.tune.objective import Objective
-from ray_st.tune.progress import Progress, running_lines
-from ray_st.tune.records import Journal, TrialRecord
-from ray_st.tune.report import summary, table, went_through, write_report
-from ray_st.tune.study import Study
+from ray_st.study.hparams import write_hparams
+from ray_st.study.journal import Journal, TrialRecord
+from ray_st.study.live_lines import LiveLines
+from ray_st.study.objective import Objective
+from ray_st.study.search_progress import SearchProgress, running_lines
+from ray_st.study.search_report import summary, table, went_through, write_report
+from ray_st.study.study import Study
 
 STATES = ["COMPLETE", "PRUNED", "COMPLETE", "FAIL", "COMPLETE"]
 
@@ -94,9 +94,9 @@ def two(tmp_path: Path) -> Study:
 
 def test_trials_that_were_stopped_are_shown_and_marked(two: Study) -> None:
     pytest.importorskip("plotly")
-    from ray_st.tune import figures
+    from ray_st.study import plots
 
-    drawn = {plot.title: plot for plot in figures.plots(two.study, two.records)}
+    drawn = {plot.title: plot for plot in plots.plots(two.study, two.records)}
     assert "1 trial(s) without an evaluation are left out" in drawn["History"].note
     history = {trace.name: (list(trace.x), list(trace.y)) for trace in drawn["History"].draw().data}
     assert history == {
@@ -115,13 +115,13 @@ def test_trials_that_were_stopped_are_shown_and_marked(two: Study) -> None:
 
 def test_axes_are_as_long_as_the_space(two: Study) -> None:
     pytest.importorskip("plotly")
-    from ray_st.tune import figures
+    from ray_st.study import plots
 
     shown = two.records[:1]
-    figure = figures.slices(shown, 0, "objective")
+    figure = plots.slices(shown, 0, "objective")
     assert list(figure.layout.xaxis.range) == pytest.approx([-0.05, 1.05])
     assert list(figure.layout.xaxis2.ticktext) == ["A", "<b>"]
-    ended, rate, loss, objective = figures.parallel(shown, 0, "objective").data[0].dimensions
+    ended, rate, loss, objective = plots.parallel(shown, 0, "objective").data[0].dimensions
     assert (ended.label, list(ended.ticktext)) == ("ended", ["complete"])
     assert list(rate.range) == pytest.approx([-0.05, 1.05])
     assert list(loss.ticktext) == ["A", "<b>"]
@@ -136,7 +136,7 @@ def test_a_figure_that_cannot_be_drawn_costs_nothing_else(
     def failing(*args: Any) -> Any:
         raise TypeError("unhashable type: 'list'")
 
-    monkeypatch.setattr("ray_st.tune.figures.slices", failing)
+    monkeypatch.setattr("ray_st.study.plots.slices", failing)
     assert write_report(tmp_path, study, 1)
     assert "Slices could not be drawn (TypeError: unhashable type: 'list')" in capsys.readouterr().out
     text = (tmp_path / "report.html").read_text()
@@ -171,7 +171,7 @@ def test_without_plotly_a_line_says_what_is_missing(
 
 def test_how_trials_went_on_at_each_rung(study: Study) -> None:
     pytest.importorskip("plotly")
-    from ray_st.tune.figures import busy, rungs
+    from ray_st.study.plots import busy, rungs
 
     bars = {bar.name: list(bar.y) for bar in rungs(study.records).data}
     assert bars == {
@@ -231,12 +231,12 @@ def test_the_live_table_and_the_plain_lines(
     assert head == "1 running:"
     assert line.startswith("  trial 5: 0.5 after 1 evaluations, step 10, 7 s; learning_rate=")
     assert running_lines(study.records, [5], 0.0) == ["0 running, 1 waiting for others:"]
-    Progress(study, 1, tmp_path, False, None).ended(study.tell(5, "PRUNED"))
+    SearchProgress(study, 1, tmp_path, False, None).ended(study.tell(5, "PRUNED"))
     out = capsys.readouterr().out
     assert out.startswith("trial 5: 0.5, stopped early at step 10, ")
     assert out.endswith("best: trial 4 with 4.3\n")
     stream = io.StringIO()
-    Progress(study, 1, tmp_path, False, LiveLines(stream)).reported()
+    SearchProgress(study, 1, tmp_path, False, LiveLines(stream)).reported()
     assert "0 running:" in stream.getvalue()
 
 

@@ -6,9 +6,9 @@ import optuna
 import pytest
 
 from ray_st import SentenceTransformerTrainingArguments
-from ray_st.tune.arguments import SpaceError, argument_names, check_names, with_values
-from ray_st.tune.drawn import DrawnTrial
-from ray_st.tune.space import as_space, default_hp_space, describe, draw, probe
+from ray_st.study.drawn_trial import DrawnTrial
+from ray_st.study.space import as_space, default_hp_space, describe, draw, probe
+from ray_st.study.trial_arguments import SpaceError, argument_names, check_names, with_values
 
 
 def conditional(trial: Any) -> dict[str, Any]:

@@ -8,13 +8,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ray_st.training.checkpoint import CheckpointStore
-from ray_st.training.lease import Lease, held
-from ray_st.tune.objective import Objective
-from ray_st.tune.progress import describe_trial
-from ray_st.tune.records import Journal, RecordError, check_settings, fold, legs, write_table
-from ray_st.tune.retention import Retention
-from ray_st.tune.study import Study
+from ray_st.study.journal import Journal, RecordError, check_settings, fold, legs, write_table
+from ray_st.study.objective import Objective
+from ray_st.study.retention import Retention
+from ray_st.study.search_progress import describe_trial
+from ray_st.study.study import Study
+from ray_st.training.checkpoint.lease import Lease, held
+from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.util.endings import LeaseLost
 
 
@@ -284,7 +284,7 @@ def test_a_damaged_journal_is_refused_by_the_line(lines: list[str], said: str, t
 def test_a_journal_belongs_to_the_one_who_holds_the_folder(tmp_path: Path) -> None:
     store = CheckpointStore(str(tmp_path))
     with held(store) as lease:
-        journal = Journal(tmp_path / "journal.jsonl", lease.fence)
+        journal = Journal(tmp_path / "journal.jsonl", lease.fence.check)
         one = Study(space, Objective(None, ("maximize",)), journal, 3)
         one.ask()
         lease_of_another = Lease(store)  # this one was stopped, and is given up

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from ray_st.util.lines import LineStream
+from ray_st.util.line_stream import LineStream
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_st.cli.checks import RunFileError, check_keys, check_mapping
+from ray_st.cli.run_checks import RunFileError, check_keys, check_mapping
 from ray_st.cli.yaml_text import YamlError, load_yaml
 
 Manifest = dict[str, Any]

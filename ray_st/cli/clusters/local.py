@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from ray_st.cli.checks import RunFileError, at, build
 from ray_st.cli.clusters.spec import check_amount, quantity
+from ray_st.cli.run_checks import RunFileError, at, build
 
 _NO_OTHER_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """0 says, on any system, that there are no other nodes; else Ray replaces a loopback address by a reachable one."""

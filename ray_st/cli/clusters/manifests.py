@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from ray_st.cli.checks import RunFileError, at
 from ray_st.cli.clusters.kustomize import Manifest, build_from
 from ray_st.cli.clusters.spec import GROUPS, ClusterSpec, GroupSpec, quantity
+from ray_st.cli.run_checks import RunFileError, at
 
 RUNS = "/mnt/runs"
 """Where pods mount the volume with the runs."""

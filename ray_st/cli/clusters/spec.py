@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_st.cli.checks import RunFileError, at, build, check_mapping
+from ray_st.cli.run_checks import RunFileError, at, build, check_mapping
 from ray_st.util.names import did_you_mean
 
 KINDS = ("train", "search", "nightly", "cluster")

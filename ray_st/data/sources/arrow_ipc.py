@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from ray_st.data.sources.errors import Report, SourceError, reading
-from ray_st.data.sources.kinds import plain
 from ray_st.data.sources.places import File
 from ray_st.data.sources.source import Chunk, Limits
+from ray_st.data.sources.source_kinds import plain
 
 _KIND = "Arrow"
 _FILE_MAGIC, _FEATHER_1_MAGIC = b"ARROW1", b"FEA1"

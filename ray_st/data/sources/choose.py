@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from ray_st.data.sources.errors import SourceError
-from ray_st.data.sources.kinds import agreed, first_double
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.source import Source
+from ray_st.data.sources.source_kinds import agreed, first_double
 from ray_st.data.sources.splits import Bounds
 from ray_st.util.names import did_you_mean
 

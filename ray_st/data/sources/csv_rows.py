@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from ray_st.data.sources.errors import SourceError
-from ray_st.data.sources.kinds import Converted, first_double, from_words, type_of_words
 from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
-from ray_st.data.sources.records import Record, infer, sample
+from ray_st.data.sources.row_records import Record, infer, sample
 from ray_st.data.sources.source import Limits
+from ray_st.data.sources.source_kinds import Converted, first_double, from_words, type_of_words
 
 
 @dataclass(frozen=True)

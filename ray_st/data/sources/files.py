@@ -17,12 +17,12 @@ from ray_st.data.sources.arrow_ipc import open_arrow
 from ray_st.data.sources.csv_rows import Csv
 from ray_st.data.sources.errors import Report, SourceError, reading
 from ray_st.data.sources.json_rows import Json, Text
-from ray_st.data.sources.kinds import agreed, named_type, pick
 from ray_st.data.sources.parquet import open_parquet
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.places import File, Paths, list_files
-from ray_st.data.sources.records import Record, gather
+from ray_st.data.sources.row_records import Record, gather
 from ray_st.data.sources.source import Chunk, Limits, Unit
+from ray_st.data.sources.source_kinds import agreed, named_type, pick
 from ray_st.util.names import did_you_mean
 
 FORMATS = ("csv", "tsv", "json", "parquet", "arrow", "text")

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from ray_st.data.sources.errors import Report, SourceError, said
-from ray_st.data.sources.kinds import from_values, pick, plain, type_of_values
 from ray_st.data.sources.memory import PART_ROWS, Slice
 from ray_st.data.sources.part import Part
-from ray_st.data.sources.records import Record, gather, infer, sample, value_size
+from ray_st.data.sources.row_records import Record, gather, infer, sample, value_size
 from ray_st.data.sources.source import Chunk, Limits
+from ray_st.data.sources.source_kinds import from_values, pick, plain, type_of_values
 from ray_st.util.names import did_you_mean
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from ray_st.data.sources.errors import SourceError, shown
-from ray_st.data.sources.kinds import Converted, from_values, from_words, type_of_values
 from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
-from ray_st.data.sources.records import Record, infer, sample_of_some, value_size
+from ray_st.data.sources.row_records import Record, infer, sample_of_some, value_size
 from ray_st.data.sources.source import Limits
+from ray_st.data.sources.source_kinds import Converted, from_values, from_words, type_of_values
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from ray_st.data.sources.errors import BadRow, Report, SourceError, shown
-from ray_st.data.sources.kinds import first_double, from_values, pick, plain, type_of_values
 from ray_st.data.sources.part import Part
-from ray_st.data.sources.records import Record, gather, infer, sample, value_size
+from ray_st.data.sources.row_records import Record, gather, infer, sample, value_size
 from ray_st.data.sources.source import Chunk, Limits
+from ray_st.data.sources.source_kinds import first_double, from_values, pick, plain, type_of_values
 from ray_st.util.unicode import lone_surrogate
 
 PART_ROWS = 65_536

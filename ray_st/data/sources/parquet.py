@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from ray_st.data.sources.cells import cell_sizes
 from ray_st.data.sources.errors import Report, reading
-from ray_st.data.sources.kinds import plain
 from ray_st.data.sources.places import File
 from ray_st.data.sources.source import MIB, Chunk, Limits
+from ray_st.data.sources.source_kinds import plain
 from ray_st.util.arrow import is_text
 
 UNIT_BYTES = 128 * MIB

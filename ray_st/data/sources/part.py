@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from ray_st.data.sources.cells import bounded, cell_sizes, flat, not_utf8
 from ray_st.data.sources.errors import BadRow, Report, refuse, shown, snippet
-from ray_st.data.sources.kinds import cast
 from ray_st.data.sources.source import Chunk, Limits, Unit
+from ray_st.data.sources.source_kinds import cast
 
 ROW = "source_row"
 """Name of the column with each row's number in its file, where it is asked for."""

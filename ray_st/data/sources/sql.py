@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from ray_st.data.sources.errors import Report, SourceError, said, snippet
-from ray_st.data.sources.kinds import first_double, from_values, named_type, pick, type_of_values
 from ray_st.data.sources.part import Part
-from ray_st.data.sources.records import Record, gather, infer, sample, value_size
+from ray_st.data.sources.row_records import Record, gather, infer, sample, value_size
 from ray_st.data.sources.source import Chunk, Limits
+from ray_st.data.sources.source_kinds import first_double, from_values, named_type, pick, type_of_values
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_st.runtime import cluster, launch, storage
+from ray_st.runtime.cluster import connection
 from ray_st.runtime.doctor import node as node_module
 from ray_st.runtime.doctor.access import CLUSTER
 from ray_st.runtime.doctor.checks import CHECKS
 from ray_st.runtime.doctor.findings import ERROR, NOTE, OK, Finding, Node
-from ray_st.training.collectives import gather_objects
+from ray_st.runtime.train import launch, storage
+from ray_st.training.distributed.collectives import gather_objects
 
 _CLOCK_ROUNDS = 5
 _JOIN_S = 60
@@ -52,10 +53,10 @@ def examine(address: str | None = None, place: str | None = None, collectives: b
 @contextmanager
 def _connected(address: str | None) -> Iterator[None]:
     if address is not None and not ray.is_initialized():
-        cluster.expect(address)
+        connection.expect(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     try:
-        with cluster.connected():
+        with connection.connected():
             yield
     finally:
         if address is not None:

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import fs
 
 from ray_st.data.sources import Chosen, Files, Joined, Limits, SourceError, Table
-from ray_st.data.sources.kinds import first_double
+from ray_st.data.sources.source_kinds import first_double
 
 ROWS = [
     {"a": "one", "b": "first", "score": 1.0},

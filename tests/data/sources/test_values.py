@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from ray_st.data.sources import Limits, SourceError, Sql, as_source
-from ray_st.data.sources.kinds import from_values
+from ray_st.data.sources.source_kinds import from_values
 
 ROWS = [{"a": "x", "n": 1}, {"a": "y", "n": None}, {"a": "z", "n": 3}]
 COLUMNS = {"a": ["x", "y", "z"], "n": [1, None, 3]}

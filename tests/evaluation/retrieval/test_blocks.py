@@ -164,7 +164,7 @@ def test_a_score_that_is_no_number_fails_on_every_rank(make_model: Any) -> None:
 def _rank(rank: int, folder: str, model_folder: str, size: int) -> None:
     import torch.distributed as dist
 
-    from ray_st.training.dealt import dealt_encoding
+    from ray_st.training.distributed.shared_encoding import dealt_encoding
     from ray_st.world import World
 
     torch.set_num_threads(1)

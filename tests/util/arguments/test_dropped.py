@@ -11,9 +11,9 @@ import pytest
 from transformers import HfArgumentParser
 
 from ray_st.training_args import SentenceTransformerTrainingArguments
-from ray_st.util.arguments.dropped import EFFECTS
-from ray_st.util.arguments.effects import Becomes, Unused
-from ray_st.util.arguments.idle import IDLE
+from ray_st.training_args.dropped import EFFECTS
+from ray_st.training_args.effects import Becomes, Unused
+from ray_st.training_args.idle import IDLE
 
 # fmt: off
 DROPPED = {

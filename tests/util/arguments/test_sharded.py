@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ray_st import SentenceTransformerTrainingArguments
-from ray_st.util.arguments import sharded as described
+from ray_st.training_args import sharding_options as described
 
 BY_SIZE = "SIZE_BASED_WRAP"
 

@@ -1,0 +1,115 @@
+"""What a rank asks for batches: the plan of an epoch and the rows of a window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.data.plan import Indices, Plan
+from ray_st.data.samplers import known_steps, plan_of
+
+
+class BatchSource(Protocol):
+    """The batches of a run's datasets for a rank. Rows are numbered over all datasets, one after the other."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of the datasets; a single one has the name ""."""
+
+    @property
+    def windows(self) -> Sequence[EncodedDataset]:
+        """The rows of each dataset."""
+
+    @property
+    def steps(self) -> int:
+        """Number of global batches of every epoch."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of all datasets."""
+
+    def plan(self, epoch: int) -> Plan:
+        """The global batches of an epoch; the rows of a batch are of one dataset."""
+
+    def ahead(self, source: int, rows: Indices) -> None:
+        """Says that rows of a dataset will be wanted soon."""
+
+
+class Planner:
+    """Plans epochs with a batch sampler, all with the same number of steps.
+
+    Where epochs differ in their number of batches, shorter ones are stretched to the longest; with ``drop_last``, which
+    promises full batches, longer ones are cut to the shortest.
+
+    Args:
+        sampler: A batch sampler; ``set_epoch`` is called where it has it.
+        epochs: How many epochs the run will at most need.
+        usable: (n,) which row each of the sampler's row indices stands for, where some rows are left out.
+
+    Raises:
+        ValueError: If there is an epoch without a batch.
+    """
+
+    def __init__(self, sampler: Iterable[list[int]], epochs: int, usable: Indices | None = None) -> None:
+        self._sampler, self._usable = sampler, usable
+        self._latest: tuple[int, Plan] | None = None
+        self._drop_last = bool(getattr(sampler, "drop_last", False))
+        self.steps = self._count(max(epochs, 1))
+        if self.steps == 0:
+            raise ValueError(
+                f"{type(sampler).__name__} makes no batch in an epoch. With dataloader_drop_last=True only full batches "
+                "count, and of several datasets in turn the one without a full batch ends the epoch: use smaller "
+                "batches, or dataloader_drop_last=False."
+            )
+
+    def _count(self, epochs: int) -> int:
+        known = known_steps(self._sampler)
+        if known is not None:
+            return known
+        lengths = [len(self._draw(epoch)) for epoch in reversed(range(epochs))]
+        return min(lengths) if self._drop_last else max(lengths)
+
+    def _draw(self, epoch: int) -> Plan:
+        if self._latest is None or self._latest[0] != epoch:
+            set_epoch: Any = getattr(self._sampler, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
+            self._latest = (epoch, plan_of(self._sampler))
+        return self._latest[1]
+
+    def plan(self, epoch: int) -> Plan:
+        """The global batches of an epoch."""
+        plan = self._draw(epoch)
+        plan = (plan.first(self.steps) if self._drop_last else plan).stretch(self.steps)
+        return plan if self._usable is None else Plan(self._usable[plan.rows], plan.starts)
+
+
+class MemoryBatchSource:
+    """A feed whose rows and planner are in this process.
+
+    Args:
+        windows: All rows of each dataset, by name.
+        planner: Plans the epochs.
+    """
+
+    def __init__(self, windows: Mapping[str, EncodedDataset], planner: Planner) -> None:
+        self.names, self.windows = list(windows), list(windows.values())
+        self._planner = planner
+
+    @property
+    def steps(self) -> int:
+        """Number of global batches of every epoch."""
+        return self._planner.steps
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of all datasets."""
+        return sum(len(window) for window in self.windows)
+
+    def plan(self, epoch: int) -> Plan:
+        """The global batches of an epoch."""
+        return self._planner.plan(epoch)
+
+    def ahead(self, source: int, rows: Indices) -> None:
+        """Nothing to do: all rows are here."""

@@ -1,0 +1,156 @@
+"""A window of encoded rows, read without copying them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_st.data.column_spec import ColumnError, ColumnSpec
+from ray_st.data.encoding import TokenIds, hash_of, ids_of, text_of
+from ray_st.data.plan import Indices
+
+
+class _Block:
+    """One encoded block, with views of its ragged columns."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table.combine_chunks()
+        self._ragged: dict[str, tuple[TokenIds, npt.NDArray[np.int64]]] = {}
+        self.columns = set(table.column_names)
+
+    def ids(self, name: str, row: int) -> TokenIds:
+        if name not in self._ragged:
+            array = self._table[name].chunk(0)
+            self._ragged[name] = array.values.to_numpy(), array.offsets.to_numpy()
+        values, offsets = self._ragged[name]
+        return values[offsets[row] : offsets[row + 1]]
+
+    def value(self, name: str, row: int) -> Any:
+        return self._table[name][row].as_py()
+
+
+class EncodedDataset:
+    """Random access to the rows of encoded blocks, of which a bounded number are held at a time.
+
+    Blocks stay where they are (in Ray's object store they are shared by all processes of a node): a row is a view. With
+    a bound, the block that was used least recently is let go; plans keep the rows of neighbouring steps in few blocks.
+
+    Args:
+        blocks: Encoded blocks by number, in order; fetched when first needed if the sequence is lazy.
+        columns: The columns of the rows.
+        block_rows: Number of rows of each block; counted if not given.
+        resident: Most blocks held at a time; all by default.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[pa.Table],
+        columns: ColumnSpec,
+        block_rows: Sequence[int] | None = None,
+        resident: int | None = None,
+    ) -> None:
+        self.columns = columns
+        self._blocks, self._resident = blocks, resident
+        counts = [len(block) for block in blocks] if block_rows is None else block_rows
+        self._ends = np.cumsum(counts, dtype=np.int64)
+        self._held: OrderedDict[int, _Block] = OrderedDict()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def has_tokens(self, column: str) -> bool:
+        """Whether rows hold token ids of a text column (otherwise they hold its texts)."""
+        filled = np.flatnonzero(np.diff(self._ends, prepend=0))
+        return bool(len(filled)) and ids_of(column) in self._block(int(filled[0])).columns
+
+    def blocks_of(self, rows: Indices) -> list[int]:
+        """Numbers of the blocks that hold some rows."""
+        return np.unique(np.searchsorted(self._ends, rows, side="right")).tolist()
+
+    def ids(self, column: str, rows: Indices) -> list[TokenIds]:
+        """Token ids of rows of a text column."""
+        name = ids_of(column)
+        return [self._block(block).ids(name, row) for block, row in self._locate(rows)]
+
+    def hashes(self, column: str, rows: Indices) -> npt.NDArray[np.int64]:
+        """(n,) hashes of rows of a text column, as signed numbers; equal for equal texts."""
+        found = np.array(self._values(hash_of(column), rows), dtype=np.uint64)
+        return found.view(np.int64)
+
+    def texts(self, column: str, rows: Indices) -> list[str]:
+        """Texts of rows of a text column, prompts included."""
+        return self._values(text_of(column), rows)
+
+    def labels(self, rows: Indices) -> list[Any] | None:
+        """Labels of rows, or None without a label column."""
+        return None if self.columns.label is None else self._values(self.columns.label, rows)
+
+    def label_array(self, rows: Indices) -> npt.NDArray[Any] | None:
+        """(n,) or (n, ...) labels of rows; None without a label column.
+
+        Returns:
+            int64 for a loss that takes whole numbers, and for integers; float32 for other numbers.
+
+        Raises:
+            ColumnError: If labels are lists of unequal length; names rows.
+        """
+        labels = self.labels(rows)
+        if labels is None:
+            return None
+        if labels and isinstance(labels[0], list):
+            self._check_lengths(labels, rows)
+        need = self.columns.need
+        if need is not None and need.whole and not _are_vectors(labels):
+            return _as_classes(labels)
+        array = np.array(labels)
+        # Integers above 2**63 make an array of another kind than their neighbours in other batches.
+        return array if array.dtype == np.int64 else array.astype(np.float32)
+
+    def _check_lengths(self, labels: list[Any], rows: Indices) -> None:
+        lengths = [len(label) for label in labels]
+        others = [place for place, length in enumerate(lengths) if length != lengths[0]]
+        if others:
+            place = others[0]
+            raise ColumnError(
+                f"Labels of a batch must be lists of one length; in column {self.columns.label!r} row {rows[0]} has "
+                f"{lengths[0]} numbers, row {rows[place]} has {lengths[place]} ({len(others)} of {len(rows)} rows of "
+                "the batch differ from the first)."
+            )
+
+    def _values(self, name: str, rows: Indices) -> list[Any]:
+        return [self._block(block).value(name, row) for block, row in self._locate(rows)]
+
+    def _locate(self, rows: Indices) -> list[tuple[int, int]]:
+        """(block, row in block) of each row."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
+            raise IndexError(
+                f"Rows are numbered 0 to {len(self) - 1}; the batch sampler asks for {rows.min()} to {rows.max()}."
+            )
+        block_of = np.searchsorted(self._ends, rows, side="right")
+        starts = np.concatenate([[0], self._ends[:-1]])
+        return list(zip(block_of.tolist(), (rows - starts[block_of]).tolist(), strict=True))
+
+    def _block(self, number: int) -> _Block:
+        if number not in self._held:
+            self._held[number] = _Block(self._blocks[number])
+            if self._resident is not None and len(self._held) > self._resident:
+                self._held.popitem(last=False)
+        self._held.move_to_end(number)
+        return self._held[number]
+
+
+def _are_vectors(labels: list[Any]) -> bool:
+    return bool(labels) and isinstance(labels[0], list) and len(labels[0]) != 1
+
+
+def _as_classes(labels: list[Any]) -> npt.NDArray[np.int64]:
+    """(n,) or (n, 1) whole numbers. Unsigned ones above 2**63 become negative: different ones stay different."""
+    try:
+        return np.array(labels, dtype=np.int64)
+    except OverflowError:
+        return np.array(labels, dtype=np.uint64).view(np.int64)

@@ -1,0 +1,153 @@
+"""From rows of text to rows of token ids, hashes and counts: a pure function of one block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.faults import described
+from ray_st.data.keys import Keys, hash_texts, label_codes
+from ray_st.data.label_column import checked_labels
+from ray_st.data.located import FILE, READ_FAULT
+from ray_st.data.routes import Route
+from ray_st.data.sources import ROW
+from ray_st.util.arrow import is_list
+
+TokenIds = npt.NDArray[np.int32]
+Encoder = Callable[[list[str]], Sequence[TokenIds]]
+
+FAULT, TOKENS, TRUNCATED = "fault", "tokens", "truncated"
+
+
+def ids_of(column: str) -> str:
+    """Name of the encoded column with the token ids of a text column."""
+    return f"ids:{column}"
+
+
+def hash_of(column: str) -> str:
+    """Name of the encoded column with the hashes of a text column."""
+    return f"hash:{column}"
+
+
+def text_of(column: str) -> str:
+    """Name of the encoded column that keeps the texts of a text column."""
+    return f"text:{column}"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What to make of each row.
+
+    Args:
+        columns: Text columns and label.
+        encoder: Turns texts into token ids, or None where the model takes no token ids.
+        keep_texts: Whether the encoded rows keep their texts (for a custom collator, or without an encoder).
+        prompts: Prompt that is put before each text of a column.
+        routes: The columns whose texts take a row of the model's modules of their own, with that row's encoder.
+    """
+
+    columns: ColumnSpec
+    encoder: Encoder | None
+    keep_texts: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    routes: Mapping[str, Route] = field(default_factory=dict)
+
+    def encoder_of(self, column: str) -> Any:
+        """What turns the texts of a column into token ids; None where they stay texts."""
+        return self.routes[column].encoder if column in self.routes else self.encoder
+
+
+def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
+    """Checks and encodes the rows of one block, in order.
+
+    Args:
+        block: The rows, with at least the columns of ``encoding.columns``.
+        encoding: What to make of them.
+
+    Returns:
+        For each text column ``ids:…`` (list of int32, if there is an encoder), ``hash:…`` (uint64) and, if they are
+        kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts); ``truncated``,
+        whether a text reaches the encoder's longest input; ``fault``, which says what is wrong with a row, or null. An
+        unusable text counts as an empty one.
+    """
+    faults = _found_by_reader(block)
+    texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}
+    made: dict[str, pa.Array] = {}
+    tokens = np.zeros(len(block), dtype=np.int64)
+    truncated = np.zeros(len(block), dtype=bool)
+    for name, values in texts.items():
+        made[hash_of(name)] = pa.array(hash_texts(values), pa.uint64())
+        prompted = (
+            [encoding.prompts[name] + text for text in values] if encoding.prompts.get(name) else values
+        )
+        encoder = encoding.encoder_of(name)
+        if encoder is not None:
+            made[ids_of(name)], lengths = _ragged(encoder(prompted))
+            tokens += lengths
+            truncated |= lengths >= (getattr(encoder, "max_seq_length", None) or np.inf)
+        if encoding.keep_texts or encoder is None:
+            made[text_of(name)] = pa.array(prompted, pa.large_string())
+    label = encoding.columns.label
+    if label is not None:
+        made[label] = checked_labels(block[label], label, encoding.columns.need, faults)
+    _say_where(block, faults)
+    made[TOKENS] = pa.array(tokens)
+    made[TRUNCATED] = pa.array(truncated)
+    made[FAULT] = pa.array(faults, pa.string())
+    return pa.table(made)
+
+
+def _found_by_reader(block: pa.Table) -> list[str | None]:
+    if READ_FAULT in block.column_names:
+        return list(block[READ_FAULT].to_pylist())
+    return [None] * len(block)
+
+
+def _say_where(block: pa.Table, faults: list[str | None]) -> None:
+    """Puts file and row before what the encoder found; the reader has said them already."""
+    if FILE not in block.column_names:
+        return
+    known = block[READ_FAULT]
+    for place, fault in enumerate(faults):
+        file = block[FILE][place].as_py() if fault is not None and not known[place].is_valid else None
+        if file is not None:
+            faults[place] = f"{file}, row {block[ROW][place].as_py()}, {fault}"
+
+
+def _ragged(ids: Sequence[TokenIds]) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+    lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.concatenate(ids) if len(ids) else np.zeros(0, dtype=np.int32)
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(flat, pa.int32())), lengths
+
+
+def _checked_texts(column: pa.ChunkedArray, name: str, faults: list[str | None]) -> list[str]:
+    """The texts of a column; where one is unusable its row gets a fault and an empty text."""
+    values = column.to_pylist()
+    for row, value in enumerate(values):
+        if isinstance(value, str) and value.strip():
+            continue
+        if faults[row] is None:
+            faults[row] = f"column {name!r}: expected a text, found {described(value)}"
+        values[row] = ""
+    return values
+
+
+def keys_of_blocks(encoded: Sequence[pa.Table], columns: ColumnSpec) -> Keys:
+    """Keys of encoded blocks, in order of rows; blocks without rows may lack columns."""
+    filled = [block for block in encoded if len(block)]
+    if not filled:
+        return Keys(np.zeros((0, len(columns.texts)), dtype=np.uint64), np.zeros(0, dtype=np.int64))
+    table = pa.concat_tables([block.select([*map(hash_of, columns.texts), TOKENS]) for block in filled])
+    hashes = np.stack([table[hash_of(name)].to_numpy() for name in columns.texts], axis=1)
+    labels = None
+    if columns.label is not None and not any(is_list(block[columns.label].type) for block in filled):
+        # Block by block: as one column, integers in some blocks and floats in others would all be floats.
+        labels = label_codes([value for block in filled for value in block[columns.label].to_pylist()])
+    return Keys(hashes, table[TOKENS].to_numpy(), labels)

@@ -1,0 +1,1 @@
+"""The Ray cluster: connecting to it, actors and values that live on it."""

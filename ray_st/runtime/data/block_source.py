@@ -1,0 +1,125 @@
+"""Batches over Ray: blocks in the object store, plans from one light actor for the whole cluster."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from ray_st.data.batch_source import Planner
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.data.plan import Indices, Plan
+
+
+class EpochPlans:
+    """The epochs of a feed, each planned once for all ranks: the first by the driver, the others by an actor.
+
+    The actor's process starts when the second epoch is wanted: it would be in the way of the workers' processes, and
+    many runs never need it. It takes no CPU from the workers; should it be lost, another makes the same plans.
+
+    Args:
+        planner: The feed's planner.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        planner.plan(0)  # goes with the planner
+        self._planner = ray.put(planner)
+        self._name = f"planner-{uuid.uuid4().hex}"
+
+    def plan(self, epoch: int) -> Plan:
+        """The global batches of an epoch."""
+        if epoch == 0:
+            return ray.get(self._planner).plan(0)
+        return ray.get(self._actor.plan.remote(epoch))
+
+    @cached_property
+    def _actor(self) -> Any:
+        actor: Any = ray.remote(PlannerActor)
+        return actor.options(
+            name=self._name, get_if_exists=True, num_cpus=0, max_restarts=-1, max_task_retries=-1
+        ).remote(self._planner)
+
+
+class PlannerActor:
+    """A planner in a process of its own.
+
+    Args:
+        planner: The planner.
+    """
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+
+    def plan(self, epoch: int) -> Plan:
+        """The global batches of an epoch."""
+        return self._planner.plan(epoch)
+
+
+@dataclass(frozen=True)
+class BlockRefs:
+    """Where the blocks of one dataset are.
+
+    Args:
+        references: The blocks in the object store, in order.
+        rows: Rows of each block.
+        columns: The columns of the rows.
+        resident: Most blocks that a rank holds at a time; None for all.
+    """
+
+    references: list[Any]
+    rows: tuple[int, ...]
+    columns: ColumnSpec
+    resident: int | None = None
+
+
+class _Fetched(Sequence[pa.Table]):
+    """Blocks by number, fetched from the object store when asked for."""
+
+    def __init__(self, references: list[Any]) -> None:
+        self._references = references
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def __getitem__(self, number: Any) -> Any:
+        return ray.get(self._references[number])
+
+
+class RayBatchSource:
+    """A feed whose rows are blocks in the object store; small, and the same for every rank.
+
+    Args:
+        shelves: Where each dataset's blocks are, by name.
+        steps: Number of global batches of every epoch.
+        epochs: Plans them: :class:`EpochPlans`, or a planner in this process.
+    """
+
+    def __init__(self, shelves: dict[str, BlockRefs], steps: int, epochs: EpochPlans | Planner) -> None:
+        self._shelves, self._epochs = shelves, epochs
+        self.names, self.steps = list(shelves), steps
+        self.rows = sum(sum(shelf.rows) for shelf in shelves.values())
+
+    def plan(self, epoch: int) -> Plan:
+        """The global batches of an epoch."""
+        return self._epochs.plan(epoch)
+
+    @cached_property
+    def windows(self) -> list[EncodedDataset]:
+        """The rows of each dataset; blocks are fetched when they are needed."""
+        return [
+            EncodedDataset(_Fetched(shelf.references), shelf.columns, shelf.rows, shelf.resident)
+            for shelf in self._shelves.values()
+        ]
+
+    def ahead(self, source: int, rows: Indices) -> None:
+        """Asks Ray to bring the blocks of rows to this node (from another node, or from disk), without waiting."""
+        references = self._shelves[self.names[source]].references
+        wanted = [references[block] for block in self.windows[source].blocks_of(rows)]
+        if wanted:
+            ray.wait(wanted, num_returns=len(wanted), timeout=0, fetch_local=True)

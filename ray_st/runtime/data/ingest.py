@@ -1,0 +1,152 @@
+"""Opens a source as a Ray Dataset and maps over it once: rows in, encoded blocks in the object store out."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray import cloudpickle
+
+from ray_st.data.dataset_stats import DatasetStats, describe_blocks
+from ray_st.data.encoding import FAULT, TOKENS, TRUNCATED, Encoding, encode_block, hash_of
+from ray_st.data.located import read_located
+from ray_st.data.sources import Part, as_source
+from ray_st.runtime.cluster.connection import NODE_ID
+
+BLOCK_ROWS = 8192
+"""Rows of a block. Readers split and merge as they like; the order of samples must not depend on it."""
+
+_WINDOW_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class EncodedBlocks:
+    """An encoded dataset in the object store.
+
+    Args:
+        references: Its blocks, in order. The process that made them owns them.
+        description: What is known of its rows.
+    """
+
+    references: list[Any]
+    description: DatasetStats
+
+
+def ingest(source: Any, encoding: Encoding, label: str) -> EncodedBlocks:
+    """Encodes all rows of a source, in parallel, in order. What outgrows the object store, Ray spills to disk.
+
+    Args:
+        source: A Ray Dataset, or what :func:`ray_st.data.sources.as_source` opens.
+        encoding: What to make of its rows.
+        label: What to call it in errors.
+    """
+    encoded = (
+        open_source(source, encoding, label)
+        .map_batches(
+            functools.partial(encode_block, encoding=encoding),
+            batch_size=None,
+            batch_format="pyarrow",
+            zero_copy_batch=True,
+            **beside_workers(),
+        )
+        .materialize()
+    )
+    references = [entry.ref for bundle in encoded.iter_internal_ref_bundles() for entry in bundle.blocks]
+    return EncodedBlocks(references, _describe(references, encoding))
+
+
+def _describe(references: Sequence[Any], encoding: Encoding) -> DatasetStats:
+    columns = encoding.columns
+    names = [
+        *map(hash_of, columns.texts),
+        *([columns.label] if columns.label else []),
+        TOKENS,
+        TRUNCATED,
+        FAULT,
+    ]
+    pick = ray.remote(_without_tokens).options(**beside_workers())
+    picked = ray.get([pick.remote(reference, names) for reference in references])
+    return describe_blocks([table for table, _ in picked], columns, [size for _, size in picked])
+
+
+def _without_tokens(block: pa.Table, names: list[str]) -> tuple[pa.Table, int]:
+    """The columns that a plan needs, and the size of the whole block; done where the block lies."""
+    return (block.select(names) if len(block) else block), block.nbytes
+
+
+def open_source(source: Any, encoding: Encoding, label: str) -> ray.data.Dataset:
+    """A Ray Dataset of the columns that are read, in blocks of :data:`BLOCK_ROWS` rows, in the source's order."""
+    names = list(encoding.columns.names)
+    if isinstance(source, ray.data.Dataset):
+        opened = source.select_columns(names)
+    else:
+        parts = as_source(source, label).parts(names)
+        opened = _from_here(parts) if any(part.held for part in parts) else _from_tasks(parts)
+    opened = opened.repartition(target_num_rows_per_block=BLOCK_ROWS)
+    step: Any = opened._logical_plan.dag  # `repartition` itself takes no options of tasks
+    step.ray_remote_args.update(beside_workers())
+    opened.context.execution_options.preserve_order = True
+    opened.context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan, its timings, its guesses about CPUs
+    return opened
+
+
+def _from_here(parts: Sequence[Part]) -> ray.data.Dataset:
+    """Rows of this process, put into the object store table by table."""
+    references: list[Any] = [ray.put(table) for part in parts for table in read_located(part)]
+    return ray.data.from_arrow_refs(references)
+
+
+def _from_tasks(parts: Sequence[Part]) -> ray.data.Dataset:
+    """Files and queries, each part read by a task; what only this machine sees is read on this machine."""
+    pickled = pa.table({"part": pa.array([cloudpickle.dumps(part) for part in parts], pa.large_binary())})
+    options = _on_this_machine() if any(part.local for part in parts) else beside_workers()
+    tables = [pickled.slice(row, 1) for row in range(len(pickled))]
+    return ray.data.from_arrow(tables).map_batches(
+        _read_part, batch_size=None, batch_format="pyarrow", **options
+    )
+
+
+def beside_workers() -> dict[str, Any]:
+    """Options of tasks that make blocks: as many at a time as the nodes have CPUs, without taking one.
+
+    A block that goes with a lost node is made again by the tasks that made it, with the options they had, while workers
+    may hold every CPU. So each takes the memory that comes with a CPU, on nodes that have CPUs.
+
+    Returns:
+        Options of Ray; empty, which is a CPU each, where no node has one yet.
+    """
+    nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+    without = [node for node, resources in nodes.items() if not resources.get("CPU")]
+    able = [resources for node, resources in nodes.items() if node not in without]
+    where = {"label_selector": {NODE_ID: f"!in({','.join(without)})"}} if without else {}
+    return _without_cpu(able) | where if able else {}
+
+
+def _without_cpu(nodes: list[dict[str, float]]) -> dict[str, Any]:
+    share = sum(node.get("memory", 0) for node in nodes) / sum(node["CPU"] for node in nodes)
+    return {"num_cpus": 0, "memory": int(share)}
+
+
+def _on_this_machine() -> dict[str, Any]:
+    """Where tasks run that read what only this machine sees; one at a time where it has no CPUs, as a cluster's head."""
+    me = ray.get_runtime_context().get_node_id()
+    (resources,) = [node["Resources"] for node in ray.nodes() if node["NodeID"] == me]
+    options = _without_cpu([resources]) if resources.get("CPU") else {"num_cpus": 0, "concurrency": 1}
+    return options | {"label_selector": {NODE_ID: me}}
+
+
+def _read_part(table: pa.Table) -> Iterator[pa.Table]:
+    yield from read_located(cloudpickle.loads(table["part"][0].as_py()))
+
+
+def default_window_bytes() -> int:
+    """Most bytes of a window: a quarter of the smallest node's object store, as every node maps all of a window."""
+    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    return int(_WINDOW_SHARE * min(store for store in stores if store))

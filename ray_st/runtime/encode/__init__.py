@@ -1,0 +1,1 @@
+"""Encoding, evaluating and mining on the cluster."""

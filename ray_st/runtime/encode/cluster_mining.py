@@ -1,0 +1,102 @@
+"""Mining by the whole cluster: actors embed and search shards of the corpus, what they find is merged.
+
+This process holds the texts, the embeddings of the queries and the candidates found so far; the embeddings of the
+corpus never leave the actor that made them, one shard at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ray_st.mining.candidates import Found, search_shard, shards
+from ray_st.mining.embedder import Embedder
+from ray_st.mining.pairs import Pairs
+from ray_st.runtime.cluster.actor_pool import ActorPool, granted_device
+from ray_st.runtime.cluster.connection import connected
+from ray_st.runtime.encode.encode_pool import default_devices, needs_of, put_model
+
+
+class Miner:
+    """Embeds and searches, in a process of its own.
+
+    Args:
+        model: The model.
+        options: Of the :class:`~ray_st.mining.embedder.Embedder`.
+    """
+
+    def __init__(self, model: Any, options: dict[str, Any]) -> None:
+        self._embedder = Embedder(model.to(granted_device()), **options)
+
+    def ready(self) -> None:
+        """Returns once the model is there."""
+
+    def embed(self, queries: list[str]) -> Tensor:
+        """Embeddings (n, d) of queries."""
+        return self._embedder.queries(queries)
+
+    def search(self, queries: Tensor, documents: list[str], first: int, pairs: Pairs, k: int) -> Found:
+        """What one shard holds for all queries.
+
+        Args:
+            queries: Embeddings of all queries (q, d).
+            documents: Texts of the shard.
+            first: Number in the corpus of the first of them.
+            pairs: The pairs; their texts may be missing.
+            k: Documents to find for each query.
+        """
+        numbers = range(first, first + len(documents))
+        embeddings = self._embedder.documents(documents)
+        return search_shard(self._embedder, queries, embeddings, numbers, pairs, k)
+
+
+@dataclass(frozen=True)
+class ClusterSearch:
+    """The ``search`` of ``mine_hard_negatives`` that uses the Ray cluster; started here if there is none.
+
+    It finds what one process finds, but for the last bits of embeddings that are computed in other batches.
+
+    Args:
+        devices: One for each actor: "cuda" asks for a GPU, "cpu" for a CPU. By default every GPU of the cluster;
+            without GPUs some CPUs.
+        texts_at_once: Texts that an actor embeds, and documents that it searches, in one task.
+    """
+
+    devices: Sequence[str] | None = None
+    texts_at_once: int = 2**14
+
+    def __call__(self, embedder: Embedder, pairs: Pairs, k: int) -> Found:
+        """Embeds and searches, as :data:`ray_st.mining.candidates.Search` says.
+
+        Raises:
+            ValueError: If the cluster lacks what the devices ask for, or an embedding is not finite.
+        """
+        options = {name: getattr(embedder, name) for name in ("query", "document", "batch_size")}
+        with connected():
+            devices = default_devices() if self.devices is None else list(self.devices)
+            crew = ActorPool(Miner, [put_model(embedder.model), options], needs_of(devices))
+            try:
+                return self._searched(crew, pairs, k, embedder.show_progress_bar)
+            finally:
+                crew.stop()
+
+    def _searched(self, crew: ActorPool, pairs: Pairs, k: int, show_progress_bar: bool) -> Found:
+        parts = list(shards(len(pairs.queries), self.texts_at_once))
+        found = dict(crew.run("embed", ((pairs.queries[part.start : part.stop],) for part in parts)))
+        queries = ray.put(torch.cat([found[number] for number in range(len(parts))]))
+        numbers = ray.put(replace(pairs, queries=[], corpus=[]))
+        parts = list(shards(len(pairs.corpus), self.texts_at_once))
+        tasks = ((queries, pairs.corpus[part.start : part.stop], part.start, numbers, k) for part in parts)
+        results = crew.run("search", tasks)
+        _, merged = next(results)
+        with tqdm(total=len(parts), initial=1, desc="Shards", disable=not show_progress_bar) as bar:
+            for _, more in results:
+                merged = merged.merged(more, k)
+                bar.update()
+        return merged

@@ -1,0 +1,167 @@
+"""A corpus of any size encoded by the whole cluster: files in, a folder of Parquet files with vectors out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_st.data.sources import Files
+from ray_st.data.sources.places import Paths
+from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device, resources
+from ray_st.runtime.cluster.connection import connected
+from ray_st.runtime.encode.encode_pool import put_model
+from ray_st.runtime.encode.job import EncodeOptions, facts_of
+from ray_st.runtime.encode.job_progress import JobProgress
+from ray_st.runtime.encode.output_folder import OutputFolder
+from ray_st.runtime.encode.work import bounds_of, calibration_pieces, encode_piece, joined_bounds
+from ray_st.runtime.encode.work_plan import PART_ROWS, WorkPiece, plan_pieces
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a job did.
+
+    Args:
+        rows: Rows of the whole output.
+        encoded: Rows that were encoded now; the rest was there already.
+        parts: Files of the whole output.
+    """
+
+    rows: int
+    encoded: int
+    parts: int
+
+
+class CorpusWorker:
+    """Encodes pieces in a process of its own.
+
+    Args:
+        model: The model.
+        options: What to make of each text.
+        folder: Where the files go.
+    """
+
+    def __init__(self, model: Any, options: EncodeOptions, folder: OutputFolder) -> None:
+        self._model, self._options, self._folder = model.to(granted_device()), options, folder
+
+    def ready(self) -> None:
+        """Returns once the model is there."""
+
+    def bounds(self, piece: WorkPiece) -> np.ndarray:
+        """See :func:`ray_st.runtime.encode.work.bounds_of`."""
+        return bounds_of(self._model, piece, self._options)
+
+    def encode(self, piece: WorkPiece, ranges: np.ndarray | None) -> int:
+        """See :func:`ray_st.runtime.encode.work.encode_piece`."""
+        return encode_piece(self._model, piece, self._options, self._folder, ranges)
+
+
+def encode_corpus(
+    model: Any,
+    source: Files | Paths,
+    output: str | Path,
+    column: str | None = None,
+    workers: int | None = None,
+    num_gpus: float | None = None,
+    part_rows: int = PART_ROWS,
+    shared_disk: bool = False,
+    show_progress: bool = True,
+    **options: Any,
+) -> Encoded:
+    """Encodes the texts of files into a folder, and goes on where an earlier call was cut off.
+
+    Each part of the input becomes one file of the output, which appears when it is complete; ``_manifest.json`` lists
+    them and is written last. A worker holds some thousand rows at a time, the caller none. Which rows go together,
+    and so the output, does not depend on the workers.
+
+    Args:
+        model: A :class:`~ray_st.SentenceTransformer`; a copy of it goes to each worker.
+        source: Files of one format, a folder, a pattern or a URI of them, or :class:`~ray_st.data.sources.Files`.
+        output: The folder, or its URI; made if it is not there.
+        column: The column to encode; by default the only one, or ``text``.
+        workers: Processes that encode; by default as many as the cluster's GPUs (or CPUs) allow.
+        num_gpus: GPUs of each, such as 0.5; by default 1, or 0 (one CPU) on a cluster without GPUs.
+        part_rows: Most rows of a part.
+        shared_disk: Whether all nodes see the local paths; otherwise such a job stays on this node.
+        show_progress: Show a bar on a terminal, and lines elsewhere.
+        **options: Of each text: ``prompt_name``, ``prompt``, ``batch_size``, ``normalize_embeddings``,
+            ``truncate_dim``, ``precision``; see :class:`~ray_st.runtime.encode.job.EncodeOptions`. Ranges for int8 and uint8
+            are those of 8192 rows spread over the corpus.
+
+    Returns:
+        What there was to do.
+
+    Raises:
+        ValueError: Before anything is encoded: if files, columns, options or resources do not fit, or the folder holds
+            something else. Later: if a row cannot be used.
+    """
+    files = source if isinstance(source, Files) else Files(source)
+    named, pieces = plan_pieces(files, column, part_rows)
+    said = EncodeOptions(named, **options)
+    model.encode([], **said.for_encode(), precision=said.precision)  # refuses what is wrong with the options
+    folder, facts = OutputFolder.at(output), facts_of(model, files, pieces, said)
+    job = folder.begin(facts)
+    done = folder.done(pieces)
+    left = [piece for piece in pieces if piece.name not in done]
+    progress = JobProgress(pieces, done, show_progress)
+    if left:
+        here = not shared_disk and (folder.local or any(piece.part.local for piece in pieces))
+        with (
+            connected(),
+            _crew(model, said, folder, _needs(workers, num_gpus, len(left), here), here) as crew,
+        ):
+            job = job or _begin(crew, folder, facts, pieces, said)
+            _encode(crew, left, job["ranges"], progress)
+    folder.finish(job or facts, pieces)
+    return Encoded(progress.total, sum(piece.rows for piece in left), len(pieces))
+
+
+def _needs(workers: int | None, num_gpus: float | None, pieces: int, here: bool) -> list[Needs]:
+    """What each worker asks for; by default as many workers as the cluster has room for and pieces keep busy."""
+    have = resources(here)
+    gpus = min(1.0, have.get("GPU", 0)) if num_gpus is None else num_gpus
+    if gpus < 0 or (workers is not None and workers < 1):
+        raise ValueError(f"workers must be at least 1 and num_gpus at least 0; got {workers} and {num_gpus}.")
+    each: Needs = {"GPU": gpus} if gpus else {"CPU": 1}
+    room = int(min(have.get(name, 0) / amount for name, amount in each.items()))
+    return [each] * max(min(workers or room, pieces), 1)
+
+
+@contextmanager
+def _crew(
+    model: Any, options: EncodeOptions, folder: OutputFolder, needs: list[Needs], here: bool
+) -> Iterator[ActorPool]:
+    crew = ActorPool(CorpusWorker, [put_model(model), options, folder], needs, here)
+    try:
+        yield crew
+    finally:
+        crew.stop()
+
+
+def _begin(
+    crew: ActorPool,
+    folder: OutputFolder,
+    facts: dict[str, Any],
+    pieces: list[WorkPiece],
+    options: EncodeOptions,
+) -> dict[str, Any]:
+    """Finds the ranges, once for all parts, and writes down what the job is."""
+    ranges = None
+    if options.precision in ("int8", "uint8"):
+        sample = [(piece,) for piece in calibration_pieces(pieces)]
+        ranges = joined_bounds([bounds for _, bounds in crew.run("bounds", sample)]).tolist()
+    job = {**facts, "ranges": ranges}
+    folder.keep(job)
+    return job
+
+
+def _encode(crew: ActorPool, pieces: list[WorkPiece], ranges: Any, progress: JobProgress) -> None:
+    known = None if ranges is None else np.asarray(ranges, dtype=np.float32)
+    with progress:
+        for number, _ in crew.run("encode", [(piece, known) for piece in pieces]):
+            progress.add(pieces[number])

@@ -1,0 +1,134 @@
+"""Several processes that encode for one: actors with a copy of a model each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import ray
+from torch import Tensor
+
+from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device
+from ray_st.runtime.cluster.connection import connected
+from ray_st.util.tensors import batch_to_device
+
+CPU_ENCODERS = 4
+"""How many encoders there are by default on a cluster without GPUs, if it has as many CPUs."""
+
+
+class Encoder:
+    """Encodes what it is given, in a process of its own.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model.to(granted_device())
+        model.truncate_dim = model.default_prompt_name = None  # each call says what holds for it
+
+    def ready(self) -> None:
+        """Returns once the model is there."""
+
+    def encode(self, texts: list[str], options: dict[str, Any]) -> Any:
+        """What ``model.encode`` returns, in main memory."""
+        result = self._model.encode(texts, **options)
+        return result.cpu() if isinstance(result, Tensor) else [_on_cpu(value) for value in result]
+
+
+class EncodePool:
+    """Encoders that share the work of ``model.encode(..., pool=pool)``.
+
+    Args:
+        crew: The encoders.
+        closing: What is to be closed after them.
+    """
+
+    def __init__(self, crew: ActorPool, closing: ExitStack) -> None:
+        self._crew: ActorPool | None = crew
+        self._closing = closing
+        self._size = crew.size
+
+    @property
+    def size(self) -> int:
+        """Number of encoders."""
+        return self._size
+
+    @property
+    def actors(self) -> list[Any]:
+        """Their handles."""
+        return [] if self._crew is None else self._crew.actors
+
+    def encode(self, chunks: Sequence[list[str]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        """Encodes chunks of texts; see :class:`ray_st.models.process_pool.Pool`.
+
+        Raises:
+            ValueError: If the pool was stopped.
+        """
+        if self._crew is None:
+            raise ValueError("The pool was stopped; start a new one with start_multi_process_pool().")
+        return self._crew.run("encode", [(chunk, options) for chunk in chunks])
+
+    def stop(self) -> None:
+        """Ends the encoders, and Ray if it was started for them; does nothing a second time."""
+        if self._crew is not None:
+            crew, self._crew = self._crew, None
+            crew.stop()
+            self._closing.close()
+
+
+def start_pool(model: Any, target_devices: Sequence[Any] | None = None) -> EncodePool:
+    """Starts encoders, each with a copy of the model as it is now.
+
+    Args:
+        model: A model with ``encode``, ``to`` and ``device``.
+        target_devices: A device for each encoder: "cuda:0" asks for a GPU (entries of the same name share one), "cpu"
+            for a CPU. By default every GPU of the cluster; without GPUs four CPUs, or as many as there are.
+
+    Raises:
+        ValueError: If a device is of another kind, there is none, or the cluster lacks them.
+    """
+    with ExitStack() as closing:
+        closing.enter_context(connected())
+        devices = default_devices() if target_devices is None else [str(device) for device in target_devices]
+        needs = needs_of(devices)
+        crew = ActorPool(Encoder, [put_model(model)], needs)
+        return EncodePool(crew, closing.pop_all())
+
+
+def put_model(model: Any) -> Any:
+    """A reference to a copy of a model in the object store; encoders on any kind of device can take it."""
+    device = model.device
+    try:
+        return ray.put(model.to("cpu"))
+    finally:
+        model.to(device)
+
+
+def needs_of(devices: Sequence[str]) -> list[Needs]:
+    """What the encoder on each device asks for.
+
+    Args:
+        devices: Such as "cuda:0" or "cpu".
+
+    Raises:
+        ValueError: If there are none, or one is of another kind.
+    """
+    odd = [device for device in devices if device.partition(":")[0] not in ("cuda", "cpu")]
+    if odd or not devices:
+        raise ValueError(f"target_devices: expected names such as 'cuda:0' or 'cpu'; got {odd or 'none'}.")
+    times = Counter(device for device in devices if ":" in device)
+    return [{"CPU": 1} if device == "cpu" else {"GPU": 1 / max(times[device], 1)} for device in devices]
+
+
+def default_devices() -> list[str]:
+    """One process a GPU of the cluster; without GPUs four on CPUs, or as many as there are."""
+    have = ray.cluster_resources()
+    gpus = int(have.get("GPU", 0))
+    return ["cuda"] * gpus or ["cpu"] * max(min(CPU_ENCODERS, int(have.get("CPU", 0))), 1)
+
+
+def _on_cpu(value: Any) -> Any:
+    return value.cpu() if isinstance(value, Tensor) else batch_to_device(value, "cpu")

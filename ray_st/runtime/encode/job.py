@@ -1,0 +1,117 @@
+"""What a job is: its options, and by what it is known again when it goes on in the same folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from ray_st.data.sources import Files
+from ray_st.runtime.encode.work_plan import WorkPiece
+
+_PROBE = "Zwölf Boxkämpfer, 12 of THEM: naïve “quotes”, 東京 and café?! don't un-believ_able\t🙂 x²"
+"""A text that tokenizers of different vocabularies and rules take apart differently."""
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """What is made of each text.
+
+    Args:
+        column: The column that holds the texts.
+        prompt_name: Name of the prompt to put before each.
+        prompt: The prompt itself.
+        batch_size: Texts computed at once.
+        normalize_embeddings: Whether embeddings are scaled to unit length.
+        truncate_dim: Dimensions to keep; None keeps the model's.
+        precision: "float32", "int8", "uint8", "binary" or "ubinary".
+    """
+
+    column: str
+    prompt_name: str | None = None
+    prompt: str | None = None
+    batch_size: int = 32
+    normalize_embeddings: bool = False
+    truncate_dim: int | None = None
+    precision: str = "float32"
+
+    def for_encode(self) -> dict[str, Any]:
+        """Arguments of ``model.encode``; precision comes afterwards, as its ranges are those of the whole corpus."""
+        names = ("prompt_name", "prompt", "batch_size", "normalize_embeddings", "truncate_dim")
+        return {name: getattr(self, name) for name in names} | {"show_progress_bar": False}
+
+
+def facts_of(
+    model: Any, source: Files, pieces: Sequence[WorkPiece], options: EncodeOptions
+) -> dict[str, Any]:
+    """What the output depends on, as JSON values.
+
+    The batch size is no part of it, nor are the workers: a job that ran out of memory may go on with other ones.
+
+    Args:
+        model: The model.
+        source: The input.
+        pieces: Its pieces.
+        options: What is made of them.
+    """
+    said = {name: value for name, value in asdict(options).items() if name != "batch_size"}
+    return {
+        "model": model_hash(model),
+        "input": _files_hash(source),
+        "input_files": len(source.files),
+        "rows": sum(piece.rows for piece in pieces),
+        "parts": len(pieces),
+        **said,
+    }
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two jobs differ, in words."""
+    words = {"model": "another model", "input": "other input files, or changed ones"}
+    return [
+        words.get(name, f"{name} was {then.get(name)!r}, is {now[name]!r}")
+        for name in now
+        if then.get(name) != now[name]
+    ]
+
+
+def model_hash(model: Any) -> str:
+    """A hash of what a model makes of texts: its weights, its modules' settings, its prompts, its tokens.
+
+    Where it was loaded from and on which device it is makes no difference.
+    """
+    digest = xxhash.xxh3_64()
+    for name, tensor in model.state_dict().items():
+        _add(digest, name, tensor)
+    for name, value in sorted(model.tokenize([_PROBE]).items()):
+        _add(digest, name, value)
+    settings = [[type(module).__name__, _settings(module)] for module in model]
+    said = [settings, model.prompts, model.default_prompt_name, model.truncate_dim, model.max_seq_length]
+    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _add(digest: xxhash.xxh3_64, name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        digest.update(f"{name} {value!r}".encode())
+        return
+    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _settings(module: Any) -> Any:
+    ask = getattr(module, "get_config_dict", None)
+    return None if ask is None else ask()
+
+
+def _files_hash(source: Files) -> str:
+    digest = xxhash.xxh3_64()
+    for file in source.files:
+        info = file.filesystem.get_file_info(file.path)
+        digest.update(json.dumps([info.base_name, info.size, info.mtime_ns]).encode())
+    return digest.hexdigest()

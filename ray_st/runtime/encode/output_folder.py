@@ -1,0 +1,165 @@
+"""The output folder of a job: parts that are there are complete, and the manifest comes last."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+
+from ray_st.runtime.encode.job import differences
+from ray_st.runtime.encode.work_plan import WorkPiece
+
+JOB = "_job.json"
+"""What the folder's job is; written before the first part."""
+
+MANIFEST = "_manifest.json"
+"""The complete output, part by part; written after the last one."""
+
+_UNFINISHED = ".writing-"  # readers of Parquet folders pass over names that begin with a dot or an underscore
+_READERS = 16
+
+
+class OutputError(ValueError):
+    """A folder that cannot take a job's output."""
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """A folder on any file system of pyarrow. Picklable.
+
+    Args:
+        path: The folder, as its file system names it.
+        filesystem: The file system.
+    """
+
+    path: str
+    filesystem: FileSystem
+
+    @classmethod
+    def at(cls, place: str | Path) -> OutputFolder:
+        """The folder that a path or a URI such as ``s3://bucket/vectors`` names.
+
+        Raises:
+            OutputError: If no file system opens it.
+        """
+        try:
+            if "://" in str(place):
+                filesystem, path = FileSystem.from_uri(str(place))
+                return cls(path.rstrip("/"), filesystem)
+        except (pa.ArrowException, OSError, ValueError, ImportError) as error:
+            raise OutputError(f"{place}: no file system opens it: {error}") from error
+        return cls(str(Path(place).expanduser().absolute()), LocalFileSystem())
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine's disk."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def begin(self, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Makes the folder ready for a job.
+
+        Args:
+            facts: What the job's output depends on.
+
+        Returns:
+            What :meth:`keep` wrote when the same job began; None if it never did.
+
+        Raises:
+            OutputError: If the folder cannot be written, or holds something else: another job's output, or other files.
+        """
+        try:
+            self.filesystem.create_dir(self.path, recursive=True)
+            job = self._read(JOB)
+            self._sweep()
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be written: {error}") from error
+        others = [name for name in self._names() if not name.startswith((".", "_"))]
+        if job is None and others:
+            raise OutputError(
+                f"{self.path} holds other files ({sorted(others)[0]}); choose an empty or new folder."
+            )
+        if job is not None and (found := differences(job, facts)):
+            raise OutputError(
+                f"{self.path} holds the output of another job: {'; '.join(found)}. Choose another folder, or delete it."
+            )
+        return job
+
+    def keep(self, job: Mapping[str, Any]) -> None:
+        """Writes down what the job is."""
+        self._write(JOB, job)
+
+    def done(self, pieces: Sequence[WorkPiece]) -> set[str]:
+        """Names of the pieces whose files are there with all their rows."""
+        names = set(self._names())
+        there = [piece for piece in pieces if piece.name in names]
+        with ThreadPoolExecutor(_READERS) as readers:
+            rows = list(readers.map(lambda piece: self._rows(piece.name), there))
+        return {piece.name for piece, found in zip(there, rows, strict=True) if found == piece.rows}
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Any]:
+        """A stream whose content becomes the file of this name, at once, if the block ends well."""
+        unfinished = f"{self.path}/{_UNFINISHED}{uuid.uuid4().hex}"
+        try:
+            with self.filesystem.open_output_stream(unfinished) as stream:
+                yield stream
+            self.filesystem.move(unfinished, f"{self.path}/{name}")
+        finally:
+            if self.filesystem.get_file_info(unfinished).type == FileType.File:
+                self.filesystem.delete_file(unfinished)
+
+    def finish(self, job: Mapping[str, Any], pieces: Sequence[WorkPiece]) -> None:
+        """Clears what killed workers left, and writes the manifest, after which the output is complete.
+
+        Raises:
+            OutputError: If a part is missing or was changed.
+        """
+        missing = {piece.name for piece in pieces} - self.done(pieces)
+        if missing:
+            raise OutputError(f"{self.path}/{min(missing)} is missing or has other rows than were written.")
+        parts = [
+            {"file": piece.name, "rows": piece.rows, "source": piece.part.name, "first_row": piece.part.start}
+            for piece in pieces
+        ]
+        self._sweep()
+        self._write(MANIFEST, {**job, "files": parts})
+
+    def _sweep(self) -> None:
+        for name in self._names():
+            if name.startswith(_UNFINISHED):
+                self.filesystem.delete_file(f"{self.path}/{name}")
+
+    def _names(self) -> list[str]:
+        infos = self.filesystem.get_file_info(FileSelector(self.path))
+        return [info.base_name for info in infos if info.type == FileType.File]
+
+    def _rows(self, name: str) -> int | None:
+        try:
+            with self.filesystem.open_input_file(f"{self.path}/{name}") as handle:
+                return int(pq.read_metadata(handle).num_rows)
+        except pa.ArrowInvalid:
+            return None
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = f"{self.path}/{name}"
+        if self.filesystem.get_file_info(path).type != FileType.File:
+            return None
+        with self.filesystem.open_input_stream(path) as stream:
+            text = stream.read()
+        try:
+            return dict(json.loads(text))
+        except ValueError as error:
+            raise OutputError(f"{path} is damaged ({error}); choose another folder.") from error
+
+    def _write(self, name: str, values: Mapping[str, Any]) -> None:
+        with self.writing(name) as stream:
+            stream.write(json.dumps(values, indent=1).encode())

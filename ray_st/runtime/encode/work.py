@@ -1,0 +1,126 @@
+"""What a worker does with a piece of a corpus: rows in, rows with vectors out, some thousands at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ray_st.data.sources import ROW, BadRow, Limits, SourceError
+from ray_st.runtime.encode.job import EncodeOptions
+from ray_st.runtime.encode.output_folder import OutputFolder
+from ray_st.runtime.encode.work_plan import EMBEDDING, WorkPiece
+from ray_st.util.search.quantize import quantize_embeddings
+
+CALIBRATION_ROWS = 8192
+"""Rows whose embeddings show the ranges for int8 and uint8."""
+
+_CALIBRATION_PIECES = 64
+_ZSTD = "zstd"
+
+
+def encode_piece(
+    model: Any,
+    piece: WorkPiece,
+    options: EncodeOptions,
+    folder: OutputFolder,
+    ranges: np.ndarray | None = None,
+) -> int:
+    """Encodes a piece and writes its file: all columns of the input, and ``embedding`` (lists of d numbers).
+
+    Args:
+        model: The model.
+        piece: What to encode.
+        options: What to make of it.
+        folder: Where to write.
+        ranges: (2, d) the least and greatest value of each dimension, for int8 and uint8.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        SourceError: If a row cannot be used, naming file, row and column; or if the file has changed.
+    """
+    writer, rows = None, 0
+    with folder.writing(piece.name) as stream:
+        for table in windows(piece.part.read(_refuse, numbered=True)):
+            embeddings = _embeddings(model, piece.part.name, table, options)
+            vectors = quantize_embeddings(embeddings, options.precision, ranges)
+            written = table.drop_columns([ROW]).append_column(EMBEDDING, vector_column(vectors))
+            writer = writer or pq.ParquetWriter(stream, written.schema, compression=_ZSTD)
+            writer.write_table(written)
+            rows += len(written)
+        if writer is not None:
+            writer.close()
+        if rows != piece.rows:
+            raise SourceError(
+                f"{piece.part.name}: {rows} rows where {piece.rows} were counted: the file has changed."
+            )
+    return rows
+
+
+def windows(tables: Iterable[pa.Table], limits: Limits | None = None) -> Iterator[pa.Table]:
+    """Tables put together while they stay within the limits: the more texts, the more alike are those of a batch."""
+    limits = limits or Limits()
+    held: list[pa.Table] = []
+    for table in tables:
+        rows, size = sum(map(len, held)), sum(one.nbytes for one in held)
+        if held and (rows + len(table) > limits.rows or size + table.nbytes > limits.bytes):
+            yield pa.concat_tables(held)
+            held = []
+        held.append(table)
+    if held:
+        yield pa.concat_tables(held)
+
+
+def vector_column(vectors: np.ndarray) -> pa.Array:
+    """Vectors (n, d) as a column of lists of length d."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+
+
+def calibration_pieces(pieces: Sequence[WorkPiece]) -> list[WorkPiece]:
+    """The rows that show the ranges: the first of up to 64 pieces spread evenly over the corpus, 8192 rows in all.
+
+    Raises:
+        SourceError: If there is a single row, which would be its own range.
+    """
+    if sum(piece.rows for piece in pieces) < 2:
+        raise SourceError(f"{pieces[0].part.name}: int8 and uint8 need at least two rows, to find ranges.")
+    count = min(len(pieces), _CALIBRATION_PIECES)
+    chosen = [pieces[place * len(pieces) // count] for place in range(count)]
+    most = -(-CALIBRATION_ROWS // count)
+    return [
+        WorkPiece(piece.name, piece.part.within(0, min(most, piece.rows)), min(most, piece.rows))
+        for piece in chosen
+    ]
+
+
+def bounds_of(model: Any, piece: WorkPiece, options: EncodeOptions) -> np.ndarray:
+    """(2, d) the least and the greatest value of each dimension among a piece's embeddings."""
+    tables = windows(piece.part.read(_refuse, numbered=True))
+    found = [_embeddings(model, piece.part.name, table, options) for table in tables]
+    return joined_bounds([np.stack([each.min(axis=0), each.max(axis=0)]) for each in found])
+
+
+def joined_bounds(bounds: Sequence[np.ndarray]) -> np.ndarray:
+    """(2, d) bounds that hold all of some; their order makes no difference."""
+    return np.stack(
+        [np.min([each[0] for each in bounds], axis=0), np.max([each[1] for each in bounds], axis=0)]
+    )
+
+
+def _embeddings(model: Any, name: str, table: pa.Table, options: EncodeOptions) -> np.ndarray:
+    texts = table[options.column]
+    if texts.null_count:
+        row = table[ROW][pc.index(texts.is_null(), True).as_py()].as_py()
+        _refuse(BadRow(name, row, "expected a text, found nothing", options.column))
+    embeddings: np.ndarray = model.encode(texts.to_pylist(), **options.for_encode())
+    return embeddings
+
+
+def _refuse(bad: BadRow) -> None:
+    raise SourceError(f"{bad}.")

@@ -1,0 +1,110 @@
+"""Which rows of a corpus are encoded together, and what can be seen to be wrong with them before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_st.data.sources import Files, Part, SourceError
+from ray_st.data.sources.cells import is_text
+from ray_st.data.sources.errors import reading
+from ray_st.data.sources.parquet import RowGroups
+from ray_st.util.names import did_you_mean
+
+EMBEDDING = "embedding"
+"""The column that is added."""
+
+PART_ROWS = 32_768
+"""Most rows of a part: about what a stopped job has to do again for each worker."""
+
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class WorkPiece:
+    """Rows that become one file of the output.
+
+    Args:
+        name: The file.
+        part: The rows.
+        rows: How many there are.
+    """
+
+    name: str
+    part: Part
+    rows: int
+
+
+def choose_column(names: Sequence[str], asked: str | None) -> str:
+    """The column to encode: the one asked for, or the only one, or ``text``.
+
+    Raises:
+        ValueError: If it is not there, or there is a column ``embedding`` already.
+    """
+    if EMBEDDING in names:
+        raise ValueError(f"already has a column `{EMBEDDING}`; rename or drop it")
+    name = asked or (names[0] if len(names) == 1 else "text")
+    if name not in names:
+        raise ValueError(f"no column {name!r} to encode; {did_you_mean(name, names)}")
+    return str(name)
+
+
+def plan_pieces(source: Files, asked: str | None, part_rows: int = PART_ROWS) -> tuple[str, list[WorkPiece]]:
+    """The column to encode and the pieces of a corpus, in order; none holds rows of two files.
+
+    Args:
+        source: The files.
+        asked: The column that the user named.
+        part_rows: Most rows of a piece.
+
+    Raises:
+        SourceError: If a file cannot be read or has other columns than the first, the column is missing or holds no
+            texts, a Parquet file's statistics count nulls in it, or there are no rows. Names the file.
+    """
+    if part_rows < 1:
+        raise SourceError(f"part_rows must be at least 1; got {part_rows}.")
+    kinds = source.columns()
+    try:
+        column = choose_column(list(kinds), asked)
+    except ValueError as error:
+        raise SourceError(f"{source.name}: {error}.") from error
+    if not is_text(kinds[column]) and not pa.types.is_null(kinds[column]):
+        raise SourceError(f"{source.name}: column {column!r}: expected texts, found {kinds[column]}.")
+    parts = source.parts()
+    with ThreadPoolExecutor(_READERS) as readers:
+        list(readers.map(lambda part: _check_nulls(part.unit, column), parts))
+        counts = list(readers.map(Part.count, parts))
+    if not sum(counts):
+        raise SourceError(f"{source.name}: no rows.")
+    return column, _cut(parts, counts, part_rows)
+
+
+def _cut(parts: Iterable[Part], counts: Iterable[int], part_rows: int) -> list[WorkPiece]:
+    cuts = [
+        (part.within(start, min(start + part_rows, rows)), min(part_rows, rows - start))
+        for part, rows in zip(parts, counts, strict=True)
+        for start in range(0, rows, part_rows)
+    ]
+    return [WorkPiece(f"part-{number:06d}.parquet", part, rows) for number, (part, rows) in enumerate(cuts)]
+
+
+def _check_nulls(unit: Any, column: str) -> None:
+    """Refuses a Parquet file whose own statistics say that texts are missing."""
+    if not isinstance(unit, RowGroups):
+        return
+    with reading(unit.name, "Parquet"), unit.file.open_random() as handle:
+        metadata = pq.ParquetFile(handle).metadata
+    paths = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+    for group in unit.groups:
+        chunk = metadata.row_group(group).column(paths.index(column))
+        missing = chunk.statistics.null_count if chunk.is_stats_set else 0
+        if missing:
+            raise SourceError(
+                f"{unit.name}: column {column!r}: {missing} of {chunk.num_values} texts in row group {group} are "
+                "missing (null). Fill them in, or leave these rows out."
+            )

@@ -1,0 +1,162 @@
+"""The actor that a run's driver and workers watch: wishes to stop, hangs, lost workers, what the console shows.
+
+It imports nothing heavy, so that its process starts at once. It belongs to the driver and outlives worker groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from ray_st.runtime.supervision.ray_metrics import count
+from ray_st.util.booked import Booked
+from ray_st.util.screen import BarMove
+
+POLL_S = 20.0
+"""How long a question waits for its answer; then it is asked anew."""
+
+CAUSES = ("preempted", "hang", "node", "moved", "process", "error")
+"""Why workers are replaced. Where ranks say different things the first of these counts: the others follow from it."""
+
+
+@dataclass(frozen=True)
+class MonitorUpdate:
+    """What workers have to know.
+
+    Args:
+        version: Goes up with each change.
+        stop: Whether the run is to stop.
+        hang: What a rank's watchdog saw, or None.
+    """
+
+    version: int = 0
+    stop: bool = False
+    hang: Any = None
+
+
+class RunMonitor:
+    """Hears everything, and tells whoever asks.
+
+    Args:
+        run: The run's name.
+    """
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._news = MonitorUpdate()
+        self._changed = asyncio.Condition()
+        self._answers: set[int] = set()
+        self._workers: dict[int, Any] = {}
+        self._groups = 0
+        self._causes: set[str] = set()
+        self._booked = Booked()
+        self._said: asyncio.Queue[str | BarMove | None] = asyncio.Queue()
+
+    async def _until(self, true: Callable[[], bool], wait_s: float) -> None:
+        async with self._changed:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(true), wait_s)
+
+    async def _change(self, **changes: Any) -> None:
+        async with self._changed:
+            self._news = replace(self._news, version=self._news.version + 1, **changes)
+            self._changed.notify_all()
+
+    async def news(self, seen: int) -> MonitorUpdate:
+        """What is new; waits for it, but not for ever.
+
+        Args:
+            seen: The version that is known.
+        """
+        await self._until(lambda: self._news.version > seen, POLL_S)
+        return self._news
+
+    # ---- stops and hangs ----
+
+    async def stop(self) -> None:
+        """Asks the workers to stop."""
+        await self._change(stop=True)
+
+    async def hang(self, hang: Any) -> None:
+        """Has all ranks write down where they are; what a second rank sees is the same hang."""
+        if self._news.hang is None:
+            self._answers = set()
+            self._causes.add("hang")  # Ray may tell of the silent rank's end only
+            await self._change(hang=hang)
+
+    async def answer(self, rank: int) -> None:
+        """A rank has written down where it is."""
+        async with self._changed:
+            self._answers.add(rank)
+            self._changed.notify_all()
+
+    async def answers(self, ranks: int, wait_s: float) -> list[int]:
+        """The ranks that have; waits for all, but not for ever."""
+        await self._until(lambda: len(self._answers) >= ranks, wait_s)
+        return sorted(self._answers)
+
+    async def end(self, ranks: list[int]) -> None:
+        """Kills workers, by rank."""
+        for rank in ranks:
+            ray.kill(self._workers[rank])
+
+    # ---- worker groups ----
+
+    async def enter(self, rank: int, worker: Any) -> None:
+        """A rank's worker begins.
+
+        Args:
+            rank: Its rank.
+            worker: The handle of its actor.
+        """
+        self._workers[rank] = worker
+
+    async def lost(self, cause: str) -> None:
+        """Workers were lost, for one of :data:`CAUSES`."""
+        self._causes.add(cause)
+
+    async def group_started(self) -> tuple[int, str]:
+        """A worker group begins.
+
+        Returns:
+            How many there were before, and why the last one ended.
+        """
+        before, cause = self._groups, min(self._causes, key=CAUSES.index, default="unknown")
+        self._groups, self._causes = before + 1, set()
+        count("st_workers_started", run=self._run)
+        if before:
+            count("st_restarts", run=self._run, cause=cause)
+        await self._change(hang=None)
+        return before, cause
+
+    async def book(self, step: int, total: float) -> None:
+        """Notes the seconds that were well spent up to a step."""
+        self._booked.book(step, total)
+
+    async def total_at(self, step: int) -> float:
+        """These seconds at a step; later ones are dropped."""
+        return self._booked.total_at(step)
+
+    # ---- the driver's console ----
+
+    async def tell(self, item: str | BarMove) -> None:
+        """Takes a line for the driver's console, or a move of its bar."""
+        self._said.put_nowait(item)
+
+    async def close_lines(self) -> None:
+        """Lets who waits for lines go."""
+        self._said.put_nowait(None)
+
+    async def lines(self) -> list[str | BarMove]:
+        """What has come since the last call; waits for the first item, but not for ever."""
+        found = []
+        with suppress(asyncio.TimeoutError):
+            found.append(await asyncio.wait_for(self._said.get(), POLL_S))
+        while not self._said.empty():
+            found.append(self._said.get_nowait())
+        return [item for item in found if item is not None]

@@ -1,0 +1,258 @@
+"""A run under watch: stops at a signal, hangs, lost workers, figures and events. Both ends, driver and worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import ray
+import ray.train
+from ray.exceptions import RayActorError, RayError
+from ray.train import RunConfig
+
+from ray_st.runtime.cluster.connection import NODE_ID
+from ray_st.runtime.supervision.ray_callbacks import CatchSigterm, HearOfLosses, wish
+from ray_st.runtime.supervision.ray_metrics import RunMetrics
+from ray_st.runtime.supervision.run_monitor import MonitorUpdate, RunMonitor
+from ray_st.training.callbacks.event_report import EventReport
+from ray_st.training.callbacks.goodput import Goodput
+from ray_st.training.callbacks.progress_report import ProgressReport
+from ray_st.training.callbacks.stop_consensus import StopConsensus
+from ray_st.training.callbacks.throughput import Throughput
+from ray_st.training.callbacks.watchdog import STEP_LIMIT_S, Watchdog, stacks
+from ray_st.training.checkpoint.lease import Lease
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.worker_context import WorkerContext
+from ray_st.util.endings import HangError, Moved, Why
+from ray_st.util.events import set_context, speaks_json, tell
+from ray_st.util.hang import Hang
+
+STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
+"""Environment variable of the driver: seconds without progress after which a step counts as hung."""
+
+STACKS = "stacks"
+"""Folder, in the run's folder, of what the watchdog wrote down."""
+
+ANSWER_S = 5.0
+"""How long ranks have to write down where they are."""
+
+
+@dataclass(frozen=True)
+class Supervisor:
+    """What a run's workers need in order to be watched.
+
+    Args:
+        tower: The run's tower.
+        run: Its name.
+        started: When it began, in seconds since 1970.
+        step_limit_s: See :data:`STEP_LIMIT`.
+    """
+
+    tower: Any
+    run: str
+    started: float
+    step_limit_s: float
+
+
+# ---- on the driver ----
+
+
+@contextmanager
+def monitor_of(run: str) -> Iterator[Any]:
+    """The actor of a run that driver and workers talk through, while the context is open.
+
+    Args:
+        run: The run's name.
+    """
+    # On no other node, which may be lost without the driver: soft affinity is not kept under load.
+    here = {NODE_ID: ray.get_runtime_context().get_node_id()}
+    actor: Any = ray.remote(RunMonitor)
+    tower = actor.options(num_cpus=0, label_selector=here).remote(run)
+    try:
+        yield tower
+    finally:
+        ray.kill(tower)
+
+
+@contextmanager
+def supervised(tower: Any, run: str, lease: Lease) -> Iterator[Supervisor]:
+    """Has the loss of its folder stop the run at once, while the context is open.
+
+    Args:
+        tower: The run's tower.
+        run: The run's name.
+        lease: The run's folder.
+    """
+    set_context(run=run)
+    lease.when_lost(lambda: ask_to_stop(tower))
+    if speaks_json():
+        folder = lease.fence.path
+        tell("run.started", f"run {run} in {folder}", folder=folder)
+    yield Supervisor(tower, run, time.time(), step_limit_s())
+
+
+def step_limit_s() -> float:
+    """Seconds without progress after which a step counts as hung; see :data:`STEP_LIMIT`."""
+    return float(os.environ.get(STEP_LIMIT, STEP_LIMIT_S))
+
+
+@contextmanager
+def at_sigterm(call: Callable[[], object]) -> Iterator[None]:
+    """Has the first SIGTERM of this process call something; the next one does what it did before.
+
+    Args:
+        call: Called in a thread of its own: calls of actors are not safe in a handler, which runs in the middle of another.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # a search's trial: the search has the signal
+        yield
+        return
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, before)
+        threading.Thread(target=call, daemon=True).start()
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def ask_to_stop(tower: Any) -> None:
+    """Asks a run's workers to stop after a checkpoint.
+
+    Args:
+        tower: The run's tower.
+    """
+    with suppress(RayError):  # the run has just ended by itself
+        ray.get(tower.stop.remote())
+
+
+def watched(run_config: RunConfig, oversight: Supervisor) -> RunConfig:
+    """A run's configuration, with what watches its workers.
+
+    Args:
+        run_config: The run's.
+        oversight: Its oversight.
+    """
+    watching: list[Any] = [HearOfLosses(oversight.tower), CatchSigterm()]
+    return dataclasses.replace(run_config, callbacks=[*(run_config.callbacks or []), *watching])
+
+
+# ---- on a worker ----
+
+
+@contextmanager
+def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor) -> Iterator[None]:
+    """Watches a worker's training while the context is open.
+
+    Args:
+        trainer: The worker's trainer.
+        place: Its place.
+        oversight: The run's.
+    """
+    tower, rank = oversight.tower, place.world.rank
+    if speaks_json():
+        trainer.remove_callback(ProgressReport)
+    watchdog = Watchdog(rank, lambda hang: _give_up(hang, place, tower), oversight.step_limit_s)
+    figures = RunMetrics(oversight.run)
+    tally = Goodput(oversight.started, lambda step: ray.get(tower.total_at.remote(step)), tower.book.remote)
+    roll_call = StopConsensus(trainer, wish, _a_node_is_taken, lambda: meter.pace())
+    meter = Throughput(trainer, figures, lambda: roll_call.skew, tally)
+    for callback in (watchdog, meter, EventReport(trainer), roll_call):  # the last one may end it all
+        trainer.add_callback(callback)
+    ray.get(tower.enter.remote(rank, ray.get_runtime_context().current_actor))
+    if place.world.is_first:
+        _introduce(tower, place)
+    threading.Thread(target=_listen, args=(tower, place), name="ray_st-news", daemon=True).start()
+    watchdog.start()
+    try:
+        yield
+    except Moved as moved:
+        if moved.why is Why.PREEMPTED:  # said so, it is none of the failures that Ray Train counts
+            raise RayActorError(error_msg=str(moved), preempted=True) from moved
+        raise
+    finally:
+        watchdog.stop()
+
+
+def _introduce(tower: Any, place: WorkerContext) -> None:
+    before, cause = ray.get(tower.group_started.remote())
+    if before:
+        tell("workers.lost", f"workers were lost ({cause}) and are replaced", cause=cause, replaced=before)
+    elif speaks_json():
+        tell("workers.started", f"{place.world.size} workers", workers=place.world.size)
+
+
+def _a_node_is_taken() -> bool:
+    """Whether a node of the run is drained; a barrier of all ranks."""
+    return ray.train.get_preemption_info() is not None
+
+
+def _listen(tower: Any, place: WorkerContext) -> None:
+    """Does what the tower asks for, until it is gone."""
+    news = MonitorUpdate()
+    answered = None
+    with suppress(RayError):
+        while True:
+            news = ray.get(tower.news.remote(news.version))
+            if news.stop:
+                wish.ask(Why.STOP)
+            if news.hang is not None and news.hang != answered:
+                answered = news.hang
+                write_stacks(place.store, place.world.rank, answered)
+                ray.get(tower.answer.remote(place.world.rank))
+
+
+def write_stacks(store: CheckpointStore, rank: int, hang: Hang) -> str:
+    """Writes down where each thread of this process is; gives the folder.
+
+    Args:
+        store: The run's folder.
+        rank: This process's rank.
+        hang: What was seen.
+    """
+    folder = f"{store.path}/{STACKS}/step-{hang.step}"
+    with suppress(OSError):  # storage may be what hangs
+        store.filesystem.create_dir(folder, recursive=True)
+        with store.filesystem.open_output_stream(f"{folder}/rank-{rank}.txt") as stream:
+            stream.write(f"{hang}\n\n{stacks()}".encode())
+    return folder
+
+
+def _give_up(hang: Hang, place: WorkerContext, tower: Any) -> None:
+    """Has all ranks say where they are, then ends this worker's run with an error that Ray restarts.
+
+    A rank that does not answer is killed: a process that is stopped does not end when it is asked to, and Ray Train would
+    wait for it at each step of the group's end, a minute in all.
+    """
+    tell("hang.seen", str(hang), **dataclasses.asdict(hang))
+    answered: list[int] = []
+    with suppress(RayError):
+        ray.get(tower.hang.remote(hang))
+        answered = ray.get(tower.answers.remote(place.world.size, ANSWER_S))
+    silent = sorted(set(range(place.world.size)) - set(answered))
+    folder = f"{place.store.path}/{STACKS}/step-{hang.step}"
+    missing = f"; ranks {silent} did not answer: frozen, or cut off" if silent else ""
+    tell("hang.stacks", f"stacks of ranks {answered} are in {folder}{missing}", folder=folder, silent=silent)
+    _fail(HangError(f"{hang}; stacks are in {folder}{missing}"))
+    with suppress(RayError):
+        ray.get(tower.end.remote([other for other in silent if other != hang.rank]))
+
+
+def _fail(error: Exception) -> None:
+    """Ends the training thread's run with an error although it is stuck; Ray Train has no public way to do so."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    runner = get_train_context().execution_context.training_thread_runner
+    runner.get_exception_queue().put(error)

@@ -1,0 +1,1 @@
+"""A training run on Ray Train: from the driver to the workers and back."""

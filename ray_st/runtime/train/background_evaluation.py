@@ -1,0 +1,199 @@
+"""Evaluation beside training on Ray: an actor with resources of its own evaluates, a light one keeps the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train import ScalingConfig
+
+from ray_st.runtime.cluster.pickled_ref import PickledRef
+from ray_st.runtime.data.block_source import RayBatchSource
+from ray_st.training.async_eval.protocol import EvalRequest, EvalResult, answer, stand_in
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.data.specs import TRAIN, eval_names
+from ray_st.training.worker_context import WorkerContext
+from ray_st.world import World
+
+RESTARTS = 3
+"""How often the evaluating process is replaced when it is lost; its order is then done again."""
+
+
+@dataclass(frozen=True)
+class BackgroundEval:
+    """How a run is evaluated beside training.
+
+    Args:
+        store: The run's folder.
+        ranks: Number of its workers.
+        resources: What the evaluating process gets, by the name of the resource.
+    """
+
+    store: CheckpointStore
+    ranks: int
+    resources: Mapping[str, float]
+
+
+def resources_beside(asked: Mapping[str, float] | None, scaling: ScalingConfig) -> dict[str, float]:
+    """What the evaluating process gets: what the user asked for, or one GPU if workers use them, else one CPU.
+
+    Args:
+        asked: Amounts by the name of the resource, or None.
+        scaling: The workers'.
+    """
+    return dict(asked) if asked else {"GPU" if scaling.use_gpu else "CPU": 1}
+
+
+@dataclass(frozen=True)
+class EvalSetup:
+    """What the evaluating process needs to know of a run.
+
+    Args:
+        sealed: The run.
+        feeds: Its evaluation datasets, by name.
+        store: The run's folder.
+        ranks: Number of its workers.
+    """
+
+    sealed: PickledRef
+    feeds: Mapping[str, RayBatchSource]
+    store: CheckpointStore
+    ranks: int
+
+
+class EvalWorker:
+    """The process that evaluates, one order after the other.
+
+    Each order brings the setting with it, so that a replaced process needs nothing from before.
+    """
+
+    _trainer: Any = None
+
+    def prepare(self, setting: EvalSetup) -> None:
+        """Makes the trainer, unless it is there."""
+        if self._trainer is None:
+            run = setting.sealed.open()
+            feeds = eval_names(setting.feeds)
+            place = WorkerContext(World(), setting.store, evals=feeds, prompt_lengths=run.prompt_lengths)
+            self._trainer = run.build(place)
+            stand_in(self._trainer, setting.ranks)
+
+    def answer(self, setting: EvalSetup, order: EvalRequest) -> EvalResult:
+        """The figures of a step."""
+        self.prepare(setting)
+        return answer(self._trainer, order)
+
+
+class EvalRequestLog:
+    """Knows what was ordered and what became of it, through restarts of the workers.
+
+    Args:
+        evaluating: The actor that evaluates.
+        setting: What it needs to know.
+    """
+
+    def __init__(self, evaluating: Any, setting: EvalSetup) -> None:
+        self._evaluating, self._setting = evaluating, setting
+        self._ordered: dict[int, tuple[EvalRequest, Any]] = {}
+        evaluating.prepare.remote(setting)  # while the workers start; what goes wrong, the first answer says
+
+    def known(self) -> list[int]:
+        """The steps that were ordered."""
+        return sorted(self._ordered)
+
+    def order(self, order: EvalRequest) -> None:
+        """Has a step evaluated, unless it is known."""
+        if order.step not in self._ordered:
+            self._ordered[order.step] = order, self._evaluating.answer.remote(self._setting, order)
+
+    def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
+        """The answers for some steps that are there; waits for the first if there is none."""
+        asked = [self._ordered[step] for step in sorted(steps) if step in self._ordered]
+        references = [reference for _, reference in asked]
+        if references:
+            ray.wait(references, num_returns=1, timeout=wait_s)
+        there, _ = ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
+        return [_fetched(order, reference) for order, reference in asked if reference in there]
+
+    def forget(self, after: int) -> None:
+        """Drops orders and answers of later steps."""
+        self._ordered = {step: kept for step, kept in self._ordered.items() if step <= after}
+
+
+def _fetched(order: EvalRequest, reference: Any) -> EvalResult:
+    try:
+        found: EvalResult = ray.get(reference)
+    except RayError as error:  # an error of the evaluation, or the loss of its process
+        return EvalResult(order.step, order.epoch, error=str(error))
+    return found
+
+
+class RayEvalQueue:
+    """The desk that workers are given; see :class:`ray_st.training.async_eval.protocol.EvalQueue`.
+
+    Args:
+        resources: What the evaluating process gets, by the name of the resource.
+        setting: What it needs to know.
+    """
+
+    def __init__(self, resources: Mapping[str, float], setting: EvalSetup) -> None:
+        options = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS, **_options(resources)}
+        book: Any = ray.remote(num_cpus=0)(EvalRequestLog)
+        self._evaluating: Any = ray.remote(EvalWorker).options(**options).remote()
+        self._book = book.remote(self._evaluating, setting)
+
+    def known(self) -> list[int]:
+        """The steps that were ordered."""
+        return ray.get(self._book.known.remote())
+
+    def order(self, order: EvalRequest) -> None:
+        """Has a step evaluated."""
+        ray.get(self._book.order.remote(order))
+
+    def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
+        """The answers for some steps that are there."""
+        return ray.get(self._book.answers.remote(list(steps), wait_s))
+
+    def forget(self, after: int) -> None:
+        """Drops orders and answers of later steps."""
+        ray.get(self._book.forget.remote(after))
+
+    def close(self) -> None:
+        """Ends its processes."""
+        for actor in (self._book, self._evaluating):
+            ray.kill(actor)
+
+
+@contextmanager
+def open_queue(
+    beside: BackgroundEval | None, sealed: PickledRef, feeds: Mapping[str, RayBatchSource]
+) -> Iterator[RayEvalQueue | None]:
+    """The desk of a run, for as long as the context is open.
+
+    Args:
+        beside: How the run is evaluated beside training; None where its workers evaluate, which need no desk.
+        sealed: The run.
+        feeds: Its datasets, by name.
+    """
+    if beside is None:
+        yield None
+        return
+    evals = {name: feed for name, feed in feeds.items() if name != TRAIN}
+    desk = RayEvalQueue(beside.resources, EvalSetup(sealed, evals, beside.store, beside.ranks))
+    try:
+        yield desk
+    finally:
+        desk.close()
+
+
+def _options(resources: Mapping[str, float]) -> dict[str, Any]:
+    """Resources as Ray's options name them."""
+    rest = dict(resources)
+    options: dict[str, Any] = {"num_cpus": rest.pop("CPU", 0), "num_gpus": rest.pop("GPU", 0)}
+    if "memory" in rest:
+        options["memory"] = rest.pop("memory")
+    return {**options, "resources": rest} if rest else options

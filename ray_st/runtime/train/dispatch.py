@@ -1,0 +1,202 @@
+"""A trainer's task, from the driver to the cluster's workers and back."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from ray.train import RunConfig, ScalingConfig
+from transformers import IntervalStrategy
+
+from ray_st.runtime.cluster import connection
+from ray_st.runtime.train import launch, storage, this_process
+from ray_st.runtime.train.background_evaluation import BackgroundEval, resources_beside
+from ray_st.training.callbacks.run_header import header, starting
+from ray_st.training.checkpoint import resume
+from ray_st.training.checkpoint.lease import Lease
+from ray_st.training.checkpoint.resume import Start
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.data.dataset_specs import prompt_lengths
+from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, RunSpec
+from ray_st.training.worker_context import WorkerContext
+from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
+from ray_st.util.screen import has_bar
+from ray_st.util.signals import handlers_kept
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a trainer has done on workers.
+
+    Args:
+        args: Its training arguments.
+        weights: What there is to say of its model's weights.
+        subject: What is trained, and with what, for the first line that users see.
+        build: Makes it again at a worker's place.
+        task: What it does there.
+        make_parts: Makes the run's data parts for a number of workers; refuses what cannot work.
+        resume: The checkpoint to start from: a path, True for the newest of the run's folder, or nothing.
+        keeps: Whether the run writes into the output folder.
+        scaling_config: Number and kind of workers, or None for the cluster's default.
+        run_config: Name, storage and failure handling, or None for the default.
+    """
+
+    args: SentenceTransformerTrainingArguments
+    weights: str
+    subject: str
+    build: Callable[[WorkerContext], Any]
+    task: Callable[[Any, str | None], Any]
+    make_parts: Callable[[int], dict[str, LoaderSpec]]
+    resume: str | bool | None
+    keeps: bool
+    scaling_config: ScalingConfig | None = None
+    run_config: RunConfig | None = None
+
+
+def dispatch(errand: RunRequest) -> RunResult:
+    """Runs an errand on workers, or in this process where there are to be none.
+
+    Raises:
+        ValueError: If the run cannot work; before any worker starts.
+    """
+    args, keeps = errand.args, errand.keeps
+    with ExitStack() as stack:
+        # The folder first, before Ray is started: of two runs that want it one is refused at once.
+        output_dir = stack.enter_context(storage.run_folder(str(args.output_dir), keeps))
+        run_config = launch.complete_run_config(errand.run_config if keeps else None, output_dir)
+        store = storage.open_store(run_config, uuid.uuid4().hex)
+        lease = None
+        if keeps:
+            store, lease = stack.enter_context(storage.taken(store))
+        if keeps and args.ledger:
+            _check_ledger(store)
+        start = resume.find_checkpoint(store, errand.resume, args.resume_only_model)
+        resume.check_model(start, errand.weights)
+        if keeps:
+            launch.say(header(args, str(run_config.name), store.path, errand.subject))
+        begun = _Begun(errand, run_config, store, start, lease)
+        if launch.runs_here(errand.scaling_config):
+            stack.enter_context(handlers_kept())
+            outcome = _run_here(begun)
+        else:
+            stack.enter_context(connection.connected())
+            outcome = _run_on_workers(begun)
+        launch.say(
+            [f"checkpoints are in {store.path}; the model here has the trained weights"] if keeps else []
+        )
+        return outcome
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """An errand whose folder is ready.
+
+    Args:
+        errand: The errand.
+        run_config: Where the run is kept, and how failures are handled.
+        store: Its folder.
+        start: The checkpoint from which it starts.
+        lease: The hold on the folder; None for a run that keeps nothing.
+    """
+
+    errand: RunRequest
+    run_config: RunConfig
+    store: CheckpointStore
+    start: Start
+    lease: Lease | None
+
+    def described(
+        self,
+        workers: int,
+        make_feed: Callable[[LoaderSpec], launch.BuiltSource[launch.AnyFeed]],
+        all_cores: bool = False,
+    ) -> tuple[RunSpec, dict[str, launch.AnyFeed]]:
+        """The run, with its feeds; refuses data that cannot be used."""
+        args, store = self.errand.args, self.store
+        parts = self.errand.make_parts(workers)
+        fed, start = _feed(self.errand, parts, store, self.start, make_feed)
+        run = RunSpec(
+            run_id=store.run_id,
+            build=self.errand.build,
+            task=self.errand.task,
+            feeds=tuple(fed),
+            start=start,
+            prompt_lengths=prompt_lengths(parts),
+            bar=has_bar() and not args.disable_tqdm,
+            log_level=args.get_process_log_level(),
+            facts=storage.facts_of(fed),
+            ledger=args.ledger and self.errand.keeps,
+            fence=store.fence,
+            all_cores=all_cores,
+        )
+        return run, {name: part.feed for name, part in fed.items()}
+
+
+def _run_here(begun: _Begun) -> RunResult:
+    run, feeds = begun.described(1, this_process.make_feed)
+    return this_process.launch(run, feeds, begun.store, begun.lease)
+
+
+def _run_on_workers(begun: _Begun) -> RunResult:
+    args, keeps, asked = begun.errand.args, begun.errand.keeps, begun.errand.scaling_config
+    scaling = launch.resolve_scaling(asked, args.use_cpu)
+    workers = launch.workers_of(scaling)
+    aside = resources_beside(args.eval_resources, scaling) if keeps and _evaluates_beside(args) else {}
+    connection.check_fits(scaling, aside)
+    all_cores = workers == 1 and connection.takes_all_cores(asked)
+    run, feeds = begun.described(workers, launch.make_feed, all_cores)
+    beside = BackgroundEval(begun.store, workers, aside) if aside else None
+    launch.say([starting(workers, connection.resources_of_worker(scaling))] if keeps else [])
+    return launch.launch(
+        run,
+        feeds,
+        scaling,
+        begun.run_config,
+        beside,
+        torch_config=launch.process_group(args),
+        lease=begun.lease,
+    )
+
+
+def _feed(
+    errand: RunRequest,
+    parts: Mapping[str, LoaderSpec],
+    store: CheckpointStore,
+    start: Start,
+    make_feed: Callable[[LoaderSpec], launch.BuiltSource[launch.AnyFeed]],
+) -> tuple[dict[str, launch.BuiltSource[launch.AnyFeed]], Start]:
+    """Encodes and plans a run's data, refuses what does not fit its checkpoint, and clears its folder of earlier runs.
+
+    Returns:
+        The feeds, and where the run starts, which may have been moved.
+    """
+    anew = errand.args.ignore_data_skip  # the user knows that the data is another
+    if not anew and TRAIN in parts:
+        resume.check_settings(start, parts[TRAIN].settings)
+    if errand.keeps and start.begins_anew:
+        # Before encoding, which takes long: a run that is killed there is not to go on from another one's checkpoint.
+        start = resume.set_aside(store, start)
+    fed = {name: make_feed(part) for name, part in parts.items()}
+    launch.announce(fed, store)
+    if not anew:
+        resume.check_fingerprint(start, storage.facts_of(fed))
+    if errand.keeps:
+        start = resume.set_aside(store, start)
+        if errand.args.ledger:
+            resume.bring_ledger(store, start)
+    return fed, start
+
+
+def _evaluates_beside(args: SentenceTransformerTrainingArguments) -> bool:
+    evaluates = IntervalStrategy(args.eval_strategy) != IntervalStrategy.NO
+    return evaluates and args.eval_on == EvalOn.BACKGROUND
+
+
+def _check_ledger(store: CheckpointStore) -> None:
+    if not store.is_local:
+        raise ValueError(
+            f"ledger=True needs a run folder on a local or mounted disk; {store.path} is not one."
+        )

@@ -1,0 +1,202 @@
+"""A trainer inside a user's own ``train_loop_per_worker``: its place in that worker, with data that is at hand there."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import ray
+import ray.train
+from ray.data import DataIterator
+from ray.train import Checkpoint, CheckpointUploadMode, ScalingConfig
+
+from ray_st.data.batch_source import MemoryBatchSource, Planner
+from ray_st.data.dataset_stats import describe_blocks
+from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.data.encoding import encode_block
+from ray_st.data.located import read_located
+from ray_st.data.sources import as_source
+from ray_st.runtime.train.worker import world_of_worker
+from ray_st.training.checkpoint.resume import Start, check_fingerprint, check_model, find_checkpoint
+from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
+from ray_st.training.data.arrangement import arrange, check_ingested, fingerprint
+from ray_st.training.data.dataset_specs import is_mixture, is_ray_dataset, prompt_lengths
+from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
+from ray_st.training.distributed.collectives import current_world, gather_objects
+from ray_st.training.worker_context import WorkerContext
+
+_made = itertools.count()
+
+
+def find_place() -> WorkerContext | None:
+    """The place of this process if it is a worker of Ray Train, without data; else None.
+
+    Checkpoints go to the run's folder. A restarted worker comes to the same trainers in the same order, so their
+    numbers tell whose checkpoints are whose.
+
+    Raises:
+        ValueError: If the workers cannot talk to each other.
+    """
+    try:
+        storage = ray.train.get_context().get_storage()
+    except (RuntimeError, NotImplementedError):  # Ray's ways to say that this is no worker, and local mode
+        return None
+    world = world_of_worker()
+    if current_world().size != world.size:
+        raise ValueError(
+            f"This is one of {world.size} workers of Ray Train without a process group of torch: start them with a "
+            "TorchTrainer."
+        )
+    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, f"in-place-{next(_made)}")
+    return WorkerContext(world, store, report=_Report(store))
+
+
+def scaling_of_local_mode() -> ScalingConfig | None:
+    """``num_workers=0`` where Ray Train runs the user's loop in this process (its local mode); else None."""
+    try:
+        ray.train.get_context().get_storage()
+    except NotImplementedError:
+        return ScalingConfig(num_workers=0)
+    except RuntimeError:
+        pass
+    return None
+
+
+class _Report:
+    """Tells Ray Train of a checkpoint in storage. A barrier: every rank calls it."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+
+    def __call__(self, metrics: dict[str, Any], found: SavedCheckpoint) -> None:
+        checkpoint = Checkpoint(self._store.location(found.name), self._store.filesystem)
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint if ray.train.get_context().get_world_rank() == 0 else None,
+            checkpoint_dir_name=found.name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+
+def start(
+    place: WorkerContext,
+    wanted: str | bool | None,
+    weights: str,
+    ignore_data_skip: bool = False,
+    only_model: bool = False,
+) -> Start:
+    """The checkpoint from which a trainer starts, with its folder on this machine.
+
+    A worker that Ray Train restarted goes on from the newest checkpoint of this trainer, whatever the user asks for.
+
+    Args:
+        place: Its place.
+        wanted: What the user asks for: a folder, or True for the run's newest checkpoint if there is one.
+        weights: What there is to say of the model's weights.
+        ignore_data_skip: Whether the data may be another than the checkpoint's.
+        only_model: Whether a new run is to begin with the checkpoint's weights.
+
+    Raises:
+        CheckpointError: If there is no checkpoint, or it is of another model or other data.
+    """
+    store = place.store
+    restarted = ray.train.get_checkpoint() is not None
+    newest = store.newest(store.run_id, resumable=True) if restarted else None
+    if newest is not None:
+        found = Start(name=newest.name, manifest=newest.manifest)
+    else:
+        nothing = wanted is True and not store.steps()
+        found = find_checkpoint(store, None if nothing else wanted, only_model)
+    check_model(found, weights)
+    if not ignore_data_skip:
+        check_fingerprint(found, place.facts)
+    return found if found.name is None else dataclasses.replace(found, path=str(store.fetch(found.name)))
+
+
+# ---- data ----
+
+
+def gathered(dataset: Any) -> Any:
+    """A dataset, or a dict of them, with the rows of all ranks in place of ``get_dataset_shard``'s shards.
+
+    Every rank must call it. Ranks share the rows over the object store: the global batches are planned over all of them,
+    as if the driver had been given the whole dataset.
+
+    Args:
+        dataset: What the user gave to the trainer.
+
+    Raises:
+        ValueError: If it is a Ray Dataset: each rank would read all of it by itself.
+    """
+    if is_mixture(dataset):
+        return {name: gathered(part) for name, part in dataset.items()}
+    if isinstance(dataset, Mapping):  # columns: transformers takes a dict for several datasets
+        return datasets.Dataset.from_dict(dict(dataset))
+    if isinstance(dataset, DataIterator):
+        whole: Any = None  # each block as it is
+        batches = dataset.iter_batches(batch_size=whole, batch_format="pyarrow")
+        return _concatenated([table for table in batches if len(table)])
+    if is_ray_dataset(dataset):
+        raise ValueError(
+            "Inside a worker of Ray Train, a Ray Dataset comes as a shard: give it to the TorchTrainer, "
+            'datasets={"train": ...}, and ray.train.get_dataset_shard("train") to this trainer.'
+        )
+    return dataset
+
+
+def supplied(place: WorkerContext, parts: Mapping[str, LoaderSpec]) -> WorkerContext:
+    """A place with the feeds of a run; every rank must call it.
+
+    Args:
+        place: The place.
+        parts: The run's datasets, by feed name; their sources are the same on every rank.
+
+    Raises:
+        ValueError: If rows cannot be used.
+    """
+    feeds, facts = {}, dict(place.facts)
+    for name, part in parts.items():
+        feeds[name], found = _feed(part, place)
+        if name == TRAIN:
+            facts = found
+    lengths = {**place.prompt_lengths, **prompt_lengths(parts)}
+    train = feeds.get(TRAIN, place.train)
+    return dataclasses.replace(
+        place, train=train, evals=eval_names(feeds), prompt_lengths=lengths, facts=facts
+    )
+
+
+def _feed(part: LoaderSpec, place: WorkerContext) -> tuple[MemoryBatchSource, dict[str, Any]]:
+    blocks = {name: _encoded(dataset, place) for name, dataset in part.datasets.items()}
+    windows = {
+        name: EncodedDataset([block], part.datasets[name].encoding.columns) for name, block in blocks.items()
+    }
+    ingested = {
+        name: describe_blocks([block], part.datasets[name].encoding.columns) for name, block in blocks.items()
+    }
+    check_ingested(part, ingested)
+    arrangement = arrange(part, ingested)
+    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    return MemoryBatchSource(windows, planner), fingerprint(part, ingested, planner.plan(0))
+
+
+def _encoded(dataset: DatasetSpec, place: WorkerContext) -> pa.Table:
+    """All rows, encoded: each rank does its share."""
+    columns = list(dataset.encoding.columns.names)
+    parts = as_source(dataset.source, dataset.label).parts(columns)
+    rows = pa.concat_tables([table for part in parts for table in read_located(part)])
+    share = place.world.share(len(rows))
+    mine = rows.slice(share.start, share.stop - share.start)
+    return _concatenated([encode_block(mine, dataset.encoding)])
+
+
+def _concatenated(mine: list[pa.Table]) -> pa.Table:
+    """The rows of all ranks, in order of rank, mapped from the object store."""
+    reference = ray.put(pa.concat_tables(mine) if mine else None)
+    pickled = gather_objects(ray.cloudpickle.dumps(reference))
+    tables = ray.get([ray.cloudpickle.loads(one) for one in pickled])
+    return pa.concat_tables([table for table in tables if table is not None])

@@ -1,0 +1,356 @@
+"""From a run on the driver to an outcome: feeds, a worker group, and what the first worker sends back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from typing import Any, Generic, TypeVar
+
+import ray
+from ray import cloudpickle
+from ray.exceptions import RayActorError
+from ray.train import (
+    ControllerError,
+    FailureConfig,
+    PreemptionError,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from ray_st.data.batch_source import BatchSource, Planner
+from ray_st.data.dataset_stats import DatasetStats
+from ray_st.runtime.cluster.connection import default_scaling
+from ray_st.runtime.cluster.pickled_ref import PickledRef
+from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
+from ray_st.runtime.data.ingest import default_window_bytes, ingest
+from ray_st.runtime.data.source_config import SourceConfig
+from ray_st.runtime.supervision.console import shown
+from ray_st.runtime.supervision.failures import RunStopped
+from ray_st.runtime.supervision.ray_callbacks import StopAtRepeatableErrors
+from ray_st.runtime.supervision.supervisor import ask_to_stop, monitor_of, supervised, watched
+from ray_st.runtime.train.background_evaluation import BackgroundEval, open_queue
+from ray_st.runtime.train.ray_configs import given_name, given_storage
+from ray_st.runtime.train.storage import open_store
+from ray_st.runtime.train.worker import work
+from ray_st.training.checkpoint.lease import Lease
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.data.arrangement import Arrangement, arrange, check_ingested, fingerprint, summary
+from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, RunSpec
+from ray_st.util.endings import Interrupted, LeaseLost, OutOfRetries
+from ray_st.util.events import speaks_json, write_line
+from ray_st.util.signals import StopSignals
+
+BAD_ROWS = "bad-rows"
+"""How the files begin that list the rows that were left out."""
+
+RESTARTS = 3
+"""How often a worker group is restarted when the user gave no ``run_config``."""
+
+
+AnyFeed = TypeVar("AnyFeed", bound=BatchSource)
+
+
+@dataclasses.dataclass(frozen=True)
+class BuiltSource(Generic[AnyFeed]):
+    """A feed, ready, and what there is to say of it.
+
+    Args:
+        feed: The feed.
+        fingerprint: What the order of its samples depends on.
+        summary: What a user should know of the batches to come, a fact a line.
+        faults: For each dataset, the unusable rows that were left out.
+    """
+
+    feed: AnyFeed
+    fingerprint: dict[str, Any]
+    summary: list[str]
+    faults: dict[str, tuple[tuple[int, str], ...]]
+
+
+def make_feed(part: LoaderSpec) -> BuiltSource[RayBatchSource]:
+    """Encodes the datasets of a feed and plans its first epoch.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+    if part.window_bytes is None:
+        part = dataclasses.replace(part, window_bytes=default_window_bytes())
+    blocks = {
+        name: ingest(dataset.source, dataset.encoding, dataset.label)
+        for name, dataset in part.datasets.items()
+    }
+    ingested = {name: encoded.description for name, encoded in blocks.items()}
+    columns = {name: dataset.encoding.columns for name, dataset in part.datasets.items()}
+
+    def shelved(planner: Planner, arrangement: Arrangement) -> RayBatchSource:
+        shelves = {
+            name: BlockRefs(encoded.references, encoded.description.block_rows, columns[name], resident)
+            for (name, encoded), resident in zip(blocks.items(), arrangement.resident, strict=True)
+        }
+        return RayBatchSource(shelves, planner.steps, EpochPlans(planner))
+
+    return ready(part, ingested, shelved)
+
+
+def ready(
+    part: LoaderSpec,
+    ingested: Mapping[str, DatasetStats],
+    feed_of: Callable[[Planner, Arrangement], AnyFeed],
+) -> BuiltSource[AnyFeed]:
+    """Makes a feed of datasets that are encoded, and plans its first epoch.
+
+    Args:
+        part: The datasets.
+        ingested: Their descriptions, by name.
+        feed_of: Makes the feed of a planner and the arrangement that it follows.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+    check_ingested(part, ingested)
+    arrangement = arrange(part, ingested)
+    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    plan = planner.plan(0)
+    return BuiltSource(
+        feed=feed_of(planner, arrangement),
+        fingerprint=fingerprint(part, ingested, plan),
+        summary=summary(part, ingested, arrangement, plan),
+        faults={name: described.faults for name, described in ingested.items()},
+    )
+
+
+def say(lines: Iterable[str]) -> None:
+    """Writes lines for people; a program that reads events has the same facts in those."""
+    if not speaks_json():
+        for line in lines:
+            write_line(line)
+
+
+def announce(fed: Mapping[str, BuiltSource[Any]], store: CheckpointStore) -> None:
+    """Says what a run is about to do, and puts unusable rows aside in a file of the run's folder.
+
+    Args:
+        fed: The run's feeds.
+        store: The run's folder.
+    """
+    for name, part in fed.items():
+        for line in part.summary if name == TRAIN else ():
+            write_line(line)
+        for dataset, faults in part.faults.items():
+            if faults:
+                path = f"{store.path}/{BAD_ROWS}-{name.replace(':', '-')}{'-' * bool(dataset)}{dataset}.jsonl"
+                with store.filesystem.open_output_stream(path) as stream:
+                    for row, reason in faults:
+                        stream.write((json.dumps({"row": row, "reason": reason}) + "\n").encode())
+                write_line(f"{len(faults):,} unusable rows are left out and listed in {path}")
+
+
+def launch(
+    run: RunSpec,
+    feeds: Mapping[str, RayBatchSource],
+    scaling: ScalingConfig,
+    run_config: RunConfig,
+    beside: BackgroundEval | None = None,
+    torch_config: TorchConfig | None = None,
+    lease: Lease | None = None,
+) -> RunResult:
+    """Runs workers until they end, restarting them as ``run_config`` allows.
+
+    Args:
+        run: What each worker does.
+        feeds: Its data, by name.
+        scaling: Number and kind of workers.
+        run_config: Name and storage of the run.
+        beside: How the run is evaluated beside training; None where its workers evaluate.
+        torch_config: Of the workers' process group; None for Ray Train's default.
+        lease: The run's folder, held; training needs it.
+
+    Returns:
+        What the first worker sent back.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C stopped it: training after a checkpoint, or at once if pressed again.
+    """
+    no_datasets: Any = dict.fromkeys(feeds)  # names only: the feeds come from the data config
+    sealed = PickledRef(run)
+    with ExitStack() as stack:
+        desk = stack.enter_context(open_queue(beside, sealed, feeds))
+        name, oversight, signals = str(run_config.name), None, None
+        tower = stack.enter_context(monitor_of(name))
+        channel = stack.enter_context(shown(tower, name))
+        if TRAIN in feeds:
+            assert lease is not None
+            lease.fence.check()  # encoding may have taken long
+            oversight = stack.enter_context(supervised(tower, name, lease))
+            run_config = watched(run_config, oversight)
+            signals = StopSignals(lambda: ask_to_stop(tower))
+            stack.enter_context(signals.taken())
+        outcome = run_workers(
+            lambda: work(sealed.open(), channel, desk, oversight),
+            scaling,
+            run_config,
+            torch_config=torch_config,
+            datasets=no_datasets,
+            dataset_config=SourceConfig(feeds),
+        )
+    assert isinstance(outcome, RunResult)
+    late = signals is not None and signals.by_ctrl_c
+    return dataclasses.replace(outcome, interrupted=late)
+
+
+class _Trainer(TorchTrainer):
+    """Ray Train's trainer without its handler of Ctrl-C.
+
+    That one ends the program with exit code 0, and stays installed when the run is over.
+    """
+
+    _controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def fit(self) -> Result:
+        """Runs the workers; ends them where this process is told to end at once."""
+        try:
+            return super().fit()
+        except (KeyboardInterrupt, SystemExit):
+            if self._controller is not None:
+                with suppress(RayActorError):  # it ends itself, and cannot say so
+                    ray.get(self._controller.abort.remote())
+            raise
+
+
+def run_workers(
+    task: Callable[[], Any], scaling: ScalingConfig, run_config: RunConfig, **options: Any
+) -> Any:
+    """Runs a task on workers that form a process group, restarting them as ``run_config`` allows.
+
+    Args:
+        task: What each worker does.
+        scaling: Number and kind of workers.
+        run_config: Name and storage of the run.
+        options: Other arguments of ``TorchTrainer``.
+
+    Returns:
+        What the first worker returned.
+
+    Raises:
+        RunStopped: If a worker met an error that a restart would not mend.
+        LeaseLost: If another driver took the run's folder.
+        Interrupted: If the run was told to stop, or its storage was away when Ray Train's controller wrote there; it can go on.
+        OutOfRetries: If workers were lost more often than ``run_config`` allows.
+    """
+    run_config = _stopping_at_repeatable_errors(run_config)
+    # Ray Train's workers write what is printed twice, through a logger and as it is; ours have a console of their own.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    sealed = PickledRef(task)
+    trainer = _Trainer(
+        lambda: cloudpickle.dumps(sealed.open()()), scaling_config=scaling, run_config=run_config, **options
+    )
+    try:
+        result: Any = trainer.fit()
+    except ControllerError as error:
+        cause = error.controller_failure
+        if isinstance(cause, (RunStopped, Interrupted, LeaseLost)):
+            raise cause from None
+        if isinstance(cause, OSError):  # the controller notes each reported checkpoint in the run's folder
+            raise Interrupted(
+                f"Ray Train's controller could not write to the run's storage ({cause}). Complete checkpoints are not "
+                "harmed: when it is there again, go on with resume_from_checkpoint=True"
+            ) from error
+        raise
+    except (WorkerGroupError, PreemptionError) as error:
+        raise OutOfRetries(f"workers were lost more often than max_failures allows. {error}") from error
+    return cloudpickle.loads(result.return_value)
+
+
+def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunConfig:
+    """Where a run keeps its checkpoints: in ``output_dir``, unless the user's configuration says otherwise.
+
+    Args:
+        run_config: The user's, or None.
+        output_dir: The training arguments' output folder.
+    """
+    parent, name = os.path.split(os.path.abspath(output_dir))
+    if run_config is None:
+        return RunConfig(name=name, storage_path=parent, failure_config=FailureConfig(max_failures=RESTARTS))
+    return dataclasses.replace(
+        run_config, storage_path=given_storage(run_config) or parent, name=given_name(run_config) or name
+    )
+
+
+def store_of(run_config: RunConfig | None, output_dir: str) -> CheckpointStore:
+    """The folder of a run, to look into.
+
+    Args:
+        run_config: As for :func:`complete_run_config`.
+        output_dir: Likewise.
+    """
+    return open_store(complete_run_config(run_config, output_dir), "")
+
+
+def has_checkpoint(run_config: RunConfig | None, output_dir: str) -> bool:
+    """Whether the folder of a run holds a complete checkpoint.
+
+    Args:
+        run_config: As for :func:`complete_run_config`.
+        output_dir: Likewise.
+    """
+    return store_of(run_config, output_dir).newest() is not None
+
+
+def _stopping_at_repeatable_errors(run_config: RunConfig) -> RunConfig:
+    return dataclasses.replace(
+        run_config,
+        callbacks=[*(run_config.callbacks or []), StopAtRepeatableErrors()],  # type: ignore[list-item]
+    )
+
+
+def runs_here(scaling: ScalingConfig | None) -> bool:
+    """Whether there are no workers and all is done in this process: Ray Train's ``num_workers=0``."""
+    return scaling is not None and scaling.num_workers == 0
+
+
+def workers_of(scaling: ScalingConfig) -> int:
+    """Number of workers of a scaling.
+
+    Raises:
+        ValueError: If it is a range: the global batch would change with the number of workers.
+    """
+    if not isinstance(scaling.num_workers, int):
+        raise ValueError(f"scaling_config.num_workers must be a number; got {scaling.num_workers!r}.")
+    return scaling.num_workers
+
+
+def resolve_scaling(scaling: ScalingConfig | None, use_cpu: bool = False) -> ScalingConfig:
+    """The user's scaling, or the default for the cluster.
+
+    Args:
+        scaling: The user's, or None.
+        use_cpu: Whether the training arguments want CPUs.
+
+    Raises:
+        ValueError: If they want CPUs and the scaling GPUs.
+    """
+    if scaling is None:
+        return ScalingConfig(num_workers=1) if use_cpu else default_scaling()
+    if use_cpu and scaling.use_gpu:
+        raise ValueError(
+            "use_cpu=True and scaling_config=ScalingConfig(use_gpu=True) contradict each other. Leave one out."
+        )
+    return scaling
+
+
+def process_group(args: Any) -> TorchConfig:
+    """The workers' process group, as ``ddp_backend`` and ``ddp_timeout`` want it.
+
+    Args:
+        args: Training arguments.
+    """
+    return TorchConfig(backend=args.ddp_backend, timeout_s=args.ddp_timeout)

@@ -1,0 +1,105 @@
+"""Where a run keeps its checkpoints, seen from the driver."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.fs as pafs
+from ray.train import RunConfig
+
+from ray_st.training.checkpoint.lease import Lease, held
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.data.specs import TRAIN
+
+if TYPE_CHECKING:
+    from ray_st.runtime.train.launch import BuiltSource
+
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+
+def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
+    """The folder of a run.
+
+    Args:
+        run_config: With name and storage path.
+        run_id: Name of the run in manifests.
+    """
+    root = str(run_config.storage_path)
+    if run_config.storage_filesystem is not None:
+        filesystem, path = run_config.storage_filesystem, root
+    elif "://" in root:
+        filesystem, path = pafs.FileSystem.from_uri(root)
+    else:
+        filesystem, path = pafs.LocalFileSystem(), str(Path(root).absolute())
+    return CheckpointStore(f"{path.rstrip('/')}/{run_config.name}", filesystem, run_id)
+
+
+@contextmanager
+def taken(store: CheckpointStore) -> Iterator[tuple[CheckpointStore, Lease]]:
+    """Holds a run's folder while the context is open; gives the store that only the holder can write with.
+
+    The folder is taken before anything else is done, so that of two runs one is refused at once. Then Ray Train's record
+    of an earlier run there is cleared: Ray resumes by itself from it, and dies where it is torn; where to go on is
+    ours to say, from manifests.
+
+    Args:
+        store: The run's folder.
+
+    Raises:
+        ValueError: If the folder cannot be written, or another run is writing into it.
+    """
+    with ExitStack() as stack:
+        try:
+            lease = stack.enter_context(held(store))
+            snapshot = f"{store.path}/{_SNAPSHOT}"
+            if store.filesystem.get_file_info(snapshot).is_file:
+                store.filesystem.delete_file(snapshot)
+        except OSError as error:
+            raise ValueError(
+                f"The run's folder {store.path} cannot be written ({error}). "
+                "Choose another output_dir, or another storage_path in run_config."
+            ) from error
+        yield dataclasses.replace(store, fence=lease.fence), lease
+
+
+def publish(folder: Path, run_config: RunConfig) -> str:
+    """Copies a folder beside a run's checkpoints, where these are in an object store.
+
+    Args:
+        folder: A local folder.
+        run_config: With name and storage path.
+
+    Returns:
+        Where it is.
+    """
+    store = open_store(run_config, "")
+    if store.is_local:
+        return str(folder)
+    place = f"{store.path}/{folder.name}"
+    pafs.copy_files(
+        str(folder.absolute()),
+        place,
+        source_filesystem=pafs.LocalFileSystem(),
+        destination_filesystem=store.filesystem,
+    )
+    return f"{str(run_config.storage_path).rstrip('/')}/{run_config.name}/{folder.name}"
+
+
+def facts_of(fed: Mapping[str, BuiltSource[Any]]) -> dict[str, Any]:
+    """What the order of a run's training samples depends on."""
+    return fed[TRAIN].fingerprint if TRAIN in fed else {}
+
+
+@contextmanager
+def run_folder(output_dir: str, keeps: bool) -> Iterator[str]:
+    """The folder of a run: the user's, or a temporary one for a run that keeps nothing, such as an evaluation."""
+    if keeps:
+        yield output_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="ray_st-") as folder:
+        yield folder

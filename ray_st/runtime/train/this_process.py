@@ -1,0 +1,123 @@
+"""A run without workers (``num_workers=0``): a worker's loop in this process, on the user's own objects.
+
+No Ray is started: rows are encoded here. It is for debugging and first tries, and computes what one worker computes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import ray
+from accelerate.state import AcceleratorState, GradientState
+
+from ray_st.data.batch_source import MemoryBatchSource
+from ray_st.data.dataset_stats import describe_blocks
+from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.runtime.cluster import connection
+from ray_st.runtime.data.ingest import BLOCK_ROWS, open_source
+from ray_st.runtime.train.launch import BuiltSource, ready
+from ray_st.runtime.train.worker import carry_out
+from ray_st.training.callbacks.event_report import EventReport
+from ray_st.training.callbacks.progress_report import ProgressReport
+from ray_st.training.callbacks.stop_consensus import StopConsensus
+from ray_st.training.checkpoint.lease import Lease
+from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
+from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.data.dataset_specs import is_ray_dataset
+from ray_st.training.data.local_source import encode_here
+from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, RunResult, RunSpec, eval_names
+from ray_st.training.worker_context import WorkerContext
+from ray_st.util.endings import StopRequest, Why
+from ray_st.util.events import set_context, speaks_json, tell
+from ray_st.util.screen import SentBar, shown
+from ray_st.util.signals import StopSignals
+from ray_st.world import World
+
+
+def make_feed(part: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
+    """Encodes the datasets of a feed here, in the blocks that a cluster makes, and plans its first epoch.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+    blocks = {name: _blocks(dataset) for name, dataset in part.datasets.items()}
+    columns = {name: dataset.encoding.columns for name, dataset in part.datasets.items()}
+    ingested = {name: describe_blocks(encoded, columns[name]) for name, encoded in blocks.items()}
+    windows = {name: EncodedDataset(encoded, columns[name]) for name, encoded in blocks.items()}
+    return ready(part, ingested, lambda planner, arrangement: MemoryBatchSource(windows, planner))
+
+
+def _blocks(dataset: DatasetSpec) -> list[pa.Table]:
+    if not is_ray_dataset(dataset.source):
+        return encode_here(dataset, BLOCK_ROWS)
+    with connection.connected():  # the user's dataset is read by Ray, which its maker has started
+        opened = open_source(dataset.source, dataset.encoding, dataset.label)
+        rows = pa.concat_tables(ray.get(opened.to_arrow_refs()))
+    return encode_here(dataclasses.replace(dataset, source=rows), BLOCK_ROWS)
+
+
+def launch(
+    run: RunSpec, feeds: Mapping[str, MemoryBatchSource], store: CheckpointStore, lease: Lease | None
+) -> RunResult:
+    """Runs a task as the only worker.
+
+    Args:
+        run: What to do.
+        feeds: Its data, by name.
+        store: The run's folder.
+        lease: The hold on it; None for a run that keeps nothing.
+
+    Raises:
+        KeyboardInterrupt: If Ctrl-C stopped it: training after a checkpoint, or at once if pressed again.
+    """
+    # The driver's trainer has set accelerate's state, of which a process has one; a worker begins without.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    with shown() as screen:
+        place = WorkerContext(
+            World(),
+            store,
+            train=feeds.get(TRAIN),
+            evals=eval_names(feeds),
+            prompt_lengths=run.prompt_lengths,
+            open_bar=(lambda steps: SentBar(screen.show, steps)) if run.bar else None,
+            facts=run.facts,
+            ledger=SampleLog(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger else None,
+        )
+        trainer = run.build(place)
+        callbacks, trainer.travelled = trainer.travelled, ()  # they are the user's own, and need no way back
+        try:
+            with _attended(trainer, lease) as signals:
+                outcome = carry_out(run, trainer, store)
+        finally:
+            trainer.restore_types()  # the user's own weights
+    return dataclasses.replace(
+        outcome,
+        callbacks=tuple(vars(callback) for callback in callbacks),
+        extras={name: vars(trainer)[name] for name in trainer.brought if name in vars(trainer)},
+        interrupted=signals.by_ctrl_c,
+    )
+
+
+@contextmanager
+def _attended(trainer: Any, lease: Lease | None) -> Iterator[StopSignals]:
+    """Listens to signals and to the loss of the run's folder. No watchdog: someone may be at a breakpoint."""
+    wish = StopRequest()
+    signals = StopSignals(lambda: wish.ask(Why.STOP))
+    if lease is None:
+        yield signals
+        return
+    folder = lease.fence.path
+    lease.when_lost(lambda: wish.ask(Why.STOP))
+    set_context(run=folder.rpartition("/")[2])
+    if speaks_json():
+        trainer.remove_callback(ProgressReport)
+        tell("run.started", f"run {folder.rpartition('/')[2]} in {folder}", folder=folder)
+    trainer.add_callback(EventReport(trainer))
+    trainer.add_callback(StopConsensus(trainer, wish, every_s=0.0))  # there is nobody to wait for
+    with signals.taken():
+        yield signals

@@ -1,0 +1,137 @@
+"""What a Ray Train worker does with a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import logging
+import sys
+from contextlib import nullcontext
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from ray_st.runtime.cluster.connection import cores_of_node
+from ray_st.runtime.supervision.console import Channel, speaking
+from ray_st.runtime.supervision.supervisor import Supervisor, supervised_worker
+from ray_st.training.async_eval.protocol import EvalQueue
+from ray_st.training.checkpoint.resume import Start
+from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
+from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
+from ray_st.training.data.specs import TRAIN, RunResult, RunSpec, eval_names
+from ray_st.training.worker_context import WorkerContext
+from ray_st.util.events import tell
+from ray_st.world import World
+
+
+def work(
+    run: RunSpec, channel: Channel, desk: EvalQueue | None = None, oversight: Supervisor | None = None
+) -> RunResult | None:
+    """Builds the trainer at this worker's place and runs its task.
+
+    Args:
+        run: The run.
+        channel: The way to the driver's console.
+        desk: Where evaluations beside training are ordered; None where the workers evaluate.
+        oversight: How training is watched; None for a task that is over soon.
+
+    Returns:
+        The outcome, on the first worker; None on the others.
+    """
+    _quiet_reports()
+    gc.freeze()  # what imports made stays; a full collection, with which training begins, need not look at it
+    if run.all_cores:
+        torch.set_num_threads(cores_of_node())
+    place = dataclasses.replace(_place(run, channel), desk=desk)
+    with speaking(channel, place.world, run.log_level):
+        trainer = run.build(place)
+        with supervised_worker(trainer, place, oversight) if oversight else nullcontext():
+            outcome = carry_out(run, trainer, place.store)
+    return outcome if place.world.is_first else None
+
+
+def _quiet_reports() -> None:
+    # Ray Train writes a line for each report of each rank, through a logger named after its file; what users want to
+    # see the loop writes itself.
+    module = sys.modules.get("ray.train.v2._internal.execution.context")
+    if module is not None:
+        logging.getLogger(module.__file__).setLevel(logging.WARNING)
+
+
+def world_of_worker() -> World:
+    """This worker's place in its group: the only place where Ray is asked for it."""
+    context = ray.train.get_context()
+    return World(
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        local_rank=context.get_local_rank(),
+        node_rank=context.get_node_rank(),
+    )
+
+
+def _place(run: RunSpec, channel: Channel) -> WorkerContext:
+    storage = ray.train.get_context().get_storage()
+    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id, run.fence)
+    shards: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.feeds}
+    world = world_of_worker()
+    return WorkerContext(
+        world=world,
+        store=store,
+        train=shards.get(TRAIN),
+        evals=eval_names(shards),
+        prompt_lengths=run.prompt_lengths,
+        report=_Report(store),
+        open_bar=channel.open_bar if run.bar else None,
+        facts=run.facts,
+        ledger=SampleLog(f"{store.path}/{LEDGER}", store.check_fence)
+        if run.ledger and world.is_first
+        else None,
+    )
+
+
+def carry_out(run: RunSpec, trainer: Any, store: CheckpointStore) -> RunResult:
+    """Runs a run's task from the checkpoint that it starts from.
+
+    Args:
+        run: The run.
+        trainer: The worker's trainer.
+        store: The run's folder.
+    """
+    start = _start(run, store)
+    if start.path is not None and start.only_model:
+        trainer.take_weights(start.path)
+    outcome: RunResult = run.task(trainer, None if start.only_model else start.path)
+    return outcome
+
+
+def _start(run: RunSpec, store: CheckpointStore) -> Start:
+    """The checkpoint from which to go on: this run's newest complete one, else the one that the user named."""
+    skipped: list[str] = []
+    newest = store.newest(run.run_id, skipped, resumable=True)
+    for reason in skipped:
+        tell("checkpoint.passed_over", f"passed over a checkpoint: {reason}", reason=reason)
+    if newest is not None:
+        return Start(newest.name, str(store.fetch(newest.name)))
+    if run.start.name is None:
+        return run.start
+    return dataclasses.replace(run.start, path=str(store.fetch(run.start.name)))
+
+
+class _Report:
+    """Tells Ray Train of a checkpoint that is already in storage. A barrier: every rank calls it."""
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self._store = store
+
+    def __call__(self, metrics: dict[str, Any], found: SavedCheckpoint) -> None:
+        checkpoint = Checkpoint(self._store.location(found.name), self._store.filesystem)
+        is_first = ray.train.get_context().get_world_rank() == 0
+        ray.train.report(
+            metrics,
+            checkpoint=checkpoint if is_first else None,
+            checkpoint_dir_name=found.name,
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )

@@ -1,0 +1,1 @@
+"""A search on Ray Tune: trials, early stopping, populations, shared data."""

@@ -1,0 +1,103 @@
+"""What a trial asks of the cluster, and how many trials there is room for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ray
+from ray import tune
+from ray.train import ScalingConfig
+
+from ray_st.runtime.train.launch import resolve_scaling, workers_of
+
+_DRIVER_BYTES = 1_000_000  # Ray refuses a placement group of nothing
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a trial asks of the cluster.
+
+    Args:
+        each: What a worker gets, by the name of the resource.
+        scaling: How a trial on several workers is scaled; None for one that runs in its own process.
+    """
+
+    each: Mapping[str, float]
+    scaling: ScalingConfig | None = None
+
+    @classmethod
+    def of(
+        cls, scaling: ScalingConfig | None, asked: Mapping[str, float] | None, use_cpu: bool = False
+    ) -> Need:
+        """The need of a trial.
+
+        Args:
+            scaling: The user's scaling, or None.
+            asked: Resources of a trial on one worker, or None.
+            use_cpu: Whether the training arguments want CPUs.
+
+        Raises:
+            ValueError: If both say something, or an amount is none.
+        """
+        workers = 1 if scaling is None else workers_of(scaling)
+        if asked is not None and workers > 1:
+            raise ValueError(
+                "resources_per_trial is for trials on one worker; several get scaling_config.resources_per_worker each."
+            )
+        if scaling is not None and workers > 1:
+            return cls(_of_worker(scaling), scaling)
+        if asked is None:
+            return cls(_of_worker(resolve_scaling(scaling, use_cpu)))
+        for name, amount in asked.items():
+            if not isinstance(amount, int | float) or isinstance(amount, bool) or amount < 0:
+                raise ValueError(f"resources_per_trial[{name!r}]: expected a number, found {amount!r}.")
+        return cls({_ray_name(name): float(amount) for name, amount in asked.items() if amount})
+
+    @property
+    def workers(self) -> int:
+        """How many workers a trial has."""
+        return 1 if self.scaling is None else workers_of(self.scaling)
+
+    def room(self) -> int:
+        """How many trials the cluster holds at a time, as it is now."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        workers = sum(_fitting(node, self.each) for node in nodes)
+        return workers // self.workers
+
+    def own_process(self) -> tune.PlacementGroupFactory:
+        """What Ray Tune sets aside for a trial's own process: all, or next to nothing where workers do the work."""
+        bundle: dict[str, float] = {"CPU": 0, "memory": _DRIVER_BYTES}
+        if self.scaling is None:
+            bundle = dict(self.each)
+        return tune.PlacementGroupFactory([bundle])
+
+    def check(self) -> None:
+        """Refuses trials that need more than the cluster has; they would wait for ever.
+
+        Raises:
+            ValueError: With both figures.
+        """
+        if self.room() < 1:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            found = [{name: node.get(name, 0.0) for name in self.each} for node in nodes]
+            raise ValueError(
+                f"A trial needs {self.workers} worker(s) with {dict(self.each)} each; the cluster's nodes have {found}. "
+                "Lower resources_per_trial or scaling_config, or add nodes."
+            )
+
+
+def _of_worker(scaling: ScalingConfig) -> dict[str, float]:
+    each: dict[str, float] = dict(scaling.resources_per_worker or {})  # type: ignore[arg-type]
+    each.setdefault("GPU" if scaling.use_gpu else "CPU", 1)
+    return {name: float(amount) for name, amount in each.items() if amount}
+
+
+def _fitting(node: Mapping[str, float], each: Mapping[str, float]) -> int:
+    """How many workers a node holds."""
+    return min((int(node.get(name, 0) / amount + 1e-6) for name, amount in each.items()), default=1_000)
+
+
+def _ray_name(name: str) -> str:
+    """Ray Tune's users write cpu and gpu, its placement groups CPU and GPU."""
+    return name.upper() if name in ("cpu", "gpu") else name

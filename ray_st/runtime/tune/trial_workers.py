@@ -1,0 +1,163 @@
+"""A trial on several workers: a Ray Train run that asks after each evaluation whether it goes on.
+
+A stopped trial ends as a finished one does: its workers leave the loop together and the run returns, so that all it held
+is free again. Nothing is killed.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig
+
+from ray_st.runtime.train.launch import launch, process_group
+from ray_st.runtime.train.storage import taken
+from ray_st.runtime.tune.shared_data import feed_for_workers
+from ray_st.runtime.tune.trial_loop import (
+    KNOWN,
+    NAME,
+    NUMBER,
+    VALUES,
+    Candidate,
+    Reports,
+    TrialContext,
+    build,
+    data_parts,
+    evaluate_end,
+)
+from ray_st.training.data.dataset_specs import prompt_lengths
+from ray_st.training.data.specs import TRAIN, RunResult, RunSpec
+from ray_st.training.distributed import collectives
+from ray_st.training.trainer_spec import TrainerSpec
+from ray_st.training.worker_context import WorkerContext
+
+_LOOK_S = 1.0
+
+
+class TrialProxy:
+    """Takes reports from the first worker to the trial's process, and its decisions back."""
+
+    def __init__(self) -> None:
+        self._reports: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._decisions: queue.Queue[bool] = queue.Queue()
+
+    def ask(self, report: dict[str, Any]) -> bool:
+        """Hands a report in; waits for whether the trial goes on."""
+        self._reports.put(report)
+        return self._decisions.get()
+
+    def next(self, wait_s: float) -> dict[str, Any] | None:
+        """The next report; None if there is none for so long."""
+        try:
+            return self._reports.get(timeout=wait_s)
+        except queue.Empty:
+            return None
+
+    def decide(self, goes_on: bool) -> None:
+        """Says whether the trial goes on after its last report."""
+        self._decisions.put(goes_on)
+
+
+def train_on_workers(
+    config: Mapping[str, Any], kit: TrialContext, send: Callable[[dict[str, Any]], None]
+) -> None:
+    """Runs a trial on workers from the trial's own process, which needs next to nothing itself.
+
+    Args:
+        config: Number, parameters and name.
+        kit: What all trials share.
+        send: Reports figures; raises if the trial is to stop.
+    """
+    assert kit.scaling is not None
+    candidate = kit.make(config[NUMBER], config[VALUES], config[NAME])
+    actor: Any = ray.remote(num_cpus=0)(TrialProxy)
+    relay = actor.options(max_concurrency=3).remote()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(_launch, candidate, config, kit, relay)
+        while not running.done():
+            report = ray.get(relay.next.remote(_LOOK_S))
+            if report is not None:
+                _pass_on(report, relay, running, send)
+        running.result()
+
+
+def _pass_on(
+    report: dict[str, Any], relay: Any, running: Future[Any], send: Callable[[dict[str, Any]], None]
+) -> None:
+    goes_on = False
+    try:
+        send(report)
+        goes_on = True
+    finally:
+        ray.get(relay.decide.remote(goes_on))
+        if not goes_on:
+            running.result()  # the workers leave together
+
+
+def _launch(candidate: Candidate, config: Mapping[str, Any], kit: TrialContext, relay: Any) -> None:
+    assert kit.scaling is not None
+    assert isinstance(kit.scaling.num_workers, int)
+    parts = data_parts(candidate.shell, kit.scaling.num_workers)
+    feeds, facts = {}, {}
+    for name, part in parts.items():
+        feeds[name], facts[name] = feed_for_workers(name, part, kit.data)
+    store = kit.trial_store(config[NUMBER])
+    parent, _, name = store.path.rpartition("/")
+    run_config = RunConfig(
+        name=name,
+        storage_path=parent,
+        storage_filesystem=None if store.is_local else store.filesystem,
+        failure_config=FailureConfig(max_failures=0),  # a lost trial is started again as a whole
+    )
+    args = candidate.description.options["args"]
+    with taken(store) as (_, lease):
+        run = RunSpec(
+            run_id=store.run_id,
+            build=_Build(candidate.description, relay, kit.keeps, config[KNOWN]),
+            task=_train_task,
+            feeds=tuple(feeds),
+            prompt_lengths=prompt_lengths(parts),
+            facts=facts[TRAIN],
+            fence=lease.fence,
+        )
+        launch(run, feeds, kit.scaling, run_config, torch_config=process_group(args), lease=lease)
+
+
+class _Build:
+    """Makes a trial's trainer on a worker.
+
+    Args:
+        description: What to make.
+        relay: Where its figures go.
+        keeps: As for :class:`Reports`.
+        known: Likewise.
+    """
+
+    def __init__(
+        self, description: TrainerSpec, relay: Any, keeps: Callable[[int], bool] | None, known: int
+    ) -> None:
+        self._description, self._relay, self._keeps, self._known = description, relay, keeps, known
+
+    def __call__(self, place: WorkerContext) -> Any:
+        relay = self._relay
+
+        def send(report: dict[str, Any]) -> None:
+            mine = ray.get(relay.ask.remote(report)) if place.world.is_first else None
+            if not collectives.broadcast_object(mine):
+                trainer.control.should_training_stop = True
+                reports.stopped = True
+
+        trainer = build(self._description, place)
+        reports = Reports(send, self._keeps, self._known)
+        reports.attach(trainer)
+        return trainer
+
+
+def _train_task(trainer: Any, resume_from: str | None) -> RunResult:
+    result = trainer.train(resume_from_checkpoint=resume_from)
+    evaluate_end(trainer)
+    return RunResult(result=result, state="")

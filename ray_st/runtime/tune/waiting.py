@@ -1,0 +1,200 @@
+"""Trials on Ray Tune that wait for others: each rests after certain evaluations, until what others do lets it go on.
+
+A trial that waits has a checkpoint, keeps its process until another trial wants it, and takes no room.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from ray_st.runtime.tune.schedulers import TIME
+from ray_st.runtime.tune.search_stop import SearchStop
+from ray_st.runtime.tune.study_searcher import Record, Study, StudySearcher, Watcher, configured, evaluations
+from ray_st.runtime.tune.trial_loop import NUMBER
+
+_START_S = 60.0
+"""How long a new trial waits for a process of its own before it gets that of one that waits for others."""
+
+
+class Waiting(Protocol):
+    """Who waits, and for how long. All of it follows from the study's records.
+
+    Attributes:
+        study: The study.
+        closed: Whether no more trials will be suggested, although there are not enough.
+    """
+
+    study: Study
+    closed: bool
+
+    def ready(self, record: Record) -> bool:
+        """Whether a trial need not wait for others."""
+
+    def out(self, record: Record) -> bool:
+        """Whether a trial that waits has nothing to wait for any more."""
+
+    def turn(self, record: Record) -> tuple[int, int]:
+        """Of those that are ready, the one with the least goes on first."""
+
+    def settle(self) -> None:
+        """Decides what can be decided."""
+
+
+def over(record: Record) -> bool:
+    """Whether a trial has made its last step."""
+    return bool(record.history and record.history[-1]["ended"])
+
+
+def compared_at(record: Record, evaluation: int) -> dict[str, Any] | None:
+    """The event that a trial is compared by where all are after an evaluation; None if it has not come so far.
+
+    Where that of the evaluation itself is missing it is the first one after it: no trial slips past a comparison.
+
+    Args:
+        record: What is known of the trial.
+        evaluation: The number of the evaluation.
+    """
+    return next((event for event in record.history if event["evaluation"] >= evaluation), None)
+
+
+def went_past(record: Record, evaluation: int) -> bool:
+    """Whether a trial went on after that event."""
+    return bool(record.history) and compared_at(record, evaluation) not in (None, record.history[-1])
+
+
+class WaitingSearcher(StudySearcher):
+    """Hands out trials; those that wait for others take no room.
+
+    Args:
+        waiting: Who waits.
+        limit: Gives the most trials at a time, as the cluster is now.
+        watcher: Is told of evaluations and ends after they are noted.
+        stop: As for :class:`ray_st.runtime.tune.study_searcher.StudySearcher`.
+    """
+
+    def __init__(
+        self, waiting: Waiting, limit: Callable[[], int], watcher: Watcher, stop: SearchStop
+    ) -> None:
+        super().__init__(waiting.study, limit, watcher, stop)
+        self._waiting = waiting
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's configuration; FINISHED only when all have ended: Ray keeps processes for reuse until then."""
+        if self._stop.asked:
+            return None if self._numbers else Searcher.FINISHED
+        self._waiting.closed = self.spoilt is not None
+        self._waiting.settle()
+        records = self._study.records
+        asked = None
+        if self.spoilt is None:
+            if sum(self._waiting.ready(records[n]) for n in self._numbers.values()) >= self._limit():
+                return None
+            asked = self._study.ask(self._waiting.ready)
+        if asked is None:
+            return None if self._numbers else self._finish()
+        self._numbers[trial_id] = asked.number
+        return configured(asked)
+
+    def _finish(self) -> Any:
+        """Ends trials that waited when the driver was killed, and were not handed out again."""
+        for record in self._study.records:
+            if self._waiting.out(record):
+                self._watcher.ended(self._study.tell(record.number, "PRUNED"))
+        return Searcher.FINISHED
+
+
+class WaitingScheduler(FIFOScheduler):
+    """Has trials wait after evaluations, and go on when they are ready.
+
+    Args:
+        waiting: Who waits.
+        rests: After which evaluations a trial waits, by number.
+        limit: Gives the most trials at a time, as the cluster is now.
+        stop: Whether the search was told to stop; then no trial waits any longer, or begins.
+    """
+
+    def __init__(
+        self,
+        waiting: Waiting,
+        rests: Callable[[int], bool],
+        limit: Callable[[], int],
+        stop: SearchStop,
+    ) -> None:
+        super().__init__()
+        self._waiting, self._rests, self._limit, self._stop = waiting, rests, limit, stop
+        self._held: list[Trial] = []  # they wait in their processes
+        self._chosen: list[Trial] = []  # they have been given a process
+        self._asked: dict[str, float] = {}  # since when new ones want one
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Has a trial wait, at first in its process."""
+        if "objective" not in result or result["ended"] or not self._waits(self._record(trial), result[TIME]):
+            return TrialScheduler.CONTINUE
+        self._held.append(trial)
+        return TrialScheduler.NOOP
+
+    def _waits(self, record: Record, evaluation: int) -> bool:
+        """Whether a trial waits that tells of an evaluation: for others, after this one or one that it missed."""
+        known = evaluations(record)
+        if evaluation <= known:  # it was made again
+            return not self._waiting.ready(record)
+        return any(self._rests(number) for number in range(known + 1, evaluation + 1))
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The next trial to give a process to: its own, that of a trial that waits, or a new one."""
+        trials = tune_controller.get_trials()
+        if self._stop.asked:
+            for trial in trials:
+                if trial.status in (Trial.PENDING, Trial.PAUSED) or trial in self._held:
+                    tune_controller.stop_trial(trial)
+            self._held, self._chosen = [], []
+            return None
+        self._waiting.settle()
+        for trial in trials:
+            if trial.status in (Trial.RUNNING, Trial.PAUSED) and self._waiting.out(self._record(trial)):
+                tune_controller.stop_trial(trial)
+        self._held = [trial for trial in self._held if trial.status == Trial.RUNNING]
+        self._chosen = [trial for trial in self._chosen if trial.status == Trial.PENDING]
+        able = sorted(filter(self._can_run, trials), key=self._turn)
+        trial = next((one for one in able if self._has_room(tune_controller, one, trials)), None)
+        if trial is None:
+            return None
+        self._chosen.append(trial)
+        if trial.status == Trial.PAUSED:
+            record = self._record(trial)
+            trial.set_config(configured(record))
+            self._waiting.study.went_on(record.number)
+        return trial
+
+    def _has_room(self, tune_controller: Any, trial: Trial, trials: list[Trial]) -> bool:
+        """Whether there is a process for a trial, or room for a new one; one that waits gives up its own."""
+        active = sum(one.status in (Trial.RUNNING, Trial.PENDING) for one in trials)
+        if trial.status == Trial.PENDING and (not self._held or self._is_starting(trial, active)):
+            return False
+        if self._held:
+            held = trial if trial in self._held else self._held[0]
+            self._held.remove(held)
+            tune_controller.pause_trial(held, should_checkpoint=False)
+            return True
+        return active < self._limit()
+
+    def _is_starting(self, trial: Trial, active: int) -> bool:
+        """Whether Ray is starting a process for a new trial; what else runs may leave no room for it for long."""
+        since = self._asked.setdefault(trial.trial_id, time.monotonic())
+        return active <= self._limit() and time.monotonic() - since < _START_S
+
+    def _can_run(self, trial: Trial) -> bool:
+        waiting = trial.status in (Trial.PENDING, Trial.PAUSED) or trial in self._held
+        return waiting and trial not in self._chosen and self._waiting.ready(self._record(trial))
+
+    def _record(self, trial: Trial) -> Record:
+        return self._waiting.study.records[trial.config[NUMBER]]
+
+    def _turn(self, trial: Trial) -> tuple[int, int]:
+        return self._waiting.turn(self._record(trial))

@@ -1,0 +1,211 @@
+"""What a search optimises: figures of an evaluation turned into one number, or several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from transformers.trainer_utils import default_compute_objective
+
+from ray_st.evaluation.metric_names import MetricNames
+from ray_st.util.names import closest, did_you_mean
+
+DIRECTIONS = ("minimize", "maximize")
+SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
+
+
+class ObjectiveError(ValueError):
+    """The objective cannot be computed from what evaluations report.
+
+    Attributes:
+        spoils_search: No other trial would do better.
+    """
+
+    spoils_search = True
+
+
+def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
+    """The direction of each objective.
+
+    Args:
+        direction: ``"minimize"`` or ``"maximize"``, or a list of them.
+
+    Raises:
+        ValueError: If there is none, or another word.
+    """
+    given = (direction,) if isinstance(direction, str) else tuple(direction)
+    odd = [word for word in given if word not in DIRECTIONS]
+    if odd or not given:
+        hint = f"; {did_you_mean(str(odd[0]), DIRECTIONS)}" if odd else ""
+        raise ValueError(
+            f'direction must be "minimize" or "maximize", or a list of these; got {direction!r}{hint}'
+        )
+    return given
+
+
+def as_scope(ray_scope: str | None, directions: Sequence[str]) -> str:
+    """Which evaluations trials are compared by, once they have ended; the names are Ray Tune's.
+
+    Args:
+        ray_scope: The training argument: ``"last"``, ``"all"`` (the best one), ``"avg"`` (the mean), ``"last-5-avg"``,
+            ``"last-10-avg"``, or None for ``"last"``.
+        directions: The direction of each objective.
+
+    Raises:
+        ValueError: If it is another word, or there are several objectives, which need not be at their best together.
+    """
+    scope = ray_scope or "last"
+    if scope not in SCOPES:
+        raise ValueError(f"ray_scope: expected one of {list(SCOPES)}, found {scope!r}.")
+    if scope != "last" and len(directions) > 1:
+        raise ValueError(f'ray_scope={scope!r} is for one objective; a search with several has "last" alone.')
+    return scope
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Computes the values of a trial's objectives from the figures of an evaluation.
+
+    Args:
+        compute: A function of the figures by name, the name of a figure, a list of names, or None for transformers' default: the
+            evaluation loss if there is nothing else, otherwise the sum of all figures besides it and those of speed.
+        directions: One for each objective.
+        scope: Which evaluations a trial is compared by, as for :func:`as_scope`.
+    """
+
+    compute: Callable[[dict[str, float]], Any] | str | Sequence[str] | None
+    directions: tuple[str, ...]
+    scope: str = "last"
+
+    def __call__(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """The values, in the order of the directions.
+
+        Raises:
+            ObjectiveError: If a figure is asked for that is not there, or their number is not that of the directions.
+        """
+        found = self._computed(metrics)
+        _check_count(found, self.directions)
+        try:
+            return tuple(float(value) for value in _values(found))
+        except (TypeError, ValueError) as error:
+            raise ObjectiveError(f"compute_objective must give numbers; got {found!r}.") from error
+
+    def of_trial(self, evaluations: Sequence[Sequence[float]]) -> tuple[float, ...]:
+        """A trial's values.
+
+        Args:
+            evaluations: Those of each of its evaluations so far, one at least.
+        """
+        if self.scope == "last":
+            return tuple(evaluations[-1])
+        values = [only for (only,) in evaluations]
+        if self.scope == "all":
+            return (max(values) if self.directions[0] == "maximize" else min(values),)
+        return (fmean(values if self.scope == "avg" else values[-int(self.scope.split("-")[1]) :]),)
+
+    def _computed(self, metrics: Mapping[str, float]) -> Any:
+        if isinstance(self.compute, str):
+            return self._figure(self.compute, metrics)
+        if isinstance(self.compute, Sequence):
+            return [self._figure(name, metrics) for name in self.compute]
+        compute = default_compute_objective if self.compute is None else self.compute
+        try:
+            return compute(dict(metrics))
+        except KeyError as error:
+            return self._figure(str(error.args[0]), {k: v for k, v in metrics.items() if k != error.args[0]})
+
+    @staticmethod
+    def _figure(name: str, metrics: Mapping[str, float]) -> float:
+        if name not in metrics:
+            raise ObjectiveError(
+                f"The objective {name!r} is reported by no evaluation; {did_you_mean(name, metrics)} "
+                f"There are: {', '.join(sorted(metrics))}."
+            )
+        return metrics[name]
+
+
+def finite(values: Sequence[float]) -> bool:
+    """Whether all values are numbers that can be compared."""
+    return all(math.isfinite(value) for value in values)
+
+
+class _Asked(dict[str, float]):
+    """Made-up figures, remembering which were asked for.
+
+    Args:
+        figure: Makes one from its name.
+    """
+
+    def __init__(self, figure: Callable[[str], float]) -> None:
+        super().__init__()
+        self._figure = figure
+
+    def __missing__(self, name: str) -> float:
+        self[name] = self._figure(name)
+        return self[name]
+
+
+def try_out(compute: Any, figure: Callable[[str], float] = lambda name: 0.5) -> tuple[list[str], Any]:
+    """What a ``compute_objective`` asks for and gives, as far as calling it with made-up figures tells.
+
+    Args:
+        compute: A function of figures, the name of one, a list of names, or None.
+        figure: Makes a figure from its name.
+
+    Returns:
+        The names of the figures, and what it gave; None where that is not known.
+    """
+    if isinstance(compute, str):
+        return [compute], 0.5
+    if isinstance(compute, Sequence):
+        return list(compute), [0.5] * len(compute)
+    asked = _Asked(figure)
+    try:
+        found = None if compute is None else compute(asked)
+    except (LookupError, TypeError, ValueError, ArithmeticError):
+        return [], None  # it looks at the figures as a whole; the first evaluation will tell
+    return list(asked), found
+
+
+def check_objective(compute: Any, directions: Sequence[str], names: MetricNames, evaluates: bool) -> None:
+    """Refuses an objective that no evaluation reports, as far as names are known before one has run.
+
+    Args:
+        compute: As for :class:`Objective`.
+        directions: Likewise.
+        names: The metrics that evaluations of the trainer report.
+        evaluates: Whether the trainer has anything to evaluate.
+
+    Raises:
+        ObjectiveError: If there is nothing to evaluate, a metric is asked for that no evaluation reports, or there are
+            more objectives than directions, or fewer.
+    """
+    if not evaluates:
+        raise ObjectiveError("A search needs an eval_dataset or an evaluator; the trainer has neither.")
+    asked, found = try_out(compute)
+    if found is not None:
+        _check_count(found, directions)
+    for name in asked:
+        if names.complete and name != "epoch" and name not in names.known:
+            near = closest(name, names.known)
+            raise ObjectiveError(
+                f"The objective {name!r} is reported by no evaluation of this trainer"
+                + (f"; did you mean {near!r}?" if near else ".")
+                + f" There are, the most similar first: {names.listed(name)}."
+            )
+
+
+def _values(found: Any) -> tuple[Any, ...]:
+    return tuple(found) if isinstance(found, (list, tuple)) else (found,)
+
+
+def _check_count(found: Any, directions: Sequence[str]) -> None:
+    count = len(_values(found))
+    if count != len(directions):
+        raise ObjectiveError(
+            f"direction={list(directions)} is for {len(directions)} objective(s), but compute_objective gives {count}: "
+            f"{found!r}. Give one direction for each."
+        )

@@ -1,0 +1,247 @@
+"""Training arguments that are documented and that a run on Ray cannot follow: refused by name, not ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_st.models.stack import Stack
+from ray_st.training.strategies.step_module import LossOrLosses, losses_of
+from ray_st.training_args import EvalOn
+from ray_st.util.events import write_line
+from ray_st.util.uploads import check_kept
+
+REFUSED = {
+    "parallelism_config": "each worker runs the whole model; fsdp=True shards its weights",
+    "enable_jit_checkpoint": (
+        "one worker alone cannot write a checkpoint when it is told to end; Ray restarts the run from the newest one. Set "
+        "save_steps to what may be lost"
+    ),
+}
+"""Why an argument is refused, and what to do instead, by its name."""
+
+REFUSED_IN_PLACE = {
+    "ledger": "it is written by runs that the driver starts",
+    "auto_find_batch_size": "the driver searches for it by starting a run for each size",
+    "ddp_backend": "your TorchTrainer has made the process group; give it torch_config=TorchConfig(backend=…)",
+}
+"""Why an argument is refused inside a worker of the user's own run, by its name."""
+
+_SEVERAL = "there is one process to run on. Give it two workers or more"
+REFUSED_WITHOUT_WORKERS = {
+    "fsdp": _SEVERAL,
+    "deepspeed": _SEVERAL,
+    "fp16_full_eval": "it would cast the weights of the model that you hold",
+    "bf16_full_eval": "it would cast the weights of the model that you hold",
+}
+"""Why an argument is refused where the run takes place in the driver's process, by its name."""
+
+
+def check_arguments(args: Any) -> None:
+    """Refuses arguments that would be ignored or fail on the workers.
+
+    Args:
+        args: Training arguments.
+
+    Raises:
+        ValueError: Naming the argument and what to do instead.
+    """
+    _refuse(args, REFUSED, "")
+
+
+def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
+    """Refuses what cannot take effect inside a worker of the user's own run.
+
+    Args:
+        args: Training arguments.
+        scaling_config: The trainer's, which must be None.
+        run_config: Likewise.
+
+    Raises:
+        ValueError: Naming what it is and what to do instead.
+    """
+    for name, value in (("scaling_config", scaling_config), ("run_config", run_config)):
+        if value is not None:
+            raise ValueError(
+                f"{name} has no effect inside a worker of Ray Train, which is running already: give it to your "
+                "TorchTrainer, or train on the driver."
+            )
+    _refuse(args, REFUSED_IN_PLACE, " inside a worker of Ray Train")
+
+
+def check_without_workers(args: Any, scaling_config: Any) -> None:
+    """Refuses what a run in this process (``num_workers=0``) cannot follow.
+
+    Args:
+        args: Training arguments.
+        scaling_config: The trainer's; anything but ``num_workers=0`` passes.
+
+    Raises:
+        ValueError: Naming what it is and what to do instead.
+    """
+    if scaling_config is None or scaling_config.num_workers != 0:
+        return
+    _refuse(args, REFUSED_WITHOUT_WORKERS, " without workers (num_workers=0)")
+    if args.eval_on == EvalOn.BACKGROUND:
+        raise ValueError(
+            'eval_on="background" evaluates in a process of a Ray cluster, and num_workers=0 trains in this '
+            'process without one. Use num_workers=1, or eval_on="workers", which evaluates here.'
+        )
+    if scaling_config.use_gpu and not torch.cuda.is_available():
+        raise ValueError(
+            "ScalingConfig(num_workers=0, use_gpu=True) trains in this process, whose machine has no GPU. "
+            "Leave use_gpu out, or use num_workers=1 on a cluster that has one."
+        )
+
+
+def check_outputs_last(args: Any, run_config: Any) -> None:
+    """Refuses folders for a run that Ray would delete with the upload of the job that this is.
+
+    Args:
+        args: Training arguments.
+        run_config: The trainer's, whose ``storage_path`` overrides ``output_dir``; or None.
+
+    Raises:
+        ValueError: Naming the folder and what to do instead.
+    """
+    remedy = (
+        "Give an absolute path on storage that lasts, or run_config=RunConfig(storage_path=...) "
+        "(in a run file: run.storage_path)"
+    )
+    storage = None if run_config is None else run_config.storage_path
+    if storage is None:
+        check_kept(args.output_dir, "output_dir", remedy)
+    else:
+        check_kept(storage, "run_config.storage_path")
+    if args.logging_dir is not None:
+        check_kept(args.logging_dir, "logging_dir")
+
+
+def check_losses(args: Any, loss: LossOrLosses) -> None:
+    """Refuses losses that cannot train sharded weights.
+
+    Args:
+        args: Training arguments.
+        loss: The loss, or one for each dataset.
+
+    Raises:
+        ValueError: Naming the loss and what to do instead.
+    """
+    for one in losses_of(loss).values() if args.fsdp else ():
+        if any(_is_cached(part) for part in one.modules()):
+            raise ValueError(
+                f"{type(one).__name__} runs the model once a mini-batch, and with fsdp every run is a gathering of weights in "
+                "which all ranks take part, whose numbers of mini-batches differ. Use the loss without its cache, with "
+                "activation_checkpointing in fsdp_config to save memory, or leave fsdp out."
+            )
+        numbers = [
+            name for name, weight in one.named_parameters() if weight.requires_grad and not weight.ndim
+        ]
+        if numbers:
+            raise ValueError(
+                f"{type(one).__name__} trains {numbers}, single numbers, which fsdp cannot shard. Choose another loss, set "
+                "requires_grad=False on them, or leave fsdp out."
+            )
+
+
+def check_recomputation(args: Any, loss: LossOrLosses, workers: int) -> None:
+    """Refuses activations that are computed again by a backward pass inside of another, where it runs more than once.
+
+    Each such pass gives the weights their gradients at once, and on several workers a gradient may come once a step.
+
+    Args:
+        args: Training arguments.
+        loss: The loss, or one for each dataset.
+        workers: How many workers train.
+
+    Raises:
+        ValueError: Naming the loss and what to do instead.
+    """
+    if workers < 2 or not reenters(args):
+        return
+    for one in losses_of(loss).values():
+        if any(_is_cached(part) for part in one.modules()):
+            raise ValueError(
+                f"{type(one).__name__} runs the model once a mini-batch, which gradient_checkpointing with use_reentrant=True "
+                f"cannot do on {workers} workers. {_REENTERS}"
+            )
+
+
+_REENTERS = (
+    "Each run has a backward pass of its own then, which gives the weights their gradients again, and workers exchange each "
+    "gradient once a step. Set use_reentrant=False in gradient_checkpointing_kwargs, or leave it out."
+)
+
+
+def reenters(args: Any) -> bool:
+    """Whether activations are computed again by a backward pass inside of another."""
+    return _recomputes(args) and bool((args.gradient_checkpointing_kwargs or {}).get("use_reentrant"))
+
+
+def _recomputes(args: Any) -> bool:
+    return bool(
+        getattr(args, "activation_checkpointing", args.gradient_checkpointing)
+    )  # the name in newer releases
+
+
+def ready_twice(error: RuntimeError, args: Any) -> ValueError | None:
+    """The error to raise in place of a backward pass's, if some weight got its gradient twice in it.
+
+    A restart would meet it again. Losses without a cache come to this where a batch is more than one run of the model.
+
+    Args:
+        error: What the backward pass raised.
+        args: Training arguments.
+
+    Returns:
+        None if it is another error, or activations are not computed again that way.
+    """
+    if not reenters(args) or "mark a variable ready only once" not in str(error):
+        return None
+    return ValueError(
+        "The batch is too large for one run of the model, and gradient_checkpointing with use_reentrant=True cannot run it "
+        f"more than once a step on several workers. {_REENTERS}"
+    )
+
+
+def _is_cached(part: Any) -> bool:
+    sizes = ("mini_batch_size", "mini_batch_num_tokens")
+    return any(getattr(part, name, None) is not None for name in sizes)
+
+
+def note_kept_activations(args: Any, model: nn.Module) -> None:
+    """Says so where activations are to be computed again and the model cannot.
+
+    Args:
+        args: Training arguments.
+        model: The model.
+    """
+    if _recomputes(args) and isinstance(model, Stack) and model.kept_activations:
+        write_line(f"warning: {model.kept_activations}")
+
+
+def make_folder(output_dir: str) -> None:
+    """Makes the output folder.
+
+    Args:
+        output_dir: Its path.
+
+    Raises:
+        ValueError: If it cannot be written.
+    """
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"The output folder {output_dir} cannot be written ({error}). Choose another output_dir."
+        ) from error
+
+
+def _refuse(args: Any, refused: Mapping[str, str], where: str) -> None:
+    for name, why in refused.items():
+        if getattr(args, name, None):
+            raise ValueError(f"{name} cannot be used{where}: {why}. Leave {name} out.")

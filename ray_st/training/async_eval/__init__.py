@@ -1,0 +1,1 @@
+"""Evaluation in another process: what a worker asks of it, and how it enters the answers."""

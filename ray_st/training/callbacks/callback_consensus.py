@@ -1,0 +1,157 @@
+"""What callbacks ask for on one rank happens on all: a checkpoint, an evaluation or an end that one rank alone enters hangs.
+
+A callback that acts only where ``state.is_world_process_zero``, or goes by its own clock, sets flags of its rank's
+``control``. Where the loop is about to act on them, all ranks take the union. That costs a reduction of five numbers, at
+each step only where a part of the user's can have set one in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl
+from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
+
+from ray_st.training.distributed import collectives
+
+IN_STEPS = (
+    "on_train_begin",
+    "on_epoch_begin",
+    "on_step_begin",
+    "on_pre_optimizer_step",
+    "on_optimizer_step",
+    "on_substep_end",
+    "on_step_end",
+)
+"""Hooks whose flags the end of a step acts on. What others set is agreed on right after them, as they are rarer."""
+
+_LIBRARIES = ("ray_st", "transformers")
+
+
+def of_users(kind: type) -> bool:
+    """Whether a class is the user's own; those of the libraries decide by what is the same on all ranks."""
+    return kind.__module__.split(".")[0] not in _LIBRARIES
+
+
+def acts_in_steps(callback: TrainerCallback) -> bool:
+    """Whether a callback has a hook that is called in each step.
+
+    Args:
+        callback: The callback; hooks may be set on the object, too.
+    """
+    hooks = ((name, getattr(callback, name, None)) for name in IN_STEPS)
+    return any(
+        hook is not None and getattr(hook, "__func__", hook) is not vars(TrainerCallback)[name]
+        for name, hook in hooks
+    )
+
+
+class ConsensusHandler(CallbackHandler):
+    """Calls callbacks as transformers' handler does, then lets ranks agree on what these asked for.
+
+    Args:
+        handler: The handler that it replaces.
+        trainer: The worker's trainer.
+    """
+
+    def __init__(self, handler: CallbackHandler, trainer: Trainer) -> None:
+        super().__init__(
+            [DefaultFlowCallback],
+            handler.model,
+            handler.processing_class,
+            handler.optimizer,
+            handler.lr_scheduler,
+        )
+        self.callbacks = handler.callbacks
+        self._trainer = trainer
+        self._asked = self._in_steps = False
+        self._held = TrainerControl()
+
+    def agreed(self, control: TrainerControl) -> TrainerControl:
+        """The union of the ranks' flags, where a part of the user's may have set one; every rank must call it."""
+        if not self._asked:
+            return control
+        held, self._held = dataclasses.asdict(self._held), TrainerControl()
+        flags = {name: flag or held[name] for name, flag in dataclasses.asdict(control).items()}
+        mine = torch.tensor([int(flag) for flag in flags.values()], device=self._trainer.args.device)
+        for name, ranks in zip(flags, collectives.sum_over_ranks(mine).tolist(), strict=True):
+            setattr(control, name, ranks > 0)
+        return control
+
+    def _hold(self, control: TrainerControl, *names: str) -> TrainerControl:
+        """Takes flags away until ranks agree."""
+        for name in names if self._asked else ():
+            setattr(self._held, name, getattr(self._held, name) or getattr(control, name))
+            setattr(control, name, False)
+        return control
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
+        """Finds out, on all ranks alike, whether there is anything to agree on."""
+        control = super().on_train_begin(args, state, control)
+        own = [callback for callback in self.callbacks if of_users(type(callback))]
+        subclass = of_users(type(self._trainer))
+        mine = torch.tensor(
+            [subclass or bool(own), subclass or any(map(acts_in_steps, own))], device=args.device
+        )
+        if collectives.current_world().size > 1:
+            asked, in_steps = collectives.sum_over_ranks(mine.int()).tolist()
+            self._asked, self._in_steps = asked > 0, in_steps > 0
+        return control
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
+        """Puts off an end until the step is whole: in the midst of it the other ranks wait for this one's gradient."""
+        control = super().on_substep_end(args, state, control)
+        return self._hold(control, "should_epoch_stop", "should_training_stop")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> TrainerControl:
+        """Puts off what is asked for: one rank alone may log, and the loop would act at once."""
+        before = control.should_evaluate, control.should_save
+        control.should_evaluate = control.should_save = False
+        control = self._hold(super().on_log(args, state, control, logs), "should_evaluate", "should_save")
+        control.should_evaluate |= before[0]
+        control.should_save |= before[1]
+        return control
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
+        """Agrees on what the loop does after a step."""
+        control = super().on_step_end(args, state, control)
+        return self.agreed(control) if self._in_steps else control
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
+        """Likewise after an epoch."""
+        return self.agreed(super().on_epoch_end(args, state, control))
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> TrainerControl:
+        """Likewise after an evaluation, which all ranks take part in."""
+        return self.agreed(super().on_evaluate(args, state, control, metrics))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
+        """Likewise after a checkpoint."""
+        return self.agreed(super().on_save(args, state, control))
+
+
+class AgreeingTrainer(Trainer):
+    """A trainer whose ranks do what a callback of any of them asks for."""
+
+    callback_handler: ConsensusHandler
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.callback_handler = ConsensusHandler(self.callback_handler, self)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Logs first; an evaluation or a checkpoint that ``on_log`` asked for then follows on all ranks."""
+        control = self.control
+        if control.should_log:
+            wanted = control.should_evaluate, control.should_save
+            control.should_evaluate = control.should_save = False
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+            control = self.control
+            control.should_evaluate |= wanted[0]
+            control.should_save |= wanted[1]
+            self.control = self.callback_handler.agreed(control)
+        super()._maybe_log_save_evaluate(*args, **kwargs)

@@ -1,0 +1,211 @@
+"""What a training run tells the model's card: data, losses, settings, the cluster, versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+
+from ray_st._version import __version__
+from ray_st.data.located import read_located
+from ray_st.data.sources import HfStream, Source, Sql
+from ray_st.models.card.model_card_data import UNNAMED, publishable
+from ray_st.models.card.run_facts import Cluster
+from ray_st.models.card.tables import column_statistics
+from ray_st.training.data.dataset_specs import loss_for
+from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
+from ray_st.training.distributed import collectives
+from ray_st.training.strategies.step_module import LossOrLosses, losses_of
+from ray_st.training.worker_context import WorkerContext
+from ray_st.training_args import SentenceTransformerTrainingArguments
+
+_SAMPLES, _COUNTED, _WIDGETS, _SEEN = 3, 100, 5, 1000
+_VERSIONS = ("transformers", "torch", "accelerate", "datasets", "tokenizers")
+_ON_HUB = re.compile(r"hf://datasets/([^@/]+/[^@/]+|[^@/]+)@(\w+)/")
+_OF_THE_MACHINE = ("use_cpu", "logging_dir", "local_rank")
+
+
+def describe_run(trainer: Any, parts: Mapping[str, LoaderSpec]) -> None:
+    """Notes a run in the card of the model that it trains, before it starts.
+
+    Args:
+        trainer: The trainer.
+        parts: The run's datasets, by feed name.
+    """
+    card = getattr(trainer.model, "model_card_data", None)
+    if card is None:
+        return
+    card.set_losses(list(losses_of(trainer.loss).values()))
+    count = _token_counter(trainer.model)
+    if TRAIN in parts:
+        card.set_train_dataset_metadata(_facts(parts[TRAIN], trainer.loss, count))
+        if card.generate_widget_examples and not card.widget:
+            card.set_widget_examples(widget_examples(map(_texts, parts[TRAIN].datasets.values())))
+    evals = [
+        {**facts, "name": name or facts["name"]}
+        for name, part in eval_names(parts).items()
+        for facts in _facts(part, trainer.loss, count)
+    ]
+    card.set_eval_dataset_metadata(evals)
+    every = {name: value for name, value in trainer.args.to_dict().items() if name not in _OF_THE_MACHINE}
+    card.set_hyperparameters(changed_arguments(trainer.args, trainer.card_defaults or {}), every)
+
+
+def default_arguments(args: Any) -> dict[str, Any]:
+    """What training arguments are by default.
+
+    Args:
+        args: The arguments.
+    """
+    default: dict[str, Any] = type(args)(output_dir=args.output_dir, use_cpu=True).to_dict()
+    return default
+
+
+def changed_arguments(
+    args: SentenceTransformerTrainingArguments, default: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments that differ from their defaults."""
+    return {
+        name: value
+        for name, value in args.to_dict().items()
+        if name in default and value != default[name] and name not in _OF_THE_MACHINE
+    }
+
+
+# ---- data ----
+
+
+def _facts(
+    part: LoaderSpec, loss: LossOrLosses, count: Callable[[list[str]], list[int]] | None
+) -> list[dict[str, Any]]:
+    return [
+        _dataset_facts(name, dataset, loss_for(loss, name, dataset.label), count)
+        for name, dataset in part.datasets.items()
+    ]
+
+
+def _dataset_facts(
+    name: str, part: DatasetSpec, loss: nn.Module, count: Callable[[list[str]], list[int]] | None
+) -> dict[str, Any]:
+    source, counted = part.source, _first_rows(part, _COUNTED)
+    columns = list(part.encoding.columns.names)
+    facts: dict[str, Any] = {"name": name or UNNAMED, "columns": columns, **_on_hub(source)}
+    if isinstance(source, datasets.Dataset):
+        facts["size"] = len(source)
+    facts["loss"] = type(loss).__name__
+    settings: dict[str, Any] = getattr(loss, "get_config_dict", dict)()
+    facts["loss_settings"] = publishable({key: _plain(value) for key, value in settings.items()})
+    if counted:
+        facts["counted"] = len(counted)
+        facts["statistics"] = [
+            column_statistics(column, [row[column] for row in counted], count) for column in columns
+        ]
+        facts["samples"] = [list(row.values()) for row in counted[:_SAMPLES]]
+    return facts
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON holds it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, str | int | float | None):
+        return value
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def _first_rows(part: DatasetSpec, count: int) -> list[dict[str, Any]]:
+    """The first rows of what is at hand; a Ray Dataset, a query or a stream is not run for the card."""
+    columns, source = list(part.encoding.columns.names), part.source
+    if isinstance(source, datasets.Dataset):
+        chosen = source.select(range(min(count, len(source)))).select_columns(columns)
+        return [{name: row[name] for name in columns} for row in chosen]
+    if not isinstance(source, Source) or _is_run_to_be_read(source):
+        return []
+    first = next((table for one in source.parts(columns) for table in read_located(one) if len(table)), None)
+    return [] if first is None else first.select(columns).slice(0, count).to_pylist()
+
+
+def _is_run_to_be_read(source: Any) -> bool:
+    inside = [
+        *getattr(source, "sources", ()),
+        getattr(source, "source", None),
+    ]  # of a cut or a choice of others
+    return isinstance(source, Sql | HfStream) or any(
+        _is_run_to_be_read(one) for one in inside if one is not None
+    )
+
+
+def _texts(part: DatasetSpec) -> list[list[str]]:
+    """The texts of some rows, for the widget."""
+    rows = [[value for value in row.values() if isinstance(value, str)] for row in _first_rows(part, _SEEN)]
+    return [texts for texts in rows if texts and all(texts)]
+
+
+def _on_hub(source: Any) -> dict[str, str]:
+    """Name and revision on the Hub of a dataset that was loaded from there."""
+    info = getattr(source, "info", None)
+    files = getattr(info, "download_checksums", None) or {}
+    found = next((match for file in files if (match := _ON_HUB.match(str(file)))), None)
+    return {"id": found[1], "revision": found[2]} if found else {}
+
+
+def widget_examples(data: Iterable[Sequence[list[str]]]) -> list[dict[str, Any]]:
+    """Examples for the Hub's widget: short texts of the data, each with up to three others.
+
+    Args:
+        data: For each dataset the texts of some rows.
+    """
+    examples: list[dict[str, Any]] = []
+    for rows in data:
+        short = sorted(rows, key=lambda texts: sum(map(len, texts)))[: _WIDGETS + _SAMPLES]
+        for i, (first, *others) in enumerate(short[:_WIDGETS]):
+            more = [texts[-1] for texts in (*short[i + 1 :], *short[:i])]
+            sentences = [text for text in dict.fromkeys([*others, *more]) if text != first]
+            if sentences:
+                examples.append({"source_sentence": first, "sentences": sentences[:_SAMPLES]})
+    return examples[:: max(len(examples) // _WIDGETS, 1)][:_WIDGETS]
+
+
+def _token_counter(model: Any) -> Callable[[list[str]], list[int]] | None:
+    """Counts the tokens that the model sees of texts; None where it takes no token ids."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if model.token_encoder() is None or not callable(tokenizer):
+        return None
+    longest = model.max_seq_length or 10**6
+
+    def count(texts: list[str]) -> list[int]:
+        return [min(len(ids), longest) for ids in tokenizer(texts, verbose=False)["input_ids"]]
+
+    return count
+
+
+# ---- surroundings ----
+
+
+def note_surroundings(card: Any, place: WorkerContext) -> None:
+    """Notes the cluster, versions and sizes of a run; every rank must call it.
+
+    Args:
+        card: The model's card data.
+        place: The worker's place.
+    """
+    found = collectives.gather_objects((_device(), place.world.node_rank))
+    nodes = {node for _, node in found}
+    devices = tuple(device for device, _ in found)
+    card.cluster = Cluster(len(found), len(nodes), devices, importlib.metadata.version("ray"))
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    card.versions = {"python": platform.python_version(), "ray_st": __version__, **versions}
+    if place.train is not None:
+        card.set_train_dataset_sizes([len(window) for window in place.train.windows])
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"

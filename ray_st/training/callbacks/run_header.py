@@ -1,0 +1,79 @@
+"""The first lines of a run: what is trained, where it is kept, how often it is evaluated and saved, on what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from transformers import IntervalStrategy, TrainingArguments
+
+from ray_st.training.strategies.step_module import LossOrLosses, losses_of
+
+
+def subject(model: nn.Module, loss: LossOrLosses) -> str:
+    """What is trained, and with what: the model's kind and size, the losses' names.
+
+    Args:
+        model: The model.
+        loss: One loss, or one for each dataset name.
+    """
+    values = sum(weight.numel() for weight in model.parameters())
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    size = _short(values) if trained == values else f"{_short(values)}, {_short(trained)} of them trained"
+    parts = ", ".join(type(part).__name__ for part in model.children())
+    losses = ", ".join(dict.fromkeys(type(part).__name__ for part in losses_of(loss).values()))
+    return f"{type(model).__name__}({parts}), {size} weights; {losses}"
+
+
+def header(args: TrainingArguments, run: str, folder: str, what: str) -> list[str]:
+    """What a run is, a line for each fact, said before its data are read.
+
+    Args:
+        args: Training arguments.
+        run: Name of the run.
+        folder: Where its checkpoints are kept.
+        what: See :func:`subject`.
+    """
+    return [
+        f"run {run}: {what}",
+        f"folder: {folder}",
+        f"evaluation: {_how_often(args.eval_strategy, args.eval_steps)}; "
+        f"checkpoints: {_how_often(args.save_strategy, args.save_steps)}",
+    ]
+
+
+def starting(workers: int, each: Mapping[str, float]) -> str:
+    """What happens once the data are there.
+
+    Args:
+        workers: Number of workers.
+        each: Resources of each, by name.
+    """
+    resources = ", ".join(f"{name} {amount:g}" for name, amount in each.items())
+    many = f"{workers} workers, each" if workers > 1 else "1 worker"
+    return f"starting {many} with {resources}; the first step usually follows within 10 to 20 seconds"
+
+
+def computing(args: TrainingArguments) -> str:
+    """What this process computes with: its device, its threads, its precision."""
+    device = torch.device(args.device)
+    precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {precision}"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' * (threads > 1)}, {precision}"
+
+
+def _how_often(strategy: str | IntervalStrategy, steps: float | None) -> str:
+    name = str(getattr(strategy, "value", strategy))
+    if name == "steps" and steps:
+        return f"every {steps:g} steps" if steps >= 1 else f"every {steps:.0%} of all steps"
+    return {"no": "none", "epoch": "every epoch"}.get(name, name)
+
+
+def _short(number: int) -> str:
+    for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "K")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return str(number)

@@ -1,0 +1,107 @@
+"""Stopping at a step that all ranks agree on, after a checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from ray_st.training.distributed import collectives
+from ray_st.util.endings import Interrupted, Moved, StopRequest, Why
+from ray_st.util.events import speaks_json, tell
+
+EVERY_S = 2.0
+"""Seconds between two roll calls; at least a step."""
+
+
+REASONS = {
+    Why.LEAVE: "a worker was told to end",
+    Why.PREEMPTED: "a node is being taken away",
+    Why.STOP: "the run was told to stop",
+}
+
+
+class StopConsensus(TrainerCallback):
+    """Every two seconds or so the ranks tell each other their wishes and how fast they are.
+
+    How many steps lie between two calls follows from the last call's figures, which are the same on all ranks: so all
+    call at the same step, and what they agree on happens at the same step. A call is one reduction of a few numbers.
+
+    Args:
+        trainer: The worker's trainer.
+        wish: This process's wish.
+        preempted: Whether a node of the run is being taken away; every rank asks it equally often.
+        pace: Gives this rank's seconds of forward computation since the last call.
+        every_s: Seconds between two calls.
+
+    Attributes:
+        skew: The slowest rank's forward seconds over the mean of all; 1 where all are alike.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        wish: StopRequest,
+        preempted: Callable[[], bool] = bool,
+        pace: Callable[[], float] = float,
+        every_s: float = EVERY_S,
+    ) -> None:
+        self._trainer, self._wish, self._preempted, self._pace = trainer, wish, preempted, pace
+        self._every_s = every_s
+        self._next = self._last_step = 0
+        self._last = 0.0
+        self._agreed = Why.GO_ON
+        self.skew = 1.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Calls first at the end of the first step."""
+        self._agreed = Why.GO_ON
+        self._last_step, self._next = state.global_step, state.global_step + 1
+        self._last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Calls, if it is time to; where the ranks agree to stop, has them save and evaluates no more."""
+        step = state.global_step
+        if step < self._next or step >= state.max_steps:
+            return
+        self._agreed = self._call(step)
+        if self._agreed:
+            control.should_save, control.should_evaluate = True, False
+
+    def _call(self, step: int) -> Why:
+        if self._preempted():
+            self._wish.ask(Why.PREEMPTED)
+        now = time.monotonic()
+        world, steps = self._trainer.here.world, step - self._last_step
+        rows = torch.zeros(world.size, 3, device=self._trainer.args.device)
+        mine = (float(self._wish.why), (now - self._last) / steps, self._pace())
+        rows[world.rank] = torch.tensor(mine)
+        wishes, seconds, forward = collectives.sum_over_ranks(rows).T.tolist()
+        self._last, self._last_step = now, step
+        self._next = step + max(1, int(self._every_s / max(max(seconds), 1e-3)))
+        mean = sum(forward) / len(forward)
+        self.skew = max(forward) / mean if mean > 0 else 1.0
+        return Why(int(max(wishes)))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stops after the checkpoint.
+
+        Raises:
+            Interrupted: If the run is to end.
+            Moved: If it is to go on elsewhere.
+        """
+        if not self._agreed:
+            return
+        message = f"{REASONS[self._agreed]}: stopped after step {state.global_step} of {state.max_steps}"
+        # People read it in the run's last line, which the driver writes.
+        if state.is_world_process_zero and (self._agreed is not Why.STOP or speaks_json()):
+            tell("stop.saved", message, step=state.global_step, reason=self._agreed.name.lower())
+        if self._agreed is Why.STOP:
+            raise Interrupted(
+                f"{message}; its checkpoint is in {self._trainer.here.store.path}: go on with "
+                "train(resume_from_checkpoint=True), or ray-st train RUN.yaml --continue"
+            )
+        raise Moved(self._agreed, message)

@@ -1,0 +1,191 @@
+"""What a run's operators want to see: where the time of a step goes, how fast it is, and how well it learns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from ray_st.training.callbacks.goodput import Goodput
+
+PARTS = ("data", "forward", "backward", "optimizer", "rest")
+"""The parts of a step: waiting for its data; the losses' forward passes; the backward passes, with the reduction of
+gradients, and their clipping; the optimizer; what is left, such as the schedule."""
+
+
+class MetricSink(Protocol):
+    """Takes figures."""
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Sets a figure to a value."""
+
+    def due(self) -> bool:
+        """Whether it is time to set the figures of speed."""
+
+
+class Throughput(TrainerCallback):
+    """Measures the loop of a worker.
+
+    Times are the training thread's. On a GPU, work that the host has only asked for counts where the host next waits
+    for it.
+
+    Args:
+        trainer: The worker's trainer.
+        sink: Where figures go.
+        skew: Gives the slowest rank's forward time over the mean.
+        tally: Keeps account of the time that was spent well.
+        wall: Tells the time since 1970.
+    """
+
+    def __init__(
+        self,
+        trainer: Any,
+        sink: MetricSink,
+        skew: Callable[[], float],
+        tally: Goodput,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._trainer, self._sink, self._skew = trainer, sink, skew
+        self._tally, self._wall = tally, wall
+        self._hooks: list[Any] = []
+        self._parts = dict.fromkeys(PARTS, 0.0)
+        self._mark = self._since = self._forward_from = time.monotonic()
+        self._step_forward = self._forward_since_call = self._well_spent = 0.0
+        self._steps = self._rows = 0
+        self._tokens: Tensor | None = None
+
+    def pace(self) -> float:
+        """This rank's forward seconds since the last call."""
+        seconds, self._forward_since_call = self._forward_since_call, 0.0
+        return seconds
+
+    # ---- the parts of a step ----
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Attaches to the model that was wrapped for this training."""
+        wrapped, first = self._trainer.model_wrapped, getattr(self._trainer.model, "first", None)
+        self._hooks = [
+            wrapped.register_forward_pre_hook(self._begin_forward),
+            wrapped.register_forward_hook(self._end_forward),
+        ]
+        if first is not None:
+            self._hooks.append(first.register_forward_pre_hook(self._count))
+        self._tally.begin(state.global_step)
+        self._well_spent = 0.0
+        self._mark = self._since = time.monotonic()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The data is there."""
+        self._lap("data")
+        self._step_forward = 0.0
+
+    def _begin_forward(self, module: nn.Module, inputs: Any) -> None:
+        self._forward_from = time.monotonic()
+
+    def _end_forward(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if module.training:
+            self._step_forward += time.monotonic() - self._forward_from
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Gradients are there, and clipped."""
+        self._lap("backward")
+        self._parts["backward"] -= self._step_forward
+        self._parts["forward"] += self._step_forward
+        self._forward_since_call += self._step_forward
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Weights are new."""
+        self._lap("optimizer")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A step is done; hands its figures on, now and then."""
+        self._lap("rest")
+        self._steps += 1
+        self._rows += sum(len(batch) for batch in getattr(self._trainer, "_used", ()))
+        if self._sink.due():
+            self._hand_on(state)
+
+    def _lap(self, part: str) -> None:
+        self._parts[part] += self._spend()
+
+    def _spend(self) -> float:
+        """Seconds since the last mark, which count as well spent; sets the mark."""
+        now = time.monotonic()
+        seconds, self._mark = now - self._mark, now
+        self._well_spent += seconds
+        return seconds
+
+    def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        """Counts tokens: real ones, and those that go through the encoder. Stays on the device; read when due."""
+        mask = inputs[0].get("attention_mask") if inputs and isinstance(inputs[0], Mapping) else None
+        if mask is None or not torch.is_grad_enabled():  # evaluations, and a gradient cache's first pass
+            return
+        real = mask.sum()
+        whole = real if getattr(module, "without_padding", False) else torch.full_like(real, mask.numel())
+        counted = torch.stack([real, whole])
+        self._tokens = counted if self._tokens is None else self._tokens + counted
+
+    # ---- figures ----
+
+    def _hand_on(self, state: Any) -> None:
+        now = time.monotonic()
+        seconds, steps = max(now - self._since, 1e-9), self._steps
+        in_steps = sum(self._parts.values())
+        rank = str(self._trainer.here.world.rank)
+        for part, spent in self._parts.items():
+            self._sink.set("st_train_step_seconds", spent / steps, part=part, rank=rank)
+        self._sink.set("st_train_data_wait_share", self._parts["data"] / max(in_steps, 1e-9), rank=rank)
+        if self._tokens is not None:
+            real, whole = self._tokens.tolist()
+            self._sink.set("st_train_tokens_per_second", real / seconds, rank=rank)
+            self._sink.set("st_train_padding_share", 1 - real / max(whole, 1), rank=rank)
+        if state.is_world_process_zero:
+            self._sink.set("st_train_step", state.global_step)
+            self._sink.set("st_train_samples_per_second", self._rows / seconds)
+            self._sink.set("st_train_rank_skew", self._skew())
+            self._book(state)
+        self._parts = dict.fromkeys(PARTS, 0.0)
+        self._since, self._steps, self._rows, self._tokens = now, 0, 0, None
+
+    def _book(self, state: Any) -> None:
+        ratio = self._tally.add(state.global_step, self._well_spent)
+        self._well_spent = 0.0
+        self._sink.set("st_train_effective_time_ratio", ratio)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Hands on the loss, and the figures of an evaluation."""
+        self._spend()
+        if not state.is_world_process_zero or not logs:
+            return
+        if "loss" in logs:
+            self._sink.set("st_train_loss", float(logs["loss"]))
+            self._sink.set("st_train_learning_rate", float(logs.get("learning_rate", 0.0)))
+            return
+        for name, value in logs.items():
+            if name.startswith("eval_") and isinstance(value, (int, float)):
+                self._sink.set("st_eval", float(value), metric=name)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """An evaluation is time well spent, and no waiting for data."""
+        self._spend()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hands on when the newest checkpoint was written, and how long that took."""
+        seconds, self._mark = time.monotonic() - self._mark, time.monotonic()
+        if state.is_world_process_zero:
+            self._sink.set("st_checkpoint_seconds", seconds)
+            self._sink.set("st_checkpoint_unixtime_seconds", self._wall())
+            self._sink.set("st_checkpoint_step", state.global_step)
+            self._book(state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Hands on what is left, and lets go of the model."""
+        if self._steps:
+            self._hand_on(state)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []

@@ -1,0 +1,270 @@
+"""Where a run begins: the one rule which checkpoint it goes on from, and what happens to what an earlier run left there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from ray_st.training.checkpoint.sample_log import LEDGER
+from ray_st.training.checkpoint.store import MANIFEST, PREFIX, CheckpointError, CheckpointStore
+from ray_st.util.events import write_line
+
+TRAINER_STATE = "trainer_state.json"
+
+FIRST_EPOCH = "batches of the first epoch"
+"""Name, among the facts of a manifest, of a hash of the rows of each batch."""
+
+NOTED_EVER = (
+    "seed",
+    "drop_last",
+    "rows",
+    "columns",
+    "texts and labels",
+    "global batch size",
+    "blocks of a window",
+)
+"""Facts that all versions' manifests have; for those of a dataset, the part after its name."""
+
+EARLIER = "earlier"
+"""How the folders begin, in a run's folder, into which checkpoints of earlier runs are set aside."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The checkpoint from which a run starts.
+
+    Args:
+        name: Its name, if it is one of the run's folder; each worker fetches it from there.
+        path: Its folder, if it lies elsewhere; every worker must see it.
+        manifest: What its manifest says; empty without one.
+        only_model: Whether its weights are all that is taken.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    only_model: bool = False
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the run's first step is step 1."""
+        return self.only_model or not (self.name or self.path)
+
+
+def find_checkpoint(store: CheckpointStore, wanted: str | bool | None, only_model: bool = False) -> Start:
+    """The checkpoint from which a run starts.
+
+    Only what is complete, undamaged, and holds the states of optimizer, schedule and random generators can be gone on from: with
+    less the samples or the learning rate would be others, and nobody would notice.
+
+    Args:
+        store: The run's folder.
+        wanted: True for the newest such checkpoint of the run's folder, or a path of a checkpoint folder.
+        only_model: Whether a new run is to begin with the checkpoint's weights; then any model folder will do.
+
+    Raises:
+        CheckpointError: If there is none, or it cannot be gone on from.
+    """
+    if not wanted:
+        return Start()
+    if wanted is True:
+        return _newest(store, only_model)
+    folder = Path(wanted).absolute()
+    if only_model:
+        return _model_folder(store, folder)
+    if not (folder / TRAINER_STATE).is_file():
+        raise CheckpointError(f"resume_from_checkpoint={wanted!r}: no checkpoint there (no {TRAINER_STATE}).")
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(
+            f"resume_from_checkpoint={wanted!r} has no {MANIFEST}, which is written last: it is incomplete, or another "
+            "program wrote it, and nothing says that it is whole. Choose another checkpoint, or set resume_only_model=True "
+            "to begin a new run, at step 0, with its weights."
+        )
+    found = CheckpointStore(str(folder.parent)).check(folder.name, resumable=True)
+    if _is_of(store, folder):
+        return Start(name=found.name, manifest=found.manifest)
+    return Start(path=str(folder), manifest=found.manifest)
+
+
+def _newest(store: CheckpointStore, only_model: bool) -> Start:
+    skipped: list[str] = []
+    newest = store.newest(skipped=skipped, resumable=not only_model)
+    if newest is None:
+        reasons = skipped or ["It holds no checkpoint."]
+        if earlier := _earlier(store):
+            reasons.append(
+                f"{store.location(f'{EARLIER}-{earlier[-1]}')} holds what an earlier run left: to go on with that, name one "
+                "of its checkpoints by path."
+            )
+        raise CheckpointError(
+            f"resume_from_checkpoint=True found no complete checkpoint in {store.path}. {' '.join(reasons)}"
+        )
+    return Start(name=newest.name, manifest=newest.manifest, only_model=only_model)
+
+
+def _model_folder(store: CheckpointStore, folder: Path) -> Start:
+    if not folder.is_dir():
+        raise CheckpointError(f"resume_from_checkpoint={str(folder)!r}: no folder there.")
+    manifest: Mapping[str, Any] = {}
+    if (folder / MANIFEST).is_file():
+        manifest = CheckpointStore(str(folder.parent)).check(folder.name).manifest
+    if _is_of(store, folder):
+        return Start(name=folder.name, manifest=manifest, only_model=True)
+    return Start(path=str(folder), manifest=manifest, only_model=True)
+
+
+def _is_of(store: CheckpointStore, folder: Path) -> bool:
+    beside = folder.parent.resolve() == Path(store.path).resolve()
+    return store.is_local and beside and folder.name.startswith(PREFIX)
+
+
+# ---- does the run fit its checkpoint? ----
+
+
+def check_model(start: Start, weights: str) -> None:
+    """Refuses to go on from a checkpoint of another model, before workers start.
+
+    Args:
+        start: The checkpoint.
+        weights: What there is to say of the model's weights.
+
+    Raises:
+        CheckpointError: With both models' weights.
+    """
+    then = start.manifest.get("model", weights)
+    if then != weights:
+        raise CheckpointError(
+            f"{start.name or start.path} is a checkpoint of another model: it holds {then}; this model has {weights}. "
+            "Resume with the model that the run began with."
+        )
+
+
+def check_settings(start: Start, settings: Mapping[str, Any]) -> None:
+    """As :func:`check_fingerprint`, with what is known before any row is read."""
+    then = start.manifest.get("data") or {}
+    known = {name: value for name, value in settings.items() if name in then}
+    _refuse(start, {name: then[name] for name in known}, known)
+
+
+def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
+    """Refuses to go on from a checkpoint of a run with other data or settings, as the samples would not be the same.
+
+    A checkpoint of an earlier version does not say all of it; what it does not say is taken as unchanged, in so many words.
+
+    Args:
+        start: The checkpoint.
+        facts: What the order of the run's samples depends on.
+
+    Raises:
+        CheckpointError: Naming what differs.
+    """
+    then = start.manifest.get("data") or {}
+    if not then:
+        return
+    unsaid: list[str] = []
+    if FIRST_EPOCH in facts and FIRST_EPOCH not in then:
+        unsaid = [name for name in facts if name not in then and name.rpartition(": ")[2] not in NOTED_EVER]
+    _refuse(start, then, {name: value for name, value in facts.items() if name not in unsaid})
+    if unsaid and not start.only_model:
+        write_line(
+            f"{start.name or start.path} was written by an earlier version, which did not note {', '.join(unsaid)}: "
+            "taken to be as they were"
+        )
+
+
+def _refuse(start: Start, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    found = [] if start.only_model else differences(then, now)
+    if found:
+        raise CheckpointError(
+            f"{start.name or start.path} was written with other data or settings, so the order of samples would "
+            f"differ. {'; '.join(found)}. Resume with the same data and settings, or set ignore_data_skip=True to begin "
+            "the epoch anew with these."
+        )
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two fingerprints, in words."""
+    names = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
+    if names == [FIRST_EPOCH]:
+        return [
+            f"{FIRST_EPOCH}: others than then, although all settings are alike: has the code of a sampler changed?"
+        ]
+    return [f"{name}: {then.get(name)} then, {now.get(name)} now" for name in names if name != FIRST_EPOCH]
+
+
+# ---- what an earlier run left ----
+
+
+def set_aside(store: CheckpointStore, start: Start) -> Start:
+    """Moves what an earlier run left in a run's folder out of this run's way, and says so; nothing is deleted.
+
+    A run that goes on from the folder's newest checkpoint has nothing in its way. One that goes on from an earlier one
+    has the later ones, and one that begins anew, or goes on from another folder, has all checkpoints and the ledger.
+    So what is left in the folder belongs together: its newest checkpoint is this run's, or the one that it went on from.
+
+    Args:
+        store: The run's folder, held.
+        start: Where the run starts.
+
+    Returns:
+        Where the run starts, if that has been moved.
+    """
+    at = 0 if start.begins_anew or start.name is None else int(start.manifest["step"])
+    steps = [step for step in store.steps() if step > at]
+    if at and not any(store.has_manifest(step) for step in steps):
+        return start  # a killed run's half checkpoint is in nobody's way
+    ledger = bool(store.filesystem.get_file_info(store.location(LEDGER)).is_file)
+    if not steps and not ledger:
+        return start
+    store.check_fence()
+    place = f"{EARLIER}-{max(_earlier(store), default=0) + 1}"
+    store.filesystem.create_dir(store.location(place), recursive=True)
+    for step in steps:
+        _move(store, step, place)
+    if ledger:
+        take = store.filesystem.copy_file if at else store.filesystem.move
+        take(store.location(LEDGER), store.location(f"{place}/{LEDGER}"))
+    what = f"{len(steps)} checkpoint(s), the newest of step {steps[-1]}, are" if steps else f"{LEDGER} is"
+    why = "begins anew" if start.begins_anew else f"goes on from {start.name or start.path}"
+    write_line(f"{what} set aside in {store.location(place)}: an earlier run left them, and this one {why}")
+    moved = start.only_model and start.name is not None
+    return replace(start, name=f"{place}/{start.name}") if moved else start
+
+
+def bring_ledger(store: CheckpointStore, start: Start) -> None:
+    """Puts the ledger that lies beside a checkpoint of another folder into the run's folder, where it is continued.
+
+    Args:
+        store: The run's folder, on a local disk.
+        start: Where the run starts.
+    """
+    if start.begins_anew or start.path is None:
+        return
+    beside = Path(start.path).parent / LEDGER
+    if beside.is_file():
+        Path(store.location(LEDGER)).write_bytes(beside.read_bytes())
+
+
+def _earlier(store: CheckpointStore) -> list[int]:
+    """The numbers of the folders in which earlier runs' checkpoints lie."""
+    infos = store.filesystem.get_file_info(pafs.FileSelector(store.path, allow_not_found=True))
+    names = (info.base_name for info in infos if not info.is_file)
+    numbers = (name.removeprefix(f"{EARLIER}-") for name in names if name.startswith(f"{EARLIER}-"))
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def _move(store: CheckpointStore, step: int, place: str) -> None:
+    """Moves a checkpoint; an object store can only copy and delete."""
+    name = f"{PREFIX}{step}"
+    target = store.location(f"{place}/{name}")
+    if store.is_local:
+        store.filesystem.move(store.location(name), target)
+        return
+    files = store.filesystem
+    files.create_dir(target, recursive=True)
+    pafs.copy_files(store.location(name), target, source_filesystem=files, destination_filesystem=files)
+    store.delete(step)

@@ -1,0 +1,378 @@
+"""Checkpoints that can be trusted: complete ones carry a manifest, written last, of the size and hash of each file.
+
+The manifest carries its own hash as well: what it says besides (whose checkpoint it is, of which step, data and model) decides how
+a run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import xxhash
+
+from ray_st.training.checkpoint.lease import Fence
+
+MANIFEST = "manifest.json"
+PREFIX = "checkpoint-"
+FORMAT = 2
+"""Of manifests. Those of format 1 have no hash of their own."""
+
+SUM = "xxh3"
+"""Key, in a manifest, of the hash of all else in it."""
+
+STATES = ("optimizer.pt", "scheduler.pt", "rng_state_0.pth")
+"""Without these files a run cannot go on as if it had not been broken. Other ranks' random states may be missing, as a run may go
+on with more workers."""
+_CHUNK = 1 << 20
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is incomplete, damaged or not there."""
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """A complete checkpoint.
+
+    Args:
+        name: Folder name, ``checkpoint-STEP``.
+        step: Its global step.
+        manifest: What its manifest says.
+    """
+
+    name: str
+    step: int
+    manifest: dict[str, Any]
+
+    @property
+    def lacks(self) -> list[str]:
+        """Those of :data:`STATES` that it does not hold."""
+        return [file for file in STATES if file not in self.manifest["files"]]
+
+
+@dataclass
+class CheckpointStore:
+    """The folder of a run, on a local disk or in an object store, with one folder for each checkpoint.
+
+    Checkpoints are written to a local folder first. Where the run's folder is local this is its final place; otherwise
+    it is uploaded when it is sealed.
+
+    Args:
+        path: The run's folder, as its file system names it.
+        filesystem: The file system; local by default.
+        run_id: Name of this run, written into manifests, so that a restart adopts no other run's checkpoints.
+        fence: The right to write here, checked before anything is begun, sealed or deleted; None where nobody else can
+            write.
+    """
+
+    path: str
+    filesystem: pafs.FileSystem = field(default_factory=pafs.LocalFileSystem)
+    run_id: str = ""
+    fence: Fence | None = None
+
+    def __post_init__(self) -> None:
+        self._scratch: Path | None = None
+        self._sealed: int | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to this process: its folder for files on their way."""
+        return {**self.__dict__, "_scratch": None}
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run's folder is on a local (or mounted) disk."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    @property
+    def local(self) -> Path:
+        """The local folder in which checkpoints are written."""
+        if self.is_local:
+            return Path(self.path)
+        if self._scratch is None:
+            self._scratch = Path(tempfile.mkdtemp(prefix="ray_st-"))
+            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        return self._scratch
+
+    def location(self, name: str) -> str:
+        """Where a checkpoint lies, as its file system names it."""
+        return f"{self.path.rstrip('/')}/{name}"
+
+    def check_fence(self) -> None:
+        """Makes sure that this run still holds its folder.
+
+        Raises:
+            LeaseLost: If another driver has taken it.
+        """
+        if self.fence is not None:
+            self.fence.check()
+
+    def begin(self, step: int) -> Path:
+        """An empty local folder for the checkpoint of a step; an earlier checkpoint of this step is deleted.
+
+        Raises:
+            LeaseLost: If another driver has taken the run's folder.
+        """
+        self.check_fence()
+        if step in self.steps():
+            self.delete(step)
+        folder = self.local / f"{PREFIX}{step}"
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    def seal(self, folder: Path, **facts: Any) -> SavedCheckpoint:
+        """Declares a checkpoint complete: hashes its files, uploads them if need be, and writes the manifest last.
+
+        Args:
+            folder: What :meth:`begin` returned, with all files in it.
+            facts: What else the manifest says (cursor, seed, fingerprint of the plan).
+
+        Raises:
+            LeaseLost: If another driver has taken the run's folder: the checkpoint stays incomplete.
+        """
+        step = int(folder.name.removeprefix(PREFIX))
+        files = {
+            str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3": _digest(file)}
+            for file in sorted(folder.rglob("*"))
+            if file.is_file() and file.name != MANIFEST
+        }
+        manifest = {"run_id": self.run_id, "step": step, **facts, "files": files}
+        if not self.is_local:
+            self.check_fence()
+            self.filesystem.create_dir(self.location(folder.name), recursive=True)
+            pafs.copy_files(
+                str(folder),
+                self.location(folder.name),
+                source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=self.filesystem,
+            )
+        sealed = self._declare(manifest)
+        if not self.is_local:
+            shutil.rmtree(folder)
+        return sealed
+
+    def steps(self) -> list[int]:
+        """Steps of all checkpoint folders, complete or not, ascending."""
+        selector = pafs.FileSelector(self.path, allow_not_found=True)
+        names = (info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
+        numbers = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    def check(self, name: str, resumable: bool = False) -> SavedCheckpoint:
+        """Reads a checkpoint's manifest and compares sizes and hashes.
+
+        Args:
+            name: The checkpoint's folder.
+            resumable: Whether it must hold all of :data:`STATES`.
+
+        Raises:
+            CheckpointError: If the checkpoint is not there, has no manifest, or a file differs; names the file.
+        """
+        root = self.location(name)
+        info = self.filesystem.get_file_info(f"{root}/{MANIFEST}")
+        if not info.is_file:
+            raise CheckpointError(
+                f"{root} is not a complete checkpoint: it has no {MANIFEST}, which is written last. "
+                "Choose an earlier checkpoint."
+            )
+        manifest = self._read_manifest(f"{root}/{MANIFEST}")
+        found = SavedCheckpoint(name, int(manifest["step"]), manifest)
+        if resumable and found.lacks:
+            raise CheckpointError(
+                f"{root} cannot be resumed from: it holds no {', '.join(found.lacks)} (save_only_model=True writes none), so "
+                "the optimizer and the learning rate would start anew. Choose another checkpoint, or set "
+                "resume_only_model=True to begin a new run, at step 0, with its weights."
+            )
+        for file, expected in manifest["files"].items():
+            self._check_file(f"{root}/{file}", expected)
+        return found
+
+    def _read_manifest(self, path: str) -> dict[str, Any]:
+        with self.filesystem.open_input_stream(path) as stream:
+            text = stream.read()
+        try:
+            manifest = json.loads(text)
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged ({error}). Choose an earlier checkpoint.") from error
+        if not _is_manifest(manifest):
+            raise CheckpointError(f"{path} is no manifest of a checkpoint. Choose an earlier checkpoint.")
+        if manifest.get("format") != 1 and manifest.pop(SUM, None) != _sum(manifest):
+            raise CheckpointError(
+                f"{path} is damaged: its hash is not that of what it says. Choose an earlier checkpoint."
+            )
+        return manifest
+
+    def _check_file(self, path: str, expected: dict[str, Any]) -> None:
+        info = self.filesystem.get_file_info(path)
+        if not info.is_file or info.size != expected["size"]:
+            found = f"{info.size} bytes" if info.is_file else "no such file"
+            raise CheckpointError(
+                f"{path} is damaged: expected {expected['size']} bytes, found {found}. Choose an earlier checkpoint."
+            )
+        digest = xxhash.xxh3_64()
+        with self.filesystem.open_input_stream(path) as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+        if digest.hexdigest() != expected["xxh3"]:
+            raise CheckpointError(
+                f"{path} is damaged: its hash is not the manifest's. Choose an earlier checkpoint."
+            )
+
+    def newest(
+        self, run_id: str | None = None, skipped: list[str] | None = None, resumable: bool = False
+    ) -> SavedCheckpoint | None:
+        """The newest complete checkpoint; incomplete and damaged ones are passed over.
+
+        Args:
+            run_id: Only checkpoints of this run.
+            skipped: Receives why checkpoints were passed over.
+            resumable: Only checkpoints that hold all of :data:`STATES`.
+        """
+        for step in reversed(self.steps()):
+            try:
+                found = self.check(f"{PREFIX}{step}", resumable)
+            except CheckpointError as error:
+                if skipped is not None:
+                    skipped.append(str(error))
+                continue
+            if run_id is None or found.manifest["run_id"] == run_id:
+                return found
+        return None
+
+    def fetch(self, name: str) -> Path:
+        """A local folder with a checkpoint's files."""
+        if self.is_local:
+            return Path(self.location(name))
+        folder = self.local / name
+        if not (folder / MANIFEST).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            pafs.copy_files(
+                self.location(name),
+                str(folder),
+                source_filesystem=self.filesystem,
+                destination_filesystem=pafs.LocalFileSystem(),
+            )
+        return folder
+
+    def adopt(self, other: CheckpointStore, step: int) -> SavedCheckpoint:
+        """Copies a checkpoint of another run here, as this run's only one.
+
+        Args:
+            other: The other run's folder, on the same file system.
+            step: The checkpoint's step.
+
+        Raises:
+            CheckpointError: If it is not there, incomplete or damaged.
+        """
+        found = other.check(f"{PREFIX}{step}")
+        self.check_fence()
+        for mine in self.steps():
+            self.delete(mine)
+        place = self.location(found.name)
+        self.filesystem.create_dir(place, recursive=True)
+        for file in found.manifest["files"]:
+            self.filesystem.create_dir(f"{place}/{file}".rpartition("/")[0], recursive=True)
+            self.filesystem.copy_file(f"{other.location(found.name)}/{file}", f"{place}/{file}")
+        return self._declare(
+            {**found.manifest, "run_id": self.run_id, "copied_from": found.manifest["run_id"]}
+        )
+
+    def _declare(self, manifest: dict[str, Any]) -> SavedCheckpoint:
+        """Writes a checkpoint's manifest, after all else: the moment at which it becomes one."""
+        name = f"{PREFIX}{manifest['step']}"
+        manifest = json.loads(json.dumps({"format": FORMAT, **manifest}))  # as it will be read
+        text = json.dumps({**manifest, SUM: _sum(manifest)}, indent=1).encode()
+        self.check_fence()
+        with self.filesystem.open_output_stream(f"{self.location(name)}/{MANIFEST}") as stream:
+            stream.write(text)
+        self._sealed = manifest["step"]
+        return SavedCheckpoint(name, manifest["step"], manifest)
+
+    def rotate(self, keep: int | None, best: int | None, in_use: Collection[int] = ()) -> list[int]:
+        """Deletes the oldest checkpoints.
+
+        Args:
+            keep: How many to keep, or None for all. The newest is always kept: the one that was sealed last, or the
+                last complete one. Incomplete ones go first.
+            best: Step of the best checkpoint, which is kept and counts, except that with ``keep=1`` both it and the
+                newest stay.
+            in_use: Steps of checkpoints that are kept, and count, for as long as something else needs them.
+
+        Returns:
+            The steps that were deleted.
+        """
+        steps = self.steps()
+        if keep is None or keep < 1 or len(steps) <= keep:
+            return []
+        complete = [step for step in steps if self.has_manifest(step)]
+        newest = self._sealed if self._sealed in complete else max(complete, default=steps[-1])
+        protected = {newest} | ({best} if best in steps else set()) | (set(in_use) & set(steps))
+        spare = [step for step in (*sorted(set(steps) - set(complete)), *complete) if step not in protected]
+        surplus = len(steps) - max(keep, len(protected))
+        for step in spare[:surplus]:
+            self.delete(step)
+        return spare[:surplus]
+
+    def delete(self, step: int) -> None:
+        """Deletes a checkpoint, its manifest first, so that a half-deleted one is never taken for complete.
+
+        Raises:
+            LeaseLost: If another driver has taken the run's folder.
+        """
+        self.check_fence()
+        root = self.location(f"{PREFIX}{step}")
+        if self.has_manifest(step):
+            self.filesystem.delete_file(f"{root}/{MANIFEST}")
+        self.filesystem.delete_dir(root)
+
+    def give_up(self, step: int) -> None:
+        """Deletes what there is of a checkpoint that could not be written.
+
+        Where storage is away this does nothing: what is left has no manifest, and is passed over.
+        """
+        if not self.is_local:
+            shutil.rmtree(self.local / f"{PREFIX}{step}", ignore_errors=True)
+        with suppress(OSError):
+            if step in self.steps() and not self.has_manifest(step):
+                self.delete(step)
+
+    def has_manifest(self, step: int) -> bool:
+        """Whether the checkpoint of a step was completed; it may be damaged all the same."""
+        return bool(self.filesystem.get_file_info(f"{self.location(f'{PREFIX}{step}')}/{MANIFEST}").is_file)
+
+
+def _sum(manifest: dict[str, Any]) -> str:
+    """The hash of a manifest, whatever its spaces and the order of its keys."""
+    return xxhash.xxh3_64(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _is_manifest(value: Any) -> bool:
+    match value:
+        case {"step": int(), "run_id": str(), "files": dict(files)}:
+            return all(_is_entry(entry) for entry in files.values())
+    return False
+
+
+def _is_entry(value: Any) -> bool:
+    match value:
+        case {"size": int(), "xxh3": str()}:
+            return True
+    return False
+
+
+def _digest(file: Path) -> str:
+    digest = xxhash.xxh3_64()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""From described datasets to a sampler over all of them, and what there is to say about the batches to come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ray_st.data.column_spec import check_classes, check_full_batch, check_lengths, check_rows
+from ray_st.data.dataset_stats import DatasetStats
+from ray_st.data.faults import check_faults
+from ray_st.data.mixing import Concatenated
+from ray_st.data.plan import Indices, Plan
+from ray_st.data.samplers import NoDuplicatesBatchSampler
+from ray_st.data.window_sampler import WindowedBatchSampler
+from ray_st.training.checkpoint.resume import FIRST_EPOCH
+from ray_st.training.data.specs import DatasetSpec, LoaderSpec
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """How the rows of a feed's datasets are sampled.
+
+    Args:
+        sampler: Batch sampler over the usable rows of all datasets, one dataset after the other.
+        usable: Number of each usable row among all rows, or None if all are usable.
+        epochs: How many epochs will at most be planned.
+        resident: For each dataset, how many blocks a window holds; None for all.
+        windows: For each dataset, the number of windows of an epoch.
+        crowded: For each dataset, the rows of an epoch that share a text with too many others to fit full batches.
+    """
+
+    sampler: Any
+    usable: Indices | None
+    epochs: int
+    resident: tuple[int | None, ...]
+    windows: tuple[int, ...]
+    crowded: tuple[int, ...]
+
+
+def check_ingested(part: LoaderSpec, ingested: Mapping[str, DatasetStats]) -> None:
+    """Refuses datasets that cannot be trained on.
+
+    That is unusable rows (unless they are to be skipped), too few rows (for a full batch, where others are left out),
+    labels that are all the same for a loss that learns from how they differ, or labels that are lists of several lengths.
+
+    Raises:
+        ValueError: Naming the dataset and what is wrong.
+    """
+    for name, dataset in part.datasets.items():
+        if not part.skip_bad_rows:
+            check_faults(ingested[name].faults, ingested[name].rows, dataset.label)
+        check_rows(len(ingested[name].keys), 1, dataset.label)
+        if part.drop_last:
+            check_full_batch(len(ingested[name].keys), dataset.batch_size, dataset.label)
+        check_classes(dataset.encoding.columns, ingested[name].keys.labels, dataset.label)
+        # Without an encoder a collator of the user's may take lists of any length.
+        if dataset.encoding.encoder is not None:
+            check_lengths(dataset.encoding.columns, ingested[name].label_lengths, dataset.label)
+    label = next(iter(part.datasets.values())).label if len(part.datasets) == 1 else "all datasets together"
+    check_rows(sum(len(described.keys) for described in ingested.values()), part.rows_needed, label)
+
+
+def arrange(part: LoaderSpec, ingested: Mapping[str, DatasetStats]) -> Arrangement:
+    """Makes the sampler of a feed.
+
+    Args:
+        part: The feed's datasets.
+        ingested: Their descriptions, by name.
+    """
+    samplers, resident = [], []
+    for number, (name, dataset) in enumerate(part.datasets.items()):
+        blocks = window_blocks(ingested[name], part.window_bytes)
+        seed = part.seed + number
+        samplers.append(_sampler(part, dataset, ingested[name], blocks, seed))
+        # A step may still want rows of the window before; twice the blocks hold both.
+        resident.append(None if blocks is None else 2 * blocks)
+    keys = [described.keys for described in ingested.values()]
+    mixed = samplers[0] if part.mix is None else part.mix(Concatenated(keys), samplers, part.seed)
+    starts = np.cumsum([0, *(described.rows for described in ingested.values())])
+    usable = np.concatenate([i.usable + start for i, start in zip(ingested.values(), starts, strict=False)])
+    return Arrangement(
+        sampler=mixed,
+        usable=None if len(usable) == starts[-1] else usable,
+        epochs=part.epochs(len(usable)),
+        resident=tuple(resident),
+        windows=tuple(getattr(sampler, "windows", 1) for sampler in samplers),
+        crowded=tuple(s.crowded() if isinstance(s, NoDuplicatesBatchSampler) else 0 for s in samplers),
+    )
+
+
+def window_blocks(ingested: DatasetStats, window_bytes: int | None) -> int | None:
+    """How many blocks of a dataset fit a window, or None if all do."""
+    if window_bytes is None or ingested.size <= window_bytes:
+        return None
+    return max(int(len(ingested.block_rows) * window_bytes / ingested.size), 1)
+
+
+def _sampler(
+    part: LoaderSpec, dataset: DatasetSpec, ingested: DatasetStats, blocks: int | None, seed: int
+) -> Any:
+    if blocks is None:
+        return dataset.make_sampler(ingested.keys, seed)
+    return WindowedBatchSampler(
+        ingested.keys,
+        ingested.usable_block_rows,
+        blocks,
+        dataset.make_sampler,
+        dataset.batch_size,
+        part.drop_last,
+        seed,
+    )
+
+
+def fingerprint(
+    part: LoaderSpec, ingested: Mapping[str, DatasetStats], plan: Plan | None = None
+) -> dict[str, Any]:
+    """What the order of samples depends on: if any of it differs, a run cannot go on where another stopped.
+
+    Args:
+        part: The feed's datasets.
+        ingested: Their descriptions.
+        plan: The batches of the first epoch. Their hash tells even where a sampler of the user's own was changed.
+    """
+    facts: dict[str, Any] = {"seed": part.seed, "drop_last": part.drop_last, **part.settings}
+    for name, dataset in part.datasets.items():
+        described, prefix = ingested[name], f"{name}: " if name else ""
+        facts[f"{prefix}rows"] = described.rows
+        facts[f"{prefix}columns"] = list(dataset.encoding.columns.names)
+        facts[f"{prefix}texts and labels"] = described.fingerprint
+        facts[f"{prefix}global batch size"] = dataset.batch_size
+        if tasks := {name: route.task for name, route in dataset.encoding.routes.items()}:
+            facts[f"{prefix}tasks"] = tasks
+        facts[f"{prefix}blocks of a window"] = window_blocks(described, part.window_bytes)
+        facts[f"{prefix}rows left out"] = len(described.faults)
+        facts[f"{prefix}prompts"] = {
+            column: text for column, text in dataset.encoding.prompts.items() if text
+        }
+    if plan is not None:
+        facts["steps of an epoch"] = len(plan)
+        facts[FIRST_EPOCH] = plan.digest()
+    return facts
+
+
+def summary(
+    part: LoaderSpec, ingested: Mapping[str, DatasetStats], arrangement: Arrangement, plan: Plan
+) -> list[str]:
+    """What a run is about to do with its data, one fact a line.
+
+    Args:
+        part: The feed's datasets.
+        ingested: Their descriptions.
+        arrangement: How they are sampled.
+        plan: The batches of the first epoch.
+    """
+    lines = []
+    for number, (name, dataset) in enumerate(part.datasets.items()):
+        lines.append(_dataset_line(name, dataset, ingested[name], arrangement.windows[number]))
+        if arrangement.crowded[number]:
+            lines.append(_crowded_line(name, dataset, ingested[name], arrangement.crowded[number]))
+    rows = sum(described.rows for described in ingested.values())
+    lines.append(
+        f"an epoch: {len(plan):,} steps over {len(plan.rows):,} of {rows:,} rows{_padding(plan, ingested)}"
+    )
+    return lines
+
+
+def _dataset_line(name: str, dataset: DatasetSpec, described: DatasetStats, windows: int) -> str:
+    keys = described.keys
+    facts = [f"{len(keys):,} rows in {windows:,} window(s)", f"global batch {dataset.batch_size:,}"]
+    if dataset.pool is not None:
+        whole = " (gather_across_devices=True: from all)" * (dataset.pool < dataset.batch_size)
+        facts.append(f"in-batch negatives from {dataset.pool:,} rows{whole}")
+    facts.append(f"{_duplicate_share(keys.hashes):.1%} of rows share a text")
+    if keys.tokens is not None and keys.tokens.any():
+        facts.append(f"{keys.tokens.sum():,} tokens, {keys.tokens.mean():.0f} a row")
+        facts.append(f"{described.truncated:,} rows truncated")
+    if described.faults:
+        facts.append(f"{len(described.faults):,} unusable rows left out")
+    return f"{name or dataset.label}: " + ", ".join(facts)
+
+
+def _crowded_line(name: str, dataset: DatasetSpec, described: DatasetStats, crowded: int) -> str:
+    _, counts = np.unique(described.keys.hashes, return_counts=True)
+    return (
+        f"{name or dataset.label}: warning: {crowded:,} rows an epoch ({crowded / len(described.keys):.1%}) share a text "
+        f"with too many others to fit full batches (one text occurs {counts.max():,} times): "
+        'collisions="keep" has them in small batches at the end, "mask" in full ones without repeats among the '
+        'negatives, "drop" leaves them out'
+    )
+
+
+def _padding(plan: Plan, ingested: Mapping[str, DatasetStats]) -> str:
+    """Share of padding if each batch were padded to its longest row; what the losses embed is sorted and cut finer."""
+    tokens = [described.keys.tokens for described in ingested.values()]
+    if len(ingested) != 1 or tokens[0] is None or not tokens[0].any() or next(iter(ingested.values())).faults:
+        return ""
+    padded = sum(int(tokens[0][rows].max()) * len(rows) for rows in map(plan.batch, range(len(plan))))
+    real = int(tokens[0][plan.rows].sum())
+    return f"; {1 - real / padded:.0%} padding if batches were padded whole"
+
+
+def _duplicate_share(hashes: np.ndarray) -> float:
+    if not hashes.size:
+        return 0.0
+    _, codes, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    return float((counts[codes.reshape(hashes.shape)] > 1).any(axis=1).mean())

@@ -1,0 +1,188 @@
+"""From the user's datasets to the parts of a run, checked on the driver before anything is started."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import datasets
+import numpy as np
+from torch import nn
+
+from ray_st.data.column_spec import ColumnSpec, check_columns, check_rows, check_types, split_columns
+from ray_st.data.encoding import Encoder, Encoding
+from ray_st.data.routes import Route
+from ray_st.data.sources import Source, as_source
+from ray_st.training.data.specs import DatasetSpec, LoaderSpec
+from ray_st.training.strategies.step_module import LossOrLosses
+
+
+def opened(value: Any, label: str, rows: int | None = None) -> Any:
+    """What a user gave as a dataset, as something that a run can read.
+
+    Args:
+        value: A Ray Dataset or a :class:`datasets.Dataset`, returned as they are, or anything that
+            :func:`ray_st.data.sources.as_source` opens: paths, tables, columns, rows, streams, queries.
+        label: What to call it in errors.
+        rows: How many rows of a stream are needed at most; None for all.
+
+    Raises:
+        ValueError: If it is nothing that can be read.
+    """
+    if isinstance(value, datasets.Dataset) or is_ray_dataset(value):
+        return value
+    return as_source(value, label, rows=rows if isinstance(value, datasets.IterableDataset) else None)
+
+
+def is_ray_dataset(value: Any) -> bool:
+    """Whether something is a Ray Dataset; only runtime/ knows Ray, so this goes by what it can do."""
+    return hasattr(value, "map_batches") and hasattr(value, "iter_internal_ref_bundles")
+
+
+def columns_of(source: Any, label: str) -> ColumnSpec:
+    """The columns of a dataset.
+
+    Args:
+        source: From :func:`opened`.
+        label: What to call it in errors.
+
+    Raises:
+        ValueError: If a text column does not hold strings.
+    """
+    if isinstance(source, Source):
+        types = dict(source.columns())
+    else:
+        schema = source.features.arrow_schema if isinstance(source, datasets.Dataset) else source.schema()
+        types = dict(zip(schema.names, schema.types, strict=True))
+    columns = split_columns(list(types))
+    check_types(columns, types, label)
+    return columns
+
+
+def is_mixture(value: Any) -> bool:
+    """Whether a value is several datasets by name, and not the columns of one.
+
+    Args:
+        value: A dict of datasets, a :class:`datasets.DatasetDict`, a dict of columns, or a dataset.
+    """
+    if not isinstance(value, Mapping):
+        return False
+    return not all(
+        isinstance(part, (list, tuple, np.ndarray)) and not _holds_rows(part) for part in value.values()
+    )
+
+
+def _holds_rows(values: Any) -> bool:
+    return len(values) > 0 and isinstance(values[0], Mapping)
+
+
+def _no_routes(columns: ColumnSpec) -> Mapping[str, Route]:
+    return {}
+
+
+def make_part(
+    source: Any,
+    label: str,
+    loss: nn.Module,
+    encoder: Encoder | None,
+    prompts: Callable[[ColumnSpec], dict[str, str]],
+    batch_size: int,
+    make_sampler: Callable[[Any, int], Any],
+    routes: Callable[[ColumnSpec], Mapping[str, Route]] = _no_routes,
+) -> DatasetSpec:
+    """One dataset of a run, refused if its loss cannot use it.
+
+    Args:
+        source: From :func:`opened`.
+        label: What to call it in errors.
+        loss: Its loss.
+        encoder: Turns texts into token ids; None where rows stay texts.
+        prompts: Gives the prompt of each text column.
+        batch_size: Rows of a global batch.
+        make_sampler: Makes the batch sampler from the rows' keys and a seed.
+        routes: Gives the routes of the text columns that take a row of the model of their own.
+
+    Raises:
+        ValueError: If the dataset does not fit.
+    """
+    columns = columns_of(source, label)
+    columns = check_columns(columns, loss, label)
+    if isinstance(source, datasets.Dataset):
+        check_rows(len(source), 1, label)
+    encoding = Encoding(columns, encoder, prompts=prompts(columns), routes=routes(columns))
+    encoders = ((column, prompt, encoding.encoder_of(column)) for column, prompt in encoding.prompts.items())
+    lengths = {column: int(one.prompt_length(prompt)) for column, prompt, one in encoders if one is not None}
+    return DatasetSpec(label, source, encoding, batch_size, make_sampler, lengths)
+
+
+def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:
+    """The loss of a dataset.
+
+    Args:
+        loss: One loss for all, or one for each dataset name.
+        dataset: The dataset's name.
+        label: What to call it in errors.
+
+    Raises:
+        ValueError: If losses are given by name and there is none for this dataset.
+    """
+    if not isinstance(loss, Mapping):
+        return loss
+    if dataset not in loss:
+        name = repr(dataset) if dataset else "a single dataset, which has no name"
+        raise ValueError(f"{label}: loss is given for the datasets {list(loss)}, but not for {name}.")
+    return loss[dataset]
+
+
+def negatives_pool(loss: nn.Module, batch_size: int, world_size: int) -> int | None:
+    """How many rows in-batch negatives come from: a worker's, or all of a global batch; None for a loss without them.
+
+    Args:
+        loss: The loss.
+        batch_size: Rows of a global batch.
+        world_size: Number of workers.
+    """
+    if not getattr(loss, "in_batch_negatives", False):  # a loss of the user's own may be any module
+        return None
+    return batch_size if getattr(loss, "gather_across_devices", False) else math.ceil(batch_size / world_size)
+
+
+def epochs_needed(args: Any, global_batch: int) -> Callable[[int], int]:
+    """How many epochs a run needs at most, as a function of the number of rows.
+
+    Args:
+        args: Training arguments.
+        global_batch: Rows of a full batch of the whole cluster.
+    """
+
+    def epochs(rows: int) -> int:
+        if args.max_steps <= 0:
+            return math.ceil(args.num_train_epochs)
+        return math.ceil(args.max_steps * args.gradient_accumulation_steps / max(rows // global_batch, 1))
+
+    return epochs
+
+
+def named(dataset: Any) -> Mapping[str, Any]:
+    """Datasets by name; a single one has the name ""."""
+    if dataset is None:
+        return {}
+    return dataset if is_mixture(dataset) else {"": dataset}
+
+
+def names_of(eval_dataset: Any) -> Any:
+    """What stands for evaluation datasets on a worker, where they are feeds: names in the same form."""
+    if is_mixture(eval_dataset):
+        return {name: name for name in eval_dataset}
+    return None if eval_dataset is None else ""
+
+
+def prompt_lengths(parts: Mapping[str, LoaderSpec]) -> dict[str, Mapping[str, int]]:
+    """For each dataset name of a run, the number of prompt tokens of each text column."""
+    return {
+        name: dataset.prompt_lengths
+        for part in parts.values()
+        for name, dataset in part.datasets.items()
+        if dataset.prompt_lengths
+    }

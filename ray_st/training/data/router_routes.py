@@ -1,0 +1,114 @@
+"""A model's Router and the data that it is trained on: which row each text column takes, refused where nobody says."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.routes import Route, RouterMapping, tasks_of
+from ray_st.models.asym import Asym
+from ray_st.models.stack import Stack
+
+
+def routers_of(model: nn.Module) -> list[Asym]:
+    """The parts of a model that send texts through one of several rows of modules."""
+    return [part for part in model.modules() if isinstance(part, Asym)]
+
+
+def check_router_mapping(model: nn.Module, mapping: RouterMapping | None) -> None:
+    """Refuses to train a model with a Router where nothing says which columns take which row.
+
+    Args:
+        model: The model.
+        mapping: ``args.router_mapping``.
+
+    Raises:
+        ValueError: Saying what to write.
+    """
+    routers = routers_of(model)
+    if mapping and not routers:
+        warnings.warn("router_mapping has no effect: the model has no Router. Leave it out.", stacklevel=3)
+    if not mapping and (router := _in_need(routers)):
+        raise ValueError(_what_to_write(router, "The model", ["question", "answer"]))
+
+
+def checked_routes(
+    model: Stack, mapping: RouterMapping | None, columns: ColumnSpec, dataset: str, label: str
+) -> dict[str, Route]:
+    """The routes of a dataset's text columns, as :func:`routes_of` gives them.
+
+    Args:
+        model: The model.
+        mapping: ``args.router_mapping``.
+        columns: The dataset's columns.
+        dataset: Its name; a single one has the name "".
+        label: What to call it in errors.
+
+    Raises:
+        ValueError: If no column of it has a task where one is needed, or there is no row for a column.
+    """
+    routers = routers_of(model)
+    tasks = tasks_of(mapping, columns, dataset)
+    if not tasks and (router := _in_need(routers)):
+        raise ValueError(_what_to_write(router, f"{label}: the model", columns.texts))
+    for router in routers:
+        for column in columns.texts:
+            try:
+                router.route(tasks.get(column), "text")
+            except ValueError as error:
+                raise ValueError(f"{label}, column {column!r} in args.router_mapping: {error}") from error
+    return routes_of(model, mapping, columns, dataset)
+
+
+def routes_of(
+    model: Stack, mapping: RouterMapping | None, columns: ColumnSpec, dataset: str
+) -> dict[str, Route]:
+    """The route of each text column of a dataset; none for a model that has no Router.
+
+    Args:
+        model: The model.
+        mapping: ``args.router_mapping``.
+        columns: The dataset's columns.
+        dataset: Its name; a single one has the name "".
+    """
+    if not routers_of(model):
+        return {}
+    tasks = tasks_of(mapping, columns, dataset)
+    found = ((column, tasks.get(column)) for column in columns.texts)
+    return {column: Route(task, model.route_encoder(task)) for column, task in found}
+
+
+def uses_all_rows(
+    model: nn.Module, mapping: RouterMapping | None, datasets: Mapping[str, ColumnSpec]
+) -> bool:
+    """Whether a batch of any of the datasets reaches all weights of the model's Routers.
+
+    Args:
+        model: The model.
+        mapping: ``args.router_mapping``.
+        datasets: The columns of each dataset, by name.
+    """
+    for router in routers_of(model):
+        for name, columns in datasets.items():
+            tasks = tasks_of(mapping, columns, name)
+            taken = [router.text_row(tasks.get(column)) for column in columns.texts]
+            reached = {id(weight) for row in taken for weight in row.parameters()}
+            if any(weight.requires_grad and id(weight) not in reached for weight in router.parameters()):
+                return False
+    return True
+
+
+def _in_need(routers: Sequence[Asym]) -> Asym | None:
+    return next((router for router in routers if router.needs_task), None)
+
+
+def _what_to_write(router: Asym, who: str, columns: Sequence[str]) -> str:
+    rows = list(router.sub_modules)
+    example = {column: rows[min(place, len(rows) - 1)] for place, column in enumerate(columns)}
+    return (
+        f"{who} has a Router with the rows {rows}, and nothing says which text column takes which: all would take "
+        f"the default row. Set router_mapping in the training arguments, such as router_mapping={example}."
+    )

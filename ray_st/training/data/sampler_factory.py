@@ -1,0 +1,204 @@
+"""The samplers that training arguments name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ray_st.data.column_spec import LABEL_COLUMNS, ColumnSpec
+from ray_st.data.grouping import GroupByLabelBatchSampler, GroupByLengthBatchSampler
+from ray_st.data.mixing import ProportionalBatchSampler, RoundRobinBatchSampler, WeightedBatchSampler
+from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, RandomOrder
+from ray_st.training_args import (
+    BatchSamplers,
+    MultiDatasetBatchSamplers,
+    SentenceTransformerTrainingArguments,
+)
+
+
+def batch_sampler(
+    args: SentenceTransformerTrainingArguments,
+    dataset: Any,
+    batch_size: int,
+    drop_last: bool,
+    valid_label_columns: Sequence[str] | None,
+    generator: Any,
+    seed: int,
+) -> Any:
+    """The batch sampler that ``args.batch_sampler`` names, or that the class or function given there makes.
+
+    Arguments as in :meth:`ray_st.SentenceTransformerTrainer.get_batch_sampler`.
+    """
+    kind = args.batch_sampler
+    if not isinstance(kind, BatchSamplers):
+        return kind(
+            dataset,
+            batch_size=batch_size,
+            drop_last=drop_last,
+            valid_label_columns=valid_label_columns,
+            generator=_seeded(generator, seed),
+            seed=seed,
+        )
+    if kind in (BatchSamplers.NO_DUPLICATES, BatchSamplers.NO_DUPLICATES_HASHED):
+        return NoDuplicatesBatchSampler(
+            dataset, batch_size, drop_last, valid_label_columns, generator, seed, args.collisions
+        )
+    if kind == BatchSamplers.GROUP_BY_LABEL:
+        return GroupByLabelBatchSampler(dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+    if args.groups_by_length:
+        return GroupByLengthBatchSampler(dataset, batch_size, drop_last, generator, seed)
+    seed = int(generator.initial_seed()) if generator is not None else seed
+    return DefaultBatchSampler(RandomOrder(len(dataset), seed), batch_size, drop_last)
+
+
+def _seeded(generator: torch.Generator | None, seed: int) -> torch.Generator:
+    """What samplers of the user's draw from, as they may not check whether there is one."""
+    return torch.Generator().manual_seed(seed) if generator is None else generator
+
+
+def check_sampler(
+    args: SentenceTransformerTrainingArguments, columns: ColumnSpec, batch_size: int, label: str
+) -> None:
+    """Refuses what the named sampler cannot do with a dataset, before its rows are read.
+
+    Args:
+        args: The arguments.
+        columns: The dataset's columns.
+        batch_size: Rows of a global batch.
+        label: What to call the dataset in errors.
+
+    Raises:
+        ValueError: If labels are to be grouped and there are none, or the batch size does not allow it.
+    """
+    if args.batch_sampler != BatchSamplers.GROUP_BY_LABEL:
+        return
+    if columns.label is None:
+        raise ValueError(
+            f"{label}: batch_sampler='group_by_label' needs a label column named one of {list(LABEL_COLUMNS)}; found "
+            f"the columns {list(columns.names)}."
+        )
+    if batch_size < 4 or batch_size % 2:
+        raise ValueError(
+            f"{label}: batch_sampler='group_by_label' needs a global batch size that is even and at least 4; got "
+            f"{batch_size}."
+        )
+
+
+def multi_dataset_batch_sampler(
+    args: SentenceTransformerTrainingArguments,
+    names: Sequence[str],
+    dataset: Any,
+    batch_samplers: list[Any],
+    generator: Any,
+    seed: int | None,
+) -> Any:
+    """The sampler over several datasets that the arguments name.
+
+    Args:
+        args: The arguments; ``dataset_weights`` go before ``multi_dataset_batch_sampler``.
+        names: Names of the datasets, in order.
+        dataset: The datasets as one.
+        batch_samplers: A batch sampler for each dataset.
+        generator: A generator whose initial seed is used instead of ``seed``.
+        seed: Seed of the order of datasets.
+    """
+    if args.dataset_weights:
+        weights = [args.dataset_weights[name] for name in names]
+        return WeightedBatchSampler(dataset, batch_samplers, weights, generator, seed)
+    kind = args.multi_dataset_batch_sampler
+    if not isinstance(kind, MultiDatasetBatchSamplers):
+        return kind(dataset, batch_samplers, generator=_seeded(generator, seed or 0), seed=seed)
+    if kind == MultiDatasetBatchSamplers.ROUND_ROBIN:
+        return RoundRobinBatchSampler(dataset, batch_samplers, generator, seed)
+    return ProportionalBatchSampler(dataset, batch_samplers, generator, seed)
+
+
+def order_settings(trainer: Any, base: type, names: Sequence[str]) -> dict[str, Any]:
+    """What the order of samples depends on besides the data, by what to call it in errors.
+
+    Args:
+        trainer: The trainer, with its arguments.
+        base: The class whose methods make samplers; those of a subclass are named instead of the arguments.
+        names: Names of the training datasets, in order.
+    """
+    args = trainer.args
+    settings = {
+        "batch sampler": _overridden(trainer, base, "get_batch_sampler") or _sampler_name(args),
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+    }
+    if len(names) > 1:
+        overridden = _overridden(trainer, base, "get_multi_dataset_batch_sampler")
+        settings["datasets, in order"] = list(names)
+        settings["sampler of several datasets"] = overridden or _mixing_name(args)
+    return settings
+
+
+def _overridden(trainer: Any, base: type, method: str) -> str | None:
+    own = inspect.getattr_static(type(trainer), method)
+    return None if own is inspect.getattr_static(base, method) else code_name(own)
+
+
+def _sampler_name(args: SentenceTransformerTrainingArguments) -> str:
+    kind = args.batch_sampler
+    if not isinstance(kind, BatchSamplers):
+        return code_name(kind)
+    if kind in (BatchSamplers.NO_DUPLICATES, BatchSamplers.NO_DUPLICATES_HASHED):  # the same sampler
+        return f"{BatchSamplers.NO_DUPLICATES.value}, collisions={args.collisions}"
+    return f"{kind.value}, grouped by length" if args.groups_by_length else kind.value
+
+
+def _mixing_name(args: SentenceTransformerTrainingArguments) -> str:
+    if args.dataset_weights:
+        return f"weighted {json.dumps(args.dataset_weights, sort_keys=True)}"
+    kind = args.multi_dataset_batch_sampler
+    return kind.value if isinstance(kind, MultiDatasetBatchSamplers) else code_name(kind)
+
+
+def code_name(code: Any) -> str:
+    """The dotted name of a class or function, or of the class of an object that makes samplers."""
+    if isinstance(code, functools.partial):
+        given = ", ".join(
+            [*map(repr, code.args), *(f"{key}={value!r}" for key, value in code.keywords.items())]
+        )
+        return f"{code_name(code.func)}({given})"
+    named = code if hasattr(code, "__qualname__") else type(code)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def in_order(keys: Any, seed: int, batch_size: int) -> DefaultBatchSampler:
+    """Rows as they come, for evaluation."""
+    return DefaultBatchSampler(RandomOrder(len(keys), shuffle=False), batch_size)
+
+
+@dataclass(frozen=True)
+class SamplerMaker:
+    """Makes the sampler of a training dataset through the trainer's method, here or where plans are made.
+
+    Args:
+        trainer: The trainer, or as much of it as the method may use.
+        whole: The dataset itself, for an overridden method; None to pass keys.
+        batch_size: Rows of a global batch.
+        drop_last: Whether batches that are not full are left out.
+    """
+
+    trainer: Any
+    whole: Any
+    batch_size: int
+    drop_last: bool
+
+    def __call__(self, keys: Any, seed: int) -> Any:
+        """A sampler over rows with these keys."""
+        rows = self.whole if self.whole is not None and len(self.whole) == len(keys) else keys
+        options: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.drop_last}
+        more: dict[str, Any] = {"valid_label_columns": list(LABEL_COLUMNS), "seed": seed}
+        # Overrides written for earlier versions of the documented method know fewer arguments.
+        known = inspect.signature(self.trainer.get_batch_sampler).parameters
+        takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values())
+        options.update({key: value for key, value in more.items() if takes_any or key in known})
+        return self.trainer.get_batch_sampler(rows, **options)

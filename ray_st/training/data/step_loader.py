@@ -1,0 +1,247 @@
+"""One step's rows for one rank: from a window to padded features, ahead of the training thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ray_st.data.batch_source import BatchSource
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.data.plan import Indices, Plan
+from ray_st.data.routes import Route
+from ray_st.world import World
+
+LABEL = "label"
+DATASET_NAME = "dataset_name"
+SHARES = "shares"
+"""Key of the number of rows that each rank holds in a step; only the loop reads it."""
+BATCH = "batch"
+"""Key of the row numbers of the step's global batch; only the loop reads it."""
+
+_FEATURES = (
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "prompt_length",
+    "text_id",
+    "sentence_embedding",
+    "pixel_values",
+)
+_AHEAD = 2
+_FETCH_AHEAD = 32
+
+Inputs = dict[str, Any]
+Pad = Callable[[Sequence[np.ndarray]], Mapping[str, Tensor]]
+Tokenize = Callable[..., Mapping[str, Tensor]]
+RoutesOf = Callable[[ColumnSpec, str], Mapping[str, Route]]
+Collator = Callable[[list[dict[str, Any]]], Inputs]
+
+
+def flatten(features: Mapping[str, Mapping[str, Any]], label: Any = None) -> Inputs:
+    """The documented form of a batch: ``COLUMN_input_ids``, ``COLUMN_attention_mask``, …, and ``label``."""
+    inputs = {f"{column}_{key}": value for column, parts in features.items() for key, value in parts.items()}
+    if label is not None:
+        inputs[LABEL] = label
+    return inputs
+
+
+def collect(inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
+    """Undoes :func:`flatten`: one feature dictionary for each text column, in order, and the labels.
+
+    A feature whose name is not among the usual ones goes to the column whose name begins the input's.
+    """
+    columns: dict[str, dict[str, Any]] = {}
+    others: list[str] = []
+    for name, value in inputs.items():
+        key = next((key for key in _FEATURES if name.endswith(f"_{key}")), None)
+        if key is None:
+            others.append(name)
+        else:
+            columns.setdefault(name.removesuffix(f"_{key}"), {})[key] = value
+    for name in others:
+        owners = [column for column in columns if name.startswith(f"{column}_")]
+        if owners:
+            column = max(owners, key=len)
+            columns[column][name.removeprefix(f"{column}_")] = inputs[name]
+    return list(columns.values()), inputs.get(LABEL)
+
+
+class Collate:
+    """Turns rows of a window into the inputs of a step.
+
+    Args:
+        tokenize: Turns texts, of the task that a keyword names, into padded features; used for rows that hold texts.
+        pad: Turns token ids into padded features; used for rows that hold token ids.
+        prompt_lengths: For each dataset, the number of prompt tokens of each column, passed on to the pooling.
+        collator: A user's collator, which gets the rows as dictionaries of texts instead.
+        text_ids: Whether features tell which texts are the same, for losses that leave repeats out.
+        routes_of: Gives the routes of a dataset's columns, where texts take one of several rows of the model.
+    """
+
+    def __init__(
+        self,
+        tokenize: Tokenize,
+        pad: Pad | None,
+        prompt_lengths: Mapping[str, Mapping[str, int]] | None = None,
+        collator: Collator | None = None,
+        text_ids: bool = False,
+        routes_of: RoutesOf | None = None,
+    ) -> None:
+        self._text_ids = text_ids
+        self._routes_of = routes_of
+        self._routes: dict[str, Mapping[str, Route]] = {}
+        self._tokenize, self._pad = tokenize, pad
+        self._prompt_lengths = prompt_lengths or {}
+        self._collator = collator
+
+    def __call__(self, window: EncodedDataset, rows: Indices, dataset: str = "") -> Inputs:
+        """Inputs of some rows of a dataset."""
+        if self._routes_of is not None and dataset not in self._routes:
+            self._routes[dataset] = self._routes_of(window.columns, dataset)
+        inputs = self._own(window, rows, dataset) if self._collator is None else self._users(window, rows)
+        for column, route in self._routes.get(dataset, {}).items():
+            for name, value in route.features.items():
+                inputs.setdefault(f"{column}_{name}", value)  # a collator of the user's may know better
+        if dataset:
+            inputs[DATASET_NAME] = dataset
+        return inputs
+
+    def _users(self, window: EncodedDataset, rows: Indices) -> Inputs:
+        assert self._collator is not None
+        return self._collator(_dictionaries(window, rows))
+
+    def _own(self, window: EncodedDataset, rows: Indices, dataset: str) -> Inputs:
+        lengths, routes = self._prompt_lengths.get(dataset, {}), self._routes.get(dataset, {})
+        features: dict[str, dict[str, Any]] = {}
+        for name in window.columns.texts:
+            features[name] = self._features(window, rows, name, routes.get(name))
+            if name in lengths:
+                features[name]["prompt_length"] = lengths[name]
+            if self._text_ids:
+                features[name]["text_id"] = torch.from_numpy(window.hashes(name, rows))
+        labels = window.label_array(rows)
+        return flatten(features, None if labels is None else torch.from_numpy(labels))
+
+    def _features(
+        self, window: EncodedDataset, rows: Indices, column: str, route: Route | None
+    ) -> dict[str, Any]:
+        encoder = None if route is None else route.encoder
+        pad = self._pad if encoder is None else encoder.pad
+        if pad is not None and window.has_tokens(column):
+            return dict(pad(window.ids(column, rows)))
+        of_task = {} if route is None or route.task is None else {"task": route.task}
+        return dict(self._tokenize(window.texts(column, rows), **of_task))
+
+
+def _dictionaries(window: EncodedDataset, rows: Indices) -> list[dict[str, Any]]:
+    columns: dict[str, Sequence[Any]] = {name: window.texts(name, rows) for name in window.columns.texts}
+    labels = window.labels(rows)
+    if labels is not None and window.columns.label is not None:
+        columns[window.columns.label] = labels
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+class StepDataset(Dataset[Inputs]):
+    """A rank's batches, addressed by (epoch, step); the next ones are made in a background thread.
+
+    Because a step is an address, skipping steps on resume skips integers: nothing is read or tokenised again.
+
+    Args:
+        feed: Where plans and rows come from.
+        world: This rank's place; decides its share of a batch.
+        collate: Makes inputs of rows.
+    """
+
+    def __init__(self, feed: BatchSource, world: World, collate: Collate) -> None:
+        self._feed, self._world, self._collate = feed, world, collate
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray_st-collate")
+        self._pending: dict[tuple[int, int], Future[Inputs]] = {}
+        self._plan: tuple[int, Plan] | None = None
+        self._starts = np.cumsum([0, *(len(window) for window in feed.windows)])[:-1]
+
+    def __len__(self) -> int:
+        return self._feed.rows
+
+    def __getitem__(self, address: tuple[int, int]) -> Inputs:
+        epoch, step = address
+        for ahead in range(step, min(step + 1 + _AHEAD, self._feed.steps)):
+            if (epoch, ahead) not in self._pending:
+                self._pending[epoch, ahead] = self._thread.submit(self._make, epoch, ahead)
+        wanted = self._pending.pop(address)
+        for stale in [key for key in self._pending if key[0] != epoch or key[1] < step]:
+            self._pending.pop(stale).cancel()
+        return wanted.result()
+
+    def _make(self, epoch: int, step: int) -> Inputs:
+        if self._plan is None or self._plan[0] != epoch:
+            self._plan = (epoch, self._feed.plan(epoch))
+        plan = self._plan[1]
+        if step + _FETCH_AHEAD < len(plan):
+            self._feed.ahead(*self._locate(plan.cut(step + _FETCH_AHEAD, self._world)))
+        batch, rows = plan.batch(step), plan.cut(step, self._world)
+        # A rank without a row still takes part in every collective: it computes on a filler row that counts nothing.
+        source, local = self._locate(rows if len(rows) else batch[:1])
+        inputs = self._collate(self._feed.windows[source], local, self._feed.names[source])
+        inputs[SHARES] = self._world.shares(len(batch))
+        inputs[BATCH] = batch
+        return inputs
+
+    def _locate(self, rows: Indices) -> tuple[int, Indices]:
+        """The dataset of some rows, and their numbers in it."""
+        if not len(rows):
+            return 0, rows
+        source = int(np.searchsorted(self._starts, rows[0], side="right")) - 1
+        return source, rows - self._starts[source]
+
+
+class EpochSteps:
+    """Batch sampler of addresses, with the attributes that accelerate's ``skip_first_batches`` asks for.
+
+    Args:
+        steps: Number of steps of an epoch.
+    """
+
+    batch_size = 1
+    drop_last = False
+
+    def __init__(self, steps: int) -> None:
+        self.steps, self.epoch = steps, 0
+
+    @property
+    def batch_sampler(self) -> EpochSteps:
+        """Itself: transformers looks for the sampler under a wrapper when it sets the epoch."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose addresses come next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.steps):
+            yield [(self.epoch, step)]
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+def step_loader(
+    feed: BatchSource, world: World, collate: Collate, pin_memory: bool = False
+) -> DataLoader[Inputs]:
+    """A loader over a rank's share of every global batch; its length is the same on every rank."""
+    return DataLoader(
+        StepDataset(feed, world, collate),
+        batch_sampler=EpochSteps(feed.steps),
+        collate_fn=_only,
+        pin_memory=pin_memory,
+    )
+
+
+def _only(batches: list[Inputs]) -> Inputs:
+    return batches[0]

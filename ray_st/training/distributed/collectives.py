@@ -1,0 +1,199 @@
+"""Everything that ranks say to each other while training; what sharded weights say is in :mod:`ray_st.training.strategies.fsdp2`.
+
+No other file imports ``torch.distributed``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from ray_st.world import World
+
+_MOST_NAMES = 10
+
+
+def current_world() -> World:
+    """This process's rank in the process group, or a world of one without a group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World()
+    return World(rank=dist.get_rank(), size=dist.get_world_size())
+
+
+def barrier() -> None:
+    """Waits for all ranks."""
+    if _alone():
+        return
+    dist.barrier()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum of a tensor over all ranks."""
+    if _alone():
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """The value of every rank, in order of rank, on every rank."""
+    if _alone():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value: Any) -> Any:
+    """The first rank's value, on every rank."""
+    if _alone():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """The rows of all ranks, in order of rank, without gradients.
+
+    Args:
+        rows: (n, ...) this rank's rows; those beyond ``counts[rank]`` are ignored.
+        counts: Number of rows of each rank.
+    """
+    if _alone():
+        return rows[: counts[0]]
+    return _gather(rows, counts)
+
+
+def _alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+
+
+def _gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Gathers slices of unequal length by padding them to the longest: gloo and NCCL gather equal shapes only."""
+    mine = rows.new_zeros((max(counts), *rows.shape[1:]))
+    count = counts[dist.get_rank()]
+    mine[:count] = rows[:count].detach()
+    parts = [torch.empty_like(mine) for _ in counts]
+    dist.all_gather(parts, mine)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Gathers rows; the gradient of a row is the sum of what all ranks' losses say of it."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
+        ctx.counts, ctx.rows = counts, len(rows)
+        return _gather(rows, counts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        total = gradients[0].contiguous().clone()
+        dist.all_reduce(total)
+        rank = dist.get_rank()
+        start, count = sum(ctx.counts[:rank]), ctx.counts[rank]
+        mine = total.new_zeros((ctx.rows, *total.shape[1:]))
+        mine[:count] = total[start : start + count]
+        return mine, None
+
+
+class ClusterGather:
+    """Gives losses the rows of the whole cluster.
+
+    Before each step :meth:`share` says how many rows each rank holds. A rank without rows holds one filler row, which
+    never reaches the pool.
+    """
+
+    def __init__(self) -> None:
+        self._world = current_world()
+        self._counts: tuple[int, ...] = ()
+
+    def share(self, counts: Sequence[int]) -> None:
+        """Sets the number of rows of each rank in this step."""
+        self._counts = tuple(counts)
+
+    @property
+    def idle(self) -> bool:
+        """Whether this rank holds only a filler row in this step."""
+        return self._counts[self._world.rank] == 0
+
+    def __call__(self, rows: Tensor) -> tuple[Tensor, int]:
+        """The pool of all ranks' rows, differentiable, and where this rank's rows begin in it.
+
+        Args:
+            rows: (n, ...) this rank's rows.
+        """
+        if _alone():
+            return rows, 0
+        offset = sum(self._counts[: self._world.rank])
+        if rows.requires_grad:
+            return _GatherWithGradient.apply(rows, self._counts), offset
+        return _gather(rows, self._counts), offset
+
+
+def reduce_gradients(step: torch.nn.Module, args: Any, unused: bool = False) -> torch.nn.Module:
+    """Wraps a module so that its gradients are averaged over ranks.
+
+    Args:
+        step: Model and losses.
+        args: Training arguments; their ``ddp_*`` settings are passed on.
+        unused: Whether some batches leave weights of the model unused, where the arguments don't say.
+    """
+    if _alone():
+        return step
+    said = args.ddp_find_unused_parameters
+    options: dict[str, Any] = {
+        "find_unused_parameters": unused if said is None else bool(said),
+        "static_graph": bool(getattr(args, "ddp_static_graph", False)),
+        "gradient_as_bucket_view": True,  # no second copy of the gradients, and no copying
+    }
+    if args.ddp_broadcast_buffers is not None:
+        options["broadcast_buffers"] = args.ddp_broadcast_buffers
+    if args.ddp_bucket_cap_mb is not None:
+        options["bucket_cap_mb"] = args.ddp_bucket_cap_mb
+    device_ids = [args.device] if args.device.type == "cuda" else None
+    return DistributedDataParallel(step, device_ids=device_ids, **options)
+
+
+class UnusedWeightsError(ValueError):
+    """Trained weights took no part in a step's loss, so that ranks wait for their gradients for ever."""
+
+
+def check_reduced(step: torch.nn.Module, number: int) -> None:
+    """Refuses a step whose gradients were not reduced, before the optimizer moves.
+
+    PyTorch says so in the next step only, and not at all after the last one.
+
+    Args:
+        step: Model and losses, after a backward pass that reduces gradients.
+        number: The step's number.
+
+    Raises:
+        UnusedWeightsError: Naming the weights that this rank did not use.
+    """
+    if not isinstance(step, DistributedDataParallel) or step.static_graph:
+        return
+    try:
+        step._check_reducer_finalized()
+    except RuntimeError as error:
+        found = re.search(r"did not receive grad for rank \d+: ([\d ]+)", str(error))
+        if found is None:
+            raise
+        trained = [name for name, weight in step.module.named_parameters() if weight.requires_grad]
+        unused = [trained[int(index)].removeprefix("model.") for index in found[1].split()]
+        shown = unused[:_MOST_NAMES]
+        more = f" and {len(unused) - len(shown)} more" if len(unused) > len(shown) else ""
+        raise UnusedWeightsError(
+            f"{len(unused)} of {len(trained)} trained weights took no part in the loss of step {number} on rank "
+            f"{dist.get_rank()}: {shown}{more}. On several workers every gradient is the mean over all of them, and they "
+            "wait for these. Freeze the weights (requires_grad_(False)) if no step uses them; set "
+            "ddp_find_unused_parameters=True if only some steps do."
+        ) from error

@@ -1,0 +1,1 @@
+"""The loop of one worker: the one adapter over transformers' Trainer, steps, evaluations, predictions."""

@@ -1,0 +1,124 @@
+"""A step is taken only if its losses and its gradient are numbers; otherwise the run stops and names their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ray_st.data.plan import Indices
+from ray_st.training.distributed import collectives
+from ray_st.world import World
+
+LEAST_SCALE = 1e-4
+"""The least scale of fp16 losses: a gradient that still overflows is not made finite by a lower one (as in fairseq)."""
+
+_MOST_ROWS = 100
+
+
+class LossError(ValueError):
+    """The loss or its gradient is not a number, or could not be computed; names the step, the rank and its rows."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of a step, as this rank knows it.
+
+    Args:
+        rows: Row numbers of the global batch; None for a loader of the user's own.
+        dataset: Name of its dataset; empty for a single one.
+    """
+
+    rows: Indices | None
+    dataset: str = ""
+
+    def share(self, world: World) -> str:
+        """A rank's rows, for an error."""
+        return self._named(None if self.rows is None else self.rows[world.share(len(self.rows))])
+
+    def whole(self) -> str:
+        """All ranks' rows, for an error."""
+        return self._named(self.rows)
+
+    def _named(self, rows: Indices | None) -> str:
+        if rows is None:
+            return "in a batch of get_train_dataloader()"
+        shown = [int(row) for row in rows[:_MOST_ROWS]]
+        more = f" and {len(rows) - _MOST_ROWS:,} more" if len(rows) > _MOST_ROWS else ""
+        dataset = f" of dataset {self.dataset!r}" if self.dataset else ""
+        return f"rows {shown}{more}{dataset} (numbered over all datasets)"
+
+
+def never() -> bool:
+    """What is said where no gradient that overflows is expected."""
+    return False
+
+
+class StepCheck:
+    """Collects the losses of a step's batches and looks at them, and at the gradient, before the optimizer moves.
+
+    Both are looked at together, once a step: asking an accelerator for a value makes the process wait for it.
+
+    Args:
+        world: This rank's place.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._losses: list[tuple[Tensor, Batch]] = []
+
+    def add(self, loss: Tensor, batch: Batch) -> None:
+        """Takes in the loss of a batch."""
+        self._losses.append((loss.detach(), batch))
+
+    def check(self, norm: Tensor | float, step: int, skips: Callable[[], bool] = never) -> None:
+        """Looks at the step's losses and its gradient.
+
+        Every rank must call it: where the gradient, which all share, is not a number, they ask each other whose loss
+        is to blame, and all raise the same error.
+
+        Args:
+            norm: Norm of the gradient of the whole cluster, the same on every rank.
+            step: Number of the step.
+            skips: Whether the optimizer leaves out a step whose gradient overflows, as it does with scaled losses (fp16).
+
+        Raises:
+            LossError: Naming the rows: those of the ranks whose loss is not a number, else those of the whole step.
+        """
+        taken, self._losses = self._losses, []
+        norm = torch.as_tensor(norm)
+        norm_is_number, *losses_are = self._are_numbers(norm, [loss for loss, _ in taken])
+        pairs = zip(taken, losses_are, strict=True)
+        bad = [
+            f"The loss is {float(loss)} at {self.at(step, batch)}"
+            for (loss, batch), good in pairs
+            if not good
+        ]
+        if not norm_is_number:
+            bad = [line for lines in collectives.gather_objects(bad) for line in lines]
+        if bad:
+            raise LossError(". ".join([*bad, _ADVICE]))
+        if not norm_is_number and not skips():
+            rows = "; ".join(batch.whole() for _, batch in taken) or "in batches of your own training_step()"
+            raise LossError(
+                f"The gradient of step {step} is not a number (its norm is {float(norm)}), though its losses are: {rows}. "
+                f"Look at backward passes of your own. {_ADVICE}"
+            )
+
+    def at(self, step: int, batch: Batch) -> str:
+        """Where an error of a batch was met: step, rank, and this rank's rows."""
+        return f"step {step} on rank {self._world.rank} of {self._world.size}, {batch.share(self._world)}"
+
+    @staticmethod
+    def _are_numbers(norm: Tensor, losses: Sequence[Tensor]) -> list[bool]:
+        values = [norm, *(loss.to(norm.device) for loss in losses)]
+        found: list[bool] = torch.stack([value.isfinite().all() for value in values]).tolist()
+        return found
+
+
+_ADVICE = (
+    "Nothing was saved since the last checkpoint. Look at these rows, lower the learning rate, or train without mixed "
+    "precision."
+)

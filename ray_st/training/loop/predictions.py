@@ -1,0 +1,160 @@
+"""What a model predicts for the rows of a dataset: the embedding of each text column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import EvalPrediction
+
+from ray_st.training.distributed import collectives
+
+Preprocess = Callable[[Any, Tensor | None], Any]
+Figures = Mapping[str, float]
+Join = Callable[[Sequence[EvalPrediction]], EvalPrediction]
+PADDING = -100
+
+
+class Predictions:
+    """Makes a step's predictions, with the rows of all ranks in order; every rank must call it.
+
+    Args:
+        preprocess: Called with a step's tuple of embeddings and its labels; gives the tensor, or the tuple of tensors,
+            that is kept instead. Its rows must be those of the step.
+        included: What else is kept: ``"inputs"``, the token ids of each text column, ``"loss"``, for each row the loss
+            of its rank's share of the step.
+    """
+
+    def __init__(self, preprocess: Preprocess | None = None, included: Collection[str] = ()) -> None:
+        self._preprocess, self._included = preprocess, included
+
+    def __call__(
+        self,
+        model: Any,
+        features: Sequence[Mapping[str, Any]],
+        labels: Tensor | None,
+        loss: Tensor,
+        shares: Sequence[int],
+    ) -> EvalPrediction:
+        """The predictions of a step.
+
+        Args:
+            model: The model.
+            features: Of each text column.
+            labels: (rows,) or None.
+            loss: Of this rank's rows.
+            shares: Number of rows of each rank; more than that are fillers.
+        """
+        found: Any = tuple(model(dict(column))["sentence_embedding"] for column in features)
+        rows = len(found[0])
+        if self._preprocess is not None:
+            found = self._preprocess(found, labels)
+        kept = isinstance(found, Tensor)
+        return _made(
+            predictions=_gathered(found, shares)
+            if kept
+            else tuple(_gathered(part, shares) for part in found),
+            label_ids=None if labels is None else _gathered(labels, shares),
+            inputs=tuple(_token_ids(part, shares) for part in features)
+            if "inputs" in self._included
+            else None,
+            losses=_gathered(loss.detach().repeat(rows), shares) if "loss" in self._included else None,
+        )
+
+
+def joined(steps: Sequence[EvalPrediction]) -> EvalPrediction:
+    """The predictions of all steps as one: arrays, or tuples of arrays, of all rows."""
+    return _each_field(steps, _concatenated)
+
+
+def listed(steps: Sequence[EvalPrediction]) -> EvalPrediction:
+    """The predictions of all steps, each field a list with one entry a step."""
+    return _each_field(steps, list)
+
+
+class Taken:
+    """The predictions of an evaluation's steps, and the figures that ``compute_metrics`` makes of them.
+
+    Args:
+        compute: ``compute_metrics``, or None.
+        stepwise: Whether it is called for each step, and asked for the figures at the last (``batch_eval_metrics``);
+            otherwise once, for all rows.
+        keeps: Whether the predictions of all rows are wanted.
+        join: Makes one of those of all steps: :func:`joined` or :func:`listed`.
+    """
+
+    def __init__(
+        self, compute: Callable[..., Figures] | None, stepwise: bool, keeps: bool, join: Join
+    ) -> None:
+        self._compute, self._stepwise, self._keeps, self._join = compute, stepwise, keeps, join
+        self._steps: list[EvalPrediction] = []
+        self._newest: EvalPrediction | None = None
+
+    def add(self, step: EvalPrediction) -> None:
+        """Takes in one step."""
+        if self._stepwise and self._compute is not None and self._newest is not None:
+            self._compute(self._newest, compute_result=False)
+        self._newest = step
+        if self._keeps:
+            self._steps.append(step)
+
+    def figures(self) -> Figures:
+        """The figures over all steps."""
+        if self._compute is None:
+            return {}
+        return (
+            self._compute(self._newest, compute_result=True)
+            if self._stepwise
+            else self._compute(self.whole())
+        )
+
+    def whole(self) -> EvalPrediction:
+        """The predictions of all rows, as far as they were kept."""
+        return self._join(self._steps) if self._steps else _made(predictions=np.zeros(0), label_ids=None)
+
+
+def _each_field(steps: Sequence[EvalPrediction], join: Callable[[list[Any]], Any]) -> EvalPrediction:
+    fields = {}
+    for name in ("predictions", "label_ids", "inputs", "losses"):
+        values = [getattr(step, name) for step in steps]
+        fields[name] = None if values[0] is None else join(values)
+    return _made(**fields)
+
+
+def _made(**fields: Any) -> EvalPrediction:
+    return EvalPrediction(**fields)  # annotated for one column, and with labels always
+
+
+def _concatenated(steps: list[Any]) -> Any:
+    if isinstance(steps[0], tuple):
+        return tuple(_stacked(parts) for parts in zip(*steps, strict=True))
+    return _stacked(steps)
+
+
+def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows one after the other; token ids of unequal length are padded."""
+    if parts[0].ndim < 2 or len({part.shape[1:] for part in parts}) == 1:
+        return np.concatenate(parts)
+    longest = max(part.shape[1] for part in parts)
+    widths = [((0, 0), (0, longest - part.shape[1])) for part in parts]
+    padded = [np.pad(part, width, constant_values=PADDING) for part, width in zip(parts, widths, strict=True)]
+    return np.concatenate(padded)
+
+
+def _gathered(rows: Tensor, shares: Sequence[int]) -> np.ndarray:
+    kept: np.ndarray = collectives.gather_rows(rows.detach(), shares).float().cpu().numpy()
+    return kept if rows.is_floating_point() else kept.astype(np.int64)
+
+
+def _token_ids(features: Mapping[str, Any], shares: Sequence[int]) -> np.ndarray:
+    ids = features.get("input_ids")
+    if not isinstance(ids, torch.Tensor):
+        raise ValueError(
+            'include_for_metrics=["inputs"] keeps token ids, and the model\'s inputs have none: they are '
+            f"{sorted(features)}. Leave it out."
+        )
+    mine = shares[collectives.current_world().rank]
+    return _stacked(collectives.gather_objects(ids[:mine].cpu().numpy()))

@@ -1,0 +1,62 @@
+"""How much a rank's part of a batch counts: by its rows, among ranks and among the batches of an accumulated step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ray_st.losses.loss import Loss
+from ray_st.training.data.step_loader import SHARES, Inputs
+from ray_st.training.distributed import collectives
+from ray_st.world import World
+
+
+class RowWeights:
+    """Weights of losses with which a step's loss is the mean over its rows, however they are cut into batches and shares.
+
+    The reduction takes the mean over ranks, and the loop the mean over the batches of a step: both count unequal parts
+    alike, so a part is weighed by its rows over those that it would have if all were equal.
+
+    Args:
+        world: This rank's place.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._rows_a_batch: float | None = None
+
+    def begin(self, batches: Sequence[Inputs]) -> None:
+        """Counts the rows of the batches of a step, those of all ranks; every rank must call it.
+
+        Args:
+            batches: This rank's shares. Those that do not say how many rows the others hold, because a user's loader
+                made them, say so from now on.
+        """
+        if any(SHARES not in inputs for inputs in batches):
+            counts = collectives.gather_objects([rows_of(inputs) for inputs in batches])
+            for inputs, shares in zip(batches, zip(*counts, strict=True), strict=True):
+                inputs[SHARES] = list(shares)
+        rows = [sum(inputs[SHARES]) for inputs in batches]
+        self._rows_a_batch = sum(rows) / len(rows) if rows else None
+
+    def of(self, shares: Sequence[int], sums: bool = False) -> float:
+        """The weight of this rank's part of a batch.
+
+        Args:
+            shares: Rows of each rank.
+            sums: Whether the loss is a sum over rows: then batches count alike, as larger ones have larger losses.
+        """
+        rows = sum(shares) if sums or self._rows_a_batch is None else self._rows_a_batch
+        return shares[self._world.rank] * self._world.size / rows
+
+
+def rows_of(inputs: Mapping[str, Any]) -> int:
+    """Number of rows of a rank's inputs."""
+    return next(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim)
+
+
+def is_sum(loss: nn.Module) -> bool:
+    """Whether a loss, or the one that it is made around, is a sum over rows."""
+    return any(isinstance(part, Loss) and part.sums for part in loss.modules())

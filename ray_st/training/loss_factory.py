@@ -1,0 +1,167 @@
+"""Losses for a model, and again for another one where ``model_init`` makes the model anew."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ray_st.models.stack import Stack
+from ray_st.training.strategies.step_module import LossOrLosses, Step
+
+
+def make_losses(given: Any, model: nn.Module, anew: bool = False, trial: Any = None) -> LossOrLosses:
+    """The losses of a model.
+
+    Args:
+        given: What the user gave: a loss, a function that makes it from the model (and ``trial``, if it has an argument of
+            this name), or a dict of these; None for CoSENT.
+        model: The model.
+        anew: Whether losses that were given hold another model, which this one replaces: copies are made, with what
+            they own as it was given.
+        trial: The trial of a search; None outside of one.
+
+    Raises:
+        ValueError: If it is none of these, or a loss holds another model.
+    """
+    if given is None:
+        from ray_st.losses import CoSENTLoss
+
+        return CoSENTLoss(model)
+    if isinstance(given, Mapping):
+        return {name: _make(part, model, anew, trial) for name, part in given.items()}
+    return _make(given, model, anew, trial)
+
+
+def takes_trial(given: Any) -> bool:
+    """Whether what makes a loss wants the trial besides the model: it has an argument of this name."""
+    if not callable(given) or isinstance(given, (type, nn.Module)):
+        return False
+    return "trial" in inspect.signature(given).parameters
+
+
+def _make(given: Any, model: nn.Module, anew: bool, trial: Any) -> nn.Module:
+    if isinstance(given, nn.Module) and anew:
+        return _renewed(given, model)
+    if not callable(given):
+        raise ValueError(f"loss must be a module, a function of the model, or a dict of them; got {given!r}.")
+    made: Any = given
+    if not isinstance(given, nn.Module):
+        made = given(model, trial=trial) if takes_trial(given) else given(model)
+    check_model(made, model)
+    loss: nn.Module = made
+    return loss
+
+
+def _models_in(loss: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
+    """The models that a loss and its parts hold, as modules or in attributes, by the names of these."""
+    kinds = (type(model), Stack)
+    found: dict[str, nn.Module] = {}
+    for place, part in loss.named_modules():
+        attributes = {name: value for name, value in vars(part).items() if name != "_modules"}
+        for name, value in {**attributes, **part._modules}.items():
+            path = f"{place}.{name}" if place else name
+            for one in _listed(value):
+                if isinstance(one, kinds):
+                    found[path] = one
+    return found
+
+
+def _listed(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _in_training(loss: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
+    """The models that a loss trains, by the names of the attributes that hold them.
+
+    Those that it and its parts hold as ``model``, as ours do, whatever else they hold: that is a guide or a teacher.
+    Otherwise all that it holds, under whatever names.
+    """
+    held = _models_in(loss, model)
+    named = {path: one for path, one in held.items() if path.rpartition(".")[2] == "model"}
+    return named or held
+
+
+def _reaches(loss: nn.Module, model: nn.Module) -> bool:
+    """Whether a loss holds a model, or some of its weights."""
+    weights = set(map(id, model.parameters()))
+    held = _models_in(loss, model).values()
+    return any(one is model for one in held) or any(id(weight) in weights for weight in loss.parameters())
+
+
+def check_model(loss: nn.Module, model: nn.Module) -> None:
+    """Refuses a loss that trains another model than the given one.
+
+    Args:
+        loss: The loss.
+        model: The trainer's model.
+
+    Raises:
+        ValueError: Naming the attribute that holds the other model.
+    """
+    foreign = {path: one for path, one in _in_training(loss, model).items() if one is not model}
+    named = any(path.rpartition(".")[2] == "model" for path in foreign)
+    if not foreign or (not named and _reaches(loss, model)):  # a teacher beside the model
+        return
+    name = type(loss).__name__
+    raise ValueError(
+        f"{name} was made with another model than the trainer's, which it holds as {_listing(foreign)}, so that training "
+        f"would not change the trainer's. Make it with the same model, or give a function: loss=lambda model: "
+        f"{name}(model, ...)."
+    )
+
+
+def _renewed(loss: nn.Module, model: nn.Module) -> nn.Module:
+    """A copy of a loss, the model that it trains replaced wherever it is held."""
+    trained = _in_training(loss, model)
+    named = any(path.rpartition(".")[2] == "model" for path in trained)
+    if not named and len(set(map(id, trained.values()))) > 1:
+        raise ValueError(
+            f"{type(loss).__name__} holds several models, as {_listing(trained)}, and model_init makes another: it is not "
+            "said which one that replaces. Give a function: loss=lambda model: "
+            f"{type(loss).__name__}(model, ...), or hold the model in training as self.model."
+        )
+    memo: dict[int, Any] = {}
+    for old in trained.values():
+        memo |= {id(old): model}
+        modules, weights = dict(model.named_modules()), dict(model.named_parameters())
+        memo |= {id(part): modules[name] for name, part in old.named_modules() if name in modules}
+        memo |= {id(part): weights[name] for name, part in old.named_parameters() if name in weights}
+    return copy.deepcopy(loss, memo)
+
+
+def _listing(paths: Iterable[str]) -> str:
+    return " and ".join(repr(path) for path in sorted(paths))
+
+
+def check_optimizer(optimizer: Any, model: nn.Module, loss: LossOrLosses, rates: Any = None) -> None:
+    """Refuses an optimizer that would train nothing, or not as the arguments say.
+
+    Args:
+        optimizer: The user's, or None.
+        model: The trainer's model.
+        loss: Its losses.
+        rates: ``learning_rate_mapping``.
+
+    Raises:
+        ValueError: If it holds no parameter of them, or rates are given that it would not follow.
+    """
+    if optimizer is None:
+        return
+    if rates:
+        raise ValueError(
+            "learning_rate_mapping has no effect on an optimizer of your own: give its groups their rates, or leave "
+            "optimizers out."
+        )
+    ours = {id(weight) for weight in Step(model, loss).parameters()}
+    held = [weight for group in optimizer.param_groups for weight in group["params"]]
+    if not any(id(weight) in ours for weight in held):
+        raise ValueError(
+            f"optimizers: {type(optimizer).__name__} holds {len(held)} parameters, none of them the model's or the loss's. "
+            "Make it from the parameters of the model that the trainer is given."
+        )

@@ -1,0 +1,99 @@
+"""Which weights an optimizer updates how: with or without decay, and with which learning rate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+
+from ray_st.training.strategies.step_module import LossOrLosses, Step
+
+_LOSS = "loss."
+
+
+def weight_names(step: Step, loss: LossOrLosses) -> dict[str, str]:
+    """The names under which users know the weights of a step.
+
+    Args:
+        step: Model and losses.
+        loss: The loss, or one for each dataset.
+
+    Returns:
+        By the name in ``step``: ``model.…`` for the model's weights; for what a loss owns its name in the loss, after
+        the dataset's name and a dot where each dataset has its own loss.
+    """
+    prefixes = {_LOSS: ""}
+    if isinstance(loss, Mapping):
+        prefixes = {f"{_LOSS}{number}.": f"{dataset}." for number, dataset in enumerate(loss)}
+    names = {}
+    for name, _ in step.named_parameters():
+        before = next((before for before in prefixes if name.startswith(before)), None)
+        names[name] = name if before is None else prefixes[before] + name[len(before) :]
+    return names
+
+
+def param_groups(
+    weights: Mapping[str, nn.Parameter],
+    decaying: Collection[str],
+    weight_decay: float,
+    rates: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """Groups weights for an optimizer; weights that are not trained are in no group.
+
+    Args:
+        weights: By name.
+        decaying: Names of those that decay; biases and norms don't.
+        weight_decay: Their decay.
+        rates: For each regular expression, the learning rate of the weights in whose names it is found; of several,
+            the last counts. All others have the optimizer's own.
+
+    Returns:
+        Groups with ``params``, ``weight_decay`` and maybe ``lr``, none of them empty: first those with the optimizer's
+        own rate, then in the order of ``rates``; of each rate, first those that decay.
+
+    Raises:
+        ValueError: If an expression is found in no trained weight's name.
+    """
+    trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
+    rate_of: dict[str, str | None] = dict.fromkeys(trained)
+    for expression in rates:
+        found = [name for name in trained if re.search(expression, name)]
+        if not found:
+            raise ValueError(
+                f"learning_rate_mapping: {expression!r} is found in the name of no weight that is trained. Their names "
+                f"are like {', '.join(sorted(trained)[:: max(1, len(trained) // 4)])}."
+            )
+        rate_of.update(dict.fromkeys(found, expression))
+    groups = []
+    order: list[str | None] = [None, *rates]
+    for pattern in order:
+        for decays in (True, False):
+            chosen = [name for name in trained if rate_of[name] == pattern and (name in decaying) == decays]
+            group: dict[str, Any] = {
+                "params": [trained[name] for name in chosen],
+                "weight_decay": weight_decay if decays else 0.0,
+            }
+            if pattern is not None:
+                group["lr"] = rates[pattern]
+            groups.append(group)
+    return [group for group in groups if group["params"]]
+
+
+def groups_of_step(
+    step: Step, loss: LossOrLosses, decaying: Collection[str], weight_decay: float, rates: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """:func:`param_groups` of a model and its losses.
+
+    Args:
+        step: Model and losses.
+        loss: The loss, or one for each dataset.
+        decaying: Names in ``step`` of the weights that decay.
+        weight_decay: Their decay.
+        rates: Learning rates by regular expression, found in the names of :func:`weight_names`.
+    """
+    names = weight_names(step, loss)
+    weights = {names[name]: weight for name, weight in step.named_parameters()}
+    decays = {names[name] for name in decaying if name in names}
+    return param_groups(weights, decays, weight_decay, rates)

@@ -1,0 +1,157 @@
+"""Weights in training are float32, whatever type they are stored in; afterwards they are of that type again.
+
+In bfloat16, which has 8 significant bits, a step of a usual learning rate changes no weight: w + 1e-6 is w. Mixed precision (``bf16``,
+``fp16``) is another matter: it computes in few bits, and adds up in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ray_st.models.adapter.peft_layers import adapter_weights, encoder_within
+from ray_st.models.stack import Stack
+from ray_st.training.strategies.step_module import LossOrLosses, owned_by_loss
+
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+class StoredTypes:
+    """The types that weights had before :func:`widen`.
+
+    Weights are known by their names: sharding exchanges the tensors.
+
+    Args:
+        model: The model.
+        loss: The loss, or one for each dataset.
+        kinds: The types of the tensors that were widened, by name.
+        hooks: What widens the outputs of modules that were not.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: LossOrLosses,
+        kinds: Mapping[str, torch.dtype],
+        hooks: Sequence[RemovableHandle] = (),
+    ) -> None:
+        self._model, self._loss = model, loss
+        self._kinds, self._hooks = kinds, hooks
+
+    @contextmanager
+    def for_a_while(self) -> Iterator[None]:
+        """While this lasts, weights are of their stored types, to be saved; then exactly what they were before."""
+        wide = {name: tensor.data for name, tensor in self._tensors().items()}
+        self._narrow()
+        try:
+            yield
+        finally:
+            for name, tensor in self._tensors().items():
+                tensor.data = wide[name]
+
+    def restore(self) -> None:
+        """Gives weights their stored types back, for good."""
+        self._narrow()
+        for hook in self._hooks:
+            hook.remove()
+        self._kinds, self._hooks = {}, ()
+
+    def _narrow(self) -> None:
+        for name, tensor in self._tensors().items():
+            tensor.data = tensor.data.to(self._kinds[name])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        if not self._kinds:
+            return {}
+        return {
+            name: tensor
+            for name, tensor in _all_tensors(self._model, self._loss).items()
+            if name in self._kinds
+        }
+
+
+def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
+    """Makes the weights in training float32, in place.
+
+    A module of the model that trains is widened as a whole, as layers take one type; of one whose adapters train, these alone:
+    the frozen weights beside them keep their type, and so do modules that don't train at all. What such a module puts out is
+    widened for those that follow.
+
+    Args:
+        model: The model.
+        loss: The loss, or one for each dataset.
+
+    Returns:
+        What gives weights their types back.
+    """
+    chosen = _chosen(model, loss)
+    found = {name: tensor for name, tensor in _all_tensors(model, loss).items() if id(tensor) in chosen}
+    kinds = {name: tensor.dtype for name, tensor in found.items()}
+    for tensor in found.values():
+        tensor.data = tensor.data.float()
+    left = [unit for unit in _units(model) if kinds and any(map(_is_narrow, unit.parameters()))]
+    return StoredTypes(model, loss, kinds, [unit.register_forward_hook(_widen_outputs) for unit in left])
+
+
+@contextmanager
+def widened(model: nn.Module, loss: LossOrLosses) -> Iterator[StoredTypes]:
+    """While this lasts, weights in training are float32; see :func:`widen`."""
+    types = widen(model, loss)
+    try:
+        yield types
+    finally:
+        types.restore()
+
+
+def note_on_types(model: nn.Module, loss: LossOrLosses) -> str:
+    """What a run says of weights that it trains in another type than they are stored in; empty if there are none."""
+    chosen = _chosen(model, loss)
+    tensors = [tensor for tensor in _all_tensors(model, loss).values() if id(tensor) in chosen]
+    if not tensors:
+        return ""
+    kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
+    values = sum(tensor.numel() for tensor in tensors)
+    return (
+        f"weights: {values:,} values are stored in {kinds}, trained and checkpointed in float32, and saved in {kinds} again "
+        "(model.float() before training keeps float32; bf16=True computes in bfloat16)"
+    )
+
+
+def _chosen(model: nn.Module, loss: LossOrLosses) -> set[int]:
+    """The ids of the tensors to be widened."""
+    own = [tensor for tensor in owned_by_loss(model, loss).values() if tensor.requires_grad]
+    inside = [tensor for unit in _units(model) for tensor in _to_widen(unit)]
+    return {id(tensor) for tensor in (*own, *inside) if _is_narrow(tensor)}
+
+
+def _units(model: nn.Module) -> list[nn.Module]:
+    return list(model.children()) if isinstance(model, Stack) else [model]
+
+
+def _to_widen(unit: nn.Module) -> list[Tensor]:
+    trained = [weight for weight in unit.parameters() if weight.requires_grad and _is_narrow(weight)]
+    adapters = set(map(id, adapter_weights(encoder_within(getattr(unit, "auto_model", None)))))
+    if all(id(weight) in adapters for weight in trained):
+        return list(trained)
+    return [*unit.parameters(), *unit.buffers()]
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.dtype in _NARROW
+
+
+def _all_tensors(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
+    own = {f"loss.{name}": tensor for name, tensor in owned_by_loss(model, loss).items()}
+    return {**dict(model.named_parameters()), **dict(model.named_buffers()), **own}
+
+
+def _widen_outputs(module: nn.Module, inputs: Any, features: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.float() if isinstance(value, Tensor) and _is_narrow(value) else value
+        for name, value in features.items()
+    }

@@ -1,0 +1,210 @@
+"""A trainer's way to the workers and back: described on the driver, made again there, its results taken over."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
+
+from ray_st.training.callbacks.progress_report import ProgressReport
+from ray_st.training.data.dataset_specs import names_of
+from ray_st.training.data.specs import RunResult
+from ray_st.training.loop.hf_loop import TrainingLoop
+from ray_st.training.strategies.step_module import owned_by_loss
+from ray_st.training.worker_context import WorkerContext
+from ray_st.util.events import write_line
+
+
+@dataclass(frozen=True)
+class TrainerSpec:
+    """What a worker needs to make the driver's trainer again.
+
+    Args:
+        kind: The trainer's class; a user's subclass, maybe.
+        init: The library's own constructor, which that class inherits.
+        options: Its arguments, with their values of now.
+        removed: Default callbacks that the user removed. Without a bar or printer, workers show no progress either.
+        extras: Attributes that a subclass set by itself.
+        state: The trainer's state as JSON: what was trained so far, and its history.
+    """
+
+    kind: type[TrainingLoop]
+    init: Callable[..., None]
+    options: dict[str, Any]
+    removed: list[type[TrainerCallback]]
+    extras: dict[str, Any]
+    state: str
+
+    def parts(self) -> dict[str, Any]:
+        """All that goes to the workers, by the names that users know."""
+        own = {f"trainer.{name}": value for name, value in self.extras.items()}
+        return {**self.options, **own, "the trainer's class": self.kind}
+
+    def rebuild(self, place: WorkerContext) -> TrainingLoop:
+        """Makes the trainer at a worker's place.
+
+        The subclass's own ``__init__`` is not called, as its arguments are not known; the attributes that it set are
+        restored instead.
+        """
+        args = copy.copy(self.options["args"])
+        args.settle(str(place.store.local))
+        _acquaint(*self.options["optimizers"])
+        trainer = object.__new__(self.kind)
+        trainer.place = place
+        self.init(trainer, **{**self.options, "args": args})
+        _restore(trainer, self.state)
+        show_progress(trainer, self.removed)
+        trainer.__dict__.update(self.extras)
+        trainer.travelled = tuple(self.options["callbacks"])
+        trainer.brought = tuple(self.extras)
+        return trainer
+
+
+def describe(trainer: Any, init: Callable[..., None], own_loader: bool) -> TrainerSpec:
+    """A trainer as it is now.
+
+    Args:
+        trainer: The driver's trainer.
+        init: The library's own constructor.
+        own_loader: Whether a subclass makes the batches of training itself, from the dataset.
+    """
+    kept = trainer.callback_handler.callbacks
+    return TrainerSpec(
+        kind=type(trainer),
+        init=init,
+        options={
+            "model": trainer.model,
+            "args": trainer.args,
+            "train_dataset": trainer.train_dataset if own_loader else None,
+            "eval_dataset": names_of(trainer.eval_dataset),
+            "loss": trainer.loss,
+            "evaluator": trainer.evaluator,
+            "data_collator": trainer.user_collator,
+            "compute_metrics": trainer.compute_metrics,
+            "callbacks": trainer.own_callbacks(),
+            "optimizers": (trainer.optimizer, trainer.lr_scheduler),
+            "optimizer_cls_and_kwargs": trainer.optimizer_cls_and_kwargs,
+            "preprocess_logits_for_metrics": trainer.preprocess_logits_for_metrics,
+        },
+        removed=[type(one) for one in trainer.default_callbacks if not any(one is other for other in kept)],
+        extras=trainer._extras(),
+        state=_written(trainer.state),
+    )
+
+
+def _written(state: TrainerState) -> str:
+    return json.dumps(dataclasses.asdict(state))
+
+
+def _restore(trainer: TrainingLoop, state: str) -> None:
+    """Gives a trainer the state of another process, with its own place among the ranks."""
+    own = ("is_local_process_zero", "is_world_process_zero")
+    ours = {name: getattr(trainer.state, name) for name in own}
+    trainer.state = TrainerState(**{**json.loads(state), **ours})
+
+
+def show_progress(trainer: Any, removed: Sequence[type[TrainerCallback]] = ()) -> None:
+    """Replaces transformers' bar or printer on a worker by one that suits a cluster's log.
+
+    Args:
+        trainer: The worker's trainer.
+        removed: Default callbacks that the user removed; with the bar or printer, nothing is shown.
+    """
+    unwanted = (*removed, ProgressCallback, PrinterCallback)
+    for callback in trainer.default_callbacks:
+        if type(callback) in unwanted:
+            trainer.remove_callback(callback)
+    if not any(issubclass(kind, (ProgressCallback, PrinterCallback)) for kind in removed):
+        trainer.add_callback(ProgressReport(trainer.here.open_bar, write_line))
+
+
+def _acquaint(optimizer: Any, schedule: Any) -> None:
+    """Lets a schedule see its optimizer's steps: torch's own mark on the optimizer does not travel."""
+    if optimizer is None or schedule is None or hasattr(optimizer.step, "_wrapped_by_lr_sched"):
+        return
+    step = optimizer.step
+
+    @functools.wraps(step)
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        optimizer._opt_called = True
+        return step(*args, **kwargs)
+
+    seen._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
+    optimizer.step = seen
+
+
+def train_task(trainer: Any, resume_from: str | None) -> RunResult:
+    """Trains in a worker and packs what the driver needs."""
+    result = trainer.train(resume_from_checkpoint=resume_from)
+    trainer.restore_types()
+    owned = owned_by_loss(trainer.model, trainer.loss)
+    return RunResult(
+        result=result,
+        state=_written(trainer.state),
+        model={name: tensor.detach().cpu() for name, tensor in trainer.model.state_dict().items()},
+        loss={name: tensor.detach().cpu() for name, tensor in owned.items()},
+        **_noted(trainer),
+    )
+
+
+def _noted(trainer: Any) -> dict[str, Any]:
+    """What a task leaves besides its result: in callbacks, and in the model's card."""
+    return {
+        "callbacks": tuple(_sendable(callback.__dict__) for callback in trainer.travelled),
+        "card": getattr(trainer.model, "model_card_data", None),
+    }
+
+
+def _sendable(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that can travel: an open file or a lock in a callback must not cost a trained model."""
+    sendable = {}
+    for name, value in attributes.items():
+        try:
+            pickle.dumps(value)
+        except (pickle.PicklingError, TypeError, AttributeError):
+            write_line(
+                f"a callback's attribute {name!r} ({type(value).__name__}) cannot be sent to the driver"
+            )
+        else:
+            sendable[name] = value
+    return sendable
+
+
+def evaluate_task(trainer: Any, resume_from: str | None, prefix: str = "eval") -> RunResult:
+    """Evaluates in a worker."""
+    metrics = trainer.evaluate(metric_key_prefix=prefix)
+    return RunResult(result=metrics, state=_written(trainer.state), **_noted(trainer))
+
+
+def predict_task(trainer: Any, resume_from: str | None, prefix: str = "test") -> RunResult:
+    """Predicts in a worker."""
+    return RunResult(result=trainer.predict(None, metric_key_prefix=prefix), **_noted(trainer))
+
+
+def take_over(trainer: Any, outcome: RunResult) -> None:
+    """Makes the driver's trainer what it would be had the task been there.
+
+    Args:
+        trainer: The driver's trainer.
+        outcome: What the first worker sent back.
+    """
+    if outcome.model:
+        trainer.model.load_state_dict(outcome.model)
+        with torch.no_grad():
+            for name, tensor in owned_by_loss(trainer.model, trainer.loss).items():
+                tensor.copy_(outcome.loss[name])
+    if outcome.card is not None:
+        trainer.model.model_card_data = outcome.card
+    if outcome.state:
+        _restore(trainer, outcome.state)
+    for callback, attributes in zip(trainer.own_callbacks(), outcome.callbacks, strict=True):
+        callback.__dict__.update(attributes)
+    trainer.__dict__.update(outcome.extras)

@@ -1,0 +1,49 @@
+"""What a worker's surroundings hand to the loop: who it is, its batches, where checkpoints go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_st.data.batch_source import BatchSource
+from ray_st.training.async_eval.protocol import EvalQueue
+from ray_st.training.callbacks.progress_report import OpenBar
+from ray_st.training.checkpoint.sample_log import SampleLog
+from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
+from ray_st.world import World
+
+Report = Callable[[dict[str, Any], SavedCheckpoint], None]
+
+
+def no_report(metrics: dict[str, Any], checkpoint: SavedCheckpoint) -> None:
+    """Tells nobody of a checkpoint."""
+
+
+@dataclass
+class WorkerContext:
+    """The surroundings of one worker's loop.
+
+    Args:
+        world: Who this worker is.
+        store: Where checkpoints are written and found.
+        train: Batches to train on.
+        evals: Batches of each evaluation dataset; a single dataset has the name "".
+        prompt_lengths: For each dataset, the number of prompt tokens of each text column.
+        facts: What a checkpoint notes besides its step: what the order of samples depends on.
+        ledger: Where to write down which rows each step used, or None.
+        desk: Takes orders for evaluation beside training; None where the workers evaluate.
+        report: Called on every rank after each checkpoint with the newest metrics.
+        open_bar: Opens a progress bar of so many steps on the user's terminal; None for plain lines.
+    """
+
+    world: World
+    store: CheckpointStore
+    train: BatchSource | None = None
+    evals: Mapping[str, BatchSource] = field(default_factory=dict)
+    prompt_lengths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    report: Report = no_report
+    open_bar: OpenBar | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    ledger: SampleLog | None = None
+    desk: EvalQueue | None = None

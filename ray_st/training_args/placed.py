@@ -1,0 +1,133 @@
+"""Arguments on the driver, which touches no device, and on a worker, whose device and process group they know."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from ray_st.training_args.sharding_options import check_deepspeed, check_sharding
+from ray_st.training_args.written import WrittenArguments
+
+_OF_THE_PROCESS = (
+    "_at_worker",
+    "_n_gpu",
+    "_setup_devices",
+    "distributed_state",
+    "deepspeed_plugin",
+    "hf_deepspeed_config",
+)
+_OF_THE_DEVICE = {
+    "use_cpu": True,
+    "tf32": None,
+    "torch_compile": False,
+    "torch_compile_backend": None,
+    "torch_compile_mode": None,
+    "dataloader_pin_memory": True,
+    "ddp_backend": None,
+    "deepspeed": None,  # it looks for the other processes
+}
+_TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # transformers' callback reads it in place of args.logging_dir
+
+
+class PlacedArguments(WrittenArguments):
+    """transformers' arguments, which look for a device when they are made: here only :meth:`settle` does.
+
+    On the driver ``device`` is the CPU, ``n_gpu`` is 0, ``world_size`` 1 and ``process_index`` 0, whatever the machine
+    has: the workers' machines may be others. Precision and compilation that need a GPU are checked on the worker.
+    """
+
+    _at_worker = False
+    _any_settled: ClassVar[bool] = False  # in this process
+    logging_dir: str | None
+
+    def __post_init__(self) -> None:
+        """Completes and checks the arguments."""
+        for name in (
+            "checkpointing",
+            "checkpointing_kwargs",
+        ):  # the pages' names, without transformers' warning
+            if getattr(self, f"activation_{name}", "not in this release") is None:
+                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
+        if self.logging_dir is not None and "://" not in str(self.logging_dir):
+            self.logging_dir = str(Path(self.logging_dir).expanduser().absolute())
+        self.torch_compile |= self.torch_compile_mode is not None or self.torch_compile_backend is not None
+        self.check()
+
+    def check(self) -> None:
+        """Checks the arguments as they are now, after a ``set_*`` or an assignment too.
+
+        Raises:
+            ValueError: If they contradict each other.
+        """
+        if self._at_worker:
+            self._complete()
+            return
+        with self._as_without_device():
+            self._complete()
+        check_sharding(self)
+        check_deepspeed(self)
+        self.mixed_precision = "no"  # what an Accelerator on the driver gets
+
+    def _complete(self) -> None:
+        super().__post_init__()
+        self.fsdp_plugin_args = None  # weights are sharded by our loop, not by accelerate
+
+    @contextmanager
+    def _as_without_device(self) -> Iterator[None]:
+        given = {name: getattr(self, name) for name in _OF_THE_DEVICE}
+        self.__dict__.update(_OF_THE_DEVICE)
+        try:
+            yield
+        finally:
+            self.__dict__.update(given)
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        if self._at_worker:
+            return super()._setup_devices
+        if PlacedArguments._any_settled:  # transformers would reset what training here relies on
+            self._n_gpu, self.distributed_state = 0, None
+            vars(self.accelerator_config).pop("use_configured_state", None)  # as transformers does
+            return torch.device("cpu")
+        with self._as_without_device():
+            return super()._setup_devices
+
+    def settle(self, output_dir: str) -> None:
+        """Makes the arguments those of the worker that they arrived at.
+
+        Args:
+            output_dir: The worker's folder.
+
+        Raises:
+            ValueError: If the worker's device cannot do what they ask for.
+        """
+        if self.push_to_hub and self.hub_model_id is None:  # the driver's folder names the repository
+            self.hub_model_id = Path(str(self.output_dir)).absolute().name
+        self.output_dir = output_dir
+        # accelerate joins a process group of CPU workers only if it is told that they have no accelerator.
+        self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        if self.fp16 and self.use_cpu:
+            raise ValueError(
+                "fp16=True needs a GPU, and this worker has none. Use bf16=True, or leave fp16 out."
+            )
+        self.ddp_backend = None  # the process group is there already
+        if self.logging_dir is not None:
+            os.environ[_TENSORBOARD] = self.logging_dir
+        self._at_worker = PlacedArguments._any_settled = True
+        self.__dict__.pop("_setup_devices", None)
+        self._complete()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what belongs to this process: devices are found anew where the arguments arrive."""
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_THE_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes the values; the device is looked for when the arguments settle."""
+        self.__dict__.update(state)
+        self.distributed_state = None

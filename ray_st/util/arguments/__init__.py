@@ -1,1 +1,0 @@
-"""What training arguments are made of: names of earlier releases, their places, their ``set_*`` helpers."""

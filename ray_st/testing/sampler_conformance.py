@@ -10,14 +10,14 @@ from typing import Any, Protocol, TypeAlias, TypeVar, cast
 import numpy as np
 import pytest
 
-from ray_st.data.columns import ColumnSpec
-from ray_st.data.feed import Feed, Planner
+from ray_st.data.batch_source import BatchSource, Planner
+from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.keys import Keys
 from ray_st.data.mixing import Concatenated, MultiDatasetDefaultBatchSampler
 from ray_st.data.plan import Indices, Plan
 from ray_st.data.samplers import NoDuplicatesBatchSampler, PlannedBatchSampler, known_steps
 from ray_st.testing.sampler_rows import DATASETS, NO_ROWS, SMALL, edges, split
-from ray_st.training.batch import BATCH, SHARES, Collate, StepDataset
+from ray_st.training.data.step_loader import BATCH, SHARES, Collate, StepDataset
 from ray_st.world import World
 
 WORLDS = (1, 2, 3, 4, 8)
@@ -295,7 +295,7 @@ def feed(case: SamplerCase, dataset: str, size: int) -> PlannedFeed:
 
 def rank_of(feed: PlannedFeed, world: World) -> StepDataset:
     """What a rank reads: numbers of rows, where training reads the rows."""
-    return StepDataset(cast(Feed, feed), world, cast(Collate, collate))
+    return StepDataset(cast(BatchSource, feed), world, cast(Collate, collate))
 
 
 def batches(plan: Plan) -> list[list[int]]:

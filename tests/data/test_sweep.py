@@ -17,7 +17,7 @@ from ray_st.data.samplers import (
     PlannedBatchSampler,
     RandomOrder,
 )
-from ray_st.data.windows import WindowedBatchSampler
+from ray_st.data.window_sampler import WindowedBatchSampler
 from ray_st.testing import SamplerCase, SamplerConformance
 from ray_st.testing.sampler_conformance import (
     MakeSampler,

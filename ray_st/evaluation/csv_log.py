@@ -1,4 +1,4 @@
-"""Appends the figures of one evaluation to a CSV file."""
+"""Appends the metrics of one evaluation to a CSV file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ logger = logging.getLogger(__name__)
 
 
 def append_row(folder: str | Path, file: str, headers: Sequence[str], row: Sequence[float]) -> None:
-    """Adds a row to a CSV file, and the headers first where the file does not end under the same ones.
+    """Appends a row to a CSV file, preceded by headers if the file's last headers are others.
 
     Args:
-        folder: Where the file is; made if missing.
+        folder: Folder of the file; created if missing.
         file: Its name.
         headers: Names of the columns.
         row: One value for each column.

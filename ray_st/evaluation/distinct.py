@@ -1,4 +1,4 @@
-"""Each text once: what repeats need not be encoded again, and gets the same embedding to the last bit."""
+"""Distinct texts: repeated ones are encoded once, and get the same embedding to the last bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def distinct(texts: Sequence[Any]) -> tuple[list[Any], NDArray[np.int64]]:
-    """The distinct texts in the order of their first places, the same in every process.
+    """The distinct texts in the order of their first occurrence, the same in every process.
 
     Args:
         texts: n texts; or other inputs of a model, which all count as distinct if they cannot be hashed.

@@ -1,4 +1,4 @@
-"""How good two rankings of the same documents are, and their fusion by reciprocal ranks."""
+"""Quality of two rankings of the same documents, and of their reciprocal rank fusion."""
 
 from __future__ import annotations
 
@@ -10,39 +10,41 @@ from typing import Any
 
 import numpy as np
 
-from ray_st.evaluation import sentence_evaluator as base
+from ray_st.evaluation.checked_inputs import check_at_k, check_equal_lengths
 from ray_st.evaluation.csv_log import append_row
 from ray_st.evaluation.metrics.ranked import Ranked
+from ray_st.evaluation.sentence_evaluator import SentenceEvaluator
 
 logger = logging.getLogger(__name__)
 
 _KEYS = ("query_id", "query", "positive", "documents")
 
 
-class ReciprocalRankFusionEvaluator(base.SentenceEvaluator):
-    """Fuses what two retrievers found for each query, and compares all three rankings.
+class ReciprocalRankFusionEvaluator(SentenceEvaluator):
+    """Fuses two retrievers' results for each query, and measures all three rankings.
 
-    A document's score is the sum of 1 / (``rrf_k`` + rank) over the rankings that hold it, ranks from 1; of equal scores
-    those of the first retriever come first (Cormack, Clarke and Büttcher 2009). Metrics are ``map``, ``mrr@{at_k}`` and
-    ``ndcg@{at_k}`` of the fusion, and the same with ``dense_`` and ``sparse_`` before it; the fusion's ``ndcg`` is the
-    primary metric. Relevant documents that a ranking lacks count as its last ones; a ranking without any is worth 0. CSV
-    file: ``ReciprocalRankFusion_evaluation[_{name}]_results.csv``. No model is asked.
+    A document's score is the sum of 1 / (``rrf_k`` + rank) over the rankings that hold it, with ranks from 1;
+    ties keep the order of the first retriever (Cormack, Clarke and Büttcher 2009). Metrics are ``map``,
+    ``mrr@{at_k}`` and ``ndcg@{at_k}`` of the fusion, and the same with ``dense_`` and ``sparse_`` before it;
+    the fusion's ``ndcg`` is the primary metric. Relevant documents that a ranking lacks count as its last
+    ones; a ranking without any is worth 0. CSV file:
+    ``ReciprocalRankFusion_evaluation[_{name}]_results.csv``. No model is used.
 
     Args:
-        dense_samples: Dicts with ``query_id``, ``query``, ``positive`` (its relevant documents, or one) and ``documents``
-            (those that a retriever found, best first).
+        dense_samples: Dicts with ``query_id``, ``query``, ``positive`` (its relevant documents, or one) and
+            ``documents`` (those that a retriever found, best first).
         sparse_samples: What another retriever found for the same queries, in the same order.
         at_k: Ranks that count for ``mrr`` and ``ndcg``.
         rrf_k: Constant of the fusion: the larger, the less the first ranks count.
-        name: Put before the metrics and into the file names.
+        name: Prefix of the metrics' names, and part of the names of files.
         batch_size: Has no effect: nothing is encoded.
-        show_progress_bar: Likewise.
-        write_csv: Whether to write the CSV file where an output folder is given.
+        show_progress_bar: Has no effect either.
+        write_csv: Whether to append a row to the CSV file, if an output folder is given.
         write_predictions: Whether to write the fused rankings as JSON Lines there, too.
 
     Raises:
-        ValueError: If there is no sample, the two lists differ in their queries, a sample lacks a key, or ``at_k`` is
-            below 1.
+        ValueError: If there is no sample, the two lists differ in their queries, a sample lacks a key, or
+            ``at_k`` is below 1.
     """
 
     def __init__(
@@ -58,13 +60,11 @@ class ReciprocalRankFusionEvaluator(base.SentenceEvaluator):
         write_predictions: bool = False,
     ) -> None:
         who = type(self).__name__
-        base.check_equal_lengths(who, dense_samples=dense_samples, sparse_samples=sparse_samples)
+        check_equal_lengths(who, dense_samples=dense_samples, sparse_samples=sparse_samples)
         for row, pair in enumerate(zip(dense_samples, sparse_samples, strict=True)):
             _check(who, row, *pair)
-        if at_k < 1:
-            raise ValueError(f"{who} needs at_k of at least 1; got {at_k}.")
         self.dense_samples, self.sparse_samples = list(dense_samples), list(sparse_samples)
-        self.at_k, self.rrf_k, self.name = at_k, rrf_k, name
+        self.at_k, self.rrf_k, self.name = check_at_k(who, at_k), rrf_k, name
         self.batch_size, self.show_progress_bar = batch_size, show_progress_bar
         self.write_csv, self.write_predictions = write_csv, write_predictions
         stem = "_".join(filter(None, ["ReciprocalRankFusion_evaluation", name]))
@@ -72,14 +72,14 @@ class ReciprocalRankFusionEvaluator(base.SentenceEvaluator):
         self.primary_metric = f"ndcg@{at_k}"
 
     def __call__(
-        self, model: Any = None, output_path: str | None = None, epoch: float = -1, steps: int = -1
+        self, model: object = None, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """Measures the rankings; see the class for the metrics.
 
         Args:
-            model: Not asked. An output folder may stand in its place.
-            output_path: Folder for files with the figures; None writes none.
-            epoch: When in training, for the files.
+            model: Not used; an output folder may be given in its place.
+            output_path: Folder for files with the metrics; None writes none.
+            epoch: Epoch of training, for the files.
             steps: Steps into the epoch.
         """
         if isinstance(model, str | Path):
@@ -87,9 +87,9 @@ class ReciprocalRankFusionEvaluator(base.SentenceEvaluator):
         fused = [self._fused(*pair) for pair in zip(self.dense_samples, self.sparse_samples, strict=True)]
         relevant = [_documents(sample["positive"]) for sample in self.dense_samples]
         metrics = {
-            **self._figures("dense_", (sample["documents"] for sample in self.dense_samples), relevant),
-            **self._figures("sparse_", (sample["documents"] for sample in self.sparse_samples), relevant),
-            **self._figures("", fused, relevant),
+            **self._metrics("dense_", (sample["documents"] for sample in self.dense_samples), relevant),
+            **self._metrics("sparse_", (sample["documents"] for sample in self.sparse_samples), relevant),
+            **self._metrics("", fused, relevant),
         }
         logger.info("%s", ", ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
         if output_path is not None:
@@ -104,7 +104,7 @@ class ReciprocalRankFusionEvaluator(base.SentenceEvaluator):
                 scores[document] = scores.get(document, 0.0) + 1 / (self.rrf_k + rank)
         return sorted(scores, key=lambda document: -scores[document])
 
-    def _figures(
+    def _metrics(
         self, prefix: str, rankings: Iterable[Sequence[str]], relevant: Sequence[Sequence[str]]
     ) -> dict[str, float]:
         flags = [
@@ -116,15 +116,15 @@ class ReciprocalRankFusionEvaluator(base.SentenceEvaluator):
             for ranking, wanted in zip(flags, relevant, strict=True)
             if any(ranking)
         ]
-        share = len(found) / len(flags)  # the others are worth 0
+        share = len(found) / len(flags)  # the others score 0
         counts = np.array([len(ranking) for ranking in found], dtype=np.int64)
         rows = [-np.arange(count, dtype=np.float64) for count in counts]  # scores that fall with the rank
         names = ("map", f"mrr@{self.at_k}", f"ndcg@{self.at_k}")
         if not found:
             return {prefix + name: 0.0 for name in names}
         ranked = Ranked.of(np.concatenate(rows), np.concatenate(found), counts)
-        figures = (ranked.average_precision(), ranked.reciprocal_rank(self.at_k), ranked.ndcg(self.at_k))
-        return {prefix + name: share * figure for name, figure in zip(names, figures, strict=True)}
+        values = (ranked.average_precision(), ranked.reciprocal_rank(self.at_k), ranked.ndcg(self.at_k))
+        return {prefix + name: share * value for name, value in zip(names, values, strict=True)}
 
     def _write(self, folder: str, row: list[float], fused: list[list[str]]) -> None:
         if self.write_csv:
@@ -143,8 +143,8 @@ class ReciprocalRankFusionEvaluator(base.SentenceEvaluator):
         return "MAP", f"MRR@{self.at_k}", f"NDCG@{self.at_k}"
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The options worth showing in the model card."""
-        return self._given("at_k", "rrf_k", "write_predictions")
+        """The options to show in the model card."""
+        return {"at_k": self.at_k, "rrf_k": self.rrf_k, "write_predictions": self.write_predictions}
 
 
 def _check(who: str, row: int, dense: Mapping[str, Any], sparse: Mapping[str, Any]) -> None:

@@ -23,12 +23,12 @@ def last_score(scores: Sequence[float]) -> float:
 class SequentialEvaluator(SentenceEvaluator):
     """Runs evaluators one after the other and joins their metrics.
 
-    The primary metric is ``sequential_score``, made from the evaluators' own primary metrics. An evaluator that
-    returns one figure adds it as ``evaluator_{i}``.
+    The primary metric is ``sequential_score``, computed from the evaluators' primary metrics. An evaluator
+    that returns a single number adds it as ``evaluator_{i}``.
 
     Args:
         evaluators: The evaluators, at least one.
-        main_score_function: Maps the list of primary metrics to the one score; by default the last.
+        main_score_function: Maps the list of primary metrics to one score; by default the last.
 
     Raises:
         ValueError: If there is no evaluator.
@@ -58,14 +58,14 @@ class SequentialEvaluator(SentenceEvaluator):
         for i, evaluator in enumerate(self.evaluators):
             found = evaluator(model, output_path, epoch, steps)
             metrics = found if isinstance(found, dict) else {f"evaluator_{i}": found}
-            scores.append(metrics[getattr(evaluator, "primary_metric", None) or next(iter(metrics))])
+            scores.append(metrics[_primary(evaluator) or next(iter(metrics))])
             if hidden := sorted(results.keys() & metrics.keys()):
                 logger.warning("Metrics %s are found twice, the last counts; give evaluators a name.", hidden)
             results |= metrics
         return {**results, "sequential_score": self.main_score_function(scores)}
 
     def metric_names(self, model: Any) -> list[str] | None:
-        """The names of all metrics; None if one of the evaluators does not say its own."""
+        """The names of all metrics; None if any evaluator does not know its own."""
         names: list[str] = []
         for i, evaluator in enumerate(self.evaluators):
             found = metric_names_of(evaluator, model)
@@ -73,3 +73,11 @@ class SequentialEvaluator(SentenceEvaluator):
                 return None
             names += [f"evaluator_{i}"] if found == [ONE_FIGURE] else found
         return [*dict.fromkeys(names), "sequential_score"]
+
+
+def _primary(evaluator: object) -> str | None:
+    """The primary metric of an evaluator; None for a function, which has none."""
+    match evaluator:
+        case object(primary_metric=str(name)):
+            return name
+    return None

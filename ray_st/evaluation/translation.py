@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ray_st.evaluation import sentence_evaluator as base
-from ray_st.evaluation.csv_log import append_row
+from ray_st.evaluation.built_in import BuiltInEvaluator, Measured
+from ray_st.evaluation.checked_inputs import check_columns
 from ray_st.evaluation.distinct import distinct
+from ray_st.evaluation.evaluated_model import EvaluatedModel
 from ray_st.evaluation.metrics.nearest import nearest_both_ways
 from ray_st.util.similarity import cos_sim
 from ray_st.util.team import team_of
 
-logger = logging.getLogger(__name__)
-
 SHOWN = 5
-"""Nearest candidates that are printed of a wrong match."""
+"""Nearest candidates that are printed for a wrong match."""
 
 
-class TranslationEvaluator(base.SentenceEvaluator):
-    """Share of texts whose nearest candidate by cosine in the other language is their translation, in both directions.
+class TranslationEvaluator(BuiltInEvaluator):
+    """Share of texts whose nearest candidate in the other language is their translation, in both directions.
 
-    A candidate of the same text as the translation counts as right. Metrics are ``src2trg_accuracy``,
+    Nearness is the cosine.
+
+    A candidate with the same text as the translation counts as right. Metrics are ``src2trg_accuracy``,
     ``trg2src_accuracy`` and ``mean_accuracy``, the primary metric. CSV file:
     ``translation_evaluation[_{name}]_results.csv``.
+
+    Further options are those of :class:`ray_st.evaluation.SentenceEvaluator`.
 
     Args:
         source_sentences: Texts (n).
         target_sentences: Their translations (n).
-        show_progress_bar: Whether to show one while encoding; None asks the logging level.
-        batch_size: Texts encoded at once.
-        name: Put before the metrics and into the file name.
-        print_wrong_matches: Whether to print each source whose nearest target is wrong, with its nearest targets.
-        write_csv: Whether to write the CSV file where an output folder is given.
-        truncate_dim: Dimensions to keep; by default the model's.
+        print_wrong_matches: Whether to print each source whose nearest target is wrong, with its nearest
+            targets.
 
     Raises:
         ValueError: If the lists are empty or of unequal lengths, or a text is None; when called, if an
@@ -60,26 +57,18 @@ class TranslationEvaluator(base.SentenceEvaluator):
         write_csv: bool = True,
         truncate_dim: int | None = None,
     ) -> None:
-        who = type(self).__name__
-        base.check_equal_lengths(who, source_sentences=source_sentences, target_sentences=target_sentences)
-        self.source_sentences = base.check_texts(who, "source_sentences", source_sentences)
-        self.target_sentences = base.check_texts(who, "target_sentences", target_sentences)
-        self.show_progress_bar = base.progress(show_progress_bar, logger)
-        self.batch_size = batch_size
-        self.name = name
-        self.print_wrong_matches = print_wrong_matches
-        self.write_csv = write_csv
-        self.truncate_dim = truncate_dim
-        self.csv_file = "_".join(filter(None, ["translation_evaluation", name, "results.csv"]))
-
-    def __call__(
-        self, model: base.Model, output_path: str | None = None, epoch: float = -1, steps: int = -1
-    ) -> dict[str, float]:
-        """Measures a model; see the class for the metrics."""
-        self._log_start(logger, epoch, steps, self.truncate_dim)
-        sources, targets = (
-            self._encode(model, side) for side in (self.source_sentences, self.target_sentences)
+        self.source_sentences, self.target_sentences = check_columns(
+            type(self).__name__, source_sentences=source_sentences, target_sentences=target_sentences
         )
+        self.print_wrong_matches = print_wrong_matches
+        self._set_options(
+            "translation_evaluation", name, write_csv, batch_size, show_progress_bar, truncate_dim
+        )
+
+    def measure(self, model: EvaluatedModel) -> Measured:
+        """Measures a model; see the class for the metrics."""
+        sources = self._finite(model, self.source_sentences)
+        targets = self._finite(model, self.target_sentences)
         team = team_of(model)
         to_target, to_source = nearest_both_ways(sources, targets, team)
         forward = _right(to_target, self.target_sentences)
@@ -87,33 +76,17 @@ class TranslationEvaluator(base.SentenceEvaluator):
         if self.print_wrong_matches and team.rank == 0:
             for row in np.flatnonzero(~forward).tolist():
                 sys.stdout.write(self._wrong(row, cos_sim(sources[row], targets)[0]) + "\n")
-        found = [float(forward.mean()), float(backward.mean())]
-        logger.info("Accuracy src2trg %.4f, trg2src %.4f", *found)
-        if output_path is not None and self.write_csv:
-            headers = ["epoch", "steps", "src2trg", "trg2src"]
-            append_row(output_path, self.csv_file, headers, [epoch, steps, *found])
-        metrics = {
-            "src2trg_accuracy": found[0],
-            "trg2src_accuracy": found[1],
-            "mean_accuracy": sum(found) / 2,
-        }
-        metrics = self.prefix_name_to_metrics(metrics, self.name)
-        self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
-        return metrics
+        found = {"src2trg": float(forward.mean()), "trg2src": float(backward.mean())}
+        metrics = {f"{way}_accuracy": accuracy for way, accuracy in found.items()}
+        return Measured({**metrics, "mean_accuracy": sum(found.values()) / 2}, found)
 
-    def _encode(self, model: base.Model, texts: Sequence[str]) -> Tensor:
-        embeddings: Tensor = model.encode(
-            texts,
-            batch_size=self.batch_size,
-            show_progress_bar=self.show_progress_bar,
-            convert_to_tensor=True,
-            truncate_dim=self.truncate_dim,
-        )
+    def _finite(self, model: EvaluatedModel, texts: Sequence[str]) -> Tensor:
+        embeddings: Tensor = self._encode(model, texts, convert_to_tensor=True)
         wrong = (~torch.isfinite(embeddings)).any(dim=1).nonzero()
         if len(wrong):
             raise ValueError(
-                f"{type(self).__name__} needs finite embeddings; {len(wrong)} of {len(embeddings)} are not, the first is "
-                f"that of {texts[int(wrong[0])]!r:.80}. Look for nan in the model's weights."
+                f"{type(self).__name__} needs finite embeddings; {len(wrong)} of {len(embeddings)} are not, "
+                f"the first is that of {texts[int(wrong[0])]!r:.80}. Look for nan in the model's weights."
             )
         return embeddings
 
@@ -128,16 +101,12 @@ class TranslationEvaluator(base.SentenceEvaluator):
             ]
         )
 
-    def metric_names(self, model: base.Model) -> list[str]:
+    def metric_names(self, model: EvaluatedModel) -> list[str]:
         """The names of the metrics that a call returns."""
         return self._prefixed(["src2trg_accuracy", "trg2src_accuracy", "mean_accuracy"])
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The options worth showing in the model card."""
-        return self._given("truncate_dim")
-
 
 def _right(nearest: NDArray[np.int64], texts: Sequence[str]) -> NDArray[np.bool_]:
-    """Whether each nearest text is, word for word, the one at its own place."""
+    """Whether each nearest text equals the one at its own place."""
     numbers = distinct(texts)[1]
     return numbers[nearest] == numbers

@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from ray_st.evaluation import sentence_evaluator as base
-from ray_st.evaluation.csv_log import append_row
+from ray_st.evaluation.built_in import BuiltInEvaluator, Measured, with_max
+from ray_st.evaluation.checked_inputs import Example, check_columns, choose_similarities, columns_of
 from ray_st.evaluation.distinct import distinct
+from ray_st.evaluation.evaluated_model import DOCUMENT_ROLES, EvaluatedModel, similarities_of
 from ray_st.similarity_functions import SimilarityFunction
 
-logger = logging.getLogger(__name__)
 
-
-class TripletEvaluator(base.SentenceEvaluator):
+class TripletEvaluator(BuiltInEvaluator):
     """Share of triplets with ``similarity(anchor, positive) > similarity(anchor, negative) + margin``.
 
-    Anchors are encoded with the model's prompt named "query" and the others with its "document", "passage" or
-    "corpus" prompt, where it has them. Metrics are ``{similarity}_accuracy``, and with several similarities
-    ``max_accuracy``. The primary metric is that of the main similarity, else of the only one, else the highest. CSV
-    file: ``triplet_evaluation[_{name}]_results.csv``.
+    Anchors are encoded with the model's prompt named "query", and the others with its "document", "passage"
+    or "corpus" prompt, if it has them. Metrics are ``{similarity}_accuracy``, and with several similarities
+    ``max_accuracy``. The primary metric is that of the main similarity, else of the only one, else the
+    highest. CSV file: ``triplet_evaluation[_{name}]_results.csv``.
+
+    Further options are those of :class:`ray_st.evaluation.SentenceEvaluator`.
 
     Args:
         anchors: Texts (n).
         positives: Texts that should be near (n).
-        negatives: Texts that should be further (n).
+        negatives: Texts that should be further away (n).
         main_similarity_function: The similarity of the primary metric: cosine, dot, euclidean or manhattan.
-        margin: By how much the positive must be nearer: one number, or one for each similarity by name; by default 0.
-        name: Put before the metrics and into the file name.
-        batch_size: Texts encoded at once.
-        show_progress_bar: Whether to show one while encoding; None asks the logging level.
-        write_csv: Whether to write the CSV file where an output folder is given.
-        truncate_dim: Dimensions to keep; by default the model's.
+        margin: How much nearer the positive must be: one number, or one for each similarity by name; by
+            default 0.
         similarity_fn_names: The similarities to measure; by default the main one, else the model's own.
         main_distance_function: Older name of ``main_similarity_function``.
 
     Raises:
-        ValueError: If the lists are empty or of unequal lengths, a text is None, a similarity is unknown, or the margin
-            is neither a number nor numbers by similarity.
+        ValueError: If the lists are empty or of unequal lengths, a text is None, a similarity is unknown, or
+            the margin is neither a number nor numbers by similarity.
     """
 
     def __init__(
@@ -59,86 +55,58 @@ class TripletEvaluator(base.SentenceEvaluator):
         main_distance_function: str | SimilarityFunction | None = None,
     ) -> None:
         who = type(self).__name__
-        base.check_equal_lengths(who, anchors=anchors, positives=positives, negatives=negatives)
-        self.anchors = base.check_texts(who, "anchors", anchors)
-        self.positives = base.check_texts(who, "positives", positives)
-        self.negatives = base.check_texts(who, "negatives", negatives)
-        self.main_similarity_function, self.similarity_fn_names = base.choose_similarities(
+        self.anchors, self.positives, self.negatives = check_columns(
+            who, anchors=anchors, positives=positives, negatives=negatives
+        )
+        self.main_similarity_function, self.similarity_fn_names = choose_similarities(
             who, main_similarity_function or main_distance_function, similarity_fn_names
         )
         self.margin = _margins(margin)
-        self.name = name
-        self.batch_size = batch_size
-        self.show_progress_bar = base.progress(show_progress_bar, logger)
-        self.write_csv = write_csv
-        self.truncate_dim = truncate_dim
-        self.csv_file = "_".join(filter(None, ["triplet_evaluation", name, "results.csv"]))
+        self._set_options("triplet_evaluation", name, write_csv, batch_size, show_progress_bar, truncate_dim)
 
     @classmethod
-    def from_input_examples(cls, examples: Sequence[Any], **options: Any) -> TripletEvaluator:
+    def from_input_examples(cls, examples: Sequence[Example], **options: Any) -> TripletEvaluator:
         """Makes an evaluator from examples.
 
         Args:
             examples: Each with three ``texts``.
             options: As for the class.
         """
-        anchors, positives, negatives = ([example.texts[i] for example in examples] for i in range(3))
+        anchors, positives, negatives = columns_of(examples, 3)
         return cls(anchors, positives, negatives, **options)
 
-    def __call__(
-        self, model: base.Model, output_path: str | None = None, epoch: float = -1, steps: int = -1
-    ) -> dict[str, float]:
+    def measure(self, model: EvaluatedModel) -> Measured:
         """Measures a model; see the class for the metrics."""
-        self._log_start(logger, epoch, steps, self.truncate_dim)
-        anchors = self._encode(model, self.anchors, ["query"])
-        others = self._encode(model, [*self.positives, *self.negatives], base.DOCUMENT_PROMPTS)
+        anchors = self._distinct(model, self.anchors, ["query"])
+        others = self._distinct(model, [*self.positives, *self.negatives], DOCUMENT_ROLES)
         positives, negatives = others[: len(anchors)], others[len(anchors) :]
-        names = base.similarities_of(self.similarity_fn_names, model)
-        metrics = {}
+        names = similarities_of(self.similarity_fn_names, model)
+        found = {}
         for name in names:
             similarity = SimilarityFunction.to_similarity_pairwise_fn(name)
             near, far = similarity(anchors, positives), similarity(anchors, negatives)
-            metrics[f"{name}_accuracy"] = (near > far + self.margin[name]).double().mean().item()
-            logger.info("%s: accuracy %.2f%%", name, 100 * metrics[f"{name}_accuracy"])
-        if output_path is not None and self.write_csv:
-            headers = ["epoch", "steps", *(f"accuracy_{name}" for name in names)]
-            append_row(output_path, self.csv_file, headers, [epoch, steps, *metrics.values()])
-        return self._finished(model, metrics, names, epoch, steps)
-
-    def _finished(
-        self, model: base.Model, metrics: dict[str, float], names: list[str], epoch: float, steps: int
-    ) -> dict[str, float]:
+            found[name] = (near > far + self.margin[name]).double().mean().item()
+        row = {f"accuracy_{name}": accuracy for name, accuracy in found.items()}
         if len(names) > 1:
-            metrics["max_accuracy"] = max(metrics.values())
-        main = self.main_similarity_function.value if self.main_similarity_function else None
-        self.primary_metric = f"{main or ('max' if len(names) > 1 else names[0])}_accuracy"
-        metrics = self.prefix_name_to_metrics(metrics, self.name)
-        self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
-        return metrics
+            found["max"] = max(found.values())
+        main = self.main_similarity_function.value if self.main_similarity_function else list(found)[-1]
+        metrics = {f"{name}_accuracy": accuracy for name, accuracy in found.items()}
+        return Measured(metrics, row, f"{main}_accuracy")
 
-    def _encode(self, model: base.Model, texts: Sequence[str], roles: Sequence[str]) -> Tensor:
+    def _distinct(self, model: EvaluatedModel, texts: Sequence[str], roles: Sequence[str]) -> Tensor:
         chosen, places = distinct(texts)
-        vectors: Tensor = model.encode(
-            chosen,
-            prompt_name=base.role_prompt(model, roles),
-            batch_size=self.batch_size,
-            show_progress_bar=self.show_progress_bar,
-            convert_to_tensor=True,
-            truncate_dim=self.truncate_dim,
-            **base.role_task(model, roles),
-        )
-        return vectors[places]
+        embeddings: Tensor = self._encode(model, chosen, roles, convert_to_tensor=True)
+        return embeddings[places]
 
-    def metric_names(self, model: base.Model) -> list[str]:
+    def metric_names(self, model: EvaluatedModel) -> list[str]:
         """The names of the metrics that a call returns."""
-        names = base.similarities_of(self.similarity_fn_names, model)
-        groups = [*names, "max"] if len(names) > 1 else names
+        groups = with_max(similarities_of(self.similarity_fn_names, model))
         return self._prefixed(f"{group}_accuracy" for group in groups)
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The options worth showing in the model card."""
+        """The options to show in the model card."""
         margin = {"margin": self.margin} if any(self.margin.values()) else {}
-        return {**margin, **self._given("truncate_dim")}
+        return {**margin, **super().get_config_dict()}
 
 
 def _margins(margin: float | Mapping[str, float] | None) -> dict[str, float]:

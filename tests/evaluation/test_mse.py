@@ -27,7 +27,11 @@ def test_bad_data_is_refused(arguments, message) -> None:
     [
         (ROWS, [("en", "fr")], r"text for 'fr' in each row.*row 0 has None and the keys \['de', 'en'\]"),
         ([*ROWS, {"en": "a", "de": None}], [("en", "de")], "text for 'de' in each row.*row 3 has None"),
-        (["en", "de"], [("en", "de")], r"row 0 is 'en'\. Of a pandas DataFrame, give to_dict\('records'\)"),
+        (
+            ["en", "de"],
+            [("en", "de")],
+            r"row 0 is 'en'\. Convert a pandas DataFrame with to_dict\('records'\)",
+        ),
         ([{"en": "a", "de": ""}], [("en", "de")], "no row has a text for both 'en' and 'de'"),
         (ROWS, [], "at least one row; combinations are empty"),
     ],

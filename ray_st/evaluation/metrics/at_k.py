@@ -1,4 +1,4 @@
-"""How well ranked lists find what is relevant among their first k, and the ranks k at which this is asked."""
+"""Metrics of ranked lists at their first k results, and the ranks k of each metric."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def recall_at(hits: NDArray[np.bool_], relevant: NDArray[np.int64], k: int) -> f
 
 
 def mrr_at(hits: NDArray[np.bool_], k: int) -> float:
-    """Mean of one over the rank of the first relevant result, 0 beyond k; arguments as in :func:`accuracy_at`."""
+    """Mean of 1 / rank of the first relevant result, 0 beyond k; arguments as in :func:`accuracy_at`."""
     first = hits[:, :k].argmax(axis=1)
     return float((hits[:, :k].any(axis=1) / (first + 1)).mean())
 
 
 def ndcg_at(hits: NDArray[np.bool_], relevant: NDArray[np.int64], k: int) -> float:
-    """Mean discounted cumulative gain of the first k, over the best possible; arguments as in :func:`recall_at`.
+    """Mean normalised discounted cumulative gain of the first k; arguments as in :func:`recall_at`.
 
     Gains are 0 or 1, the discount at rank r is 1 / log2(r + 1) (Järvelin and Kekäläinen 2002).
     """
@@ -63,10 +63,10 @@ def map_at(hits: NDArray[np.bool_], relevant: NDArray[np.int64], k: int) -> floa
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks k of each retrieval figure.
+    """The ranks k of each retrieval metric.
 
     Attributes:
-        accuracy: For the share of queries that find anything.
+        accuracy: For the share of queries that find anything relevant.
         precision_recall: For precision and recall.
         ndcg: For the normalised discounted cumulative gain, at least one.
         mrr: For the mean reciprocal rank.
@@ -94,8 +94,8 @@ class Ranks:
         """How many results of each query are needed."""
         return max(k for ranks in asdict(self).values() for k in ranks)
 
-    def figures(self, hits: NDArray[np.bool_], relevant: NDArray[np.int64]) -> dict[str, float]:
-        """All figures, keyed ``accuracy@{k}`` and so on.
+    def metrics(self, hits: NDArray[np.bool_], relevant: NDArray[np.int64]) -> dict[str, float]:
+        """All metrics, keyed ``accuracy@{k}`` and so on.
 
         Args:
             hits: Whether the result at each rank is relevant (queries, ranks), best first.
@@ -111,7 +111,7 @@ class Ranks:
         }
 
     def csv_keys(self) -> list[str]:
-        """Keys of the figures in the order of the CSV file's columns."""
+        """Keys of the metrics in the order of the CSV file's columns."""
         return [
             *(f"accuracy@{k}" for k in self.accuracy),
             *(f"{kind}@{k}" for k in self.precision_recall for kind in ("precision", "recall")),
@@ -122,10 +122,10 @@ class Ranks:
 
 
 def title(key: str) -> str:
-    """A figure's name as the CSV file writes it: ``ndcg@10`` becomes ``NDCG@10``, ``recall@1`` becomes ``Recall@1``.
+    """A metric's name in the CSV file: ``ndcg@10`` becomes ``NDCG@10``, ``recall@1`` becomes ``Recall@1``.
 
     Args:
-        key: A key of the figures.
+        key: A key of the metrics.
     """
     kind, _, k = key.partition("@")
     return f"{kind.upper() if kind in ('mrr', 'ndcg', 'map') else kind.capitalize()}@{k}"

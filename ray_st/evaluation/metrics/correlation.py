@@ -50,5 +50,5 @@ def average_ranks(values: ArrayLike) -> Floats:
 
 
 def _centred(values: Floats) -> Floats:
-    # A constant column is exactly zero after this, whatever the rounding of its mean.
+    # A constant column becomes exactly zero, however its mean is rounded.
     return values - values.mean() if np.ptp(values) else np.zeros_like(values)

@@ -1,4 +1,4 @@
-"""Which embedding of each side is nearest to which of the other."""
+"""The nearest embedding of one side for each of the other, in both directions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ray_st.util.search.top_k import SCORES_AT_ONCE
 from ray_st.util.similarity import cos_sim
 from ray_st.util.team import Alone, Team, share_out
 
 Places = NDArray[np.int64]
-
-SCORES_AT_ONCE = 2**25
-"""Most similarities that are held at a time: 128 MiB in float32."""
 
 ALONE = Alone()
 
@@ -20,12 +18,12 @@ ALONE = Alone()
 def nearest_both_ways(
     first: Tensor, second: Tensor, team: Team = ALONE, scores_at_once: int = SCORES_AT_ONCE
 ) -> tuple[Places, Places]:
-    """The nearest by cosine of each embedding on the other side; of equally near ones, the first.
+    """The nearest embedding by cosine on the other side, for each embedding; the first of equally near ones.
 
     Args:
         first: (n, d), finite.
         second: (m, d), finite.
-        team: Who shares the work; all must call this with the same embeddings.
+        team: Processes that share the work; all must call this with the same embeddings.
         scores_at_once: Most similarities held at a time; at least one row's.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Figures of documents ranked for several queries at once, each with candidates of its own."""
+"""Metrics of documents ranked for several queries at once, each with its own candidates."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Ranked:
-    """The documents of all queries, query by query, best first; of equal scores, the earlier document first.
+    """The documents of all queries, query by query, best first; ties keep the order of the documents.
 
     Attributes:
         query: Number of the query (n,).
         rank: Rank for its query, from 0 (n,).
         relevant: Whether it is relevant (n,).
-        tie: Number of the documents of equal score for its query that it is among (n,).
+        tie: Number of its group of documents of equal score for the same query (n,).
         positives: Relevant documents of each query (queries,), at least 1.
     """
 
@@ -46,7 +46,7 @@ class Ranked:
         return cls(query, rank, relevant, np.cumsum(differs) - 1, positives)
 
     def average_precision(self) -> float:
-        """Mean over queries of the mean precision at their relevant documents, taken after all of equal score."""
+        """Mean average precision; precision counts all documents of equal score."""
         found = self._found()
         last = np.flatnonzero(np.diff(self.tie, append=-1))
         precision = (found[last] / (self.rank[last] + 1))[self.tie]
@@ -61,8 +61,8 @@ class Ranked:
     def ndcg(self, k: int) -> float:
         """Mean over queries of the discounted cumulative gain of the first k, over the best possible.
 
-        Documents of equal score share their mean gain (McSherry and Najork 2008), which is what any order of them gives
-        on average. The discount at rank r is 1 / log2(r + 1).
+        Documents of equal score share their mean gain (McSherry and Najork 2008), the average over all their
+        orders. The discount at rank r is 1 / log2(r + 1).
         """
         discounts = 1 / np.log2(np.arange(2, min(k, int(self.rank.max()) + 1) + 2))
         gain = np.bincount(self.tie, weights=self.relevant) / np.bincount(self.tie)
@@ -72,5 +72,5 @@ class Ranked:
         return float((gained / best).mean())
 
     def _found(self) -> NDArray[np.int64]:
-        """Relevant documents of the same query up to each, itself counted (n,)."""
+        """Relevant documents of the same query up to and including each (n,)."""
         return np.cumsum(self.relevant) - (np.cumsum(self.positives) - self.positives)[self.query]

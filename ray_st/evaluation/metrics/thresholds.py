@@ -1,4 +1,4 @@
-"""Figures of a decision by a threshold on similarities: the best threshold, average precision, correlation."""
+"""Metrics of classification by a threshold on similarities: best threshold, average precision, MCC."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True)
 class Cuts:
-    """Every way to part rows by a threshold, from none above it to all; rows of equal similarity stay together.
+    """Every split of rows by a threshold, from none above to all; rows of equal similarity stay together.
 
     Attributes:
         above: Rows above each cut (c,), increasing from 0.
@@ -40,7 +40,7 @@ class Cuts:
         found = np.cumsum(positive)[above - 1]
         last = values[above - 1]
         middle = (last[:-1] + last[1:]) / 2
-        middle = np.where(middle == last[1:], last[:-1], middle)  # rounded onto a row that must stay below
+        middle = np.where(middle == last[1:], last[:-1], middle)  # rounding must not reach the row below
         nothing = np.nextafter(values[:1], np.inf, dtype=values.dtype)
         return cls(
             above=np.append(0, above),
@@ -61,7 +61,7 @@ class Cuts:
         return self.found / max(self.positives, 1)
 
     def best_accuracy(self) -> tuple[float, float]:
-        """The highest share of rows on their right side, and the highest threshold that reaches it."""
+        """The highest accuracy, and the highest threshold that reaches it."""
         right = 2 * self.found - self.above + self.rows - self.positives
         best = right.argmax()
         return right[best] / self.rows, float(self.thresholds[best])
@@ -79,12 +79,12 @@ class Cuts:
         return float(f1[best]), float(precisions[best]), float(recalls[best]), float(self.thresholds[best])
 
     def average_precision(self) -> float:
-        """Sum over the cuts of precision times gain in recall, without interpolation; 0 if there are no positives."""
+        """Sum of precision times gain in recall over the cuts, not interpolated; 0 without positives."""
         return float(np.diff(self.recalls) @ self.precisions[1:])
 
 
 def matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Matthews' correlation of a yes-or-no prediction; 0 if either side is constant (Matthews 1975).
+    """Matthews' correlation of a binary prediction; 0 if either side is constant (Matthews 1975).
 
     Args:
         labels: (n,), bool.
@@ -97,17 +97,17 @@ def matthews(labels: ArrayLike, predictions: ArrayLike) -> float:
     return float((n * both - a * b) / spread) if spread else 0.0
 
 
-def classification_figures(similarities: NDArray[np.floating], labels: NDArray[np.bool_]) -> dict[str, float]:
-    """All figures of a decision by a threshold.
+def classification_metrics(similarities: NDArray[np.floating], labels: NDArray[np.bool_]) -> dict[str, float]:
+    """All metrics of classifying by a threshold.
 
     Args:
         similarities: (n,), n at least 1, finite; more means more likely positive.
         labels: Which rows are positive (n,).
 
     Returns:
-        ``accuracy`` and ``accuracy_threshold``, each the best possible; ``f1`` and ``f1_threshold`` likewise, with the
-        ``precision`` and ``recall`` there; the average precision ``ap``; and ``mcc``, Matthews' correlation of what is
-        at or above ``f1_threshold``.
+        ``accuracy`` and ``accuracy_threshold``, each the best possible; ``f1`` and ``f1_threshold`` likewise,
+        with the ``precision`` and ``recall`` there; the average precision ``ap``; and ``mcc``, Matthews'
+        correlation of the rows at or above ``f1_threshold``.
     """
     cuts = Cuts.of(similarities, labels)
     accuracy, accuracy_threshold = cuts.best_accuracy()

@@ -1,14 +1,14 @@
-"""Search in a corpus that a team shares out: each rank encodes and searches its own blocks, and keeps only the best.
+"""Search in a corpus by a team: each rank encodes and searches its own blocks, and keeps only the best.
 
-Blocks are a function of the documents alone. Who works on a block changes nothing in it, so that embeddings, scores and
-ranks are the same to the last bit for any number of ranks, and no rank holds more embeddings than a block's.
+Blocks depend on the documents alone, not on who works on them. So embeddings, scores and ranks are the same
+to the last bit for any number of ranks, and no rank holds more embeddings than one block's.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ray_st.evaluation.evaluated_model import token_encoder
 from ray_st.util.search.top_k import Ranking, ScoreFunction, merge, rank
 from ray_st.util.team import Team, share_out
 
@@ -25,29 +26,29 @@ BLOCKS = 64
 """How many blocks a corpus is cut into, so that several ranks get about equal shares."""
 
 MOST_ROWS = 4096
-"""Most documents in a block: what is held at a time does not grow with the corpus."""
+"""Most documents in a block, so that memory does not grow with the corpus."""
 
 _TEXTS = 8192  # texts whose tokens are counted at a time
 
 
-def text_lengths(model: Any, texts: Sequence[str], team: Team) -> Numbers:
-    """Tokens of each text, counted by a team together; characters where a model does not say how it splits texts.
+def text_lengths(model: object, texts: Sequence[str], team: Team) -> Numbers:
+    """Tokens of each text, counted by a team; characters if the model does not say how it splits texts.
 
     Args:
-        model: Its ``token_encoder()`` maps texts to token ids.
+        model: May have ``token_encoder()``, which returns a function from texts to token ids.
         texts: n texts.
-        team: Who counts; all must call this.
+        team: Processes that count together; all must call this.
 
     Returns:
         (n,).
     """
-    split = getattr(model, "token_encoder", lambda: None)() or (lambda some: some)
+    split = token_encoder(model)
     parts = [texts[first : first + _TEXTS] for first in range(0, len(texts), _TEXTS)]
     return np.concatenate(share_out(team, parts, lambda part: np.array([len(t) for t in split(part)])))
 
 
 def own_blocks(lengths: Numbers, batch_size: int, most: int, team: Team) -> list[Numbers]:
-    """The blocks of a corpus that this rank searches, about as much work as any other rank's; see :func:`cut`."""
+    """The blocks of a corpus that this rank searches, about equal work for each rank; see :func:`cut`."""
     blocks = cut(lengths, batch_size, most)
     return [blocks[i] for i in deal([int(lengths[block].sum()) for block in blocks], team.size)[team.rank]]
 
@@ -57,7 +58,7 @@ def cut(lengths: Numbers, batch_size: int, most: int) -> list[Numbers]:
 
     Args:
         lengths: Length of each document (n,).
-        batch_size: Documents that are encoded at once; a block holds whole batches of them.
+        batch_size: Documents encoded at once; a block holds whole batches of them.
         most: Most documents in a block.
 
     Returns:
@@ -70,10 +71,10 @@ def cut(lengths: Numbers, batch_size: int, most: int) -> list[Numbers]:
 
 
 def deal(costs: Sequence[int], size: int) -> list[list[int]]:
-    """Numbers of the blocks of each rank: each block goes to the rank with the least to do so far.
+    """Assigns blocks to ranks: each block goes to the rank with the least work so far.
 
     Args:
-        costs: What each block costs, the dearest first.
+        costs: Cost of each block, in descending order.
         size: Number of ranks.
     """
     hands: list[list[int]] = [[] for _ in range(size)]
@@ -104,7 +105,7 @@ def search(
         show_progress_bar: Whether to show one.
 
     Returns:
-        What was found with each score function.
+        The ranking of each score function.
     """
     found = dict.fromkeys(functions, Ranking.nothing(queries))
     for block in tqdm(blocks, desc="Corpus blocks", disable=not show_progress_bar):
@@ -116,7 +117,7 @@ def search(
 
 
 def merge_found(team: Team, found: Mapping[str, Ranking], k: int) -> dict[str, Ranking]:
-    """What all ranks of a team found together; only their rankings travel.
+    """The merged rankings of all ranks of a team; nothing but rankings is exchanged.
 
     Args:
         team: All must call this.

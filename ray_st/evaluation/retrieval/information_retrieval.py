@@ -1,4 +1,4 @@
-"""How well queries find their documents in a corpus."""
+"""How well queries find their relevant documents in a corpus."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ray_st.evaluation import sentence_evaluator as base
-from ray_st.evaluation.csv_log import append_row
+from ray_st.evaluation.built_in import BuiltInEvaluator, Measured
+from ray_st.evaluation.checked_inputs import check_texts
+from ray_st.evaluation.evaluated_model import DOCUMENT_ROLES, EvaluatedModel
 from ray_st.evaluation.metrics.at_k import Ranks, title
 from ray_st.evaluation.retrieval.blocks import merge_found, own_blocks, search, text_lengths
 from ray_st.similarity_functions import SimilarityFunction
@@ -23,18 +24,24 @@ from ray_st.util.tensors import to_rows
 
 logger = logging.getLogger(__name__)
 
+_NAME = "InformationRetrievalEvaluator"
 
-class InformationRetrievalEvaluator(base.SentenceEvaluator):
+
+class InformationRetrievalEvaluator(BuiltInEvaluator):
     """Searches the corpus for each query and measures accuracy, precision, recall, MRR, NDCG and MAP.
 
-    Documents of equal score are ranked by ascending id, so that figures don't depend on the size of chunks. In a team,
-    such as the ranks of a training run, each process encodes and searches its own blocks of the corpus, and only the
-    best documents are exchanged; the figures are those of one process, to the last bit. Queries are encoded with the model's prompt named "query" and the corpus with its "document", "passage" or "corpus" prompt,
-    where it has them and no other is given. Queries without relevant documents are left out, with a warning.
+    Documents of equal score are ranked by ascending id, so that metrics don't depend on the size of chunks.
+    In a team, such as the ranks of a training run, each process encodes and searches its own blocks of the
+    corpus, and only the best documents are exchanged; the metrics equal those of a single process, to the
+    last bit. Queries are encoded with the model's prompt named "query" and the corpus with its "document",
+    "passage" or "corpus" prompt, if it has them and no other is given. Queries without relevant documents are
+    skipped with a warning.
 
-    Metrics are ``{score}_accuracy@{k}`` and so on, where score is the similarity's name. The primary metric is NDCG at
-    the largest k, of the main score function, else of the one that was best at the first call. CSV file:
-    ``Information-Retrieval_evaluation[_{name}]_results.csv``.
+    Metrics are ``{score}_accuracy@{k}`` and so on, where score is the similarity's name. The primary metric
+    is NDCG at the largest k, of the main score function, else of the one that was best at the first call. CSV
+    file: ``Information-Retrieval_evaluation[_{name}]_results.csv``.
+
+    Further options are those of :class:`ray_st.evaluation.SentenceEvaluator`.
 
     Args:
         queries: Texts by query id.
@@ -43,27 +50,25 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
         corpus_chunk_size: Documents encoded and searched at a time.
         mrr_at_k: Ranks k for the mean reciprocal rank.
         ndcg_at_k: Ranks k for the normalised discounted cumulative gain, at least one.
-        accuracy_at_k: Ranks k for the share of queries that find anything.
+        accuracy_at_k: Ranks k for the share of queries that find anything relevant.
         precision_recall_at_k: Ranks k for precision and recall.
         map_at_k: Ranks k for the mean average precision.
-        show_progress_bar: Whether to show progress; None asks the logging level.
-        batch_size: Texts encoded at once.
-        name: Put before the metrics and into the file names.
-        write_csv: Whether to write the CSV file where an output folder is given.
-        truncate_dim: Dimensions to keep; by default the model's.
-        score_functions: Functions of (q, d) and (m, d) giving scores (q, m), by name; by default the model's own.
+        score_functions: Functions of (q, d) and (m, d) returning scores (q, m), by name; by default the
+            model's own.
         main_score_function: Name of the score function of the primary metric.
         query_prompt: Text to put before each query.
         query_prompt_name: Name of the model's prompt for queries.
         corpus_prompt: Text to put before each document.
         corpus_prompt_name: Name of the model's prompt for documents.
-        write_predictions: Whether to also write the results of each query, one JSON object a line, to
+        write_predictions: Whether to also write the results of each query, one JSON object per line, to
             ``Information-Retrieval_evaluation[_{name}]_predictions_{score}.jsonl``.
 
     Raises:
-        ValueError: If queries or corpus are empty or hold None, no query has a relevant document in the corpus, a k is
-            not at least 1, or the main score function is not among the score functions.
+        ValueError: If queries or corpus are empty or hold None, no query has a relevant document in the
+            corpus, a k is less than 1, or the main score function is not among the score functions.
     """
+
+    shown = ("truncate_dim", "query_prompt", "query_prompt_name", "corpus_prompt", "corpus_prompt_name")
 
     def __init__(
         self,
@@ -92,90 +97,78 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
         self.relevant_docs = {key: set(found) for key, found in relevant_docs.items() if len(found)}
         self.queries_ids = [key for key in queries if key in self.relevant_docs]
         self.corpus_ids = sorted(corpus, key=lambda key: (type(key).__name__, key))
-        check_retrieval_data(queries, corpus, self.relevant_docs)
-        self.queries = base.check_texts(
-            "InformationRetrievalEvaluator", "queries", [queries[key] for key in self.queries_ids]
-        )
-        self.corpus = base.check_texts(
-            "InformationRetrievalEvaluator", "corpus", [corpus[key] for key in self.corpus_ids]
-        )
+        _check_data(queries, corpus, self.relevant_docs)
+        self.queries = check_texts(_NAME, "queries", [queries[key] for key in self.queries_ids])
+        self.corpus = check_texts(_NAME, "corpus", [corpus[key] for key in self.corpus_ids])
         place = {key: i for i, key in enumerate(corpus)}
         self._given_order = np.array([place[key] for key in self.corpus_ids])
         if corpus_chunk_size < 1:
             raise ValueError(f"corpus_chunk_size must be at least 1; got {corpus_chunk_size}.")
         self.corpus_chunk_size = corpus_chunk_size
         self.ranks = Ranks(*map(tuple, (accuracy_at_k, precision_recall_at_k, ndcg_at_k, mrr_at_k, map_at_k)))
-        self.show_progress_bar = base.progress(show_progress_bar, logger)
-        self.batch_size = batch_size
-        self.name = name
-        self.write_csv, self.write_predictions = write_csv, write_predictions
-        self.truncate_dim = truncate_dim
+        self.write_predictions = write_predictions
         self.score_functions = dict(score_functions) if score_functions else None
         self.main_score_function = SimilarityFunction(main_score_function) if main_score_function else None
         self._check_main(self.score_functions)
         self.query_prompt, self.query_prompt_name = query_prompt, query_prompt_name
         self.corpus_prompt, self.corpus_prompt_name = corpus_prompt, corpus_prompt_name
-        self._stem = "_".join(filter(None, ["Information-Retrieval_evaluation", name]))
-        self.csv_file = f"{self._stem}_results.csv"
+        self._set_options(
+            "Information-Retrieval_evaluation", name, write_csv, batch_size, show_progress_bar, truncate_dim
+        )
         self._main: str | None = None
 
     def __call__(
         self,
-        model: base.Model,
+        model: EvaluatedModel,
         output_path: str | None = None,
         epoch: float = -1,
         steps: int = -1,
-        corpus_model: base.Model | None = None,
+        corpus_model: EvaluatedModel | None = None,
         corpus_embeddings: Tensor | None = None,
     ) -> dict[str, float]:
         """Measures a model; see the class for the metrics.
 
         Args:
             model: What to measure.
-            output_path: Folder for files with the figures; None writes none.
-            epoch: When in training, for the files; -1 for outside of training.
+            output_path: Folder for files with the metrics; None writes none.
+            epoch: Epoch of training, for the files; -1 outside training.
             steps: Steps into the epoch; -1 for its end.
             corpus_model: Encodes the corpus; by default the model itself.
-            corpus_embeddings: The corpus already encoded (documents, d), in the order of the corpus.
+            corpus_embeddings: Embeddings of the corpus (documents, d), in its order.
 
         Returns:
             The metrics by name.
 
         Raises:
-            ValueError: If ``corpus_embeddings`` has other rows or dimensions than needed, or a score is no number.
+            ValueError: If ``corpus_embeddings`` has the wrong number of rows or dimensions, or a score is
+                nan.
         """
-        self._log_start(logger, epoch, steps, self.truncate_dim)
+        self._log_start(epoch, steps)
+        rankings = self._rankings(model, corpus_model or model, corpus_embeddings)
+        if output_path is not None and self.write_predictions:
+            self._write_predictions(output_path, rankings)
+        return self._report(self._measured(rankings), model, output_path, epoch, steps)
+
+    def measure(self, model: EvaluatedModel) -> Measured:
+        """Measures a model; see the class for the metrics."""
+        return self._measured(self._rankings(model, model, None))
+
+    def _rankings(
+        self, model: EvaluatedModel, corpus_model: EvaluatedModel, corpus_embeddings: Tensor | None
+    ) -> dict[str, Ranking]:
         functions = self.score_functions or {str(model.similarity_fn_name): model.similarity}
         self._check_main(functions)
-        rankings = self._search(model, corpus_model or model, corpus_embeddings, functions)
-        figures = {name: self._figures(ranking) for name, ranking in rankings.items()}
-        if output_path is not None:
-            self._write(output_path, epoch, steps, figures, rankings)
-        self.primary_metric = self._primary(figures)
-        found = {f"{name}_{key}": value for name, group in figures.items() for key, value in group.items()}
-        found = self.prefix_name_to_metrics(found, self.name)
-        self.store_metrics_in_model_card_data(model, found, epoch, steps)
-        return found
-
-    def _search(
-        self,
-        model: base.Model,
-        corpus_model: base.Model,
-        corpus_embeddings: Tensor | None,
-        functions: Mapping[str, ScoreFunction],
-    ) -> dict[str, Ranking]:
         team, k = team_of(model), self.ranks.largest
         show = self.show_progress_bar and team.rank == 0
-        queries = self._encode(
-            model, self.queries, self.query_prompt, self.query_prompt_name, ["query"], show
-        )
-        prompt, prompt_name = self.corpus_prompt, self.corpus_prompt_name
+        query_prompt = self._prompt(self.query_prompt, self.query_prompt_name)
+        corpus_prompt = self._prompt(self.corpus_prompt, self.corpus_prompt_name)
+        queries = self._embeddings(model, self.queries, ["query"], query_prompt, show)
 
         def embeddings_of(block: NDArray[np.int64]) -> Tensor:
             if corpus_embeddings is not None:
                 return to_rows(corpus_embeddings[self._given_order[block]]).to(queries.device)
             texts = [self.corpus[document] for document in block]
-            return self._encode(corpus_model, texts, prompt, prompt_name, base.DOCUMENT_PROMPTS)
+            return self._embeddings(corpus_model, texts, DOCUMENT_ROLES, corpus_prompt, False)
 
         lengths = self._lengths(corpus_model, corpus_embeddings, team)
         blocks = own_blocks(lengths, self.batch_size, self.corpus_chunk_size, team)
@@ -186,79 +179,73 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
             self._check_numbers(name, ranking)
         return found
 
+    @staticmethod
+    def _prompt(prompt: str | None, name: str | None) -> dict[str, str | None]:
+        """Options of ``encode`` that override a role's prompt; none if neither was given."""
+        return {"prompt": prompt} | ({} if prompt is None and name is None else {"prompt_name": name})
+
+    def _embeddings(
+        self,
+        model: EvaluatedModel,
+        texts: Sequence[str],
+        roles: Sequence[str],
+        prompt: Mapping[str, str | None],
+        show_progress_bar: bool,
+    ) -> Tensor:
+        embeddings: Tensor = self._encode(
+            model, texts, roles, show_progress_bar=show_progress_bar, convert_to_tensor=True, **prompt
+        )
+        return embeddings
+
     def _check_numbers(self, function: str, ranking: Ranking) -> None:
         if place := ranking.place_of_nan():
             raise ValueError(
                 f"The {function!r} score of query {self.queries_ids[place[0]]!r} and document "
-                f"{self.corpus_ids[place[1]]!r} is no number: an embedding holds NaN, as after a training that "
-                "diverged, or the score function returned it."
+                f"{self.corpus_ids[place[1]]!r} is no number: an embedding holds NaN, as after a training "
+                "that diverged, or the score function returned it."
             )
 
-    def _lengths(self, model: base.Model, embeddings: Tensor | None, team: Team) -> NDArray[np.int64]:
+    def _lengths(self, model: EvaluatedModel, embeddings: Tensor | None, team: Team) -> NDArray[np.int64]:
         if embeddings is None:
             return text_lengths(model, self.corpus, team)
         if len(embeddings) != len(self.corpus):
             raise ValueError(
-                f"corpus_embeddings needs a row for each of the {len(self.corpus)} documents; found {len(embeddings)}."
+                f"corpus_embeddings needs a row for each of the {len(self.corpus)} documents; found "
+                f"{len(embeddings)}."
             )
         return np.ones(len(embeddings), dtype=np.int64)
 
-    def _encode(
-        self,
-        model: base.Model,
-        texts: Sequence[str],
-        prompt: str | None,
-        prompt_name: str | None,
-        roles: Sequence[str],
-        show_progress_bar: bool = False,
-    ) -> Tensor:
-        if prompt is None and prompt_name is None:
-            prompt_name = base.role_prompt(model, roles)
-        return model.encode(
-            texts,
-            prompt=prompt,
-            prompt_name=prompt_name,
-            batch_size=self.batch_size,
-            show_progress_bar=show_progress_bar,
-            convert_to_tensor=True,
-            truncate_dim=self.truncate_dim,
-            **base.role_task(model, roles),
+    def _measured(self, rankings: Mapping[str, Ranking]) -> Measured:
+        found = {name: self._metrics(ranking) for name, ranking in rankings.items()}
+        key = f"ndcg@{max(self.ranks.ndcg)}"
+        if self._main not in found:  # chosen once, so that checkpoints are compared by the same metric
+            self._main = max(sorted(found), key=lambda name: found[name][key])
+        main = self.main_score_function.value if self.main_score_function else self._main
+        return Measured(
+            {f"{name}_{key}": value for name, metrics in found.items() for key, value in metrics.items()},
+            {
+                f"{name}-{title(key)}": found[name][key]
+                for name in sorted(found)
+                for key in self.ranks.csv_keys()
+            },
+            f"{main}_{key}",
         )
 
-    def _figures(self, ranking: Ranking) -> dict[str, float]:
+    def _metrics(self, ranking: Ranking) -> dict[str, float]:
         places = {document: place for place, document in enumerate(self.corpus_ids)}
         relevant = [self.relevant_docs[query] for query in self.queries_ids]
         hits = [
             np.isin(found, [places[document] for document in wanted if document in places])
             for found, wanted in zip(ranking.documents.cpu().numpy(), relevant, strict=True)
         ]
-        return self.ranks.figures(np.stack(hits), np.array([len(wanted) for wanted in relevant]))
+        return self.ranks.metrics(np.stack(hits), np.array([len(wanted) for wanted in relevant]))
 
-    def _primary(self, figures: Mapping[str, Mapping[str, float]]) -> str:
-        key = f"ndcg@{max(self.ranks.ndcg)}"
-        if self._main not in figures:  # chosen once, so that checkpoints are compared by the same figure
-            self._main = max(sorted(figures), key=lambda name: figures[name][key])
-        main = self.main_score_function.value if self.main_score_function else self._main
-        return f"{main}_{key}"
-
-    def _write(
-        self,
-        folder: str,
-        epoch: float,
-        steps: int,
-        figures: Mapping[str, Mapping[str, float]],
-        rankings: Mapping[str, Ranking],
-    ) -> None:
-        if self.write_csv:
-            columns = [(name, key) for name in sorted(figures) for key in self.ranks.csv_keys()]
-            headers = ["epoch", "steps", *(f"{name}-{title(key)}" for name, key in columns)]
-            row = [epoch, steps, *(figures[name][key] for name, key in columns)]
-            append_row(folder, self.csv_file, headers, row)
-        if self.write_predictions:
-            for name, ranking in rankings.items():
-                path = Path(folder) / f"{self._stem}_predictions_{name}.jsonl"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text("".join(f"{line}\n" for line in self._predictions(ranking)), encoding="utf-8")
+    def _write_predictions(self, folder: str, rankings: Mapping[str, Ranking]) -> None:
+        stem = self.csv_file.removesuffix("_results.csv")
+        for name, ranking in rankings.items():
+            path = Path(folder) / f"{stem}_predictions_{name}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{line}\n" for line in self._predictions(ranking)), encoding="utf-8")
 
     def _predictions(self, ranking: Ranking) -> Iterator[str]:
         rows = zip(
@@ -278,31 +265,16 @@ class InformationRetrievalEvaluator(base.SentenceEvaluator):
                 f"main_score_function {main.value!r} must be among the score functions {sorted(functions)}."
             )
 
-    def metric_names(self, model: base.Model) -> list[str]:
+    def metric_names(self, model: EvaluatedModel) -> list[str]:
         """The names of the metrics that a call returns."""
         functions = self.score_functions or [str(model.similarity_fn_name)]
         return self._prefixed(f"{name}_{key}" for name in functions for key in self.ranks.csv_keys())
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """The options worth showing in the model card."""
-        return self._given(
-            "truncate_dim", "query_prompt", "query_prompt_name", "corpus_prompt", "corpus_prompt_name"
-        )
 
-
-def check_retrieval_data(
+def _check_data(
     queries: Mapping[Any, str], corpus: Mapping[Any, str], relevant: Mapping[Any, Set[Any]]
 ) -> None:
-    """Refuses data on which nothing can be found; warns of queries without relevant documents.
-
-    Args:
-        queries: Texts by query id.
-        corpus: Texts by document id.
-        relevant: For each query id the ids of its relevant documents, at least one.
-
-    Raises:
-        ValueError: If queries or corpus are empty, or no query has a relevant document in the corpus.
-    """
+    """Raises for data in which nothing can be found; warns of queries without relevant documents."""
     if not queries or not corpus:
         raise ValueError(
             "InformationRetrievalEvaluator needs at least one query and one document; "
@@ -311,8 +283,9 @@ def check_retrieval_data(
     missing = [key for key in queries if key not in relevant]
     if len(missing) == len(queries):
         raise ValueError(
-            f"None of the {len(queries)} queries has a relevant document: query ids are like {missing[0]!r}, keys of "
-            f"relevant_docs with at least one document like {next(iter(relevant), None)!r}. Ids must be equal, type too."
+            f"None of the {len(queries)} queries has a relevant document: query ids are like "
+            f"{missing[0]!r}, keys of relevant_docs with at least one document like "
+            f"{next(iter(relevant), None)!r}. Ids must be equal, type too."
         )
     if missing:
         logger.warning(
@@ -321,6 +294,7 @@ def check_retrieval_data(
     wanted = {document for key in queries for document in relevant.get(key, ())}
     if not any(document in corpus for document in wanted):
         raise ValueError(
-            f"None of the relevant documents is in the corpus: relevant_docs names ids like {next(iter(wanted))!r}, "
-            f"the corpus has ids like {next(iter(corpus))!r}. Ids must be equal, type too."
+            "None of the relevant documents is in the corpus: relevant_docs names ids like "
+            f"{next(iter(wanted))!r}, the corpus has ids like {next(iter(corpus))!r}. Ids must be equal, "
+            "type too."
         )

@@ -1,24 +1,21 @@
-"""The small versions of BEIR's retrieval datasets, each measured and all summed up in one figure."""
+"""The small versions of BEIR's retrieval datasets: metrics of each, and their aggregates."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ray_st.evaluation import sentence_evaluator as base
-from ray_st.evaluation.csv_log import append_row
+from ray_st.evaluation.built_in import BuiltInEvaluator, Measured
+from ray_st.evaluation.evaluated_model import EvaluatedModel
 from ray_st.evaluation.metrics.at_k import title
 from ray_st.evaluation.retrieval.information_retrieval import InformationRetrievalEvaluator
 from ray_st.evaluation.retrieval.tables import Reader, from_folder, from_hub, names_in
 from ray_st.similarity_functions import SimilarityFunction
 from ray_st.util.names import did_you_mean
 from ray_st.util.search.top_k import ScoreFunction
-
-logger = logging.getLogger(__name__)
 
 TITLES = {
     title.lower(): title
@@ -41,42 +38,37 @@ TITLES = {
 """The datasets by the names that arguments use."""
 
 
-class NanoBEIREvaluator(base.SentenceEvaluator):
-    """Runs :class:`InformationRetrievalEvaluator` on several datasets and sums its metrics up.
+class NanoBEIREvaluator(BuiltInEvaluator):
+    """Runs :class:`InformationRetrievalEvaluator` on several datasets and aggregates its metrics.
 
     Metrics are those of each dataset, ``Nano{Title}_{score}_ndcg@10`` and so on, and their aggregates,
-    ``NanoBEIR_{aggregate_key}_{score}_ndcg@10``. The primary metric is the aggregated NDCG at the largest k, of the
-    main score function, else of the one that was best at the first call. With ``truncate_dim`` names end in
-    ``_{truncate_dim}``. CSV file: ``NanoBEIR_evaluation_{aggregate_key}_results.csv``, beside those of the datasets.
+    ``NanoBEIR_{aggregate_key}_{score}_ndcg@10``. The primary metric is the aggregated NDCG at the largest k,
+    of the main score function, else of the one that was best at the first call. With ``truncate_dim`` names
+    end in ``_{truncate_dim}``. CSV file: ``NanoBEIR_evaluation_{aggregate_key}_results.csv``, beside those of
+    the datasets.
 
-    A dataset in a folder is ``{folder}/Nano{Title}/`` with ``corpus``, ``queries`` (columns ``_id``, ``text``) and
-    ``qrels`` (``query-id``, ``corpus-id``), each one or several files: ``corpus.parquet``, ``corpus-1.jsonl``, … . Folders
-    of other names are datasets of those names.
+    A dataset in a folder is ``{folder}/Nano{Title}/`` with ``corpus``, ``queries`` (columns ``_id``,
+    ``text``) and ``qrels`` (``query-id``, ``corpus-id``), each one or several files: ``corpus.parquet``,
+    ``corpus-1.jsonl``, … . Folders of other names are datasets of those names.
+
+    Further options are those of :class:`InformationRetrievalEvaluator`.
 
     Args:
         dataset_names: Short names such as "msmarco" and "nq"; by default all thirteen, or all in the folder.
-        dataset_id: Name on the Hub; subsets ``corpus``, ``queries``, ``qrels``, a split ``Nano{Title}`` for each dataset.
-        mrr_at_k: As for :class:`InformationRetrievalEvaluator`, like all that are not explained here.
-        ndcg_at_k: See there.
-        accuracy_at_k: See there.
-        precision_recall_at_k: See there.
-        map_at_k: See there.
-        show_progress_bar: Whether to show progress; None asks the logging level.
-        batch_size: Texts encoded at once.
-        write_csv: Whether to write the CSV files where an output folder is given.
-        truncate_dim: Dimensions to keep; by default the model's.
-        score_functions: Functions of (q, d) and (m, d) giving scores (q, m), by name; by default the model's own.
-        main_score_function: Name of the score function of the primary metric.
+        dataset_id: Name on the Hub; subsets ``corpus``, ``queries``, ``qrels``, a split ``Nano{Title}`` for
+            each dataset.
         aggregate_fn: Maps the datasets' values of a metric to one.
-        aggregate_key: Its name.
-        query_prompts: Text to put before each query; or one for each dataset, by the names in ``dataset_names``.
-        corpus_prompts: Likewise for documents.
-        write_predictions: Whether to also write the results of each query.
-        folder: Where the datasets are; without it they are fetched from the Hub.
+        aggregate_key: Name of that function, for names of metrics and files.
+        query_prompts: Text to put before each query; or a text for each dataset, by the names in
+            ``dataset_names``.
+        corpus_prompts: The same for documents.
+        folder: Folder of the datasets; by default they are fetched from the Hub.
 
     Raises:
         ValueError: If a name is unknown, a prompt is missing, or a dataset cannot be read or lacks a column.
     """
+
+    shown = ("truncate_dim", "query_prompts", "corpus_prompts")
 
     def __init__(
         self,
@@ -105,11 +97,12 @@ class NanoBEIREvaluator(base.SentenceEvaluator):
         self.query_prompts = _for_each(self.dataset_names, "query_prompts", query_prompts)
         self.corpus_prompts = _for_each(self.dataset_names, "corpus_prompts", corpus_prompts)
         self.aggregate_fn, self.aggregate_key = aggregate_fn, aggregate_key
-        self.write_csv, self.truncate_dim = write_csv, truncate_dim
         self.main_score_function = SimilarityFunction(main_score_function) if main_score_function else None
         self._cut = f"_{truncate_dim}" if truncate_dim else ""
+        self._set_options(
+            "NanoBEIR_evaluation", aggregate_key, write_csv, batch_size=batch_size, truncate_dim=truncate_dim
+        )
         self.name = f"NanoBEIR_{aggregate_key}{self._cut}"
-        self.csv_file = f"NanoBEIR_evaluation_{aggregate_key}_results.csv"
         read = from_hub(dataset_id) if folder is None else from_folder(folder)
         options = {
             "mrr_at_k": mrr_at_k,
@@ -141,29 +134,36 @@ class NanoBEIREvaluator(base.SentenceEvaluator):
         )
 
     def __call__(
-        self, model: base.Model, output_path: str | None = None, epoch: float = -1, steps: int = -1
+        self, model: EvaluatedModel, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """Measures a model; see the class for the metrics."""
-        self._log_start(logger, epoch, steps, self.truncate_dim)
-        found: dict[str, float] = {}
+        self._log_start(epoch, steps)
+        found = [evaluator(model, output_path, epoch, steps) for evaluator in self.evaluators]
+        aggregates = self._report(self._aggregated(found), model, output_path, epoch, steps)
+        return {key: value for metrics in (*found, aggregates) for key, value in metrics.items()}
+
+    def measure(self, model: EvaluatedModel) -> Measured:
+        """Measures a model; see the class for the metrics. Only the aggregates are returned."""
+        return self._aggregated([evaluator(model) for evaluator in self.evaluators])
+
+    def _aggregated(self, found: Sequence[Mapping[str, float]]) -> Measured:
         values: dict[str, list[float]] = {}
-        for evaluator in self.evaluators:
-            of_dataset = evaluator(model, output_path, epoch, steps)
-            found |= of_dataset
-            for key, value in of_dataset.items():
+        for evaluator, metrics in zip(self.evaluators, found, strict=True):
+            for key, value in metrics.items():
                 values.setdefault(key.removeprefix(f"{evaluator.name}_"), []).append(value)
-        metrics = {key: float(self.aggregate_fn(some)) for key, some in values.items()}
-        if output_path is not None and self.write_csv:
-            self._write(output_path, epoch, steps, metrics)
-        self.primary_metric = self._primary(metrics)
-        metrics = self.prefix_name_to_metrics(metrics, self.name)
-        self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
-        return {**found, **metrics}
+        aggregates = {key: float(self.aggregate_fn(some)) for key, some in values.items()}
+        keys = self.evaluators[0].ranks.csv_keys()
+        names = sorted(key.removesuffix(self._ndcg) for key in aggregates if key.endswith(self._ndcg))
+        if self._main not in names:  # chosen once, as by each dataset's evaluator
+            self._main = max(names, key=lambda name: aggregates[name + self._ndcg])
+        main = self.main_score_function.value if self.main_score_function else self._main
+        row = {f"{name}-{title(key)}": aggregates[f"{name}_{key}"] for name in names for key in keys}
+        return Measured(aggregates, row, f"{main}{self._ndcg}")
 
     def store_metrics_in_model_card_data(
-        self, model: Any, metrics: Mapping[str, float], epoch: float = 0, step: int = 0
+        self, model: object, metrics: Mapping[str, float], epoch: float = 0, step: int = 0
     ) -> None:
-        """Notes the aggregates in the model's card if they sum up more than one dataset, which notes its own."""
+        """Records the aggregates in the model's card, unless there is only one dataset."""
         if len(self.evaluators) > 1:
             super().store_metrics_in_model_card_data(model, metrics, epoch, step)
 
@@ -171,34 +171,16 @@ class NanoBEIREvaluator(base.SentenceEvaluator):
     def _ndcg(self) -> str:
         return f"_ndcg@{max(self.evaluators[0].ranks.ndcg)}"
 
-    def _score_names(self, metrics: Mapping[str, float]) -> list[str]:
-        return sorted(key.removesuffix(self._ndcg) for key in metrics if key.endswith(self._ndcg))
-
-    def _primary(self, metrics: Mapping[str, float]) -> str:
-        names = self._score_names(metrics)
-        if self._main not in names:  # chosen once, as by each dataset's evaluator
-            self._main = max(names, key=lambda name: metrics[name + self._ndcg])
-        main = self.main_score_function.value if self.main_score_function else self._main
-        return f"{main}{self._ndcg}"
-
-    def _write(self, folder: str, epoch: float, steps: int, metrics: Mapping[str, float]) -> None:
-        keys = self.evaluators[0].ranks.csv_keys()
-        columns = [(name, key) for name in self._score_names(metrics) for key in keys]
-        headers = ["epoch", "steps", *(f"{name}-{title(key)}" for name, key in columns)]
-        row = [epoch, steps, *(metrics[f"{name}_{key}"] for name, key in columns)]
-        append_row(folder, self.csv_file, headers, row)
-
-    def metric_names(self, model: base.Model) -> list[str]:
+    def metric_names(self, model: EvaluatedModel) -> list[str]:
         """The names of the metrics that a call returns."""
         named = [(evaluator, evaluator.metric_names(model)) for evaluator in self.evaluators]
         bare = [name.removeprefix(f"{evaluator.name}_") for evaluator, names in named for name in names]
         return [*(name for _, names in named for name in names), *self._prefixed(dict.fromkeys(bare))]
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The options worth showing in the model card."""
+        """The options to show in the model card."""
         source = {} if self.folder else {"dataset_id": self.dataset_id}
-        prompts = self._given("truncate_dim", "query_prompts", "corpus_prompts")
-        return {"dataset_names": self.dataset_names, **source, **prompts}
+        return {"dataset_names": self.dataset_names, **source, **super().get_config_dict()}
 
 
 def split_of(name: str) -> str:

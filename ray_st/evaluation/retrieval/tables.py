@@ -1,4 +1,4 @@
-"""The tables of a retrieval dataset, from the Hub or from a folder: corpus, queries, and what is relevant."""
+"""The tables of a retrieval dataset, from the Hub or a folder: corpus, queries and relevant documents."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Reader:
     """Reads tables of datasets.
 
     Attributes:
-        rows: Maps a subset ("corpus", "queries" or "qrels"), a dataset and the columns that must be there to rows.
+        rows: Maps a subset ("corpus", "queries" or "qrels"), a dataset and the required columns to rows.
     """
 
     rows: Callable[[str, str, tuple[str, str]], Rows]
 
     def texts(self, subset: str, dataset: str) -> dict[str, str]:
-        """Texts by id; empty ones are left out.
+        """Texts by id, without empty ones.
 
         Args:
             subset: "corpus" or "queries".
@@ -65,7 +65,7 @@ def from_hub(dataset_id: str) -> Reader:
         where = f"subset {subset!r}, split {dataset!r} of the dataset {dataset_id!r}"
         try:
             table = load_dataset(dataset_id, subset, split=dataset)
-        except (OSError, ValueError) as error:  # not there, no network; no such subset or split
+        except (OSError, ValueError) as error:  # not found or no network; no such subset or split
             raise ValueError(
                 f"Cannot load {where}: {error} A folder with the datasets can be given as folder=."
             ) from error
@@ -76,20 +76,22 @@ def from_hub(dataset_id: str) -> Reader:
 
 
 def from_folder(folder: str | Path) -> Reader:
-    """Reads from a folder with a sub-folder for each dataset, and in it Parquet or JSON Lines files for each subset.
+    """Reads from a folder with a sub-folder of Parquet or JSON Lines files for each dataset.
 
     Args:
         folder: The folder.
 
     Raises:
-        ValueError: When reading, if there is no file of a subset, a line is no JSON object, or a column is missing.
+        ValueError: When reading, if there is no file of a subset, a line is no JSON object, or a column is
+            missing.
     """
 
     def rows(subset: str, dataset: str, columns: tuple[str, str]) -> Rows:
         files = _files(Path(folder).expanduser() / dataset, subset)
         if not files:
             raise ValueError(
-                f"{Path(folder) / dataset} has no file for {subset!r}; expected {subset}.parquet or {subset}.jsonl."
+                f"{Path(folder) / dataset} has no file for {subset!r}; expected {subset}.parquet or "
+                f"{subset}.jsonl."
             )
         return [
             row

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ray_st.evaluation.metrics.thresholds import Cuts, classification_figures, matthews
+from ray_st.evaluation.metrics.thresholds import Cuts, classification_metrics, matthews
 
 ROWS = 60
 
@@ -31,7 +31,7 @@ KINDS = ["spread", "ties", "equal", "neighbours"]
 def test_no_threshold_does_better(kind, seed) -> None:
     values, labels = rows(seed, kind)
     predictions = [values >= t for t in [*values, np.inf]]
-    found = classification_figures(values, labels)
+    found = classification_metrics(values, labels)
 
     def f1(said: np.ndarray) -> float:
         return 2 * (said & labels).sum() / (said.sum() + labels.sum())
@@ -51,7 +51,7 @@ def test_no_threshold_does_better(kind, seed) -> None:
 def test_figures_are_scikit_learns(kind, seed) -> None:
     skm = pytest.importorskip("sklearn.metrics")
     values, labels = rows(seed, kind)
-    found = classification_figures(values, labels)
+    found = classification_metrics(values, labels)
     assert found["ap"] == pytest.approx(skm.average_precision_score(labels, values), abs=1e-12)
     said = values >= found["f1_threshold"]
     assert found["mcc"] == pytest.approx(skm.matthews_corrcoef(labels, said), abs=1e-12)
@@ -71,7 +71,7 @@ def test_thresholds_are_the_peers_also_of_distances(kind, seed, sign, peers) -> 
 
 
 def test_one_row_and_one_class() -> None:
-    assert classification_figures(np.array([0.5]), np.array([True])) == {
+    assert classification_metrics(np.array([0.5]), np.array([True])) == {
         "accuracy": 1.0,
         "accuracy_threshold": 0.5,
         "f1": 1.0,
@@ -81,7 +81,7 @@ def test_one_row_and_one_class() -> None:
         "ap": 1.0,
         "mcc": 0.0,
     }
-    none = classification_figures(np.array([0.5, 0.7]), np.array([False, False]))
+    none = classification_metrics(np.array([0.5, 0.7]), np.array([False, False]))
     assert none.pop("accuracy") == 1.0
     assert none.pop("accuracy_threshold") > 0.7
     assert set(none.values()) == {0.0}

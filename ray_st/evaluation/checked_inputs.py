@@ -1,0 +1,119 @@
+"""Checks of what evaluators are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from typing import Any, Protocol
+
+from ray_st.similarity_functions import SimilarityFunction
+
+
+class Example(Protocol):
+    """Texts that belong together, and their label; such as :class:`ray_st.InputExample`."""
+
+    texts: Any
+    label: Any
+
+
+def columns_of(examples: Sequence[Example], count: int) -> list[list[str]]:
+    """The texts of examples, column by column.
+
+    Args:
+        examples: Each with at least ``count`` texts.
+        count: Number of columns.
+    """
+    return [[example.texts[place] for example in examples] for place in range(count)]
+
+
+def check_equal_lengths(evaluator: str, **columns: Sized) -> None:
+    """Checks that columns have rows, and the same number of them.
+
+    Args:
+        evaluator: Name for the error.
+        columns: The columns by argument name.
+
+    Raises:
+        ValueError: Naming the lengths found.
+    """
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{evaluator} needs lists of the same length; found {lengths}.")
+    if not all(lengths.values()):
+        raise ValueError(f"{evaluator} needs at least one row; {', '.join(lengths)} are empty.")
+
+
+def check_texts(evaluator: str, name: str, texts: Sequence[Any]) -> list[Any]:
+    """Checks that texts are a list, none of them None.
+
+    Args:
+        evaluator: Name for the error.
+        name: The argument.
+        texts: The texts; anything that the model can encode.
+
+    Returns:
+        The texts as a list.
+
+    Raises:
+        ValueError: Naming the first row without a text.
+    """
+    if isinstance(texts, str):
+        raise ValueError(
+            f"{evaluator} needs {name} as a list of texts; found the single text {texts[:40]!r}."
+        )
+    texts = list(texts)
+    for row, text in enumerate(texts):
+        if text is None:
+            raise ValueError(f"{evaluator} needs a text in each row of {name}; row {row} is None.")
+    return texts
+
+
+def check_columns(evaluator: str, **columns: Sequence[Any]) -> list[list[Any]]:
+    """Checks columns of texts: :func:`check_equal_lengths`, then :func:`check_texts` for each.
+
+    Args:
+        evaluator: Name for the errors.
+        columns: The columns by argument name.
+
+    Returns:
+        The columns as lists.
+    """
+    check_equal_lengths(evaluator, **columns)
+    return [check_texts(evaluator, name, column) for name, column in columns.items()]
+
+
+def check_at_k(evaluator: str, at_k: int) -> int:
+    """The number of ranks that count.
+
+    Raises:
+        ValueError: If it is less than 1.
+    """
+    if at_k < 1:
+        raise ValueError(f"{evaluator} needs at_k of at least 1; got {at_k}.")
+    return at_k
+
+
+def choose_similarities(
+    evaluator: str, main: str | SimilarityFunction | None, names: Sequence[str] | None
+) -> tuple[SimilarityFunction | None, list[str]]:
+    """Reconciles the two arguments that choose similarities.
+
+    Args:
+        evaluator: Name for the error.
+        main: The similarity of the primary metric.
+        names: The similarities to measure.
+
+    Returns:
+        The main similarity, and the names; no names stand for the model's own similarity.
+
+    Raises:
+        ValueError: If a name is unknown, or the main similarity is not among the names.
+    """
+    chosen = [SimilarityFunction(name).value for name in names or []]
+    if not main:
+        return None, chosen
+    first = SimilarityFunction(main)
+    if chosen and first.value not in chosen:
+        raise ValueError(
+            f"{evaluator}: the main similarity {first.value!r} must be among similarity_fn_names {chosen}."
+        )
+    return first, chosen or [first.value]

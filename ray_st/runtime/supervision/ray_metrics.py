@@ -47,18 +47,18 @@ _RUN, _RANK = ("run",), ("run", "rank")
 METRICS = (
     Metric("st_train_step", "Last optimizer step", _RUN),
     Metric("st_train_loss", "Mean training loss since the last logged step", _RUN),
-    Metric("st_train_learning_rate", "Learning rate of the first group of weights", _RUN),
-    Metric("st_train_samples_per_second", "Rows of global batches a second", _RUN),
-    Metric("st_train_tokens_per_second", "Real tokens a second of a rank", _RANK),
+    Metric("st_train_learning_rate", "Learning rate of the first parameter group", _RUN),
+    Metric("st_train_samples_per_second", "Rows of global batches per second", _RUN),
+    Metric("st_train_tokens_per_second", "Real (non-padding) tokens per second of a rank", _RANK),
     Metric("st_train_padding_share", "Share of a rank's computed tokens that are padding", _RANK),
-    Metric("st_train_step_seconds", "Seconds a step, by its parts", ("run", "rank", "part")),
-    Metric("st_train_data_wait_share", "Share of the steps' time spent waiting for data", _RANK),
-    Metric("st_train_rank_skew", "Forward time of the slowest rank over the mean of all", _RUN),
-    Metric("st_train_effective_time_ratio", "Share of the run's time in steps that count", _RUN),
-    Metric("st_eval", "Figures of the latest evaluation", ("run", "metric")),
-    Metric("st_checkpoint_unixtime_seconds", "When the newest checkpoint was complete (Unix time)", _RUN),
-    Metric("st_checkpoint_seconds", "Seconds that writing it took", _RUN),
-    Metric("st_checkpoint_step", "Its step", _RUN),
+    Metric("st_train_step_seconds", "Seconds per step, by part", ("run", "rank", "part")),
+    Metric("st_train_data_wait_share", "Share of step time spent waiting for data", _RANK),
+    Metric("st_train_rank_skew", "Forward time of the slowest rank divided by the mean of all ranks", _RUN),
+    Metric("st_train_effective_time_ratio", "Share of the run's time spent in steps that count", _RUN),
+    Metric("st_eval", "Metrics of the latest evaluation", ("run", "metric")),
+    Metric("st_checkpoint_unixtime_seconds", "When the newest checkpoint was completed (Unix time)", _RUN),
+    Metric("st_checkpoint_seconds", "Seconds spent writing the newest checkpoint", _RUN),
+    Metric("st_checkpoint_step", "Step of the newest checkpoint", _RUN),
     Metric("st_workers_started", "Worker groups of the run that were started", _RUN, counts=True),
     Metric("st_restarts", "Worker groups that replaced a lost one, by cause", ("run", "cause"), counts=True),
     Metric("st_search_trials", "Trials of a search, by state", ("search", "state")),
@@ -67,7 +67,7 @@ METRICS = (
         "st_search_pruned_share", "Share of a search's finished trials that were stopped early", ("search",)
     ),
 )
-"""All figures. Boards, alerts and docs/operations.md name no others; a test compares them."""
+"""All metrics. Boards, alerts and docs/operations.md name no others; a test compares them."""
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
 

@@ -75,7 +75,7 @@ def rules() -> str:
         "metadata": {"name": "ray-st", "labels": labels},
         "spec": yaml.safe_load((ROOT / "clusters/monitoring/alerts.yaml").read_text()),
     }
-    head = "# Made from ../../../monitoring/alerts.yaml by tests/validate_manifests.py --write; a test compares them.\n"
+    head = "# Generated from ../../../monitoring/alerts.yaml by tests/validate_manifests.py --write; a test compares them.\n"
     return head + as_yaml([made])
 
 

@@ -1,9 +1,8 @@
-"""Door to embeddings with fewer bits, and search among them."""
+"""Quantized embeddings, and search among them."""
 
 from __future__ import annotations
 
-from ray_st.util.search.faiss import semantic_search_faiss
 from ray_st.util.search.quantize import quantize_embeddings
-from ray_st.util.search.usearch import semantic_search_usearch
+from ray_st.util.search.quantized import semantic_search_faiss, semantic_search_usearch
 
 __all__ = ["quantize_embeddings", "semantic_search_faiss", "semantic_search_usearch"]

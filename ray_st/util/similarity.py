@@ -120,9 +120,9 @@ def pairwise_manhattan_sim(a: Embeddings, b: Embeddings) -> Tensor:
 def pairwise_angle_sim(a: Embeddings, b: Embeddings) -> Tensor:
     """How little the angle between ``a[i]`` and ``b[i]`` in complex space is, as AnglE measures it.
 
-    The first half of each embedding is taken as real parts x, the second as imaginary parts y. With z and w the
-    two unit-length vectors this is ``|Re<z, w> + Im<z, w>|`` (Li and Li, "AnglE-optimized Text Embeddings",
-    arXiv:2309.12871, section 3.3). An odd dimension is filled up with a zero.
+    The first half of each embedding is taken as real parts x, the second as imaginary parts y. With z and w
+    the two unit-length vectors this is ``|Re<z, w> + Im<z, w>|`` (Li and Li, "AnglE-optimized Text
+    Embeddings", arXiv:2309.12871, section 3.3). An odd dimension is filled up with a zero.
 
     Args:
         a: (n, d).

@@ -1,4 +1,4 @@
-"""Communities: groups of embeddings that are close to a common centre."""
+"""Community detection: groups of embeddings close to a common centre."""
 
 from __future__ import annotations
 
@@ -20,26 +20,28 @@ def community_detection(
 ) -> list[list[int]]:
     """Groups of embeddings whose cosine to the group's centre is at least a threshold.
 
-    The embedding with most close ones, itself among them, is the centre of the first community; then the one with most
-    of all that are in no community yet, and so on, where a community takes only those that are in none. Each row of
-    similarities is computed at most twice and never kept: memory grows with the embeddings, not with their square.
+    Centres are tried in descending order of the number of embeddings close to them, skipping those in a
+    community already; a community takes only embeddings that are in none. Each row of similarities is
+    computed at most twice and never kept, so memory is linear in the number of embeddings.
 
     Args:
         embeddings: (n, d): a tensor, an array, or a list.
         threshold: Least cosine of a member to its centre.
         min_community_size: Least number of members, the centre among them.
-        batch_size: Embeddings that are compared with all others at a time.
+        batch_size: Embeddings compared with all others at a time.
         show_progress_bar: Whether to show one.
 
     Returns:
-        Lists of row numbers, the largest community first; in each the centre first, then the others by falling cosine.
+        Lists of row numbers, the largest community first; in each the centre first, then the others by
+        descending cosine.
 
     Raises:
         ValueError: If a size is less than 1, or an embedding holds NaN.
     """
     if min(min_community_size, batch_size) < 1:
         raise ValueError(
-            f"min_community_size and batch_size must be at least 1; got {min_community_size} and {batch_size}."
+            f"min_community_size and batch_size must be at least 1; got {min_community_size} and "
+            f"{batch_size}."
         )
     if not len(embeddings):
         return []
@@ -77,7 +79,7 @@ def _communities(
 
 
 def _members(row: Tensor, threshold: float) -> NDArray[np.int64]:
-    """Places of the scores that reach a threshold, the highest first."""
+    """Indices of the scores that reach a threshold, highest first."""
     places = (row >= threshold).nonzero()[:, 0]
     order = row[places].sort(descending=True, stable=True).indices
     return np.asarray(places[order].cpu())

@@ -1,10 +1,10 @@
-"""Mining: the most similar pairs in a set of texts."""
+"""Paraphrase mining: the most similar pairs in a set of texts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +18,16 @@ Pair = list[float | int]
 """The score of two texts and their numbers, the lower one first."""
 
 
+class Encoder(Protocol):
+    """What paraphrase mining needs of a model."""
+
+    @property
+    def encode(self) -> Callable[..., Any]:
+        """Maps texts to embeddings (n, d)."""
+
+
 def paraphrase_mining(
-    model: Any,
+    model: Encoder,
     sentences: Sequence[str],
     show_progress_bar: bool = False,
     batch_size: int = 32,
@@ -34,21 +42,21 @@ def paraphrase_mining(
 ) -> list[Pair]:
     """The most similar pairs among some texts; see :func:`paraphrase_mining_embeddings`.
 
-    A team that shares the model's work shares the search too; all get all pairs.
+    A team that shares the model's work shares the search too; every process gets all pairs.
 
     Args:
         model: Encodes the texts.
         sentences: n texts.
         show_progress_bar: Whether to show one while encoding.
         batch_size: Texts encoded at once.
-        query_chunk_size: Texts that are compared at a time.
+        query_chunk_size: Texts compared at a time.
         corpus_chunk_size: Texts that they are compared with at a time.
         max_pairs: Most pairs to return.
         top_k: Most neighbours of each text that become pairs.
         score_function: Maps (q, d) and (m, d) to scores (q, m); must be symmetric.
         truncate_dim: Dimensions to keep; by default the model's.
         prompt_name: Name of the model's prompt to put before each text.
-        prompt: The prompt itself; goes before ``prompt_name``.
+        prompt: The prompt text. Overrides ``prompt_name``.
 
     Returns:
         Lists of a score and two numbers of texts, the best first.
@@ -80,13 +88,13 @@ def paraphrase_mining_embeddings(
 ) -> list[Pair]:
     """The most similar pairs among some embeddings.
 
-    Each embedding's ``top_k`` nearest others become pairs, and the ``max_pairs`` best of these are returned; of equal
-    scores, those with lower numbers. Memory grows with the sizes of the chunks, with ``max_pairs``, and with
-    ``query_chunk_size`` times ``top_k``, never with the square of the embeddings.
+    Each embedding's ``top_k`` nearest others become pairs, and the ``max_pairs`` best of these are returned;
+    of equal scores, those with lower numbers. Memory grows with the sizes of the chunks, with ``max_pairs``,
+    and with ``query_chunk_size`` times ``top_k``, never with the square of the embeddings.
 
     Args:
         embeddings: (n, d): a tensor, an array, or a list.
-        query_chunk_size: Embeddings that are compared at a time.
+        query_chunk_size: Embeddings compared at a time.
         corpus_chunk_size: Embeddings that they are compared with at a time.
         max_pairs: Most pairs to return.
         top_k: Most neighbours of each embedding that become pairs.
@@ -97,7 +105,7 @@ def paraphrase_mining_embeddings(
         Lists of a score and the numbers i < j, the best first.
 
     Raises:
-        ValueError: If there is no embedding, a size is less than 1, or a score is no number.
+        ValueError: If there is no embedding, a size is less than 1, or a score is nan.
     """
     given = {
         "query_chunk_size": query_chunk_size,
@@ -117,7 +125,7 @@ def paraphrase_mining_embeddings(
     best = _best([_Pairs(*share) for share in team.gather([best.scores, best.keys])], max_pairs)
     triples = zip(best.scores.tolist(), best.keys.tolist(), strict=True)
     pairs: list[Pair] = [[score, *divmod(key, len(rows))] for score, key in triples]
-    if pairs and pairs[0][0] != pairs[0][0]:  # what is no number sorts before all numbers
+    if pairs and pairs[0][0] != pairs[0][0]:  # nan sorts first
         raise ValueError(
             f"The score of texts {pairs[0][1]} and {pairs[0][2]} is no number: look for NaN there."
         )
@@ -126,7 +134,7 @@ def paraphrase_mining_embeddings(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Scores of pairs i < j of n texts, falling, and their keys i * n + j (p,)."""
+    """Scores of pairs i < j of n texts, in descending order, and their keys i * n + j (p,)."""
 
     scores: Tensor
     keys: Tensor
@@ -149,7 +157,7 @@ def _pairs(near: Ranking, own: Tensor, top_k: int, count: int) -> _Pairs:
 
 
 def _best(parts: Sequence[_Pairs], most: int) -> _Pairs:
-    """The best of several lists, each pair once with its higher score; of equal scores, the lower numbers first."""
+    """The best of several lists, each pair once with its higher score; ties go to the lower numbers."""
     scores, order = torch.cat([part.scores for part in parts]).sort(descending=True, stable=True)
     keys, by_key = torch.cat([part.keys for part in parts])[order].sort(stable=True)
     scores, new = scores[by_key], torch.ones_like(keys, dtype=torch.bool)

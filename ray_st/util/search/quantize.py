@@ -1,43 +1,45 @@
-"""Embeddings with fewer bits: one byte or one bit for each dimension."""
+"""Quantized embeddings: one byte or one bit per dimension."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ray_st.util.tensors import Embeddings
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
-_STEADY_ROWS = 100  # the least number of rows whose minimum and maximum are worth trusting
+_STEADY_ROWS = 100  # fewer rows than this give unreliable ranges
 
 
 def quantize_embeddings(
-    embeddings: Any,
+    embeddings: Embeddings,
     precision: str,
     ranges: np.ndarray | None = None,
-    calibration_embeddings: np.ndarray | None = None,
+    calibration_embeddings: Embeddings | None = None,
 ) -> np.ndarray:
-    """Writes embeddings with fewer bits.
+    """Quantizes embeddings.
 
-    ``int8`` and ``uint8`` cut the range of each dimension into 255 equal steps and keep the number of the step;
-    values outside the range go to its nearest end. ``binary`` and ``ubinary`` keep the sign, eight dimensions in a
-    byte, the first in the highest bit; ``binary`` is ``ubinary`` minus 128.
+    ``int8`` and ``uint8`` cut the range of each dimension into 255 equal steps and keep the number of the
+    step; values outside the range are clipped to it. ``binary`` and ``ubinary`` keep the sign, eight
+    dimensions per byte, the first in the highest bit; ``binary`` is ``ubinary`` minus 128.
 
     Args:
         embeddings: (n, d): an array, a tensor, or a list of either.
         precision: One of "float32", "int8", "uint8", "binary", "ubinary".
         ranges: (2, d), the least and the greatest value of each dimension; for int8 and uint8.
-        calibration_embeddings: (k, d), embeddings from which to take the ranges when none are given.
+        calibration_embeddings: (k, d), embeddings from which to take the ranges if none are given.
 
     Returns:
         (n, d) of the named type, or (n, d / 8 rounded up) of int8 or uint8 for the two binary precisions.
 
     Raises:
-        ValueError: If the precision is unknown, the embeddings are no longer floating-point numbers, or a single
-            embedding would have to be its own range.
+        ValueError: If the precision is unknown, the embeddings are quantized already, or a single embedding
+            would be its own range.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}.")
@@ -56,16 +58,18 @@ def quantize_embeddings(
     return _steps(values, np.asarray(ranges, dtype=np.float32), precision)
 
 
-def as_array(embeddings: Any) -> np.ndarray:
-    """An array of embeddings that are an array, a tensor, or a list of either."""
-    if isinstance(embeddings, Sequence) and len(embeddings) and hasattr(embeddings[0], "detach"):
-        return np.stack([as_array(row) for row in embeddings])
-    if hasattr(embeddings, "detach"):  # a tensor, known by what it can do: numpy is all that is needed here
-        embeddings = embeddings.detach().cpu().float().numpy()
+def as_array(embeddings: Embeddings) -> np.ndarray:
+    """Embeddings, given as an array, a tensor or a list of either, as one array."""
+    # Tensors are recognised by their methods, so that arrays don't need torch.
+    match embeddings:
+        case [object(detach=_), *_]:
+            return np.stack([as_array(row) for row in embeddings])
+        case object(detach=detach) if callable(detach):
+            return detach().cpu().float().numpy()
     return np.asarray(embeddings)
 
 
-def find_ranges(values: np.ndarray, precision: str, calibration: Any = None) -> np.ndarray:
+def find_ranges(values: np.ndarray, precision: str, calibration: Embeddings | None = None) -> np.ndarray:
     """The least and the greatest value of each dimension (2, d).
 
     Args:
@@ -74,7 +78,7 @@ def find_ranges(values: np.ndarray, precision: str, calibration: Any = None) -> 
         calibration: Embeddings (k, d) from which to take the ranges instead.
 
     Raises:
-        ValueError: If a single embedding would have to be its own range.
+        ValueError: If a single embedding would be its own range.
     """
     if calibration is not None:
         source = as_array(calibration)
@@ -82,14 +86,15 @@ def find_ranges(values: np.ndarray, precision: str, calibration: Any = None) -> 
         source = values
         if len(values) < _STEADY_ROWS:
             logger.warning(
-                "%s ranges taken from only %d embeddings; give ranges or calibration_embeddings for steadier ones.",
+                "%s ranges taken from only %d embeddings; give ranges or calibration_embeddings for "
+                "steadier ones.",
                 precision,
                 len(values),
             )
     else:
         raise ValueError(
-            f"{precision} needs the range of each dimension, which {values.shape} embeddings cannot show; give "
-            "ranges=(2, d) or calibration_embeddings=(k, d) to quantize_embeddings."
+            f"{precision} needs the range of each dimension, which {values.shape} embeddings cannot show; "
+            "give ranges=(2, d) or calibration_embeddings=(k, d) to quantize_embeddings."
         )
     return np.stack([source.min(axis=0), source.max(axis=0)])
 
@@ -103,7 +108,7 @@ def _steps(values: np.ndarray, ranges: np.ndarray, precision: str) -> np.ndarray
 
 
 def restore(codes: np.ndarray, precision: str, ranges: np.ndarray | None, dimensions: int) -> np.ndarray:
-    """About the values that :func:`quantize_embeddings` wrote as codes: a step's lower end, or 1 and 0 for a bit.
+    """Approximate values of quantized embeddings: a step's lower end, or 1 and 0 for a bit.
 
     Args:
         codes: (..., d), or (..., d / 8 rounded up) bytes of "ubinary".

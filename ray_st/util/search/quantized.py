@@ -1,19 +1,22 @@
-"""Search among embeddings with fewer bits: what all libraries that do it share.
+"""Search with faiss and usearch among embeddings of full or lower precision.
 
-The index finds more documents than asked for by the coarse embeddings; the full query then orders what was found.
+An index over quantized embeddings finds more documents than requested; the full queries then reorder them.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ray_st.util.extras import load_extra
 from ray_st.util.search.quantize import as_array, find_ranges, quantize_embeddings, restore
+
+if TYPE_CHECKING:
+    from ray_st.util.tensors import Embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +24,22 @@ Hits: TypeAlias = list[list[dict[str, Any]]]
 """For each query the documents found, best first: ``corpus_id``, its number, and ``score``."""
 
 _QUERIES_AT_ONCE = 1024
+_USEARCH_KINDS = {  # metric and type of numbers by precision
+    "float32": ("cos", "f32"),
+    "int8": ("ip", "i8"),
+    "ubinary": ("hamming", "b1"),
+    "binary": ("hamming", "b1"),
+}
+_NEIGHBOURS = 16  # links of each document in faiss's approximate index
 
 
-@dataclass(frozen=True)
-class Matches:
+class Matches(NamedTuple):
     """What an index finds.
 
     Attributes:
         scores: (q, k), best first.
         documents: Their numbers (q, k).
-        there: Whether there is a document (q, k); False fills up queries that have fewer.
+        there: Whether there is a document (q, k); False pads queries with fewer.
     """
 
     scores: np.ndarray
@@ -49,54 +58,126 @@ class Matches:
         ]
 
 
-@dataclass(frozen=True)
-class Index:
-    """An index of any library.
-
-    Args:
-        library: Its name, for messages.
-        native: The library's own index.
-        size: Documents in it.
-        width: Numbers of one embedding as it is stored: dimensions, or bytes if they are bits.
-        search: Maps codes of queries and k to what is found.
-        codes: Maps document numbers (n,) to their codes (n, width).
-    """
+class _Index:
+    """A library's index; subclasses make or open ``native``, and search it."""
 
     library: str
-    native: Any
-    size: int
-    width: int
-    search: Callable[[np.ndarray, int], Matches]
-    codes: Callable[[np.ndarray], np.ndarray]
+    module: str
+    precisions: tuple[str, ...]
+
+    def __init__(self, precision: str, exact: bool) -> None:
+        self.lib: Any = load_extra(self.module, self.library, f"semantic_search_{self.library}")
+        self.precision, self.exact = precision, exact
+        self.native: Any = None
+
+
+class _Faiss(_Index):
+    library = module = "faiss"
+    precisions = ("float32", "uint8", "ubinary")
+
+    def build(self, corpus: np.ndarray) -> None:
+        if (corpus.dtype == np.uint8) != (self.precision != "float32"):
+            raise ValueError(
+                f"corpus_precision is {self.precision!r}, but corpus_embeddings are {corpus.dtype}."
+            )
+        width, faiss = corpus.shape[1], self.lib
+        if self.precision == "ubinary":
+            bits = 8 * width
+            self.native = (
+                faiss.IndexBinaryFlat(bits) if self.exact else faiss.IndexBinaryHNSW(bits, _NEIGHBOURS)
+            )
+        elif self.exact:
+            self.native = faiss.IndexFlatIP(width)
+        else:
+            self.native = faiss.IndexHNSWFlat(width, _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+        self.native.add(corpus)
+
+    def open(self, index: Any) -> None:
+        if isinstance(index, self.lib.IndexBinary) != (self.precision == "ubinary"):
+            raise ValueError(
+                f"corpus_precision is {self.precision!r}, but corpus_index is a {type(index).__name__}."
+            )
+        self.native = index
+
+    @property
+    def size(self) -> int:
+        return int(self.native.ntotal)
+
+    @property
+    def width(self) -> int:
+        return self.native.d // 8 if self.precision == "ubinary" else self.native.d
+
+    def search(self, codes: np.ndarray, k: int) -> Matches:
+        scores, documents = self.native.search(codes, k)
+        return Matches(scores, documents, documents != -1)
+
+    def codes(self, documents: np.ndarray) -> np.ndarray:
+        return np.stack([self.native.reconstruct(int(document)) for document in documents])
+
+
+class _Usearch(_Index):
+    library, module = "usearch", "usearch.index"
+    precisions = tuple(_USEARCH_KINDS)
+
+    @property
+    def kind(self) -> str:
+        return _USEARCH_KINDS[self.precision][1]
+
+    def build(self, corpus: np.ndarray) -> None:
+        allowed = {"int8": ("int8", "binary"), "uint8": ("ubinary",)}.get(corpus.dtype.name, ("float32",))
+        if self.precision not in allowed:
+            raise ValueError(
+                f"corpus_precision is {self.precision!r}, but corpus_embeddings are {corpus.dtype}."
+            )
+        metric, bits = _USEARCH_KINDS[self.precision][0], self.kind == "b1"
+        dimensions = corpus.shape[1] * (8 if bits else 1)
+        self.native = self.lib.Index(ndim=dimensions, metric=metric, dtype=self.kind)
+        self.native.add(np.arange(len(corpus)), _unsigned_bits(corpus) if bits else corpus)
+
+    def open(self, index: Any) -> None:
+        if index.dtype != self.lib.ScalarKind[self.kind.upper()]:
+            raise ValueError(f"corpus_precision is {self.precision!r}, but corpus_index holds {index.dtype}.")
+        self.native = index
+
+    @property
+    def size(self) -> int:
+        return len(self.native)
+
+    @property
+    def width(self) -> int:
+        return self.native.ndim // 8 if self.kind == "b1" else self.native.ndim
+
+    def search(self, codes: np.ndarray, k: int) -> Matches:
+        found = self.native.search(codes, count=k, exact=self.exact)
+        scores, documents = np.atleast_2d(found.distances), np.atleast_2d(found.keys)
+        places = np.arange(documents.shape[1])
+        match found:
+            case object(counts=counts):
+                there = places < np.atleast_1d(counts)[:, None]
+            case _:  # the results of a single query have no counts
+                there = np.ones_like(documents, dtype=bool)
+        return Matches(scores, documents.astype(np.int64), there)
+
+    def codes(self, documents: np.ndarray) -> np.ndarray:
+        return np.asarray(self.native.get(documents))
 
 
 @dataclass(frozen=True)
-class Request:
-    """How to search.
-
-    Args:
-        precision: Of the corpus.
-        top_k: Documents to find for each query.
-        ranges: (2, d), the ranges with which the corpus was written; for int8 and uint8.
-        calibration_embeddings: Embeddings from which to take them.
-        rescore: Whether to order what is found by the full queries.
-        rescore_multiplier: How many times ``top_k`` to find first, in that case.
-
-    Raises:
-        ValueError: If a number is less than 1.
-    """
+class _Request:
+    """How to search; attributes as the arguments of :func:`semantic_search_faiss`."""
 
     precision: str
-    top_k: int = 10
-    ranges: np.ndarray | None = None
-    calibration_embeddings: Any = None
-    rescore: bool = True
-    rescore_multiplier: int = 2
+    top_k: int
+    ranges: np.ndarray | None
+    calibration_embeddings: Embeddings | None
+    rescore: bool
+    rescore_multiplier: int
 
     def __post_init__(self) -> None:
-        for name in ("top_k", "rescore_multiplier"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        sizes = {"top_k": self.top_k, "rescore_multiplier": self.rescore_multiplier}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1; got {size}.")
 
     @property
     def stored(self) -> str:
@@ -104,50 +185,121 @@ class Request:
         return "ubinary" if self.precision == "binary" else self.precision
 
 
-def one_source(corpus_embeddings: Any, corpus_index: Any, precision: str, known: tuple[str, ...]) -> None:
-    """Refuses arguments that don't say what to search.
+def semantic_search_faiss(
+    query_embeddings: Embeddings,
+    corpus_embeddings: np.ndarray | None = None,
+    corpus_index: Any = None,
+    corpus_precision: str = "float32",
+    top_k: int = 10,
+    ranges: np.ndarray | None = None,
+    calibration_embeddings: np.ndarray | None = None,
+    rescore: bool = True,
+    rescore_multiplier: int = 2,
+    exact: bool = True,
+    output_index: bool = False,
+) -> tuple[Hits, float] | tuple[Hits, float, Any]:
+    """The nearest documents of each query, searched by faiss (the extra "faiss").
+
+    With full queries and a quantized corpus, ``top_k * rescore_multiplier`` documents are found by the
+    quantized embeddings and reordered by the product of the query with the values that the documents' codes
+    stand for.
 
     Args:
-        corpus_embeddings: The corpus, or None.
-        corpus_index: An index of it, or None.
-        precision: Of either.
-        known: The precisions that the library can search.
+        query_embeddings: (q, d) or (d,), of full precision or quantized like the corpus.
+        corpus_embeddings: (n, d), or its codes as :func:`quantize_embeddings` returns them.
+        corpus_index: An index of them instead, such as one returned before.
+        corpus_precision: "float32", "uint8" or "ubinary".
+        top_k: Documents to find for each query.
+        ranges: (2, d), the ranges with which the corpus was quantized to bytes.
+        calibration_embeddings: Embeddings from which the ranges were taken. Without both, the ranges of the
+            queries are used, which differ from the corpus's.
+        rescore: Whether to reorder; a warning says if that is impossible.
+        rescore_multiplier: How many times ``top_k`` documents to find first.
+        exact: Whether a new index compares every document, or follows a graph (HNSW).
+        output_index: Whether to return the index too.
+
+    Returns:
+        For each query a list of dicts with ``corpus_id`` and ``score``, best first, shorter if there are
+        fewer documents; the seconds that the search took; and the index if requested. Scores are products
+        (higher is better), except for a ubinary corpus without rescoring: numbers of different bits (lower is
+        better).
 
     Raises:
-        ValueError: If both or neither are given, the corpus is empty, or the precision is unknown.
+        ValueError: If arguments contradict each other or the index, or dimensions differ.
+        ImportError: If faiss is not installed.
     """
-    if precision not in known:
-        raise ValueError(f"corpus_precision must be one of {', '.join(known)}; got {precision!r}.")
+    request = _Request(corpus_precision, top_k, ranges, calibration_embeddings, rescore, rescore_multiplier)
+    return _searched(_Faiss, query_embeddings, corpus_embeddings, corpus_index, request, exact, output_index)
+
+
+def semantic_search_usearch(
+    query_embeddings: Embeddings,
+    corpus_embeddings: np.ndarray | None = None,
+    corpus_index: Any = None,
+    corpus_precision: str = "float32",
+    top_k: int = 10,
+    ranges: np.ndarray | None = None,
+    calibration_embeddings: np.ndarray | None = None,
+    rescore: bool = True,
+    rescore_multiplier: int = 2,
+    exact: bool = True,
+    output_index: bool = False,
+) -> tuple[Hits, float] | tuple[Hits, float, Any]:
+    """The nearest documents of each query, searched by usearch (the extra "usearch").
+
+    Arguments and errors are those of :func:`semantic_search_faiss`. But ``corpus_precision`` is "float32",
+    "int8", "ubinary" or "binary", and ``exact`` decides for any index whether to compare every document or
+    follow its graph.
+
+    Returns:
+        As :func:`semantic_search_faiss`. Scores are products (higher is better) if they were rescored, else
+        usearch's distances (lower is better): 1 - cosine, 1 - product, or the number of different bits.
+    """
+    request = _Request(corpus_precision, top_k, ranges, calibration_embeddings, rescore, rescore_multiplier)
+    return _searched(
+        _Usearch, query_embeddings, corpus_embeddings, corpus_index, request, exact, output_index
+    )
+
+
+def _searched(
+    kind: type[_Faiss] | type[_Usearch],
+    query_embeddings: Embeddings,
+    corpus_embeddings: np.ndarray | None,
+    corpus_index: Any,
+    request: _Request,
+    exact: bool,
+    output_index: bool,
+) -> tuple[Hits, float] | tuple[Hits, float, Any]:
+    if request.precision not in kind.precisions:
+        raise ValueError(
+            f"corpus_precision must be one of {', '.join(kind.precisions)}; got {request.precision!r}."
+        )
     if (corpus_embeddings is None) == (corpus_index is None):
         found = "neither" if corpus_index is None else "both"
         raise ValueError(f"Give either corpus_embeddings or corpus_index; got {found}.")
-    if not len(corpus_embeddings if corpus_index is None else range(_size(corpus_index))):
+    _check_not_empty(1 if corpus_embeddings is None else len(corpus_embeddings))
+    index = kind(request.precision, exact)
+    if corpus_embeddings is not None:
+        index.build(as_array(corpus_embeddings))
+    else:
+        index.open(corpus_index)
+    _check_not_empty(index.size)
+    hits, seconds = _find(index, query_embeddings, request)
+    return (hits, seconds, index.native) if output_index else (hits, seconds)
+
+
+def _check_not_empty(size: int) -> None:
+    if not size:
         raise ValueError("There is nothing to search: the corpus is empty.")
 
 
-def _size(index: Any) -> int:
-    return int(index.ntotal) if hasattr(index, "ntotal") else len(index)
-
-
-def unsigned_bits(codes: np.ndarray) -> np.ndarray:
+def _unsigned_bits(codes: np.ndarray) -> np.ndarray:
     """The bytes of "ubinary" from those of "binary", which are less by 128."""
     return codes.view(np.uint8) ^ 0x80 if codes.dtype == np.int8 else codes
 
 
-def find(index: Index, query_embeddings: Any, request: Request) -> tuple[Hits, float]:
-    """Searches an index and rescores what it finds.
-
-    Args:
-        index: Of the corpus.
-        query_embeddings: (q, d), or one (d,): full, or of the corpus's precision.
-        request: How to search.
-
-    Returns:
-        What is found, and the seconds that it took.
-
-    Raises:
-        ValueError: If the queries have other dimensions than the corpus, or hold NaN.
-    """
+def _find(index: _Faiss | _Usearch, query_embeddings: Embeddings, request: _Request) -> tuple[Hits, float]:
+    """Searches an index and rescores what it finds; also returns the seconds that this took."""
     queries = np.atleast_2d(as_array(query_embeddings))
     full = queries.dtype not in (np.int8, np.uint8)
     if full and not np.isfinite(queries).all():
@@ -156,12 +308,16 @@ def find(index: Index, query_embeddings: Any, request: Request) -> tuple[Hits, f
     if rescore and request.precision in ("int8", "uint8") and request.ranges is None:
         ranges = find_ranges(queries, request.precision, request.calibration_embeddings)
         request = replace(request, ranges=ranges)
-    codes = _codes(queries, request) if full else queries
-    codes = unsigned_bits(codes) if request.precision == "binary" else codes
+    codes = queries
+    if full:
+        codes = quantize_embeddings(
+            queries, request.precision, request.ranges, request.calibration_embeddings
+        )
+    codes = _unsigned_bits(codes) if request.precision == "binary" else codes
     if codes.shape[1] != index.width:
         raise ValueError(
-            f"Queries and corpus must have the same dimension; as {request.precision} they hold {codes.shape[1]} "
-            f"and {index.width} numbers."
+            f"Queries and corpus must have the same dimension; as {request.precision} they hold "
+            f"{codes.shape[1]} and {index.width} numbers."
         )
     start = time.perf_counter()
     found = index.search(codes, request.top_k * (request.rescore_multiplier if rescore else 1))
@@ -169,33 +325,30 @@ def find(index: Index, query_embeddings: Any, request: Request) -> tuple[Hits, f
     return found.hits(), time.perf_counter() - start
 
 
-def _may_rescore(index: Index, full: bool, request: Request) -> bool:
+def _may_rescore(index: _Faiss | _Usearch, full: bool, request: _Request) -> bool:
     if request.rescore and (not full or request.precision == "float32"):
         reason = "the corpus is not quantized" if full else "the queries are quantized"
         logger.warning("semantic_search_%s cannot rescore, as %s; set rescore=False.", index.library, reason)
     return request.rescore and full and request.precision != "float32"
 
 
-def _codes(queries: np.ndarray, request: Request) -> np.ndarray:
-    return quantize_embeddings(queries, request.precision, request.ranges, request.calibration_embeddings)
-
-
-def _rescored(index: Index, queries: np.ndarray, found: Matches, request: Request) -> Matches:
-    blocks = range(0, len(queries), _QUERIES_AT_ONCE)
+def _rescored(index: _Faiss | _Usearch, queries: np.ndarray, found: Matches, request: _Request) -> Matches:
+    """Rescores some queries at a time, since the values of all their documents are held at once."""
+    starts = range(0, len(queries), _QUERIES_AT_ONCE)
+    blocks = [slice(start, start + _QUERIES_AT_ONCE) for start in starts]
     parts = [
-        _rescored_block(
-            index, queries[block], Matches(*(values[block] for values in vars(found).values())), request
-        )
-        for block in (slice(start, start + _QUERIES_AT_ONCE) for start in blocks)
+        _rescored_block(index, queries[block], Matches(*(values[block] for values in found)), request)
+        for block in blocks
     ]
-    return Matches(
-        *(np.concatenate(values) for values in zip(*(vars(part).values() for part in parts), strict=True))
-    )
+    return Matches(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def _rescored_block(index: Index, queries: np.ndarray, found: Matches, request: Request) -> Matches:
+def _rescored_block(
+    index: _Faiss | _Usearch, queries: np.ndarray, found: Matches, request: _Request
+) -> Matches:
     if not found.there.any():
         return found
+    # Padding takes any document that was found: its score is set to -inf below.
     documents = np.where(found.there, found.documents, found.documents[found.there][0])
     each, places = np.unique(documents, return_inverse=True)
     values = restore(index.codes(each), request.stored, request.ranges, queries.shape[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ray_st.util.search.top_k import SCORES_AT_ONCE, Ranking, ScoreFunction, merge, rank
 from ray_st.util.similarity import cos_sim
@@ -24,21 +25,22 @@ def semantic_search(
 ) -> list[list[Hit]]:
     """The best documents of each query, best first; of equal scores, the lower number first.
 
-    Memory grows with the sizes of the chunks and with queries times ``top_k``, never with queries times documents.
+    Memory grows with the sizes of the chunks and with queries times ``top_k``, never with queries times
+    documents.
 
     Args:
         query_embeddings: (q, d), or one embedding (d,): a tensor, an array, or a list.
-        corpus_embeddings: (n, d), in any of these forms; queries are searched on its device.
-        query_chunk_size: Queries that are compared at a time.
+        corpus_embeddings: (n, d), in any of these forms; the search runs on its device.
+        query_chunk_size: Queries compared at a time.
         corpus_chunk_size: Documents that they are compared with at a time.
         top_k: Documents to find for each query; all if there are fewer.
-        score_function: Maps (q, d) and (m, d) to scores (q, m), more being better.
+        score_function: Maps (q, d) and (m, d) to scores (q, m); higher is better.
 
     Returns:
         For each query a list of dicts with ``corpus_id`` and ``score``.
 
     Raises:
-        ValueError: If the corpus is empty, dimensions differ, a size is less than 1, or a score is no number.
+        ValueError: If the corpus is empty, dimensions differ, a size is less than 1, or a score is nan.
     """
     _check_sizes(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k)
     if not len(corpus_embeddings):
@@ -48,7 +50,7 @@ def semantic_search(
     corpus = _rows("corpus_embeddings", corpus_embeddings)
     if not len(query_embeddings):
         return []
-    queries = to_rows(query_embeddings).to(getattr(corpus, "device", "cpu"))
+    queries = to_rows(query_embeddings).to(corpus.device if isinstance(corpus, Tensor) else "cpu")
     found = Ranking.nothing(queries)
     for numbers in torch.arange(len(corpus)).split(corpus_chunk_size):
         documents = to_rows(corpus[int(numbers[0]) : int(numbers[-1]) + 1])
@@ -61,9 +63,8 @@ def semantic_search(
     return _hits(found)
 
 
-def information_retrieval(*args: Any, **options: Any) -> list[list[Hit]]:
-    """An older name of :func:`semantic_search`."""
-    return semantic_search(*args, **options)
+information_retrieval = semantic_search
+"""Older name of :func:`semantic_search`."""
 
 
 def _hits(found: Ranking) -> list[list[Hit]]:
@@ -75,8 +76,12 @@ def _hits(found: Ranking) -> list[list[Hit]]:
 
 
 def _rows(name: str, embeddings: Embeddings) -> Any:
-    """Two-dimensional embeddings, not copied if they are an array: only chunks of it are made into tensors."""
-    rows: Any = embeddings if hasattr(embeddings, "ndim") else to_rows(embeddings)
+    """Two-dimensional embeddings. Arrays are not copied, since only chunks of them are made into tensors."""
+    match embeddings:
+        case object(ndim=int()):
+            rows: Any = embeddings
+        case _:
+            rows = to_rows(embeddings)
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, (n, d); found the shape {tuple(rows.shape)}.")

@@ -1,4 +1,4 @@
-"""Best documents of each query, found part by part; of equal scores, the lower document number goes first."""
+"""The best documents of each query, found part by part; ties go to the lower document number."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ray_st.util.similarity import cos_sim, dot_score
 from ray_st.util.tensors import normalize_embeddings
 
 ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Maps queries (q, d) and documents (m, d) to scores (q, m), more being better."""
+"""Maps queries (q, d) and documents (m, d) to scores (q, m); higher is better."""
 
 SCORES_AT_ONCE = 2**25
-"""Most similarities that are held at a time: 128 MiB in float32."""
+"""Most similarities held at a time: 128 MiB in float32."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The best documents of each query, best first; of equal scores, the lower document number first.
+    """The best documents of each query, best first; ties go to the lower document number.
 
     Attributes:
         scores: (queries, k).
@@ -33,7 +33,7 @@ class Ranking:
 
     @classmethod
     def nothing(cls, queries: Tensor) -> Ranking:
-        """What is found before anything was searched.
+        """The ranking of an empty search.
 
         Args:
             queries: (q, d).
@@ -42,7 +42,7 @@ class Ranking:
         return cls(empty, empty.long())
 
     def place_of_nan(self) -> tuple[int, int] | None:
-        """A query and a document whose score is no number, if there are any: such scores rank first."""
+        """A query and a document whose score is nan, if there are any; nan ranks first."""
         places = self.scores.isnan().nonzero()
         if not len(places):
             return None
@@ -88,7 +88,7 @@ def rank(
             "Queries and documents must have embeddings of the same dimension; found "
             f"{queries.shape[1]} and {documents.shape[1]}."
         )
-    if similarity is cos_sim:  # the documents need unit length once, not once for each part of the queries
+    if similarity is cos_sim:  # normalise the documents once, not once per part of the queries
         queries, documents, similarity = (
             normalize_embeddings(queries),
             normalize_embeddings(documents),
@@ -104,7 +104,7 @@ def rank(
 
 
 def best(scores: Tensor, k: int) -> Ranking:
-    """The k highest scores of each row; of equal ones, the first.
+    """The k highest scores of each row; the first of equal ones.
 
     Args:
         scores: (q, m).
@@ -112,7 +112,7 @@ def best(scores: Tensor, k: int) -> Ranking:
     """
     k = min(k, scores.shape[1])
     values, places = scores.topk(min(k + 1, scores.shape[1]), dim=1)
-    # topk chooses freely among equal scores: rows whose last one kept equals the next are sorted in full.
+    # topk breaks ties arbitrarily, so rows whose last score kept equals the next one are sorted in full.
     undecided = values[:, k:].eq(values[:, k - 1 : k]).any(dim=1)
     places, order = places[:, :k].sort(dim=1)
     found = _sorted(values.gather(1, order), places, k)

@@ -1,4 +1,4 @@
-"""Chance that a seed decides, also in the worker processes of a ``DataLoader``."""
+"""Seeded randomness, also in the worker processes of a ``DataLoader``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch.utils.data import get_worker_info
 
 
 def draw(seed: int, *place: int) -> np.random.Generator:
-    """A generator for one place in an epoch, the same in each worker process of a ``DataLoader``.
+    """A generator for one position in an epoch, the same in each worker process of a ``DataLoader``.
 
-    Worker processes forget between epochs what they counted; torch gives them another base seed each epoch, which is
-    part of what decides there. ``torch.manual_seed`` makes it the same again.
+    Worker processes lose their counters between epochs, so torch's base seed, which changes each epoch, is
+    used there too. ``torch.manual_seed`` makes it reproducible.
 
     Args:
         seed: A dataset's own seed.
-        *place: What else decides: the epoch, the row.
+        *place: More numbers to seed with: the epoch, the row.
     """
     worker = get_worker_info()
     base = 0 if worker is None else worker.seed - worker.id

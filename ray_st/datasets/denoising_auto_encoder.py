@@ -1,4 +1,4 @@
-"""Sentences with a noisy copy, for a decoder that learns to restore them."""
+"""Sentences with noisy copies, for a decoder that learns to restore them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from torch.utils.data import Dataset
 from ray_st.datasets.chance import draw
 from ray_st.readers.input_example import InputExample
 
-_TOKEN = re.compile(
-    r"\w+(?:['’.-]\w+)*|[^\w\s]"
-)  # a word, also "don't", "3.5" or "well-known", or one other sign
+# A word, also "don't", "3.5" or "well-known", or any other single character.
+_TOKEN = re.compile(r"\w+(?:['’.-]\w+)*|[^\w\s]")
 _CLOSING = set(".,;:!?%)]}»”’…")
 
 
 class DenoisingAutoEncoderDataset(Dataset[InputExample]):
-    """Examples of two texts, a noisy sentence and the sentence: for :class:`ray_st.losses.DenoisingAutoEncoderLoss`.
+    """Examples of a noisy sentence and the sentence, for :class:`ray_st.losses.DenoisingAutoEncoderLoss`.
 
     Args:
         sentences: The sentences.
-        noise_fn: Makes a noisy sentence of one; by default :meth:`delete`. For writing without blanks between words
-            bring your own.
-        seed: Decides the words that are deleted, together with the row and how often it was asked for.
+        noise_fn: Adds noise to a sentence; by default :meth:`delete`. Pass your own for scripts without
+            spaces between words.
+        seed: Determines the deleted words, together with the row and the number of previous reads of it.
     """
 
     def __init__(
@@ -51,15 +50,16 @@ class DenoisingAutoEncoderDataset(Dataset[InputExample]):
 
     @staticmethod
     def delete(text: str, del_ratio: float = 0.6, rng: np.random.Generator | None = None) -> str:
-        """Leaves out each word with a probability, but never all.
+        """Deletes each word with a given probability, but never all words.
 
-        Words are runs of letters and digits, with apostrophes, full stops and hyphens inside; other signs count as
-        words of their own. Signs that close something stay next to the word before them; blanks become one space.
+        Words are runs of letters and digits, including apostrophes, full stops and hyphens between them; any
+        other character is a word of its own. Closing punctuation stays attached to the word before it; white
+        space becomes one space.
 
         Args:
             text: A sentence.
-            del_ratio: Probability that a word is left out, 0 to 1.
-            rng: Decides; by default unpredictable.
+            del_ratio: Probability of deleting a word, 0 to 1.
+            rng: Source of randomness; unseeded by default.
 
         Raises:
             ValueError: If the ratio is outside 0 to 1.

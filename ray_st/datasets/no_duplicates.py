@@ -13,20 +13,20 @@ from ray_st.readers.input_example import InputExample
 
 
 class NoDuplicatesDataLoader:
-    """A loader for losses that take the other examples of a batch as negatives.
+    """A loader for losses that use the other examples of a batch as negatives.
 
-    An epoch has each example exactly once; batches that are not full come last: the incomplete one, and more where
-    texts are so frequent that they fit nowhere else. Texts that differ only in case or in blanks around them count as
-    the same. Batches are planned in time linear in the number of examples, however often texts repeat.
+    An epoch contains each example exactly once. Incomplete batches come last; there are several if some texts
+    are so frequent that they fit nowhere else. Texts that differ only in case or surrounding white space
+    count as equal. Planning takes time linear in the number of examples, however often texts repeat.
 
     Args:
-        train_examples: The examples; left in their order.
-        batch_size: Examples of a batch.
-        seed: Decides the order, together with the epoch.
-        drop_last: Whether batches that are not full are left out.
+        train_examples: The examples; not reordered in place.
+        batch_size: Examples per batch.
+        seed: Determines the order, together with the epoch.
+        drop_last: Whether to leave out incomplete batches.
 
     Raises:
-        ValueError: If ``batch_size`` is no positive number, an example has no texts, or there is no batch.
+        ValueError: If ``batch_size`` is not positive, an example has no texts, or there is no batch.
     """
 
     def __init__(
@@ -57,25 +57,23 @@ class NoDuplicatesDataLoader:
             yield batch if self.collate_fn is None else self.collate_fn(batch)
 
     def __len__(self) -> int:
-        """Batches of the next epoch; where texts repeat a lot, epochs may differ a little."""
+        """Number of batches in the next epoch; may vary slightly between epochs if texts repeat often."""
         return len(self._plan)
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that is drawn next, counted from 0."""
+        """Sets the next epoch, counted from 0."""
         self._sampler.set_epoch(epoch)
         self._plan = self._sampler.plan()
 
 
 def _hashes(examples: Sequence[InputExample]) -> Hashes:
-    """(n, texts) hash of each text; examples with fewer texts have their first one again, which binds nothing."""
+    """Hashes (n, texts); examples with fewer texts repeat their first one, which changes nothing."""
     rows = [[str(text).strip().lower() for text in example.texts or []] for example in examples]
     empty = next((number for number, texts in enumerate(rows) if not texts), None)
     if empty is not None:
         raise ValueError(f"Example {empty} has no texts.")
     width = max(map(len, rows), default=1)
     filled = [texts + texts[:1] * (width - len(texts)) for texts in rows]
-    return (
-        np.stack([hash_texts(column) for column in zip(*filled, strict=True)], axis=1)
-        if rows
-        else (np.zeros((0, 1), dtype=np.uint64))
-    )
+    if not rows:
+        return np.zeros((0, 1), dtype=np.uint64)
+    return np.stack([hash_texts(column) for column in zip(*filled, strict=True)], axis=1)

@@ -1,4 +1,4 @@
-"""Translations with the vector of the sentence that they translate."""
+"""Translations, labelled with the vector of the translated sentence."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ from ray_st.readers.text_rows import read_lines
 class Teacher(Protocol):
     """Anything that turns texts into vectors."""
 
-    def encode(self, sentences: list[str], **options: Any) -> Any:
+    def encode(self, sentences: list[str], **options: object) -> Any:
         """(n, d) for n texts."""
 
 
 class ParallelSentencesDataset(Dataset[InputExample]):
     """Sentences in several languages, each with a teacher's vector of the sentence in the first language.
 
-    They are for :class:`ray_st.losses.MSELoss`. Examples are made in rounds: a round takes as many source sentences of each set as its weight says, from where the
-    last one stopped, and shuffles all their translations (the source among them). The index that is asked for only
-    counts: the next example of the round is returned, so that an epoch is as long as there are different sentences and
-    sets come as often as their weights say.
+    For :class:`ray_st.losses.MSELoss`. Examples are created in rounds: a round takes as many source sentences
+    of each set as its weight, continuing where the previous round stopped, and shuffles all their
+    translations, including the sources. An index only counts reads: it returns the next example of the round,
+    so that an epoch is as long as there are distinct sentences, and sets occur in proportion to their
+    weights.
 
     Args:
-        student_model: The model that learns; kept as an attribute, not used.
-        teacher_model: Its ``encode`` gives the vectors.
-        batch_size: Texts that the teacher computes at once.
-        use_embedding_cache: Whether vectors are kept, once computed.
-        seed: Decides the order.
+        student_model: The model to train; stored as an attribute, otherwise unused.
+        teacher_model: Its ``encode`` computes the vectors.
+        batch_size: Texts that the teacher encodes at once.
+        use_embedding_cache: Whether to keep computed vectors.
+        seed: Determines the order.
     """
 
     def __init__(
         self,
-        student_model: Any,
+        student_model: object,
         teacher_model: Teacher,
         batch_size: int = 8,
         use_embedding_cache: bool = True,
@@ -64,13 +65,13 @@ class ParallelSentencesDataset(Dataset[InputExample]):
     ) -> None:
         """Adds the sentences of a file, plain or compressed by gzip.
 
-        Each line has a sentence and its translations, with tabs between them; blank lines are left out.
+        Each line has a sentence and its translations, separated by tabs; blank lines are skipped.
 
         Args:
             filepath: The file.
             weight: Source sentences of this set in a round.
-            max_sentences: How many source sentences to take; None for all.
-            max_sentence_length: Lines with a longer sentence (in characters) are left out; None for no limit.
+            max_sentences: Number of source sentences to use; None for all.
+            max_sentence_length: Lines with a longer sentence (in characters) are skipped; None for no limit.
 
         Raises:
             ValueError: If the file cannot be read (a ``ReaderError``), and as :meth:`add_dataset`.
@@ -92,10 +93,10 @@ class ParallelSentencesDataset(Dataset[InputExample]):
         """Adds sentences, each with its translations.
 
         Args:
-            parallel_sentences: Rows of a sentence and its translations; empty translations are left out.
+            parallel_sentences: Rows of a sentence and its translations; empty translations are ignored.
             weight: Source sentences of this set in a round.
-            max_sentences: How many source sentences to take; None for all.
-            max_sentence_length: Rows with a longer sentence (in characters) are left out; None for no limit.
+            max_sentences: Number of source sentences to use; None for all.
+            max_sentence_length: Rows with a longer sentence (in characters) are skipped; None for no limit.
 
         Raises:
             ValueError: If no row is left, a row has no source sentence, or the weight is not positive.
@@ -136,7 +137,7 @@ class ParallelSentencesDataset(Dataset[InputExample]):
         return self._round.pop()
 
     def __len__(self) -> int:
-        """Different sentences of all sets."""
+        """Number of distinct sentences in all sets."""
         return self.num_sentences
 
     def _next_round(self) -> list[InputExample]:
@@ -157,7 +158,7 @@ class ParallelSentencesDataset(Dataset[InputExample]):
 
 
 class _Set:
-    """Sentences with their translations, taken in turns; in a new order each time all were taken."""
+    """Sentences with their translations, in an endless order that is reshuffled after each pass."""
 
     def __init__(self, entries: list[tuple[str, list[str]]], weight: int, rng: np.random.Generator) -> None:
         self.entries, self.weight, self.rng, self.next = entries, weight, rng, 0

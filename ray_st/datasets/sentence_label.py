@@ -14,19 +14,19 @@ Draws = list[list[int]]
 
 
 class SentenceLabelDataset(IterableDataset[InputExample]):
-    """Examples for losses that need several of a label in a batch.
+    """Examples for losses that need several examples per label in a batch.
 
-    ``samples_per_label`` different examples of one label follow each other, then as many of another. Labels take turns
-    in random order. Labels with fewer examples are left out; so are, without replacement, the last examples of a label
-    when they are too few. A batch should be a multiple of ``samples_per_label``. Worker processes of a ``DataLoader``
-    share the runs.
+    A run of ``samples_per_label`` different examples of one label is followed by a run of another label;
+    labels take turns in random order. Labels with fewer examples are left out, and without replacement also
+    the last examples of a label if they are too few for a run. The batch size should be a multiple of
+    ``samples_per_label``. The worker processes of a ``DataLoader`` share the runs.
 
     Args:
         examples: Examples with one label each.
-        samples_per_label: Examples in a run.
-        with_replacement: Whether an example may come again within an epoch, though not in the same run; an epoch then
-            is as long as there are examples. Without, each comes once at most.
-        seed: Decides the order, together with the epoch.
+        samples_per_label: Examples per run.
+        with_replacement: Whether an example may recur within an epoch, though not in the same run; an epoch
+            is then as long as there are examples. Otherwise each example occurs at most once.
+        seed: Determines the order, together with the epoch.
 
     Raises:
         ValueError: If ``samples_per_label`` is not positive, or no label has that many examples.
@@ -53,7 +53,8 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
         self._groups = [np.array(rows) for rows in groups.values() if len(rows) >= samples_per_label]
         if not self._groups:
             raise ValueError(
-                f"No label has {samples_per_label} examples; found {len(groups)} labels among {len(examples)} examples."
+                f"No label has {samples_per_label} examples; found {len(groups)} labels among "
+                f"{len(examples)} examples."
             )
 
     def __iter__(self) -> Iterator[InputExample]:
@@ -65,7 +66,7 @@ class SentenceLabelDataset(IterableDataset[InputExample]):
             yield from (self.examples[row] for row in run)
 
     def __len__(self) -> int:
-        """Examples of an epoch."""
+        """Number of examples in an epoch."""
         return self._runs() * self.samples_per_label
 
     def _runs(self) -> int:

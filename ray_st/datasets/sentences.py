@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -11,14 +10,14 @@ from ray_st.readers.input_example import InputExample
 
 
 class SentencesDataset(Dataset[InputExample]):
-    """Examples as they are: older scripts wrap a list in it, which a ``DataLoader`` takes directly.
+    """A list of examples, as older scripts wrap it; a ``DataLoader`` takes the list directly.
 
     Args:
         examples: The examples.
         model: Not used.
     """
 
-    def __init__(self, examples: Sequence[InputExample], model: Any = None) -> None:
+    def __init__(self, examples: Sequence[InputExample], model: object = None) -> None:
         self.examples = examples
 
     def __getitem__(self, item: int) -> InputExample:

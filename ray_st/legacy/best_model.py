@@ -26,7 +26,8 @@ def score_of(evaluator: Any, figures: Any) -> float:
     name = getattr(evaluator, "primary_metric", None)
     if name not in figures:
         raise ValueError(
-            f"{type(evaluator).__name__} returned {sorted(figures)}; its primary_metric must name one of them, got {name!r}."
+            f"{type(evaluator).__name__} returned {sorted(figures)}; its primary_metric must name one of "
+            f"them, got {name!r}."
         )
     return float(figures[name])
 

@@ -30,8 +30,8 @@ from ray_st.readers.input_example import InputExample, as_columns
 from ray_st.training_args import BatchSamplers
 
 _INSTEAD = (
-    "fit reads the examples and makes batches itself. Use SentenceTransformerTrainer with a batch sampler or collator "
-    "of yours, or old_fit, which uses loaders as they are."
+    "fit reads the examples and makes batches itself. Use SentenceTransformerTrainer with a batch sampler "
+    "or collator of yours, or old_fit, which uses loaders as they are."
 )
 
 
@@ -73,7 +73,8 @@ class Objective:
         rows: ``sentence_0``, ``sentence_1``, … and maybe ``label``.
         order: How they are put into batches.
         loss: The loss.
-        tasks: What the texts of a column are, for a model with a Router: examples say it as ``{"query": text}``.
+        tasks: What the texts of a column are, for a model with a Router: examples say it as ``{"query":
+            text}``.
     """
 
     rows: datasets.Dataset
@@ -92,7 +93,8 @@ def read_objectives(train_objectives: Objectives) -> dict[str, Objective]:
         ``objective_1``, ``objective_2``, …
 
     Raises:
-        ValueError: If there is no objective, a loader does what only it can do, or its examples do not go together.
+        ValueError: If there is no objective, a loader does what only it can do, or its examples do not go
+            together.
     """
     objectives = {}
     for number, (loader, loss) in enumerate(train_objectives, start=1):
@@ -121,7 +123,8 @@ def _opened(loader: Any, place: str) -> tuple[Sequence[InputExample], Order]:
         return loader.train_examples, Order(loader.batch_size, own.drop_last, kind, seed=own.seed)
     if not isinstance(loader, DataLoader):
         raise ValueError(
-            f"{place}: expected a DataLoader or NoDuplicatesDataLoader; found {type(loader).__name__}. {_INSTEAD}"
+            f"{place}: expected a DataLoader or NoDuplicatesDataLoader; found {type(loader).__name__}. "
+            f"{_INSTEAD}"
         )
     _check(loader, place)
     assert loader.batch_size is not None

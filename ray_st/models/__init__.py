@@ -1,4 +1,4 @@
-"""The parts of a model: modules that turn texts into embeddings, one after the other."""
+"""The modules of a model, which turn texts into embeddings one after the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULES = {
     "WordEmbeddings": "ray_st.models.word_embeddings",
     "WordWeights": "ray_st.models.token_layers",
 }
-"""The modules that a model folder may name, and where they are: reading one imports nothing that the folder chooses."""
+"""The modules that a folder may name without being trusted, and where they are."""
 
 _NAMES = {
     **MODULES,

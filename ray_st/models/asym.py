@@ -36,9 +36,9 @@ RouteKey = tuple[str | None, str | tuple[str, ...] | None]
 class Asym(Module):
     """Sends texts through one of several rows of modules.
 
-    As the first module it also tokenizes texts, with the first module of their row. The ``task`` of a call chooses the
-    row (``encode_query`` and ``encode_document`` pass "query" and "document"), or texts do, in the form
-    ``{"query": "some text"}``.
+    As the first module it also tokenizes texts, with the first module of their row. The ``task`` of a call
+    chooses the row (``encode_query`` and ``encode_document`` pass "query" and "document"), or texts do, in
+    the form ``{"query": "some text"}``.
 
     Args:
         sub_modules: The rows by name.
@@ -93,8 +93,8 @@ class Asym(Module):
     def route(self, task: str | None = None, modality: str | None = None) -> str:
         """The name of a row.
 
-        The mappings take precedence, in the order: this task and modality, the task, the modality, any. Then comes the row
-        named like the task, then the one named like the modality, then the default.
+        The mappings take precedence, in the order: this task and modality, the task, the modality, any. Then
+        comes the row named like the task, then the one named like the modality, then the default.
 
         Raises:
             ValueError: If there is none.
@@ -168,7 +168,8 @@ class Asym(Module):
         """The features after the modules of a row.
 
         Args:
-            features: What the modules take. Their ``task`` and ``modality`` are the defaults of the arguments.
+            features: What the modules take. Their ``task`` and ``modality`` are the defaults of the
+                arguments.
             task: Chooses the row, with ``modality``.
             modality: "text" or "image".
             **options: Passed to the modules that take them.
@@ -259,8 +260,8 @@ class Asym(Module):
 
         Args:
             folder: Where :meth:`save` wrote it.
-            **options: Passed to each module's ``load``. ``trust_remote_code`` also says whether modules of unknown type may be
-                imported and run.
+            **options: Passed to each module's ``load``. ``trust_remote_code`` also says whether modules of
+                unknown type may be imported and run.
 
         Raises:
             ModelFolderError: If the rows are not described, or a module cannot be read.

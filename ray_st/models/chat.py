@@ -1,8 +1,8 @@
 """Texts as chat messages, as a folder with a "message" modality requires.
 
-The setting is the peer's: ``modality_config`` names "message" and the form of its content ("flat" or "structured");
-``processing_kwargs`` may have more arguments of the template. A text becomes a user message, a prompt a system message
-before it. What the template puts after the text survives truncation.
+The setting is the peer's: ``modality_config`` names "message" and the form of its content ("flat" or
+"structured"); ``processing_kwargs`` may have more arguments of the template. A text becomes a user message, a
+prompt a system message before it. What the template puts after the text survives truncation.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def chat_template(
     Args:
         tokenizer: The model's tokenizer, which has the template.
         modality_config: What the model takes, by name.
-        processing_kwargs: Arguments of the tokenizer's calls, by name; those under "chat_template" are the template's.
+        processing_kwargs: Arguments of the tokenizer's calls, by name; those under "chat_template" are the
+            template's.
 
     Raises:
         ValueError: If the tokenizer has no template, or the settings ask for something unsupported.

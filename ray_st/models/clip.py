@@ -97,8 +97,8 @@ class CLIPModel(Module):
             texts: n texts and images.
 
         Returns:
-            ``input_ids`` and ``attention_mask`` (m, t) for the texts, if any; ``pixel_values`` (k, channels, h, w) for
-            the images, if any; if there are both, ``is_image`` (n,) tells them apart.
+            ``input_ids`` and ``attention_mask`` (m, t) for the texts, if any; ``pixel_values`` (k, channels,
+            h, w) for the images, if any; if there are both, ``is_image`` (n,) tells them apart.
 
         Raises:
             ValueError: If the folder has no settings for images.

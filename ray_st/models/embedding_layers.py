@@ -35,7 +35,8 @@ class Dense(Module):
         init_bias: (out_features,), the bias to start from.
         module_input_name: The feature to map.
         module_output_name: The feature that receives the result; by default the same.
-        use_residual: Whether to add the input to the output, through a linear map of its own if the dimensions differ.
+        use_residual: Whether to add the input to the output, through a linear map of its own if the
+            dimensions differ.
     """
 
     def __init__(
@@ -114,7 +115,8 @@ class Dense(Module):
             **options: With ``trust_remote_code`` the activation may be a class from outside ``torch.nn``.
 
         Raises:
-            ModelFolderError: If the activation is unknown, or weights are missing, pickled or of another shape.
+            ModelFolderError: If the activation is unknown, or weights are missing, pickled or of another
+                shape.
         """
         config = read_config(cls, Path(folder))
         if name := config.get("activation_function"):
@@ -137,8 +139,8 @@ def _activation(path: str, trust_remote_code: bool) -> nn.Module:
     if trust_remote_code:
         return import_name(path)()
     raise ModelFolderError(
-        f"The Dense module's activation {path!r} is none of torch.nn's activations. It would have to be imported; "
-        "pass trust_remote_code=True if you trust this model folder."
+        f"The Dense module's activation {path!r} is none of torch.nn's activations. It would have to be "
+        "imported; pass trust_remote_code=True if you trust this model folder."
     )
 
 

@@ -1,6 +1,7 @@
-"""Loading an encoder of transformers: from safetensors only, with all of its weights, and without its decoder.
+"""Loading an encoder of transformers: from safetensors only, with all its weights, without its decoder.
 
-A ``config.json`` that asks for far more weights than the folder holds is rejected before memory is allocated for them.
+A ``config.json`` that asks for far more weights than the folder holds is rejected before memory is allocated
+for them.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def load_config(folder: Path, trust_remote_code: bool, options: dict[str, Any]) 
     """The configuration of the encoder whose weights a folder holds.
 
     Raises:
-        ModelFolderError: If the folder has no config.json, or one that transformers cannot read or that asks for far
-            more than the folder's weights; or if weights are missing or pickled.
+        ModelFolderError: If the folder has no config.json, or one that transformers cannot read or that asks
+            for far more than the folder's weights; or if weights are missing or pickled.
     """
     saved = read_json(folder / "config.json")
     if not isinstance(saved, dict):
@@ -57,7 +58,9 @@ def load_config(folder: Path, trust_remote_code: bool, options: dict[str, Any]) 
 def load_encoder(
     folder: Path, config: PreTrainedConfig, trust_remote_code: bool, options: dict[str, Any]
 ) -> PreTrainedModel:
-    """The encoder with its weights, without pooling layer and decoder: unused weights break distributed training.
+    """The encoder with its weights, without pooling layer and decoder.
+
+    Unused weights would break distributed training.
 
     Args:
         folder: A folder in the format of transformers.
@@ -94,7 +97,7 @@ def load_encoder(
 
 
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:
-    """Arguments that keep a model from caching keys, values or states for a next call: an embedding has none."""
+    """Arguments that keep a model from caching keys, values or states for a next call."""
     parameters = inspect.signature(type(model).forward).parameters
     more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     names = {"use_cache", "use_mems"} & set(parameters)
@@ -115,7 +118,7 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def _check_complete(folder: Path, found: dict[str, Any], constant: Set[str]) -> None:
-    """Raises for weights that do not fit or are missing; constant ones, such as tables of sines, may be missing."""
+    """Raises for weights that do not fit or are missing; constant ones may be missing."""
     wrong = sorted(name for name, *_ in found["mismatched_keys"])
     missing = sorted(set(found["missing_keys"]) - constant)
     if not wrong and not missing:
@@ -149,8 +152,8 @@ class EncoderHalf:
     Args:
         family: The encoder's class.
         config: Its configuration.
-        key_mapping: Patterns of its weights' names in a folder of the whole model, and their names in the encoder, which
-            a folder of the encoder alone has.
+        key_mapping: Patterns of its weights' names in a folder of the whole model, and their names in the
+            encoder, which a folder of the encoder alone has.
         constant: Names of weights that are not trained and missing in some folders: tables of sines.
     """
 
@@ -239,8 +242,9 @@ def check_layers(folder: Path, saved: Mapping[str, Any], held: Held) -> None:
     for name, value in _numbers(saved):
         if name in _LAYERS and value > _LAYERS_A_TENSOR * held.tensors + _LAYERS_A_TENSOR:
             raise ModelFolderError(
-                f"{folder / 'config.json'} says {name}={value:.15g}, but the folder's weights are {held.tensors} "
-                "tensors, too few for so many layers. Correct the number, or fetch the folder anew."
+                f"{folder / 'config.json'} says {name}={value:.15g}, but the folder's weights are "
+                f"{held.tensors} tensors, too few for so many layers. Correct the number, or fetch the "
+                "folder anew."
             )
 
 
@@ -259,8 +263,8 @@ def check_weights_asked(folder: Path, saved: Mapping[str, Any], config: PreTrain
         asked = sum(weight.numel() for weight in family(config).parameters())
     if asked > _WEIGHTS_A_NUMBER * held.numbers + _SMALL:
         raise ModelFolderError(
-            f"{folder / 'config.json'} asks for {asked} weights, but the folder holds {held.numbers}. Correct its "
-            "sizes, or fetch the folder anew."
+            f"{folder / 'config.json'} asks for {asked} weights, but the folder holds {held.numbers}. "
+            "Correct its sizes, or fetch the folder anew."
         )
 
 

@@ -95,17 +95,18 @@ class FittedStack(PublishedStack):
     ) -> None:
         """Trains on the Ray cluster, through :class:`ray_st.SentenceTransformerTrainer`.
 
-        Each step takes a batch from one objective; objectives take turns until one is exhausted, which ends the epoch. A
-        loader's examples are read once, before training. Its batch size is that of the whole cluster, so that steps and
-        their rows are the same on any number of workers. Its kind of order is kept: shuffled, sequential, without
-        duplicates, or grouped by label.
+        Each step takes a batch from one objective; objectives take turns until one is exhausted, which ends
+        the epoch. A loader's examples are read once, before training. Its batch size is that of the whole
+        cluster, so that steps and their rows are the same on any number of workers. Its kind of order is
+        kept: shuffled, sequential, without duplicates, or grouped by label.
 
         Args:
             train_objectives: Pairs of a loader (a :class:`torch.utils.data.DataLoader` or a
                 :class:`ray_st.datasets.NoDuplicatesDataLoader` of examples) and its loss.
             evaluator: Run at the end of each epoch.
             epochs: Number of passes over the examples.
-            steps_per_epoch: Batches of each objective in an epoch; by default as many as the smallest one has.
+            steps_per_epoch: Batches of each objective in an epoch; by default as many as the smallest one
+                has.
             scheduler: "constantlr", "warmupconstant", "warmuplinear", "warmupcosine" or
                 "warmupcosinewithhardrestarts"; upper or lower case.
             warmup_steps: Steps over which the learning rate rises from 0.
@@ -113,13 +114,13 @@ class FittedStack(PublishedStack):
             optimizer_params: Its arguments.
             weight_decay: Applied to all weights except biases and those of layer norms.
             evaluation_steps: Also run the evaluator every so many steps; 0 for never.
-            output_path: Folder for the model: the best one if there is an evaluator, otherwise the last one. The
-                evaluator writes its metrics into its subfolder ``eval``.
+            output_path: Folder for the model: the best one if there is an evaluator, otherwise the last one.
+                The evaluator writes its metrics into its subfolder ``eval``.
             save_best_model: Whether to save the best model; with an evaluator and False, no model is saved.
             max_grad_norm: Gradients are clipped to this norm.
             use_amp: Train in mixed precision (fp16).
-            callback: Called on the driver after each evaluation as ``callback(score, epoch, steps)``, with epochs and
-                steps counted from the start of training. An exception that it raises ends the run.
+            callback: Called on the driver after each evaluation as ``callback(score, epoch, steps)``, with
+                epochs and steps counted from the start of training. An exception that it raises ends the run.
             show_progress_bar: Whether to show one.
             checkpoint_path: Folder for checkpoints; None writes none.
             checkpoint_save_steps: Steps between two checkpoints; one more is written at the end.
@@ -129,8 +130,8 @@ class FittedStack(PublishedStack):
             run_config: Ray Train's: name, storage and failure handling.
 
         Raises:
-            ValueError: If an objective cannot be read (for example a loader with its own sampler or ``collate_fn``) or
-                does not fit its loss, or the scheduler is unknown.
+            ValueError: If an objective cannot be read (for example a loader with its own sampler or
+                ``collate_fn``) or does not fit its loss, or the scheduler is unknown.
         """
         options = FitOptions.of(locals())  # the arguments by name
         use("fit")(self, train_objectives, options, scaling_config, run_config)
@@ -159,15 +160,16 @@ class FittedStack(PublishedStack):
     ) -> None:
         """Trains in this process with a plain loop, without Ray.
 
-        Each step takes a batch from every objective in turn, each with its own optimizer and schedule. Loaders are used
-        unchanged, with their samplers and worker processes; only their ``collate_fn`` is replaced by
-        :meth:`smart_batching_collate` while training runs.
+        Each step takes a batch from every objective in turn, each with its own optimizer and schedule.
+        Loaders are used unchanged, with their samplers and worker processes; only their ``collate_fn`` is
+        replaced by :meth:`smart_batching_collate` while training runs.
 
-        Arguments are those of :meth:`fit`, with these differences: a loader may be any iterable of lists of examples
-        that has a ``collate_fn`` and, unless ``steps_per_epoch`` is given, a length. A loader continues in the next epoch
-        where it stopped, and restarts when it is exhausted. ``evaluation_steps`` and the callback count the steps within
-        the epoch, and epochs from 0; at the end of an epoch the callback gets -1 as the step. Checkpoints are models in
-        folders named after their step; training cannot resume from them.
+        Arguments are those of :meth:`fit`, with these differences: a loader may be any iterable of lists of
+        examples that has a ``collate_fn`` and, unless ``steps_per_epoch`` is given, a length. A loader
+        continues in the next epoch where it stopped, and restarts when it is exhausted. ``evaluation_steps``
+        and the callback count the steps within the epoch, and epochs from 0; at the end of an epoch the
+        callback gets -1 as the step. Checkpoints are models in folders named after their step; training
+        cannot resume from them.
 
         Raises:
             ValueError: If there is no objective, or the scheduler is unknown.

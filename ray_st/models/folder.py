@@ -1,7 +1,7 @@
 """The folder format: which modules a model has, in which order, and the settings they share.
 
-``modules.json`` lists modules with a name, a sub-folder and a type; ``config_sentence_transformers.json`` holds
-prompts, similarity and dimension. The same format is written and read by the peer of this package.
+``modules.json`` lists modules with a name, a sub-folder and a type; ``config_sentence_transformers.json``
+holds prompts, similarity and dimension. The same format is written and read by the peer of this package.
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ def open_folder(folder: Path, **options: Unpack[LoadOptions]) -> Opened:
         **options: As for :func:`read_modules`.
 
     Raises:
-        ModelFolderError: If the folder is not a model folder, holds another kind of model, or is incomplete or unsafe.
+        ModelFolderError: If the folder is not a model folder, holds another kind of model, or is incomplete
+            or unsafe.
     """
     settings = read_settings(folder)
     readme = folder / "README.md"
@@ -126,17 +127,18 @@ def write_settings(folder: Path, settings: Settings) -> None:
 def read_modules(folder: Path, start: int = 0, **options: Unpack[LoadOptions]) -> OrderedDict[str, nn.Module]:
     """The modules of a folder, in order, by name.
 
-    A plain folder of transformers gets mean pooling, or last-token pooling if the encoder is a causal language model.
+    A plain folder of transformers gets mean pooling, or last-token pooling if the encoder is a causal
+    language model.
 
     Args:
         folder: A model folder.
         start: How many modules at the front to leave out.
-        **options: Passed to each module's ``load``. ``trust_remote_code`` also says whether modules of unknown type may be
-            imported and run.
+        **options: Passed to each module's ``load``. ``trust_remote_code`` also says whether modules of
+            unknown type may be imported and run.
 
     Raises:
-        ModelFolderError: If the folder is not a model folder, a module's type is unknown, a path leads out of the
-            folder, or a module cannot be read.
+        ModelFolderError: If the folder is not a model folder, a module's type is unknown, a path leads out of
+            the folder, or a module cannot be read.
     """
     source = folder / _MODULES
     entries = read_json(source)

@@ -43,8 +43,8 @@ def check_weights(folder: Path) -> None:
     """Checks that a folder has weights that can be read without running code.
 
     Raises:
-        ModelFolderError: If there are none, or only pickled ones; the message says how to convert those. Also if the
-            index of sharded weights names anything but safetensors of this folder.
+        ModelFolderError: If there are none, or only pickled ones; the message says how to convert those. Also
+            if the index of sharded weights names anything but safetensors of this folder.
     """
     try:
         check_shards(folder)
@@ -58,11 +58,11 @@ def check_weights(folder: Path) -> None:
             f"{folder} has no weights: expected {WEIGHTS} (or {WEIGHTS_INDEX} and its parts)."
         )
     raise ModelFolderError(
-        f"{folder} has its weights only in {pickled}. A pickled file can run code when it is opened, so it is not "
-        f"read. If you trust it, write {WEIGHTS} from it once, in that folder: "
-        "python -c \"import torch, safetensors.torch as s; w = torch.load('pytorch_model.bin', weights_only=True); "
-        "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, "
-        f"'{WEIGHTS}', metadata={{'format': 'pt'}})\""
+        f"{folder} has its weights only in {pickled}. A pickled file can run code when it is opened, so it "
+        f'is not read. If you trust it, write {WEIGHTS} from it once, in that folder: python -c "import '
+        "torch, safetensors.torch as s; w = torch.load('pytorch_model.bin', weights_only=True); "
+        f"s.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, '{WEIGHTS}', metadata={{'format': "
+        "'pt'})\""
     )
 
 

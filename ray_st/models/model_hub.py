@@ -30,17 +30,18 @@ def find_folder(
     """The folder of a model. Only configuration, tokenizer files and safetensors are downloaded.
 
     Args:
-        name: A folder, or a name on the Hub: ``organization/model``, or ``model`` alone, which is looked up among the
-            sentence-transformers models first.
-        cache_folder: Where downloaded models are stored; by default the environment's SENTENCE_TRANSFORMERS_HOME, or
-            else the Hub's own cache.
+        name: A folder, or a name on the Hub: ``organization/model``, or ``model`` alone, which is looked up
+            among the sentence-transformers models first.
+        cache_folder: Where downloaded models are stored; by default the environment's
+            SENTENCE_TRANSFORMERS_HOME, or else the Hub's own cache.
         revision: Branch, tag or commit on the Hub.
         token: For private models.
         local_files_only: Never ask the Hub.
         trust_remote_code: Also download the model's Python files.
 
     Raises:
-        ModelFolderError: If there is no such folder and the Hub, or its cache when offline, has no such model.
+        ModelFolderError: If there is no such folder and the Hub, or its cache when offline, has no such
+            model.
     """
     path = Path(name).expanduser()
     if path.is_dir():

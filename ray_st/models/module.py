@@ -1,7 +1,7 @@
-"""What the modules of a model have in common: features in, features out; keyword arguments; a folder of their own.
+"""What the modules of a model have in common: features in and out, keyword arguments, a folder.
 
-Modules from elsewhere need not derive from :class:`Module`: any ``nn.Module`` that maps features to features will do. The
-protocols name what such a module may offer beyond that.
+Modules from elsewhere need not derive from :class:`Module`: any ``nn.Module`` that maps features to features
+will do. The protocols name what such a module may offer beyond that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Features = dict[str, Any]
 """What modules pass on: ``input_ids`` and ``attention_mask`` (n, t), optionally ``token_type_ids`` (n, t) and
-``prompt_length`` (a number or (n,)); then ``token_embeddings`` (n, t, d) and ``sentence_embedding`` (n, d)."""
+``prompt_length`` (a number or (n,)); then ``token_embeddings`` (n, t, d) and ``sentence_embedding`` (n,
+d)."""
 
 _FOLDER_KWARGS = "folder_kwargs"
 
@@ -45,8 +46,9 @@ class LoadOptions(TypedDict, total=False):
 class Module(nn.Module):
     """One part of a model.
 
-    A subclass lists the arguments of its constructor in ``config_keys`` and keeps each as an attribute of the same
-    name; this is enough to save and load it. A module with weights overrides :meth:`save` and :meth:`load`.
+    A subclass lists the arguments of its constructor in ``config_keys`` and keeps each as an attribute of the
+    same name; this is enough to save and load it. A module with weights overrides :meth:`save` and
+    :meth:`load`.
     """
 
     config_keys: ClassVar[tuple[str, ...]] = ()
@@ -80,8 +82,8 @@ class Module(nn.Module):
 class WeightedModule(Module):
     """A module that consists of its constructor's arguments and a few tensors.
 
-    A subclass lists the arguments in ``config_keys``. ``config_renames`` maps the names that newer folders have for some
-    of them to ours.
+    A subclass lists the arguments in ``config_keys``. ``config_renames`` maps the names that newer folders
+    have for some of them to ours.
     """
 
     config_renames: ClassVar[Mapping[str, str]] = {}
@@ -249,7 +251,7 @@ def skips_padding(module: nn.Module) -> bool:
 
 
 def known_to(module: nn.Module) -> set[str]:
-    """Keyword arguments that a module's ``forward`` takes: its ``forward_kwargs``, and what its folder lists."""
+    """Keyword arguments that a module's ``forward`` takes, from its ``forward_kwargs`` and its folder."""
     return {*(module.forward_kwargs if isinstance(module, TakesKwargs) else ()), *folder_kwargs(module)}
 
 

@@ -1,8 +1,8 @@
 """Which class the type of a module in a folder means, and the type under which a module is written.
 
-Folders name modules as this package's peer does, in an older and a newer form with the same last part. A user's own class is
-imported only if the folder is trusted. When a model reads weights that it wrote itself, the names mean its own classes
-(:func:`with_classes_of`) and nothing is imported.
+Folders name modules as this package's peer does, in an older and a newer form with the same last part. A
+user's own class is imported only if the folder is trusted. When a model reads weights that it wrote itself,
+the names mean its own classes (:func:`with_classes_of`) and nothing is imported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _live: ContextVar[Mapping[str, Any]] = ContextVar("parts of a live model", defau
 
 @contextmanager
 def with_classes_of(model: nn.Module) -> Iterator[None]:
-    """Within this context, a folder's names of foreign classes mean those of a live model, whose code runs anyway.
+    """Within this context, a folder's names of foreign classes mean the classes of a live model.
 
     Args:
         model: The model that reads a folder written by itself or by its copy in another process.
@@ -43,7 +43,7 @@ def with_classes_of(model: nn.Module) -> Iterator[None]:
 
 
 def live_part(path: str) -> Any:
-    """The part of the live model whose class has this name in folders; None if there is none, or no live model."""
+    """The part of the live model, if any, whose class has this name in folders."""
     return _live.get().get(path)
 
 
@@ -67,12 +67,12 @@ def read_module(folder: Path, source: Path, kind: str, path: str, options: LoadO
         source: The file that names the module, for errors.
         kind: The module's type, a dotted name.
         path: Where in the folder the module is.
-        options: Passed to the ``load`` of this package's modules. ``trust_remote_code`` also says whether a type from
-            outside this package may be imported and run.
+        options: Passed to the ``load`` of this package's modules. ``trust_remote_code`` also says whether a
+            type from outside this package may be imported and run.
 
     Raises:
-        ModelFolderError: If the type is unknown or not trusted, the path leads out of the folder, or the module cannot
-            be read.
+        ModelFolderError: If the type is unknown or not trusted, the path leads out of the folder, or the
+            module cannot be read.
     """
     trust = options.get("trust_remote_code", False)
     family = module_class(folder, source, kind, trust)

@@ -1,8 +1,8 @@
 """Matrix products of encoders on AMD processors: oneDNN's kernels instead of MKL's, at twice the speed.
 
-torch multiplies float32 matrices with MKL, whose kernels reach half of an AMD processor's peak: 92 against 200 GFLOPS on
-one core of an EPYC with AVX-512. torch includes oneDNN's kernels and uses them for other types; here an encoder's linear
-layers use them for float32 too. Results differ only by rounding.
+torch multiplies float32 matrices with MKL, whose kernels reach half of an AMD processor's peak: 92 against
+200 GFLOPS on one core of an EPYC with AVX-512. torch includes oneDNN's kernels and uses them for other types;
+here an encoder's linear layers use them for float32 too. Results differ only by rounding.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _CPU_INFO = Path("/proc/cpuinfo")
 def linear_layers_of(model: PreTrainedModel) -> AbstractContextManager[object]:
     """Within this context, linear layers of an encoder on the CPU multiply with oneDNN, if that is faster.
 
-    It has no effect with activation checkpointing: torch compares what a layer saves the first and the second time, and
-    the second time is outside of the context.
+    It has no effect with activation checkpointing: torch compares what a layer saves the first and the second
+    time, and the second time is outside of the context.
 
     Args:
         model: The encoder that runs.

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class _Tokens:
     """The tokens of a batch and their positions.
 
-    ``vectors`` (n, t, d); ``kept`` (n, t), true for tokens that count; ``place`` (n, t), 0 for a text's first token;
-    ``weight`` (n,), the sum of the weights by which the vectors were multiplied, or None.
+    ``vectors`` (n, t, d); ``kept`` (n, t), true for tokens that count; ``place`` (n, t), 0 for a text's first
+    token; ``weight`` (n,), the sum of the weights by which the vectors were multiplied, or None.
     """
 
     vectors: Tensor
@@ -94,16 +94,17 @@ _FLAGS = {
 class Pooling(Module):
     """Combines the token vectors of a text into one embedding.
 
-    Modes: "cls" takes the first token, "lasttoken" the last, "max" the maximum of each dimension, "mean" the average,
-    "mean_sqrt_len_tokens" the sum divided by the square root of the number of tokens, "weightedmean" an average in which
-    the i-th token has weight i. After :class:`ray_st.models.WordWeights` averages are divided by the sum of its weights.
-    Several modes are concatenated. A text without any token that counts gets zeros.
+    Modes: "cls" takes the first token, "lasttoken" the last, "max" the maximum of each dimension, "mean" the
+    average, "mean_sqrt_len_tokens" the sum divided by the square root of the number of tokens, "weightedmean"
+    an average in which the i-th token has weight i. After :class:`ray_st.models.WordWeights` averages are
+    divided by the sum of its weights. Several modes are concatenated. A text without any token that counts
+    gets zeros.
 
     Args:
         word_embedding_dimension: Dimension d of the token vectors.
         pooling_mode: One or more modes; "mean" by default.
-        include_prompt: Whether tokens of the prompt (the first ``prompt_length`` tokens) count. Tokens after it keep
-            the position, and so the weight, that they have in the whole text.
+        include_prompt: Whether tokens of the prompt (the first ``prompt_length`` tokens) count. Tokens after
+            it keep the position, and so the weight, that they have in the whole text.
         embedding_dimension: The newer name of ``word_embedding_dimension``.
         **flags: The older way to choose modes: ``pooling_mode_mean_tokens=True`` and the like.
 
@@ -164,7 +165,7 @@ class Pooling(Module):
     get_sentence_embedding_dimension = get_embedding_dimension
 
     def get_config_dict(self) -> dict[str, Any]:
-        """The older form, one flag per mode, which every reader knows; the newer one if the order of modes needs it."""
+        """One flag per mode, which all readers know; the newer form only if the order of modes needs it."""
         shared = {"include_prompt": self.include_prompt}
         if self.pooling_modes == tuple(mode for mode in _MODES if mode in self.pooling_modes):
             flags = {flag: mode in self.pooling_modes for flag, mode in _FLAGS.items()}

@@ -1,8 +1,9 @@
 """Positions of a text: they start at its first token and end with the encoder's table of positions.
 
-Encoders with absolute positions count from the first column of a batch. With padding on the left, a text's positions,
-and so its vectors, would depend on the longest text of the batch. Some encoders take ``position_ids``, others (those like
-BART) do not; moving every text to the first column works for all of them.
+Encoders with absolute positions count from the first column of a batch. With padding on the left, a text's
+positions, and so its vectors, would depend on the longest text of the batch. Some encoders take
+``position_ids``, others (those like BART) do not; moving every text to the first column works for all of
+them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "posi
 def table_limit(model: PreTrainedModel) -> int | None:
     """Number of positions that an encoder has learned; None if it encodes them in another way.
 
-    RoBERTa and its relatives number the first token ``padding_idx + 1``, BART and its relatives 2: they do not use all
-    rows of the table.
+    RoBERTa and its relatives number the first token ``padding_idx + 1``, BART and its relatives 2: they do
+    not use all rows of the table.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _TABLES:
@@ -33,7 +34,7 @@ def table_limit(model: PreTrainedModel) -> int | None:
 
 
 def first_columns(mask: Tensor) -> Tensor:
-    """The column of each text's first token (n,), from an attention mask (n, t); 0 for a text without tokens."""
+    """The column of each text's first token (n,), from an attention mask (n, t); 0 without tokens."""
     return (mask != 0).int().argmax(dim=1)
 
 
@@ -59,7 +60,8 @@ def run_from_start(run: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Any
         inputs: ``attention_mask`` (n, t) and other tensors whose first dimensions are (n, t).
 
     Returns:
-        The encoder's output, with ``last_hidden_state`` (n, t, d) and ``hidden_states``, if any, aligned to the inputs.
+        The encoder's output, with ``last_hidden_state`` (n, t, d) and ``hidden_states``, if any, aligned to
+            the inputs.
     """
     shift, columns = _shift(inputs["attention_mask"])
     back = (columns - shift) % len(columns)
@@ -67,7 +69,7 @@ def run_from_start(run: Callable[..., Any], inputs: Mapping[str, Tensor]) -> Any
 
 
 def with_vectors(output: ModelOutput, change: Callable[[Tensor], Tensor]) -> ModelOutput:
-    """An encoder's output whose ``last_hidden_state`` and ``hidden_states``, if any, went through a function."""
+    """An encoder's output after a function changed ``last_hidden_state`` and ``hidden_states``, if any."""
     for name in ("last_hidden_state", "hidden_states"):
         value = output.get(name)
         if value is not None:

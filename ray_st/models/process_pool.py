@@ -29,7 +29,7 @@ class Pool(Protocol):
         """Number of processes."""
 
     def encode(self, chunks: Sequence[list[str]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-        """Calls ``model.encode(chunk, **options)`` for each chunk; yields its index and result in order of completion."""
+        """Yields the index and ``model.encode(chunk, **options)`` of each chunk, in order of completion."""
 
     def stop(self) -> None:
         """Ends the processes."""
@@ -64,15 +64,16 @@ def encode_in_pool(
 ) -> Any:
     """The embeddings of some texts, in their order.
 
-    A chunk consists of whole batches of the texts sorted by length, so that each batch is the same as in one process.
+    A chunk consists of whole batches of the texts sorted by length, so that each batch is the same as in one
+    process.
 
     Args:
         model: The model of which the pool holds copies.
         texts: n texts, at least one.
         asked: What to compute, and in which form.
         pool: The processes.
-        chunk_size: Texts to send at a time, rounded up to whole batches. By default about ten chunks per process, of at
-            most 5000 texts.
+        chunk_size: Texts to send at a time, rounded up to whole batches. By default about ten chunks per
+            process, of at most 5000 texts.
 
     Returns:
         As :func:`ray_st.models.text_encoding.encode_texts`, but tensors are in main memory.

@@ -50,8 +50,8 @@ class PublishedStack(Stack):
 
         Raises:
             ValueError: If ``safe_serialization`` is False.
-            huggingface_hub.errors.HfHubHTTPError: If the Hub rejects the request, for example because the repository
-                already exists.
+            huggingface_hub.errors.HfHubHTTPError: If the Hub rejects the request, for example because the
+                repository already exists.
         """
         api = HfApi(token=token)
         known = exist_ok or create_pr

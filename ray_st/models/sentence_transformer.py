@@ -36,12 +36,14 @@ class SentenceTransformer(AdaptableStack, FittedStack):
     """A model that turns texts into embeddings.
 
     Args:
-        model_name_or_path: A model folder, also an older one or a plain one of transformers, or a name on the Hub.
+        model_name_or_path: A model folder, also an older one or a plain one of transformers, or a name on the
+            Hub.
         modules: The modules of a new model, instead of a folder.
         device: Where to compute; by default a GPU if there is one.
         prompts: Texts to put before others, by name; they override those of the folder.
         default_prompt_name: The prompt to use when none is named.
-        similarity_fn_name: How embeddings are compared: "cosine" (the default), "dot", "euclidean", "manhattan".
+        similarity_fn_name: How embeddings are compared: "cosine" (the default), "dot", "euclidean",
+            "manhattan".
         cache_folder: Where models fetched from the Hub are stored.
         trust_remote_code: Whether Python code that a model folder contains or names may be run.
         revision: Branch, tag or commit on the Hub.
@@ -49,7 +51,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         token: For private models on the Hub.
         use_auth_token: The older name of ``token``.
         truncate_dim: Dimensions to keep of each embedding.
-        model_kwargs: More arguments of ``AutoModel.from_pretrained``, such as ``dtype`` or ``attn_implementation``.
+        model_kwargs: More arguments of ``AutoModel.from_pretrained``, such as ``dtype`` or
+            ``attn_implementation``.
         tokenizer_kwargs: More arguments of ``AutoTokenizer.from_pretrained``.
         config_kwargs: More arguments of ``AutoConfig.from_pretrained``.
         model_card_data: Facts about the model, for its card.
@@ -57,12 +60,12 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         processor_kwargs: The later name of ``tokenizer_kwargs``.
 
     Raises:
-        ValueError: If there is no such model, it is unsafe or incomplete (a ``ModelFolderError``), or arguments
-            contradict each other.
+        ValueError: If there is no such model, it is unsafe or incomplete (a ``ModelFolderError``), or
+            arguments contradict each other.
     """
 
     team: Team = Alone()
-    """The processes that share the work of :meth:`encode` and of evaluators; set by training while it evaluates."""
+    """The processes that share :meth:`encode` and evaluators' work; set by training while it evaluates."""
 
     def __init__(
         self,
@@ -169,18 +172,20 @@ class SentenceTransformer(AdaptableStack, FittedStack):
             prompt: The prompt text. Overrides ``prompt_name``.
             batch_size: Texts computed at once. Texts of similar length share a batch.
             show_progress_bar: Whether to show one; by default if this logger is at level INFO or DEBUG.
-            output_value: "sentence_embedding"; "token_embeddings" for a tensor (t, d) per text, without padding; None
-                for a dict of all features per text.
+            output_value: "sentence_embedding"; "token_embeddings" for a tensor (t, d) per text, without
+                padding; None for a dict of all features per text.
             precision: "float32" (also None), or with fewer bits: "int8", "uint8", "binary", "ubinary".
             convert_to_numpy: Return one array; otherwise a list of tensors.
             convert_to_tensor: Return one tensor. Overrides ``convert_to_numpy``.
             device: Move the model there first; or a list of devices, for a temporary pool.
             normalize_embeddings: Scale embeddings to unit length.
             truncate_dim: Dimensions to keep; by default the model's.
-            pool: A pool from :meth:`start_multi_process_pool` to compute with; tensors are returned on the CPU.
+            pool: A pool from :meth:`start_multi_process_pool` to compute with; tensors are returned on the
+                CPU.
             chunk_size: Texts that a process of the pool gets at a time, rounded up to whole batches.
             inputs: The later name of ``sentences``.
-            **options: Passed to the modules that take them; see :meth:`get_model_kwargs`. ``task`` is always allowed.
+            **options: Passed to the modules that take them; see :meth:`get_model_kwargs`. ``task`` is always
+                allowed.
 
         Returns:
             (n, d) as an array or tensor, or a list of n; for one text, its embedding alone.
@@ -221,9 +226,9 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         """Starts processes for ``encode(..., pool=pool)`` on the Ray cluster, each with a copy of this model.
 
         Args:
-            target_devices: A device for each process: "cuda:0" requests a GPU of the cluster, "cpu" a CPU; devices with
-                the same name share one GPU. By default every GPU of the cluster; without GPUs four CPUs, or as many
-                as there are.
+            target_devices: A device for each process: "cuda:0" requests a GPU of the cluster, "cpu" a CPU;
+                devices with the same name share one GPU. By default every GPU of the cluster; without GPUs
+                four CPUs, or as many as there are.
 
         Returns:
             The pool, whose processes run until :meth:`stop_multi_process_pool`.
@@ -265,7 +270,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         return self._encode_as("query", "query", sentences, options)
 
     def encode_document(self, sentences: str | Sequence[str] | None = None, **options: Any) -> Any:
-        """Like :meth:`encode`, with the prompt named "document", "passage" or "corpus" unless another is asked for."""
+        """Like :meth:`encode`, with the prompt "document", "passage" or "corpus" unless another is given."""
         known = (name for name in ("document", "passage", "corpus") if self.prompts.get(name))
         role = next(known, "document")
         return self._encode_as("document", role, sentences, options)
@@ -342,8 +347,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         Args:
             path: The folder; created if it does not exist, and its files are replaced.
             model_name: Name on the Hub, for the card.
-            create_model_card: Whether to write README.md: the card that the model came with, or a new one once it is
-                trained or has none.
+            create_model_card: Whether to write README.md: the card that the model came with, or a new one
+                once it is trained or has none.
             train_datasets: Names of the datasets it was trained on, for the card.
             safe_serialization: Must be True: only safetensors are written.
 
@@ -368,7 +373,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         return Settings(self.prompts, self.default_prompt_name, self.similarity_fn_name, self.truncate_dim)
 
     def load_weights(self, path: str | Path) -> None:
-        """Loads the weights of a saved model with the same modules, in place; your own module classes work too.
+        """Loads the weights of a saved model with the same modules, in place; also for your own classes.
 
         A model with adapters loads its active adapter and the modules after the encoder.
 

@@ -42,8 +42,8 @@ class Stack(nn.Sequential):
         """The features with ``sentence_embedding`` (n, d), after all modules.
 
         Args:
-            features: ``input_ids`` and ``attention_mask`` (n, t) and whatever else :meth:`tokenize` returns; left
-                unchanged.
+            features: ``input_ids`` and ``attention_mask`` (n, t) and whatever else :meth:`tokenize` returns;
+                left unchanged.
             **options: Passed to the modules that take them; see :meth:`get_model_kwargs`.
         """
         return run_modules(self, features, options)
@@ -131,8 +131,8 @@ class Stack(nn.Sequential):
     def route_encoder(self, task: str | None) -> TokenEncoder | None:
         """The picklable part that turns the texts of a task into token ids.
 
-        If the first module is a :class:`ray_st.models.Router`, the one of the row that these texts take; otherwise the
-        same for all tasks.
+        If the first module is a :class:`ray_st.models.Router`, the one of the row that these texts take;
+        otherwise the same for all tasks.
 
         Args:
             task: What the texts are; None for the default row.
@@ -173,7 +173,7 @@ class Stack(nn.Sequential):
 
     @property
     def tokenizers(self) -> list[Any]:
-        """The tokenizers that may see a text: one, or with a :class:`ray_st.models.Router` those of its rows."""
+        """The tokenizers in use: one, or with a :class:`ray_st.models.Router` those of its rows."""
         return self.first.tokenizers if isinstance(self.first, Asym) else [self.tokenizer]
 
     def get_embedding_dimension(self) -> int | None:
@@ -230,7 +230,8 @@ class Stack(nn.Sequential):
     ) -> None:
         """Makes encoders recompute their activations in the backward pass, to save memory.
 
-        Encoders that cannot (``MPNetModel`` is one) keep them, with a warning; so does a model without any encoder.
+        Encoders that cannot (``MPNetModel`` is one) keep them, with a warning; so does a model without any
+        encoder.
 
         Args:
             activation_checkpointing_kwargs: Passed to torch's checkpoint function.
@@ -253,7 +254,8 @@ class Stack(nn.Sequential):
         kinds = sorted({type(part).__name__ for part in (kept if encoders else [self.first])})
         if not kinds:
             return ""
-        return f"gradient checkpointing has no effect on {' and '.join(kinds)}, which cannot compute activations again"
+        listed = " and ".join(kinds)
+        return f"gradient checkpointing has no effect on {listed}, which cannot compute activations again"
 
     def _encoders(self) -> list[PreTrainedModel]:
         """The encoders of transformers in all modules, without those inside of others."""

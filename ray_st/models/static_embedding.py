@@ -1,47 +1,49 @@
-"""One vector a token, averaged over a text: embeddings almost for free."""
+"""One vector per token, averaged over a text: embeddings at almost no cost."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
 from ray_st.models.folder_files import ModelFolderError, check_weights, read_weights, write_weights
 from ray_st.models.model_hub import find_folder
-from ray_st.models.module import Features, Module
+from ray_st.models.module import Features, LoadOptions, Module
 from ray_st.models.tokens import PieceEncoder, own_backend
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 _TOKENIZER = "tokenizer.json"
 
 
 class StaticEmbedding(Module):
-    """Embeds a text as the mean of its tokens' vectors, which don't depend on each other; one without tokens as zeros.
+    """Embeds a text as the mean of its tokens' vectors; a text without tokens becomes zeros.
 
     Args:
-        tokenizer: A ``tokenizers.Tokenizer`` or a fast tokenizer of transformers. Special tokens are not added.
-        embedding_weights: (tokens, d), the vector of each id to start from.
-        embedding_dim: Dimension of random vectors, instead.
+        tokenizer: A ``tokenizers.Tokenizer`` or a fast tokenizer of transformers. Special tokens are not
+            added.
+        embedding_weights: (tokens, d), the initial vector of each id.
+        embedding_dim: Dimension of random initial vectors, instead.
 
     Raises:
-        ValueError: If the tokenizer is none of these or has more tokens than there are vectors, or neither weights nor
-            a dimension are given.
+        ValueError: If the tokenizer is neither or has more tokens than there are vectors, or neither weights
+            nor a dimension are given.
     """
 
     without_padding = True
-    """Padding costs next to nothing: vectors are looked up for real tokens only."""
+    """Padding costs next to nothing: vectors are only looked up for real tokens."""
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: Tokenizer | PreTrainedTokenizerFast,
         embedding_weights: Tensor | np.ndarray | None = None,
         embedding_dim: int | None = None,
     ) -> None:
@@ -80,7 +82,7 @@ class StaticEmbedding(Module):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Longest text in tokens; None if there is no limit. Kept and saved by the tokenizer."""
+        """Longest text in tokens; None if there is no limit. Stored and saved with the tokenizer."""
         truncation = self.tokenizer.truncation
         return None if truncation is None else int(truncation["max_length"])
 
@@ -92,7 +94,7 @@ class StaticEmbedding(Module):
             self.tokenizer.enable_truncation(value)
 
     def token_encoder(self) -> PieceEncoder:
-        """The part that turns texts into token ids, light enough to be sent elsewhere."""
+        """The part that turns texts into token ids, light enough to be sent to other processes."""
         return PieceEncoder(self.tokenizer, self.max_seq_length)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -104,8 +106,8 @@ class StaticEmbedding(Module):
         """The features with ``sentence_embedding`` (n, d).
 
         Args:
-            features: ``input_ids`` and ``attention_mask`` (n, t); or, as the peer has it, the ``input_ids`` of all texts
-                one after the other (tokens,) and the ``offsets`` (n,) at which they begin.
+            features: ``input_ids`` and ``attention_mask`` (n, t); or, in the peer's form, the concatenated
+                ``input_ids`` of all texts (tokens,) and the ``offsets`` (n,) at which they start.
         """
         ids, offsets = features["input_ids"], features.get("offsets")
         if offsets is None:
@@ -120,11 +122,12 @@ class StaticEmbedding(Module):
         self.tokenizer.save(str(Path(folder) / _TOKENIZER))
 
     @classmethod
-    def load(cls, folder: str | Path, **options: Any) -> Self:
+    def load(cls, folder: str | Path, **options: Unpack[LoadOptions]) -> Self:
         """Reads a module from its folder, or a model2vec model.
 
         Raises:
-            ModelFolderError: If tokenizer or vectors are missing or do not fit each other, or vectors are pickled.
+            ModelFolderError: If tokenizer or vectors are missing or do not fit each other, or vectors are
+                pickled.
         """
         folder = Path(folder)
         tokenizer, weights = _read_tokenizer(folder / _TOKENIZER), _read_vectors(folder)
@@ -138,7 +141,8 @@ class StaticEmbedding(Module):
         """Reads a model2vec model; the model2vec package is not needed.
 
         Args:
-            model_id_or_path: A folder with ``model.safetensors`` and ``tokenizer.json``, or a name on the Hub.
+            model_id_or_path: A folder with ``model.safetensors`` and ``tokenizer.json``, or a name on the
+                Hub.
 
         Raises:
             ModelFolderError: If there is no such model, or it is incomplete.
@@ -155,19 +159,20 @@ class StaticEmbedding(Module):
         sif_coefficient: float | None = 1e-4,
         token_remove_pattern: str | None = r"\[unused\d+\]",
         quantize_to: str = "float32",
-        **options: Any,
+        **options: object,
     ) -> Self:
-        """Makes the vectors of tokens from an encoder, by the model2vec package.
+        """Distills the vectors of tokens from an encoder, with the model2vec package.
 
         Args:
-            model_name: The encoder, a folder in the format of transformers or a name on the Hub.
-            vocabulary: Words that become tokens too.
+            model_name: The encoder: a folder in the format of transformers, or a name on the Hub.
+            vocabulary: Words to add as tokens.
             device: Where the encoder runs; model2vec chooses by default.
-            pca_dims: Dimensions that are kept; None keeps all.
-            sif_coefficient: Strength of the weights by which frequent tokens count less; None for none.
-            token_remove_pattern: Tokens that match are left out.
-            quantize_to: Type of the vectors.
-            **options: More arguments of ``model2vec.distill.distill``, as its release has them.
+            pca_dims: Dimensions to keep; None keeps all.
+            sif_coefficient: Strength of the weights that reduce the influence of frequent tokens; None for no
+                weights.
+            token_remove_pattern: Tokens that match it are removed.
+            quantize_to: Data type of the vectors.
+            **options: More arguments of ``model2vec.distill.distill``.
 
         Raises:
             ModelFolderError: If there is no such encoder, or its weights are pickled.
@@ -179,36 +184,32 @@ class StaticEmbedding(Module):
             distill = importlib.import_module("model2vec.distill").distill
         except ImportError as error:
             raise ImportError("Distillation needs model2vec: pip install 'ray-st[distill]'.") from error
-        asked: dict[str, Any] = {
-            "vocabulary": vocabulary,
-            "device": device,
-            "pca_dims": pca_dims,
-            "sif_coefficient": sif_coefficient,
-            "token_remove_pattern": token_remove_pattern,
-            "quantize_to": quantize_to,
+        made = distill(
+            str(folder),
+            vocabulary=vocabulary,
+            device=device,
+            pca_dims=pca_dims,
+            sif_coefficient=sif_coefficient,
+            token_remove_pattern=token_remove_pattern,
+            quantize_to=quantize_to,
             **options,
-        }
-        made = distill(str(folder), **asked)
+        )
         parts = {"embeddings": made.embedding, "mapping": made.token_mapping, "weights": made.weights}
         known = {name: torch.as_tensor(part) for name, part in parts.items() if part is not None}
         return cls(made.tokenizer, fold(known))
 
 
-def _as_tokenizer(tokenizer: Any) -> Tokenizer:
-    found = getattr(tokenizer, "backend_tokenizer", tokenizer)
+def _as_tokenizer(tokenizer: object) -> Tokenizer:
+    """A tokenizer of our own that truncates like the given one, and never pads."""
+    found = tokenizer.backend_tokenizer if isinstance(tokenizer, PreTrainedTokenizerFast) else tokenizer
     if not isinstance(found, Tokenizer):
         raise ValueError(
-            f"StaticEmbedding needs a tokenizers.Tokenizer or a fast tokenizer of transformers; got "
+            "StaticEmbedding needs a tokenizers.Tokenizer or a fast tokenizer of transformers; got "
             f"{type(tokenizer).__name__}."
         )
-    return _owned(found)
-
-
-def _owned(tokenizer: Tokenizer) -> Tokenizer:
-    """A tokenizer that truncates like another, which others may go on using, and never pads."""
-    own, truncation = own_backend(tokenizer), tokenizer.truncation
-    if truncation is not None:
-        own.enable_truncation(**truncation)
+    own = own_backend(found)
+    if found.truncation is not None:
+        own.enable_truncation(**found.truncation)
     return own
 
 
@@ -231,11 +232,11 @@ def _read_vectors(folder: Path) -> Tensor:
 
 
 def fold(weights: Mapping[str, Tensor]) -> Tensor:
-    """One vector a token id (tokens, d) from the tensors of a model2vec model.
+    """One vector per token id (tokens, d) from the tensors of a model2vec model.
 
     Args:
-        weights: ``embeddings`` (rows, d); optionally ``mapping`` (tokens,), the row of each token, and ``weights``
-            (tokens,), a factor for each token.
+        weights: ``embeddings`` (rows, d); optionally ``mapping`` (tokens,), the row of each token, and
+            ``weights`` (tokens,), a factor for each token.
     """
     vectors = weights["embeddings"]
     if "mapping" in weights:

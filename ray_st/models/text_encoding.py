@@ -1,7 +1,7 @@
 """From texts to embeddings in batches of similar length.
 
-The batches are a function of the texts' lengths alone. A team of several processes shares out the same batches and gets
-bitwise the same embeddings as one process.
+The batches are a function of the texts' lengths alone. A team of several processes shares out the same
+batches and gets bitwise the same embeddings as one process.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class EncodeOptions:
         prompt: Put before each text; None or "" for none.
         batch_size: Texts in one batch.
         show_progress_bar: Whether to show one.
-        output_value: "sentence_embedding", "token_embeddings" (one tensor (t, d) per text, without padding), or None
-            for a dict of all features per text.
+        output_value: "sentence_embedding", "token_embeddings" (one tensor (t, d) per text, without padding),
+            or None for a dict of all features per text.
         precision: "float32", "int8", "uint8", "binary" or "ubinary".
         form: "numpy" (an array), "tensor" (a tensor on the model's device) or "list" (of tensors).
         normalize: Whether to scale embeddings to unit length.
@@ -127,7 +127,7 @@ def size_of(value: object) -> int:
 
 
 def length_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
-    """Indices of texts in batches of similar length, the longest first; texts of equal length keep their order.
+    """Indices of texts in batches of similar length, the longest first; equal lengths keep their order.
 
     Args:
         lengths: Length of each text.
@@ -144,7 +144,8 @@ def encode_texts(model: Stack, texts: Sequence[str], asked: EncodeOptions, team:
         model: The model; in evaluation mode during the call.
         texts: n texts.
         asked: What to compute, and in which form.
-        team: The processes that share the batches; all must encode the same texts, and all get all embeddings.
+        team: The processes that share the batches; all must encode the same texts, and all get all
+            embeddings.
 
     Returns:
         (n, d) as an array or a tensor, a list of n tensors (d,), or a list of n values of another output.
@@ -171,7 +172,7 @@ def encode_texts(model: Stack, texts: Sequence[str], asked: EncodeOptions, team:
 def with_its_prompt(
     model: Stack, texts: Sequence[Any], prompt: str | None
 ) -> tuple[TokenEncoder | None, list[Any]]:
-    """The model's token encoder, if it has one, and the texts; the prompt is in the encoder's template or in the texts.
+    """The model's token encoder, if any, and the texts; the prompt is in the chat template or in the texts.
 
     Raises:
         ValueError: If there is a prompt and a module behind a router uses a chat template.
@@ -226,7 +227,7 @@ def _in_order(results: list[Tensor], order: np.ndarray, model: Stack, asked: Enc
 
 
 def deliver(embeddings: Tensor, asked: EncodeOptions) -> Any:
-    """All embeddings of a call (n, d) in the requested form; quantized together, as the ranges depend on all of them."""
+    """All embeddings of a call (n, d) in the requested form; quantization ranges depend on all of them."""
     if asked.precision != "float32" and len(embeddings):
         embeddings = torch.from_numpy(quantize_embeddings(embeddings, asked.precision))
     if asked.form == "numpy":

@@ -15,16 +15,16 @@ from ray_st.models.module import Features, WeightedModule
 class CNN(WeightedModule):
     """Replaces each token's vector by convolutions over its neighborhood, concatenated.
 
-    Vectors outside a text count as zero, padding included: an embedding does not depend on the texts that share the
-    batch. (The peer convolves over the vectors of padding too, and agrees if all texts are of the same length or padding
-    has zero vectors.)
+    Vectors outside a text count as zero, padding included: an embedding does not depend on the texts that
+    share the batch. (The peer convolves over the vectors of padding too, and agrees if all texts are of the
+    same length or padding has zero vectors.)
 
     Args:
         in_word_embedding_dimension: Dimension of a token's vector.
         out_channels: Channels of each convolution.
         kernel_sizes: Width in tokens of each convolution; odd.
-        stride_sizes: Stride in tokens, the same for all convolutions; 1 by default. A larger one keeps every stride-th
-            token; texts must then be padded on the right.
+        stride_sizes: Stride in tokens, the same for all convolutions; 1 by default. A larger one keeps every
+            stride-th token; texts must then be padded on the right.
 
     Raises:
         ValueError: If a kernel is even, or strides differ: the results could not be concatenated.
@@ -89,7 +89,8 @@ class LSTM(WeightedModule):
         hidden_dim: Dimension of the state in one direction.
         num_layers: Number of stacked layers.
         dropout: Fraction of values set to zero between layers during training.
-        bidirectional: Whether a second LSTM reads from the end; its states are concatenated to those of the first.
+        bidirectional: Whether a second LSTM reads from the end; its states are concatenated to those of the
+            first.
     """
 
     config_file_name: ClassVar[str] = "lstm_config.json"
@@ -151,8 +152,8 @@ def _reorder(vectors: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 class WeightedLayerPooling(WeightedModule):
     """Replaces each token's vector by a learned weighted mean over the encoder's layers.
 
-    The encoder must output all of its layers: ``Transformer(..., config_args={"output_hidden_states": True})``. Without
-    them, token vectors are left unchanged.
+    The encoder must output all of its layers: ``Transformer(..., config_args={"output_hidden_states":
+    True})``. Without them, token vectors are left unchanged.
 
     Args:
         word_embedding_dimension: Dimension of a token's vector.
@@ -184,13 +185,13 @@ class WeightedLayerPooling(WeightedModule):
         weights = torch.ones(count) if layer_weights is None else layer_weights.detach().clone()
         if weights.shape != (count,):
             raise ValueError(
-                f"layer_weights must be {count} numbers, one a layer from layer {layer_start} on; got the shape "
-                f"{tuple(weights.shape)}."
+                f"layer_weights must be {count} numbers, one a layer from layer {layer_start} on; got the "
+                f"shape {tuple(weights.shape)}."
             )
         self.layer_weights = nn.Parameter(weights)
 
     def forward(self, features: Features) -> Features:
-        """The features with ``token_embeddings`` (n, t, d) from ``all_layer_embeddings``, one such tensor a layer."""
+        """The features with ``token_embeddings`` (n, t, d) mixed from ``all_layer_embeddings``."""
         layers = features.get("all_layer_embeddings")
         if layers is None:
             return features
@@ -238,7 +239,7 @@ class WordWeights(WeightedModule):
         self.emb_layer = nn.Embedding.from_pretrained(weights.unsqueeze(1), freeze=False)
 
     def forward(self, features: Features) -> Features:
-        """The features with ``token_embeddings`` (n, t, d) weighted, and their sum ``token_weights_sum`` (n,)."""
+        """The features with weighted ``token_embeddings`` (n, t, d), and ``token_weights_sum`` (n,)."""
         ids = features["input_ids"]
         self._check(int(ids.max()) if ids.numel() else 0)
         weights = self.emb_layer(ids).squeeze(-1) * features["attention_mask"]
@@ -248,6 +249,6 @@ class WordWeights(WeightedModule):
     def _check(self, greatest: int) -> None:
         if greatest >= len(self.vocab):
             raise ValueError(
-                f"WordWeights has {len(self.vocab)} words in vocab, and there is a token with id {greatest}: vocab "
-                "must be the tokenizer's words in the order of their ids."
+                f"WordWeights has {len(self.vocab)} words in vocab, and there is a token with id {greatest}: "
+                "vocab must be the tokenizer's words in the order of their ids."
             )

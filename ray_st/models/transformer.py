@@ -48,15 +48,17 @@ _OLD_NAMES += ("sentence_xlm-roberta_config.json", "sentence_xlnet_config.json")
 class Transformer(Module):
     """Turns token ids into one vector for each token.
 
-    Encoders that support it (see :data:`ray_st.models.unpadded.POSITIONS`) run only on the real tokens of a batch; the
-    vectors of padding are then zero. An ``attn_implementation`` among ``model_args`` turns this off.
+    Encoders that support it (see :data:`ray_st.models.unpadded.POSITIONS`) run only on the real tokens of a
+    batch; the vectors of padding are then zero. An ``attn_implementation`` among ``model_args`` turns this
+    off.
 
     Args:
-        model_name_or_path: A folder in the format of transformers, or of an adapter in the format of peft, or a name
-            on the Hub.
-        max_seq_length: Longest sequence in tokens. By default the tokenizer's, at most the encoder's number of
-            positions.
-        model_args: More arguments of ``AutoModel.from_pretrained``, such as ``dtype`` or ``attn_implementation``.
+        model_name_or_path: A folder in the format of transformers, or of an adapter in the format of peft, or
+            a name on the Hub.
+        max_seq_length: Longest sequence in tokens. By default the tokenizer's, at most the encoder's number
+            of positions.
+        model_args: More arguments of ``AutoModel.from_pretrained``, such as ``dtype`` or
+            ``attn_implementation``.
         tokenizer_args: More arguments of ``AutoTokenizer.from_pretrained``.
         config_args: More arguments of ``AutoConfig.from_pretrained``.
         cache_dir: Where downloaded models are stored.
@@ -65,9 +67,9 @@ class Transformer(Module):
         trust_remote_code: Whether Python files of the model may be run.
         token: For private models on the Hub.
         local_files_only: Never ask the Hub.
-        modality_config: What the model takes, by name. With "message", every text becomes a user message in the
-            tokenizer's chat template: ``{"message": {"format": "flat"}}``, or "structured" for a template that expects
-            typed parts.
+        modality_config: What the model takes, by name. With "message", every text becomes a user message in
+            the tokenizer's chat template: ``{"message": {"format": "flat"}}``, or "structured" for a template
+            that expects typed parts.
         processing_kwargs: ``{"chat_template": …}`` for more arguments of that template.
         model_kwargs: The later name of ``model_args``.
         processor_kwargs: The later name of ``tokenizer_args``.
@@ -135,9 +137,9 @@ class Transformer(Module):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Longest sequence in tokens, special ones included; None if there is no limit. Stored in the tokenizer.
+        """Longest sequence in tokens, special ones included; None if there is no limit.
 
-        Never more than the number of positions that the encoder has learned.
+        Stored in the tokenizer. Never more than the number of positions that the encoder has learned.
         """
         limit = self.tokenizer.model_max_length
         return None if limit is None or limit >= NO_LIMIT else int(limit)
@@ -165,7 +167,7 @@ class Transformer(Module):
         return encoder.pad(encoder(texts))
 
     def forward(self, features: Features) -> Features:
-        """The features with ``token_embeddings`` (n, t, d), from ``input_ids`` and ``attention_mask`` (n, t)."""
+        """The features with ``token_embeddings`` (n, t, d), from ``input_ids`` and ``attention_mask``."""
         inputs = {name: features[name] for name in _INPUTS if name in features}
         with linear_layers_of(self.auto_model):
             output = self._run(inputs)
@@ -196,10 +198,11 @@ class Transformer(Module):
     get_word_embedding_dimension = get_embedding_dimension
 
     def save(self, folder: str | Path) -> None:
-        """Writes weights (with adapters, the active adapter), configuration and tokenizer into an existing folder.
+        """Writes weights, configuration and tokenizer into an existing folder; of adapters, the active one.
 
         Raises:
-            ValueError: If several adapters are active, or one would be written next to the weights of a whole model.
+            ValueError: If several adapters are active, or one would be written next to the weights of a whole
+                model.
         """
         with quiet():
             encoder = encoder_within(self.auto_model)
@@ -235,8 +238,8 @@ class Transformer(Module):
             **options: ``model_args``, ``tokenizer_args`` and ``config_args`` override the folder's.
 
         Raises:
-            ModelFolderError: If weights are missing or pickled, or the folder asks for another task than embedding
-                texts from the last layer.
+            ModelFolderError: If weights are missing or pickled, or the folder asks for another task than
+                embedding texts from the last layer.
         """
         folder = Path(folder)
         config = _read_settings(folder)
@@ -295,8 +298,8 @@ def _check_settings(path: Path, config: dict[str, Any]) -> None:
         asked = (config.get("processing_kwargs") or {}).get(kind) or {}
         if unknown := sorted(key for key, value in asked.items() if value not in _USUAL.get(key, ())):
             raise ModelFolderError(
-                f"{path} sets processing_kwargs[{kind!r}][{unknown[0]!r}] to {asked[unknown[0]]!r}, which is not "
-                "read: texts would be tokenized in another way."
+                f"{path} sets processing_kwargs[{kind!r}][{unknown[0]!r}] to {asked[unknown[0]]!r}, which is "
+                "not read: texts would be tokenized in another way."
             )
 
 

@@ -1,8 +1,8 @@
 """Runs an encoder without padding: all real tokens of a batch in one row, each text attending only to itself.
 
-An encoder spends most of its time in layers that process one token at a time. Padding costs them as much as text does;
-here they never get any. Only attention needs to know where texts begin and end: it runs on groups of texts of similar
-length.
+An encoder spends most of its time in layers that process one token at a time. Padding costs them as much as
+text does; here they never get any. Only attention needs to know where texts begin and end: it runs on groups
+of texts of similar length.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ Measured on the CPU with all-MiniLM-L6-v2: values from 20 to 200 make no visible
 def rounded(tokens: int) -> int:
     """A number of tokens rounded up, by at most 1/32 from 256 on: 32 values per power of two.
 
-    Few different shapes matter because matrix libraries cache prepared data for each: oneDNN half a MiB per product.
+    Few different shapes matter because matrix libraries cache prepared data for each: oneDNN half a MiB per
+    product.
     """
     step = max(8, 1 << max(tokens.bit_length() - 6, 0))
     return -(-tokens // step) * step
@@ -70,7 +71,8 @@ class Group:
 
     Attributes:
         tokens: Total number of tokens.
-        places: Index of the token at each position of the padded batch (n, w); None if all have the same length.
+        places: Index of the token at each position of the padded batch (n, w); None if all have the same
+            length.
         real: Whether a position holds a token (n, w); None if all have the same length.
         shape: (n, w).
     """
@@ -113,7 +115,8 @@ class Packing:
 
     Attributes:
         tokens: Their indices in the flattened batch, sorted by the length of their texts.
-        spare: Number of tokens after them that belong to no text and round up the total; attention skips them.
+        spare: Number of tokens after them that belong to no text and round up the total; attention skips
+            them.
         groups: The texts in groups for attention.
         shape: (n, t).
     """
@@ -137,7 +140,7 @@ class Packing:
         return cls(tokens, rounded(len(tokens)) - len(tokens), groups, (mask.shape[0], mask.shape[1]))
 
     def pack(self, batch: Tensor) -> Tensor:
-        """The real tokens of a batch (n, t), then the spare ones (copies of the first): (1, tokens + spare)."""
+        """The real tokens of a batch (n, t), then copies of the first as spare ones: (1, tokens + spare)."""
         places = torch.cat([self.tokens, self.tokens[:1].expand(self.spare)])
         return batch.reshape(-1).index_select(0, places)[None]
 
@@ -149,7 +152,7 @@ class Packing:
 
 
 def can_unpad(model: PreTrainedModel) -> bool:
-    """Whether an encoder can run without padding: it is one of :data:`POSITIONS`, and not used as a decoder."""
+    """Whether an encoder can run without padding: one of :data:`POSITIONS`, and not used as a decoder."""
     config = model.config
     return config.model_type in POSITIONS and setting_of(config, "is_decoder", False) is False
 
@@ -187,8 +190,9 @@ def run_unpadded(model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Any:
         inputs: ``input_ids`` and ``attention_mask`` (n, t), and other tensors of that shape.
 
     Returns:
-        The encoder's output, with ``last_hidden_state`` (n, t, d) and, if requested, ``hidden_states``. It is zero at
-        padding; elsewhere it equals the output for the padded batch with each text at the first column.
+        The encoder's output, with ``last_hidden_state`` (n, t, d) and, if requested, ``hidden_states``. It is
+        zero at padding; elsewhere it equals the output for the padded batch with each text at the first
+        column.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     packing = Packing.of(mask)

@@ -1,9 +1,8 @@
-"""One vector a word, such as those of word2vec and GloVe."""
+"""One vector per word, such as those of word2vec and GloVe."""
 
 from __future__ import annotations
 
 import gzip
-import importlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,39 +14,40 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from ray_st.models.folder_files import ModelFolderError, read_weights, write_weights
-from ray_st.models.module import Features, Module, read_config
-from ray_st.models.module_table import live_part, own_name
+from ray_st.models.module import Features, LoadOptions, Module, read_config
+from ray_st.models.module_table import import_name, live_part, own_name
 from ray_st.models.tokenizer.pretrained import TransformersTokenizerWrapper
 from ray_st.models.tokenizer.word import WhitespaceTokenizer, WordTokenizer
 from ray_st.models.tokens import WordEncoder
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 logger = logging.getLogger(__name__)
 
 PADDING = "PADDING_TOKEN"
 """The word with id 0 in vocabularies read from text files; its vector is zero."""
 
-# Where the peer's older releases have the tokenizers: the name under which all of its releases read them.
+# Names from the peer's older releases, which all of its releases can read.
+_PEER = "sentence_transformers.models.tokenizer"
 _WRITTEN = {
-    "WhitespaceTokenizer": "sentence_transformers.models.tokenizer.WhitespaceTokenizer.WhitespaceTokenizer",
-    "PhraseTokenizer": "sentence_transformers.models.tokenizer.PhraseTokenizer.PhraseTokenizer",
-    "TransformersTokenizerWrapper": "sentence_transformers.models.tokenizer.WordTokenizer.TransformersTokenizerWrapper",
+    "WhitespaceTokenizer": f"{_PEER}.WhitespaceTokenizer.WhitespaceTokenizer",
+    "PhraseTokenizer": f"{_PEER}.PhraseTokenizer.PhraseTokenizer",
+    "TransformersTokenizerWrapper": f"{_PEER}.WordTokenizer.TransformersTokenizerWrapper",
 }
 
 
 class WordEmbeddings(Module):
-    """Turns the words of a text into vectors, whatever words are beside them.
+    """Turns the words of a text into vectors, independent of their context.
 
     Args:
         tokenizer: A :class:`ray_st.models.tokenizer.WordTokenizer`, or a tokenizer of transformers.
         embedding_weights: (words, d), the vector of each id.
         update_embeddings: Whether training changes the vectors.
-        max_seq_length: Words of a text that are read.
+        max_seq_length: Number of words of a text to use.
 
     Raises:
-        ValueError: If the tokenizer is none, or knows more words than there are vectors.
+        ValueError: If the tokenizer is neither, or has more words than there are vectors.
     """
 
     config_file_name: ClassVar[str] = "wordembedding_config.json"
@@ -60,17 +60,17 @@ class WordEmbeddings(Module):
         max_seq_length: int | None = 1_000_000,
     ) -> None:
         super().__init__()
-        weights = torch.as_tensor(
-            embedding_weights if isinstance(embedding_weights, Tensor) else np.asarray(embedding_weights)
-        )
+        if not isinstance(embedding_weights, Tensor):
+            embedding_weights = torch.as_tensor(np.asarray(embedding_weights))
         self.tokenizer = _as_word_tokenizer(tokenizer)
-        _check_size(self.tokenizer, weights)
-        self.emb_layer = nn.Embedding.from_pretrained(weights.float().clone(), freeze=not update_embeddings)
+        _check_size(self.tokenizer, embedding_weights)
+        weights = embedding_weights.float().clone()
+        self.emb_layer = nn.Embedding.from_pretrained(weights, freeze=not update_embeddings)
         self.update_embeddings = update_embeddings
         self.max_seq_length = max_seq_length
 
     def token_encoder(self) -> WordEncoder:
-        """The part that turns texts into ids, light enough to be sent elsewhere."""
+        """The part that turns texts into ids, light enough to be sent to other processes."""
         return WordEncoder(self.tokenizer, self.max_seq_length)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -104,23 +104,21 @@ class WordEmbeddings(Module):
         self.tokenizer.save(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, *, trust_remote_code: bool = False, **options: Any) -> Self:
+    def load(cls, folder: str | Path, **options: Unpack[LoadOptions]) -> Self:
         """Reads a module from its folder.
 
         Args:
             folder: Where :meth:`save` wrote it.
-            trust_remote_code: Whether the tokenizer may be a class from outside this package.
-            **options: Not used.
+            **options: With ``trust_remote_code`` the tokenizer may be a class from outside this package.
 
         Raises:
-            ModelFolderError: If settings, vocabulary or vectors are missing or do not fit each other, vectors are
-                pickled, or the tokenizer is of an unknown class.
+            ModelFolderError: If settings, vocabulary or vectors are missing or do not fit each other, vectors
+                are pickled, or the tokenizer is of an unknown class.
         """
         folder = Path(folder)
         config = read_config(cls, folder)
-        kind = _tokenizer_class(
-            folder / cls.config_file_name, config.pop("tokenizer_class", ""), trust_remote_code
-        )
+        name, trust = config.pop("tokenizer_class", ""), options.get("trust_remote_code", False)
+        kind = _tokenizer_class(folder / cls.config_file_name, name, trust)
         weights = read_weights(folder)
         if "emb_layer.weight" not in weights:
             raise ModelFolderError(
@@ -141,21 +139,21 @@ class WordEmbeddings(Module):
         tokenizer: WordTokenizer | None = None,
         max_vocab_size: int | None = None,
     ) -> Self:
-        """Reads vectors from a text file with a word and its numbers a line, as GloVe's and word2vec's are.
+        """Reads vectors from a text file with a word and its numbers per line, such as those of GloVe.
 
-        A first line of two items (word2vec's numbers of words and dimensions) is passed over. A line with more or
-        fewer numbers than the first is passed over with a warning. Of a word that is there twice, the last vector
-        counts. The word with id 0 is :data:`PADDING`, with a zero vector.
+        A first line of two items (word2vec's numbers of words and dimensions) is skipped. Lines with more or
+        fewer numbers than the first are skipped with a warning. If a word occurs twice, its last vector is
+        used. The word with id 0 is :data:`PADDING`, with a zero vector.
 
         Args:
-            embeddings_file_path: The file; one whose name ends in ".gz" is unpacked on the way.
+            embeddings_file_path: The file; decompressed if its name ends in ".gz".
             update_embeddings: Whether training changes the vectors.
-            item_separator: What stands between the items of a line.
+            item_separator: Separator between the items of a line.
             tokenizer: Gets the words as its vocabulary; by default a :class:`WhitespaceTokenizer`.
-            max_vocab_size: Words to read; all by default.
+            max_vocab_size: Number of words to read; all by default.
 
         Raises:
-            ValueError: If there is no such file, it has no vectors, or an item is no number.
+            ValueError: If there is no such file, it has no vectors, or an item is not a number.
         """
         path = Path(embeddings_file_path)
         if not path.is_file():
@@ -169,12 +167,13 @@ class WordEmbeddings(Module):
         return cls(tokenizer, np.stack(list(vectors.values())), update_embeddings)
 
 
-def _as_word_tokenizer(tokenizer: Any) -> WordTokenizer:
+def _as_word_tokenizer(tokenizer: object) -> WordTokenizer:
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return TransformersTokenizerWrapper(tokenizer)
     if not isinstance(tokenizer, WordTokenizer):
         raise ValueError(
-            f"WordEmbeddings needs a WordTokenizer or a tokenizer of transformers; got {type(tokenizer).__name__}."
+            "WordEmbeddings needs a WordTokenizer or a tokenizer of transformers; got "
+            f"{type(tokenizer).__name__}."
         )
     return tokenizer
 
@@ -193,18 +192,16 @@ def _check_size(tokenizer: WordTokenizer, weights: Tensor) -> None:
 
 def _tokenizer_class(source: Path, path: str, trust: bool) -> Any:
     name = own_name(path)
-    known = importlib.import_module("ray_st.models.tokenizer")
     if name in _WRITTEN:
-        return getattr(known, str(name))
+        return import_name(f"ray_st.models.tokenizer.{name}")
     if (tokenizer := live_part(path)) is not None:
         return type(tokenizer)
     if name is not None or not trust:
         raise ModelFolderError(
-            f"{source}: the tokenizer_class must be one of {', '.join(_WRITTEN)}; found {path!r}. A class from elsewhere "
-            "is imported only with trust_remote_code=True."
+            f"{source}: the tokenizer_class must be one of {', '.join(_WRITTEN)}; found {path!r}. A class "
+            "from elsewhere is imported only with trust_remote_code=True."
         )
-    package, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(package), name)
+    return import_name(path)
 
 
 def _opened(path: Path) -> TextIO:
@@ -221,7 +218,7 @@ def _read_vectors(
     for number, line in enumerate(lines, 1):
         word, *items = line.rstrip().split(separator)
         if not vectors:
-            if len(items) < 2:  # word2vec's first line
+            if len(items) < 2:  # word2vec's first line: the numbers of words and dimensions
                 continue
             vectors[PADDING] = np.zeros(len(items), dtype=np.float32)
         if len(items) != len(vectors[PADDING]):
@@ -238,11 +235,6 @@ def _read_vectors(
     if not vectors:
         raise ValueError(f"{path} has no line with a word and its numbers, separated by {separator!r}.")
     if wrong:
-        logger.warning(
-            "%s: %d lines have other than %d numbers and were passed over, the first is line %d.",
-            path,
-            len(wrong),
-            len(vectors[PADDING]),
-            wrong[0],
-        )
+        text = "%s: %d lines have other than %d numbers and were passed over, the first is line %d."
+        logger.warning(text, path, len(wrong), len(vectors[PADDING]), wrong[0])
     return vectors

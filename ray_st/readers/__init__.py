@@ -1,4 +1,4 @@
-"""Examples as objects, and readers that make them of files: for ``fit``; the trainer takes datasets."""
+"""Examples as objects, and readers that create them from files, for ``fit``; the trainer takes datasets."""
 
 from __future__ import annotations
 

@@ -12,16 +12,16 @@ from ray_st.readers.text_rows import ReaderError, Row, first, read_rows
 
 
 class LabelSentenceReader:
-    """Reads sentences with labels, as losses that make triplets of a batch need them.
+    """Reads sentences with labels, for losses that form triplets within a batch.
 
-    Labels become integers in the order of their first appearance, the same in all files of a reader; ``label_map``
-    holds them.
+    Labels become integers in the order of their first appearance, the same for all files of a reader; see
+    ``label_map``.
 
     Args:
-        folder: Where the files are.
+        folder: The folder of the files.
         label_col_idx: Column of the label, from 0.
         sentence_col_idx: Column of the sentence.
-        separator: What separates columns; one character.
+        separator: The separator of columns; one character.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class LabelSentenceReader:
 
         Args:
             filename: Its name in the folder.
-            max_examples: How many to read; 0 for all.
+            max_examples: Number of examples to read; 0 for all.
 
         Raises:
             ReaderError: If the file cannot be read, or a row lacks a column.
@@ -56,15 +56,15 @@ class STSDataReader:
     """Reads pairs of sentences with a score.
 
     Args:
-        dataset_folder: Where the files are.
+        dataset_folder: The folder of the files.
         s1_col_idx: Column of the first sentence, from 0.
         s2_col_idx: Column of the second.
         score_col_idx: Column of the score.
-        delimiter: What separates columns.
+        delimiter: The separator of columns.
         quoting: One of the ``QUOTE_…`` constants of :mod:`csv`.
-        normalize_scores: Whether scores are scaled to 0…1.
-        min_score: The lowest score there is.
-        max_score: The highest.
+        normalize_scores: Whether to scale scores to 0…1.
+        min_score: The lowest possible score.
+        max_score: The highest possible score.
 
     Raises:
         ValueError: If ``max_score`` is not above ``min_score``.
@@ -99,11 +99,11 @@ class STSDataReader:
 
         Args:
             filename: Its name in the folder.
-            max_examples: How many to read; 0 for all.
+            max_examples: Number of examples to read; 0 for all.
 
         Raises:
-            ReaderError: If the file cannot be read, a row lacks a column, or a score is no number between the lowest
-                and the highest.
+            ReaderError: If the file cannot be read, a row lacks a column, or a score is not a number between
+                the lowest and the highest.
         """
         return first(self._examples(filename), max_examples)
 
@@ -131,15 +131,15 @@ class STSBenchmarkDataReader(STSDataReader):
     """Reads the STS benchmark: sentences in columns 5 and 6, the score, 0 to 5, in column 4.
 
     Args:
-        dataset_folder: Where the files are.
+        dataset_folder: The folder of the files.
         s1_col_idx: Column of the first sentence, from 0.
         s2_col_idx: Column of the second.
         score_col_idx: Column of the score.
-        delimiter: What separates columns.
+        delimiter: The separator of columns.
         quoting: One of the ``QUOTE_…`` constants of :mod:`csv`.
-        normalize_scores: Whether scores are scaled to 0…1.
-        min_score: The lowest score there is.
-        max_score: The highest.
+        normalize_scores: Whether to scale scores to 0…1.
+        min_score: The lowest possible score.
+        max_score: The highest possible score.
     """
 
     def __init__(
@@ -168,15 +168,15 @@ class STSBenchmarkDataReader(STSDataReader):
 
 
 class TripletReader:
-    """Reads triplets.
+    """Reads triplets of an anchor, a positive and a negative.
 
     Args:
-        dataset_folder: Where the files are.
+        dataset_folder: The folder of the files.
         s1_col_idx: Column of the anchor, from 0.
         s2_col_idx: Column of the positive.
         s3_col_idx: Column of the negative.
-        has_header: Whether the first row is left out.
-        delimiter: What separates columns.
+        has_header: Whether to skip the first row.
+        delimiter: The separator of columns.
         quoting: One of the ``QUOTE_…`` constants of :mod:`csv`.
     """
 
@@ -203,7 +203,7 @@ class TripletReader:
 
         Args:
             filename: Its name in the folder.
-            max_examples: How many to read; 0 for all.
+            max_examples: Number of examples to read; 0 for all.
 
         Raises:
             ReaderError: If the file cannot be read, or a row lacks a column.

@@ -1,4 +1,4 @@
-"""One example for training."""
+"""A training example."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class InputExample:
     Args:
         guid: A name for the example.
         texts: One text, a pair, a triplet, …; a list of strings.
-        label: A number, or a vector to be learnt.
+        label: A number, or a vector to be learned.
     """
 
     guid: str = ""
@@ -26,7 +26,7 @@ def as_columns(examples: Iterable[InputExample], label: bool = True) -> dict[str
     """Examples as columns, as ``datasets.Dataset.from_dict`` and the trainer take them.
 
     Args:
-        examples: Examples with equally many texts.
+        examples: Examples with the same number of texts.
         label: Whether to keep labels.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Readers of several files whose lines belong together: translations and other pairs, and inference data."""
+"""Readers of several files with corresponding lines: parallel texts and inference data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NLIDataReader:
     """Reads pairs of sentences and whether the first entails the second.
 
     Args:
-        dataset_folder: Where the files ``s1.NAME``, ``s2.NAME`` and ``labels.NAME`` are.
+        dataset_folder: The folder of the files ``s1.NAME``, ``s2.NAME`` and ``labels.NAME``.
     """
 
     def __init__(self, dataset_folder: str | Path) -> None:
@@ -25,11 +25,13 @@ class NLIDataReader:
         """The examples of a split.
 
         Args:
-            filename: What the names of the three files end with, such as ``train.gz``; they may be compressed by gzip.
-            max_examples: How many to read; 0 for all.
+            filename: The end of the three files' names, such as ``train.gz``; they may be compressed
+                by gzip.
+            max_examples: Number of examples to read; 0 for all.
 
         Raises:
-            ReaderError: If a file cannot be read or ends before the others, or a label is none of :meth:`get_labels`.
+            ReaderError: If a file cannot be read or ends before the others, or a label is none of
+                :meth:`get_labels`.
         """
         return first(self._examples(filename), max_examples)
 
@@ -48,7 +50,7 @@ class NLIDataReader:
         return dict(_LABELS)
 
     def get_num_labels(self) -> int:
-        """How many labels there are."""
+        """Number of labels."""
         return len(_LABELS)
 
     def map_label(self, label: str) -> int:
@@ -57,7 +59,7 @@ class NLIDataReader:
 
 
 class PairedFilesReader:
-    """Reads texts that stand in the same line of several files; their label is 1.
+    """Reads texts from corresponding lines of several files; their label is 1.
 
     Args:
         filepaths: The files, plain or compressed by gzip.
@@ -70,7 +72,7 @@ class PairedFilesReader:
         """The examples.
 
         Args:
-            max_examples: How many to read; 0 for all.
+            max_examples: Number of examples to read; 0 for all.
 
         Raises:
             ReaderError: If a file cannot be read, or ends before the others.

@@ -1,4 +1,4 @@
-"""Rows of text files, plain or compressed, with errors that say where."""
+"""Rows of text files, plain or compressed; errors name file and line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Row(NamedTuple):
     fields: list[str]
 
     def field(self, column: int) -> str:
-        """The field in a column, counted from 0, without blanks around it.
+        """The field in a column, counted from 0, without surrounding white space.
 
         Raises:
             ReaderError: If the row has no such column.
@@ -44,10 +44,10 @@ class Row(NamedTuple):
 
 @contextmanager
 def open_text(path: Path) -> Iterator[TextIO]:
-    """A UTF-8 text file, compressed by gzip or not, whatever its name.
+    """A UTF-8 text file; gzip compression is detected whatever the file's name.
 
     Raises:
-        ReaderError: If there is no such file, or it is damaged or of another encoding.
+        ReaderError: If there is no such file, or it is damaged or has another encoding.
     """
     try:
         with path.open("rb") as raw:
@@ -69,11 +69,11 @@ def read_lines(path: Path) -> Iterator[Row]:
 
 
 def read_rows(path: Path, delimiter: str, quoting: int) -> Iterator[Row]:
-    """The rows of delimited text; blank lines are none.
+    """The rows of delimited text; blank lines are skipped.
 
     Args:
         path: The file.
-        delimiter: What separates fields.
+        delimiter: The separator of fields.
         quoting: One of the ``QUOTE_…`` constants of :mod:`csv`.
 
     Raises:
@@ -91,7 +91,7 @@ def read_rows(path: Path, delimiter: str, quoting: int) -> Iterator[Row]:
 
 
 def read_together(paths: Sequence[Path]) -> Iterator[list[Row]]:
-    """Lines of several files that belong together, side by side.
+    """Corresponding lines of several files.
 
     Raises:
         ReaderError: If a file ends before the others.
@@ -105,7 +105,7 @@ def read_together(paths: Sequence[Path]) -> Iterator[list[Row]]:
 
 
 def first(values: Iterator[T], max_examples: int) -> list[T]:
-    """The first so many values; all for 0.
+    """The first ``max_examples`` values; all for 0.
 
     Raises:
         ValueError: If ``max_examples`` is negative.

@@ -30,9 +30,9 @@ _DEFAULT = "default"
 class AdaptableStack(Stack):
     """Modules in a row, the first of which can have adapters.
 
-    With an adapter, the encoder's own weights are frozen; those of later modules are not. Saving the model then writes
-    the active adapter instead of the encoder, and the name or folder that the encoder was loaded from: later changes to
-    the encoder's own weights are not saved.
+    With an adapter, the encoder's own weights are frozen; those of later modules are not. Saving the model
+    then writes the active adapter instead of the encoder, and the name or folder that the encoder was loaded
+    from: later changes to the encoder's own weights are not saved.
     """
 
     @property
@@ -53,9 +53,10 @@ class AdaptableStack(Stack):
         if encoder is not module and not _names_of(encoder):
             kinds = sorted({type(config).__name__ for config in module.peft_config.values()})
             raise ValueError(
-                f"The first module's auto_model is a {type(module).__name__} of {kinds}, which puts no adapter into "
-                "the encoder: it trains a prompt, whose tokens would count in the embedding and which no model folder "
-                "holds. Give the plain encoder an adapter instead: model.add_adapter(peft.LoraConfig(...))."
+                f"The first module's auto_model is a {type(module).__name__} of {kinds}, which puts no "
+                "adapter into the encoder: it trains a prompt, whose tokens would count in the embedding "
+                "and which no model folder holds. Give the plain encoder an adapter instead: "
+                "model.add_adapter(peft.LoraConfig(...))."
             )
 
     def add_adapter(self, adapter_config: AdapterConfig, adapter_name: str | None = None) -> None:
@@ -103,8 +104,8 @@ class AdaptableStack(Stack):
             local_files_only: Never ask the Hub.
 
         Raises:
-            ValueError: If there is no such adapter, it is unsafe or incomplete (a ``ModelFolderError``), it does not
-                fit the encoder, or the name is taken.
+            ValueError: If there is no such adapter, it is unsafe or incomplete (a ``ModelFolderError``), it
+                does not fit the encoder, or the name is taken.
             ImportError: If peft is not installed.
         """
         encoder = self._encoder()
@@ -178,7 +179,7 @@ class AdaptableStack(Stack):
         return encoder.get_adapter_state_dict(adapter_name or self.active_adapter())
 
     def delete_adapter(self, adapter_names: str | list[str]) -> None:
-        """Removes adapters. Without the last one, the encoder is as before, and all its weights are trainable.
+        """Removes adapters. Without any, the encoder is as before, and all its weights are trainable.
 
         Raises:
             ValueError: If there is no such adapter.
@@ -190,18 +191,18 @@ class AdaptableStack(Stack):
             self.first.auto_model = encoder  # without a PeftModel around it
 
     def merge_adapters(self, adapter_names: str | list[str] | None = None) -> None:
-        """Adds adapters to the encoder's own weights and removes them: a plain model with the same embeddings.
+        """Adds adapters to the encoder's weights and removes them: a plain model with the same embeddings.
 
-        It is saved whole, runs without peft, and all its weights are trainable. If the encoder's dtype has fewer bits
-        than float32, the sum is rounded to it; call ``model.float()`` first to keep the sum exact.
+        It is saved whole, runs without peft, and all its weights are trainable. If the encoder's dtype has
+        fewer bits than float32, the sum is rounded to it; call ``model.float()`` first to keep the sum exact.
 
         Args:
             adapter_names: The active adapters, which is the default. Others would be lost: activate them too
                 (:meth:`set_adapter`) to merge them, or delete them (:meth:`delete_adapter`).
 
         Raises:
-            ValueError: If the model has no adapter, adapters are named that are not the active ones, there are inactive
-                adapters, or the adapters are disabled.
+            ValueError: If the model has no adapter, adapters are named that are not the active ones, there
+                are inactive adapters, or the adapters are disabled.
         """
         encoder = self._known([])
         active = self.active_adapters()
@@ -214,13 +215,14 @@ class AdaptableStack(Stack):
             )
         if others := [name for name in _names_of(encoder) if name not in names]:
             raise ValueError(
-                f"The model also has the adapters {others}, which are not active and would be lost. Delete them with "
-                f"delete_adapter({others!r}), or merge all with set_adapter({[*names, *others]!r}) first."
+                f"The model also has the adapters {others}, which are not active and would be lost. Delete "
+                f"them with delete_adapter({others!r}), or merge all with set_adapter({[*names, *others]!r}) "
+                "first."
             )
         if are_disabled(encoder):
             raise ValueError(
-                "The adapters are disabled, and merged they would take part. Call enable_adapters() first, or take "
-                f"them out with delete_adapter({names!r})."
+                "The adapters are disabled, and merged they would take part. Call enable_adapters() first, "
+                f"or take them out with delete_adapter({names!r})."
             )
         merge(encoder, names)
         self.first.auto_model = encoder

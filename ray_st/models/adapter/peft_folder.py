@@ -1,7 +1,7 @@
 """The folder of an adapter: reading, writing, and finding the base model that it belongs to.
 
-An adapter's folder holds ``adapter_config.json`` and ``adapter_model.safetensors``, the format of the package peft. It
-does not contain the base model's weights; the configuration names that model.
+An adapter's folder holds ``adapter_config.json`` and ``adapter_model.safetensors``, the format of the package
+peft. It does not contain the base model's weights; the configuration names that model.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def load_peft() -> Any:
     """The package peft.
 
     Raises:
-        ImportError: If it is not installed, or incompatible with another installed package; says what to install.
+        ImportError: If it is not installed, or incompatible with another installed package; says what to
+            install.
     """
     check_misfits("peft")
     try:
@@ -82,8 +83,8 @@ class Adapter:
         file = folder / ADAPTER_WEIGHTS
         if not file.is_file():
             raise ModelFolderError(
-                f"{folder} has an {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}; adapters in other files, which can run "
-                "code when they are opened, are not read."
+                f"{folder} has an {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}; adapters in other files, which "
+                "can run code when they are opened, are not read."
             )
         try:
             weights = load_file(file)
@@ -132,8 +133,8 @@ def base_folder(folder: Path, find: Callable[..., Path]) -> Path:
     config = read_adapter_config(folder)
     if not config.base_model_name_or_path:
         raise ModelFolderError(
-            f"{folder / ADAPTER_CONFIG} names no base_model_name_or_path. Open the model that the adapter belongs "
-            f"to, then call load_adapter({str(folder)!r})."
+            f"{folder / ADAPTER_CONFIG} names no base_model_name_or_path. Open the model that the adapter "
+            f"belongs to, then call load_adapter({str(folder)!r})."
         )
     try:
         base = find(config.base_model_name_or_path, revision=config.revision)
@@ -152,12 +153,13 @@ def save_adapter(folder: Path, encoder: PreTrainedModel) -> None:
     """Writes the active adapter into an existing folder, with the name of its base model.
 
     Raises:
-        ValueError: If several adapters are active, or the folder holds the weights of a whole model, which would be
-            mistaken for the adapter's base.
+        ValueError: If several adapters are active, or the folder holds the weights of a whole model, which
+            would be mistaken for the adapter's base.
     """
     if _has_weights(folder):
         raise ValueError(
-            f"{folder} holds the weights of a whole model; only the adapter would be saved. Choose another folder."
+            f"{folder} holds the weights of a whole model; only the adapter would be saved. Choose another "
+            "folder."
         )
     if len(active := encoder.active_adapters()) > 1:
         raise ValueError(f"One adapter is saved at a time; {active} are active. Choose one with set_adapter.")

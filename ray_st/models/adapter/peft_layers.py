@@ -40,7 +40,8 @@ def encoder_within(module: object) -> Any:
     """The encoder in a first module's ``auto_model``, which users may have replaced by a ``PeftModel``.
 
     Args:
-        module: An encoder of transformers, a ``PeftModel`` around one, or anything else, which is returned unchanged.
+        module: An encoder of transformers, a ``PeftModel`` around one, or anything else, which is returned
+            unchanged.
     """
     peft = sys.modules.get("peft")  # without it there is no PeftModel
     encoder = module
@@ -54,17 +55,17 @@ def encoder_within(module: object) -> Any:
 
 
 def _configs(encoder: PreTrainedModel) -> dict[str, AdapterConfig]:
-    """The configurations of an encoder's adapters, by name; peft sets the attribute with the first adapter."""
+    """The configurations of an encoder's adapters by name; peft sets the attribute with the first one."""
     return vars(encoder).get("peft_config", {})
 
 
 def adapter_names(encoder: nn.Module | None) -> list[str]:
-    """Names of all adapters in an encoder of transformers; empty for anything else, including a ``PeftModel``."""
+    """Names of all adapters in an encoder of transformers; none for anything else, even a ``PeftModel``."""
     return list(_configs(encoder)) if isinstance(encoder, PreTrainedModel) else []
 
 
 def inject(encoder: PreTrainedModel, config: AdapterConfig, name: str) -> None:
-    """Adds a fresh adapter to the encoder, freezes the encoder's weights, and makes the adapter the only active one.
+    """Adds a fresh adapter to the encoder, whose weights are frozen, and makes it the only active one.
 
     Args:
         encoder: An encoder of transformers; changed in place.
@@ -77,7 +78,7 @@ def inject(encoder: PreTrainedModel, config: AdapterConfig, name: str) -> None:
     if name in adapter_names(encoder):
         raise ValueError(f"There is an adapter {name!r} already; delete it first, or choose another name.")
     if name in {part for place, _ in encoder.named_modules() for part in place.split(".")}:
-        # peft would mistake this module's weights for the adapter's, and omit them when it saves another adapter.
+        # peft would mistake this module's weights for the adapter's.
         raise ValueError(
             f"An adapter cannot be named {name!r}, as a module of the encoder is; choose another name."
         )
@@ -102,7 +103,8 @@ def inject(encoder: PreTrainedModel, config: AdapterConfig, name: str) -> None:
 def adapt(encoder: PreTrainedModel, adapter: Adapter) -> None:
     """Puts its adapter, named "default", into an encoder that was just read.
 
-    If adapter and base share a folder, transformers has already done so, without checking for missing weights.
+    If adapter and base share a folder, transformers has already done so, without checking for missing
+    weights.
     """
     if names := adapter_names(encoder):
         remove(encoder, names)
@@ -175,7 +177,7 @@ def refill(encoder: PreTrainedModel, folder: Path) -> None:
 
 
 def adapter_weights(encoder: nn.Module | None) -> list[nn.Parameter]:
-    """The adapter weights whose dtype may differ from the encoder's: those of layers that cast between the two.
+    """The adapter weights whose dtype may differ from the encoder's: their layers cast between the two.
 
     Whole layers that an adapter trains, and those that replace a norm, do not cast.
     """

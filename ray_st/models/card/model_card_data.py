@@ -1,4 +1,4 @@
-"""What is known about a model, from which its card is written; secrets and local paths are left out."""
+"""Facts about a model, from which its card is written; secrets and local paths are left out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+
+from torch import nn
 
 from ray_st.models.card.run_facts import Cluster, Emissions
 
@@ -17,10 +19,11 @@ _TOKENS = re.compile(r"\b(hf_\w{8,}|gh[opsu]_\w{16,}|sk-[\w-]{16,}|AKIA\w{12,})|
 PATH, SECRET = "(path)", "(secret)"
 
 
-def publishable(value: Any) -> Any:
-    """A copy of settings as a card may show them.
+def publishable(value: object) -> Any:
+    """A copy of settings that is safe to show in a card.
 
-    What has the name of a secret or of a place is left out; texts that are paths, or look like keys, are replaced.
+    Settings named like secrets or locations are left out; values that are paths, or look like keys, are
+    replaced.
 
     Args:
         value: A value; mappings, lists and tuples are searched.
@@ -51,20 +54,20 @@ _TRAINED = "generated_from_trainer"
 _SIZE = "dataset_size:"
 _SAID = "said"
 UNNAMED = "unnamed"
-"""Name of a data set that has none."""
+"""Name of a dataset that has none."""
 
 
 @dataclass
 class Scores:
-    """What an evaluator found.
+    """The results of an evaluator.
 
     Args:
         name: The evaluator's class.
         description: What it measures, in words.
         dataset: Name of its data.
-        metrics: Each figure by its name.
-        epoch: When, in passes over the data; -1 if not known.
-        steps: When, in steps; -1 if not known.
+        metrics: Metrics by name.
+        epoch: Epoch of the evaluation; -1 if unknown.
+        steps: Step of the evaluation; -1 if unknown.
         primary: Name of the metric by which models are compared.
     """
 
@@ -79,20 +82,20 @@ class Scores:
 
 @dataclass
 class SentenceTransformerModelCardData:
-    """What is known about a model. The trainer fills in what it learns; nothing is asked of the Hub.
+    """Facts about a model for its card. The trainer fills in its own; the Hub is never queried.
 
     Args:
-        language: Language code, or several.
-        license: Its licence, such as "apache-2.0".
-        model_name: A readable name, the card's title.
+        language: One or more language codes.
+        license: The license, such as "apache-2.0".
+        model_name: A readable name, used as the card's title.
         model_id: Name on the Hub.
-        train_datasets: One dict a data set, with ``name`` and, if it is on the Hub, ``id``; more keys are what
-            :meth:`set_train_dataset_metadata` adds.
-        eval_datasets: The same of the evaluation data.
-        task_name: What it is for, in words.
+        train_datasets: One dict per dataset, with ``name`` and, if it is on the Hub, ``id``;
+            :meth:`set_train_dataset_metadata` adds more keys.
+        eval_datasets: The same for the evaluation data.
+        task_name: Intended use, in words.
         tags: Tags of the card.
-        local_files_only: Kept for older scripts; the Hub is never asked.
-        generate_widget_examples: Whether the trainer takes examples from its data.
+        local_files_only: Kept for older scripts; the Hub is never queried.
+        generate_widget_examples: Whether the trainer takes widget examples from its data.
     """
 
     language: str | list[str] | None = None
@@ -126,62 +129,56 @@ class SentenceTransformerModelCardData:
 
     @property
     def trained(self) -> bool:
-        """Whether the model is no longer the one that its old card describes."""
+        """Whether the model was trained, so that its old card is out of date."""
         return bool(self.losses) or _TRAINED in self.tags
 
     def set_base_model(self, name: str | None, revision: str | None = None) -> None:
-        """Notes the model that this one started from, if it is one of the Hub: a folder's path is nobody's business."""
-        if name is not None and _HUB_NAME.fullmatch(name) and not Path(name).exists():
+        """Records the model that this one started from, if it is on the Hub; local paths are not recorded."""
+        if name is not None and _is_hub_name(name):
             self.base_model, self.base_model_revision = name, revision
 
     def name_model(self, model_name: str | None, train_datasets: Sequence[str] | None) -> None:
-        """Takes over what a call of ``save_pretrained`` says, where nothing is known yet.
+        """Records the arguments of ``save_pretrained`` unless these facts are already known.
 
         Args:
-            model_name: Name on the Hub; a path is left out.
-            train_datasets: Names of data sets.
+            model_name: Name on the Hub; local paths are ignored.
+            train_datasets: Names of datasets.
         """
-        if (
-            model_name
-            and not self.model_id
-            and _HUB_NAME.fullmatch(model_name)
-            and not Path(model_name).exists()
-        ):
+        if model_name and not self.model_id and _is_hub_name(model_name):
             self.model_id = model_name
         if train_datasets and not self.train_datasets:
             self.train_datasets = [_named(name) for name in train_datasets]
 
     def add_tags(self, tags: str | Sequence[str]) -> None:
-        """Adds tags that are not there yet."""
+        """Adds tags, without duplicates."""
         wanted = [tags] if isinstance(tags, str) else tags
         self.tags += [tag for tag in dict.fromkeys(wanted) if tag not in self.tags]
 
-    def set_losses(self, losses: Sequence[Any]) -> None:
-        """Notes the losses of a training run, and thereby that the model was trained.
+    def set_losses(self, losses: Sequence[object]) -> None:
+        """Records the losses of a training run, and thereby that the model was trained.
 
         Args:
-            losses: Loss modules, those around others with these; one with a ``citation`` is cited.
+            losses: Loss modules. Losses within them are listed too; those with a ``citation`` are cited.
         """
         known = [part for loss in losses for part in _nested(loss)]
         self.losses = list(dict.fromkeys(type(loss).__name__ for loss in known))
-        self.citations = {
-            type(loss).__name__: loss.citation for loss in known if getattr(loss, "citation", None)
-        }
+        self.citations = {type(loss).__name__: text for loss in known if (text := _text_of(loss, "citation"))}
         self.add_tags([_TRAINED, *(f"loss:{name}" for name in self.losses)])
 
     def set_train_dataset_metadata(self, datasets: Sequence[Mapping[str, Any]]) -> None:
-        """Notes the training data.
+        """Records the training data.
 
         Args:
-            datasets: One dict a data set: ``name``, ``id`` and ``revision`` (on the Hub), ``size`` (rows), ``columns``
-                (names), ``loss`` (a name), ``loss_settings`` (by name), ``statistics`` (a dict a column, from ``counted``
-                rows), ``samples`` (a few rows, each a list of values); all but the name may be missing.
+            datasets: One dict per dataset: ``name``, ``id`` and ``revision`` (on the Hub), ``size`` (rows),
+                ``columns`` (names), ``loss`` (a name), ``loss_settings`` (by name), ``statistics`` (a dict
+                per column, from ``counted`` rows), ``samples`` (a few rows, each a list of values); all
+                except the name are optional.
         """
         self.train_datasets = _merged(self.train_datasets, datasets)
         self._tag_size()
 
     def set_train_dataset_sizes(self, sizes: Sequence[int]) -> None:
-        """Notes the rows of each training data set whose size was not known."""
+        """Records the number of rows of each training dataset whose size was unknown."""
         for entry, size in zip(self.train_datasets, sizes, strict=False):
             entry.setdefault("size", size)
         self._tag_size()
@@ -192,42 +189,40 @@ class SentenceTransformerModelCardData:
         self.add_tags([f"{_SIZE}{rows}"] if rows else [])
 
     def set_eval_dataset_metadata(self, datasets: Sequence[Mapping[str, Any]]) -> None:
-        """Notes the evaluation data; see :meth:`set_train_dataset_metadata`."""
+        """Records the evaluation data; see :meth:`set_train_dataset_metadata`."""
         self.eval_datasets = _merged(self.eval_datasets, datasets)
 
     def set_hyperparameters(self, changed: Mapping[str, Any], every: Mapping[str, Any] | None = None) -> None:
-        """Notes the settings of a training run, without those that could hold a secret or a path.
+        """Records the settings of a training run, except those that could contain a secret or a path.
 
         Args:
-            changed: Settings by name that differ from their defaults.
+            changed: Settings that differ from their defaults, by name.
             every: All settings by name.
         """
         self.hyperparameters = _shown(changed)
         self.all_hyperparameters = _shown(every or {})
 
     def set_evaluation_metrics(
-        self, evaluator: Any, metrics: Mapping[str, float], epoch: float = -1, steps: int = -1
+        self, evaluator: object, metrics: Mapping[str, float], epoch: float = -1, steps: int = -1
     ) -> None:
-        """Notes what an evaluator found; a later finding of the same evaluator replaces an earlier one.
+        """Records the results of an evaluator; later results of the same evaluator replace earlier ones.
 
         Args:
-            evaluator: It says its ``name``, ``description`` and ``primary_metric``.
-            metrics: Figures by name.
-            epoch: When, in passes over the data.
-            steps: When, in steps.
+            evaluator: Its ``name``, ``description`` and ``primary_metric`` are used, if it has them.
+            metrics: Metrics by name.
+            epoch: Epoch of the evaluation.
+            steps: Step of the evaluation.
         """
-        kind, name = type(evaluator).__name__, getattr(evaluator, "name", "") or ""
-        description = getattr(evaluator, "description", None) or kind.removesuffix("Evaluator")
-        primary = getattr(evaluator, "primary_metric", None)
-        figures = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
-        new = Scores(
-            kind, description, name, figures, epoch, steps, primary if isinstance(primary, str) else None
-        )
+        kind, name = type(evaluator).__name__, _text_of(evaluator, "name") or ""
+        description = _text_of(evaluator, "description") or kind.removesuffix("Evaluator")
+        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+        primary = _text_of(evaluator, "primary_metric")
+        new = Scores(kind, description, name, numbers, epoch, steps, primary)
         kept = [old for old in self.scores if (old.name, old.dataset) != (kind, name)]
         self.scores = [*kept, new]
 
     def set_widget_examples(self, examples: Sequence[Mapping[str, Any]]) -> None:
-        """Notes examples for the Hub's widget: dicts with ``source_sentence`` and ``sentences``."""
+        """Records examples for the Hub's widget: dicts with ``source_sentence`` and ``sentences``."""
         self.widget = [dict(example) for example in examples]
 
 
@@ -237,28 +232,35 @@ def _named(entry: str | Mapping[str, Any]) -> dict[str, Any]:
     known = dict(entry)
     if not known.get("name") and not known.get("id"):
         raise ValueError(f"A data set of a model card needs a name or an id; got {known}.")
-    return {
-        "name": str(known.get("name") or known["id"]),
-        **{key: known[key] for key in known if key != "name"},
-    }
+    others = {key: value for key, value in known.items() if key != "name"}
+    return {"name": str(known.get("name") or known["id"]), **others}
 
 
 def _merged(known: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the user said of each data set goes before what was found, matched by place; what was found earlier goes."""
+    """The found facts of each dataset, overridden by the user's; facts found earlier are dropped."""
     said = [dict(entry.get(_SAID, entry)) for entry in known]
     said += [{}] * (len(found) - len(said))
     pairs = zip(found, said, strict=False)
-    return [_named({**entry, **words, _SAID: words}) for entry, words in pairs] + [
-        words for words in said[len(found) :] if words
-    ]
+    merged = [_named({**entry, **words, _SAID: words}) for entry, words in pairs]
+    return merged + [words for words in said[len(found) :] if words]
 
 
-def _nested(loss: Any) -> list[Any]:
-    """A loss and those that it is around."""
-    inner = getattr(loss, "loss", None)
-    return [loss, *_nested(inner)] if hasattr(inner, "forward") else [loss]
+def _nested(loss: object) -> list[object]:
+    """A loss and those within it."""
+    inner = dict(loss.named_children()).get("loss") if isinstance(loss, nn.Module) else None
+    return [loss] if inner is None else [loss, *_nested(inner)]
+
+
+def _text_of(part: object, name: str) -> str | None:
+    """A text that a user's loss or evaluator may have as an attribute."""
+    value = getattr(part, name, None)
+    return value if isinstance(value, str) else None
+
+
+def _is_hub_name(name: str) -> bool:
+    return _HUB_NAME.fullmatch(name) is not None and not Path(name).exists()
 
 
 def _shown(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as the card may show them; one that is a path itself says nothing."""
+    """Settings that the card may show; those that are paths are left out."""
     return {name: value for name, value in publishable(settings).items() if value != PATH}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -17,28 +17,47 @@ from ray_st.util.citations import cited
 _EXAMPLES = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
 _UNNAMED = "path/to/this/model"
 _MANY = 3
-"""So many data sets are shown; more are folded."""
+"""Number of datasets that are shown expanded."""
 
 
-def write_card(folder: Path, model: Any, data: SentenceTransformerModelCardData, readme: str | None) -> None:
+class Described(Protocol):
+    """What a card says about the model itself."""
+
+    prompts: dict[str, str]
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Longest sequence in tokens."""
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """How embeddings are compared."""
+
+    def get_embedding_dimension(self) -> int | None:
+        """Dimension of an embedding."""
+
+
+def write_card(
+    folder: Path, model: Described, data: SentenceTransformerModelCardData, readme: str | None
+) -> None:
     """Writes README.md: the card that the model came with, or a new one once it is trained or has none.
 
     Args:
         folder: The model's folder.
         model: The model.
-        data: What is known about it.
+        data: Facts about it.
         readme: The card that it came with, or None.
     """
     text = readme if readme and not data.trained else render_card(model, data)
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def render_card(model: Any, data: SentenceTransformerModelCardData) -> str:
+def render_card(model: Described, data: SentenceTransformerModelCardData) -> str:
     """The text of a card.
 
     Args:
-        model: The model; asked for its structure, dimension, longest sequence and similarity.
-        data: What is known about it.
+        model: The model, for its structure, dimension, longest sequence and similarity.
+        data: Facts about it.
     """
     parts = [
         f"---\n{header(data)}---",
@@ -96,7 +115,7 @@ def _title(data: SentenceTransformerModelCardData) -> str:
     )
 
 
-def _summary(model: Any, data: SentenceTransformerModelCardData) -> str:
+def _summary(model: Described, data: SentenceTransformerModelCardData) -> str:
     link = f"[{data.base_model}](https://huggingface.co/{data.base_model})"
     base = f" It was fine-tuned from {link}." if data.base_model and data.trained else ""
     names = [_linked(entry) for entry in data.train_datasets if entry["name"] != UNNAMED]
@@ -109,7 +128,7 @@ def _summary(model: Any, data: SentenceTransformerModelCardData) -> str:
     )
 
 
-def _description(model: Any, data: SentenceTransformerModelCardData) -> str:
+def _description(model: Described, data: SentenceTransformerModelCardData) -> str:
     languages = [data.language] if isinstance(data.language, str) else data.language or []
     revision = f" (revision {data.base_model_revision})" if data.base_model_revision else ""
     known = {

@@ -1,4 +1,4 @@
-"""Facts of a training run that its model's card shows: the cluster, and what it took."""
+"""Facts of a training run for its model's card: the cluster, the emissions, and the time."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Cluster:
-    """Who trained.
+    """The cluster that trained the model.
 
     Args:
         workers: Number of workers.
-        nodes: Number of nodes that they were on.
-        devices: Each worker's device, by the name of its kind.
+        nodes: Number of their nodes.
+        devices: Name of each worker's kind of device.
         ray: Version of Ray; empty if it was not used.
     """
 
@@ -25,7 +25,7 @@ class Cluster:
     ray: str = ""
 
     def facts(self) -> dict[str, str]:
-        """What the card says of it, by name."""
+        """The card's entries, by name."""
         counts = Counter(self.devices)
         kinds = ", ".join(f"{count} × {name}" for name, count in counts.items())
         return {"Workers": str(self.workers), "Nodes": str(self.nodes), "Devices": kinds, "Ray": self.ray}
@@ -33,13 +33,13 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Emissions:
-    """What CodeCarbon measured.
+    """CodeCarbon's measurements.
 
     Args:
         kg: Kilograms of CO2 equivalents.
         kwh: Energy, in kWh.
-        hours: How long it took.
-        on_cloud: Whether it was a cloud's machine.
+        hours: Duration.
+        on_cloud: Whether the machine belongs to a cloud provider.
         cpu: Kind of CPU.
         gpu: Kind of GPU; empty without one.
         memory_gb: Memory, in GB.
@@ -54,12 +54,12 @@ class Emissions:
     memory_gb: float = 0.0
 
     def then(self, later: Emissions) -> Emissions:
-        """This and what was emitted afterwards, by the machines of then."""
+        """The sum of these and later emissions, with the later machine's description."""
         return _replaced(later, (self, later), self.hours + later.hours)
 
     @staticmethod
     def together(parts: Iterable[Emissions | None]) -> Emissions | None:
-        """What several nodes emitted at the same time; None if none measured."""
+        """The sum of several nodes' simultaneous emissions; None if none measured any."""
         known = [part for part in parts if part is not None]
         return _replaced(known[0], known, max(part.hours for part in known)) if known else None
 
@@ -79,7 +79,7 @@ class Emissions:
         return {name: value for name, value in known.items() if value != ""}
 
     def facts(self) -> dict[str, str]:
-        """What the card says of it, by name."""
+        """The card's entries, by name."""
         return {
             "Energy": f"{self.kwh:.3g} kWh",
             "Emissions": f"{self.kg:.3g} kg of CO2 equivalents",

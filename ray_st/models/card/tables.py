@@ -1,4 +1,4 @@
-"""Markdown of a card: tables and lists, the statistics of a data set's columns, and the log of a training run."""
+"""Markdown of a card: tables and lists, statistics of a dataset's columns, the log of a training run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LONGEST = 300
 
 
 def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; line breaks, bars and tags in its cells are replaced, long texts are cut."""
+    """A Markdown table; line breaks, bars and tags in its cells are escaped, and long texts are cut."""
     lines = [
         [_cell(name) for name in names],
         ["---"] * len(names),
@@ -19,24 +19,24 @@ def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     text = " ".join(str(value).split())
     text = text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " …"
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def facts(known: Mapping[str, Any]) -> str:
-    """A Markdown list of what is known by name; what is empty is left out."""
+    """A Markdown list of named facts; empty ones are left out."""
     return "\n".join(f"- **{name}:** {value}" for name, value in known.items() if value)
 
 
 def folded(summary: str, text: str) -> str:
-    """A part that is opened with a click."""
+    """A collapsed section."""
     return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
 
 
-def figure(value: Any, digits: int = 4) -> str:
-    """A figure of a table; a dash where there is none."""
+def figure(value: object, digits: int = 4) -> str:
+    """A number in a table; a dash for None."""
     if value is None:
         return "-"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
@@ -48,12 +48,12 @@ _MOST_CLASSES = 10
 def column_statistics(
     name: str, values: Sequence[Any], count_tokens: Callable[[list[str]], list[int]] | None
 ) -> dict[str, str]:
-    """A row of the table of a data set's columns.
+    """A row of the table of a dataset's columns.
 
     Args:
         name: The column's name.
         values: Some of its values.
-        count_tokens: Counts the tokens of texts; None counts characters.
+        count_tokens: Counts the tokens of texts; with None characters are counted.
     """
     kind, details = _describe([value for value in values if value is not None], count_tokens)
     return {"Column": name, "Type": kind, "Details": details}
@@ -92,7 +92,7 @@ LOSS = "Training loss"
 _SPEED = ("_runtime", "_per_second", "_compilation_time")
 _PREFIX = "eval_"
 MOST_ROWS = 100
-"""Rows of the table; of more, those with evaluations are kept, and of the others as many as fit, evenly."""
+"""Maximal rows of the log's table: all with evaluations, and of the others an even selection."""
 
 
 def log_rows(history: Sequence[Mapping[str, Any]], primary: Collection[str]) -> list[dict[str, Any]]:
@@ -100,11 +100,11 @@ def log_rows(history: Sequence[Mapping[str, Any]], primary: Collection[str]) -> 
 
     Args:
         history: Entries of transformers' ``log_history``.
-        primary: Names of the metrics by which the evaluators compare models; all others are left out, unless there is
-            none.
+        primary: Names of the metrics by which the evaluators compare models; all others are left out, unless
+            this is empty.
 
     Returns:
-        For each step a dict with ``Epoch``, ``Step`` and figures by name.
+        For each step a dict with ``Epoch``, ``Step`` and metrics by name.
     """
     rows: dict[int, dict[str, Any]] = {}
     for entry in history:
@@ -139,7 +139,7 @@ def _fewer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def seconds_spent(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds of training and of evaluation, as far as the log says."""
+    """Seconds of training and of evaluation, if the log has them."""
     training = [float(entry["train_runtime"]) for entry in history if "train_runtime" in entry]
     evaluation = [
         float(value) for entry in history for name, value in entry.items() if _is_evaluation_time(name)

@@ -12,18 +12,18 @@ from ray_st.models.tokenizer.word import VocabularyTokenizer
 
 
 class PhraseTokenizer(VocabularyTokenizer):
-    """Takes a text apart into words by the rules of NLTK, and joins those that make a phrase of the vocabulary.
+    """Splits a text into words with NLTK, and joins words that form a phrase of the vocabulary.
 
-    "New York is big" becomes "New_York", "is", "big" if the vocabulary has "New_York", as that of word2vec's Google
-    News vectors does. Longer phrases go first. A word is looked up as it is, then in lower case, then that without
-    punctuation around it.
+    "New York is big" becomes "New_York", "is", "big" if the vocabulary has "New_York", as that of word2vec's
+    Google News vectors does. Longer phrases take precedence. A word is looked up unchanged, then in lower
+    case, then also without surrounding punctuation.
 
     Args:
         vocab: The words and phrases, in the order of their ids.
-        stop_words: Words that are left out of a text.
-        do_lower_case: Kept for the folder format; lower-case forms are looked up in any case.
-        ngram_separator: What stands between the words of a phrase; None for a vocabulary without phrases.
-        max_ngram_length: Words of the longest phrase.
+        stop_words: Words to leave out of a text.
+        do_lower_case: Kept for the folder format; lower-case forms are always looked up.
+        ngram_separator: Separator between the words of a phrase; None for a vocabulary without phrases.
+        max_ngram_length: Number of words in the longest phrase.
     """
 
     config_file_name: ClassVar[str] = "phrasetokenizer_config.json"
@@ -41,10 +41,10 @@ class PhraseTokenizer(VocabularyTokenizer):
         super().__init__(vocab, stop_words, do_lower_case)
 
     def set_vocab(self, vocab: Iterable[str]) -> None:
-        """Takes over the words and phrases, in the order of their ids.
+        """Sets the words and phrases, in the order of their ids.
 
         Raises:
-            ValueError: If one is there twice.
+            ValueError: If one occurs twice.
         """
         super().set_vocab(vocab)
         lengths = {word: self._length(word) for word in self.vocab}
@@ -53,7 +53,7 @@ class PhraseTokenizer(VocabularyTokenizer):
 
     def _length(self, word: str) -> int:
         mark = self.ngram_separator
-        # Two marks in a row are a slip of whoever made the vocabulary, not a phrase.
+        # Two separators in a row are an error in the vocabulary, not a phrase.
         return 1 if mark is None or mark * 2 in word else word.count(mark) + 1
 
     def tokenize(self, text: str) -> list[int]:
@@ -79,11 +79,8 @@ class PhraseTokenizer(VocabularyTokenizer):
 
     def settings(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON values."""
-        return {
-            **super().settings(),
-            "ngram_separator": self.ngram_separator,
-            "max_ngram_length": self.max_ngram_length,
-        }
+        own = {"ngram_separator": self.ngram_separator, "max_ngram_length": self.max_ngram_length}
+        return {**super().settings(), **own}
 
 
 def _forms(word: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Tokenizers of transformers: opened, written so that their files say what the model does, and used as word tokenizers."""
+"""Tokenizers of transformers: reading, writing with the model's settings, and use as word tokenizers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 CONFIG = "tokenizer_config.json"
 BACKEND = "tokenizer.json"
 NO_LIMIT = int(1e30)
-"""What tokenizers of transformers say when they have no longest sequence."""
+"""The ``model_max_length`` of transformers' tokenizers that have no limit."""
 
-# Tokens that open doors, among the many that stand in texts (pad_token, image_token).
+# Names of access tokens, as opposed to tokens of texts (pad_token, image_token).
 _KEY = re.compile(r"^(token|.*(auth|access|hub|api|hf|bearer)_token)$", re.I)
 _SECRET = re.compile(r"secret|passw|api_?key|access_?key|credential|authorization", re.I)
 
-# What transformers reads out of tokenizer.json's truncation and padding, and would write beside the right values.
+# Settings of calls that transformers reads from tokenizer.json, and would write next to the right values.
 _CALLS = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "pad_token_type_id")
 
 
@@ -43,22 +43,22 @@ def load_tokenizer(
 
     Raises:
         ModelFolderError: If there is none, or none with a vocabulary.
-        ValueError: If an option is a key to somewhere, which transformers would take for a token of texts.
+        ValueError: If an option is an access token, which transformers would mistake for a token of texts.
     """
     options = dict(options or {})
     if given := options.pop("use_auth_token", None):
         options.setdefault("token", given)
     if keys := sorted(name for name in options if name != "token" and _KEY.search(name)):
         raise ValueError(
-            f"The tokenizer's arguments name {keys[0]!r}, which would become a word of its vocabulary and be saved with "
-            "it. For private models on the Hub pass token=…."
+            f"The tokenizer's arguments name {keys[0]!r}, which would become a word of its vocabulary and be "
+            "saved with it. For private models on the Hub pass token=…."
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"{folder} has no tokenizer that transformers can read: {error}") from error
-    # Without a vocabulary transformers makes a tokenizer that knows special tokens only: every text would be unknown.
-    # Tokenizers of bytes and characters (ByT5, CANINE) have none, and name no file of one.
+    # Without a vocabulary transformers makes a tokenizer of special tokens only: every word would be unknown.
+    # Tokenizers of bytes and characters (ByT5, CANINE) have no vocabulary, and name no file for it.
     names = set(tokenizer.vocab_files_names.values())
     files = sorted({BACKEND, *names}) if names else [CONFIG]
     if not any((folder / name).is_file() for name in files):
@@ -68,7 +68,7 @@ def load_tokenizer(
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_seq_length: int | None) -> None:
-    """Writes a tokenizer whose files truncate and pad as the model does, whatever its last call asked for.
+    """Writes a tokenizer with the model's truncation and padding, whatever its last call asked for.
 
     Args:
         tokenizer: The tokenizer.
@@ -89,17 +89,14 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, max_seq_len
         path.write_text(json.dumps({**state, **now}, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
-def _public(value: Any) -> Any:
-    """Settings without those whose names say that they are secret."""
+def _public(value: object) -> Any:
+    """Settings without those whose names mark them as secret."""
     if isinstance(value, list):
         return [_public(inner) for inner in value]
     if not isinstance(value, dict):
         return value
-    return {
-        name: _public(inner)
-        for name, inner in value.items()
-        if not (_KEY.search(name) or _SECRET.search(name))
-    }
+    secret = {name for name in value if _KEY.search(name) or _SECRET.search(name)}
+    return {name: _public(inner) for name, inner in value.items() if name not in secret}
 
 
 def _truncation(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> dict[str, Any] | None:
@@ -123,17 +120,17 @@ def _padding(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
 
 
 class TransformersTokenizerWrapper(WordTokenizer):
-    """Gives a text the ids that a tokenizer of transformers gives it, special ones included.
+    """Wraps a tokenizer of transformers; the ids of a text include special ones.
 
     Args:
         tokenizer: That tokenizer.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
 
     def set_vocab(self, vocab: Iterable[str]) -> None:
-        """Does nothing: the tokenizer has its vocabulary."""
+        """Does nothing: the tokenizer already has a vocabulary."""
 
     def get_vocab(self) -> dict[str, int]:
         """The tokens and their ids."""

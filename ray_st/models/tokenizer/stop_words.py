@@ -28,4 +28,4 @@ would wouldn y yet you your yours yourself yourselves
 """
 
 ENGLISH_STOP_WORDS: tuple[str, ...] = (*_SIGNS.split(), *_WORDS.split())
-"""What tokenizers leave out unless told otherwise."""
+"""What tokenizers leave out by default."""

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class WordTokenizer(ABC):
-    """Turns a text into the ids of its words; a subclass with other arguments than these tells how it is saved."""
+    """Turns a text into the ids of its words."""
 
     @abstractmethod
     def set_vocab(self, vocab: Iterable[str]) -> None:
-        """Takes over the words, in the order of their ids."""
+        """Sets the words, in the order of their ids."""
 
     @abstractmethod
     def get_vocab(self) -> Any:
-        """The words: a list in the order of their ids, or a dict of words and ids."""
+        """The words: a list in the order of their ids, or a dict from words to ids."""
 
     @abstractmethod
     def tokenize(self, text: str) -> list[int]:
@@ -43,10 +43,12 @@ class WordTokenizer(ABC):
 class VocabularyTokenizer(WordTokenizer):
     """A tokenizer with a list of words, a set of words to leave out, and a JSON file with both.
 
+    A subclass with more arguments overrides :meth:`settings`.
+
     Args:
         vocab: The words, in the order of their ids.
-        stop_words: Words that are left out of a text.
-        do_lower_case: Whether texts are lower-cased first.
+        stop_words: Words to leave out of a text.
+        do_lower_case: Whether to lowercase texts first.
     """
 
     config_file_name: ClassVar[str]
@@ -62,10 +64,10 @@ class VocabularyTokenizer(WordTokenizer):
         self.set_vocab(vocab)
 
     def set_vocab(self, vocab: Iterable[str]) -> None:
-        """Takes over the words, in the order of their ids.
+        """Sets the words, in the order of their ids.
 
         Raises:
-            ValueError: If a word is there twice: it would have two ids.
+            ValueError: If a word occurs twice: it would have two ids.
         """
         self.vocab = list(vocab)
         self.word2idx = {word: place for place, word in enumerate(self.vocab)}
@@ -78,7 +80,7 @@ class VocabularyTokenizer(WordTokenizer):
         return self.vocab
 
     def find(self, forms: Iterable[str]) -> int | None:
-        """The id of the first form of a word that has one; None if there is none or a stop word comes before it."""
+        """The id of the first form of a word that has one; None if none has, or a stop word comes first."""
         for form in forms:
             if form in self.stop_words:
                 return None
@@ -103,7 +105,7 @@ class VocabularyTokenizer(WordTokenizer):
         """Reads a tokenizer from its folder.
 
         Raises:
-            ModelFolderError: If its file is missing or makes no tokenizer.
+            ModelFolderError: If its file is missing or invalid.
         """
         path = Path(folder) / cls.config_file_name
         config = read_json(path)
@@ -116,9 +118,9 @@ class VocabularyTokenizer(WordTokenizer):
 
 
 class WhitespaceTokenizer(VocabularyTokenizer):
-    """Takes a text apart at white space.
+    """Splits a text at white space.
 
-    A word is looked up as it is, then without punctuation around it, then that in lower case.
+    A word is looked up unchanged, then without surrounding punctuation, then also in lower case.
     """
 
     config_file_name: ClassVar[str] = "whitespacetokenizer_config.json"

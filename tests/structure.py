@@ -276,7 +276,11 @@ def measure(files: Sequence[File]) -> dict[str, str]:
     dynamic = sum(map(dynamic_calls, files))
     repeated, long = repeated_names(files), long_functions(files)
     sizes = [len(file.lines) for file in files]
-    lines = sum(sizes)
+    lines, small = sum(sizes), sum(size <= SMALL_FILE for size in sizes)
+
+    def per(count: int) -> str:
+        return f"{1000 * dynamic / count:.1f}"
+
     lengths = [length(function) for file in files for function in file.functions]
     return {
         "class tree of the trainer: depth": str(depth(tree)),
@@ -286,12 +290,12 @@ def measure(files: Sequence[File]) -> dict[str, str]:
         "import circles, with lazy imports": str(len(circles(files, lazy=True))),
         "file names in two folders": " ".join([str(len(repeated)), *repeated]),
         "parameters typed Any": f"{anything} of {len(given)} ({anything / len(given):.1%})",
-        "getattr, hasattr, setattr": f"{dynamic} ({1000 * dynamic / code:.1f} a thousand code lines, {1000 * dynamic / lines:.1f} of all)",
+        "getattr, hasattr, setattr": f"{dynamic} ({per(code)} a thousand code lines, {per(lines)} of all)",
         f"lines over {LONG_LINE}": str(sum(map(long_lines, files))),
         "comment lines": f"{comments} ({comments / (code + comments):.1%})",
         f"functions over {LONG_FUNCTION} lines": "; ".join([str(len(long)), *long]),
         "code lines": str(code),
-        f"files of {SMALL_FILE} lines or fewer": f"{sum(size <= SMALL_FILE for size in sizes)} of {len(files)}",
+        f"files of {SMALL_FILE} lines or fewer": f"{small} of {len(files)}",
         "lines of a file (median / 90% / max)": spread(sizes),
         "lines of a function (median / 90% / max)": spread(lengths),
     }

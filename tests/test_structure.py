@@ -1,4 +1,4 @@
-"""The figures of tests/structure.py are right on toy sources, and the package keeps those that it has reached."""
+"""tests/structure.py counts right on toy sources, and the package keeps the figures that it has reached."""
 
 from __future__ import annotations
 

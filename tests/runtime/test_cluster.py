@@ -7,10 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.train.torch import TorchTrainer
 
 from ray_st.runtime.cluster import connection
-from ray_st.runtime.train import launch
 
 
 class Played:
@@ -109,8 +107,3 @@ def test_the_users_connection_is_used_and_stays(play: Any) -> None:
     played.alive = False
     with pytest.raises(ConnectionError, match=r"theirs.*no live node.*ray\.shutdown"), connection.connected():
         pass
-
-
-def test_what_ray_keeps_private_is_still_there() -> None:
-    assert hasattr(TorchTrainer, "_register_sigint_handler")
-    assert launch._Trainer._register_sigint_handler is not TorchTrainer._register_sigint_handler

@@ -354,7 +354,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
         self.train_dataset = in_worker.gathered(self.train_dataset)
         self.eval_dataset = in_worker.gathered(self.eval_dataset)
         parts = make_parts(self.here.world.size)
-        self.place = in_worker.supplied(self.here, parts)
+        self.place = in_worker.with_sources(self.here, parts)
         if TRAIN not in parts:
             return None
         weights, args = describe_weights(self.model), self.args

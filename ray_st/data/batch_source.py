@@ -86,7 +86,7 @@ class Planner:
 
 
 class MemoryBatchSource:
-    """A feed whose rows and planner are in this process.
+    """A batch source whose rows and planner are in this process.
 
     Args:
         windows: All rows of each dataset, by name.

@@ -20,7 +20,7 @@ from ray.train import ScalingConfig
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
 from ray_st.data.column_spec import ColumnError, ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
-from ray_st.training.data.local_source import memory_feed
+from ray_st.training.data.local_source import build_here
 from ray_st.training.data.specs import TRAIN
 from ray_st.training_args import BatchSamplers
 
@@ -51,7 +51,7 @@ def read(
         data_collator=collator,
         scaling_config=ScalingConfig(num_workers=workers),
     )
-    return memory_feed(trainer._train_parts(workers)[TRAIN])
+    return build_here(trainer._train_parts(workers)[TRAIN]).source
 
 
 def refused(match: str, *args: Any, **options: Any) -> None:
@@ -211,12 +211,12 @@ class TestClasses:
     )
     def test_stay_apart(self, tiny_model: Any, tmp_path: Path, labels: pa.Array) -> None:
         data = pa.table({"a": ONE, "label": labels})
-        feed = read(
+        source = read(
             tiny_model, tmp_path, data, losses.BatchAllTripletLoss, batch_sampler=BatchSamplers.GROUP_BY_LABEL
         )
-        batch = feed.plan(0).batch(0)
+        batch = source.plan(0).batch(0)
         assert np.bincount(batch % 2).tolist() == [2, 2]
-        seen = feed.windows[0].label_array(batch)
+        seen = source.windows[0].label_array(batch)
         assert seen.dtype == np.int64
         assert np.unique(seen, return_inverse=True)[1].reshape(-1).tolist() in (
             (batch % 2).tolist(),

@@ -1,4 +1,4 @@
-"""From sources to feeds on a local cluster; no worker is started."""
+"""From datasets to batch sources on a local cluster; no worker is started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoding import Encoding
 from ray_st.runtime.cluster.connection import NODE_ID
 from ray_st.runtime.data import ingest
-from ray_st.runtime.train import launch
+from ray_st.runtime.data.block_source import RayBatchSource
+from ray_st.runtime.data.cluster_source import build_on_cluster
+from ray_st.training.data.source_builder import BuiltSource
 from ray_st.training.data.specs import TRAIN
 
 pytestmark = pytest.mark.ray
@@ -56,14 +58,14 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def feed(model: Any, folder: Path, source: Any, **arguments: Any) -> launch.BuiltSource:
+def build(model: Any, folder: Path, source: Any, **arguments: Any) -> BuiltSource[RayBatchSource]:
     trainer = SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(output_dir=str(folder / "out"), **arguments),
         train_dataset=source,
         loss=losses.MultipleNegativesRankingLoss(model),
     )
-    return launch.make_feed(trainer._train_parts(1)[TRAIN])
+    return build_on_cluster(trainer._train_parts(1)[TRAIN])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,15 +73,15 @@ def test_every_source_gives_the_same_rows_in_the_same_order(
     cluster: None, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(ingest, "BLOCK_ROWS", 16)
-    fed = feed(tiny_model, tmp_path, KINDS[kind](tmp_path))
-    (window,) = fed.feed.windows
+    built = build(tiny_model, tmp_path, KINDS[kind](tmp_path))
+    (window,) = built.source.windows
     encoder = tiny_model.token_encoder()
     expected = encoder(TABLE["a"].to_pylist())
     for row, ids in enumerate(window.ids("a", np.arange(ROWS))):
         assert ids.tolist() == expected[row].tolist()
-    rows = fed.feed.plan(0).rows
+    rows = built.source.plan(0).rows
     assert sorted(rows.tolist()) == list(range(ROWS))
-    assert fed.fingerprint["rows"] == ROWS
+    assert built.fingerprint["rows"] == ROWS
 
 
 def test_faults_name_the_file_and_the_row(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
@@ -92,27 +94,27 @@ def test_faults_name_the_file_and_the_row(cluster: None, tiny_model: Any, tmp_pa
     with pytest.raises(
         ValueError, match=r"row 43, .*part-2\.parquet, row 3, column 'b': expected a text, found None"
     ):
-        feed(tiny_model, tmp_path, folder)
-    skipped = feed(tiny_model, tmp_path, folder, bad_rows="skip")
+        build(tiny_model, tmp_path, folder)
+    skipped = build(tiny_model, tmp_path, folder, bad_rows="skip")
     assert [row for row, _ in skipped.faults[""]] == [43]
-    assert 43 not in skipped.feed.plan(0).rows
-    assert len(skipped.feed.plan(0).rows) == ROWS - 1
+    assert 43 not in skipped.source.plan(0).rows
+    assert len(skipped.source.plan(0).rows) == ROWS - 1
 
 
 def test_a_ragged_line_is_an_error_or_put_aside(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("a,b\none,two\nthree,four,five\nsix,seven\n")
     with pytest.raises(ValueError, match=r"rows\.csv, line 3"):
-        feed(tiny_model, tmp_path, str(file))
-    skipped = feed(tiny_model, tmp_path, str(file), bad_rows="skip")
+        build(tiny_model, tmp_path, str(file))
+    skipped = build(tiny_model, tmp_path, str(file), bad_rows="skip")
     assert len(skipped.faults[""]) == 1
-    assert len(skipped.feed.plan(0).rows) == 2
+    assert len(skipped.source.plan(0).rows) == 2
 
 
 def test_a_stream_is_read_as_far_as_the_steps_need(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
-    fed = feed(tiny_model, tmp_path, stream(tmp_path), max_steps=4, per_device_train_batch_size=8)
-    assert fed.feed.rows == 32
-    assert fed.feed.steps == 4
+    built = build(tiny_model, tmp_path, stream(tmp_path), max_steps=4, per_device_train_batch_size=8)
+    assert built.source.rows == 32
+    assert built.source.steps == 4
 
 
 def test_what_a_run_will_do_is_said(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
@@ -121,7 +123,7 @@ def test_what_a_run_will_do_is_said(cluster: None, tiny_model: Any, tmp_path: Pa
         "b": ["the same"] * 30 + [f"text {i}" for i in range(60)],
     }
     said = "\n".join(
-        feed(
+        build(
             tiny_model, tmp_path, common, batch_sampler="no_duplicates", per_device_train_batch_size=30
         ).summary
     )

@@ -28,7 +28,7 @@ from ray_st.training.async_eval.protocol import (
     stand_in,
 )
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.data.local_source import local_place, memory_feed
+from ray_st.training.data.local_source import build_here, local_place
 from ray_st.world import World
 
 WORDS = ["sunny", "weather", "good", "bad", "man", "eats", "pasta", "query"]
@@ -340,9 +340,9 @@ def test_a_best_step_without_a_checkpoint_is_not_gone_back_to(
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_slices_are_the_shares_of_ranks(ranks: int, tiny_folder: Path, tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, tiny_folder)
-    feed = memory_feed(parts_of(trainer)["eval:"])
-    plan: Plan = feed.plan(0)
-    sliced = SlicedBatchSource(feed, ranks)
+    source = build_here(parts_of(trainer)["eval:"]).source
+    plan: Plan = source.plan(0)
+    sliced = SlicedBatchSource(source, ranks)
     expected = [
         share
         for step in range(len(plan))

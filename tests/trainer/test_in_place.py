@@ -20,11 +20,11 @@ from .conftest import ROWS
 def in_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_accelerator: None) -> Path:
     folder = tmp_path / "run"
 
-    def supplied(place: Any, parts: Any) -> Any:
+    def with_sources(place: Any, parts: Any) -> Any:
         return dataclasses.replace(place, **vars(local_place(parts, folder)))
 
     monkeypatch.setattr(inplace, "find_place", lambda: local_place({}, folder))
-    monkeypatch.setattr(inplace, "supplied", supplied)
+    monkeypatch.setattr(inplace, "with_sources", with_sources)
     monkeypatch.setattr(
         inplace, "start", lambda place, resume, *given: Start(path=resume, only_model=given[-1])
     )

@@ -17,7 +17,7 @@ from ray_st.evaluation import InformationRetrievalEvaluator
 from ray_st.losses import CachedMultipleNegativesRankingLoss, GISTEmbedLoss, MultipleNegativesRankingLoss
 from ray_st.models import Normalize, Pooling, Router, StaticEmbedding, Transformer
 from ray_st.training.checkpoint.resume import differences
-from ray_st.training.data.local_source import local_place, memory_feed
+from ray_st.training.data.local_source import build_here, local_place
 from ray_st.world import World
 
 ROWS = Dataset.from_dict(
@@ -66,8 +66,8 @@ def test_both_rows_are_trained(make_routed: Any, sent: Any, static: bool, loss: 
 def test_texts_are_encoded_ahead_by_their_rows_encoder(make_routed: Any) -> None:
     part = make_routed(static=True)._train_parts(1)["train"]
     encoding = part.datasets[""].encoding
-    row = int(memory_feed(part).plan(0).rows[0])
-    window = memory_feed(part).windows[0]
+    row = int(build_here(part).source.plan(0).rows[0])
+    window = build_here(part).source.windows[0]
     for column in MAPPING:
         assert window.has_tokens(column)
         expected = encoding.encoder_of(column)([ROWS[row][column]])[0]

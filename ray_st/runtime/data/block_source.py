@@ -18,13 +18,13 @@ from ray_st.data.plan import Indices, Plan
 
 
 class EpochPlans:
-    """The epochs of a feed, each planned once for all ranks: the first by the driver, the others by an actor.
+    """The epochs of a batch source, each planned once for all ranks: the first by the driver, the others by an actor.
 
     The actor's process starts when the second epoch is wanted: it would be in the way of the workers' processes, and
     many runs never need it. It takes no CPU from the workers; should it be lost, another makes the same plans.
 
     Args:
-        planner: The feed's planner.
+        planner: The source's planner.
     """
 
     def __init__(self, planner: Planner) -> None:
@@ -92,18 +92,18 @@ class _Fetched(Sequence[pa.Table]):
 
 
 class RayBatchSource:
-    """A feed whose rows are blocks in the object store; small, and the same for every rank.
+    """A batch source whose rows are blocks in the object store; small, and the same for every rank.
 
     Args:
-        shelves: Where each dataset's blocks are, by name.
+        blocks: Where each dataset's blocks are, by name.
         steps: Number of global batches of every epoch.
         epochs: Plans them: :class:`EpochPlans`, or a planner in this process.
     """
 
-    def __init__(self, shelves: dict[str, BlockRefs], steps: int, epochs: EpochPlans | Planner) -> None:
-        self._shelves, self._epochs = shelves, epochs
-        self.names, self.steps = list(shelves), steps
-        self.rows = sum(sum(shelf.rows) for shelf in shelves.values())
+    def __init__(self, blocks: dict[str, BlockRefs], steps: int, epochs: EpochPlans | Planner) -> None:
+        self._blocks, self._epochs = blocks, epochs
+        self.names, self.steps = list(blocks), steps
+        self.rows = sum(sum(refs.rows) for refs in blocks.values())
 
     def plan(self, epoch: int) -> Plan:
         """The global batches of an epoch."""
@@ -113,13 +113,13 @@ class RayBatchSource:
     def windows(self) -> list[EncodedDataset]:
         """The rows of each dataset; blocks are fetched when they are needed."""
         return [
-            EncodedDataset(_Fetched(shelf.references), shelf.columns, shelf.rows, shelf.resident)
-            for shelf in self._shelves.values()
+            EncodedDataset(_Fetched(refs.references), refs.columns, refs.rows, refs.resident)
+            for refs in self._blocks.values()
         ]
 
     def ahead(self, source: int, rows: Indices) -> None:
         """Asks Ray to bring the blocks of rows to this node (from another node, or from disk), without waiting."""
-        references = self._shelves[self.names[source]].references
+        references = self._blocks[self.names[source]].references
         wanted = [references[block] for block in self.windows[source].blocks_of(rows)]
         if wanted:
             ray.wait(wanted, num_returns=len(wanted), timeout=0, fetch_local=True)

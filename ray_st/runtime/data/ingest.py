@@ -31,11 +31,11 @@ class EncodedBlocks:
 
     Args:
         references: Its blocks, in order. The process that made them owns them.
-        description: What is known of its rows.
+        stats: What is known of its rows.
     """
 
     references: list[Any]
-    description: DatasetStats
+    stats: DatasetStats
 
 
 def ingest(source: Any, encoding: Encoding, label: str) -> EncodedBlocks:

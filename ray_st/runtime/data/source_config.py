@@ -1,4 +1,4 @@
-"""Feeds through Ray Train's door for datasets. Light: an actor of Ray Train's loads it while workers wait."""
+"""Batch sources through Ray Train's door for datasets. Light: an actor of Ray Train's loads it while workers wait."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ray_st.runtime.data.block_source import RayBatchSource
 
 
 class SourceConfig(DataConfig):
-    """Ray Train's door for datasets, opened for feeds: every rank gets the same small, picklable feed.
+    """Ray Train's door for datasets, opened for batch sources: every rank gets the same small, picklable one.
 
     Args:
-        feeds: A feed for each dataset name.
+        sources: A batch source for each dataset name.
     """
 
-    def __init__(self, feeds: Mapping[str, RayBatchSource]) -> None:
+    def __init__(self, sources: Mapping[str, RayBatchSource]) -> None:
         super().__init__()
-        self._feeds = dict(feeds)
+        self._sources = dict(sources)
 
     def configure(self, datasets: Any, world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """The feeds of each rank."""
-        return [{name: self._feeds[name] for name in datasets} for _ in range(world_size)]
+        """The batch sources of each rank."""
+        return [{name: self._sources[name] for name in datasets} for _ in range(world_size)]

@@ -54,13 +54,13 @@ class EvalSetup:
 
     Args:
         sealed: The run.
-        feeds: Its evaluation datasets, by name.
+        sources: Its evaluation datasets, by name.
         store: The run's folder.
         ranks: Number of its workers.
     """
 
     sealed: PickledRef
-    feeds: Mapping[str, RayBatchSource]
+    sources: Mapping[str, RayBatchSource]
     store: CheckpointStore
     ranks: int
 
@@ -77,8 +77,8 @@ class EvalWorker:
         """Makes the trainer, unless it is there."""
         if self._trainer is None:
             run = setting.sealed.open()
-            feeds = eval_names(setting.feeds)
-            place = WorkerContext(World(), setting.store, evals=feeds, prompt_lengths=run.prompt_lengths)
+            sources = eval_names(setting.sources)
+            place = WorkerContext(World(), setting.store, evals=sources, prompt_lengths=run.prompt_lengths)
             self._trainer = run.build(place)
             stand_in(self._trainer, setting.ranks)
 
@@ -170,19 +170,19 @@ class RayEvalQueue:
 
 @contextmanager
 def open_queue(
-    beside: BackgroundEval | None, sealed: PickledRef, feeds: Mapping[str, RayBatchSource]
+    beside: BackgroundEval | None, sealed: PickledRef, sources: Mapping[str, RayBatchSource]
 ) -> Iterator[RayEvalQueue | None]:
     """The desk of a run, for as long as the context is open.
 
     Args:
         beside: How the run is evaluated beside training; None where its workers evaluate, which need no desk.
         sealed: The run.
-        feeds: Its datasets, by name.
+        sources: Its datasets, by name.
     """
     if beside is None:
         yield None
         return
-    evals = {name: feed for name, feed in feeds.items() if name != TRAIN}
+    evals = {name: source for name, source in sources.items() if name != TRAIN}
     desk = RayEvalQueue(beside.resources, EvalSetup(sealed, evals, beside.store, beside.ranks))
     try:
         yield desk

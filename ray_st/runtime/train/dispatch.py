@@ -12,6 +12,7 @@ from ray.train import RunConfig, ScalingConfig
 from transformers import IntervalStrategy
 
 from ray_st.runtime.cluster import connection
+from ray_st.runtime.data.cluster_source import build_on_cluster
 from ray_st.runtime.train import launch, storage, this_process
 from ray_st.runtime.train.background_evaluation import BackgroundEval, resources_beside
 from ray_st.training.callbacks.run_header import header, starting
@@ -20,6 +21,7 @@ from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.resume import Start
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
+from ray_st.training.data.source_builder import AnySource, BuiltSource, facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, RunSpec
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
@@ -111,33 +113,33 @@ class _Begun:
     def described(
         self,
         workers: int,
-        make_feed: Callable[[LoaderSpec], launch.BuiltSource[launch.AnyFeed]],
+        build: Callable[[LoaderSpec], BuiltSource[AnySource]],
         all_cores: bool = False,
-    ) -> tuple[RunSpec, dict[str, launch.AnyFeed]]:
-        """The run, with its feeds; refuses data that cannot be used."""
+    ) -> tuple[RunSpec, dict[str, AnySource]]:
+        """The run, with its batch sources; refuses data that cannot be used."""
         args, store = self.errand.args, self.store
-        parts = self.errand.make_parts(workers)
-        fed, start = _feed(self.errand, parts, store, self.start, make_feed)
+        specs = self.errand.make_parts(workers)
+        built, start = _build_sources(self.errand, specs, store, self.start, build)
         run = RunSpec(
             run_id=store.run_id,
             build=self.errand.build,
             task=self.errand.task,
-            feeds=tuple(fed),
+            sources=tuple(built),
             start=start,
-            prompt_lengths=prompt_lengths(parts),
+            prompt_lengths=prompt_lengths(specs),
             bar=has_bar() and not args.disable_tqdm,
             log_level=args.get_process_log_level(),
-            facts=storage.facts_of(fed),
+            facts=facts_of(built),
             ledger=args.ledger and self.errand.keeps,
             fence=store.fence,
             all_cores=all_cores,
         )
-        return run, {name: part.feed for name, part in fed.items()}
+        return run, sources_of(built)
 
 
 def _run_here(begun: _Begun) -> RunResult:
-    run, feeds = begun.described(1, this_process.make_feed)
-    return this_process.launch(run, feeds, begun.store, begun.lease)
+    run, sources = begun.described(1, this_process.build_source)
+    return this_process.launch(run, sources, begun.store, begun.lease)
 
 
 def _run_on_workers(begun: _Begun) -> RunResult:
@@ -147,12 +149,12 @@ def _run_on_workers(begun: _Begun) -> RunResult:
     aside = resources_beside(args.eval_resources, scaling) if keeps and _evaluates_beside(args) else {}
     connection.check_fits(scaling, aside)
     all_cores = workers == 1 and connection.takes_all_cores(asked)
-    run, feeds = begun.described(workers, launch.make_feed, all_cores)
+    run, sources = begun.described(workers, build_on_cluster, all_cores)
     beside = BackgroundEval(begun.store, workers, aside) if aside else None
     launch.say([starting(workers, connection.resources_of_worker(scaling))] if keeps else [])
     return launch.launch(
         run,
-        feeds,
+        sources,
         scaling,
         begun.run_config,
         beside,
@@ -161,33 +163,33 @@ def _run_on_workers(begun: _Begun) -> RunResult:
     )
 
 
-def _feed(
+def _build_sources(
     errand: RunRequest,
-    parts: Mapping[str, LoaderSpec],
+    specs: Mapping[str, LoaderSpec],
     store: CheckpointStore,
     start: Start,
-    make_feed: Callable[[LoaderSpec], launch.BuiltSource[launch.AnyFeed]],
-) -> tuple[dict[str, launch.BuiltSource[launch.AnyFeed]], Start]:
+    build: Callable[[LoaderSpec], BuiltSource[AnySource]],
+) -> tuple[dict[str, BuiltSource[AnySource]], Start]:
     """Encodes and plans a run's data, refuses what does not fit its checkpoint, and clears its folder of earlier runs.
 
     Returns:
-        The feeds, and where the run starts, which may have been moved.
+        The batch sources, and where the run starts, which may have been moved.
     """
     anew = errand.args.ignore_data_skip  # the user knows that the data is another
-    if not anew and TRAIN in parts:
-        resume.check_settings(start, parts[TRAIN].settings)
+    if not anew and TRAIN in specs:
+        resume.check_settings(start, specs[TRAIN].settings)
     if errand.keeps and start.begins_anew:
         # Before encoding, which takes long: a run that is killed there is not to go on from another one's checkpoint.
         start = resume.set_aside(store, start)
-    fed = {name: make_feed(part) for name, part in parts.items()}
-    launch.announce(fed, store)
+    built = {name: build(spec) for name, spec in specs.items()}
+    launch.announce(built, store)
     if not anew:
-        resume.check_fingerprint(start, storage.facts_of(fed))
+        resume.check_fingerprint(start, facts_of(built))
     if errand.keeps:
         start = resume.set_aside(store, start)
         if errand.args.ledger:
             resume.bring_ledger(store, start)
-    return fed, start
+    return built, start
 
 
 def _evaluates_beside(args: SentenceTransformerTrainingArguments) -> bool:

@@ -14,20 +14,17 @@ import ray.train
 from ray.data import DataIterator
 from ray.train import Checkpoint, CheckpointUploadMode, ScalingConfig
 
-from ray_st.data.batch_source import MemoryBatchSource, Planner
-from ray_st.data.dataset_stats import describe_blocks
-from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.encoding import encode_block
-from ray_st.data.located import read_located
-from ray_st.data.sources import as_source
 from ray_st.runtime.train.worker import world_of_worker
 from ray_st.training.checkpoint.resume import Start, check_fingerprint, check_model, find_checkpoint
 from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
-from ray_st.training.data.arrangement import arrange, check_ingested, fingerprint
 from ray_st.training.data.dataset_specs import is_mixture, is_ray_dataset, prompt_lengths
+from ray_st.training.data.local_source import rows_of
+from ray_st.training.data.source_builder import build_in_memory, facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
 from ray_st.training.distributed.collectives import current_world, gather_objects
 from ray_st.training.worker_context import WorkerContext
+from ray_st.world import World
 
 _made = itertools.count()
 
@@ -148,50 +145,36 @@ def gathered(dataset: Any) -> Any:
     return dataset
 
 
-def supplied(place: WorkerContext, parts: Mapping[str, LoaderSpec]) -> WorkerContext:
-    """A place with the feeds of a run; every rank must call it.
+def with_sources(place: WorkerContext, specs: Mapping[str, LoaderSpec]) -> WorkerContext:
+    """A place with the batch sources of a run; every rank must call it.
 
     Args:
         place: The place.
-        parts: The run's datasets, by feed name; their sources are the same on every rank.
+        specs: The run's datasets, by the name of their batch source; what they read is the same on every rank.
 
     Raises:
         ValueError: If rows cannot be used.
     """
-    feeds, facts = {}, dict(place.facts)
-    for name, part in parts.items():
-        feeds[name], found = _feed(part, place)
-        if name == TRAIN:
-            facts = found
-    lengths = {**place.prompt_lengths, **prompt_lengths(parts)}
-    train = feeds.get(TRAIN, place.train)
+    built = {
+        name: build_in_memory(spec, lambda dataset: _encoded(dataset, place.world))
+        for name, spec in specs.items()
+    }
+    sources = sources_of(built)
     return dataclasses.replace(
-        place, train=train, evals=eval_names(feeds), prompt_lengths=lengths, facts=facts
+        place,
+        train=sources.get(TRAIN, place.train),
+        evals=eval_names(sources),
+        prompt_lengths={**place.prompt_lengths, **prompt_lengths(specs)},
+        facts=facts_of(built) or dict(place.facts),
     )
 
 
-def _feed(part: LoaderSpec, place: WorkerContext) -> tuple[MemoryBatchSource, dict[str, Any]]:
-    blocks = {name: _encoded(dataset, place) for name, dataset in part.datasets.items()}
-    windows = {
-        name: EncodedDataset([block], part.datasets[name].encoding.columns) for name, block in blocks.items()
-    }
-    ingested = {
-        name: describe_blocks([block], part.datasets[name].encoding.columns) for name, block in blocks.items()
-    }
-    check_ingested(part, ingested)
-    arrangement = arrange(part, ingested)
-    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
-    return MemoryBatchSource(windows, planner), fingerprint(part, ingested, planner.plan(0))
-
-
-def _encoded(dataset: DatasetSpec, place: WorkerContext) -> pa.Table:
-    """All rows, encoded: each rank does its share."""
-    columns = list(dataset.encoding.columns.names)
-    parts = as_source(dataset.source, dataset.label).parts(columns)
-    rows = pa.concat_tables([table for part in parts for table in read_located(part)])
-    share = place.world.share(len(rows))
+def _encoded(dataset: DatasetSpec, world: World) -> list[pa.Table]:
+    """All rows, encoded, in one block: each rank does its share."""
+    rows = rows_of(dataset)
+    share = world.share(len(rows))
     mine = rows.slice(share.start, share.stop - share.start)
-    return _concatenated([encode_block(mine, dataset.encoding)])
+    return [_concatenated([encode_block(mine, dataset.encoding)])]
 
 
 def _concatenated(mine: list[pa.Table]) -> pa.Table:

@@ -1,4 +1,4 @@
-"""From a run on the driver to an outcome: feeds, a worker group, and what the first worker sends back."""
+"""From a run on the driver to its result: a worker group, its data, and what the first worker sends back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import ray
 from ray import cloudpickle
@@ -23,12 +23,9 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from ray_st.data.batch_source import BatchSource, Planner
-from ray_st.data.dataset_stats import DatasetStats
 from ray_st.runtime.cluster.connection import default_scaling
 from ray_st.runtime.cluster.pickled_ref import PickledRef
-from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
-from ray_st.runtime.data.ingest import default_window_bytes, ingest
+from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.runtime.data.source_config import SourceConfig
 from ray_st.runtime.supervision.console import shown
 from ray_st.runtime.supervision.failures import RunStopped
@@ -40,8 +37,8 @@ from ray_st.runtime.train.storage import open_store
 from ray_st.runtime.train.worker import work
 from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.data.arrangement import Arrangement, arrange, check_ingested, fingerprint, summary
-from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, RunSpec
+from ray_st.training.data.source_builder import BuiltSource
+from ray_st.training.data.specs import TRAIN, RunResult, RunSpec
 from ray_st.util.endings import Interrupted, LeaseLost, OutOfRetries
 from ray_st.util.events import speaks_json, write_line
 from ray_st.util.signals import StopSignals
@@ -53,78 +50,6 @@ RESTARTS = 3
 """How often a worker group is restarted when the user gave no ``run_config``."""
 
 
-AnyFeed = TypeVar("AnyFeed", bound=BatchSource)
-
-
-@dataclasses.dataclass(frozen=True)
-class BuiltSource(Generic[AnyFeed]):
-    """A feed, ready, and what there is to say of it.
-
-    Args:
-        feed: The feed.
-        fingerprint: What the order of its samples depends on.
-        summary: What a user should know of the batches to come, a fact a line.
-        faults: For each dataset, the unusable rows that were left out.
-    """
-
-    feed: AnyFeed
-    fingerprint: dict[str, Any]
-    summary: list[str]
-    faults: dict[str, tuple[tuple[int, str], ...]]
-
-
-def make_feed(part: LoaderSpec) -> BuiltSource[RayBatchSource]:
-    """Encodes the datasets of a feed and plans its first epoch.
-
-    Raises:
-        ValueError: If rows cannot be used, or there are too few.
-    """
-    if part.window_bytes is None:
-        part = dataclasses.replace(part, window_bytes=default_window_bytes())
-    blocks = {
-        name: ingest(dataset.source, dataset.encoding, dataset.label)
-        for name, dataset in part.datasets.items()
-    }
-    ingested = {name: encoded.description for name, encoded in blocks.items()}
-    columns = {name: dataset.encoding.columns for name, dataset in part.datasets.items()}
-
-    def shelved(planner: Planner, arrangement: Arrangement) -> RayBatchSource:
-        shelves = {
-            name: BlockRefs(encoded.references, encoded.description.block_rows, columns[name], resident)
-            for (name, encoded), resident in zip(blocks.items(), arrangement.resident, strict=True)
-        }
-        return RayBatchSource(shelves, planner.steps, EpochPlans(planner))
-
-    return ready(part, ingested, shelved)
-
-
-def ready(
-    part: LoaderSpec,
-    ingested: Mapping[str, DatasetStats],
-    feed_of: Callable[[Planner, Arrangement], AnyFeed],
-) -> BuiltSource[AnyFeed]:
-    """Makes a feed of datasets that are encoded, and plans its first epoch.
-
-    Args:
-        part: The datasets.
-        ingested: Their descriptions, by name.
-        feed_of: Makes the feed of a planner and the arrangement that it follows.
-
-    Raises:
-        ValueError: If rows cannot be used, or there are too few.
-    """
-    check_ingested(part, ingested)
-    arrangement = arrange(part, ingested)
-    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
-    plan = planner.plan(0)
-    return BuiltSource(
-        feed=feed_of(planner, arrangement),
-        fingerprint=fingerprint(part, ingested, plan),
-        summary=summary(part, ingested, arrangement, plan),
-        faults={name: described.faults for name, described in ingested.items()},
-    )
-
-
 def say(lines: Iterable[str]) -> None:
     """Writes lines for people; a program that reads events has the same facts in those."""
     if not speaks_json():
@@ -132,17 +57,17 @@ def say(lines: Iterable[str]) -> None:
             write_line(line)
 
 
-def announce(fed: Mapping[str, BuiltSource[Any]], store: CheckpointStore) -> None:
+def announce(built: Mapping[str, BuiltSource[Any]], store: CheckpointStore) -> None:
     """Says what a run is about to do, and puts unusable rows aside in a file of the run's folder.
 
     Args:
-        fed: The run's feeds.
+        built: The run's batch sources, by name.
         store: The run's folder.
     """
-    for name, part in fed.items():
-        for line in part.summary if name == TRAIN else ():
+    for name, one in built.items():
+        for line in one.summary if name == TRAIN else ():
             write_line(line)
-        for dataset, faults in part.faults.items():
+        for dataset, faults in one.faults.items():
             if faults:
                 path = f"{store.path}/{BAD_ROWS}-{name.replace(':', '-')}{'-' * bool(dataset)}{dataset}.jsonl"
                 with store.filesystem.open_output_stream(path) as stream:
@@ -153,7 +78,7 @@ def announce(fed: Mapping[str, BuiltSource[Any]], store: CheckpointStore) -> Non
 
 def launch(
     run: RunSpec,
-    feeds: Mapping[str, RayBatchSource],
+    sources: Mapping[str, RayBatchSource],
     scaling: ScalingConfig,
     run_config: RunConfig,
     beside: BackgroundEval | None = None,
@@ -164,7 +89,7 @@ def launch(
 
     Args:
         run: What each worker does.
-        feeds: Its data, by name.
+        sources: Its data, by name.
         scaling: Number and kind of workers.
         run_config: Name and storage of the run.
         beside: How the run is evaluated beside training; None where its workers evaluate.
@@ -177,14 +102,14 @@ def launch(
     Raises:
         KeyboardInterrupt: If Ctrl-C stopped it: training after a checkpoint, or at once if pressed again.
     """
-    no_datasets: Any = dict.fromkeys(feeds)  # names only: the feeds come from the data config
+    no_datasets: Any = dict.fromkeys(sources)  # names only: the sources come from the data config
     sealed = PickledRef(run)
     with ExitStack() as stack:
-        desk = stack.enter_context(open_queue(beside, sealed, feeds))
+        desk = stack.enter_context(open_queue(beside, sealed, sources))
         name, oversight, signals = str(run_config.name), None, None
         tower = stack.enter_context(monitor_of(name))
         channel = stack.enter_context(shown(tower, name))
-        if TRAIN in feeds:
+        if TRAIN in sources:
             assert lease is not None
             lease.fence.check()  # encoding may have taken long
             oversight = stack.enter_context(supervised(tower, name, lease))
@@ -197,7 +122,7 @@ def launch(
             run_config,
             torch_config=torch_config,
             datasets=no_datasets,
-            dataset_config=SourceConfig(feeds),
+            dataset_config=SourceConfig(sources),
         )
     assert isinstance(outcome, RunResult)
     late = signals is not None and signals.by_ctrl_c

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pyarrow.fs as pafs
 from ray.train import RunConfig
 
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.data.specs import TRAIN
-
-if TYPE_CHECKING:
-    from ray_st.runtime.train.launch import BuiltSource
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -88,11 +83,6 @@ def publish(folder: Path, run_config: RunConfig) -> str:
         destination_filesystem=store.filesystem,
     )
     return f"{str(run_config.storage_path).rstrip('/')}/{run_config.name}/{folder.name}"
-
-
-def facts_of(fed: Mapping[str, BuiltSource[Any]]) -> dict[str, Any]:
-    """What the order of a run's training samples depends on."""
-    return fed[TRAIN].fingerprint if TRAIN in fed else {}
 
 
 @contextmanager

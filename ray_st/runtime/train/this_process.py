@@ -15,11 +15,8 @@ import ray
 from accelerate.state import AcceleratorState, GradientState
 
 from ray_st.data.batch_source import MemoryBatchSource
-from ray_st.data.dataset_stats import describe_blocks
-from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.data.ingest import BLOCK_ROWS, open_source
-from ray_st.runtime.train.launch import BuiltSource, ready
 from ray_st.runtime.train.worker import carry_out
 from ray_st.training.callbacks.event_report import EventReport
 from ray_st.training.callbacks.progress_report import ProgressReport
@@ -29,6 +26,7 @@ from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import is_ray_dataset
 from ray_st.training.data.local_source import encode_here
+from ray_st.training.data.source_builder import BuiltSource, build_in_memory
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, RunResult, RunSpec, eval_names
 from ray_st.training.worker_context import WorkerContext
 from ray_st.util.endings import StopRequest, Why
@@ -38,20 +36,19 @@ from ray_st.util.signals import StopSignals
 from ray_st.world import World
 
 
-def make_feed(part: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
-    """Encodes the datasets of a feed here, in the blocks that a cluster makes, and plans its first epoch.
+def build_source(spec: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
+    """Encodes datasets here, in the blocks that a cluster makes, and plans their first epoch.
+
+    Args:
+        spec: The datasets.
 
     Raises:
         ValueError: If rows cannot be used, or there are too few.
     """
-    blocks = {name: _blocks(dataset) for name, dataset in part.datasets.items()}
-    columns = {name: dataset.encoding.columns for name, dataset in part.datasets.items()}
-    ingested = {name: describe_blocks(encoded, columns[name]) for name, encoded in blocks.items()}
-    windows = {name: EncodedDataset(encoded, columns[name]) for name, encoded in blocks.items()}
-    return ready(part, ingested, lambda planner, arrangement: MemoryBatchSource(windows, planner))
+    return build_in_memory(spec, _encoded)
 
 
-def _blocks(dataset: DatasetSpec) -> list[pa.Table]:
+def _encoded(dataset: DatasetSpec) -> list[pa.Table]:
     if not is_ray_dataset(dataset.source):
         return encode_here(dataset, BLOCK_ROWS)
     with connection.connected():  # the user's dataset is read by Ray, which its maker has started
@@ -61,13 +58,13 @@ def _blocks(dataset: DatasetSpec) -> list[pa.Table]:
 
 
 def launch(
-    run: RunSpec, feeds: Mapping[str, MemoryBatchSource], store: CheckpointStore, lease: Lease | None
+    run: RunSpec, sources: Mapping[str, MemoryBatchSource], store: CheckpointStore, lease: Lease | None
 ) -> RunResult:
     """Runs a task as the only worker.
 
     Args:
         run: What to do.
-        feeds: Its data, by name.
+        sources: Its data, by name.
         store: The run's folder.
         lease: The hold on it; None for a run that keeps nothing.
 
@@ -81,8 +78,8 @@ def launch(
         place = WorkerContext(
             World(),
             store,
-            train=feeds.get(TRAIN),
-            evals=eval_names(feeds),
+            train=sources.get(TRAIN),
+            evals=eval_names(sources),
             prompt_lengths=run.prompt_lengths,
             open_bar=(lambda steps: SentBar(screen.show, steps)) if run.bar else None,
             facts=run.facts,

@@ -75,7 +75,7 @@ def world_of_worker() -> World:
 def _place(run: RunSpec, channel: Channel) -> WorkerContext:
     storage = ray.train.get_context().get_storage()
     store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id, run.fence)
-    shards: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.feeds}
+    shards: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.sources}
     world = world_of_worker()
     return WorkerContext(
         world=world,

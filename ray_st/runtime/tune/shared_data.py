@@ -11,13 +11,13 @@ from typing import Any
 import xxhash
 from ray import cloudpickle
 
-from ray_st.data.batch_source import BatchSource, Planner
-from ray_st.data.dataset_stats import DatasetStats
 from ray_st.data.encoding import Encoding
-from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
-from ray_st.runtime.data.ingest import default_window_bytes, ingest
-from ray_st.training.data.arrangement import Arrangement, arrange, check_ingested, fingerprint
-from ray_st.training.data.local_source import feed_with_facts
+from ray_st.runtime.data.block_source import RayBatchSource
+from ray_st.runtime.data.cluster_source import build_of_blocks, build_on_cluster
+from ray_st.runtime.data.ingest import EncodedBlocks, default_window_bytes, ingest
+from ray_st.training.data.arrangement import check_stats
+from ray_st.training.data.local_source import build_here
+from ray_st.training.data.source_builder import BuiltSource
 from ray_st.training.data.specs import LoaderSpec
 
 
@@ -27,13 +27,11 @@ class SharedRows:
 
     Args:
         key: What they were encoded with.
-        references: The blocks, in order.
-        description: What is known of the rows.
+        blocks: The rows.
     """
 
     key: str
-    references: list[Any]
-    description: DatasetStats
+    blocks: EncodedBlocks
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class SharedData:
     """The encoded datasets of a search.
 
     Args:
-        rows: By feed and dataset.
+        rows: By batch source and dataset.
         window_bytes: Most bytes to shuffle at once where the arguments don't say.
     """
 
@@ -49,32 +47,30 @@ class SharedData:
     window_bytes: int
 
     def facts(self) -> dict[str, str]:
-        """Number of rows, and a hash of their texts and labels, by feed and dataset."""
+        """Number of rows, and a hash of their texts and labels, by batch source and dataset."""
         return {
-            f"{feed.removesuffix(f':{name}')}.{name}".strip("."): (
-                f"{one.description.rows:,} rows ({one.description.fingerprint})"
+            f"{source.removesuffix(f':{name}')}.{name}".strip("."): (
+                f"{one.blocks.stats.rows:,} rows ({one.blocks.stats.fingerprint})"
             )
-            for (feed, name), one in self.rows.items()
+            for (source, name), one in self.rows.items()
         }
 
 
-def share(parts: Mapping[str, LoaderSpec]) -> SharedData:
+def share(specs: Mapping[str, LoaderSpec]) -> SharedData:
     """Encodes the datasets of a run once.
 
     Args:
-        parts: The run's datasets, by feed.
+        specs: The run's datasets, by batch source.
 
     Raises:
         ValueError: If rows cannot be used, or there are too few.
     """
     rows = {}
-    for feed, part in parts.items():
-        for name, dataset in part.datasets.items():
+    for source, spec in specs.items():
+        for name, dataset in spec.datasets.items():
             blocks = ingest(dataset.source, dataset.encoding, dataset.label)
-            rows[feed, name] = SharedRows(
-                encoding_key(dataset.encoding), blocks.references, blocks.description
-            )
-        check_ingested(part, {name: rows[feed, name].description for name in part.datasets})
+            rows[source, name] = SharedRows(encoding_key(dataset.encoding), blocks)
+        check_stats(spec, {name: rows[source, name].blocks.stats for name in spec.datasets})
     return SharedData(rows, default_window_bytes())
 
 
@@ -99,61 +95,44 @@ def _encoder_state(encoder: Any) -> bytes:
     return json.dumps([type(encoder).__qualname__, settings, state], sort_keys=True, default=repr).encode()
 
 
-def feed_here(name: str, part: LoaderSpec, shared: SharedData) -> tuple[BatchSource, dict[str, Any]]:
-    """The feed of a trial in this process, and what the order of its samples depends on.
+def source_here(name: str, spec: LoaderSpec, shared: SharedData) -> BuiltSource[Any]:
+    """The batch source of a trial in this process.
 
     Args:
-        name: The feed's name.
-        part: Its datasets.
+        name: The source's name.
+        spec: Its datasets.
         shared: The search's rows; where a trial encodes otherwise, it encodes anew.
     """
-    shelved = _shelved(name, part, shared)
-    if shelved is None:
-        return feed_with_facts(part)
-    shelves, arrangement, facts = shelved
-    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
-    return RayBatchSource(shelves, planner.steps, planner), facts
+    blocks = _shared_blocks(name, spec, shared)
+    if blocks is None:
+        return build_here(spec)
+    return build_of_blocks(_bounded(spec, shared), blocks, lambda planner: planner, first_epoch=False)
 
 
-def feed_for_workers(
-    name: str, part: LoaderSpec, shared: SharedData
-) -> tuple[RayBatchSource, dict[str, Any]]:
-    """The feed of a trial on several workers: each epoch is planned once for all of them.
+def source_for_workers(name: str, spec: LoaderSpec, shared: SharedData) -> BuiltSource[RayBatchSource]:
+    """The batch source of a trial on several workers: each epoch is planned once for all of them.
 
     Args:
-        name: The feed's name.
-        part: Its datasets.
-        shared: The search's rows.
+        name: The source's name.
+        spec: Its datasets.
+        shared: The search's rows; where a trial encodes otherwise, it encodes anew.
     """
-    shelved = _shelved(name, part, shared)
-    if shelved is None:
-        from ray_st.runtime.train.launch import make_feed
-
-        fed = make_feed(part)
-        return fed.feed, fed.fingerprint
-    shelves, arrangement, facts = shelved
-    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
-    return RayBatchSource(shelves, planner.steps, EpochPlans(planner)), facts
+    blocks = _shared_blocks(name, spec, shared)
+    if blocks is None:
+        return build_on_cluster(spec)
+    return build_of_blocks(_bounded(spec, shared), blocks, first_epoch=False)
 
 
-def _shelved(
-    name: str, part: LoaderSpec, shared: SharedData
-) -> tuple[dict[str, BlockRefs], Arrangement, dict[str, Any]] | None:
-    """The shared rows of a feed and how a trial samples them; None where it encodes in another way."""
-    found = {dataset: shared.rows.get((name, dataset)) for dataset in part.datasets}
-    rows = {dataset: one for dataset, one in found.items() if one is not None}
-    if any(
-        dataset not in rows or rows[dataset].key != encoding_key(data.encoding)
-        for dataset, data in part.datasets.items()
-    ):
-        return None
-    part = dataclasses.replace(part, window_bytes=part.window_bytes or shared.window_bytes)
-    ingested = {dataset: one.description for dataset, one in rows.items()}
-    arrangement = arrange(part, ingested)
-    shelves = {
-        dataset: BlockRefs(
-            one.references, one.description.block_rows, part.datasets[dataset].encoding.columns, resident
-        )
-        for (dataset, one), resident in zip(rows.items(), arrangement.resident, strict=True)
+def _shared_blocks(name: str, spec: LoaderSpec, shared: SharedData) -> dict[str, EncodedBlocks] | None:
+    """The shared rows of a source's datasets; None where a trial encodes one of them in another way."""
+    found = {dataset: shared.rows.get((name, dataset)) for dataset in spec.datasets}
+    blocks = {
+        dataset: one.blocks
+        for dataset, one in found.items()
+        if one is not None and one.key == encoding_key(spec.datasets[dataset].encoding)
     }
-    return shelves, arrangement, fingerprint(part, ingested)
+    return blocks if len(blocks) == len(found) else None
+
+
+def _bounded(spec: LoaderSpec, shared: SharedData) -> LoaderSpec:
+    return dataclasses.replace(spec, window_bytes=spec.window_bytes or shared.window_bytes)

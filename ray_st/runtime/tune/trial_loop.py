@@ -22,11 +22,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ray_st.runtime.supervision.failures import REPEATABLE, RunStopped
 from ray_st.runtime.supervision.supervisor import STEP_LIMIT
 from ray_st.runtime.tune.hung_trials import watched_here
-from ray_st.runtime.tune.shared_data import SharedData, feed_here
+from ray_st.runtime.tune.shared_data import SharedData, source_here
 from ray_st.training.callbacks.progress_report import ProgressReport
 from ray_st.training.callbacks.watchdog import STEP_LIMIT_S, at_rest
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
+from ray_st.training.data.source_builder import facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, LoaderSpec, eval_names
 from ray_st.training.trainer_spec import TrainerSpec
 from ray_st.training.worker_context import WorkerContext
@@ -124,18 +125,17 @@ def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
 def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[dict[str, Any]], None]) -> None:
     """Runs a trial on one worker, which is this process."""
     candidate = kit.make(config[NUMBER], config[VALUES], config[NAME])
-    parts = data_parts(candidate.shell, 1)
-    feeds, facts = {}, {}
-    for name, part in parts.items():
-        feeds[name], facts[name] = feed_here(name, part, kit.data)
+    specs = data_parts(candidate.shell, 1)
+    built = {name: source_here(name, spec, kit.data) for name, spec in specs.items()}
+    sources = sources_of(built)
     store = kit.trial_store(config[NUMBER])
     place = WorkerContext(
         World(),
         store,
-        train=feeds[TRAIN],
-        evals=eval_names(feeds),
-        prompt_lengths=prompt_lengths(parts),
-        facts=facts[TRAIN],
+        train=sources[TRAIN],
+        evals=eval_names(sources),
+        prompt_lengths=prompt_lengths(specs),
+        facts=facts_of(built),
     )
     trainer = build(candidate.description, place)
     Reports(send, kit.keeps, config[KNOWN]).attach(trainer)

@@ -16,7 +16,7 @@ from ray.train import FailureConfig, RunConfig
 
 from ray_st.runtime.train.launch import launch, process_group
 from ray_st.runtime.train.storage import taken
-from ray_st.runtime.tune.shared_data import feed_for_workers
+from ray_st.runtime.tune.shared_data import source_for_workers
 from ray_st.runtime.tune.trial_loop import (
     KNOWN,
     NAME,
@@ -30,7 +30,8 @@ from ray_st.runtime.tune.trial_loop import (
     evaluate_end,
 )
 from ray_st.training.data.dataset_specs import prompt_lengths
-from ray_st.training.data.specs import TRAIN, RunResult, RunSpec
+from ray_st.training.data.source_builder import facts_of, sources_of
+from ray_st.training.data.specs import RunResult, RunSpec
 from ray_st.training.distributed import collectives
 from ray_st.training.trainer_spec import TrainerSpec
 from ray_st.training.worker_context import WorkerContext
@@ -101,10 +102,8 @@ def _pass_on(
 def _launch(candidate: Candidate, config: Mapping[str, Any], kit: TrialContext, relay: Any) -> None:
     assert kit.scaling is not None
     assert isinstance(kit.scaling.num_workers, int)
-    parts = data_parts(candidate.shell, kit.scaling.num_workers)
-    feeds, facts = {}, {}
-    for name, part in parts.items():
-        feeds[name], facts[name] = feed_for_workers(name, part, kit.data)
+    specs = data_parts(candidate.shell, kit.scaling.num_workers)
+    built = {name: source_for_workers(name, spec, kit.data) for name, spec in specs.items()}
     store = kit.trial_store(config[NUMBER])
     parent, _, name = store.path.rpartition("/")
     run_config = RunConfig(
@@ -119,12 +118,19 @@ def _launch(candidate: Candidate, config: Mapping[str, Any], kit: TrialContext, 
             run_id=store.run_id,
             build=_Build(candidate.description, relay, kit.keeps, config[KNOWN]),
             task=_train_task,
-            feeds=tuple(feeds),
-            prompt_lengths=prompt_lengths(parts),
-            facts=facts[TRAIN],
+            sources=tuple(built),
+            prompt_lengths=prompt_lengths(specs),
+            facts=facts_of(built),
             fence=lease.fence,
         )
-        launch(run, feeds, kit.scaling, run_config, torch_config=process_group(args), lease=lease)
+        launch(
+            run,
+            sources_of(built),
+            kit.scaling,
+            run_config,
+            torch_config=process_group(args),
+            lease=lease,
+        )
 
 
 class _Build:

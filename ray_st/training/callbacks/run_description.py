@@ -36,7 +36,7 @@ def describe_run(trainer: Any, parts: Mapping[str, LoaderSpec]) -> None:
 
     Args:
         trainer: The trainer.
-        parts: The run's datasets, by feed name.
+        parts: The run's datasets, by the name of their batch source.
     """
     card = getattr(trainer.model, "model_card_data", None)
     if card is None:

@@ -21,7 +21,7 @@ from ray_st.training.data.specs import DatasetSpec, LoaderSpec
 
 @dataclass(frozen=True)
 class Arrangement:
-    """How the rows of a feed's datasets are sampled.
+    """How the rows of datasets are sampled.
 
     Args:
         sampler: Batch sampler over the usable rows of all datasets, one dataset after the other.
@@ -40,7 +40,7 @@ class Arrangement:
     crowded: tuple[int, ...]
 
 
-def check_ingested(part: LoaderSpec, ingested: Mapping[str, DatasetStats]) -> None:
+def check_stats(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> None:
     """Refuses datasets that cannot be trained on.
 
     That is unusable rows (unless they are to be skipped), too few rows (for a full batch, where others are left out),
@@ -49,91 +49,91 @@ def check_ingested(part: LoaderSpec, ingested: Mapping[str, DatasetStats]) -> No
     Raises:
         ValueError: Naming the dataset and what is wrong.
     """
-    for name, dataset in part.datasets.items():
-        if not part.skip_bad_rows:
-            check_faults(ingested[name].faults, ingested[name].rows, dataset.label)
-        check_rows(len(ingested[name].keys), 1, dataset.label)
-        if part.drop_last:
-            check_full_batch(len(ingested[name].keys), dataset.batch_size, dataset.label)
-        check_classes(dataset.encoding.columns, ingested[name].keys.labels, dataset.label)
+    for name, dataset in spec.datasets.items():
+        if not spec.skip_bad_rows:
+            check_faults(stats[name].faults, stats[name].rows, dataset.label)
+        check_rows(len(stats[name].keys), 1, dataset.label)
+        if spec.drop_last:
+            check_full_batch(len(stats[name].keys), dataset.batch_size, dataset.label)
+        check_classes(dataset.encoding.columns, stats[name].keys.labels, dataset.label)
         # Without an encoder a collator of the user's may take lists of any length.
         if dataset.encoding.encoder is not None:
-            check_lengths(dataset.encoding.columns, ingested[name].label_lengths, dataset.label)
-    label = next(iter(part.datasets.values())).label if len(part.datasets) == 1 else "all datasets together"
-    check_rows(sum(len(described.keys) for described in ingested.values()), part.rows_needed, label)
+            check_lengths(dataset.encoding.columns, stats[name].label_lengths, dataset.label)
+    label = next(iter(spec.datasets.values())).label if len(spec.datasets) == 1 else "all datasets together"
+    check_rows(sum(len(described.keys) for described in stats.values()), spec.rows_needed, label)
 
 
-def arrange(part: LoaderSpec, ingested: Mapping[str, DatasetStats]) -> Arrangement:
-    """Makes the sampler of a feed.
+def arrange(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> Arrangement:
+    """Makes the sampler over datasets.
 
     Args:
-        part: The feed's datasets.
-        ingested: Their descriptions, by name.
+        spec: The datasets.
+        stats: What is known of their rows, by name.
     """
     samplers, resident = [], []
-    for number, (name, dataset) in enumerate(part.datasets.items()):
-        blocks = window_blocks(ingested[name], part.window_bytes)
-        seed = part.seed + number
-        samplers.append(_sampler(part, dataset, ingested[name], blocks, seed))
+    for number, (name, dataset) in enumerate(spec.datasets.items()):
+        blocks = window_blocks(stats[name], spec.window_bytes)
+        seed = spec.seed + number
+        samplers.append(_sampler(spec, dataset, stats[name], blocks, seed))
         # A step may still want rows of the window before; twice the blocks hold both.
         resident.append(None if blocks is None else 2 * blocks)
-    keys = [described.keys for described in ingested.values()]
-    mixed = samplers[0] if part.mix is None else part.mix(Concatenated(keys), samplers, part.seed)
-    starts = np.cumsum([0, *(described.rows for described in ingested.values())])
-    usable = np.concatenate([i.usable + start for i, start in zip(ingested.values(), starts, strict=False)])
+    keys = [described.keys for described in stats.values()]
+    mixed = samplers[0] if spec.mix is None else spec.mix(Concatenated(keys), samplers, spec.seed)
+    starts = np.cumsum([0, *(described.rows for described in stats.values())])
+    usable = np.concatenate([i.usable + start for i, start in zip(stats.values(), starts, strict=False)])
     return Arrangement(
         sampler=mixed,
         usable=None if len(usable) == starts[-1] else usable,
-        epochs=part.epochs(len(usable)),
+        epochs=spec.epochs(len(usable)),
         resident=tuple(resident),
         windows=tuple(getattr(sampler, "windows", 1) for sampler in samplers),
         crowded=tuple(s.crowded() if isinstance(s, NoDuplicatesBatchSampler) else 0 for s in samplers),
     )
 
 
-def window_blocks(ingested: DatasetStats, window_bytes: int | None) -> int | None:
+def window_blocks(stats: DatasetStats, window_bytes: int | None) -> int | None:
     """How many blocks of a dataset fit a window, or None if all do."""
-    if window_bytes is None or ingested.size <= window_bytes:
+    if window_bytes is None or stats.size <= window_bytes:
         return None
-    return max(int(len(ingested.block_rows) * window_bytes / ingested.size), 1)
+    return max(int(len(stats.block_rows) * window_bytes / stats.size), 1)
 
 
 def _sampler(
-    part: LoaderSpec, dataset: DatasetSpec, ingested: DatasetStats, blocks: int | None, seed: int
+    spec: LoaderSpec, dataset: DatasetSpec, stats: DatasetStats, blocks: int | None, seed: int
 ) -> Any:
     if blocks is None:
-        return dataset.make_sampler(ingested.keys, seed)
+        return dataset.make_sampler(stats.keys, seed)
     return WindowedBatchSampler(
-        ingested.keys,
-        ingested.usable_block_rows,
+        stats.keys,
+        stats.usable_block_rows,
         blocks,
         dataset.make_sampler,
         dataset.batch_size,
-        part.drop_last,
+        spec.drop_last,
         seed,
     )
 
 
 def fingerprint(
-    part: LoaderSpec, ingested: Mapping[str, DatasetStats], plan: Plan | None = None
+    spec: LoaderSpec, stats: Mapping[str, DatasetStats], plan: Plan | None = None
 ) -> dict[str, Any]:
     """What the order of samples depends on: if any of it differs, a run cannot go on where another stopped.
 
     Args:
-        part: The feed's datasets.
-        ingested: Their descriptions.
+        spec: The datasets.
+        stats: What is known of their rows, by name.
         plan: The batches of the first epoch. Their hash tells even where a sampler of the user's own was changed.
     """
-    facts: dict[str, Any] = {"seed": part.seed, "drop_last": part.drop_last, **part.settings}
-    for name, dataset in part.datasets.items():
-        described, prefix = ingested[name], f"{name}: " if name else ""
+    facts: dict[str, Any] = {"seed": spec.seed, "drop_last": spec.drop_last, **spec.settings}
+    for name, dataset in spec.datasets.items():
+        described, prefix = stats[name], f"{name}: " if name else ""
         facts[f"{prefix}rows"] = described.rows
         facts[f"{prefix}columns"] = list(dataset.encoding.columns.names)
         facts[f"{prefix}texts and labels"] = described.fingerprint
         facts[f"{prefix}global batch size"] = dataset.batch_size
         if tasks := {name: route.task for name, route in dataset.encoding.routes.items()}:
             facts[f"{prefix}tasks"] = tasks
-        facts[f"{prefix}blocks of a window"] = window_blocks(described, part.window_bytes)
+        facts[f"{prefix}blocks of a window"] = window_blocks(described, spec.window_bytes)
         facts[f"{prefix}rows left out"] = len(described.faults)
         facts[f"{prefix}prompts"] = {
             column: text for column, text in dataset.encoding.prompts.items() if text
@@ -145,24 +145,24 @@ def fingerprint(
 
 
 def summary(
-    part: LoaderSpec, ingested: Mapping[str, DatasetStats], arrangement: Arrangement, plan: Plan
+    spec: LoaderSpec, stats: Mapping[str, DatasetStats], arrangement: Arrangement, plan: Plan
 ) -> list[str]:
     """What a run is about to do with its data, one fact a line.
 
     Args:
-        part: The feed's datasets.
-        ingested: Their descriptions.
+        spec: The datasets.
+        stats: What is known of their rows, by name.
         arrangement: How they are sampled.
         plan: The batches of the first epoch.
     """
     lines = []
-    for number, (name, dataset) in enumerate(part.datasets.items()):
-        lines.append(_dataset_line(name, dataset, ingested[name], arrangement.windows[number]))
+    for number, (name, dataset) in enumerate(spec.datasets.items()):
+        lines.append(_dataset_line(name, dataset, stats[name], arrangement.windows[number]))
         if arrangement.crowded[number]:
-            lines.append(_crowded_line(name, dataset, ingested[name], arrangement.crowded[number]))
-    rows = sum(described.rows for described in ingested.values())
+            lines.append(_crowded_line(name, dataset, stats[name], arrangement.crowded[number]))
+    rows = sum(described.rows for described in stats.values())
     lines.append(
-        f"an epoch: {len(plan):,} steps over {len(plan.rows):,} of {rows:,} rows{_padding(plan, ingested)}"
+        f"an epoch: {len(plan):,} steps over {len(plan.rows):,} of {rows:,} rows{_padding(plan, stats)}"
     )
     return lines
 
@@ -192,10 +192,10 @@ def _crowded_line(name: str, dataset: DatasetSpec, described: DatasetStats, crow
     )
 
 
-def _padding(plan: Plan, ingested: Mapping[str, DatasetStats]) -> str:
+def _padding(plan: Plan, stats: Mapping[str, DatasetStats]) -> str:
     """Share of padding if each batch were padded to its longest row; what the losses embed is sorted and cut finer."""
-    tokens = [described.keys.tokens for described in ingested.values()]
-    if len(ingested) != 1 or tokens[0] is None or not tokens[0].any() or next(iter(ingested.values())).faults:
+    tokens = [described.keys.tokens for described in stats.values()]
+    if len(stats) != 1 or tokens[0] is None or not tokens[0].any() or next(iter(stats.values())).faults:
         return ""
     padded = sum(int(tokens[0][rows].max()) * len(rows) for rows in map(plan.batch, range(len(plan))))
     real = int(tokens[0][plan.rows].sum())

@@ -172,7 +172,7 @@ def named(dataset: Any) -> Mapping[str, Any]:
 
 
 def names_of(eval_dataset: Any) -> Any:
-    """What stands for evaluation datasets on a worker, where they are feeds: names in the same form."""
+    """What stands for evaluation datasets on a worker, where they are batch sources: names in the same form."""
     if is_mixture(eval_dataset):
         return {name: name for name in eval_dataset}
     return None if eval_dataset is None else ""

@@ -17,14 +17,14 @@ from ray_st.training.worker_context import WorkerContext
 TRAIN = "train"
 
 
-def eval_names(feeds: Mapping[str, Any]) -> dict[str, Any]:
+def eval_names(sources: Mapping[str, Any]) -> dict[str, Any]:
     """What belongs to evaluation datasets, by the name of the dataset."""
     prefix = eval_key("")
-    return {name.removeprefix(prefix): feed for name, feed in feeds.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): source for name, source in sources.items() if name.startswith(prefix)}
 
 
 def eval_key(name: str) -> str:
-    """Name of the feed of an evaluation dataset; a single dataset has the name ""."""
+    """Name of the batch source of an evaluation dataset; a single dataset has the name ""."""
     return f"eval:{name}"
 
 
@@ -88,7 +88,7 @@ class RunSpec:
         run_id: Name of this run in manifests; a restarted worker goes on from checkpoints of this run.
         build: Makes the trainer at a worker's place.
         task: What the trainer does there; returns a picklable value.
-        feeds: Names of its datasets.
+        sources: Names of its batch sources.
         start: The checkpoint from which it starts.
         prompt_lengths: For each dataset, the number of prompt tokens of each text column.
         bar: Whether the driver's console can show a bar.
@@ -102,7 +102,7 @@ class RunSpec:
     run_id: str
     build: Callable[[WorkerContext], Any]
     task: Callable[[Any, str | None], Any]
-    feeds: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
     start: Start = Start()  # noqa: RUF009  frozen
     prompt_lengths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     bar: bool = False

@@ -154,24 +154,24 @@ class StepDataset(Dataset[Inputs]):
     Because a step is an address, skipping steps on resume skips integers: nothing is read or tokenised again.
 
     Args:
-        feed: Where plans and rows come from.
+        source: Where plans and rows come from.
         world: This rank's place; decides its share of a batch.
         collate: Makes inputs of rows.
     """
 
-    def __init__(self, feed: BatchSource, world: World, collate: Collate) -> None:
-        self._feed, self._world, self._collate = feed, world, collate
+    def __init__(self, source: BatchSource, world: World, collate: Collate) -> None:
+        self._source, self._world, self._collate = source, world, collate
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray_st-collate")
         self._pending: dict[tuple[int, int], Future[Inputs]] = {}
         self._plan: tuple[int, Plan] | None = None
-        self._starts = np.cumsum([0, *(len(window) for window in feed.windows)])[:-1]
+        self._starts = np.cumsum([0, *(len(window) for window in source.windows)])[:-1]
 
     def __len__(self) -> int:
-        return self._feed.rows
+        return self._source.rows
 
     def __getitem__(self, address: tuple[int, int]) -> Inputs:
         epoch, step = address
-        for ahead in range(step, min(step + 1 + _AHEAD, self._feed.steps)):
+        for ahead in range(step, min(step + 1 + _AHEAD, self._source.steps)):
             if (epoch, ahead) not in self._pending:
                 self._pending[epoch, ahead] = self._thread.submit(self._make, epoch, ahead)
         wanted = self._pending.pop(address)
@@ -181,14 +181,14 @@ class StepDataset(Dataset[Inputs]):
 
     def _make(self, epoch: int, step: int) -> Inputs:
         if self._plan is None or self._plan[0] != epoch:
-            self._plan = (epoch, self._feed.plan(epoch))
+            self._plan = (epoch, self._source.plan(epoch))
         plan = self._plan[1]
         if step + _FETCH_AHEAD < len(plan):
-            self._feed.ahead(*self._locate(plan.cut(step + _FETCH_AHEAD, self._world)))
+            self._source.ahead(*self._locate(plan.cut(step + _FETCH_AHEAD, self._world)))
         batch, rows = plan.batch(step), plan.cut(step, self._world)
         # A rank without a row still takes part in every collective: it computes on a filler row that counts nothing.
-        source, local = self._locate(rows if len(rows) else batch[:1])
-        inputs = self._collate(self._feed.windows[source], local, self._feed.names[source])
+        dataset, local = self._locate(rows if len(rows) else batch[:1])
+        inputs = self._collate(self._source.windows[dataset], local, self._source.names[dataset])
         inputs[SHARES] = self._world.shares(len(batch))
         inputs[BATCH] = batch
         return inputs
@@ -197,8 +197,8 @@ class StepDataset(Dataset[Inputs]):
         """The dataset of some rows, and their numbers in it."""
         if not len(rows):
             return 0, rows
-        source = int(np.searchsorted(self._starts, rows[0], side="right")) - 1
-        return source, rows - self._starts[source]
+        dataset = int(np.searchsorted(self._starts, rows[0], side="right")) - 1
+        return dataset, rows - self._starts[dataset]
 
 
 class EpochSteps:
@@ -232,12 +232,12 @@ class EpochSteps:
 
 
 def step_loader(
-    feed: BatchSource, world: World, collate: Collate, pin_memory: bool = False
+    source: BatchSource, world: World, collate: Collate, pin_memory: bool = False
 ) -> DataLoader[Inputs]:
     """A loader over a rank's share of every global batch; its length is the same on every rank."""
     return DataLoader(
-        StepDataset(feed, world, collate),
-        batch_sampler=EpochSteps(feed.steps),
+        StepDataset(source, world, collate),
+        batch_sampler=EpochSteps(source.steps),
         collate_fn=_only,
         pin_memory=pin_memory,
     )

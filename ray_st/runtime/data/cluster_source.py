@@ -1,0 +1,62 @@
+"""Builds batch sources whose encoded blocks lie in the object store: fresh ones, or blocks that a search shares."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from ray_st.data.batch_source import Planner
+from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
+from ray_st.runtime.data.ingest import EncodedBlocks, default_window_bytes, ingest
+from ray_st.training.data.arrangement import Arrangement
+from ray_st.training.data.source_builder import BuiltSource, build_source
+from ray_st.training.data.specs import LoaderSpec
+
+
+def build_on_cluster(spec: LoaderSpec) -> BuiltSource[RayBatchSource]:
+    """Encodes datasets on the cluster and plans their first epoch.
+
+    Args:
+        spec: The datasets.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+    if spec.window_bytes is None:
+        spec = dataclasses.replace(spec, window_bytes=default_window_bytes())
+    blocks = {
+        name: ingest(dataset.source, dataset.encoding, dataset.label)
+        for name, dataset in spec.datasets.items()
+    }
+    return build_of_blocks(spec, blocks)
+
+
+def build_of_blocks(
+    spec: LoaderSpec,
+    blocks: Mapping[str, EncodedBlocks],
+    epochs_of: Callable[[Planner], EpochPlans | Planner] = EpochPlans,
+    first_epoch: bool = True,
+) -> BuiltSource[RayBatchSource]:
+    """Builds a batch source of blocks in the object store.
+
+    Args:
+        spec: The datasets.
+        blocks: Their encoded blocks, by name.
+        epochs_of: Says where epochs are planned: once for all ranks by default.
+        first_epoch: As for :func:`ray_st.training.data.source_builder.build_source`.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+
+    def source_of(planner: Planner, arrangement: Arrangement) -> RayBatchSource:
+        refs = {
+            name: BlockRefs(
+                encoded.references, encoded.stats.block_rows, spec.datasets[name].encoding.columns, resident
+            )
+            for (name, encoded), resident in zip(blocks.items(), arrangement.resident, strict=True)
+        }
+        return RayBatchSource(refs, planner.steps, epochs_of(planner))
+
+    stats = {name: encoded.stats for name, encoded in blocks.items()}
+    return build_source(spec, stats, source_of, first_epoch)

@@ -1,0 +1,107 @@
+"""Batch sources: the one way from encoded rows to batches in order, wherever the rows lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+import pyarrow as pa
+
+from ray_st.data.batch_source import BatchSource, MemoryBatchSource, Planner
+from ray_st.data.dataset_stats import DatasetStats, describe_blocks
+from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.data.plan import Plan
+from ray_st.training.data.arrangement import Arrangement, arrange, check_stats, fingerprint, summary
+from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec
+
+AnySource = TypeVar("AnySource", bound=BatchSource)
+
+
+@dataclass(frozen=True)
+class BuiltSource(Generic[AnySource]):
+    """A batch source with what is known of its data.
+
+    Args:
+        source: Gives the batches.
+        spec: The datasets that it was built from.
+        stats: What is known of each dataset's rows, by name.
+        arrangement: How the rows are sampled.
+        first_epoch: The batches of the first epoch; None where they were not wanted.
+    """
+
+    source: AnySource
+    spec: LoaderSpec
+    stats: Mapping[str, DatasetStats]
+    arrangement: Arrangement
+    first_epoch: Plan | None
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the order of the samples depends on."""
+        return fingerprint(self.spec, self.stats, self.first_epoch)
+
+    @cached_property
+    def summary(self) -> list[str]:
+        """What a user should know of the batches to come, one fact a line."""
+        plan = self.source.plan(0) if self.first_epoch is None else self.first_epoch
+        return summary(self.spec, self.stats, self.arrangement, plan)
+
+    @property
+    def faults(self) -> dict[str, tuple[tuple[int, str], ...]]:
+        """For each dataset, the unusable rows that were left out."""
+        return {name: stats.faults for name, stats in self.stats.items()}
+
+
+def build_source(
+    spec: LoaderSpec,
+    stats: Mapping[str, DatasetStats],
+    source_of: Callable[[Planner, Arrangement], AnySource],
+    first_epoch: bool = True,
+) -> BuiltSource[AnySource]:
+    """Builds a batch source of datasets whose rows are encoded.
+
+    Args:
+        spec: The datasets.
+        stats: What is known of their rows, by name.
+        source_of: Makes the source from a planner and the arrangement that it follows.
+        first_epoch: Whether to plan the first epoch now; its hash is then part of the fingerprint.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+    check_stats(spec, stats)
+    arrangement = arrange(spec, stats)
+    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
+    plan = planner.plan(0) if first_epoch else None
+    return BuiltSource(source_of(planner, arrangement), spec, stats, arrangement, plan)
+
+
+def build_in_memory(
+    spec: LoaderSpec, encode: Callable[[DatasetSpec], list[pa.Table]]
+) -> BuiltSource[MemoryBatchSource]:
+    """Builds a batch source whose encoded rows this process holds.
+
+    Args:
+        spec: The datasets.
+        encode: Gives the encoded blocks of a dataset, in order.
+
+    Raises:
+        ValueError: If rows cannot be used, or there are too few.
+    """
+    blocks = {name: encode(dataset) for name, dataset in spec.datasets.items()}
+    columns = {name: dataset.encoding.columns for name, dataset in spec.datasets.items()}
+    rows = {name: EncodedDataset(encoded, columns[name]) for name, encoded in blocks.items()}
+    stats = {name: describe_blocks(encoded, columns[name]) for name, encoded in blocks.items()}
+    return build_source(spec, stats, lambda planner, arrangement: MemoryBatchSource(rows, planner))
+
+
+def facts_of(built: Mapping[str, BuiltSource[Any]]) -> dict[str, Any]:
+    """What the order of a run's training samples depends on; nothing for a run that does not train."""
+    return built[TRAIN].fingerprint if TRAIN in built else {}
+
+
+def sources_of(built: Mapping[str, BuiltSource[AnySource]]) -> dict[str, AnySource]:
+    """The sources alone."""
+    return {name: one.source for name, one in built.items()}

@@ -1,4 +1,4 @@
-"""Training arguments: transformers' own, ours, and those that earlier releases had.
+"""Training arguments: those of transformers, of ray_st, and of earlier releases.
 
 May import ``util`` and transformers only. A new argument is a field of
 :class:`SentenceTransformerTrainingArguments` in ``arguments.py``.

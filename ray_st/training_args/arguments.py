@@ -106,9 +106,9 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         multi_dataset_batch_sampler: Which dataset each batch is drawn from: a
             :class:`MultiDatasetBatchSamplers` or its name, or a class or function called as
             ``sampler(dataset, batch_samplers, generator=, seed=)``.
-        router_mapping: For a model with a :class:`ray_st.models.Router`: the task (or route) of each text
-            column, such as ``{"question": "query", "answer": "document"}``, or such a dict per dataset name.
-            Columns that are not listed take the default route.
+        router_mapping: Task (or route) of each text column, for a model with a Router; such as ``{"question":
+            "query", "answer": "document"}``, or such a dict per dataset name. Columns that are not listed
+            take the default route of the :class:`ray_st.models.Router`.
         learning_rate_mapping: Learning rates by regular expression, for the weights whose names match; if
             several match, the last one applies. The model's weights are named ``model.…``, as in its
             ``state_dict``; those of a loss as in the loss, prefixed with the dataset's name and a dot if each
@@ -120,10 +120,10 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         dataset_weights: Relative frequency of each dataset's batches, by name; an epoch ends when one dataset
             is exhausted. Overrides ``multi_dataset_batch_sampler``.
         bad_rows: What to do with unusable rows; see :class:`BadRows`.
-        collisions: What ``NO_DUPLICATES`` does with rows that no longer fit into a full batch because too
-            many others share their text: ``"keep"`` them in smaller batches at the end of the epoch
-            (default), ``"mask"`` the repeated texts among the negatives of full batches, or ``"drop"`` the
-            rows.
+        collisions: What ``NO_DUPLICATES`` does with rows that no longer fit into a full batch; too many
+            others share their text. ``"keep"`` puts them into smaller batches at the end of the epoch
+            (default), ``"mask"`` masks the repeated texts among the negatives of full batches, ``"drop"``
+            leaves the rows out.
         window_bytes: Maximum bytes of a dataset's encoded rows that are shuffled at once; larger data is
             shuffled window by window. By default a quarter of the smallest node's object store.
         ledger: Whether to record in the run's folder which rows each step used.

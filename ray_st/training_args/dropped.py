@@ -1,4 +1,4 @@
-"""Arguments that earlier releases of transformers had: each is accepted, and takes effect if anything does the same today."""
+"""Arguments of earlier releases of transformers: accepted, and effective if there is an equivalent."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def _own_repository(args: Any, organization: str) -> None:
     owner, _, rest = name.rpartition("/")
     if owner not in ("", organization):
         raise ValueError(
-            f"push_to_hub_organization={organization!r} and hub_model_id={name!r} contradict each other. Give "
+            f"push_to_hub_organization={organization!r} and hub_model_id={name!r} contradict each other. "
+            "Give "
             f"hub_model_id={f'{organization}/{rest}'!r} alone."
         )
     args.hub_model_id = f"{organization}/{rest}"
@@ -80,39 +81,39 @@ def _debug_tpu(args: Any, debug: bool) -> None:
 
 @dataclass
 class DroppedArguments(PlacedArguments):
-    """The arguments that the current transformers dropped: one line each, with what becomes of it.
+    """Arguments that the current transformers dropped: one line each, with what happens to it.
 
-    To accept another one, add its line; the command line, the documentation and the tests follow.
+    To accept another one, add a line; the command line, the documentation and the tests follow.
     """
 
     overwrite_output_dir: Annotated[
-        bool, Kept("for scripts to read, as ever; the trainer itself deletes nothing in `output_dir`")
+        bool,
+        Kept("only for scripts to read; the trainer itself deletes nothing in `output_dir`"),
     ] = False
     per_gpu_train_batch_size: Annotated[int | None, Becomes("per_device_train_batch_size")] = None
     per_gpu_eval_batch_size: Annotated[int | None, Becomes("per_device_eval_batch_size")] = None
     evaluation_strategy: Annotated[IntervalStrategy | str | None, Becomes("eval_strategy")] = None
     warmup_ratio: Annotated[
-        float, Kept("share of all steps over which the learning rate rises; `warmup_steps` goes before it")
+        float, Kept("share of all steps over which the learning rate rises; overridden by `warmup_steps`")
     ] = 0.0
     logging_dir: Annotated[
-        str | None, Kept("TensorBoard's folder; the worker that writes it gets `TENSORBOARD_LOGGING_DIR`")
+        str | None,
+        Kept("TensorBoard's folder; the worker that writes it gets `TENSORBOARD_LOGGING_DIR`"),
     ] = None
     save_safetensors: Annotated[
         bool | None, Unused("weights are always saved as safetensors; leave it out", (None,))
     ] = True
     no_cuda: Annotated[bool, Becomes("use_cpu")] = False
-    use_mps_device: Annotated[bool, Unused("MPS is used wherever it is found; leave the argument out")] = (
-        False
-    )
+    use_mps_device: Annotated[bool, Unused("MPS is used if available; leave the argument out")] = False
     jit_mode_eval: Annotated[bool, Unused("nothing is traced; use torch_compile")] = False
-    use_ipex: Annotated[bool, Unused("IPEX is no longer made; use bf16 and torch_compile")] = False
-    fp16_opt_level: Annotated[str, Unused("Apex is not used; fp16 is PyTorch's own mixed precision")] = "O1"
+    use_ipex: Annotated[bool, Unused("IPEX is discontinued; use bf16 and torch_compile")] = False
+    fp16_opt_level: Annotated[str, Unused("Apex is not used; fp16 is PyTorch's mixed precision")] = "O1"
     half_precision_backend: Annotated[
-        str, Unused("mixed precision is always PyTorch's own; use bf16 or fp16", _AMP)
+        str, Unused("mixed precision is always PyTorch's; use bf16 or fp16", _AMP)
     ] = "auto"
-    fp16_backend: Annotated[
-        str, Unused("mixed precision is always PyTorch's own; use bf16 or fp16", _AMP)
-    ] = "auto"
+    fp16_backend: Annotated[str, Unused("mixed precision is always PyTorch's; use bf16 or fp16", _AMP)] = (
+        "auto"
+    )
     tpu_num_cores: Annotated[
         int | None, Unused("Ray starts the workers; use ScalingConfig(num_workers=…)")
     ] = None
@@ -142,11 +143,12 @@ class DroppedArguments(PlacedArguments):
     ray_scope: Annotated[
         str | None,
         Kept(
-            'trials of a search are compared by their "last" evaluation, their best ("all"), or a mean ("avg", …)'
+            'trials of a search are compared by their "last" evaluation, their best ("all"), or a mean '
+            '("avg", …)'
         ),
     ] = "last"
     dispatch_batches: Annotated[
-        bool | None, Unused("each worker takes its own rows; none hands them out", (False,))
+        bool | None, Unused("each worker fetches its own rows; no worker dispatches them", (False,))
     ] = None
     split_batches: Annotated[
         bool | None,
@@ -160,7 +162,7 @@ class DroppedArguments(PlacedArguments):
     ] = False
 
     def __post_init__(self) -> None:
-        """Lets the older arguments take effect, then completes and checks all."""
+        """Applies the older arguments, then completes and validates all."""
         if not 0.0 <= self.warmup_ratio <= 1.0:
             raise ValueError(f"warmup_ratio must lie in [0, 1]; got {self.warmup_ratio}.")
         if self.fsdp_config and not self.fsdp:
@@ -191,4 +193,4 @@ def _read_effects() -> dict[str, Effect]:
 
 
 EFFECTS: dict[str, Effect] = _read_effects()
-"""What becomes of each dropped argument, by its name."""
+"""What happens to each dropped argument, by name."""

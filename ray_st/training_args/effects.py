@@ -1,4 +1,4 @@
-"""What becomes of an argument that the current transformers does not have."""
+"""What happens to an argument that the current transformers does not have."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 
 from ray_st.util.secrets import without_secrets
 
-_CALLER = 6  # warn, apply, apply_effects, __post_init__, the dataclass's __init__, whoever gave the argument
+_CALLER = 6  # warn, apply, apply_effects, __post_init__, the dataclass's __init__, the caller
 
 
 @dataclass(frozen=True)
 class Becomes:
-    """The argument is the older name of another, or a special value of it; after taking effect it has its default again.
+    """The argument is the older name of another, or a special value of it; it is then reset to its default.
 
     Args:
-        new: The argument of today.
-        value: What it gets; by default the given value.
+        new: The current argument.
+        value: Value of the current argument; by default the given value.
     """
 
     new: str
@@ -31,10 +31,10 @@ class Becomes:
         return f"becomes `{self.new}{given}`"
 
     def apply(self, args: Any, name: str, given: Any) -> None:
-        """Sets the argument of today.
+        """Sets the current argument.
 
         Raises:
-            ValueError: If that one was given another value.
+            ValueError: If it was given a different value.
         """
         value = given if self.value is None else self.value
         current = getattr(args, self.new)
@@ -50,10 +50,10 @@ class Becomes:
 
 @dataclass(frozen=True)
 class Does:
-    """The argument takes effect through others; after that it has its default again.
+    """The argument takes effect through others; it is then reset to its default.
 
     Args:
-        what: What to tell people.
+        what: Note for users.
         effect: Called with the arguments and the value.
     """
 
@@ -72,10 +72,10 @@ class Does:
 
 @dataclass(frozen=True)
 class Kept:
-    """The argument is read where it matters.
+    """The argument keeps its value and is read where it is needed.
 
     Args:
-        what: What to tell people.
+        what: Note for users.
     """
 
     what: str
@@ -85,16 +85,16 @@ class Kept:
         return self.what
 
     def apply(self, args: Any, name: str, given: Any) -> None:
-        """Nothing: the value stays."""
+        """Does nothing: the value stays."""
 
 
 @dataclass(frozen=True)
 class Unused:
-    """Nothing does today what the argument did; a warning says so.
+    """The argument has no effect; a warning says so.
 
     Args:
         why: Why, and what to use instead.
-        today: Values that ask for what happens anyway.
+        today: Values that match the current behaviour, and need no warning.
     """
 
     why: str
@@ -125,12 +125,12 @@ def default_of(args: Any, name: str) -> Any:
 
 
 def apply_effects(args: Any, effects: dict[str, Effect]) -> None:
-    """Lets every argument take effect that has another value than its default.
+    """Applies the effect of every argument that differs from its default.
 
     Args:
         args: The arguments, a dataclass; changed in place.
-        effects: By the argument's name, in the order in which they take effect; names that are no arguments are passed
-            over, as releases of transformers differ.
+        effects: Effects by argument, in the order in which they apply; unknown names are skipped, as releases
+            of transformers differ.
 
     Raises:
         ValueError: If two arguments contradict each other.

@@ -1,4 +1,4 @@
-"""The ``set_*`` helpers as they are documented, over transformers' own, which lost some of their options."""
+"""The documented ``set_*`` helpers, on top of those of transformers, which lost some of their options."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class GroupedArguments(DroppedArguments):
-    """Helpers that set a group of arguments at once: those that are not given get their defaults.
+    """Helpers that set a group of arguments at once; those that are not given get their defaults.
 
-    Each returns the arguments. ``set_save``, ``set_logging``, ``set_push_to_hub`` and ``set_optimizer`` are transformers'.
+    Each returns the arguments. ``set_save``, ``set_logging``, ``set_push_to_hub`` and ``set_optimizer`` are
+    inherited.
     """
 
     global_train_batch_size: int | None
@@ -34,17 +35,17 @@ class GroupedArguments(DroppedArguments):
         activation_checkpointing: bool = False,
         gradient_checkpointing: bool | None = None,
     ) -> Self:
-        """Sets how to train, and ``do_train``.
+        """Sets the arguments of training, and ``do_train``.
 
         Args:
             learning_rate: Initial learning rate.
             batch_size: Rows of a batch on each worker.
-            weight_decay: Of all weights but biases and norms.
+            weight_decay: Weight decay of all weights except biases and norms.
             num_epochs: Passes over the data.
             max_steps: Number of steps, in place of ``num_epochs`` if positive.
-            gradient_accumulation_steps: Batches a step.
-            seed: Of the samples' order and of weights that are made.
-            activation_checkpointing: Whether to compute activations again in place of keeping them.
+            gradient_accumulation_steps: Batches per step.
+            seed: Seed of the order of samples and of weight initialisation.
+            activation_checkpointing: Whether to recompute activations instead of storing them.
             gradient_checkpointing: The older name of ``activation_checkpointing``.
         """
         super().set_training(
@@ -69,7 +70,7 @@ class GroupedArguments(DroppedArguments):
         loss_only: bool = False,
         jit_mode: bool = False,
     ) -> Self:
-        """Sets when and how to evaluate, and ``do_eval`` if at all.
+        """Sets when and how to evaluate, and ``do_eval`` unless the strategy is ``"no"``.
 
         Args:
             strategy: ``"no"``, ``"steps"`` or ``"epoch"``.
@@ -84,7 +85,7 @@ class GroupedArguments(DroppedArguments):
         return self._jit(jit_mode)
 
     def set_testing(self, batch_size: int = 8, loss_only: bool = False, jit_mode: bool = False) -> Self:
-        """Sets how to test, and ``do_predict``.
+        """Sets the arguments of testing, and ``do_predict``.
 
         Args:
             batch_size: Rows of a batch on each worker.
@@ -102,14 +103,14 @@ class GroupedArguments(DroppedArguments):
         warmup_ratio: float = 0.0,
         warmup_steps: float = 0,
     ) -> Self:
-        """Sets the learning rate's schedule.
+        """Sets the learning rate schedule.
 
         Args:
-            name: Of the schedule.
+            name: Name of the schedule.
             num_epochs: Passes over the data.
             max_steps: Number of steps, in place of ``num_epochs`` if positive.
             warmup_ratio: Share of all steps over which the learning rate rises.
-            warmup_steps: Number of these steps; goes before ``warmup_ratio``.
+            warmup_steps: Number of these steps; overrides ``warmup_ratio``.
         """
         super().set_lr_scheduler(name, num_epochs, max_steps, warmup_steps)
         self.warmup_ratio = warmup_ratio
@@ -129,20 +130,20 @@ class GroupedArguments(DroppedArguments):
         sampler_seed: int | None = None,
         **newer: Any,
     ) -> Self:
-        """Sets how batches are made.
+        """Sets the arguments of batches.
 
         Args:
             train_batch_size: Rows of a training batch on each worker.
             eval_batch_size: Rows of an evaluation batch on each worker.
-            drop_last: Whether to leave out a last batch that is not full.
+            drop_last: Whether to drop an incomplete last batch.
             num_workers: Passed on.
-            pin_memory: Whether batches wait in memory from which a GPU can fetch them.
+            pin_memory: Whether to keep batches in pinned memory.
             persistent_workers: Passed on.
             prefetch_factor: Passed on.
-            auto_find_batch_size: Whether to look for a batch size that fits into memory.
-            ignore_data_skip: Whether a resumed run begins the data anew.
-            sampler_seed: Seed of the samples' order, by default ``seed``.
-            newer: What transformers knows besides.
+            auto_find_batch_size: Whether to search for a batch size that fits into memory.
+            ignore_data_skip: Whether a resumed run starts the epoch over.
+            sampler_seed: Seed of the order of samples; by default ``seed``.
+            newer: Further options of transformers.
         """
         super().set_dataloader(
             train_batch_size=train_batch_size,

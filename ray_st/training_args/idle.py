@@ -1,4 +1,4 @@
-"""Arguments of the current transformers that have no effect here, as something else does their work."""
+"""Arguments of the current transformers that have no effect here, because they are not needed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ IDLE: dict[str, Effect] = {
     "dataloader_in_order": _LOADER,
     "remove_unused_columns": Unused("a loss gets the text columns and the label; leave it out"),
     "label_names": _LABELS,
-    "label_smoothing_factor": Unused("losses of embeddings take labels as they are; smooth them in the data"),
+    "label_smoothing_factor": Unused("losses use the labels unchanged; smooth them in the data"),
     "length_column_name": Unused("lengths are those of the encoded texts; leave it out"),
     "train_sampling_strategy": Unused(
-        'rows come in random order, or grouped by length with "group_by_length"; for another order, use a batch_sampler '
+        'rows come in random order, or grouped by length with "group_by_length"; for another order, use a '
+        "batch_sampler "
         "of your own",
         ("group_by_length",),
     ),
     "save_on_each_node": Unused(
-        "there is one place for checkpoints that all nodes reach; use RunConfig(storage_path=…)"
+        "checkpoints go to one place that all nodes share; use RunConfig(storage_path=…)"
     ),
     "local_rank": Unused("Ray numbers the workers; leave it out"),
     "eval_accumulation_steps": Unused("predictions go to the CPU after each batch; leave it out", (1,)),
@@ -35,7 +36,7 @@ IDLE: dict[str, Effect] = {
         "a loss that is not finite ends the run, and the error names its rows; leave it out"
     ),
     "average_tokens_across_devices": Unused(
-        "each worker's share of a batch is weighed by its rows; leave it out"
+        "each worker's share of a batch is weighted by its rows; leave it out"
     ),
 }
 """By the argument's name."""
@@ -46,14 +47,14 @@ _IDLE_SETTINGS = {
     "use_seedable_sampler": True,
     "non_blocking": False,
 }
-"""Keys of ``accelerator_config`` that are of accelerate's loaders, with their defaults."""
+"""Keys of ``accelerator_config`` that configure accelerate's loaders, with their defaults."""
 
 
 def warn_of_idle_settings(config: Any) -> None:
-    """Warns of settings in an ``accelerator_config`` that have no effect: batches come from Ray, not from its loaders.
+    """Warns of settings in ``accelerator_config`` that have no effect because batches come from Ray.
 
     Args:
-        config: The configuration, as transformers completes it.
+        config: The configuration, as completed by transformers.
     """
     given = {name: getattr(config, name, default) for name, default in _IDLE_SETTINGS.items()}
     idle = [name for name, default in _IDLE_SETTINGS.items() if given[name] != default]
@@ -61,5 +62,5 @@ def warn_of_idle_settings(config: Any) -> None:
         warnings.warn(
             f"accelerator_config: {idle} have no effect, as batches do not come from accelerate's loaders.",
             UserWarning,
-            stacklevel=5,  # whoever made the arguments
+            stacklevel=5,  # the caller that created the arguments
         )

@@ -1,4 +1,4 @@
-"""Arguments on the driver, which touches no device, and on a worker, whose device and process group they know."""
+"""Arguments on the driver, which uses no device, and on a worker, which has a device and a process group."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # transformers' callback reads it in p
 
 
 class PlacedArguments(WrittenArguments):
-    """transformers' arguments, which look for a device when they are made: here only :meth:`settle` does.
+    """transformers' arguments, except that :meth:`settle` determines the device, not the constructor.
 
-    On the driver ``device`` is the CPU, ``n_gpu`` is 0, ``world_size`` 1 and ``process_index`` 0, whatever the machine
-    has: the workers' machines may be others. Precision and compilation that need a GPU are checked on the worker.
+    On the driver ``device`` is the CPU, ``n_gpu`` is 0, ``world_size`` 1 and ``process_index`` 0, whatever
+    its machine has: the workers' machines may differ. Precision and compilation that need a GPU are checked
+    on the worker.
     """
 
     _at_worker = False
@@ -47,7 +48,7 @@ class PlacedArguments(WrittenArguments):
     logging_dir: str | None
 
     def __post_init__(self) -> None:
-        """Completes and checks the arguments."""
+        """Completes and validates the arguments."""
         for name in (
             "checkpointing",
             "checkpointing_kwargs",
@@ -60,7 +61,7 @@ class PlacedArguments(WrittenArguments):
         self.check()
 
     def check(self) -> None:
-        """Checks the arguments as they are now, after a ``set_*`` or an assignment too.
+        """Validates the current arguments; also called after a ``set_*`` helper or an assignment.
 
         Raises:
             ValueError: If they contradict each other.
@@ -76,7 +77,7 @@ class PlacedArguments(WrittenArguments):
 
     def _complete(self) -> None:
         super().__post_init__()
-        self.fsdp_plugin_args = None  # weights are sharded by our loop, not by accelerate
+        self.fsdp_plugin_args = None  # ray_st's loop shards weights, not accelerate
 
     @contextmanager
     def _as_without_device(self) -> Iterator[None]:
@@ -91,7 +92,7 @@ class PlacedArguments(WrittenArguments):
     def _setup_devices(self) -> torch.device:
         if self._at_worker:
             return super()._setup_devices
-        if PlacedArguments._any_settled:  # transformers would reset what training here relies on
+        if PlacedArguments._any_settled:  # transformers would reset state that training here relies on
             self._n_gpu, self.distributed_state = 0, None
             vars(self.accelerator_config).pop("use_configured_state", None)  # as transformers does
             return torch.device("cpu")
@@ -99,24 +100,24 @@ class PlacedArguments(WrittenArguments):
             return super()._setup_devices
 
     def settle(self, output_dir: str) -> None:
-        """Makes the arguments those of the worker that they arrived at.
+        """Adapts the arguments to the worker that received them.
 
         Args:
             output_dir: The worker's folder.
 
         Raises:
-            ValueError: If the worker's device cannot do what they ask for.
+            ValueError: If the worker's device does not support what they ask for.
         """
         if self.push_to_hub and self.hub_model_id is None:  # the driver's folder names the repository
             self.hub_model_id = Path(str(self.output_dir)).absolute().name
         self.output_dir = output_dir
-        # accelerate joins a process group of CPU workers only if it is told that they have no accelerator.
+        # accelerate joins a process group of CPU workers only if use_cpu says that they have no accelerator.
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         if self.fp16 and self.use_cpu:
             raise ValueError(
                 "fp16=True needs a GPU, and this worker has none. Use bf16=True, or leave fp16 out."
             )
-        self.ddp_backend = None  # the process group is there already
+        self.ddp_backend = None  # the process group exists already
         if self.logging_dir is not None:
             os.environ[_TENSORBOARD] = self.logging_dir
         self._at_worker = PlacedArguments._any_settled = True
@@ -124,10 +125,10 @@ class PlacedArguments(WrittenArguments):
         self._complete()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to this process: devices are found anew where the arguments arrive."""
+        """Excludes the state of this process: the receiving process determines its own device."""
         return {name: value for name, value in self.__dict__.items() if name not in _OF_THE_PROCESS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes the values; the device is looked for when the arguments settle."""
+        """Restores the values; :meth:`settle` determines the device."""
         self.__dict__.update(state)
         self.distributed_state = None

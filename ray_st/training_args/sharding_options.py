@@ -1,4 +1,4 @@
-"""What ``fsdp_config`` and ``deepspeed`` may say: the settings that are followed, and a word on each of the others."""
+"""Supported settings of ``fsdp_config`` and ``deepspeed``, and the reason why others are not supported."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ _NOT_WITH_IT = {
 
 
 def check_sharding(args: Any) -> None:
-    """Refuses settings of ``fsdp_config`` that would not be followed, and what does not go together with ``fsdp``.
+    """Rejects unsupported settings of ``fsdp_config``, and arguments that cannot be combined with ``fsdp``.
 
-    ``activation_checkpointing`` among them becomes the argument of that name.
+    Its ``activation_checkpointing`` is moved to the argument of that name.
 
     Args:
-        args: Training arguments; their ``fsdp_config`` is as transformers completes it.
+        args: Training arguments; their ``fsdp_config`` as completed by transformers.
 
     Raises:
         ValueError: Naming the setting and what to do.
@@ -57,7 +57,8 @@ def check_sharding(args: Any) -> None:
     by_size = config.get("auto_wrap_policy") == BY_SIZE
     if by_size != bool(config["min_num_params"]):
         raise ValueError(
-            f'fsdp_config: min_num_params, more than 0, and auto_wrap_policy="{BY_SIZE}" go together. Give both or neither.'
+            f'fsdp_config: min_num_params, more than 0, and auto_wrap_policy="{BY_SIZE}" go together. Give '
+            "both or neither."
         )
     for name, why in _NOT_WITH_IT.items():
         if getattr(args, name):
@@ -65,8 +66,8 @@ def check_sharding(args: Any) -> None:
     optimizer = getattr(args.optim, "value", args.optim)
     if optimizer not in _OPTIMIZERS:
         raise ValueError(
-            f'optim="{optimizer}" was never tried with fsdp, which gives an optimizer parts of the weights. Use one of '
-            f"{list(_OPTIMIZERS)}."
+            f'optim="{optimizer}" was never tried with fsdp, which gives an optimizer parts of the weights. '
+            f"Use one of {list(_OPTIMIZERS)}."
         )
     if config.get("activation_checkpointing"):
         names = ("activation_checkpointing", "gradient_checkpointing")  # the second in earlier releases
@@ -74,7 +75,7 @@ def check_sharding(args: Any) -> None:
 
 
 def check_deepspeed(args: Any) -> None:
-    """Refuses what DeepSpeed cannot do here; reads its configuration, which workers could not find.
+    """Rejects what DeepSpeed does not support here; reads its configuration file, which workers may not have.
 
     Args:
         args: Training arguments.
@@ -88,8 +89,8 @@ def check_deepspeed(args: Any) -> None:
         raise ValueError("fsdp and deepspeed cannot be used together. Leave one of them out.")
     if find_spec("deepspeed") is None:
         raise ValueError(
-            "deepspeed needs the package deepspeed, here and on the workers: pip install deepspeed. Without it, fsdp=True "
-            "shards weights, gradients and the optimizer's state."
+            "deepspeed needs the package deepspeed, here and on the workers: pip install deepspeed. Without "
+            "it, fsdp=True shards weights, gradients and the optimizer's state."
         )
     if isinstance(args.deepspeed, str):
         given = args.deepspeed
@@ -97,8 +98,8 @@ def check_deepspeed(args: Any) -> None:
     stage = args.deepspeed.get("zero_optimization", {}).get("stage", 0)
     if stage not in (0, 1, 2):
         raise ValueError(
-            f"deepspeed: stage {stage} of ZeRO shards weights, which evaluations and checkpoints need whole. Use stage 2, or "
-            "fsdp=True in place of deepspeed."
+            f"deepspeed: stage {stage} of ZeRO shards weights, which evaluations and checkpoints need whole. "
+            "Use stage 2, or fsdp=True in place of deepspeed."
         )
     if args.save_strategy != "no" and not args.save_only_model:
         raise ValueError(
@@ -117,5 +118,6 @@ def _check_setting(name: str, value: Any) -> None:
         )
     if name not in (*_FIXED, *_FOLLOWED):
         raise ValueError(
-            f"fsdp_config: {name} is no setting of FSDP2 that is followed here; {sorted(_FOLLOWED)} are. Leave it out."
+            f"fsdp_config: {name} is no setting of FSDP2 that is followed here; {sorted(_FOLLOWED)} are. "
+            "Leave it out."
         )

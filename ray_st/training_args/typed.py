@@ -1,4 +1,4 @@
-"""Arguments of the wrong type, refused by name where transformers would fail much later, or not at all."""
+"""Rejects arguments of the wrong type by name, where transformers would fail much later or not at all."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _LEFT_ALONE = {"fsdp"}  # documented with more types than its annotation has
 
 
 def check_types(args: Any, described: type) -> None:
-    """Refuses values of another type than the annotated one, for arguments that are numbers, texts or switches.
+    """Rejects values that do not have the annotated type, for arguments that are numbers, texts or booleans.
 
     Args:
         args: The arguments.
         described: Their class, with the annotations.
 
     Raises:
-        ValueError: At the first argument that does not fit.
+        ValueError: At the first argument of the wrong type.
     """
     for name, kinds in _plain_types(described).items():
         value = getattr(args, name)
@@ -41,7 +41,7 @@ def check_types(args: Any, described: type) -> None:
 
 @cache
 def _plain_types(described: type) -> dict[str, frozenset[type]]:
-    """The types of each argument all of whose types are plain."""
+    """The types of each argument that has only plain types."""
     hints, found = get_type_hints(described), {}
     for name in {field.name for field in fields(described)} - _LEFT_ALONE:
         hint = hints[name]

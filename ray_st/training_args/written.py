@@ -1,4 +1,4 @@
-"""Arguments as text, for records and logs: nothing secret, nothing that JSON cannot hold."""
+"""Arguments as text for records and logs: no secrets, and only JSON values."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ray_st.util.secrets import without_secrets
 
 
 class WrittenArguments(TrainingArguments):
-    """transformers' arguments, which hide tokens at the top: here secrets are hidden wherever they are."""
+    """transformers' arguments, with secrets hidden at every level instead of only at the top."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The arguments as plain values: members of enumerations by value, callables by name, secrets hidden.
+        """The arguments as plain values: enumerations by value, callables by name, secrets hidden.
 
-        The constructor takes them again, unless there are callables among them.
+        The constructor accepts the result, unless it contains callables.
         """
         return {name: _plain(value) for name, value in without_secrets(super().to_dict()).items()}
 
@@ -28,7 +28,7 @@ class WrittenArguments(TrainingArguments):
     __repr__ = __str__
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Keeps a subclass that is a dataclass from getting a ``__repr__`` that shows secrets."""
+        """Keeps dataclass subclasses from generating a ``__repr__`` that shows secrets."""
         super().__init_subclass__(**options)
         cls.__repr__ = cls.__repr__  # type: ignore[method-assign]
 

@@ -62,59 +62,59 @@ to_sanitized_dict train_batch_size world_size
 # Written otherwise today, with the same meaning.
 _SAME_DEFAULT = {"output_dir", "fsdp", "gradient_checkpointing", "include_num_input_tokens_seen"}
 
-_ON_THE_WORKER = "asked of the worker's GPU, not of the driver's"
+_ON_THE_WORKER = "must be supported by the workers' GPU, not by the driver's"
 _WHOLE = "rows on each worker; `global_train_batch_size` sets the batch of all workers instead"
 _NOTES: dict[str, tuple[str, str]] = {
     "output_dir": ("differs", "not required: `trainer_output` by default"),
     "per_device_train_batch_size": ("same", _WHOLE),
-    "dataloader_drop_last": ("differs", "leaves out an epoch's last global batch if it is not full"),
+    "dataloader_drop_last": ("differs", "drops an epoch's last global batch if it is not full"),
     "seed": ("same", "the order of samples depends on it alone, not on the number of workers"),
     "optim": ("differs", "default `adamw_torch_fused`: the same algorithm in one kernel (page: `adamw_torch`)"),
     "hub_private_repo": ("differs", "default `None`: public, unless the organization's default is private (page: `False`)"),
     "report_to": ("same", "by default all integrations that are installed on the driver"),
     "prediction_loss_only": ("same", "`compute_metrics` is not called then"),
-    "batch_eval_metrics": ("same", "each batch is that of all workers"),
-    "eval_do_concat_batches": ("same", "with `False` a list with one entry a batch of all workers"),
+    "batch_eval_metrics": ("same", "a batch is the one of all workers"),
+    "eval_do_concat_batches": ("same", "with `False` a list with one entry per batch of all workers"),
     "include_inputs_for_metrics": ("same", "token ids of each text column, padded with -100; `include_for_metrics` takes `loss`, too"),
-    "include_num_input_tokens_seen": ("same", "of all text columns and workers"),
-    "auto_find_batch_size": ("differs", "the run begins again with half the batch size; inside a worker of your own it is refused"),
-    "fsdp": ("same", "FSDP2, with two workers or more; cached losses, `torch_compile`, `fp16` and optimizers that were not tried with it are refused"),
-    "fsdp_config": ("differs", "keys that are not followed are refused; without `fsdp` it has no effect, and says so"),
-    "fsdp_min_num_params": ("same", "sets `fsdp_config`; without `fsdp` it has no effect, and says so"),
-    "fsdp_transformer_layer_cls_to_wrap": ("same", "sets `fsdp_config`; without `fsdp` it has no effect, and says so"),
-    "deepspeed": ("differs", "passed through, and not tested here: stages 0 to 2 of ZeRO, with `save_only_model=True`; such runs cannot be resumed"),
-    "accelerator_config": ("differs", "`split_batches` and `gradient_accumulation_kwargs` act; settings of accelerate's loaders have no effect, and say so"),
+    "include_num_input_tokens_seen": ("same", "over all text columns and workers"),
+    "auto_find_batch_size": ("differs", "the run restarts with half the batch size; inside a worker of your own it raises an error"),
+    "fsdp": ("same", "FSDP2, on two or more workers; cached losses, `torch_compile`, `fp16` and untested optimizers raise an error"),
+    "fsdp_config": ("differs", "unsupported keys raise an error; without `fsdp` it is ignored with a warning"),
+    "fsdp_min_num_params": ("same", "sets `fsdp_config`; without `fsdp` it is ignored with a warning"),
+    "fsdp_transformer_layer_cls_to_wrap": ("same", "sets `fsdp_config`; without `fsdp` it is ignored with a warning"),
+    "deepspeed": ("differs", "passed through, but not covered by tests: ZeRO stages 0 to 2, with `save_only_model=True`; such runs cannot be resumed"),
+    "accelerator_config": ("differs", "`split_batches` and `gradient_accumulation_kwargs` are used; settings of accelerate's loaders are ignored with a warning"),
     "ddp_backend": ("same", "of Ray Train's process group"),
     "ddp_timeout": ("same", "of Ray Train's process group"),
-    "ddp_find_unused_parameters": ("differs", "default off; what a loss owns may go unused, and an unused weight of the model ends the run and is named"),
+    "ddp_find_unused_parameters": ("differs", "default off; weights of a loss may be unused, but an unused weight of the model ends the run with an error that names it"),
     "torch_compile": ("same", "compiles the encoder, on the workers"),
     "torchdynamo": ("same", "becomes `torch_compile_backend`"),
-    "neftune_noise_alpha": ("same", "refused where the model has no token embeddings"),
-    "push_to_hub": ("same", "the first worker pushes checkpoints; a push that fails is told, and the run goes on"),
+    "neftune_noise_alpha": ("same", "raises an error if the model has no token embeddings"),
+    "push_to_hub": ("same", "the first worker pushes checkpoints; a failed push is logged, and training continues"),
     "hub_strategy": ("same", ""),
-    "hub_token": ("same", "in no file, card or log"),
-    "resume_from_checkpoint": ("same", "for scripts to read, as ever; `train(resume_from_checkpoint=…)` resumes"),
-    "save_total_limit": ("same", "the best checkpoint is kept beside them"),
+    "hub_token": ("same", "written to no file, card or log"),
+    "resume_from_checkpoint": ("same", "only for scripts to read, as in transformers; `train(resume_from_checkpoint=…)` resumes"),
+    "save_total_limit": ("same", "the best checkpoint is kept in addition"),
     "full_determinism": ("same", "on the workers"),
     "bf16": ("same", _ON_THE_WORKER),
     "fp16": ("same", _ON_THE_WORKER),
     "tf32": ("same", _ON_THE_WORKER),
-    "use_cpu": ("same", "workers without a GPU use the CPU without being told"),
+    "use_cpu": ("same", "workers without a GPU always use the CPU"),
     "split_batches": ("same", "sets `accelerator_config`; `per_device_train_batch_size` is then the batch of all workers"),
-    "gradient_accumulation_steps": ("differs", "unequal batches of a step count by their rows, not alike"),
-    "gradient_checkpointing": ("same", "transformers calls it `activation_checkpointing`, which may be given too; models that cannot are named in a warning"),
-    "gradient_checkpointing_kwargs": ("same", "also `activation_checkpointing_kwargs`; `use_reentrant=True` with cached losses is refused on several workers"),
-    "device": ("differs", "on the driver always the CPU; true on a worker"),
-    "n_gpu": ("differs", "on the driver always 0; true on a worker"),
+    "gradient_accumulation_steps": ("differs", "unequal batches of a step are weighted by their rows"),
+    "gradient_checkpointing": ("same", "transformers calls it `activation_checkpointing`, which is accepted too; a warning names models that do not support it"),
+    "gradient_checkpointing_kwargs": ("same", "also `activation_checkpointing_kwargs`; `use_reentrant=True` with cached losses raises an error on several workers"),
+    "device": ("differs", "always the CPU on the driver; the actual device on a worker"),
+    "n_gpu": ("differs", "always 0 on the driver; the actual number on a worker"),
     "parallel_mode": ("same", "`NOT_PARALLEL` on the driver"),
     "world_size": ("same", "1 on the driver"),
     "process_index": ("same", "0 on the driver"),
     "place_model_on_device": ("differs", "`None`, which means that the trainer decides"),
-    "train_batch_size": ("same", "on a worker its share of `global_train_batch_size`, if that is given"),
-    "set_evaluate": ("same", "`jit_mode` has no effect, and says so"),
-    "set_testing": ("same", "`jit_mode` has no effect, and says so"),
-    "set_dataloader": ("same", "what has no effect on workers does not here either"),
-    "to_dict": ("same", "secrets inside nested settings are hidden too, callables written by name"),
+    "train_batch_size": ("same", "on a worker its share of `global_train_batch_size`, if set"),
+    "set_evaluate": ("same", "`jit_mode` is ignored with a warning"),
+    "set_testing": ("same", "`jit_mode` is ignored with a warning"),
+    "set_dataloader": ("same", "settings that the workers ignore are ignored here too"),
+    "to_dict": ("same", "secrets inside nested settings are hidden too; callables are written by name"),
 }  # fmt: skip
 
 
@@ -142,8 +142,8 @@ def sections() -> list[Section]:
 
 _ARGUMENTS = """\
 Fields of `SentenceTransformerTrainingArguments`, by keyword or as a flag of `HfArgumentParser`. Those that transformers
-dropped are accepted: an older name with another value than the name of today is an error."""
-_MEMBERS = "True on a worker; the driver, which touches no device, is one process without a GPU."
+dropped are accepted; giving an older name and its current one with different values raises an error."""
+_MEMBERS = "They have their actual values on a worker; the driver, which uses no device, is one process without a GPU."
 
 
 def _field_row(name: str) -> Row:
@@ -153,7 +153,7 @@ def _field_row(name: str) -> Row:
         return Row(name, "refused", REFUSED[name])
     if isinstance(effect, Unused):
         today = ", ".join(f"`{value!r}`" for value in effect.today if value is not None)
-        return Row(name, "no effect", effect.note() + (f" ({today}: done anyway)" if today else ""))
+        return Row(name, "no effect", effect.note() + (f" ({today}: always done)" if today else ""))
     return Row(name, state, note)
 
 
@@ -178,8 +178,8 @@ def _documented(name: str) -> str:
 def _newer(fields: dict[str, Any]) -> str:
     names = ", ".join(f"`{name}`" for name in sorted(set(IDLE) - set(fields)))
     return (
-        "Ours. What transformers added since the page was written is accepted as it documents it; of that, "
-        f"{names} have no effect here, and say so."
+        "New in ray_st. Arguments that transformers added since the page was written are accepted as documented there; of these, "
+        f"{names} are ignored with a warning."
     )
 
 

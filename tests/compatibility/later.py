@@ -37,11 +37,11 @@ ray_st.base.evaluation.SequentialEvaluator
 """Where later releases have what is here, an example of each."""
 
 OPTIONS: Mapping[str, tuple[str, str, str]] = {
-    "processing_class": ("ray_st.SentenceTransformerTrainer", "", "another name of `tokenizer`; both are an error"),
+    "processing_class": ("ray_st.SentenceTransformerTrainer", "", "another name of `tokenizer`; giving both raises an error"),
     "processor_kwargs": (
         "ray_st.SentenceTransformer",
         "",
-        "another name of `tokenizer_kwargs`; both are an error (peer: the later one counts)",
+        "another name of `tokenizer_kwargs`; giving both raises an error (peer: the later one applies)",
     ),
     "model_kwargs, processor_kwargs, config_kwargs": (
         "ray_st.models.Transformer",
@@ -53,9 +53,9 @@ OPTIONS: Mapping[str, tuple[str, str, str]] = {
     "router_mapping": (
         "ray_st.SentenceTransformerTrainingArguments",
         "",
-        "as documented; names that no dataset has are refused, too",
+        "as documented; names that no dataset has raise an error, too",
     ),
-    "precompute_hashes": ("ray_st.sampler.NoDuplicatesBatchSampler", "", "done anyway"),
+    "precompute_hashes": ("ray_st.sampler.NoDuplicatesBatchSampler", "", "always done"),
 }  # fmt: skip
 """Parameters by name: the class, its method, and what there is to say."""
 
@@ -67,10 +67,10 @@ METHODS: Mapping[str, str] = {
 """Methods of a model."""
 
 PARTS: Mapping[str, str] = {
-    "ray_st.model_card.SentenceTransformerModelCardCallback": "for an overridden `add_model_card_callback`; runs are noted without it",
-    "ray_st.evaluation.ReciprocalRankFusionEvaluator": "in `ray_st.evaluation`; the figures are the peer's",
-    "ray_st.sampler.DefaultBatchSampler": "a base for samplers of one's own",
-    "ray_st.sampler.MultiDatasetDefaultBatchSampler": "likewise, over several datasets",
+    "ray_st.model_card.SentenceTransformerModelCardCallback": "for an overridden `add_model_card_callback`; runs are recorded without it",
+    "ray_st.evaluation.ReciprocalRankFusionEvaluator": "in `ray_st.evaluation`; its metrics equal the peer's",
+    "ray_st.sampler.DefaultBatchSampler": "a base for custom samplers",
+    "ray_st.sampler.MultiDatasetDefaultBatchSampler": "the same over several datasets",
     "ray_st.models.Router": "trained by column, with `router_mapping`",
 }
 """Parts, by where they are."""
@@ -98,8 +98,8 @@ def _of(where: str, method: str, note: str) -> str:
     return f"of `{where}{'.' * bool(method)}{method}`: {note}"
 
 
-_ROOT = "`import ray_st` loads none of them; each is there at its first use."
+_ROOT = "`import ray_st` loads none of them; each is loaded at its first use."
 _FILES = """\
-Releases with a file for each class let it be imported from there; so does this one, for every class of these packages. Later
-releases moved what they had: their paths work too. Pickles name the true module."""
-_LATER = "What scripts of later releases use; the same as there, where nothing else is said."
+Earlier releases had a file per class, from which it could be imported; that works here for every class of these packages. Later
+releases moved their modules: those paths work too. Pickles refer to the actual module."""
+_LATER = "Names that scripts of later releases use; the same as there unless noted otherwise."

@@ -8,8 +8,8 @@ from compatibility.table import STATES, Section
 _HEAD = """\
 # Compatibility
 
-Written by `PYTHONPATH=tests python -m compatibility`; don't edit by hand. Every name of the reference pages, and what
-became of it:
+Written by `PYTHONPATH=tests python -m compatibility`; don't edit by hand. Every name of the reference pages, and
+how it differs:
 
 """
 

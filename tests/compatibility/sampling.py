@@ -29,23 +29,23 @@ ProportionalBatchSampler(dataset, batch_samplers, generator, seed)
 SEARCH = "hp_space model_init loss compute_objective n_trials direction backend hp_name **kwargs BestRun"
 
 _NOTES = {
-    "BatchSamplers.NO_DUPLICATES": ("same", "across all workers; `collisions` says what becomes of rows that fit nowhere"),
+    "BatchSamplers.NO_DUPLICATES": ("same", "across all workers; `collisions` says what happens to rows that fit into no batch"),
     "BatchSamplers.NO_DUPLICATES_HASHED": ("same", "the same as `NO_DUPLICATES`: texts are always compared by hashes"),
     "BatchSamplers.GROUP_BY_LABEL": ("same", "at least two rows of each label, across all workers"),
-    "DefaultBatchSampler": ("same", "also the base of samplers of one's own: a subclass gets the dataset, `valid_label_columns`, `generator` and `seed`"),
-    "MultiDatasetDefaultBatchSampler": ("same", "the base of samplers of one's own over several datasets"),
-    "NoDuplicatesBatchSampler": ("same", "in linear time; the batches are other ones than the peer's"),
-    "GroupByLabelBatchSampler": ("same", "the batches are other ones than the peer's"),
-    "ProportionalBatchSampler": ("same", "the order of datasets is another one than the peer's"),
+    "DefaultBatchSampler": ("same", "also the base of custom samplers: a subclass receives the dataset, `valid_label_columns`, `generator` and `seed`"),
+    "MultiDatasetDefaultBatchSampler": ("same", "the base of custom samplers over several datasets"),
+    "NoDuplicatesBatchSampler": ("same", "in linear time; the batches differ from the peer's"),
+    "GroupByLabelBatchSampler": ("same", "the batches differ from the peer's"),
+    "ProportionalBatchSampler": ("same", "the order of datasets differs from the peer's"),
     "hp_space": ("same", "in Optuna's define-by-run form; also a dict of Ray Tune domains"),
-    "model_init": ("same", "called for each trial, with it"),
+    "model_init": ("same", "called with each trial"),
     "loss": ("same", "a function of the model, called for each trial; a module is copied"),
-    "compute_objective": ("same", "also the name of a figure; several values for several objectives"),
+    "compute_objective": ("same", "also the name of a metric; several values for several objectives"),
     "n_trials": ("same", ""),
     "direction": ("same", "a list for several objectives"),
-    "backend": ("differs", "`ray` by default (page: `optuna`), or `optuna`, the same search one trial at a time; `wandb` and `sigopt` are refused"),
+    "backend": ("differs", "`ray` by default (page: `optuna`), or `optuna`, the same search one trial at a time; `wandb` and `sigopt` raise an error"),
     "hp_name": ("same", ""),
-    "**kwargs": ("differs", "those of `ray_st.tune.SearchOptions`; names of Optuna's and Ray Tune's that mean the same are understood, others refused"),
+    "**kwargs": ("differs", "those of `ray_st.tune.SearchOptions`; equivalent names of Optuna and Ray Tune are accepted, others raise an error"),
     "BestRun": ("same", "`run_summary` holds the table of trials; a list for several objectives"),
 }  # fmt: skip
 
@@ -58,5 +58,5 @@ def sections() -> list[Section]:
     search = [Row(name, *_NOTES[name]) for name in SEARCH.split()]
     return [
         Section("Samplers", "In `ray_st.training_args` and `ray_st.sampler`; batches are those of all workers.", rows),
-        Section("Search", "What `hyperparameter_search` takes and returns; see [Search](search.md).", search),
+        Section("Search", "Arguments and result of `hyperparameter_search`; see [Search](search.md).", search),
     ]  # fmt: skip

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 STATES = {
     "same": "as documented",
-    "differs": "there, with the difference that is noted",
+    "differs": "available, with the difference that is noted",
     "new": "not in the documentation",
-    "no effect": "accepted; a warning says that something else does its work, or nothing",
+    "no effect": "accepted; a warning says that it is not needed, or why it is ignored",
     "refused": "an error says why, and what to do instead",
 }
 

@@ -48,45 +48,43 @@ train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 """
 """The page's methods, with their parameters."""
 
-_ON_THE_WORKER = (
-    "the optimizer is where training runs: ask in a callback or an overridden method; on the driver an error"
-)
+_ON_THE_WORKER = "works in a callback or an overridden method, on the workers, where the optimizer is; raises an error on the driver"
 _DATASETS = "also Ray Datasets, files, tables, queries, streams, rows, columns; and dicts of them"
 
 NOTES = {
     "train_dataset": ("same", _DATASETS),
     "eval_dataset": ("same", _DATASETS),
-    "data_collator": ("same", "gets rows as dicts of texts and runs on the workers, a step ahead of training"),
+    "data_collator": ("same", "receives rows as dicts of texts; runs on the workers, one step ahead of training"),
     "tokenizer": ("same", "replaces the model's"),
     "model_init": ("same", "a loss given as a module is copied for each model"),
     "compute_metrics": (
         "same",
         "called with the embeddings of each text column; on every worker, with the rows of all",
     ),
-    "callbacks": ("same", "they run on the workers; what they hold comes back"),
-    "optimizers": ("same", "made on the driver, they act on the workers' model"),
-    "preprocess_logits_for_metrics": ("same", "gets the tuple of a batch's embeddings"),
-    "model_wrapped": ("same", "on a worker model and losses, wrapped; the model elsewhere"),
+    "callbacks": ("same", "they run on the workers; their attributes come back"),
+    "optimizers": ("same", "created on the driver, they act on the workers' model"),
+    "preprocess_logits_for_metrics": ("same", "receives the tuple of a batch's embeddings"),
+    "model_wrapped": ("same", "on a worker the wrapped model and losses; elsewhere the model"),
     "is_model_parallel": ("same", "always `False`"),
-    "add_model_card_callback": ("differs", "has runs noted in the card, without a callback; override it likewise"),
-    "compute_loss": ("same", "a subclass's has effect on every worker, as all of these have"),
-    "create_model_card": ("same", "`dataset_args` has no use: the card has its own facts of the data"),
+    "add_model_card_callback": ("differs", "records runs in the card, without a callback; can be overridden likewise"),
+    "compute_loss": ("same", "an override takes effect on every worker, as for all of these"),
+    "create_model_card": ("same", "`dataset_args` is not needed: the card determines the facts of the data itself"),
     "create_optimizer": ("same", "called on the workers"),
     "create_optimizer_and_scheduler": ("differs", "overriding it has no effect, as with the current transformers, which calls the other two"),
     "create_scheduler": ("same", "called on the workers"),
-    "evaluate": ("same", "on the cluster; `ignore_keys` has no use, as models return embeddings"),
+    "evaluate": ("same", "on the cluster; `ignore_keys` is not needed, as models return embeddings"),
     "get_batch_sampler": ("same", "`batch_size` is that of all workers; called on the driver, or near the data"),
     "get_multi_dataset_batch_sampler": ("same", "called where `get_batch_sampler` is"),
-    "get_eval_dataloader": ("same", "on a worker its share of each batch, and the dataset is a name"),
+    "get_eval_dataloader": ("same", "on a worker its share of each batch; the dataset is given by name"),
     "get_test_dataloader": ("same", "likewise"),
     "get_train_dataloader": ("same", "on a worker its share of each batch"),
     "get_learning_rates": ("differs", _ON_THE_WORKER),
     "get_optimizer_group": ("differs", _ON_THE_WORKER),
     "hyperparameter_search": ("differs", "with Ray Tune by default, `optuna` one trial at a time; see below"),
-    "propagate_args_to_deepspeed": ("differs", "without DeepSpeed, and on the driver, an error that says why"),
-    "push_to_hub": ("same", "returns what huggingface_hub says of the commit"),
+    "propagate_args_to_deepspeed": ("differs", "raises an error without DeepSpeed and on the driver"),
+    "push_to_hub": ("same", "returns huggingface_hub's description of the commit"),
     "save_model": ("same", "the first worker saves"),
-    "train": ("differs", "on the cluster; keyword arguments of releases before transformers 4 are an error"),
+    "train": ("differs", "on the cluster; keyword arguments of releases before transformers 4 raise an error"),
 }  # fmt: skip
 
 
@@ -111,6 +109,6 @@ _NEW = {
     "processing_class": "the later name of `tokenizer`",
     "scaling_config": "Ray Train's: number and kind of workers",
     "run_config": "Ray Train's: name, storage, failures",
-    "optimizer_cls_and_kwargs": "class of the optimizer and its arguments, as of the current transformers",
+    "optimizer_cls_and_kwargs": "class of the optimizer and its arguments, as in the current transformers",
 }
-_METHODS = "What a subclass overrides has its effect on every worker. More on each in [Trainer](trainer.md)."
+_METHODS = "Overridden methods take effect on every worker. See [Trainer](trainer.md)."

@@ -1,1 +1,4 @@
-"""Training as older scripts call it, on what trains now."""
+"""``fit`` and ``old_fit``: how older scripts train, on top of the trainer.
+
+It may import everything but the command line. New ways to train go into the trainer, not here.
+"""

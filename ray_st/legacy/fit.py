@@ -10,14 +10,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ray_st.legacy.best_model import Best, figures_folder, score_of
+from ray_st.legacy.best_model import Best, metrics_folder, score_of
 from ray_st.legacy.objectives import Objective, Order, read_objectives
 from ray_st.legacy.schedules import check_scheduler, make_optimizer, make_scheduler
 from ray_st.models.fit_methods import FitOptions, Objectives
+from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.trainer import SentenceTransformerTrainer
 from ray_st.training.data.dataset_specs import named
 from ray_st.training.strategies.step_module import Step
@@ -29,30 +31,30 @@ class FitTrainer(SentenceTransformerTrainer):
     """A trainer over objectives.
 
     Args:
-        orders: For each dataset, how its rows are put into batches.
+        orders: How the rows of each dataset are put into batches.
         options: Optimizer, schedule and output folder.
-        **arguments: Those of the trainer.
+        **arguments: Arguments of the trainer.
     """
 
     def __init__(self, orders: Mapping[str, Order], options: FitOptions, **arguments: Any) -> None:
-        self.orders = orders  # the constructor describes the run, to check it
+        self.orders = orders  # the base constructor already plans the run
         super().__init__(**arguments)
-        # The callback is called on the driver; workers may not be able to load what it holds.
+        # The callback is called on the driver; workers may be unable to unpickle it.
         self.options = replace(options, evaluator=None, callback=None)
-        output_path = options.output_path  # a worker has another working folder
+        output_path = options.output_path  # a worker has another working directory
         self.output_path = None if output_path is None else str(Path(output_path).absolute())
 
-    def _maker(self, source: Any, batch_size: int) -> Order:
+    def _maker(self, source: object, batch_size: int) -> Order:
         return next(self.orders[name] for name, rows in named(self.train_dataset).items() if rows is source)
 
-    def create_optimizer(self, model: Any = None) -> Optimizer:
-        """The optimizer that the options name, over the model and what the losses own."""
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        """The optimizer that the options ask for, over the weights of the model and the losses."""
         if self.optimizer is None:
             self.optimizer = make_optimizer(Step(self.model, self.loss), self.options)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
-        """The schedule that the options name."""
+        """The schedule that the options ask for."""
         options = self.options
         self.lr_scheduler = make_scheduler(
             optimizer or self.create_optimizer(), options.scheduler, options.warmup_steps, num_training_steps
@@ -60,35 +62,41 @@ class FitTrainer(SentenceTransformerTrainer):
         return self.lr_scheduler
 
     def _evaluator_folder(self) -> str:
-        return figures_folder(self.output_path) or super()._evaluator_folder()
+        return metrics_folder(self.output_path) or super()._evaluator_folder()
 
 
 class Evaluations(TrainerCallback):
-    """Asks for evaluations, and tells the driver their scores and, if it wants them, the weights.
+    """Requests evaluations, and sends the driver their scores and, for the best model, the weights.
 
     Args:
-        evaluator: What is run; names the figure that is the score.
-        every: Steps between two evaluations; 0 for the ends of epochs only.
-        epoch_steps: Steps of an epoch; None where it ends with the data.
+        evaluator: The evaluator, whose ``primary_metric`` is the score.
+        every: Steps between two evaluations; 0 to evaluate only at the ends of epochs.
+        epoch_steps: Steps per epoch; None if it ends with the data.
         best: Calls a method of the driver's :class:`~ray_st.legacy.best_model.Best` by its name.
     """
 
-    def __init__(self, evaluator: Any, every: int, epoch_steps: int | None, best: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        evaluator: Callable[..., Any] | None,
+        every: int,
+        epoch_steps: int | None,
+        best: Callable[..., Any],
+    ) -> None:
         self._evaluator, self._every, self._epoch_steps, self._best = evaluator, every, epoch_steps, best
         self._latest = -1
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Asks for an evaluation where one is due."""
+        """Requests an evaluation if one is due."""
         due = [steps for steps in (self._every, self._epoch_steps) if steps]
         if any(state.global_step % steps == 0 for steps in due):
             control.should_evaluate = True
 
     def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Asks for an evaluation unless there was one at this step."""
+        """Requests an evaluation unless there was one at this step."""
         if self._epoch_steps is None and state.global_step != self._latest:
             control.should_evaluate = True
 
@@ -98,26 +106,31 @@ class Evaluations(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         metrics: Mapping[str, float] | None = None,
-        model: Any = None,
-        **kwargs: Any,
+        model: SentenceTransformer | None = None,
+        **kwargs: object,
     ) -> None:
-        """Tells the driver."""
+        """Sends the score to the driver."""
         self._latest = state.global_step
         if not state.is_world_process_zero:
             return
-        figures = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
-        plain = figures.get("evaluator")  # of an evaluator that returns a number
-        score = score_of(self._evaluator, figures if plain is None else plain)
-        if self._best("hear", score, state.epoch, state.global_step):
+        found = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
+        plain = found.get("evaluator")  # the result of an evaluator that returns a number
+        score = score_of(self._evaluator, found if plain is None else plain)
+        if self._best("record", score, state.epoch, state.global_step):
+            assert model is not None
             weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-            self._best("take", weights, model.model_card_data)
+            self._best("load_and_save", weights, model.model_card_data)
 
 
 _RUNS = "checkpoints"
 
 
 def fit(
-    model: Any, train_objectives: Objectives, options: FitOptions, scaling_config: Any, run_config: Any
+    model: SentenceTransformer,
+    train_objectives: Objectives,
+    options: FitOptions,
+    scaling_config: object,
+    run_config: object,
 ) -> None:
     """Trains a model on the cluster; see :meth:`ray_st.SentenceTransformer.fit`.
 
@@ -130,7 +143,7 @@ def fit(
     """
     check_scheduler(options.scheduler)
     objectives = read_objectives(train_objectives)
-    trainer = make_trainer(model, objectives, options, scaling_config=scaling_config, run_config=run_config)
+    trainer = make_trainer(model, objectives, options, scaling_config, run_config)
     from ray_st.runtime.cluster.connection import connected
     from ray_st.runtime.cluster.driver_proxy import proxied
 
@@ -145,7 +158,11 @@ def fit(
 
 
 def make_trainer(
-    model: Any, objectives: Mapping[str, Objective], options: FitOptions, **more: Any
+    model: SentenceTransformer,
+    objectives: Mapping[str, Objective],
+    options: FitOptions,
+    scaling_config: object = None,
+    run_config: object = None,
 ) -> FitTrainer:
     """The trainer of a fit.
 
@@ -153,7 +170,8 @@ def make_trainer(
         model: The model.
         objectives: What to train it on.
         options: The arguments of ``fit``.
-        **more: Further arguments of the trainer.
+        scaling_config: Ray Train's.
+        run_config: Ray Train's.
     """
     sizes = {name: objective.order.batch_size for name, objective in objectives.items()}
     rounds = options.steps_per_epoch
@@ -181,15 +199,16 @@ def make_trainer(
         train_dataset={name: objective.rows for name, objective in objectives.items()},
         loss={name: objective.loss for name, objective in objectives.items()},
         evaluator=options.evaluator,
-        **more,
+        scaling_config=scaling_config,
+        run_config=run_config,
     )
 
 
 def evaluations(objectives: int, options: FitOptions, best: Callable[..., Any]) -> Evaluations:
-    """Evaluates when the options say so.
+    """The callback that evaluates as the options say.
 
     Args:
-        objectives: How many there are; each takes a step in turn.
+        objectives: Number of objectives; they take turns, a step each.
         options: The arguments of ``fit``.
         best: Calls a method of a :class:`~ray_st.legacy.best_model.Best` by its name.
     """
@@ -198,16 +217,16 @@ def evaluations(objectives: int, options: FitOptions, best: Callable[..., Any]) 
 
 
 def _free_folder() -> str:
-    """A folder of its own for each run that has none: Ray keeps its record of the run there."""
+    """A new folder for a run without one: Ray stores its record of the run there."""
     names = (f"model_{number}" if number else "model" for number in count())
-    # In a job's upload, which Ray deletes, there is no place for them; nobody asked for these files.
+    # Ray deletes a job's upload; the user did not ask for these files, so a temporary folder will do.
     runs = Path(_RUNS) if upload_of(_RUNS) is None else Path(tempfile.gettempdir()) / f"ray_st-{_RUNS}"
     folders = (runs / name for name in names)
     return str(next(folder for folder in folders if not folder.exists() or not any(folder.iterdir())))
 
 
 def resumes(trainer: FitTrainer) -> bool:
-    """Whether to go on from a checkpoint: if that is asked for and there is one."""
+    """Whether to resume from a checkpoint: if requested, and there is one."""
     if not trainer.options.resume_from_checkpoint or trainer.options.checkpoint_path is None:
         return False
     from ray_st.runtime.train import launch

@@ -1,22 +1,18 @@
-"""From loaders of examples to datasets with the order of their batches."""
+"""From loaders of examples to datasets and the order of their batches."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MethodType
+from typing import Any, Protocol, runtime_checkable
 
 import datasets
 from torch import nn
-from torch.utils.data import (
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    default_collate,
-)
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
 
 from ray_st.data.grouping import GroupByLabelBatchSampler
+from ray_st.data.keys import Keys
 from ray_st.data.samplers import (
     DefaultBatchSampler,
     NoDuplicatesBatchSampler,
@@ -37,13 +33,13 @@ _INSTEAD = (
 
 @dataclass(frozen=True)
 class Order:
-    """How a loader's examples are put into batches; makes the sampler that does it.
+    """How a loader's examples are put into batches; creates the sampler that does so.
 
     Args:
-        batch_size: Examples of a batch.
-        drop_last: Whether batches that are not full are left out.
+        batch_size: Examples per batch.
+        drop_last: Whether to leave out incomplete batches.
         kind: How examples are grouped.
-        shuffle: Whether they are shuffled, if nothing else decides their order.
+        shuffle: Whether to shuffle them, if ``kind`` does not determine their order.
         seed: Seed of the order; None for the run's.
     """
 
@@ -53,27 +49,26 @@ class Order:
     shuffle: bool = True
     seed: int | None = None
 
-    def __call__(self, keys: Any, seed: int) -> PlannedBatchSampler:
+    def __call__(self, keys: Keys, seed: int) -> PlannedBatchSampler:
         """The batch sampler over rows with these keys."""
         seed = seed if self.seed is None else self.seed
         if self.kind == BatchSamplers.NO_DUPLICATES:
             return NoDuplicatesBatchSampler(keys, self.batch_size, self.drop_last, seed=seed)
         if self.kind == BatchSamplers.GROUP_BY_LABEL:
             return GroupByLabelBatchSampler(keys, self.batch_size, self.drop_last, seed=seed)
-        return DefaultBatchSampler(
-            RandomOrder(len(keys), seed, self.shuffle), self.batch_size, self.drop_last
-        )
+        order = RandomOrder(len(keys), seed, self.shuffle)
+        return DefaultBatchSampler(order, self.batch_size, self.drop_last)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Rows to train on, in what order, and with which loss.
+    """Rows to train on, their order, and the loss.
 
     Args:
-        rows: ``sentence_0``, ``sentence_1``, … and maybe ``label``.
+        rows: ``sentence_0``, ``sentence_1``, … and optionally ``label``.
         order: How they are put into batches.
         loss: The loss.
-        tasks: What the texts of a column are, for a model with a Router: examples say it as ``{"query":
+        tasks: The task of each column's texts, for a model with a Router, from examples with ``{task:
             text}``.
     """
 
@@ -93,8 +88,8 @@ def read_objectives(train_objectives: Objectives) -> dict[str, Objective]:
         ``objective_1``, ``objective_2``, …
 
     Raises:
-        ValueError: If there is no objective, a loader does what only it can do, or its examples do not go
-            together.
+        ValueError: If there is no objective, a loader has a sampler or ``collate_fn`` of its own, or the
+            numbers of its examples' texts differ.
     """
     objectives = {}
     for number, (loader, loss) in enumerate(train_objectives, start=1):
@@ -110,13 +105,13 @@ def read_objectives(train_objectives: Objectives) -> dict[str, Objective]:
 
 
 def _task_of(texts: Sequence[Any]) -> str | None:
-    """The task that all texts of a column name, as ``{task: text}``; None if they don't."""
+    """The task that all texts of a column name, as ``{task: text}``; None if they do not."""
     named = [list(text) for text in texts if isinstance(text, Mapping)]
     one = len(named) == len(texts) and all(names == named[0] and len(names) == 1 for names in named)
     return str(named[0][0]) if named and one else None
 
 
-def _opened(loader: Any, place: str) -> tuple[Sequence[InputExample], Order]:
+def _opened(loader: object, place: str) -> tuple[Sequence[InputExample], Order]:
     if isinstance(loader, NoDuplicatesDataLoader):
         own = loader._sampler
         kind = BatchSamplers.NO_DUPLICATES
@@ -141,12 +136,12 @@ def _opened(loader: Any, place: str) -> tuple[Sequence[InputExample], Order]:
 
 
 def _check(loader: DataLoader[Any], place: str) -> None:
-    """Refuses what a loader does by itself and fit would not do."""
+    """Raises for samplers and collators of the user's own, which fit would ignore."""
     if loader.batch_size is None:
         raise ValueError(f"{place}: the loader has a batch_sampler of its own. {_INSTEAD}")
     collate: Any = loader.collate_fn
     known = (default_collate, FittedStack.smart_batching_collate)
-    if getattr(collate, "__func__", collate) not in known:
+    if (collate.__func__ if isinstance(collate, MethodType) else collate) not in known:
         raise ValueError(f"{place}: the loader has a collate_fn of its own ({collate!r}). {_INSTEAD}")
     if isinstance(loader.dataset, IterableDataset):
         return
@@ -157,11 +152,19 @@ def _check(loader: DataLoader[Any], place: str) -> None:
         raise ValueError(f"{place}: the loader has a sampler of its own ({sampler!r}). {_INSTEAD}")
 
 
+@runtime_checkable
+class _DeclaresLabels(Protocol):
+    """A loss of this package."""
+
+    labels: str | None
+
+
 def _wants_labels(loss: nn.Module, examples: Sequence[InputExample]) -> bool:
-    """Whether labels are for the loss: what it says of itself, else whether any differs from an example's default, 0."""
-    needs = str(getattr(loss, "labels", "optional"))
+    """Whether the loss uses labels: as it declares, or else whether any differs from the default, 0."""
+    declared = loss.labels if isinstance(loss, _DeclaresLabels) else None
+    needs = "optional" if declared is None else str(declared)
     if needs == "none":
         return False
-    if needs.startswith(("none", "optional")) or getattr(loss, "labels", None) is None:
+    if needs.startswith(("none", "optional")):
         return not all(isinstance(example.label, int | float) and example.label == 0 for example in examples)
     return True

@@ -1,8 +1,8 @@
-"""The plain loop of older releases: one process, every objective in turn, an optimizer for each."""
+"""The plain loop of older releases: one process, all objectives in turn, an optimizer for each."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,19 +10,20 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import trange
 
-from ray_st.legacy.best_model import Best, figures_folder, save_step, score_of
+from ray_st.legacy.best_model import Best, metrics_folder, save_step, score_of
 from ray_st.legacy.schedules import check_scheduler, make_optimizer, make_scheduler
-from ray_st.models.fit_methods import FitOptions, Objectives
+from ray_st.models.fit_methods import FitOptions, Loader, Objectives
+from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.training.strategies.precision import StoredTypes, note_on_types, widened
 from ray_st.util.events import write_line
 from ray_st.util.tensors import batch_to_device
 
 
 class _Lane:
-    """One objective: its batches without end, and a step on one of them."""
+    """One objective: an endless supply of batches, and a training step on one of them."""
 
     def __init__(
-        self, loader: Any, loss: nn.Module, device: torch.device, options: FitOptions, steps: int
+        self, loader: Loader, loss: nn.Module, device: torch.device, options: FitOptions, steps: int
     ) -> None:
         self.loss = loss.to(device)
         self._device, self._options = device, options
@@ -41,7 +42,7 @@ class _Lane:
         scaler.step(self._optimizer)
         scaler.update()
         self._optimizer.zero_grad()
-        if scaler.get_scale() >= scale:  # a lowered scale means that the step was left out
+        if scaler.get_scale() >= scale:  # a lower scale means that the optimizer's step was skipped
             self._scheduler.step()
 
     def _value(self, features: list[dict[str, Any]], labels: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class _Lane:
         return torch.stack(list(value.values())).sum() if isinstance(value, dict) else value
 
 
-def old_fit(model: Any, train_objectives: Objectives, options: FitOptions) -> None:
+def old_fit(model: SentenceTransformer, train_objectives: Objectives, options: FitOptions) -> None:
     """Trains a model in this process; see :meth:`ray_st.SentenceTransformer.old_fit`.
 
     Args:
@@ -79,7 +80,7 @@ def old_fit(model: Any, train_objectives: Objectives, options: FitOptions) -> No
         save_step(model, options.checkpoint_path, steps, options.checkpoint_save_total_limit)
 
 
-def _endless(loader: Any) -> Iterator[Any]:
+def _endless(loader: Loader) -> Iterator[Any]:
     while True:
         batch = None
         for batch in loader:
@@ -90,7 +91,13 @@ def _endless(loader: Any) -> Iterator[Any]:
             )
 
 
-def _train(model: Any, lanes: Sequence[_Lane], options: FitOptions, rounds: int, types: StoredTypes) -> None:
+def _train(
+    model: SentenceTransformer,
+    lanes: Sequence[_Lane],
+    options: FitOptions,
+    rounds: int,
+    types: StoredTypes,
+) -> None:
     scaler = torch.amp.GradScaler(model.device.type, enabled=options.use_amp)
     best, quiet = Best(model, options), not options.show_progress_bar
     for epoch in trange(options.epochs, desc="Epoch", disable=quiet):
@@ -112,18 +119,18 @@ def _train_mode(lanes: Sequence[_Lane]) -> None:
 
 
 def _evaluate(
-    model: Any, options: FitOptions, best: Best, epoch: int, steps: int, types: StoredTypes
+    model: SentenceTransformer, options: FitOptions, best: Best, epoch: int, steps: int, types: StoredTypes
 ) -> None:
     if options.evaluator is None:
         return
-    folder = figures_folder(options.output_path)
-    figures = options.evaluator(model, output_path=folder, epoch=epoch, steps=steps)
-    if best.hear(score_of(options.evaluator, figures), epoch, steps):
+    folder = metrics_folder(options.output_path)
+    metrics = options.evaluator(model, output_path=folder, epoch=epoch, steps=steps)
+    if best.record(score_of(options.evaluator, metrics), epoch, steps):
         with types.for_a_while():
             best.save()
 
 
-def _save_at(model: Any, options: FitOptions, step: int, types: StoredTypes) -> None:
+def _save_at(model: SentenceTransformer, options: FitOptions, step: int, types: StoredTypes) -> None:
     every = options.checkpoint_save_steps
     if options.checkpoint_path is not None and every and step % every == 0:
         with types.for_a_while():
@@ -131,8 +138,8 @@ def _save_at(model: Any, options: FitOptions, step: int, types: StoredTypes) -> 
 
 
 @contextmanager
-def _collating(loaders: Sequence[Any], collate: Any) -> Iterator[None]:
-    """While this lasts, loaders make batches with a function of ours."""
+def _collating(loaders: Sequence[Loader], collate: Callable[..., Any]) -> Iterator[None]:
+    """Within this context, loaders use our ``collate_fn``."""
     before = [loader.collate_fn for loader in loaders]
     for loader in loaders:
         loader.collate_fn = collate

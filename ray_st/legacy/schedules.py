@@ -1,4 +1,4 @@
-"""Optimizers and learning rates as older scripts name them."""
+"""Optimizers and learning rate schedules under the names of older scripts."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ SCHEDULES: Mapping[str, Callable[[Optimizer, int, int], LambdaLR]] = {
     "warmupcosine": transformers.get_cosine_schedule_with_warmup,
     "warmupcosinewithhardrestarts": transformers.get_cosine_with_hard_restarts_schedule_with_warmup,
 }
-"""How the learning rate goes, by its name in lower case."""
+"""Learning rate schedules by their lower-case name."""
 
 
 def check_scheduler(name: str) -> None:
-    """Refuses a learning rate schedule that is not there.
+    """Checks the name of a learning rate schedule.
 
     Raises:
-        ValueError: Naming those there are.
+        ValueError: If it is unknown; lists the known ones.
     """
     if name.lower() not in SCHEDULES:
         raise ValueError(f"scheduler must be one of {list(SCHEDULES)}, in any case; got {name!r}.")
 
 
 def make_scheduler(optimizer: Optimizer, name: str, warmup_steps: int, steps: int) -> LambdaLR:
-    """The schedule of a learning rate.
+    """A learning rate schedule.
 
     Args:
-        optimizer: Whose learning rate it is.
+        optimizer: The optimizer whose learning rate it sets.
         name: One of :data:`SCHEDULES`, in any case.
-        warmup_steps: Steps over which it rises from 0.
-        steps: All steps, at the end of which it is 0 again, if it falls at all.
+        warmup_steps: Steps over which the rate rises from 0.
+        steps: Total steps, at the end of which a decaying rate reaches 0.
 
     Raises:
         ValueError: If there is no schedule of this name.
@@ -54,7 +54,7 @@ def make_scheduler(optimizer: Optimizer, name: str, warmup_steps: int, steps: in
 
 
 def make_optimizer(module: nn.Module, options: FitOptions) -> Optimizer:
-    """An optimizer over all parameters of a module; biases and layer norms are left out of weight decay.
+    """An optimizer over all parameters of a module, with weight decay except for biases and layer norms.
 
     Args:
         module: A loss with its model.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -16,7 +16,18 @@ from ray_st.util.ports import use
 
 _LEARNING_RATE: Mapping[str, Any] = MappingProxyType({"lr": 2e-5})
 
-Objectives = Iterable[tuple[Any, nn.Module]]
+
+class Loader(Protocol):
+    """A ``DataLoader``, or another iterable of batches; the length is optional with ``steps_per_epoch``."""
+
+    collate_fn: Any
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __len__(self) -> int: ...
+
+
+Objectives = Iterable[tuple[Loader, nn.Module]]
 Callback = Callable[[float, float, int], Any]
 
 

@@ -283,6 +283,7 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "_maybe_log_save_evaluate": "(tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate)",
         "_move_model_to_device": "(model, device)",
         "_prepare_inputs": "(inputs)",
+        "_report_to_hp_search": "(trial, step, metrics)",
         "_run_epoch": "(model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch)",
         "_save": "(output_dir, state_dict)",
         "_save_checkpoint": "(model, trial)",
@@ -419,6 +420,10 @@ from ray_st.loop import Loop
 class Other(Loop):
     def _inner_training_loop(self): self._own
 
+class Mixin:
+    def _hp_search_setup(self): ...
+    def log(self): ...
+
 class AtRunTime(kind):
     def _hp_search_setup(self): ...
     def _of_ours(self): ...
@@ -435,6 +440,7 @@ def test_a_use_without_a_row_is_found() -> None:
         "ray._unknown",
         "ray._private.services",
         "Other._inner_training_loop of Trainer",
+        "Mixin._hp_search_setup of Trainer",
         "AtRunTime._hp_search_setup of Trainer",
     }
 

@@ -176,6 +176,9 @@ def foreign_imports(sources: Sources) -> Iterator[tuple[str, str]]:
 # ---- overrides ----
 
 
+TRAINERS_OWN = {name for name, found in vars(Trainer).items() if is_private(name) and callable(found)}
+
+
 @dataclass(frozen=True)
 class Class:
     """A class of the sources; ``imported`` says what the names of its file stand for."""
@@ -234,11 +237,16 @@ def foreign_bases(mine: Class, known: Mapping[str, list[Class]]) -> set[type]:
 
 
 def overrides(sources: Sources, needs: Callable[[type, str], bool]) -> Iterator[tuple[str, type, str]]:
-    """Where a class replaces what a foreign one has and ``needs`` a row for; with the foreign class and the name."""
+    """Where a class replaces what a foreign one has and ``needs`` a row for; with the foreign class and the name.
+
+    A class without bases may be mixed into the trainer at run time: its private methods are compared with ``Trainer``'s.
+    """
     known = classes(sources)
     for mine in (each for same in known.values() for each in same):
-        for base in foreign_bases(mine, known):
-            for name in sorted(mine.names):
+        mixin = not mine.node.bases
+        names = mine.names & TRAINERS_OWN if mixin else mine.names
+        for base in {Trainer} if mixin else foreign_bases(mine, known):
+            for name in sorted(names):
                 if needs(base, name) and describe_in(base, name) != MISSING:
                     yield (
                         f"{mine.file}:{mine.node.lineno}: {mine.node.name}.{name} of {base.__name__}",

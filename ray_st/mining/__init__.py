@@ -1,4 +1,5 @@
-"""Hard negatives: texts close to a query that do not answer it, found by a model among the documents of a dataset.
+"""Hard negatives: texts close to a query that do not answer it, found among the documents of a dataset.
 
-Each file is one step: pairs are read, texts embedded, candidates searched, rescored, filtered, picked and written.
+Each file is one step: read pairs, embed texts, search candidates, rescore, select and write. Pure functions
+of texts and arrays; may import ``ray_st.util`` alone. A cluster searches through ``ray_st.runtime``.
 """

@@ -1,8 +1,8 @@
-"""The nearest documents of each query, and the scores of its positives, shard by shard.
+"""The nearest documents of each query, and the scores of its positives, found shard by shard.
 
-A shard is a run of consecutive documents. What is found in shards merges to what is found in the whole corpus, so the
-shards may be searched one after the other or on as many machines; never are there scores of all queries with all
-documents at once.
+A shard is a range of consecutive documents. The results of shards merge to the result for the whole corpus,
+so shards may be searched one after the other or on many machines. Scores of all queries with all documents
+never exist at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PAIRS_AT_ONCE = 2**14
 
 @dataclass(frozen=True)
 class Found:
-    """What a search tells.
+    """The result of a search.
 
     Attributes:
         ranking: The nearest documents of each query: (q, k), fewer columns where there are fewer documents.
@@ -44,7 +44,7 @@ class Found:
     positives: Tensor
 
     def merged(self, other: Found, k: int) -> Found:
-        """What two searches of the same queries in different documents tell together.
+        """The merged result of two searches of the same queries in different documents.
 
         Args:
             other: The other search.
@@ -54,15 +54,15 @@ class Found:
 
 
 Search: TypeAlias = Callable[[Embedder, Pairs, int], Found]
-"""Embeds and finds the nearest k documents of each query; exchangeable, so that a cluster can do it."""
+"""Embeds and finds the nearest k documents of each query; a cluster may do it."""
 
 
 def shards(documents: int, size: int = SHARD) -> Iterator[range]:
-    """The numbers of consecutive documents, up to ``size`` in each shard.
+    """Ranges of consecutive documents, at most ``size`` in each.
 
     Args:
-        documents: How many there are.
-        size: The most in one shard.
+        documents: Number of documents.
+        size: Most documents in a shard.
     """
     return (range(start, min(start + size, documents)) for start in range(0, documents, size))
 
@@ -79,13 +79,13 @@ def search_shard(
     """Searches one shard for all queries.
 
     Args:
-        embedder: Knows how embeddings are compared, and where.
+        embedder: Says how embeddings are compared, and on which device.
         queries: (q, d).
         documents: Embeddings of the shard's documents (m, d).
         numbers: Their m numbers in the corpus.
-        pairs: Which documents are positives; its texts are not looked at.
+        pairs: Which documents are positives; texts are not used.
         k: Documents to find for each query.
-        queries_at_once: The most queries compared at a time.
+        queries_at_once: Most queries compared at a time.
     """
     compare, device = embedder.similarity, embedder.device
     documents = documents.to(device)
@@ -103,7 +103,7 @@ def search_shard(
 def positive_scores(
     embedder: Embedder, queries: Tensor, documents: Tensor, numbers: range, pairs: Pairs
 ) -> Tensor:
-    """Score of each pair (p,); 0 for those whose positive is not in the shard. Arguments as in :func:`search_shard`."""
+    """Score of each pair (p,), 0 if its positive is not in the shard; see :func:`search_shard`."""
     inside = (pairs.positive_of >= numbers.start) & (pairs.positive_of < numbers.stop)
     scores = torch.zeros(len(inside), dtype=queries.dtype)
     for part in torch.from_numpy(np.flatnonzero(inside)).split(_PAIRS_AT_ONCE):
@@ -118,11 +118,11 @@ class Here:
     """A search by this process.
 
     Args:
-        use_multi_process: Whether several processes embed; see :func:`~ray_st.mining.embedder.pooled`.
-        cache_folder: Where embeddings are kept from call to call; None for nowhere.
-        use_faiss: Whether faiss searches, which needs a similarity that is a product.
+        use_multi_process: Whether to embed in several processes; see :func:`~ray_st.mining.embedder.pooled`.
+        cache_folder: Folder that caches embeddings; None for no cache.
+        use_faiss: Whether to search with faiss, which needs a similarity that is a product.
         queries_at_once: The most queries searched at a time.
-        show_progress_bar: Whether to show one for each shard searched.
+        show_progress_bar: Whether to show progress over shards.
     """
 
     use_multi_process: bool | Sequence[str] = False
@@ -139,7 +139,7 @@ class Here:
         """Embeds and searches, as :data:`Search` says.
 
         Raises:
-            ValueError: If faiss is asked for with a similarity that it does not compute.
+            ValueError: If faiss is requested for a similarity that it does not compute.
             ImportError: If it is not installed.
         """
         faiss = _faiss(embedder) if self.use_faiss else None
@@ -159,35 +159,35 @@ class Here:
 
     def embeddings(self, embedder: Embedder, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """Embeddings of all queries and all documents, computed or read from the cache."""
-        files = self._files(embedder, pairs)
-        kept = [
-            read_embeddings(file, rows) if file else None
-            for file, rows in zip(files, (len(pairs.queries), len(pairs.corpus)), strict=True)
-        ]
-        if all(embeddings is not None for embeddings in kept):
-            return kept[0], kept[1]  # type: ignore[return-value]
+        query_file = self._file("query", embedder, embedder.query, pairs.queries)
+        corpus_file = self._file("corpus", embedder, embedder.document, pairs.corpus)
+        queries = read_embeddings(query_file, len(pairs.queries)) if query_file else None
+        documents = read_embeddings(corpus_file, len(pairs.corpus)) if corpus_file else None
+        if queries is not None and documents is not None:
+            return queries, documents
         with pooled(embedder.model, self.use_multi_process) as options:
-            documents = kept[1] if kept[1] is not None else embedder.documents(pairs.corpus, **options)
-            queries = kept[0] if kept[0] is not None else embedder.queries(pairs.queries, **options)
-        for file, before, embeddings in zip(files, kept, (queries, documents), strict=True):
-            if file and before is None:
-                write_embeddings(file, embeddings)
+            if documents is None:
+                documents = embedder.documents(pairs.corpus, **options)
+                write_embeddings(corpus_file, documents)
+            if queries is None:
+                queries = embedder.queries(pairs.queries, **options)
+                write_embeddings(query_file, queries)
         return queries, documents
 
-    def _files(self, embedder: Embedder, pairs: Pairs) -> tuple[Path | None, Path | None]:
+    def _file(
+        self, kind: str, embedder: Embedder, prompts: dict[str, str | None], texts: Sequence[str]
+    ) -> Path | None:
         if self.cache_folder is None:
-            return None, None
-        folder = Path(self.cache_folder)
-        query = fingerprint(embedder.model, embedder.query, pairs.queries)
-        corpus = fingerprint(embedder.model, embedder.document, pairs.corpus)
-        return folder / f"query_embeddings_{query}.npy", folder / f"corpus_embeddings_{corpus}.npy"
+            return None
+        name = f"{kind}_embeddings_{fingerprint(embedder.model, prompts, texts)}.npy"
+        return Path(self.cache_folder) / name
 
 
 def _faiss(embedder: Embedder) -> ModuleType:
     if not embedder.by_product:
         raise ValueError(
-            "use_faiss=True searches by the product of embeddings of unit length; this model compares them by "
-            f"{embedder.model.similarity_fn_name!r}. Use use_faiss=False."
+            "use_faiss=True searches by the product of embeddings of unit length; this model compares them "
+            f"by {embedder.model.similarity_fn_name!r}. Use use_faiss=False."
         )
     return load_extra("faiss", "faiss", "use_faiss=True")
 
@@ -195,14 +195,14 @@ def _faiss(embedder: Embedder) -> ModuleType:
 def faiss_ranking(
     faiss: ModuleType, queries: Tensor, documents: Tensor, k: int, queries_at_once: int
 ) -> Ranking:
-    """The documents with the highest products, found by faiss on the CPU; ties are in faiss's order.
+    """The documents with the highest products, found by faiss on the CPU; ties keep faiss's order.
 
     Args:
         faiss: The module.
         queries: (q, d).
         documents: (m, d).
         k: Documents to find for each query; all if there are fewer.
-        queries_at_once: The most queries searched at a time.
+        queries_at_once: Most queries searched at a time.
     """
     index = faiss.IndexFlatIP(documents.shape[1])
     index.add(documents.numpy())

@@ -6,30 +6,31 @@ import math
 from dataclasses import dataclass, replace
 
 STRATEGIES = ("top", "random")
-MARGIN_OVERSAMPLING = 10  # where scores remove candidates, so many are searched for each negative
+MARGIN_OVERSAMPLING = 10  # candidates searched per negative if limits on scores may remove some
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Limits on candidates, and how many of those within them are taken.
+    """Limits on candidates, and how many of the remaining ones to take.
 
-    Ranks count the candidates that are left after positives and limits on scores removed some, from 0.
+    Ranks count from 0, over the candidates that remain after positives and limits on scores.
 
     Args:
         num_negatives: Negatives of a query, at least 1.
         range_min: Rank of the first candidate that may be taken.
-        range_max: Rank after that of the last candidate that may be taken; None for what :meth:`settled` finds.
+        range_max: Rank after the last candidate that may be taken; None for the one that :meth:`settled`
+            sets.
         max_score: The highest score allowed.
         min_score: The lowest score allowed.
-        absolute_margin: The least difference allowed between the score of the query's worst positive and that of
-            a negative.
+        absolute_margin: The least difference allowed between the score of the query's worst positive and that
+            of a negative.
         relative_margin: The same as a share of the absolute value of the positive's score.
         sampling_strategy: "top" takes the best candidates, "random" any.
-        seed: Of the random choice; the same seed takes the same.
+        seed: Seed of the random choice; the same seed takes the same candidates.
         include_positives: Whether positives are candidates too.
 
     Raises:
-        ValueError: If a value is none of those named, or leaves fewer ranks than negatives.
+        ValueError: If a value is invalid, or there are fewer ranks than negatives.
     """
 
     num_negatives: int = 3
@@ -68,11 +69,16 @@ class Choice:
 
     def limits(self) -> dict[str, float]:
         """The limits on scores that are set, by name, in the order in which they are applied."""
-        names = ("absolute_margin", "relative_margin", "max_score", "min_score")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        values = {
+            "absolute_margin": self.absolute_margin,
+            "relative_margin": self.relative_margin,
+            "max_score": self.max_score,
+            "min_score": self.min_score,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
     def settled(self, most_positives: int, rescored: bool) -> Choice:
-        """The same with a range_max: room for the negatives and positives, ten times so many if limits remove some.
+        """This choice with a range_max: room for negatives and positives, ten times as much if limits apply.
 
         Args:
             most_positives: Rows of the query that has the most.
@@ -85,10 +91,10 @@ class Choice:
         return replace(self, range_max=self.range_min + wanted + most_positives)
 
     def reach(self, most_left_out: int) -> int:
-        """How many of the nearest documents must be found so that the ranks can be filled beside what is left out.
+        """How many of the nearest documents to find, so that the ranks can be filled despite exclusions.
 
         Args:
-            most_left_out: The most documents that are no candidates of a query.
+            most_left_out: Most documents that are no candidates of a query.
         """
-        assert self.range_max is not None  # settled
+        assert self.range_max is not None  # after settled()
         return self.range_max + most_left_out

@@ -1,14 +1,14 @@
-"""Embeddings of queries and documents: computed by a model, kept in files if asked for."""
+"""Embeddings of queries and documents: computed by a model, and cached in files if requested."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,37 +16,56 @@ from torch import Tensor
 
 from ray_st.util.search.top_k import ScoreFunction
 from ray_st.util.similarity import dot_score
-from ray_st.util.tensors import to_tensor
+from ray_st.util.tensors import Embeddings, to_tensor
+
+
+@runtime_checkable
+class Pooled(Protocol):
+    """A model that can compute in several processes."""
+
+    @property
+    def start_multi_process_pool(self) -> Callable[..., Any]:
+        """Starts processes, one on each of ``target_devices``."""
+
+    @property
+    def stop_multi_process_pool(self) -> Callable[[Any], None]:
+        """Stops them."""
 
 
 class Encoder(Protocol):
-    """What mining asks of a model."""
+    """What mining needs of a model."""
 
-    similarity_fn_name: Any
+    @property
+    def similarity_fn_name(self) -> str | None:
+        """Name of the similarity: cosine, dot, euclidean or manhattan."""
 
-    def encode_query(self, sentences: list[str], **options: Any) -> Any:
-        """Embeddings of queries (n, d)."""
+    @property
+    def encode_query(self) -> Callable[..., Embeddings]:
+        """Maps queries to embeddings (n, d)."""
 
-    def encode_document(self, sentences: list[str], **options: Any) -> Any:
-        """Embeddings of documents (n, d)."""
+    @property
+    def encode_document(self) -> Callable[..., Embeddings]:
+        """Maps documents to embeddings (n, d)."""
 
-    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Scores of each with each (n, m)."""
+    @property
+    def similarity(self) -> ScoreFunction:
+        """Maps embeddings (n, d) and (m, d) to scores (n, m)."""
 
-    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Scores row by row (n,)."""
+    @property
+    def similarity_pairwise(self) -> ScoreFunction:
+        """Maps embeddings (n, d) and (n, d) to scores (n,)."""
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """Embeds texts as vectors of unit length and compares them as the model says.
+    """Embeds texts as vectors of unit length, and compares them by the model's similarity.
 
     Args:
         model: The model.
-        query: ``prompt`` and ``prompt_name`` of queries.
-        document: The same of documents.
+        query: ``prompt`` and ``prompt_name`` for queries.
+        document: The same for documents.
         batch_size: Texts computed at once.
-        show_progress_bar: Whether the model shows one.
+        show_progress_bar: Whether the model shows a progress bar.
     """
 
     model: Encoder
@@ -58,7 +77,8 @@ class Embedder:
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
-        return torch.device(getattr(self.model, "device", "cpu"))
+        device = _attribute(self.model, "device")
+        return device if isinstance(device, torch.device) else torch.device("cpu")
 
     @property
     def by_product(self) -> bool:
@@ -67,15 +87,15 @@ class Embedder:
 
     @property
     def similarity(self) -> ScoreFunction:
-        """Scores of each with each; does not scale again what has unit length."""
+        """Scores of each with each; vectors are not normalised again."""
         return dot_score if self.by_product else self.model.similarity
 
-    def queries(self, texts: Sequence[str], **options: Any) -> Tensor:
+    def queries(self, texts: Sequence[str], **options: object) -> Tensor:
         """Embeddings (n, d) of queries, on the CPU.
 
         Args:
             texts: n queries.
-            options: Further ones of the model's ``encode_query``, such as a pool.
+            options: More options of the model's ``encode_query``, such as a pool.
 
         Raises:
             ValueError: If an embedding is not finite.
@@ -84,7 +104,7 @@ class Embedder:
             self.model.encode_query(list(texts), **self._options(self.query), **options), texts
         )
 
-    def documents(self, texts: Sequence[str], **options: Any) -> Tensor:
+    def documents(self, texts: Sequence[str], **options: object) -> Tensor:
         """Embeddings (n, d) of documents, on the CPU; like :meth:`queries`."""
         found = self.model.encode_document(list(texts), **self._options(self.document), **options)
         return self._checked(found, texts)
@@ -99,28 +119,32 @@ class Embedder:
         }
 
     @staticmethod
-    def _checked(found: Any, texts: Sequence[str]) -> Tensor:
+    def _checked(found: Embeddings, texts: Sequence[str]) -> Tensor:
         embeddings = to_tensor(found)
         bad = (~embeddings.isfinite().all(dim=1)).nonzero()
         if len(bad):
             raise ValueError(
-                f"The model's embeddings of {len(bad)} of {len(texts)} texts are not finite; the first is that of "
-                f"{texts[int(bad[0])]!r:.80}."
+                f"The model's embeddings of {len(bad)} of {len(texts)} texts are not finite; the first is "
+                f"that of {texts[int(bad[0])]!r:.80}."
             )
         return embeddings
 
 
 @contextmanager
-def pooled(model: Any, use_multi_process: bool | Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Options that let a model compute by several processes for as long as the context is open.
+def pooled(model: object, use_multi_process: bool | Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Options with which a model computes in several processes, while the context is open.
 
     Args:
-        model: With ``start_multi_process_pool``, if processes are asked for.
-        use_multi_process: Devices, one for each process; True for the model's own choice, False for none.
+        model: The model.
+        use_multi_process: Devices, one per process; True for the model's own choice, False for no processes.
     """
     if not use_multi_process:
         yield {}
         return
+    if not isinstance(model, Pooled):
+        raise ValueError(
+            f"use_multi_process needs a model with start_multi_process_pool; {type(model).__name__} has none."
+        )
     devices = None if isinstance(use_multi_process, bool) else list(use_multi_process)
     pool = model.start_multi_process_pool(target_devices=devices)
     try:
@@ -129,38 +153,44 @@ def pooled(model: Any, use_multi_process: bool | Sequence[str]) -> Iterator[dict
         model.stop_multi_process_pool(pool)
 
 
-def fingerprint(model: Any, prompts: dict[str, str | None], texts: Sequence[str]) -> str:
-    """A name for the embeddings of some texts: another one for other weights, prompts, dimensions or texts.
+def fingerprint(model: object, prompts: dict[str, str | None], texts: Sequence[str]) -> str:
+    """A name for the embeddings of some texts, which depends on weights, prompts, dimensions and texts.
 
     Args:
-        model: The model; one without ``state_dict`` is known by its name alone.
+        model: The model; without a ``state_dict`` it is identified by its name alone.
         prompts: ``prompt`` and ``prompt_name``.
         texts: The texts.
     """
     digest = hashlib.sha256()
-    card = getattr(model, "model_card_data", None)
-    known = (getattr(card, "base_model", None), getattr(model, "truncate_dim", None), sorted(prompts.items()))
-    digest.update(repr(known).encode())
-    named = getattr(model, "prompts", None), getattr(model, "default_prompt_name", None)
+    base = _attribute(_attribute(model, "model_card_data"), "base_model")
+    digest.update(repr((base, _attribute(model, "truncate_dim"), sorted(prompts.items()))).encode())
+    named = _attribute(model, "prompts"), _attribute(model, "default_prompt_name")
     digest.update(repr(named).encode())
-    for name, value in model.state_dict().items() if hasattr(model, "state_dict") else ():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    match model:
+        case object(state_dict=weights) if callable(weights):
+            for name, value in weights().items():
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     for text in texts:
         data = text.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
 
 
+def _attribute(owner: object, name: str) -> object:
+    """An attribute that not every model has; None without it."""
+    return getattr(owner, name, None)
+
+
 def read_embeddings(file: Path, rows: int) -> Tensor | None:
-    """Embeddings kept in a file, if there is one.
+    """Embeddings cached in a file; None without a file.
 
     Args:
-        file: Where they are.
-        rows: How many there must be.
+        file: The file.
+        rows: Expected number of embeddings.
 
     Raises:
-        ValueError: If the file holds something else.
+        ValueError: If the file holds anything else.
     """
     if not file.exists():
         return None
@@ -170,13 +200,15 @@ def read_embeddings(file: Path, rows: int) -> Tensor | None:
     return to_tensor(found)
 
 
-def write_embeddings(file: Path, embeddings: Tensor) -> None:
-    """Keeps embeddings in a file, which is there whole or not at all.
+def write_embeddings(file: Path | None, embeddings: Tensor) -> None:
+    """Caches embeddings in a file, atomically.
 
     Args:
-        file: Where to keep them; its folder is made.
+        file: The file; its folder is created. None caches nothing.
         embeddings: (n, d).
     """
+    if file is None:
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.stem}.{os.getpid()}.part")
     with part.open("wb") as stream:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from tqdm.auto import tqdm
 
 from ray_st.mining.candidates import Here, Search
 from ray_st.mining.choice import Choice
-from ray_st.mining.embedder import Embedder, Encoder, pooled
+from ray_st.mining.embedder import Embedder, Encoder, Pooled, pooled
 from ray_st.mining.pairs import Pairs, column_names, read_pairs
 from ray_st.mining.report import Tally, missing
-from ray_st.mining.rescore import Scorer, scorer_of
+from ray_st.mining.rescore import CrossEncoder, Scorer, scorer_of
 from ray_st.mining.select import mined_blocks
 from ray_st.mining.write import FORMATS
 from ray_st.util.names import did_you_mean
@@ -32,7 +32,7 @@ def mine_hard_negatives(
     anchor_column_name: str | None = None,
     positive_column_name: str | None = None,
     corpus: Sequence[str] | None = None,
-    cross_encoder: Any = None,
+    cross_encoder: CrossEncoder | None = None,
     range_min: int = 0,
     range_max: int | None = None,
     max_score: float | None = None,
@@ -59,17 +59,18 @@ def mine_hard_negatives(
     seed: int = 0,
     search: Search | None = None,
 ) -> Dataset:
-    """Finds, for each pair of a query and a positive, texts that are close to the query but do not answer it.
+    """Finds texts that are close to a query but do not answer it, for each pair of a query and a positive.
 
-    All positives of the dataset, and the texts of ``corpus``, are candidates; those of the query itself are not, nor is
-    the query where it is a document too (questions that answer each other, paraphrases). The nearest ones are searched, those outside the limits removed, and of the rest ``num_negatives`` are taken between
-    the ranks ``range_min`` and ``range_max``. Rows with the same query share its positives, and a repeated pair
-    counts once; the output follows the order in which queries appear first.
+    All positives of the dataset, and the texts of ``corpus``, are candidates, except for the query's own
+    positives and the query itself if it is also a document (as with paraphrases). The nearest candidates are
+    searched, those outside the limits are removed, and ``num_negatives`` are taken from the rest, between the
+    ranks ``range_min`` and ``range_max``. Rows with the same query share its positives, and a repeated pair
+    counts once; the output follows the order in which queries first appear.
 
-    Scores of all queries with all documents are never held at once: beside texts and embeddings, memory grows with
-    the number of queries times the candidates of one. A query with fewer candidates than negatives asked for gives
-    fewer rows ("triplet", "labeled-pair"), a shorter row, or none if it has no negative at all ("labeled-list"), or
-    no row ("n-tuple"); a warning tells how many rows are missing.
+    Scores of all queries with all documents are never held at once: besides texts and embeddings, memory
+    grows with the number of queries times the candidates of one. A query with too few candidates gives fewer
+    rows ("triplet", "labeled-pair"), a shorter row or none ("labeled-list"), or no row ("n-tuple"); a warning
+    says how many rows are missing.
 
     Args:
         dataset: A query and a positive in each row.
@@ -77,49 +78,50 @@ def mine_hard_negatives(
         anchor_column_name: Column of the queries; the first by default.
         positive_column_name: Column of the positives; the second by default.
         corpus: More candidates.
-        cross_encoder: Scores pairs anew where a limit on scores is set: an object with
-            ``predict(pairs, batch_size=…)`` or a function of a list of (query, document), giving one score each.
-        range_min: How many of the best candidates are skipped, since they may be positives that nobody marked.
-        range_max: How many of the best candidates are looked at; by default ``range_min``, plus the positives of one
-            query at most, plus ``num_negatives`` (ten times as many if a limit on scores is set).
+        cross_encoder: Rescores pairs if a limit on scores is set: an object with ``predict(pairs,
+            batch_size=…)``, or a function of a list of (query, document), returning one score per pair.
+        range_min: How many of the best candidates to skip, since they may be unmarked positives.
+        range_max: How many of the best candidates to consider; by default ``range_min``, plus the most
+            positives of a query, plus ``num_negatives`` (ten times as many if a limit on scores is set).
         max_score: Candidates with higher scores are removed.
         min_score: Candidates with lower scores are removed.
-        absolute_margin: Candidates whose score is not lower by this much than the query's worst positive's are
-            removed.
-        relative_margin: The same as a share of the absolute value of the positive's score: 0.05 removes those above
-            95 % of a positive score (the TopK-PercPos rule of NV-Retriever, arXiv:2407.15831).
+        absolute_margin: Candidates whose score is not lower than that of the query's worst positive by this
+            margin are removed.
+        relative_margin: The same, relative to the absolute value of the positive's score: 0.05 removes those
+            above 95 % of a positive score (the TopK-PercPos rule of NV-Retriever, arXiv:2407.15831).
         num_negatives: Negatives of each query.
-        sampling_strategy: "top" takes the best candidates, "random" any of them with equal chances.
+        sampling_strategy: "top" takes the best candidates, "random" any of them, uniformly.
         query_prompt_name: Name of the model's prompt for queries; by default as in ``encode_query``.
-        query_prompt: That prompt itself; goes before the name.
+        query_prompt: The prompt text. Overrides ``query_prompt_name``.
         corpus_prompt_name: Name of the model's prompt for documents; by default as in ``encode_document``.
-        corpus_prompt: That prompt itself; goes before the name.
-        include_positives: Whether positives are candidates too, as in a first stage's ranking to be reranked; sets
-            ``output_format`` to "n-tuple".
-        output_format: Columns of the output. "triplet": anchor, positive, ``negative``. "n-tuple": anchor, positive,
-            ``negative_1`` to ``negative_n``. "labeled-pair": anchor, text, ``label`` (1 or 0). "labeled-list":
-            anchor, list of texts with the positive first, list ``labels``.
+        corpus_prompt: The prompt text. Overrides ``corpus_prompt_name``.
+        include_positives: Whether positives are candidates too, as in a first-stage ranking to be reranked;
+            sets ``output_format`` to "n-tuple".
+        output_format: Columns of the output. "triplet": anchor, positive, ``negative``. "n-tuple": anchor,
+            positive, ``negative_1`` to ``negative_n``. "labeled-pair": anchor, text, ``label`` (1 or 0).
+            "labeled-list": anchor, list of texts with the positive first, list ``labels``.
         output_scores: Adds ``scores`` (the positive's first) to triplets and n-tuples; in the labeled formats
-            ``score`` or ``scores`` take the labels' place.
-        batch_size: Texts, or pairs of the cross-encoder, computed at once.
-        faiss_batch_size: The most queries searched at a time, with faiss or without.
-        use_faiss: Search with faiss (the extra "faiss"); needs a model that compares by cosine or product.
-        use_multi_process: Embed, and rescore if the cross-encoder can, by several processes: True, or a list of
-            devices with one for each.
-        verbose: Whether to show progress and figures.
-        cache_folder: Where embeddings are kept for the next call with the same weights, prompts and texts.
-        as_triplets: Old; True stands for the format "triplet", False for "n-tuple".
-        margin: Old name of ``absolute_margin``.
-        seed: Of the random choice; the same seed takes the same negatives.
-        search: Who embeds and searches, such as a cluster; this process by default.
+            ``score`` or ``scores`` replace the labels.
+        batch_size: Texts, or pairs for the cross-encoder, computed at once.
+        faiss_batch_size: Most queries searched at a time, with or without faiss.
+        use_faiss: Whether to search with faiss (the extra "faiss"); needs a model that compares by cosine or
+            product.
+        use_multi_process: Whether to embed, and rescore if the cross-encoder can, in several processes: True,
+            or a list of devices, one per process.
+        verbose: Whether to show progress and statistics.
+        cache_folder: Folder that caches embeddings for later calls with the same weights, prompts and texts.
+        as_triplets: Deprecated; True stands for the format "triplet", False for "n-tuple".
+        margin: Deprecated name of ``absolute_margin``.
+        seed: Seed of the random choice; the same seed takes the same negatives.
+        search: What embeds and searches, such as a cluster; this process by default.
 
     Returns:
         A dataset with the columns of the format.
 
     Raises:
-        ValueError: If a column is missing; a text is missing, empty or no string; a setting is impossible; or an
+        ValueError: If a column is missing; a text is missing, empty or no string; a setting is invalid; or an
             embedding or score is not finite.
-        ImportError: If faiss is asked for and not installed.
+        ImportError: If faiss is requested and not installed.
     """
     output_format, output_scores = _newer_format(output_format, output_scores, as_triplets)
     if margin is not None:
@@ -154,7 +156,7 @@ def mine_hard_negatives(
         show_progress_bar=verbose,
     )
     say = tqdm.write if verbose else _nothing
-    say(_what_there_is(pairs, choice))
+    say(_summary(pairs, choice))
     found = search(embedder, pairs, choice.reach(pairs.most_left_out))
     with _scorer(cross_encoder if rescored else None, batch_size, use_multi_process) as score:
         tally = Tally()
@@ -207,13 +209,14 @@ def _check_format(output_format: str) -> None:
         )
 
 
-def _columns(dataset: Any, anchor: str | None, positive: str | None) -> tuple[str, str]:
-    columns = getattr(dataset, "column_names", None)
-    if not isinstance(columns, list) or not hasattr(dataset, "__len__"):
-        raise ValueError(
-            f"Mining needs a datasets.Dataset; got {type(dataset).__name__}. Take one split, or make a Dataset of it."
-        )
-    return column_names(columns, anchor, positive)
+def _columns(dataset: object, anchor: str | None, positive: str | None) -> tuple[str, str]:
+    match dataset:
+        case object(column_names=list() as columns) if isinstance(dataset, Sized):
+            return column_names(columns, anchor, positive)
+    raise ValueError(
+        f"Mining needs a datasets.Dataset; got {type(dataset).__name__}. Take one split, or make a Dataset "
+        "of it."
+    )
 
 
 def _one_search(search: Search | None, here: Here) -> Search:
@@ -231,12 +234,12 @@ def _one_search(search: Search | None, here: Here) -> Search:
 
 @contextmanager
 def _scorer(
-    cross_encoder: Any, batch_size: int, use_multi_process: bool | Sequence[str]
+    cross_encoder: CrossEncoder | None, batch_size: int, use_multi_process: bool | Sequence[str]
 ) -> Iterator[Scorer | None]:
     if cross_encoder is None:
         yield None
         return
-    several = use_multi_process if hasattr(cross_encoder, "start_multi_process_pool") else False
+    several = use_multi_process if isinstance(cross_encoder, Pooled) else False
     with pooled(cross_encoder, several) as options:
         yield scorer_of(cross_encoder, batch_size=batch_size, **options)
 
@@ -247,7 +250,7 @@ def _dataset(tables: list[pa.Table]) -> Dataset:
     return Dataset(pa.concat_tables(tables))
 
 
-def _what_there_is(pairs: Pairs, choice: Choice) -> str:
+def _summary(pairs: Pairs, choice: Choice) -> str:
     return (
         f"{pairs.rows:,} rows: {len(pairs.query_of):,} pairs of {len(pairs.queries):,} queries, "
         f"{len(pairs.corpus):,} documents; negatives from ranks {choice.range_min} to {choice.range_max}."

@@ -1,14 +1,17 @@
-"""What is to be mined: each query once, each document once, and which documents answer which query."""
+"""The data to mine: each query once, each document once, and the pairs of both."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ray_st.util.names import did_you_mean
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,10 @@ class Pairs:
 
     Attributes:
         queries: The q queries, in order of appearance.
-        corpus: The m documents: those given, then the positives that are not among them, in order of appearance.
+        corpus: The m documents: the given corpus, then positives that are not in it, in order of appearance.
         query_of: Number of the query of each of the p pairs (p,), ascending; each query has a pair.
         positive_of: Number in the corpus of the positive of each pair (p,).
-        own_of: Number in the corpus of the document that is the query itself, for each query (q,); -1 if there is none.
+        own_of: Number in the corpus of the document equal to each query (q,); -1 if there is none.
         rows: Rows of the dataset, repeated pairs included.
         most_rows: Rows of the query that has the most.
     """
@@ -62,15 +65,15 @@ class Pairs:
 
     @property
     def most_left_out(self) -> int:
-        """The most documents that are no candidates of a query: its positives, and itself if queries are documents."""
+        """Most documents excluded for a query: its positives, and itself if queries are documents."""
         return self.most_rows + int((self.own_of >= 0).any())
 
     def of_queries(self, start: int, stop: int) -> slice:
-        """Where the pairs of some consecutive queries are.
+        """The pairs of some consecutive queries.
 
         Args:
             start: Number of the first query.
-            stop: Number after that of the last query.
+            stop: Number after the last query.
         """
         first, end = np.searchsorted(self.query_of, [start, stop])
         return slice(int(first), int(end))
@@ -80,9 +83,9 @@ def column_names(columns: Sequence[str], anchor: str | None, positive: str | Non
     """The columns of queries and positives: by default the first two.
 
     Args:
-        columns: What there is.
-        anchor: Column of the queries, if it was named.
-        positive: Column of the positives, if it was named.
+        columns: The columns of the dataset.
+        anchor: Column of the queries, if named.
+        positive: Column of the positives, if named.
 
     Raises:
         ValueError: If there is no such column, there are fewer than two, or both would be the same.
@@ -101,7 +104,7 @@ def column_names(columns: Sequence[str], anchor: str | None, positive: str | Non
     return anchor, positive
 
 
-def read_pairs(dataset: Any, anchor: str, positive: str, corpus: Sequence[str] | None = None) -> Pairs:
+def read_pairs(dataset: Dataset, anchor: str, positive: str, corpus: Sequence[str] | None = None) -> Pairs:
     """The pairs of a dataset, checked.
 
     Args:
@@ -132,12 +135,12 @@ def _documents(corpus: Sequence[str]) -> list[str]:
     return documents
 
 
-def _check_texts(texts: list[Any], where: str, unit: str) -> None:
+def _check_texts(texts: Sequence[object], where: str, unit: str) -> None:
     bad = [
         place for place, text in enumerate(texts) if not isinstance(text, str) or not text or text.isspace()
     ]
     if bad:
         raise ValueError(
-            f"Each {unit} of {where} must hold a text; {len(bad)} of {len(texts)} do not, the first is {unit} "
-            f"{bad[0]}: {texts[bad[0]]!r:.80}. Filter them out first."
+            f"Each {unit} of {where} must hold a text; {len(bad)} of {len(texts)} do not, the first is "
+            f"{unit} {bad[0]}: {texts[bad[0]]!r:.80}. Filter them out first."
         )

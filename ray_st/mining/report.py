@@ -1,4 +1,4 @@
-"""What mining tells about itself: figures of the scores, what limits removed, what could not be found."""
+"""The report of mining: statistics of scores, what limits removed, and rows without enough negatives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ray_st.mining.choice import Choice
 from ray_st.mining.write import Mined
 
-_FIGURES = {
+_STATISTICS = {
     "Count": lambda scores: f"{len(scores):,}",
     "Mean": lambda scores: f"{scores.mean():.4f}",
     "Std": lambda scores: f"{scores.std(ddof=1):.4f}" if len(scores) > 1 else "",
@@ -31,7 +31,7 @@ class Tally:
         removed: How many of them each limit removed.
         positives: Scores of the pairs, by block.
         negatives: Scores of the negatives of each pair, by block.
-        differences: By how much the positive's score is higher, by block.
+        differences: Differences of the positives' scores to the negatives', by block.
     """
 
     candidates: int = 0
@@ -41,7 +41,7 @@ class Tally:
     differences: list[np.ndarray] = field(default_factory=list)
 
     def add(self, mined: Mined) -> None:
-        """Takes in the scores of a block.
+        """Adds the scores of a block.
 
         Args:
             mined: The block.
@@ -60,8 +60,8 @@ class Tally:
         """
         columns = [np.concatenate(parts) for parts in (self.positives, self.negatives, self.differences)]
         yield "{:<6} {:>14} {:>14} {:>14}".format("Metric", "Positive", "Negative", "Difference")
-        for name, figure in _FIGURES.items():
-            values = [figure(scores) if len(scores) or name == "Count" else "" for scores in columns]
+        for name, statistic in _STATISTICS.items():
+            values = [statistic(scores) if len(scores) or name == "Count" else "" for scores in columns]
             yield "{:<6} {:>14} {:>14} {:>14}".format(name, *values)
         for name, limit in choice.limits().items():
             if count := self.removed.get(name, 0):
@@ -70,17 +70,18 @@ class Tally:
 
 
 def missing(found: int, wanted: int, choice: Choice) -> str | None:
-    """What is to be said about rows that lack negatives, if there are any.
+    """A warning about rows that lack negatives; None if there are none.
 
     Args:
-        found: Rows that there are.
-        wanted: Rows that there would be if each query had all its negatives.
-        choice: What may be loosened.
+        found: Rows found.
+        wanted: Rows if each query had all its negatives.
+        choice: The limits, which may be loosened.
     """
     if found >= wanted:
         return None
     loosen = ["range_max", *(["range_min"] if choice.range_min else []), *choice.limits()]
     return (
-        f"Mining found too few negatives for {wanted - found:,} of {wanted:,} rows ({1 - found / wanted:.2%}), "
-        f"which are left out. More documents, or other values of {', '.join(loosen)}, would give more."
+        f"Mining found too few negatives for {wanted - found:,} of {wanted:,} rows "
+        f"({1 - found / wanted:.2%}), which are left out. More documents, or other values of "
+        f"{', '.join(loosen)}, would give more."
     )

@@ -3,39 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from ray_st.mining.pairs import Pairs
-from ray_st.util.tensors import to_numpy, to_tensor
+from ray_st.util.tensors import Embeddings, to_numpy, to_tensor
 
 Scorer: TypeAlias = Callable[[list[tuple[str, str]]], np.ndarray]
 """Scores n pairs of a query and a document: (n,) in float32."""
 
-_PAIRS_AT_ONCE = 2**13  # enough for a cross-encoder to sort by length, few enough to hold as texts
+_PAIRS_AT_ONCE = 2**13  # enough to sort by length, few enough to hold as texts
 
 
-def scorer_of(cross_encoder: Any, **options: Any) -> Scorer:
-    """Makes one function of whatever scores pairs.
+class Predictor(Protocol):
+    """A cross-encoder as an object."""
+
+    @property
+    def predict(self) -> Callable[..., Embeddings]:
+        """Maps n pairs of texts to scores (n,)."""
+
+
+CrossEncoder: TypeAlias = Predictor | Callable[[list[tuple[str, str]]], Embeddings]
+"""A cross-encoder: an object with ``predict``, or a function of n pairs of texts."""
+
+
+def scorer_of(cross_encoder: CrossEncoder, **options: object) -> Scorer:
+    """Makes a function of a cross-encoder.
 
     Args:
         cross_encoder: An object with ``predict(pairs, **options)``, or a function of the pairs alone.
-        options: Such as ``batch_size`` or ``pool``.
+        options: Options of ``predict``, such as ``batch_size`` or ``pool``.
 
     Raises:
-        ValueError: If it is neither; and, when it is used, if it gives anything but one finite score a pair.
+        ValueError: If it is neither; when called, if it returns anything but one finite score per pair.
     """
-    predict = getattr(cross_encoder, "predict", None)
-    if predict is None and not callable(cross_encoder):
-        raise ValueError(
-            "cross_encoder must have predict(pairs), or be a function of pairs; got "
-            f"{type(cross_encoder).__name__}."
-        )
+    predict = _predict(cross_encoder, options)
 
     def score(pairs: list[tuple[str, str]]) -> np.ndarray:
-        found = predict(pairs, **options) if predict is not None else cross_encoder(pairs)
-        scores = to_numpy(to_tensor(found)).astype(np.float32)
+        scores = to_numpy(to_tensor(predict(pairs))).astype(np.float32)
         if scores.size != len(pairs):
             raise ValueError(
                 f"The cross-encoder must give one score a pair; got {scores.shape} for {len(pairs)}."
@@ -48,6 +55,18 @@ def scorer_of(cross_encoder: Any, **options: Any) -> Scorer:
         return scores.reshape(-1)
 
     return score
+
+
+def _predict(cross_encoder: object, options: dict[str, object]) -> Callable[..., Embeddings]:
+    match cross_encoder:
+        case object(predict=predict) if callable(predict):
+            return partial(predict, **options)
+        case _ if callable(cross_encoder):
+            return cross_encoder
+    raise ValueError(
+        "cross_encoder must have predict(pairs), or be a function of pairs; got "
+        f"{type(cross_encoder).__name__}."
+    )
 
 
 def score_pairs(

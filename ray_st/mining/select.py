@@ -1,4 +1,4 @@
-"""From candidates to negatives, a block of queries at a time: limits remove some, then the best or any are taken."""
+"""From candidates to negatives, a block of queries at a time: apply limits, then take the best or any."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray_st.mining.write import REMOVED, Mined
 from ray_st.util.tensors import to_numpy
 
 QUERIES_AT_ONCE = 2**14
-"""Queries in a block, which bounds what is held between search and table."""
+"""Queries per block, which bounds the memory between search and table."""
 
 
 def mined_blocks(
@@ -26,14 +26,14 @@ def mined_blocks(
     tally: Tally,
     queries_at_once: int = QUERIES_AT_ONCE,
 ) -> Iterator[Mined]:
-    """The negatives of all pairs, in blocks of consecutive queries; the same whatever the size of a block.
+    """The negatives of all pairs, in blocks of consecutive queries; the same for any block size.
 
     Args:
         pairs: What is mined.
         found: The candidates.
-        choice: Which of them become negatives.
-        score: Scores pairs of texts anew; None to keep the scores of the search.
-        tally: Collects the figures of the report.
+        choice: Which of them to take.
+        score: Rescores pairs of texts; None to keep the scores of the search.
+        tally: Collects the statistics of the report.
         queries_at_once: Queries in a block.
     """
     draws = np.random.default_rng(choice.seed)
@@ -88,7 +88,7 @@ def are_positives(
 
     Args:
         documents: Numbers of the candidates of each query (q, c).
-        query_of: Row in ``documents`` that each pair belongs to (p,).
+        query_of: Row in ``documents`` of each pair (p,).
         positive_of: Number of its positive (p,).
         corpus: Documents in the corpus.
 
@@ -102,7 +102,7 @@ def are_positives(
 
 
 def worst_positive(scores: np.ndarray, query_of: np.ndarray) -> np.ndarray:
-    """The lowest score of a positive of each query (q,), from which margins are measured.
+    """The lowest score of a positive of each query (q,), the reference of margins.
 
     Args:
         scores: Score of each pair (p,).
@@ -114,13 +114,13 @@ def worst_positive(scores: np.ndarray, query_of: np.ndarray) -> np.ndarray:
 def within_limits(
     scores: np.ndarray, worst: np.ndarray, choice: Choice, removed: dict[str, int]
 ) -> np.ndarray:
-    """The scores, with :data:`REMOVED` where a limit removes a candidate.
+    """The scores, with :data:`REMOVED` for candidates outside a limit.
 
     Args:
         scores: (q, c).
         worst: The score of each query's worst positive (q,).
         choice: The limits.
-        removed: Candidates removed by each limit; counted up.
+        removed: Counts the candidates removed by each limit; updated.
     """
     for name, outside in _outside(scores, worst, choice):
         outside &= scores != REMOVED
@@ -150,7 +150,7 @@ def take(
         scores: Of the candidates (q, c).
         documents: Their numbers (q, c).
         choice: Which ranks, how many, and how they are taken.
-        draws: For the strategy "random".
+        draws: Random numbers for the strategy "random".
 
     Returns:
         Scores and numbers (q, n); the score is :data:`REMOVED` where there are too few.
@@ -167,7 +167,7 @@ def take(
 
 
 def _any_of(ranks: np.ndarray, usable: np.ndarray, n: int, draws: np.random.Generator) -> np.ndarray:
-    """Any n usable columns of each row, all equally likely, in their order; unusable ones only where too few are."""
+    """Any n usable columns of each row, uniformly, in order; unusable ones only if too few are usable."""
     chance = np.where(usable, draws.random(ranks.shape), 2.0)
     columns = np.sort(np.argsort(chance, axis=1, kind="stable")[:, :n], axis=1)
     return np.take_along_axis(ranks, columns, axis=1)

@@ -1,4 +1,4 @@
-"""Tables of mined pairs, a block of queries at a time and each table column by column."""
+"""Tables of mined pairs, one per block of queries, built column by column."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 REMOVED = np.float32(-np.inf)
-"""Score of what is no candidate (any more)."""
+"""Score of documents that are not, or no longer, candidates."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Mined:
 
     @property
     def there(self) -> np.ndarray:
-        """Which negatives there are (p, n)."""
+        """Which negatives exist (p, n)."""
         return self.scores != REMOVED
 
 
 def triplets(mined: Mined, anchor: str, positive: str, with_scores: bool) -> pa.Table:
-    """A row for each negative of each pair: anchor, positive, ``negative``, perhaps ``scores`` of both."""
+    """A row per negative of each pair: anchor, positive, ``negative``, optionally ``scores`` of both."""
     pair, place = np.nonzero(mined.there)
     negatives = mined.negatives[pair, place]
     columns = {
@@ -55,7 +55,7 @@ def triplets(mined: Mined, anchor: str, positive: str, with_scores: bool) -> pa.
 
 
 def tuples(mined: Mined, anchor: str, positive: str, with_scores: bool) -> pa.Table:
-    """A row for each pair with all negatives: anchor, positive, ``negative_1`` … , perhaps ``scores`` of all."""
+    """A row per pair with all negatives: anchor, positive, ``negative_1`` …, optionally ``scores`` of all."""
     full = mined.there.all(axis=1)
     columns = {
         anchor: _texts(mined.queries, mined.query_of[full]),
@@ -71,8 +71,10 @@ def tuples(mined: Mined, anchor: str, positive: str, with_scores: bool) -> pa.Ta
 
 
 def labeled_pairs(mined: Mined, anchor: str, positive: str, with_scores: bool) -> pa.Table:
-    """A row for each positive, then for each negative of each query, with ``label`` 1 or 0, or ``score``."""
-    first = np.diff(mined.query_of, prepend=-1) != 0  # a query's negatives come once, whatever its positives
+    """A row per positive, then per negative of each query, with ``label`` 1 or 0, or ``score``."""
+    first = (
+        np.diff(mined.query_of, prepend=-1) != 0
+    )  # a query's negatives appear once, however many positives it has
     row, place = np.nonzero(mined.there & first[:, None])
     query = np.concatenate([mined.query_of, mined.query_of[row]])
     document = np.concatenate([mined.positive_of, mined.negatives[row, place]])
@@ -88,7 +90,7 @@ def labeled_pairs(mined: Mined, anchor: str, positive: str, with_scores: bool) -
 
 
 def labeled_lists(mined: Mined, anchor: str, positive: str, with_scores: bool) -> pa.Table:
-    """A row for each pair with a negative: anchor, a list of the positive and negatives, ``labels`` or ``scores``."""
+    """A row per pair with a negative: anchor, list of positive and negatives, ``labels`` or ``scores``."""
     some = mined.there.any(axis=1)
     there = np.pad(mined.there[some], ((0, 0), (1, 0)), constant_values=True)
     documents = np.concatenate([mined.positive_of[some, None], mined.negatives[some]], axis=1)
@@ -121,4 +123,4 @@ FORMATS: dict[str, Callable[[Mined, str, str, bool], pa.Table]] = {
     "labeled-pair": labeled_pairs,
     "labeled-list": labeled_lists,
 }
-"""How mined pairs can be written: each takes them, the two columns' names, and whether scores are wanted."""
+"""Output formats: functions of mined pairs, the names of the two columns, and whether to add scores."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
-from enum import Enum
-from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from ray_st.util.names import did_you_mean
 from ray_st.util.secrets import without_secrets
+from ray_st.util.type_checks import YAML_WORDS, Hint, fits, type_name
 
 T = TypeVar("T")
 
@@ -53,7 +51,7 @@ def check_keys(value: Mapping[str, Any], known: Collection[str], where: str) -> 
             raise RunFileError(f"{at(where, key)}: unknown key {key!r}; {did_you_mean(key, known)}")
 
 
-def check_types(value: Mapping[str, Any], hints: Mapping[str, Any], where: str) -> None:
+def check_types(value: Mapping[str, Any], hints: Mapping[str, Hint], where: str) -> None:
     """Rejects values that do not have the annotated type.
 
     Args:
@@ -67,7 +65,9 @@ def check_types(value: Mapping[str, Any], hints: Mapping[str, Any], where: str) 
     for key, part in value.items():
         if key in hints and not fits(part, hints[key]):
             found = _shown(without_secrets(part, key))
-            raise RunFileError(f"{at(where, key)}: expected {_type_name(hints[key])}, found {found}")
+            raise RunFileError(
+                f"{at(where, key)}: expected {type_name(hints[key], YAML_WORDS)}, found {found}"
+            )
 
 
 def build(cls: type[T], value: Any, where: str) -> T:
@@ -89,65 +89,6 @@ def build(cls: type[T], value: Any, where: str) -> T:
             raise RunFileError(f"{at(where, name)}: missing")
     check_types(given, get_type_hints(cls), where)
     return cls(**given)
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from YAML matches an annotation.
-
-    Enumerations and paths are written as text; integers match float. Annotations that no YAML value can
-    express are not checked.
-
-    Args:
-        value: What was read.
-        hint: The annotation, resolved.
-    """
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return any(fits(value, option) for option in get_args(hint))
-    plain = origin or hint
-    if hint is Any or not isinstance(plain, type):
-        return True
-    if isinstance(value, bool):
-        return plain is bool
-    if plain is float:
-        return isinstance(value, int | float)
-    if issubclass(plain, Enum | Path):
-        return isinstance(value, str)
-    if plain in (int, bool, str, types.NoneType):
-        return isinstance(value, plain)
-    if issubclass(plain, list | tuple):
-        return isinstance(value, list) and _all_fit(value, get_args(hint))
-    if issubclass(plain, dict):
-        return isinstance(value, dict) and _all_fit(list(value.values()), get_args(hint)[1:])
-    return not isinstance(value, str | int | float | None)
-
-
-def _all_fit(values: list[Any], hints: tuple[Any, ...]) -> bool:
-    return len(hints) != 1 or all(fits(value, hints[0]) for value in values)
-
-
-def _type_name(hint: Any) -> str:
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    words = {
-        int: "a whole number",
-        float: "a number",
-        str: "text",
-        bool: "true or false",
-        types.NoneType: "null",
-    }
-    names = []
-    for option in options:
-        plain = get_origin(option) or option
-        is_class = isinstance(plain, type)
-        if is_class and issubclass(plain, Enum):
-            names.append("one of " + ", ".join(str(member.value) for member in plain))
-        elif is_class and issubclass(plain, list | tuple):
-            names.append("a list")
-        elif is_class and issubclass(plain, dict):
-            names.append("keys with values")
-        else:
-            names.append(words.get(plain, getattr(plain, "__name__", str(plain))))
-    return " or ".join(dict.fromkeys(names))
 
 
 def _shown(value: Any) -> str:

@@ -6,7 +6,8 @@ from typing import Any, Optional, Union
 
 import pytest
 
-from ray_st.cli.run_checks import RunFileError, build, fits
+from ray_st.cli.run_checks import RunFileError, build
+from ray_st.util.type_checks import fits
 
 
 class Choice(Enum):

@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-quick test-newest test-long lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup bench-search bench-hpo clean
+.PHONY: help demo check test test-newest test-long lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup bench-search bench-hpo clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,11 +22,11 @@ help: ## say what there is
 demo: .venv/.installed-demo ## fine-tune all-MiniLM-L6-v2 to search API documentation, on two workers
 	RAY_ADDRESS=local $(BIN)/python examples/demo.py
 
+check: .venv/.installed-test lint ## before a commit: lint, types, and the tests that start no Ray and aren't slow; 3 minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not ray and not slow and not long" $(ARGS)
+
 test: .venv/.installed-test lint docs ## lint, types, documentation, and all tests but the long ones
 	RAY_ADDRESS=local OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS)
-
-test-quick: .venv/.installed-test ## the fast tests, for while you work; minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -q -m "not ray and not slow and not long" $(ARGS)
 
 test-newest: ## the core's tests with the newest releases in range, in an environment of their own; says what breaks
 	$(PYTHON) -m venv .venv-newest

@@ -19,10 +19,10 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps the tests that use Ray together, so that one process of several has the session's cluster."""
+    """Keeps together what shares a fixture: the tests that use Ray, for the session's cluster, and those of a file."""
     for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        group = "ray" if item.get_closest_marker("ray") else item.location[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 WORDS = "the a of to in is and query document text word good bad weather sunny man eats pasta"

@@ -11,6 +11,7 @@ import torch
 from test_conformance import CASES
 from torch import nn
 
+from processes import run_ranks
 from ray_st.losses.parts import total
 from ray_st.testing.loss_conformance import ROWS, gather_on, innermost, take_path
 from ray_st.testing.tiny_encoder import WORDS, TinyEncoder
@@ -78,7 +79,7 @@ def _step(name: str, path: str, rank: int) -> tuple[torch.Tensor, dict[str, torc
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(_rank, (str(folder),), nprocs=2)
+    run_ranks(_rank, str(folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 
+from processes import run_ranks
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.evaluation import InformationRetrievalEvaluator
 from ray_st.losses import CachedMultipleNegativesRankingLoss, GISTEmbedLoss, MultipleNegativesRankingLoss
@@ -238,7 +239,7 @@ def one_rank(rank: int, size: int, folder: str, encoder: str) -> None:
 def test_two_workers_where_some_batches_leave_a_row_out(
     tmp_path: Path, tiny_encoder: Path, fresh_accelerator: None
 ) -> None:
-    torch.multiprocessing.spawn(one_rank, (2, str(tmp_path), str(tiny_encoder)), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(one_rank, 2, str(tmp_path), str(tiny_encoder))
     alone = mixed_run(str(tmp_path / "alone"), str(tiny_encoder), World())
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from processes import run_ranks
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.training.callbacks.callback_consensus import acts_in_steps
@@ -134,7 +135,7 @@ def work(rank: int, folder: str, model: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("agreement")
-    torch.multiprocessing.spawn(work, (str(folder), str(tiny_folder)), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(work, str(folder), str(tiny_folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from processes import run_ranks
 from ray_st.training.distributed import collectives
 from ray_st.training.distributed.collectives import ClusterGather, current_world
 from ray_st.world import World
@@ -36,7 +37,7 @@ def alone_or_with(rank: int, size: int, folder: str, task: Any) -> None:
 
 def on_ranks(size: int, folder: Path, task: Any) -> list[Any]:
     """Runs a task in so many processes; what each returns."""
-    torch.multiprocessing.spawn(alone_or_with, (size, str(folder), task), nprocs=size)  # type: ignore[no-untyped-call]
+    run_ranks(alone_or_with, size, str(folder), task, count=size)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(size)]
 
 

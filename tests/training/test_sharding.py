@@ -20,6 +20,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from processes import run_ranks
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.losses import (
@@ -306,7 +307,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def ranks(folder: Path, tiny_folder: Path) -> list[dict[str, Any]]:
     """What each rank found."""
-    torch.multiprocessing.spawn(work, (2, str(folder), str(tiny_folder)), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(work, 2, str(folder), str(tiny_folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 import evaluators
+from processes import run_ranks
 from ray_st import SentenceTransformer
 from ray_st.evaluation import SequentialEvaluator
 from ray_st.training.distributed import evaluator_team, shared_encoding
@@ -130,6 +131,6 @@ def one_rank(rank: int, size: int, folder: str, model: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_of_which_one_fails(tiny_folder: Path, tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(one_rank, (2, str(tmp_path), str(tiny_folder)), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ranks(one_rank, 2, str(tmp_path), str(tiny_folder))
     assert (tmp_path / "0").read_text() == "ValueError: the disk is full"
     assert (tmp_path / "1").read_text() == "PeerError: rank 0 failed: ValueError: the disk is full"

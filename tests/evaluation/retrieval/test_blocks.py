@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from processes import run_ranks
 from ray_st import SentenceTransformer
 from ray_st.evaluation import InformationRetrievalEvaluator
 from ray_st.evaluation.retrieval import blocks as sharded
@@ -186,5 +187,5 @@ def test_processes_give_the_bits_of_one(
         expected = evaluated(tiny_model, tmp_path / "one")
     finally:
         torch.set_num_threads(threads)
-    torch.multiprocessing.spawn(_rank, (str(tmp_path), str(tiny_folder), size), nprocs=size)
+    run_ranks(_rank, str(tmp_path), str(tiny_folder), size, count=size)
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(size)] == [expected] * size

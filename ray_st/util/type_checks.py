@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias, Union, get_args, get_origin
 
-Hint: TypeAlias = Any
+Hint: TypeAlias = object
 """An annotation, resolved: a class, a union, a generic."""
 
 PYTHON_WORDS = {

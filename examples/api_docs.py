@@ -1,7 +1,7 @@
-"""The API documentation of installed Python libraries as a search problem: sentences that ask, entries that answer.
+"""The API documentation of installed Python libraries as a search problem.
 
-Each documented function or class gives one pair: the first sentence of its docstring is the question, its qualified
-name, signature and the rest of the docstring are the entry to be found. The sources are parsed, never imported.
+Each documented function or class gives one pair: the first sentence of its docstring is the query; its
+qualified name, signature and the rest of the docstring are the document. Sources are parsed, never imported.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 PACKAGES = ("numpy", "torch", "pandas", "pyarrow", "ray", "transformers")
 """Libraries whose documentation the demo learns to search."""
 
-# Folders and files that document nothing a user would look for: tests, vendored code, insides (but NumPy's functions
-# live in one), and the hundreds of model files in transformers, which repeat each other.
+# Folders and files without documentation for users: tests, vendored code, private modules (except the one
+# with NumPy's functions), and the hundreds of model files in transformers, which repeat each other.
 _SKIPPED = re.compile(
     r"(^|/)(tests?|testing|vendor(ed)?|third_?party(_files)?|thirdparty_files|examples|dashboard|distutils|_(?!core/)\w+)/"
     r"|(^|/)(conftest|modeling_\w+|modular_\w+)\.py$"
@@ -47,11 +47,11 @@ class Entry:
 
 
 def read_entries(packages: Sequence[str] = PACKAGES, body_chars: int = 300) -> list[Entry]:
-    """Read the entries of installed libraries.
+    """Reads the entries of installed libraries.
 
     Args:
-        packages: Names of top-level packages; those that are not installed are left out.
-        body_chars: How much of the docstring's rest an entry keeps, in characters.
+        packages: Names of top-level packages; those that are not installed are skipped.
+        body_chars: Characters that an entry keeps of the rest of the docstring.
 
     Returns:
         Entries in a fixed order, no two with the same question or the same text.
@@ -77,7 +77,7 @@ def _modules(package: str) -> Iterator[tuple[str, Path]]:
 
 
 def parse_entries(source: str, module: str, body_chars: int = 300) -> list[Entry]:
-    """Parse the entries of one module.
+    """Parses the entries of one module.
 
     Args:
         source: Python source.
@@ -92,7 +92,7 @@ def parse_entries(source: str, module: str, body_chars: int = 300) -> list[Entry
 
 
 def _documented(body: list[ast.stmt], scope: str) -> Iterator[tuple[str, str, str]]:
-    """(qualified name, signature, docstring) of every public function and class, methods included."""
+    """(qualified name, signature, docstring) of every public function, class and method."""
     for node in body:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() if not node.name.startswith("_"):
@@ -106,7 +106,7 @@ def _documented(body: list[ast.stmt], scope: str) -> Iterator[tuple[str, str, st
 
 
 def _attached(call: ast.Call) -> Iterator[tuple[str, str, str]]:
-    """Docstrings that torch and numpy attach to compiled functions: `add_docstr(torch.abs, text)` and the like."""
+    """Docstrings that torch and numpy attach to compiled functions, such as `add_docstr(torch.abs, text)`."""
     match call:
         case ast.Call(func=ast.Name(id="add_docstr"), args=[ast.Attribute() as target, text, *_]):
             yield ast.unparse(target), "", _string(text)
@@ -119,7 +119,7 @@ def _attached(call: ast.Call) -> Iterator[tuple[str, str, str]]:
 
 
 def _is_member(text: ast.expr) -> bool:
-    """Whether a docstring comes as (name of a method, docstring)."""
+    """Whether a docstring is given as (name of a method, docstring)."""
     return isinstance(text, ast.Tuple) and isinstance(text.elts[0], ast.Constant)
 
 
@@ -146,9 +146,9 @@ def _entry(name: str, module: str, signature: str, text: str, body_chars: int) -
 
 
 def first_sentence(text: str) -> tuple[str, str]:
-    """Split a docstring into its first sentence and the rest, both on one line.
+    """Splits a docstring into its first sentence and the rest, both on one line.
 
-    The rest no longer holds the sentence, not even as a repetition further down.
+    The sentence is removed from the rest, even if it is repeated there.
     """
     paragraph, _, rest = text.strip().partition("\n\n")
     paragraph = _one_line(paragraph)
@@ -165,7 +165,7 @@ def _one_line(text: str) -> str:
 
 
 def _unique(entries: Sequence[Entry]) -> list[Entry]:
-    """The first entry of each question and each text, so that no copy can be on both sides of a split."""
+    """The first entry of each question and each text, so that no duplicate is on both sides of a split."""
     seen: set[str] = set()
     kept = []
     for entry in entries:
@@ -181,14 +181,14 @@ def _key(text: str) -> str:
 
 
 def split_entries(entries: Sequence[Entry], held_out: float = 0.4) -> tuple[list[Entry], list[Entry]]:
-    """Split entries so that a module, with all that lies in its folder, is on one side only.
+    """Splits entries so that all modules of a folder are on the same side.
 
     Args:
-        entries: What :func:`read_entries` gave.
+        entries: The result of :func:`read_entries`.
         held_out: Share of the folders that go to the second list.
 
     Returns:
-        Entries to learn from, and entries to be found.
+        Entries for training, and entries for evaluation.
     """
     sides: tuple[list[Entry], list[Entry]] = [], []
     for entry in entries:

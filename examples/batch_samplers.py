@@ -1,4 +1,4 @@
-"""The three ways to group rows into batches, as the samplers deal them, and a training with one of them."""
+"""The three ways to group rows into batches, and training with one of them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ TOPICS = {
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Shows what each sampler deals, then trains."""
+    """Shows the batches of each sampler, then trains."""
     pairs, topics = Dataset.from_dict(PAIRS), Dataset.from_dict(TOPICS)
 
-    # What each sampler does can be seen without a model. Batches are lists of rows.
+    # Samplers work without a model. Batches are lists of rows.
     print("in the given order:", list(DefaultBatchSampler(range(3), batch_size=2, drop_last=False)))
     print("no text twice:", list(NoDuplicatesBatchSampler(pairs, batch_size=2, drop_last=False)))
     grouped = GroupByLabelBatchSampler(topics, batch_size=4, drop_last=False, valid_label_columns=["label"])
     print("labels that come in twos:", [[TOPICS["label"][row] for row in batch] for batch in grouped])
 
-    # Losses with in-batch negatives want no duplicates. Those that look for positives among the labels of a batch, such
-    # as BatchHardTripletLoss, want BatchSamplers.GROUP_BY_LABEL, and data like TOPICS.
+    # Losses with in-batch negatives need NO_DUPLICATES. Those that find positives by label, such as
+    # BatchHardTripletLoss, need BatchSamplers.GROUP_BY_LABEL, and data like TOPICS.
     model = SentenceTransformer("microsoft/mpnet-base")
     args = SentenceTransformerTrainingArguments(
         output_dir="models/no-duplicates", batch_sampler=BatchSamplers.NO_DUPLICATES

@@ -1,4 +1,4 @@
-"""Callbacks: one of our own, one of transformers', and the trackers that are installed."""
+"""Callbacks: a custom one, one of transformers, and the installed trackers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ray_st.losses import CoSENTLoss
 
 
 class LossCurve(TrainerCallback):
-    """Collects the losses, where the loop runs: on the workers. What it holds at the end comes back to the caller."""
+    """Collects the losses on the workers, where the loop runs. Its attributes come back to the driver."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        """Called wherever something is logged."""
+        """Called whenever something is logged."""
         if "loss" in logs:
             self.losses.append(logs["loss"])
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Trains with callbacks and shows what they know at the end."""
+    """Trains with callbacks and shows what they collected."""
     model = SentenceTransformer("microsoft/mpnet-base")
     stsb = datasets.load_dataset("sentence-transformers/stsb", split="validation")
     evaluator = EmbeddingSimilarityEvaluator(

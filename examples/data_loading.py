@@ -1,4 +1,4 @@
-"""Where data may come from: the Hub, CSV, JSON, Parquet, Arrow, SQL, a dict; and what the trainer reads by itself."""
+"""Data from the Hub, CSV, JSON, Parquet, Arrow, SQL or a dict, and what the trainer reads directly."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ray_st.losses import CoSENTLoss
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Writes the same rows in several forms, and reads them again."""
+    """Writes the same rows in several formats, and reads them back."""
     from_hub = datasets.load_dataset("sentence-transformers/stsb", split="train")
     print(from_hub)
 
-    # The same rows as files of several kinds
+    # The same rows in several file formats
     files = {kind: Path("data", f"pairs.{kind}").absolute() for kind in ("csv", "json", "parquet", "db")}
     write(from_hub, files)
 
@@ -42,11 +42,11 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
     for kind, dataset in loaded.items():
         print(f"{kind}: {dataset.num_rows} rows of {dataset.column_names}")
 
-    # Columns are inputs in their order, but for one named label, labels, score or scores: choose and order them.
+    # Columns are inputs, in order, except one named label, labels, score or scores: select and order them.
     tidy = loaded["csv"].add_column("source", ["us"] * loaded["csv"].num_rows)
     tidy = tidy.remove_columns("source").select_columns(["sentence2", "sentence1", "score"])
 
-    # The trainer reads the same without `datasets`, too: files, columns, queries, tables, Ray Datasets. Several at once:
+    # The trainer also reads files, columns, queries, tables and Ray Datasets directly. Several at once:
     train_dataset: dict[str, Any] = {
         "a dataset": tidy,
         "a file": str(files["parquet"]),
@@ -68,7 +68,7 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
 
 
 def write(dataset: datasets.Dataset, files: dict[str, Path]) -> None:
-    """Writes the rows as CSV, JSON lines, Parquet, an Arrow folder and a table of SQLite."""
+    """Writes the rows as CSV, JSON lines, Parquet, an Arrow folder and an SQLite table."""
     folder = files["csv"].parent
     folder.mkdir(parents=True, exist_ok=True)
     dataset.to_csv(files["csv"], index=False)

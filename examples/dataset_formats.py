@@ -1,4 +1,4 @@
-"""Which losses fit which data: pairs, triplets, pairs with a class, pairs with a score; and training on pairs with scores."""
+"""Which losses fit which data: pairs, triplets, pairs with a class or a score; training on scored pairs."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ FORMATS: dict[str, dict[str, Callable[[SentenceTransformer], Any]]] = {
         "CosineSimilarityLoss": losses.CosineSimilarityLoss,
     },
 }
-"""The formats of all-nli, and losses that take them. Inputs are the columns not named label or score, in order."""
+"""The formats of all-nli, and losses for them. Inputs are the columns not named label or score, in order."""
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Shows what fits, what is refused, and a training without an evaluator."""
+    """Shows what fits, what raises an error, and training without an evaluator."""
     model = SentenceTransformer("xlm-roberta-base")
     for subset, fitting in FORMATS.items():
         dataset = datasets.load_dataset("sentence-transformers/all-nli", subset, split="train[:10000]")
         print(f"{subset}: {dataset.column_names} for {', '.join(fitting)}")
 
-    # What does not fit is refused before anything starts.
+    # Data that does not fit raises an error before anything starts.
     try:
         make_trainer(model, "triplet", losses.CoSENTLoss(model), scaling_config).train()
     except ValueError as error:

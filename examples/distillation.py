@@ -1,4 +1,4 @@
-"""A student with half of its teacher's layers learns to give the teacher's embeddings."""
+"""A student with half of its teacher's layers learns to reproduce the teacher's embeddings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_st.losses import MSELoss
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Trains the student, and measures it before and after."""
+    """Trains the student, and evaluates it before and after."""
     teacher = SentenceTransformer("all-MiniLM-L6-v2")
     student = without_every_second_layer(SentenceTransformer("all-MiniLM-L6-v2"))
 
@@ -53,7 +53,7 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
 
 
 def without_every_second_layer(model: SentenceTransformer) -> SentenceTransformer:
-    """The model without layers 1, 3, 5, …; for encoders of BERT's family."""
+    """The model without layers 1, 3, 5, …; for BERT-like encoders."""
     encoder = model[0].auto_model
     encoder.encoder.layer = nn.ModuleList(list(encoder.encoder.layer)[::2])
     encoder.config.num_hidden_layers = len(encoder.encoder.layer)

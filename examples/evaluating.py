@@ -1,4 +1,4 @@
-"""Evaluators by themselves: scored pairs, triplets, several at once; they need a model, not a trainer."""
+"""Evaluators without a trainer: scored pairs, triplets, several at once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ray_st.evaluation import (
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Measures a model as it is."""
+    """Evaluates a model."""
     model = SentenceTransformer("all-MiniLM-L6-v2")
 
-    # Do cosines rank pairs as people did?
+    # Do cosine similarities rank pairs as people did?
     stsb = datasets.load_dataset("sentence-transformers/stsb", split="validation")
     sts_evaluator = EmbeddingSimilarityEvaluator(
         sentences1=stsb["sentence1"],
@@ -31,7 +31,7 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
     )
     show(sts_evaluator(model))
 
-    # How often is the positive nearer than the negative?
+    # How often is the positive closer than the negative?
     all_nli = datasets.load_dataset("sentence-transformers/all-nli", "triplet", split="dev[:1000]")
     triplet_evaluator = TripletEvaluator(
         anchors=all_nli["anchor"],
@@ -42,19 +42,19 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
     )
     show(triplet_evaluator(model))
 
-    # Several as one; the last one's figure is what a trainer would choose models by
+    # Several as one; the last one's metric is what a trainer would select models by
     evaluator = SequentialEvaluator([sts_evaluator, triplet_evaluator])
     show(evaluator(model))
     print("chosen by:", evaluator.primary_metric)
 
-    # Does search find what it should? Thirteen small data sets of the Hub, some by name
+    # Does search find what it should? Thirteen small datasets of the Hub, some by name
     show(NanoBEIREvaluator(["msmarco", "nq"])(model))
 
 
-def show(figures: dict[str, float]) -> None:
-    """Prints figures, one a line."""
-    for name, figure in figures.items():
-        print(f"{name}: {figure:.4f}")
+def show(metrics: dict[str, float]) -> None:
+    """Prints metrics, one per line."""
+    for name, value in metrics.items():
+        print(f"{name}: {value:.4f}")
 
 
 if __name__ == "__main__":

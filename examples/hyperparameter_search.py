@@ -1,4 +1,4 @@
-"""Searching learning rate, batch size, warmup and epochs by training many models, as many at a time as fit."""
+"""Search over learning rate, batch size, warmup and epochs, with as many concurrent trials as fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray_st.training_args import BatchSamplers
 
 
 def hpo_search_space(trial: Any) -> dict[str, Any]:
-    """What to choose from; the trial is Optuna's."""
+    """The search space; the trial is Optuna's."""
     return {
         "num_train_epochs": trial.suggest_int("num_train_epochs", 1, 2),
         "per_device_train_batch_size": trial.suggest_int("per_device_train_batch_size", 32, 128),
@@ -29,22 +29,22 @@ def hpo_search_space(trial: Any) -> dict[str, Any]:
 
 
 def hpo_model_init(trial: Any) -> SentenceTransformer:
-    """Each trial has a model of its own."""
+    """Each trial has its own model."""
     return SentenceTransformer("distilbert-base-uncased")
 
 
 def hpo_loss_init(model: SentenceTransformer) -> losses.MultipleNegativesRankingLoss:
-    """And so a loss of its own."""
+    """Each trial has its own loss."""
     return losses.MultipleNegativesRankingLoss(model)
 
 
 def hpo_compute_objective(metrics: dict[str, float]) -> float:
-    """The figure to maximise, of those that the evaluator and the evaluation data give."""
+    """The metric to maximise, of those that the evaluator and the evaluation data give."""
     return metrics["eval_sts-dev_spearman_cosine"]
 
 
 def main(scaling_config: ScalingConfig | None = None, n_trials: int = 20) -> None:
-    """Describes a training in which things are left open, and searches."""
+    """Describes the training of a trial, and searches."""
     train_dataset = datasets.load_dataset("sentence-transformers/all-nli", "triplet", split="train[:10000]")
     eval_dataset = datasets.load_dataset("sentence-transformers/all-nli", "triplet", split="dev[:1000]")
     stsb = datasets.load_dataset("sentence-transformers/stsb", split="validation")
@@ -57,7 +57,7 @@ def main(scaling_config: ScalingConfig | None = None, n_trials: int = 20) -> Non
     )
     args = SentenceTransformerTrainingArguments(
         output_dir="models/search",
-        # max_steps=10000,  # to limit what a trial costs
+        # max_steps=10000,  # to limit the cost of a trial
         fp16=False,  # True on a GPU
         batch_sampler=BatchSamplers.NO_DUPLICATES,
         eval_strategy="no",  # a trial is measured at its end

@@ -1,4 +1,4 @@
-"""The way models were trained before there was a trainer: it still works, on the cluster, too."""
+"""The older way of training, without a trainer: it still works, also on a cluster."""
 
 from __future__ import annotations
 

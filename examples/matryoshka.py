@@ -1,4 +1,4 @@
-"""Embeddings whose first dimensions are embeddings, too: trained at several sizes, measured at each."""
+"""Embeddings whose leading dimensions are embeddings, too: trained and evaluated at several sizes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ray_st.losses import CoSENTLoss, MatryoshkaLoss
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Trains at four sizes, and loads the model at the smallest."""
+    """Trains at four sizes, and loads the model with the smallest."""
     model = SentenceTransformer("microsoft/mpnet-base")
     whole = model.get_sentence_embedding_dimension() or 0
     sizes = [whole, whole // 2, whole // 4, whole // 8]
@@ -44,9 +44,9 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
     folder = "models/matryoshka/final"
     model.save_pretrained(folder)
 
-    figures = evaluator(model)
+    metrics = evaluator(model)
     for size in sizes:
-        print(f"{size} dimensions: {figures[f'sts-dev-{size}_spearman_cosine']:.3f}")
+        print(f"{size} dimensions: {metrics[f'sts-dev-{size}_spearman_cosine']:.3f}")
     small = SentenceTransformer(folder, truncate_dim=sizes[-1])
     print("an embedding:", small.encode("A short one.").shape)
 

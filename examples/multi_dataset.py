@@ -1,4 +1,4 @@
-"""Seven data sets of four formats in one training, each with the loss that fits it."""
+"""Seven datasets in four formats in one training, each with a loss that fits."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ray_st.losses import CoSENTLoss, MultipleNegativesRankingLoss, SoftmaxLoss
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Trains on all, evaluates on four."""
+    """Trains on all of them, evaluates on four."""
     model = SentenceTransformer("bert-base-uncased")
 
-    # Data sets by name; a batch holds rows of one of them. By default all rows are used, in proportion.
+    # Datasets by name; a batch holds rows of one of them. By default all rows are used, in proportion.
     all_nli, part = "sentence-transformers/all-nli", "train[:10000]"
     train_dataset = {
         "all-nli-pair": datasets.load_dataset(all_nli, "pair", part),
@@ -33,7 +33,7 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
         "natural-questions": datasets.load_dataset("sentence-transformers/natural-questions", split=held_out),
     }
 
-    # A loss for each name; several names may share one. A single loss for all would be given as it is.
+    # A loss per name; several names may share one. A single loss for all is passed without a dict.
     mnrl_loss = MultipleNegativesRankingLoss(model)
     softmax_loss = SoftmaxLoss(model, model.get_sentence_embedding_dimension(), 3)
     cosent_loss = CoSENTLoss(model)

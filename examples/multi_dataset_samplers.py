@@ -1,4 +1,4 @@
-"""From which of several data sets each batch comes: in proportion to their sizes, or from each in turn."""
+"""Which of several datasets each batch is drawn from: in proportion to their sizes, or each in turn."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LEGAL = {
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Trains on three small data sets."""
+    """Trains on three small datasets."""
     train_dataset = DatasetDict(
         {
             "general": Dataset.from_dict(GENERAL),

@@ -1,12 +1,12 @@
-"""How an example is started: on how many workers, where it writes, and without the Hub if that is asked for.
+"""Starts the examples: number of workers, output folder, and optionally without the Hub.
 
-    python examples/training_overview.py                        # model and data from the Hub
-    python examples/training_overview.py --offline              # what is on this machine
-    python examples/training_overview.py --offline --workers 2
-    ray job submit --working-dir . -- python examples/training_overview.py --workers 8 --gpu --output /shared/outputs
+    python examples/training_overview.py                        # model and data from the Hub python
+    examples/training_overview.py --offline              # local model and data python
+    examples/training_overview.py --offline --workers 2 ray job submit --working-dir . -- python
+    examples/training_overview.py --workers 8 --gpu --output /shared/outputs
 
-Offline, the scripts' models are all-MiniLM-L6-v2 from its package, and their data sets the rows in ``examples/data``,
-brought into the same columns. Nothing here is needed in a script of your own: call its ``main()``.
+Offline, the scripts use all-MiniLM-L6-v2 from its package as their model, and the rows in ``examples/data``
+as their datasets, arranged in the same columns. Your own script needs nothing of this: call its ``main()``.
 """
 
 from __future__ import annotations
@@ -51,28 +51,28 @@ FORMATS = {
     "sentence-transformers/natural-questions": "question",
     "sentence-transformers/NanoBEIR-en": "corpus",
 }
-"""Data sets that the scripts load, and the format of those without subsets."""
+"""Datasets that the scripts load, and the format of those without subsets."""
 
 from_anywhere = datasets.load_dataset
 
 
 def start(main: Callable[[ScalingConfig | None], Any], given: Sequence[str] | None = None) -> None:
-    """Starts a script as the command line says.
+    """Starts a script according to the command line.
 
     Args:
-        main: The script; it is given Ray Train's scaling, or None for the trainer's default.
+        main: The script; it receives Ray Train's scaling, or None for the trainer's default.
         given: The arguments; by default those of the process.
     """
     parser = argparse.ArgumentParser(
         description=inspect.getdoc(inspect.getmodule(main)), formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--offline", action="store_true", help="with what is on this machine")
+    parser.add_argument("--offline", action="store_true", help="use the local model and data")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="Ray Train workers; by default one a GPU, or one"
+        "--workers", type=int, metavar="N", help="number of Ray Train workers (default: one per GPU, or one)"
     )
-    parser.add_argument("--gpu", action="store_true", help="with a GPU for each of them")
+    parser.add_argument("--gpu", action="store_true", help="use a GPU for each worker")
     parser.add_argument(
-        "--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="where to write"
+        "--output", type=Path, default=Path("outputs"), metavar="FOLDER", help="output folder"
     )
     args = parser.parse_args(given)
     scaling = None if args.workers is None else ScalingConfig(num_workers=args.workers, use_gpu=args.gpu)
@@ -87,12 +87,12 @@ def start(main: Callable[[ScalingConfig | None], Any], given: Sequence[str] | No
 
 @contextmanager
 def stand_ins(model: Path, cache: Path) -> Iterator[None]:
-    """While this lasts, the scripts' names on the Hub stand for what is on this machine.
+    """Replaces the scripts' Hub models and datasets by local ones within the context.
 
     Args:
-        model: Folder of the model that stands for all.
-        cache: An empty folder, for a cache of the Hub that holds it by all these names. Workers look into it, too, if
-            Ray is started meanwhile.
+        model: Folder of the model that replaces all of them.
+        cache: An empty folder for a Hub cache that holds the model under all these names. Workers use it,
+            too, if Ray is started within the context.
     """
     for name in MODELS:
         folder = cache / f"models--{name.replace('/', '--')}"
@@ -145,12 +145,12 @@ def rows(held_out: bool) -> list[tuple[str, str, float]]:
 
 
 def in_format(name: str, scored: Sequence[tuple[str, str, float]]) -> Dataset:
-    """Scored pairs as another format.
+    """Converts scored pairs to another format.
 
     Args:
-        name: A subset of all-nli ("pair-score", "pair-class", "pair", "triplet") or of NanoBEIR ("queries", "corpus",
-            "qrels"), or "question".
-        scored: As :func:`rows` gives them.
+        name: A subset of all-nli ("pair-score", "pair-class", "pair", "triplet") or of NanoBEIR ("queries",
+            "corpus", "qrels"), or "question".
+        scored: The result of :func:`rows`.
     """
     close = [(one, two) for one, two, score in scored if score > 0.8]
     near, far = scored[::2], scored[1::2]

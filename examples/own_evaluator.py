@@ -1,4 +1,4 @@
-"""An evaluator of our own, by which the best checkpoint is chosen: are paraphrases near, and all the rest spread out?"""
+"""A custom evaluator that selects the best checkpoint: are paraphrases close, and other texts spread out?"""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ray_st.losses import MultipleNegativesRankingLoss
 
 
 class AlignmentEvaluator(SentenceEvaluator):
-    """Alignment and uniformity of pairs on the unit sphere (Wang and Isola 2020, arXiv:2005.10242); less is better.
+    """Alignment and uniformity of pairs (Wang and Isola 2020, arXiv:2005.10242); less is better.
 
     Args:
         first: Texts (n).
         second: Their paraphrases (n).
-        name: Put before the figures.
+        name: Prefix of the metrics.
     """
 
     greater_is_better = False
@@ -33,7 +33,7 @@ class AlignmentEvaluator(SentenceEvaluator):
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
-        """In training, ``encode`` is shared by all workers, and each of them gets all embeddings."""
+        """During training, ``encode`` is distributed over all workers, and each gets all embeddings."""
         one, two = (
             model.encode(texts, convert_to_tensor=True, normalize_embeddings=True)
             for texts in (self.first, self.second)
@@ -45,7 +45,7 @@ class AlignmentEvaluator(SentenceEvaluator):
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Trains, and keeps the checkpoint that the evaluator likes best."""
+    """Trains, and keeps the checkpoint with the best metric."""
     model = SentenceTransformer("microsoft/mpnet-base")
     dev = datasets.load_dataset("sentence-transformers/all-nli", "pair", split="dev")
     evaluator = AlignmentEvaluator(dev["anchor"], dev["positive"], name="dev")

@@ -1,6 +1,6 @@
-"""A loss of our own, with weights of its own: a sigmoid of the cosine should be the score.
+"""A custom loss with its own weights: a sigmoid of the cosine similarity predicts the score.
 
-Any module with this forward will do; docs/custom-loss.md shows what the library's base class adds.
+Any module with this forward works; docs/custom-loss.md shows what the library's base class adds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTran
 
 
 class SigmoidLoss(nn.Module):
-    """Cross entropy between scores from 0 to 1 and ``sigmoid(scale * cosine + bias)``; both numbers are learnt.
+    """Cross entropy between scores in [0, 1] and ``sigmoid(scale * cosine + bias)``, with both numbers learned.
 
     Args:
         model: Makes embeddings.
@@ -29,21 +29,21 @@ class SigmoidLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor(-5.0))
 
     def forward(self, sentence_features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        """The mean over the rows of a batch (n) with labels (n)."""
+        """Mean over the rows of a batch (n) with labels (n)."""
         first, second = (self.model(column)["sentence_embedding"] for column in sentence_features)
         cosines = F.cosine_similarity(first, second)
         return F.binary_cross_entropy_with_logits(self.scale * cosines + self.bias, labels.to(cosines))
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Trains the model and the loss's two numbers."""
+    """Trains the model and the two weights of the loss."""
     model = SentenceTransformer("microsoft/mpnet-base")
     loss = SigmoidLoss(model)
     args = SentenceTransformerTrainingArguments(
         output_dir="models/own-loss",
         num_train_epochs=4,
         per_device_train_batch_size=16,
-        # What is fresh learns faster than what is pretrained.
+        # New weights need a higher learning rate than pretrained ones.
         learning_rate_mapping={"^scale$|^bias$": 1e-2},
         logging_steps=10,
     )

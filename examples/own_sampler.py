@@ -1,4 +1,4 @@
-"""A batch sampler of our own, by a subclass of the trainer: short texts first, then longer ones."""
+"""A custom batch sampler, in a subclass of the trainer: short texts first, then longer ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ray_st.losses import MultipleNegativesRankingLoss
 
 
 class ShortFirst:
-    """Batches of rows in the order of their texts' lengths.
+    """Batches of rows, ordered by the length of their texts.
 
     Args:
         dataset: The rows.
-        batch_size: Rows of a batch of the whole cluster; the trainer cuts it for the workers.
+        batch_size: Rows of a batch of the whole cluster; the trainer splits it among the workers.
     """
 
     def __init__(self, dataset: datasets.Dataset, batch_size: int) -> None:

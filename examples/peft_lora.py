@@ -1,4 +1,4 @@
-"""Training a small adapter in place of the model: pip install 'ray-st[peft]'."""
+"""Training a small adapter instead of the whole model: pip install 'ray-st[peft]'."""
 
 from __future__ import annotations
 

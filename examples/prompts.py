@@ -1,4 +1,4 @@
-"""Training with prompts: a text before each question and another before each answer, kept for use later."""
+"""Training with prompts: one before each question, another before each answer, stored with the model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PROMPTS = {"query": "query: ", "document": "document: "}
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Trains with prompts, then embeds with those that the model kept."""
-    # The model keeps its prompts by role: encode_query and encode_document use them.
+    """Trains with prompts, then encodes with the prompts stored in the model."""
+    # The model stores prompts by role: encode_query and encode_document use them.
     model = SentenceTransformer("microsoft/mpnet-base", prompts=PROMPTS)
     args = SentenceTransformerTrainingArguments(
         output_dir="models/prompts",
         num_train_epochs=1,
         per_device_train_batch_size=16,
-        # In training they go by column. Also: one text for all columns, or a dict of these by data set.
+        # For training they are given by column. Also: one prompt for all columns, or a dict per dataset.
         prompts={"query": PROMPTS["query"], "answer": PROMPTS["document"]},
         batch_sampler="no_duplicates",
     )

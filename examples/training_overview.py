@@ -18,8 +18,8 @@ from ray_st.training_args import BatchSamplers
 
 
 def main(scaling_config: ScalingConfig | None = None) -> None:
-    """Loads, measures, trains, measures on other rows, saves."""
-    # 1. A model, and what its card should say of it
+    """Loads, evaluates, trains, evaluates on other rows, saves."""
+    # 1. A model, with data for its card
     model = SentenceTransformer(
         "microsoft/mpnet-base",
         model_card_data=SentenceTransformerModelCardData(
@@ -37,7 +37,7 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
     # 3. A loss that fits them; the other rows of a batch are negatives, too
     loss = MultipleNegativesRankingLoss(model)
 
-    # 4. Arguments; only the folder must be given
+    # 4. Arguments; only the folder is required
     args = SentenceTransformerTrainingArguments(
         output_dir="models/mpnet-base-all-nli-triplet",
         num_train_epochs=1,
@@ -56,7 +56,7 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
         run_name="mpnet-base-all-nli-triplet",  # what trackers call the run
     )
 
-    # 5. An evaluator: how often is the positive nearer than the negative?
+    # 5. An evaluator: how often is the positive closer than the negative?
     dev_evaluator = TripletEvaluator(
         anchors=eval_dataset["anchor"],
         positives=eval_dataset["positive"],
@@ -65,7 +65,7 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
     )
     print("before training:", dev_evaluator(model))
 
-    # 6. Train, on as many workers as asked for
+    # 6. Train, on the requested number of workers
     trainer = SentenceTransformerTrainer(
         model=model,
         args=args,
@@ -77,7 +77,7 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
     )
     trainer.train()
 
-    # 7. The model is here again: measure it on rows that nothing has seen, save it, publish it
+    # 7. The trained model is back on the driver: evaluate it on unseen rows, save it, publish it
     test_evaluator = TripletEvaluator(
         anchors=test_dataset["anchor"],
         positives=test_dataset["positive"],

@@ -20,14 +20,14 @@ _HEAD = """\
 
 Written by `python docs/loss_table.py`; don't edit by hand.
 
-A loss is made with the model and its options, and called with the features of the text columns and labels.
-The order of columns counts, not their names; a column named `label`, `labels`, `score` or `scores` holds
-the labels.
+A loss is created with the model and its options, and called with the features of the text columns and the
+labels. The order of columns matters, not their names; a column named `label`, `labels`, `score` or `scores`
+holds the labels.
 
-Every loss embeds all columns together, in chunks of rows of similar length. Every loss has:
+Every loss embeds all columns together, in chunks of rows of similar length, and supports:
 
 - **Gradient cache.** The `Cached…` names, and any other loss after `loss.cache(mini_batch_size)`, hold the
-  activations of one mini-batch at a time. Value and gradient stay the same.
+  activations of one mini-batch at a time. Value and gradient are unchanged.
 - **Tiles.** Ranking losses with more than TILE_SCORES similarities use tiles; memory grows linearly
   with the number of candidates. `loss.tile_scores` sets another limit.
 - **Workers.** With `gather_across_devices=True` the rows of all workers count as one batch.
@@ -36,9 +36,9 @@ Every loss embeds all columns together, in chunks of rows of similar length. Eve
 """
 
 _NEW = """
-## A loss of your own
+## Custom losses
 
-A dozen lines: [custom-loss.md](custom-loss.md).
+A loss of your own takes a dozen lines: [custom losses](custom-loss.md).
 """
 
 
@@ -48,7 +48,7 @@ def page() -> str:
     classes = [each for each in classes if isinstance(each, type) and issubclass(each, Loss)]
     plain = [each for each in classes if not issubclass(each, Modifier) and each is not Loss]
     around = [each for each in classes if issubclass(each, Modifier) and each is not Modifier]
-    sections = ("## Losses by name", plain), ("## Losses around losses", around)
+    sections = ("## Losses by name", plain), ("## Loss modifiers", around)
     return (
         _HEAD.replace("TILE_SCORES", f"{TILE_SCORES:,}")
         + "\n".join(f"{title}\n\n{_table(part)}" for title, part in sections)

@@ -81,17 +81,6 @@ def check_columns(evaluator: str, **columns: Sequence[Any]) -> list[list[Any]]:
     return [check_texts(evaluator, name, column) for name, column in columns.items()]
 
 
-def check_at_k(evaluator: str, at_k: int) -> int:
-    """The number of ranks that count.
-
-    Raises:
-        ValueError: If it is less than 1.
-    """
-    if at_k < 1:
-        raise ValueError(f"{evaluator} needs at_k of at least 1; got {at_k}.")
-    return at_k
-
-
 def choose_similarities(
     evaluator: str, main: str | SimilarityFunction | None, names: Sequence[str] | None
 ) -> tuple[SimilarityFunction | None, list[str]]:

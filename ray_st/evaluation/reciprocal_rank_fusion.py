@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ray_st.evaluation.checked_inputs import check_at_k, check_equal_lengths
+from ray_st.evaluation.checked_inputs import check_equal_lengths
 from ray_st.evaluation.csv_log import append_row
-from ray_st.evaluation.metrics.ranked import Ranked
+from ray_st.evaluation.metrics.ranked import Ranked, ranked_names
 from ray_st.evaluation.sentence_evaluator import SentenceEvaluator
+from ray_st.util.sizes import check_at_least_one
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ class ReciprocalRankFusionEvaluator(SentenceEvaluator):
         for row, pair in enumerate(zip(dense_samples, sparse_samples, strict=True)):
             _check(who, row, *pair)
         self.dense_samples, self.sparse_samples = list(dense_samples), list(sparse_samples)
-        self.at_k, self.rrf_k, self.name = check_at_k(who, at_k), rrf_k, name
+        check_at_least_one(at_k=at_k)
+        self.at_k, self.rrf_k, self.name = at_k, rrf_k, name
         self.batch_size, self.show_progress_bar = batch_size, show_progress_bar
         self.write_csv, self.write_predictions = write_csv, write_predictions
         stem = "_".join(filter(None, ["ReciprocalRankFusion_evaluation", name]))
@@ -116,19 +118,20 @@ class ReciprocalRankFusionEvaluator(SentenceEvaluator):
             for ranking, wanted in zip(flags, relevant, strict=True)
             if any(ranking)
         ]
-        share = len(found) / len(flags)  # the others score 0
-        counts = np.array([len(ranking) for ranking in found], dtype=np.int64)
-        rows = [-np.arange(count, dtype=np.float64) for count in counts]  # scores that fall with the rank
-        names = ("map", f"mrr@{self.at_k}", f"ndcg@{self.at_k}")
         if not found:
-            return {prefix + name: 0.0 for name in names}
-        ranked = Ranked.of(np.concatenate(rows), np.concatenate(found), counts)
-        values = (ranked.average_precision(), ranked.reciprocal_rank(self.at_k), ranked.ndcg(self.at_k))
-        return {prefix + name: share * value for name, value in zip(names, values, strict=True)}
+            return {prefix + name: 0.0 for name in ranked_names(self.at_k)}
+        counts = np.array([len(ranking) for ranking in found], dtype=np.int64)
+        scores = np.concatenate(
+            [-np.arange(count, dtype=np.float64) for count in counts]
+        )  # fall with the rank
+        metrics = Ranked.of(scores, np.concatenate(found), counts).metrics(self.at_k)
+        share = len(found) / len(flags)  # the others score 0
+        return {prefix + name: share * value for name, value in metrics.items()}
 
     def _write(self, folder: str, row: list[float], fused: list[list[str]]) -> None:
         if self.write_csv:
-            kinds = [f"{who}_{what}" for who in ("Dense", "Sparse", "Fusion") for what in self._headings()]
+            names = [name.upper() for name in ranked_names(self.at_k)]
+            kinds = [f"{who}_{name}" for who in ("Dense", "Sparse", "Fusion") for name in names]
             append_row(folder, self.csv_file, ["epoch", "steps", *kinds], row)
         if self.write_predictions:
             path = Path(folder) / self.predictions_file
@@ -138,9 +141,6 @@ class ReciprocalRankFusionEvaluator(SentenceEvaluator):
                     known = {"query_id": sample["query_id"], "query": sample["query"]}
                     line = {**known, "positive": _documents(sample["positive"]), "documents": documents}
                     stream.write(json.dumps(line) + "\n")
-
-    def _headings(self) -> tuple[str, str, str]:
-        return "MAP", f"MRR@{self.at_k}", f"NDCG@{self.at_k}"
 
     def get_config_dict(self) -> dict[str, Any]:
         """The options to show in the model card."""

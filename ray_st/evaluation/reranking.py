@@ -12,11 +12,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ray_st.evaluation.built_in import BuiltInEvaluator, Measured
-from ray_st.evaluation.checked_inputs import check_at_k, check_equal_lengths, check_texts
+from ray_st.evaluation.checked_inputs import check_equal_lengths, check_texts
 from ray_st.evaluation.distinct import distinct
 from ray_st.evaluation.evaluated_model import DOCUMENT_ROLES, EvaluatedModel
-from ray_st.evaluation.metrics.ranked import Ranked
+from ray_st.evaluation.metrics.ranked import Ranked, ranked_names
 from ray_st.util.similarity import cos_sim
+from ray_st.util.sizes import check_at_least_one
 from ray_st.util.tensors import to_numpy
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,8 @@ class RerankingEvaluator(BuiltInEvaluator):
         check_equal_lengths(who, samples=samples)
         if mrr_at_k is not None:
             logger.warning("%s: mrr_at_k is the older name of at_k; at_k=%d is used.", who, mrr_at_k)
-        self.at_k = check_at_k(who, at_k if mrr_at_k is None else mrr_at_k)
+        self.at_k = at_k if mrr_at_k is None else mrr_at_k
+        check_at_least_one(at_k=self.at_k)
         self.samples = _usable(who, samples.values() if isinstance(samples, Mapping) else samples)
         self.similarity_fct = similarity_fct
         self.use_batched_encoding = use_batched_encoding
@@ -88,12 +90,7 @@ class RerankingEvaluator(BuiltInEvaluator):
 
     def measure(self, model: EvaluatedModel) -> Measured:
         """Measures a model; see the class for the metrics."""
-        ranked = self._ranked(model)
-        metrics = {
-            "map": ranked.average_precision(),
-            f"mrr@{self.at_k}": ranked.reciprocal_rank(self.at_k),
-            f"ndcg@{self.at_k}": ranked.ndcg(self.at_k),
-        }
+        metrics = self._ranked(model).metrics(self.at_k)
         return Measured(metrics, {key.upper(): value for key, value in metrics.items()})
 
     def _ranked(self, model: EvaluatedModel) -> Ranked:
@@ -139,7 +136,7 @@ class RerankingEvaluator(BuiltInEvaluator):
 
     def metric_names(self, model: EvaluatedModel) -> list[str]:
         """The names of the metrics that a call returns."""
-        return self._prefixed(["map", f"mrr@{self.at_k}", f"ndcg@{self.at_k}"])
+        return self._prefixed(ranked_names(self.at_k))
 
 
 def _usable(evaluator: str, samples: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -19,7 +19,22 @@ from ray_st.losses.model_facts import function_name
 from ray_st.util.similarity import cos_sim
 
 
-class ContrastiveTensionLoss(Loss):
+class _TwoModels(Loss):
+    """A loss that trains the model together with a copy, which it owns."""
+
+    cites = ("carlsson2021semantic",)
+
+    def __init__(self, model: nn.Module, gather_across_devices: bool = False) -> None:
+        super().__init__(model, gather_across_devices)
+        self.model1 = copy.deepcopy(model)
+
+    @property
+    def model2(self) -> nn.Module:
+        """The model in training; ``model1`` is its copy."""
+        return self.model
+
+
+class ContrastiveTensionLoss(_TwoModels):
     """Binary cross entropy of the dot products of two models' embeddings, summed over rows.
 
     The first column goes through a copy of the model that the loss owns, the second through the model. Both
@@ -39,16 +54,9 @@ class ContrastiveTensionLoss(Loss):
     text_columns: tuple[int, int | None] = (2, 2)
     labels: str = "optional 1 if equal, 0 if not"
     sums: bool = True
-    cites = ("carlsson2021semantic",)
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.model1 = copy.deepcopy(model)
-
-    @property
-    def model2(self) -> nn.Module:
-        """The model in training; ``model1`` is its copy."""
-        return self.model
 
     def embed(self, sentence_features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
         """Embeds the first column with the copy and the second with the model."""
@@ -64,7 +72,7 @@ class ContrastiveTensionLoss(Loss):
         return columns.sum(losses)
 
 
-class ContrastiveTensionLossInBatchNegatives(Loss):
+class ContrastiveTensionLossInBatchNegatives(_TwoModels):
     """Two-way ranking loss between two models' embeddings of the same texts, with in-batch negatives.
 
     The loss owns the second model, a copy, and the logarithm of the scale, which is trained.
@@ -87,7 +95,6 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
 
     text_columns: tuple[int, int | None] = (1, 1)
     in_batch_negatives: bool = True
-    cites = ("carlsson2021semantic",)
 
     def __init__(
         self,
@@ -99,14 +106,8 @@ class ContrastiveTensionLossInBatchNegatives(Loss):
         super().__init__(model, gather_across_devices)
         if not scale > 0:
             raise ValueError(f"scale must be more than 0; got {scale}.")
-        self.model1 = copy.deepcopy(model)
         self.similarity_fct = similarity_fct
         self.logit_scale = nn.Parameter(torch.tensor(math.log(scale)))
-
-    @property
-    def model2(self) -> nn.Module:
-        """The model in training; ``model1`` is its copy."""
-        return self.model
 
     def embed(self, sentence_features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
         """Embeds the column with both models."""

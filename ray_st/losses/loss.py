@@ -22,6 +22,7 @@ from ray_st.losses.model_facts import function_name
 from ray_st.losses.parts import Value
 from ray_st.losses.tiles import TILE_SCORES
 from ray_st.util.citations import cited
+from ray_st.util.sizes import check_at_least_one
 
 TEXT_ID = "text_id"
 """Feature (n,) that is equal for equal texts; read by losses only."""
@@ -263,9 +264,7 @@ class Loss(nn.Module, ABC):
             ValueError: If a size is not at least 1.
         """
         sizes = {"mini_batch_size": mini_batch_size, "mini_batch_num_tokens": mini_batch_num_tokens}
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise ValueError(f"{name} must be at least 1; got {size}.")
+        check_at_least_one(**{name: size for name, size in sizes.items() if size is not None})
         self.mini_batch_size = mini_batch_size
         self.mini_batch_num_tokens = mini_batch_num_tokens
         self.show_progress_bar = show_progress_bar

@@ -23,6 +23,7 @@ from ray_st.mining.embedder import Embedder, fingerprint, pooled, read_embedding
 from ray_st.mining.pairs import Pairs
 from ray_st.util.extras import load_extra
 from ray_st.util.search.top_k import Ranking, merge, rank
+from ray_st.util.sizes import check_at_least_one
 
 SHARD = 2**17
 """Documents searched at a time."""
@@ -132,8 +133,7 @@ class Here:
     show_progress_bar: bool = False
 
     def __post_init__(self) -> None:
-        if self.queries_at_once < 1:
-            raise ValueError(f"faiss_batch_size must be at least 1; got {self.queries_at_once}.")
+        check_at_least_one(faiss_batch_size=self.queries_at_once)
 
     def __call__(self, embedder: Embedder, pairs: Pairs, k: int) -> Found:
         """Embeds and searches, as :data:`Search` says.

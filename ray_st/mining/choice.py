@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from ray_st.util.sizes import check_at_least_one
+
 STRATEGIES = ("top", "random")
 MARGIN_OVERSAMPLING = 10  # candidates searched per negative if limits on scores may remove some
 
@@ -45,8 +47,7 @@ class Choice:
     include_positives: bool = False
 
     def __post_init__(self) -> None:
-        if self.num_negatives < 1:
-            raise ValueError(f"num_negatives must be at least 1; got {self.num_negatives}.")
+        check_at_least_one(num_negatives=self.num_negatives)
         if self.range_min < 0:
             raise ValueError(f"range_min must be at least 0; got {self.range_min}.")
         if self.sampling_strategy not in STRATEGIES:

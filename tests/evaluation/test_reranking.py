@@ -32,7 +32,7 @@ def test_bad_data_is_refused(samples, message) -> None:
 
 
 def test_a_rank_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="at_k of at least 1; got 0"):
+    with pytest.raises(ValueError, match="at_k must be at least 1; got 0"):
         RerankingEvaluator([SAMPLE], at_k=0)
 
 

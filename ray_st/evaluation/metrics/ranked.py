@@ -71,6 +71,16 @@ class Ranked:
         best = np.cumsum(discounts)[np.minimum(self.positives, k) - 1]
         return float((gained / best).mean())
 
+    def metrics(self, k: int) -> dict[str, float]:
+        """``map``, and ``mrr@{k}`` and ``ndcg@{k}`` of the first k."""
+        values = (self.average_precision(), self.reciprocal_rank(k), self.ndcg(k))
+        return dict(zip(ranked_names(k), values, strict=True))
+
     def _found(self) -> NDArray[np.int64]:
         """Relevant documents of the same query up to and including each (n,)."""
         return np.cumsum(self.relevant) - (np.cumsum(self.positives) - self.positives)[self.query]
+
+
+def ranked_names(k: int) -> list[str]:
+    """The names of :meth:`Ranked.metrics`."""
+    return ["map", f"mrr@{k}", f"ndcg@{k}"]

@@ -19,6 +19,7 @@ from ray_st.evaluation.metrics.at_k import Ranks, title
 from ray_st.evaluation.retrieval.blocks import merge_found, own_blocks, search, text_lengths
 from ray_st.similarity_functions import SimilarityFunction
 from ray_st.util.search.top_k import Ranking, ScoreFunction
+from ray_st.util.sizes import check_at_least_one
 from ray_st.util.team import Alone, Team, in_team, team_of
 from ray_st.util.tensors import to_rows
 
@@ -102,8 +103,7 @@ class InformationRetrievalEvaluator(BuiltInEvaluator):
         self.corpus = check_texts(_NAME, "corpus", [corpus[key] for key in self.corpus_ids])
         place = {key: i for i, key in enumerate(corpus)}
         self._given_order = np.array([place[key] for key in self.corpus_ids])
-        if corpus_chunk_size < 1:
-            raise ValueError(f"corpus_chunk_size must be at least 1; got {corpus_chunk_size}.")
+        check_at_least_one(corpus_chunk_size=corpus_chunk_size)
         self.corpus_chunk_size = corpus_chunk_size
         self.ranks = Ranks(*map(tuple, (accuracy_at_k, precision_recall_at_k, ndcg_at_k, mrr_at_k, map_at_k)))
         self.write_predictions = write_predictions
@@ -160,15 +160,15 @@ class InformationRetrievalEvaluator(BuiltInEvaluator):
         self._check_main(functions)
         team, k = team_of(model), self.ranks.largest
         show = self.show_progress_bar and team.rank == 0
-        query_prompt = self._prompt(self.query_prompt, self.query_prompt_name)
-        corpus_prompt = self._prompt(self.corpus_prompt, self.corpus_prompt_name)
-        queries = self._embeddings(model, self.queries, ["query"], query_prompt, show)
+        prompt = _prompt(self.query_prompt, self.query_prompt_name) | {"convert_to_tensor": True}
+        queries: Tensor = self._encode(model, self.queries, ["query"], show_progress_bar=show, **prompt)
+        prompt = _prompt(self.corpus_prompt, self.corpus_prompt_name) | {"convert_to_tensor": True}
 
         def embeddings_of(block: NDArray[np.int64]) -> Tensor:
             if corpus_embeddings is not None:
                 return to_rows(corpus_embeddings[self._given_order[block]]).to(queries.device)
             texts = [self.corpus[document] for document in block]
-            return self._embeddings(corpus_model, texts, DOCUMENT_ROLES, corpus_prompt, False)
+            return self._encode(corpus_model, texts, DOCUMENT_ROLES, show_progress_bar=False, **prompt)
 
         lengths = self._lengths(corpus_model, corpus_embeddings, team)
         blocks = own_blocks(lengths, self.batch_size, self.corpus_chunk_size, team)
@@ -178,24 +178,6 @@ class InformationRetrievalEvaluator(BuiltInEvaluator):
         for name, ranking in found.items():
             self._check_numbers(name, ranking)
         return found
-
-    @staticmethod
-    def _prompt(prompt: str | None, name: str | None) -> dict[str, str | None]:
-        """Options of ``encode`` that override a role's prompt; none if neither was given."""
-        return {"prompt": prompt} | ({} if prompt is None and name is None else {"prompt_name": name})
-
-    def _embeddings(
-        self,
-        model: EvaluatedModel,
-        texts: Sequence[str],
-        roles: Sequence[str],
-        prompt: Mapping[str, str | None],
-        show_progress_bar: bool,
-    ) -> Tensor:
-        embeddings: Tensor = self._encode(
-            model, texts, roles, show_progress_bar=show_progress_bar, convert_to_tensor=True, **prompt
-        )
-        return embeddings
 
     def _check_numbers(self, function: str, ranking: Ranking) -> None:
         if place := ranking.place_of_nan():
@@ -269,6 +251,11 @@ class InformationRetrievalEvaluator(BuiltInEvaluator):
         """The names of the metrics that a call returns."""
         functions = self.score_functions or [str(model.similarity_fn_name)]
         return self._prefixed(f"{name}_{key}" for name in functions for key in self.ranks.csv_keys())
+
+
+def _prompt(prompt: str | None, name: str | None) -> dict[str, str | bool | None]:
+    """Options of ``encode`` that override a role's prompt; none if neither was given."""
+    return {} if prompt is None and name is None else {"prompt": prompt, "prompt_name": name}
 
 
 def _check_data(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import trange
 
+from ray_st.util.sizes import check_at_least_one
 from ray_st.util.tensors import Embeddings, normalize_embeddings, to_rows
 
 
@@ -38,11 +39,7 @@ def community_detection(
     Raises:
         ValueError: If a size is less than 1, or an embedding holds NaN.
     """
-    if min(min_community_size, batch_size) < 1:
-        raise ValueError(
-            f"min_community_size and batch_size must be at least 1; got {min_community_size} and "
-            f"{batch_size}."
-        )
+    check_at_least_one(min_community_size=min_community_size, batch_size=batch_size)
     if not len(embeddings):
         return []
     rows = normalize_embeddings(to_rows(embeddings))

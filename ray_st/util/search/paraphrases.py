@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ray_st.util.search.top_k import Ranking, ScoreFunction, merge, rank
 from ray_st.util.similarity import cos_sim
+from ray_st.util.sizes import check_at_least_one
 from ray_st.util.team import Alone, Team, team_of
 from ray_st.util.tensors import Embeddings, to_rows
 
@@ -107,14 +108,8 @@ def paraphrase_mining_embeddings(
     Raises:
         ValueError: If there is no embedding, a size is less than 1, or a score is nan.
     """
-    given = {
-        "query_chunk_size": query_chunk_size,
-        "corpus_chunk_size": corpus_chunk_size,
-        "max_pairs": max_pairs,
-        "top_k": top_k,
-    }
-    if wrong := {name: size for name, size in given.items() if size < 1}:
-        raise ValueError(f"Sizes must be at least 1; got {wrong}.")
+    check_at_least_one(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size)
+    check_at_least_one(max_pairs=max_pairs, top_k=top_k)
     if not len(embeddings):
         raise ValueError("Paraphrase mining needs at least one embedding; found none.")
     rows, team = to_rows(embeddings), team or Alone()

@@ -100,9 +100,7 @@ def find_ranges(values: np.ndarray, precision: str, calibration: Embeddings | No
 
 
 def _steps(values: np.ndarray, ranges: np.ndarray, precision: str) -> np.ndarray:
-    low, high = ranges
-    step = (high - low) / 255
-    step = np.where(step == 0, 1, step)
+    low, step = _low_and_step(ranges)
     number = np.clip(np.floor((values - low) / step), 0, 255)
     return (number - 128).astype(np.int8) if precision == "int8" else number.astype(np.uint8)
 
@@ -121,7 +119,11 @@ def restore(codes: np.ndarray, precision: str, ranges: np.ndarray | None, dimens
     """
     if precision == "ubinary":
         return np.unpackbits(codes.astype(np.uint8), axis=-1)[..., :dimensions].astype(np.float64)
-    low, high = np.asarray(ranges, dtype=np.float32)
+    low, step = _low_and_step(np.asarray(ranges, dtype=np.float32))
+    return (codes.astype(np.float64) + (128 if precision == "int8" else 0)) * step + low
+
+
+def _low_and_step(ranges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = ranges
     step = (high - low) / 255
-    number = codes.astype(np.float64) + (128 if precision == "int8" else 0)
-    return number * np.where(step == 0, 1, step) + low
+    return low, np.where(step == 0, 1, step)

@@ -14,6 +14,7 @@ import numpy as np
 
 from ray_st.util.extras import load_extra
 from ray_st.util.search.quantize import as_array, find_ranges, quantize_embeddings, restore
+from ray_st.util.sizes import check_at_least_one
 
 if TYPE_CHECKING:
     from ray_st.util.tensors import Embeddings
@@ -174,10 +175,7 @@ class _Request:
     rescore_multiplier: int
 
     def __post_init__(self) -> None:
-        sizes = {"top_k": self.top_k, "rescore_multiplier": self.rescore_multiplier}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1; got {size}.")
+        check_at_least_one(top_k=self.top_k, rescore_multiplier=self.rescore_multiplier)
 
     @property
     def stored(self) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ray_st.util.search.top_k import SCORES_AT_ONCE, Ranking, ScoreFunction, merge, rank
 from ray_st.util.similarity import cos_sim
+from ray_st.util.sizes import check_at_least_one
 from ray_st.util.tensors import Embeddings, to_rows
 
 Hit = dict[str, int | float]
@@ -42,7 +43,7 @@ def semantic_search(
     Raises:
         ValueError: If the corpus is empty, dimensions differ, a size is less than 1, or a score is nan.
     """
-    _check_sizes(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k)
+    check_at_least_one(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k)
     if not len(corpus_embeddings):
         raise ValueError(
             "semantic_search needs at least one embedding to search; corpus_embeddings is empty."
@@ -86,9 +87,3 @@ def _rows(name: str, embeddings: Embeddings) -> Any:
     if rows.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, (n, d); found the shape {tuple(rows.shape)}.")
     return rows
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1; got {size}.")

@@ -66,7 +66,7 @@ def test_nothing_to_find(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        (torch.ones(3, 2), {"min_community_size": 0}, "at least 1; got 0 and 1024"),
+        (torch.ones(3, 2), {"min_community_size": 0}, "min_community_size must be at least 1; got 0"),
         (torch.tensor([[1.0, 2.0], [torch.nan, 1.0]]), {}, "embedding 1 holds NaN"),
     ],
 )

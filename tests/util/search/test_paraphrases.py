@@ -69,7 +69,7 @@ def test_a_single_text_has_no_pairs() -> None:
     ("rows", "options", "message"),
     [
         (ROWS[:0], {}, "at least one embedding"),
-        (ROWS, {"top_k": 0}, r"at least 1; got \{'top_k': 0\}"),
+        (ROWS, {"top_k": 0}, r"top_k must be at least 1; got 0"),
         (ROWS.where(ROWS[5, 1] != ROWS, torch.nan), {"max_pairs": 1}, "texts 0 and 5 is no number"),
     ],
 )

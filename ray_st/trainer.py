@@ -51,7 +51,7 @@ from ray_st.training.trainer_spec import (
     train_task,
 )
 from ray_st.training_args import SentenceTransformerTrainingArguments
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 from ray_st.util.names import either
 
 _NO_DATASET = "none"
@@ -456,7 +456,7 @@ class SentenceTransformerTrainer(DescribedData, PromptingTrainer, CardTrainer, S
 
     def _note_types(self) -> None:
         if note := note_on_types(self.model, self.loss):
-            write_line(note)
+            notes.info(note)
 
     def _describe(self) -> TrainerSpec:
         """What workers need to make this trainer again."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ray_st._version import __version__
 from ray_st.util.endings import CTRL_C, INTERRUPTED, OK, USER_ERROR, RunEnded
-from ray_st.util.events import LOG_FORMAT, speaks_json, tell
+from ray_st.util.events import LOG_FORMAT, event, speaks_json
 
 _COMMANDS = {
     "train": "fine-tune the model of a run file",
@@ -41,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command.run(options)
     except RunEnded as error:
-        event = "run.interrupted" if error.exit_code == INTERRUPTED else "run.failed"
-        return _end(event, str(error), error.exit_code)
+        ended = "run.interrupted" if error.exit_code == INTERRUPTED else "run.failed"
+        return _end(ended, str(error), error.exit_code)
     except SystemExit as error:  # Ray ends a driver this way on SIGTERM, before there is a run to save
         if error.code != signal.SIGTERM:
             raise
@@ -56,10 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
 
 
-def _end(event: str, message: str, code: int) -> int:
+def _end(ended: str, message: str, code: int) -> int:
     """Says in a line why a command ends early: on standard error and, if asked for, as JSON on standard output."""
     if speaks_json():
-        tell(event, message, exit_code=code)
+        event(ended, message, exit_code=code)
     print(f"ray-st: {message}", file=sys.stderr)
     return code
 

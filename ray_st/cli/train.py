@@ -10,7 +10,7 @@ from typing import Any
 from ray_st.cli.metrics_table import table
 from ray_st.cli.run_checks import RunFileError, at, check_keys
 from ray_st.cli.runfile import RunFile, read_run
-from ray_st.util.events import FORMATS, speaks_json, tell
+from ray_st.util.events import FORMATS, event, notes, speaks_json
 from ray_st.util.uploads import upload_of
 
 
@@ -51,9 +51,9 @@ def run(options: argparse.Namespace) -> None:
     job.trainer.save_model(str(job.folder))
     if before:
         after = job.figures()
-        tell("eval.figures", table(("before", "after"), (before, after)), before=before, after=after)
+        event("eval.figures", table(("before", "after"), (before, after)), before=before, after=after)
     place = job.publish()
-    tell("run.finished", f"model: {place}", model=place)
+    event("run.finished", f"model: {place}", model=place)
     if not speaks_json():
         print(f"next: ray-st encode {place} TEXTS.csv VECTORS.parquet --column NAME")
 
@@ -93,8 +93,7 @@ class Job:
         if store.newest(skipped=skipped) is not None:
             return True
         reasons = "".join(f" {reason}" for reason in skipped)
-        tell(
-            "note",
+        notes.info(
             f"--continue: no complete checkpoint in {store.path}; the run starts from the beginning."
             f"{reasons}",
         )

@@ -15,7 +15,7 @@ from ray_st.legacy.schedules import check_scheduler, make_optimizer, make_schedu
 from ray_st.models.fit_methods import FitOptions, Loader, Objectives
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.training.strategies.precision import StoredTypes, note_on_types, widened
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 from ray_st.util.tensors import batch_to_device
 
 
@@ -67,7 +67,7 @@ def old_fit(model: SentenceTransformer, train_objectives: Objectives, options: F
     check_scheduler(options.scheduler)
     losses = {str(number): loss for number, (_, loss) in enumerate(objectives)}
     if note := note_on_types(model, losses):
-        write_line(note)
+        notes.info(note)
     collating = _collating([loader for loader, _ in objectives], model.smart_batching_collate)
     with collating, widened(model, losses) as types:
         rounds = options.steps_per_epoch or max(min(len(loader) for loader, _ in objectives), 1)

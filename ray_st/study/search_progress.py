@@ -12,7 +12,7 @@ from ray_st.study.journal import TABLE, TrialRecord, describe_change, short, wri
 from ray_st.study.live_lines import LiveLines
 from ray_st.study.objective import finite
 from ray_st.study.study import Study
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 _WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "FAILED"}
 _ROWS = 12
@@ -35,7 +35,7 @@ class SearchProgress:
     ) -> None:
         self._study, self._objectives, self._folder = study, objectives, folder
         self._tensorboard, self._live = tensorboard, live
-        self._write: Callable[[str], None] = live.above if live is not None else write_line
+        self._write: Callable[[str], None] = live.above if live is not None else notes.info
 
     @classmethod
     def of(cls, study: Study, objectives: int, folder: Path, tensorboard: bool) -> SearchProgress:

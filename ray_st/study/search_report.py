@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_st.study.journal import TrialRecord, describe_changes, legs, objective_names
 from ray_st.study.study import Study
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 if TYPE_CHECKING:
     from ray_st.study.plots import Plot
@@ -62,7 +62,7 @@ def write_report(folder: Path, study: Study, objectives: int) -> bool:
         Whether it was written.
     """
     if importlib.util.find_spec("plotly") is None:
-        write_line(f"{REPORT} needs plotly: pip install 'ray-st[plots]'")
+        notes.info(f"{REPORT} needs plotly: pip install 'ray-st[plots]'")
         return False
     from ray_st.study.plots import plots
 
@@ -80,7 +80,7 @@ def write_report(folder: Path, study: Study, objectives: int) -> bool:
         temporary.write_text(page, encoding="utf-8", errors="replace")
         temporary.replace(folder / REPORT)
     except OSError as error:  # a full disk
-        write_line(f"warning: {folder / REPORT} cannot be written ({error})")
+        notes.warning(f"warning: {folder / REPORT} cannot be written ({error})")
         return False
     return True
 
@@ -165,7 +165,7 @@ def _section(plot: Plot) -> str:
         drawing = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
     except DRAWING as error:
         said = f"{plot.title} could not be drawn ({type(error).__name__}: {error})"
-        write_line(f"warning: {REPORT}: {said}; nothing else of the search is harmed")
+        notes.warning(f"warning: {REPORT}: {said}; nothing else of the search is harmed")
         drawing = f"<p>{html.escape(said)}</p>"
     heading = f'<h2>{html.escape(plot.title)}</h2>\n<p class="note">{html.escape(plot.note)}</p>'
     return f'{heading}\n<div class="wide">{drawing}</div>'

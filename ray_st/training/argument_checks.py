@@ -12,7 +12,7 @@ from torch import nn
 from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 from ray_st.training_args import EvalOn
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 from ray_st.util.uploads import check_kept
 
 REFUSED = {
@@ -221,7 +221,7 @@ def note_kept_activations(args: Any, model: nn.Module) -> None:
         model: The model.
     """
     if _recomputes(args) and isinstance(model, Stack) and model.kept_activations:
-        write_line(f"warning: {model.kept_activations}")
+        notes.warning(f"warning: {model.kept_activations}")
 
 
 def make_folder(output_dir: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import Trainer
 
 from ray_st.training.strategies.precision import note_on_types
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 from ray_st.util.ports import use
 from ray_st.util.uploads import check_kept
 
@@ -64,6 +64,6 @@ class SearchingTrainer(Trainer):
             )
         check_kept(str(self.args.output_dir), "output_dir, which holds the search's folder,")
         if note := note_on_types(self.model, self.loss):
-            write_line(note)
+            notes.info(note)
         search = use("search")
         return search(self, hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs)

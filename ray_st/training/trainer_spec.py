@@ -20,7 +20,7 @@ from ray_st.training.data.specs import RunResult
 from ray_st.training.loop.hf_loop import TrainingLoop
 from ray_st.training.strategies.step_module import owned_by_loss
 from ray_st.training.worker_context import WorkerContext
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def show_progress(trainer: Any, removed: Sequence[type[TrainerCallback]] = ()) -
         if type(callback) in unwanted:
             trainer.remove_callback(callback)
     if not any(issubclass(kind, (ProgressCallback, PrinterCallback)) for kind in removed):
-        trainer.add_callback(ProgressReport(trainer.here.open_bar, write_line))
+        trainer.add_callback(ProgressReport(trainer.here.open_bar, notes.info))
 
 
 def _acquaint(optimizer: Any, schedule: Any) -> None:
@@ -170,7 +170,7 @@ def _sendable(attributes: dict[str, Any]) -> dict[str, Any]:
         try:
             pickle.dumps(value)
         except (pickle.PicklingError, TypeError, AttributeError):
-            write_line(
+            notes.info(
                 f"a callback's attribute {name!r} ({type(value).__name__}) cannot be sent to the driver"
             )
         else:

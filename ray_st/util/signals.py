@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from ray_st.util.endings import Interrupted
-from ray_st.util.events import tell
+from ray_st.util.events import event
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 """The signals that end a program."""
@@ -102,7 +102,7 @@ class StopSignals:
                 self.by = signal.Signals(number)
                 asking = (self.by.name,)
                 threading.Thread(
-                    target=self._tell_and_ask, args=asking, name="ray_st-stop", daemon=True
+                    target=self._say_and_ask, args=asking, name="ray_st-stop", daemon=True
                 ).start()
 
             for number in before:
@@ -114,6 +114,6 @@ class StopSignals:
                     raise KeyboardInterrupt(str(stopped)) from stopped
                 raise
 
-    def _tell_and_ask(self, name: str) -> None:
-        tell("stop.asked", f"{name}: the run stops after a checkpoint; once more stops it at once", by=name)
+    def _say_and_ask(self, name: str) -> None:
+        event("stop.asked", f"{name}: the run stops after a checkpoint; once more stops it at once", by=name)
         self._ask()

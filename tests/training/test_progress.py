@@ -9,7 +9,7 @@ from transformers import TrainerControl, TrainerState
 
 from ray_st.training.callbacks import progress_report
 from ray_st.training.callbacks.progress_report import ProgressReport
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 ARGS: Any = types.SimpleNamespace(
     per_device_train_batch_size=4,
@@ -124,5 +124,5 @@ def test_empty_logs_write_nothing(clock: Clock) -> None:
 
 
 def test_a_line_is_written_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    write_line("step 1")
+    notes.info("step 1")
     assert capsys.readouterr().out == "step 1\n"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from ray_st.util import screen
-from ray_st.util.events import tell
+from ray_st.util.events import notes
 from ray_st.util.screen import BarMove, Screen, SentBar, shown
 
 
@@ -61,6 +61,6 @@ def test_a_bar_sends_its_moves_now_and_then_and_the_last_ones_always() -> None:
 def test_events_of_this_process_stand_above_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
     with shown() as console:
         console.show(BarMove(1, 10))
-        tell("note", "a line")
-    tell("note", "after it")
+        notes.info("a line")
+    notes.info("after it")
     assert capsys.readouterr().out == "a line\nafter it\n"

@@ -13,7 +13,7 @@ from ray._private import ray_constants
 from ray.train import ScalingConfig
 
 from ray_st.util.cluster_address import check_answers, found_address, is_loopback
-from ray_st.util.events import tell
+from ray_st.util.events import notes
 from ray_st.util.signals import children_apart, handlers_kept
 
 NODE_ID = "ray.io/node-id"
@@ -77,7 +77,7 @@ def _connect() -> bool:
                 f"The Ray cluster at {address}, to which this process is connected, has no live node. "
                 "Call ray.shutdown(), then ray.init() with the address of another one."
             )
-        tell("note", "the local Ray of this process was lost")
+        notes.info("the local Ray of this process was lost")
         ray.shutdown()
     joins = found_address()
     if joins is not None:
@@ -89,7 +89,7 @@ def _connect() -> bool:
     if joins is not None or "://" in os.environ.get("RAY_ADDRESS", ""):
         return True
     _Own.address = ray.get_runtime_context().gcs_address
-    tell("note", "started a local Ray; it stays until this program ends, or until ray.shutdown()")
+    notes.info("started a local Ray; it stays until this program ends, or until ray.shutdown()")
     return False
 
 

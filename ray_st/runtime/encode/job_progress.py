@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ray_st.runtime.encode.work_plan import WorkPiece
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 _EVERY_S = 5.0
 
@@ -36,7 +36,7 @@ class JobProgress:
             self._bar = tqdm(total=self.total, initial=self._before, desc="encoding", unit="row")
         elif self._show:
             there = f"; {self._done} of them are there" if self._done else ""
-            write_line(f"{self.total:,} rows in {self._parts} parts{there}")
+            notes.info(f"{self.total:,} rows in {self._parts} parts{there}")
         return self
 
     def add(self, piece: WorkPiece) -> None:
@@ -48,7 +48,7 @@ class JobProgress:
         elif self._show and (self._rows == self.total or time.monotonic() - self._last >= _EVERY_S):
             self._last = time.monotonic()
             rate = (self._rows - self._before) / max(self._last - self._start, 1e-9)
-            write_line(
+            notes.info(
                 f"{self._rows:,}/{self.total:,} rows  {self._done}/{self._parts} parts  {rate:,.0f} rows/s"
             )
 

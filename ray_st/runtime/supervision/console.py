@@ -1,6 +1,7 @@
 """What workers say, on the driver's console: lines, and a bar where there is a terminal or a notebook.
 
-Workers send what they say to the run's tower, and the driver fetches it from there. Ray's own way to the driver would put
+Events of workers go through the driver's ``logging``, as if they had happened there; what workers print is shown as it is.
+Workers send both to the run's tower, and the driver fetches it from there. Ray's own way to the driver would put
 the worker's name before each line, leave out lines that look alike, and bring Ray's own messages along.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from ray_st.util.events import LOG_FORMAT, send_to, set_context
+from ray_st.util.events import LOG_FORMAT, relayed, send_records_to, set_context
 from ray_st.util.line_stream import LineStream
 from ray_st.util.screen import BarMove, Screen, SentBar
 from ray_st.util.screen import shown as screen_shown
@@ -45,13 +46,13 @@ class Channel:
     log_format: str
     all_ranks: bool
 
-    def say(self, item: str | BarMove) -> None:
+    def say(self, item: str | BarMove | logging.LogRecord) -> None:
         """Sends an item to the driver's console."""
-        ray.get(self.tower.tell.remote(item))
+        ray.get(self.tower.say.remote(item))
 
     def open_bar(self, total: int) -> SentBar:
         """Opens a bar of so many steps on the driver's console; it hears of it a few times a second."""
-        return SentBar(self.tower.tell.remote, total, _BAR_EVERY_S)
+        return SentBar(self.tower.say.remote, total, _BAR_EVERY_S)
 
 
 # ---- on the driver ----
@@ -77,7 +78,10 @@ def shown(tower: Any, run: str) -> Iterator[Channel]:
         with suppress(RayError):  # the tower is gone, and the run with it
             while not over.is_set():
                 for item in ray.get(tower.lines.remote()):
-                    screen.show(item)
+                    if isinstance(item, logging.LogRecord):
+                        relayed(item)
+                    else:
+                        screen.show(item)
 
     with screen_shown() as screen:
         thread = threading.Thread(target=pump, args=(screen,), name="ray_st-console", daemon=True)
@@ -108,7 +112,7 @@ def speaking(channel: Channel, world: World, log_level: int) -> Iterator[None]:
     """
     os.environ[LOG_FORMAT] = channel.log_format
     set_context(run=channel.run, rank=world.rank)
-    send_to(channel.say)
+    send_records_to(channel.say)
     if not (world.is_first or channel.all_ranks):
         yield
         return

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from logging import LogRecord
 from typing import Any
 
 import ray
@@ -55,7 +56,7 @@ class RunMonitor:
         self._groups = 0
         self._causes: set[str] = set()
         self._booked = Booked()
-        self._said: asyncio.Queue[str | BarMove | None] = asyncio.Queue()
+        self._said: asyncio.Queue[str | BarMove | LogRecord | None] = asyncio.Queue()
 
     async def _until(self, true: Callable[[], bool], wait_s: float) -> None:
         async with self._changed:
@@ -144,15 +145,15 @@ class RunMonitor:
 
     # ---- the driver's console ----
 
-    async def tell(self, item: str | BarMove) -> None:
-        """Takes a line for the driver's console, or a move of its bar."""
+    async def say(self, item: str | BarMove | LogRecord) -> None:
+        """Takes a line or an event for the driver's console, or a move of its bar."""
         self._said.put_nowait(item)
 
     async def close_lines(self) -> None:
         """Lets who waits for lines go."""
         self._said.put_nowait(None)
 
-    async def lines(self) -> list[str | BarMove]:
+    async def lines(self) -> list[str | BarMove | LogRecord]:
         """What has come since the last call; waits for the first item, but not for ever."""
         found = []
         with suppress(asyncio.TimeoutError):

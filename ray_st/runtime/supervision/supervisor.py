@@ -32,7 +32,7 @@ from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.worker_context import WorkerContext
 from ray_st.util.endings import HangError, Moved, Why
-from ray_st.util.events import set_context, speaks_json, tell
+from ray_st.util.events import event, set_context, speaks_json
 from ray_st.util.hang import Hang
 
 STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
@@ -95,7 +95,7 @@ def supervised(tower: Any, run: str, lease: Lease) -> Iterator[Supervisor]:
     lease.when_lost(lambda: ask_to_stop(tower))
     if speaks_json():
         folder = lease.fence.path
-        tell("run.started", f"run {run} in {folder}", folder=folder)
+        event("run.started", f"run {run} in {folder}", folder=folder)
     yield Supervisor(tower, run, time.time(), step_limit_s())
 
 
@@ -189,9 +189,9 @@ def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor)
 def _introduce(tower: Any, place: WorkerContext) -> None:
     before, cause = ray.get(tower.group_started.remote())
     if before:
-        tell("workers.lost", f"workers were lost ({cause}) and are replaced", cause=cause, replaced=before)
+        event("workers.lost", f"workers were lost ({cause}) and are replaced", cause=cause, replaced=before)
     elif speaks_json():
-        tell("workers.started", f"{place.world.size} workers", workers=place.world.size)
+        event("workers.started", f"{place.world.size} workers", workers=place.world.size)
 
 
 def _a_node_is_taken() -> bool:
@@ -236,7 +236,7 @@ def _give_up(hang: Hang, place: WorkerContext, tower: Any) -> None:
     A rank that does not answer is killed: a process that is stopped does not end when it is asked to, and Ray Train would
     wait for it at each step of the group's end, a minute in all.
     """
-    tell("hang.seen", str(hang), **dataclasses.asdict(hang))
+    event("hang.seen", str(hang), **dataclasses.asdict(hang))
     answered: list[int] = []
     with suppress(RayError):
         ray.get(tower.hang.remote(hang))
@@ -244,7 +244,7 @@ def _give_up(hang: Hang, place: WorkerContext, tower: Any) -> None:
     silent = sorted(set(range(place.world.size)) - set(answered))
     folder = f"{place.store.path}/{STACKS}/step-{hang.step}"
     missing = f"; ranks {silent} did not answer: frozen, or cut off" if silent else ""
-    tell("hang.stacks", f"stacks of ranks {answered} are in {folder}{missing}", folder=folder, silent=silent)
+    event("hang.stacks", f"stacks of ranks {answered} are in {folder}{missing}", folder=folder, silent=silent)
     _fail(HangError(f"{hang}; stacks are in {folder}{missing}"))
     with suppress(RayError):
         ray.get(tower.end.remote([other for other in silent if other != hang.rank]))

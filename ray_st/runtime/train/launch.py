@@ -40,7 +40,7 @@ from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.source_builder import BuiltSource
 from ray_st.training.data.specs import TRAIN, RunResult, RunSpec
 from ray_st.util.endings import Interrupted, LeaseLost, OutOfRetries
-from ray_st.util.events import speaks_json, write_line
+from ray_st.util.events import notes, speaks_json
 from ray_st.util.signals import StopSignals
 
 BAD_ROWS = "bad-rows"
@@ -54,7 +54,7 @@ def say(lines: Iterable[str]) -> None:
     """Writes lines for people; a program that reads events has the same facts in those."""
     if not speaks_json():
         for line in lines:
-            write_line(line)
+            notes.info(line)
 
 
 def announce(built: Mapping[str, BuiltSource[Any]], store: CheckpointStore) -> None:
@@ -66,14 +66,14 @@ def announce(built: Mapping[str, BuiltSource[Any]], store: CheckpointStore) -> N
     """
     for name, one in built.items():
         for line in one.summary if name == TRAIN else ():
-            write_line(line)
+            notes.info(line)
         for dataset, faults in one.faults.items():
             if faults:
                 path = f"{store.path}/{BAD_ROWS}-{name.replace(':', '-')}{'-' * bool(dataset)}{dataset}.jsonl"
                 with store.filesystem.open_output_stream(path) as stream:
                     for row, reason in faults:
                         stream.write((json.dumps({"row": row, "reason": reason}) + "\n").encode())
-                write_line(f"{len(faults):,} unusable rows are left out and listed in {path}")
+                notes.info(f"{len(faults):,} unusable rows are left out and listed in {path}")
 
 
 def launch(

@@ -30,7 +30,7 @@ from ray_st.training.data.source_builder import BuiltSource, build_in_memory
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, RunResult, RunSpec, eval_names
 from ray_st.training.worker_context import WorkerContext
 from ray_st.util.endings import StopRequest, Why
-from ray_st.util.events import set_context, speaks_json, tell
+from ray_st.util.events import event, set_context, speaks_json
 from ray_st.util.screen import SentBar, shown
 from ray_st.util.signals import StopSignals
 from ray_st.world import World
@@ -113,7 +113,7 @@ def _attended(trainer: Any, lease: Lease | None) -> Iterator[StopSignals]:
     set_context(run=folder.rpartition("/")[2])
     if speaks_json():
         trainer.remove_callback(ProgressReport)
-        tell("run.started", f"run {folder.rpartition('/')[2]} in {folder}", folder=folder)
+        event("run.started", f"run {folder.rpartition('/')[2]} in {folder}", folder=folder)
     trainer.add_callback(EventReport(trainer))
     trainer.add_callback(StopConsensus(trainer, wish, every_s=0.0))  # there is nobody to wait for
     with signals.taken():

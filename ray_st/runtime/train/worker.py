@@ -23,7 +23,7 @@ from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
 from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
 from ray_st.training.data.specs import TRAIN, RunResult, RunSpec, eval_names
 from ray_st.training.worker_context import WorkerContext
-from ray_st.util.events import tell
+from ray_st.util.events import event
 from ray_st.world import World
 
 
@@ -112,7 +112,7 @@ def _start(run: RunSpec, store: CheckpointStore) -> Start:
     skipped: list[str] = []
     newest = store.newest(run.run_id, skipped, resumable=True)
     for reason in skipped:
-        tell("checkpoint.passed_over", f"passed over a checkpoint: {reason}", reason=reason)
+        event("checkpoint.passed_over", f"passed over a checkpoint: {reason}", reason=reason)
     if newest is not None:
         return Start(newest.name, str(store.fetch(newest.name)))
     if run.start.name is None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from ray_st.runtime.tune.study_searcher import Record, Study, Watcher, evaluations
 from ray_st.runtime.tune.waiting import compared_at, over, went_past
 from ray_st.training.checkpoint.store import CheckpointError, CheckpointStore
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 
 class Rounds(Protocol):
@@ -117,7 +117,9 @@ class Generations:
         try:
             self._store_of(number).adopt(self._store_of(source), step)
         except CheckpointError as error:  # nothing was touched
-            write_line(f"warning: trial {number} goes on as it is, not as a copy of trial {source}: {error}")
+            notes.warning(
+                f"warning: trial {number} goes on as it is, not as a copy of trial {source}: {error}"
+            )
             return
         self.study.copied(number, self._next, source, step, values)
         self._watcher.changed(self.study.records[number])

@@ -12,7 +12,7 @@ from ray import tune
 from ray_st.runtime.supervision.supervisor import write_stacks
 from ray_st.training.callbacks.watchdog import Watchdog
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.util.events import tell
+from ray_st.util.events import event
 from ray_st.util.hang import Hang
 
 HANG = "hang"
@@ -43,6 +43,6 @@ def _give_up(hang: Hang, store: CheckpointStore) -> None:
     Ray Tune starts the trial again as it does one whose process is lost; the report tells the driver why it was.
     """
     folder = write_stacks(store, 0, hang)
-    tell("hang.seen", f"{hang}; its stacks are in {folder}", folder=folder)
+    event("hang.seen", f"{hang}; its stacks are in {folder}", folder=folder)
     tune.report({HANG: f"{hang}; its stacks are in {folder}"})
     os._exit(1)

@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 
 from ray_st.runtime.supervision.supervisor import at_sigterm
-from ray_st.util.events import tell
+from ray_st.util.events import event
 
 
 class SearchStop:
@@ -55,7 +55,7 @@ def stopping_at_sigterm(stop: SearchStop) -> Iterator[None]:
     """
 
     def ask() -> None:
-        tell("stop.asked", "SIGTERM: the search stops after the evaluations that are running", by="SIGTERM")
+        event("stop.asked", "SIGTERM: the search stops after the evaluations that are running", by="SIGTERM")
         stop.ask()
 
     with at_sigterm(ask):

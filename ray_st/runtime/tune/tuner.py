@@ -31,7 +31,7 @@ from ray_st.runtime.tune.waiting import Waiting, WaitingScheduler, WaitingSearch
 from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.util.endings import Interrupted
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records are ours
@@ -219,7 +219,7 @@ class _Losses(tune.Callback):
     def _say(self, trial: Any, what: str) -> None:
         lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
         why = trial.last_result.get(HANG) or (lines[-1] if lines else "no reason known")
-        write_line(f"trial {trial.config[NUMBER]} was lost, {what}: {why}")
+        notes.info(f"trial {trial.config[NUMBER]} was lost, {what}: {why}")
 
 
 @contextmanager

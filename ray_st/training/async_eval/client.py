@@ -18,7 +18,7 @@ from ray_st.training.checkpoint.store import MANIFEST, PREFIX, CheckpointStore
 from ray_st.training.distributed import collectives
 from ray_st.training.loop.evaluation_loop import EvaluatingTrainer
 from ray_st.training_args import EvalOn
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 MOST_AWAITED = 2
 """Evaluations that may be outstanding. With one more to come, the workers wait: a slow evaluation slows training down
@@ -68,7 +68,7 @@ class AwaitingTrainer(EvaluatingTrainer):
         desk, snapshots = self.here.desk, self._snapshots
         if desk is None:
             if awaited:
-                write_line(
+                notes.info(
                     f"the evaluations of steps {sorted(awaited)} were outstanding; they are not made up for"
                 )
             return {}
@@ -77,7 +77,7 @@ class AwaitingTrainer(EvaluatingTrainer):
         for step, epoch in sorted(awaited.items()):
             store = next((store for store in (snapshots, self.here.store) if step in store.steps()), None)
             if step not in known and store is None:
-                write_line(
+                notes.info(
                     f"the evaluation of step {step} was outstanding; it is left out, as its weights are gone"
                 )
                 continue
@@ -150,7 +150,7 @@ class AwaitingTrainer(EvaluatingTrainer):
             store.seal(folder)
         except (OSError, SafetensorError) as error:
             store.give_up(step)
-            write_line(
+            notes.warning(
                 f"warning: the weights of step {step} could not be written to {store.path}, and its evaluation is left out; "
                 f"training goes on. Is the disk full? {type(error).__name__}: {error}"
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ray_st.util.events import speaks_json, tell
+from ray_st.util.events import event, speaks_json
 
 
 class EventReport(TrainerCallback):
@@ -26,7 +26,7 @@ class EventReport(TrainerCallback):
         self._last = time.monotonic()
         if logs and _speaks(state):
             code = "eval.figures" if any(name.startswith("eval_") for name in logs) else "train.figures"
-            tell(code, f"step {state.global_step}/{state.max_steps}", step=state.global_step, figures=logs)
+            event(code, f"step {state.global_step}/{state.max_steps}", step=state.global_step, figures=logs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Notes when a checkpoint may begin."""
@@ -41,7 +41,7 @@ class EventReport(TrainerCallback):
         if state.is_world_process_zero and self._trainer._saved == state.global_step:
             seconds = round(time.monotonic() - self._last, 3)
             message = f"step {state.global_step}/{state.max_steps}  checkpoint written"
-            tell("checkpoint.written", message, step=state.global_step, seconds=seconds)
+            event("checkpoint.written", message, step=state.global_step, seconds=seconds)
 
 
 def _speaks(state: Any) -> bool:

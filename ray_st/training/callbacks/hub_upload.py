@@ -13,7 +13,7 @@ from transformers.utils.hub import hf_api
 from ray_st.training.callbacks.tracked_run import WRITTEN
 from ray_st.training.checkpoint.store import MANIFEST, PREFIX, SavedCheckpoint
 from ray_st.training.worker_context import WorkerContext
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 _NOT_OF_THE_MODEL = ["*.pt", "*.pth", "trainer_state.json", MANIFEST]
 _NOT_OF_THE_RUN = [
@@ -127,7 +127,7 @@ class HubTrainer(Trainer):
             for job in jobs:
                 error = job.exception()
                 if error is not None:
-                    write_line(
+                    notes.warning(
                         f"warning: the checkpoint of step {step} could not be pushed to the Hub: {error}"
                     )
         self._pushes = {}

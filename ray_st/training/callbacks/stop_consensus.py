@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from ray_st.training.distributed import collectives
 from ray_st.util.endings import Interrupted, Moved, StopRequest, Why
-from ray_st.util.events import speaks_json, tell
+from ray_st.util.events import event, speaks_json
 
 EVERY_S = 2.0
 """Seconds between two roll calls; at least a step."""
@@ -98,7 +98,7 @@ class StopConsensus(TrainerCallback):
         message = f"{REASONS[self._agreed]}: stopped after step {state.global_step} of {state.max_steps}"
         # People read it in the run's last line, which the driver writes.
         if state.is_world_process_zero and (self._agreed is not Why.STOP or speaks_json()):
-            tell("stop.saved", message, step=state.global_step, reason=self._agreed.name.lower())
+            event("stop.saved", message, step=state.global_step, reason=self._agreed.name.lower())
         if self._agreed is Why.STOP:
             raise Interrupted(
                 f"{message}; its checkpoint is in {self._trainer.here.store.path}: go on with "

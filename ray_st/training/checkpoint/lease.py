@@ -21,7 +21,7 @@ from typing import Protocol
 import pyarrow.fs as pafs
 
 from ray_st.util.endings import LeaseLost
-from ray_st.util.events import tell
+from ray_st.util.events import event
 
 LEASE = "lease.json"
 """The file, in the folder that is held."""
@@ -171,7 +171,7 @@ class Lease:
                 try:
                     self.fence.check()
                 except LeaseLost as error:
-                    tell("lease.lost", str(error), folder=self.fence.path)
+                    event("lease.lost", str(error), folder=self.fence.path)
                     self._lose()
                     return
                 self._holder = replace(self._holder, beat=self._holder.beat + 1)
@@ -250,7 +250,7 @@ def check_free(folder: Folder, stale_s: float = STALE_S, poll_s: float = POLL_S)
         if now != first:
             raise _in_use(folder, now)
     left_by = f"process {first.pid}, which is gone" if first.host else "a process that wrote no whole lease"
-    tell("lease.taken", f"{folder.path} was left by {left_by}", pid=first.pid)
+    event("lease.taken", f"{folder.path} was left by {left_by}", pid=first.pid)
 
 
 def _in_use(folder: Folder, holder: Holder) -> RunInUse:

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from ray_st.training.checkpoint.sample_log import LEDGER
 from ray_st.training.checkpoint.store import MANIFEST, PREFIX, CheckpointError, CheckpointStore
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 TRAINER_STATE = "trainer_state.json"
 
@@ -170,7 +170,7 @@ def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
         unsaid = [name for name in facts if name not in then and name.rpartition(": ")[2] not in NOTED_EVER]
     _refuse(start, then, {name: value for name, value in facts.items() if name not in unsaid})
     if unsaid and not start.only_model:
-        write_line(
+        notes.info(
             f"{start.name or start.path} was written by an earlier version, which did not note {', '.join(unsaid)}: "
             "taken to be as they were"
         )
@@ -230,7 +230,7 @@ def set_aside(store: CheckpointStore, start: Start) -> Start:
         take(store.location(LEDGER), store.location(f"{place}/{LEDGER}"))
     what = f"{len(steps)} checkpoint(s), the newest of step {steps[-1]}, are" if steps else f"{LEDGER} is"
     why = "begins anew" if start.begins_anew else f"goes on from {start.name or start.path}"
-    write_line(f"{what} set aside in {store.location(place)}: an earlier run left them, and this one {why}")
+    notes.info(f"{what} set aside in {store.location(place)}: an earlier run left them, and this one {why}")
     moved = start.only_model and start.name is not None
     return replace(start, name=f"{place}/{start.name}") if moved else start
 

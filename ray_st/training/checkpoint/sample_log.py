@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 LEDGER = "ledger.jsonl"
 
@@ -43,10 +43,10 @@ class SampleLog:
         if faults:
             aside = self.path.with_name(f"{self.path.stem}-damaged-after-{step}.jsonl")
             aside.write_bytes(self.path.read_bytes())
-            write_line(f"warning: {faults[0]}; the whole file is kept as {aside}")
+            notes.warning(f"warning: {faults[0]}; the whole file is kept as {aside}")
         missing = step - len(kept)
         if missing:
-            write_line(f"warning: {self.path} lacks the lines of {missing} of the {step} steps so far")
+            notes.warning(f"warning: {self.path} lacks the lines of {missing} of the {step} steps so far")
         part = self.path.with_suffix(".part")
         part.write_text("".join(json.dumps(line) + "\n" for line in kept))
         part.replace(self.path)

@@ -29,7 +29,7 @@ from ray_st.training.loop import loss_so_far
 from ray_st.training.loop.loss_so_far import LOSS_SO_FAR
 from ray_st.training.strategies.precision import StoredTypes, widen
 from ray_st.training.strategies.step_module import describe_weights, owned_by_loss
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 from ray_st.util.secrets import with_secrets, without_secrets
 from ray_st.util.uploads import upload_of
 
@@ -138,7 +138,7 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
                 raise
             store.give_up(step)  # first: it may make the room in which the warning can be written
-            write_line(
+            notes.warning(
                 f"warning: the checkpoint of step {step} could not be written to {store.path} and is given up; training "
                 f"goes on. Is the disk full? {type(error).__name__}: {error}"
             )
@@ -217,7 +217,7 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         """
         upload = upload_of(output_dir or str(self.args.output_dir)) if self.place is None else None
         if upload is not None:
-            write_line(
+            notes.warning(
                 f"warning: the model is saved in {upload}, the folder that Ray made of the job's working_dir, and Ray "
                 "deletes it some time after the job"
             )
@@ -264,7 +264,7 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         if (Path(folder) / LOSS_WEIGHTS).exists():
             self._load_loss_weights(folder)
         elif owned and self.here.world.is_first:
-            write_line(f"{folder} has no {LOSS_WEIGHTS}: the loss's weights {sorted(owned)} are new")
+            notes.info(f"{folder} has no {LOSS_WEIGHTS}: the loss's weights {sorted(owned)} are new")
 
     def _load_loss_weights(self, checkpoint: str) -> None:
         weights = Path(checkpoint) / LOSS_WEIGHTS
@@ -360,7 +360,7 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
             loss_so_far.spread_over_all_steps(self)
         step, steps = self.state.global_step, self.state.max_steps
         if self._resumed is not None and step == self._initial_global_step and self.here.world.is_first:
-            write_line(f"nothing to do: {self._resumed} is of step {step} of {steps}")
+            notes.info(f"nothing to do: {self._resumed} is of step {step} of {steps}")
         if self.here.desk is not None:
             self.await_all()
             self._rotate()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from accelerate.utils.memory import should_reduce_batch_size
 
 from ray_st.data.column_spec import ColumnError
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 T = TypeVar("T")
 
@@ -64,6 +64,6 @@ def with_fitting_batches(args: Any, attempt: Callable[[], T]) -> T:
                     raise
                 too_many = error
                 args.per_device_train_batch_size //= 2
-                write_line(f"out of memory; trying {args.per_device_train_batch_size} rows a worker")
+                notes.info(f"out of memory; trying {args.per_device_train_batch_size} rows a worker")
     finally:
         args.per_device_train_batch_size = given

@@ -15,7 +15,7 @@ from ray_st.training.strategies import fsdp2
 from ray_st.training.strategies.fsdp2 import ShardedStep
 from ray_st.training.strategies.step_module import Step, owned_by_loss
 from ray_st.training.worker_context import WorkerContext
-from ray_st.util.events import write_line
+from ray_st.util.events import notes
 
 
 class WrappingTrainer(InspectableTrainer):
@@ -53,7 +53,7 @@ class WrappingTrainer(InspectableTrainer):
         """Model and losses, wrapped as the arguments want it."""
         self._sharded = self._shard() if self.shards else None
         if self.args.fsdp and self.here.world.size == 1:
-            write_line("fsdp has no effect: there is one worker, which holds the whole model")
+            notes.info("fsdp has no effect: there is one worker, which holds the whole model")
         self._owned = self._found_in_loss()
         if self.is_deepspeed_enabled:
             return self._engine()

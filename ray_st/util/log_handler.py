@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[io.TextIOBase]
+else:
+    _StreamHandler = logging.StreamHandler  # takes no type parameters before Python 3.11
 
 
 class _AboveBars(io.TextIOBase):
@@ -16,7 +22,7 @@ class _AboveBars(io.TextIOBase):
         return len(text)
 
 
-class LoggingHandler(logging.StreamHandler[io.TextIOBase]):
+class LoggingHandler(_StreamHandler):
     """Writes records to the standard output, above progress bars instead of into them.
 
     Args:

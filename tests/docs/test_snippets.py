@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from ray_st import SentenceTransformerTrainer
 from ray_st.training.data.local_source import local_place
+from ray_st.util.events import event
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -78,3 +81,24 @@ def test_pictures_are_drawings_with_a_description() -> None:
         assert "<title" in text
         assert "<desc" in text
         assert "http" not in text.replace("http://www.w3.org/2000/svg", "")
+
+
+def test_events_are_routed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (script,) = (each for each in snippets("operations.md") if "JsonFormatter" in each)
+    names: dict[str, Any] = {}
+    exec(compile(script, "operations.md", "exec"), names)
+    try:
+        event("hang.seen", "rank 1 hangs", rank=1)
+        event("checkpoint.written", "checkpoint 2", step=2)
+    finally:
+        for logger in map(logging.getLogger, list(logging.root.manager.loggerDict)):
+            if logger.name.startswith("ray_st.events."):
+                logger.setLevel(logging.NOTSET)
+            for name in ("everything", "alarms"):
+                logger.removeHandler(names[name])
+        for name in ("everything", "alarms"):
+            names[name].close()
+    assert capsys.readouterr().out == "rank 1 hangs\n"
+    assert Path("alarms.log").read_text() == "rank 1 hangs\n"
+    assert json.loads(Path("events.jsonl").read_text())["rank"] == 1

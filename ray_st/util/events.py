@@ -77,7 +77,7 @@ def event(code: str, message: str, **facts: object) -> None:
     if code not in EVENTS:
         raise ValueError(f"{code!r} is no event; known: {', '.join(EVENTS)}.")
     _set_up()
-    logger = logging.getLogger(f"{_EVENTS.name}.{code}")
+    logger = _EVENTS.getChild(code)
     logger.log(level_of(code), message, extra={"event": code, "facts": facts}, stacklevel=2)
 
 
@@ -187,11 +187,11 @@ def _sendable(record: logging.LogRecord) -> logging.LogRecord:
 # ---- this process's set-up ----
 
 _PACKAGE = logging.getLogger("ray_st")
-_EVENTS = logging.getLogger("ray_st.events")
+_EVENTS = _PACKAGE.getChild("events")
 _console = ConsoleHandler()
 _context: dict[str, Any] = {}
 
-notes = _Notes(logging.getLogger("ray_st.events.note"), {})
+notes = _Notes(_EVENTS.getChild("note"), {})
 """Logs lines for people that have no code of their own, with the methods of a ``logging.Logger``."""
 
 

@@ -76,11 +76,9 @@ class ParallelSentencesDataset(Dataset[InputExample]):
         Raises:
             ValueError: If the file cannot be read (a ``ReaderError``), and as :meth:`add_dataset`.
         """
-        rows = (
-            (row.place, [text.strip() for text in row.fields[0].split("\t")])
-            for row in read_lines(Path(filepath))
-        )
-        filled = ((place, row) for place, row in rows if any(row))
+        lines = ((row.place, row.fields[0].split("\t")) for row in read_lines(Path(filepath)))
+        rows = ((place, [text.strip() for text in texts]) for place, texts in lines)
+        filled = ((place, texts) for place, texts in rows if any(texts))
         self._add(filled, str(filepath), weight, max_sentences, max_sentence_length)
 
     def add_dataset(

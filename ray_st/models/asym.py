@@ -68,9 +68,8 @@ class Asym(Module):
         for row in filter(None, [default_route, *self.route_mappings.values()]):
             self._check(row)
         self._default = default_route
-        self.forward_kwargs = {*self.tokenize_kwargs}.union(
-            *map(known_to, (module for row in self._rows() for module in row))
-        )
+        modules = (module for row in self._rows() for module in row)
+        self.forward_kwargs = {*self.tokenize_kwargs}.union(*map(known_to, modules))
 
     @classmethod
     def for_query_document(
@@ -108,7 +107,7 @@ class Asym(Module):
         row = task or self.default_route
         if row is None:
             raise ValueError(
-                f"A task must be named, one of {', '.join(self.sub_modules)}: there is no default_route."
+                f"A task is required, one of {', '.join(self.sub_modules)}: there is no default_route."
             )
         self._check(row)
         return row
@@ -216,9 +215,7 @@ class Asym(Module):
         Raises:
             ValueError: If rows differ.
         """
-        asked = (
-            (name, dimension_after(row)) for name, row in zip(self.sub_modules, self._rows(), strict=True)
-        )
+        asked = zip(self.sub_modules, map(dimension_after, self._rows()), strict=True)
         known = {name: dimension for name, dimension in asked if dimension is not None}
         if len(set(known.values())) > 1:
             raise ValueError(f"The rows of an Asym module make embeddings of different dimensions: {known}.")
@@ -285,7 +282,7 @@ class Asym(Module):
                 f"{source}: the module {error} is in the structure, not in types."
             ) from error
         except (TypeError, ValueError, SyntaxError) as error:
-            raise ModelFolderError(f"{source} makes no Asym: {error}") from error
+            raise ModelFolderError(f"{source} is not a valid Asym: {error}") from error
 
 
 Router = Asym

@@ -100,11 +100,11 @@ def chat_template(
         raise ValueError("modality_config names 'message', but the tokenizer has no chat template.")
     text = tokenizer.get_chat_template()
     if _TASK.search(text):
-        raise ValueError("The chat template asks for the task of a text, which is not given here.")
+        raise ValueError("The chat template uses the task of a text, which is not available here.")
     options = dict((processing_kwargs or {}).get("chat_template") or {})
     if sizes := sorted(set(options) & set(_SIZES)):
         raise ValueError(
-            f"processing_kwargs['chat_template'] names {sizes[0]!r}; only max_seq_length cuts texts."
+            f"processing_kwargs['chat_template'] names {sizes[0]!r}; only max_seq_length truncates texts."
         )
     keeps_end = bool(options.pop("restore_suffix", True))
     return ChatTemplate(text, form == "structured", options, keeps_end)

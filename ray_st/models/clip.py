@@ -67,9 +67,8 @@ class CLIPModel(Module):
     @property
     def max_seq_length(self) -> int:
         """Longest text in tokens."""
-        return int(
-            min(self.tokenizer.model_max_length, self.model.config.text_config.max_position_embeddings)
-        )
+        positions = self.model.config.text_config.max_position_embeddings
+        return int(min(self.tokenizer.model_max_length, positions))
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
@@ -118,7 +117,7 @@ class CLIPModel(Module):
 
     def _pixels(self, images: Sequence[Any]) -> Tensor:
         if self.image_settings is None:
-            raise ValueError(f"The model came without {_PROCESSOR}, so it cannot take images.")
+            raise ValueError(f"The model has no {_PROCESSOR}, so it cannot process images.")
         if self._image_processor is None:
             self._image_processor = _image_processor(self.image_settings)
         return self._image_processor(images=list(images), return_tensors="pt")["pixel_values"]

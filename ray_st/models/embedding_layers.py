@@ -98,11 +98,8 @@ class Dense(Module):
         """Writes settings and weights into an existing folder."""
         kind: Any = type(self.activation_function)
         if kind in _ACTIVATIONS.values() and repr(kind()) != repr(self.activation_function):
-            logger.warning(
-                "The folder format has no place for the arguments of %r: it will be read as %r.",
-                self.activation_function,
-                kind(),
-            )
+            text = "The folder format cannot store the arguments of %r: it will be read as %r."
+            logger.warning(text, self.activation_function, kind())
         super().save(folder)
         write_weights(Path(folder), self.state_dict())
 
@@ -139,7 +136,7 @@ def _activation(path: str, trust_remote_code: bool) -> nn.Module:
     if trust_remote_code:
         return import_name(path)()
     raise ModelFolderError(
-        f"The Dense module's activation {path!r} is none of torch.nn's activations. It would have to be "
+        f"The Dense module's activation {path!r} is not one of torch.nn's activations. It would have to be "
         "imported; pass trust_remote_code=True if you trust this model folder."
     )
 
@@ -181,7 +178,7 @@ class LayerNorm(WeightedModule):
         self.norm = nn.LayerNorm(dimension)
 
     def forward(self, features: Features) -> Features:
-        """The features with ``sentence_embedding`` (n, dimension) normalised."""
+        """The features with ``sentence_embedding`` (n, dimension) normalized."""
         return {**features, "sentence_embedding": self.norm(features["sentence_embedding"])}
 
     def get_embedding_dimension(self) -> int:

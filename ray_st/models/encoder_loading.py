@@ -43,7 +43,9 @@ def load_config(folder: Path, trust_remote_code: bool, options: dict[str, Any]) 
     """
     saved = read_json(folder / "config.json")
     if not isinstance(saved, dict):
-        raise ModelFolderError(f"{folder} is no model folder: it has neither modules.json nor config.json.")
+        raise ModelFolderError(
+            f"{folder} is not a model folder: it has neither modules.json nor config.json."
+        )
     check_weights(folder)
     held = Held.read(folder)
     check_layers(folder, {**saved, **options}, held)
@@ -264,7 +266,7 @@ def check_weights_asked(folder: Path, saved: Mapping[str, Any], config: PreTrain
     if asked > _WEIGHTS_A_NUMBER * held.numbers + _SMALL:
         raise ModelFolderError(
             f"{folder / 'config.json'} asks for {asked} weights, but the folder holds {held.numbers}. "
-            "Correct its sizes, or fetch the folder anew."
+            "Correct its sizes, or download the folder again."
         )
 
 

@@ -172,7 +172,7 @@ def _plain_modules(folder: Path, options: LoadOptions) -> OrderedDict[str, nn.Mo
     config = encoder.auto_model.config
     causal = any(name.endswith("ForCausalLM") for name in config.architectures or [])
     mode = "lasttoken" if causal and setting_of(config, "is_causal", True) else "mean"
-    logger.warning("%s has no %s: a Transformer with %s pooling is made of it.", folder, _MODULES, mode)
+    logger.warning("%s has no %s: using a Transformer with %s pooling.", folder, _MODULES, mode)
     if encoder.tokenizer.chat_template and encoder.chat is None:
         logger.warning("%s has a chat template, which is not used: texts are encoded as they are.", folder)
     return OrderedDict([("0", encoder), ("1", Pooling(encoder.get_embedding_dimension(), mode))])
@@ -191,8 +191,6 @@ def write_modules(folder: Path, modules: Mapping[str, nn.Module]) -> None:
         path = "" if in_root else f"{index}_{type(module).__name__}"
         (folder / path).mkdir(parents=True, exist_ok=True)
         part.save(str(folder / path))
-        kwargs = {"kwargs": names} if (names := folder_kwargs(module)) else {}
-        entries.append(
-            {"idx": index, "name": name, "path": path, "type": type_name(folder, module), **kwargs}
-        )
+        entry = {"idx": index, "name": name, "path": path, "type": type_name(folder, module)}
+        entries.append(entry | ({"kwargs": names} if (names := folder_kwargs(module)) else {}))
     write_json(folder / _MODULES, entries)

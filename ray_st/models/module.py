@@ -134,7 +134,7 @@ def from_config(kind: type[M], folder: Path, config: Mapping[str, Any]) -> M:
         return kind(**{key: value for key, value in config.items() if key in kind.config_keys})
     except (ValueError, TypeError) as error:
         raise ModelFolderError(
-            f"{folder / kind.config_file_name} makes no {kind.__name__}: {error}"
+            f"{folder / kind.config_file_name} is not a valid {kind.__name__}: {error}"
         ) from error
 
 

@@ -45,9 +45,8 @@ def _recomputes(model: PreTrainedModel) -> bool:
 @functools.cache
 def is_faster() -> bool:
     """Whether this process runs on an AMD processor with a torch that has both libraries."""
-    both = (
-        torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and _product() is not None
-    )
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    both = both and _product() is not None
     return both and _CPU_INFO.is_file() and "AuthenticAMD" in _CPU_INFO.read_text()
 
 

@@ -92,7 +92,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
     ) -> None:
         if backend != "torch":
             raise ValueError(
-                f"backend must be 'torch'; got {backend!r}. ONNX and OpenVINO are not there yet."
+                f"backend must be 'torch'; got {backend!r}. ONNX and OpenVINO are not supported yet."
             )
         tokenizer_kwargs = either("tokenizer_kwargs", tokenizer_kwargs, "processor_kwargs", processor_kwargs)
         token = use_auth_token if token is None else token
@@ -122,9 +122,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         super().__init__(OrderedDict(opened.modules))
         self._settle(opened.settings, prompts, default_prompt_name, similarity_fn_name, truncate_dim)
         self.trust_remote_code = trust_remote_code
-        self.model_card_data = model_card_data or SentenceTransformerModelCardData(
-            local_files_only=local_files_only
-        )
+        known = model_card_data or SentenceTransformerModelCardData(local_files_only=local_files_only)
+        self.model_card_data = known
         self.model_card_data.set_base_model(*(opened.source or (None,)))
         self._readme = opened.readme
         self.share_dtype()
@@ -213,7 +212,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         )
         given: Any = either("sentences", sentences, "inputs", inputs)
         if given is None:
-            raise ValueError("encode needs sentences: one text or several; it was given none.")
+            raise ValueError("encode needs sentences: one text or several; got none.")
         single = isinstance(given, str | Mapping) or not isinstance(given, Sized)
         texts: list[Any] = [given] if single else list(given)
         if texts and (pool is not None or devices is not None):
@@ -259,7 +258,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
             ValueError: If no pool is given, or :meth:`encode` raises one.
         """
         if pool is None:
-            raise ValueError("encode_multi_process needs the pool that start_multi_process_pool() gave.")
+            raise ValueError("encode_multi_process needs the pool that start_multi_process_pool() returned.")
         embeddings: np.ndarray = self.encode(
             sentences, prompt_name, prompt, batch_size, pool=pool, chunk_size=chunk_size, **options
         )

@@ -75,7 +75,8 @@ def _check(kernels: Sequence[int], strides: Sequence[int]) -> None:
         raise ValueError(f"kernel_sizes must be odd numbers, one or more; got {list(kernels)}.")
     if len(strides) != len(kernels) or len(set(strides)) > 1:
         raise ValueError(
-            f"stride_sizes must be the same number {len(kernels)} times, once a kernel; got {list(strides)}."
+            f"stride_sizes must be the same number {len(kernels)} times, once per kernel; got "
+            f"{list(strides)}."
         )
 
 
@@ -133,9 +134,8 @@ class LSTM(WeightedModule):
         lengths = real.sum(dim=1).clamp(min=1).cpu()  # packing requires a length of at least 1
         ordered = _reorder(vectors, order)
         packed = pack_padded_sequence(ordered, lengths, batch_first=True, enforce_sorted=False)
-        states, _ = pad_packed_sequence(
-            self.encoder(packed)[0], batch_first=True, total_length=vectors.shape[1]
-        )
+        packed, _ = self.encoder(packed)
+        states, _ = pad_packed_sequence(packed, batch_first=True, total_length=vectors.shape[1])
         return {**features, "token_embeddings": _reorder(states, order.argsort(dim=1))}
 
     def get_embedding_dimension(self) -> int:
@@ -185,7 +185,7 @@ class WeightedLayerPooling(WeightedModule):
         weights = torch.ones(count) if layer_weights is None else layer_weights.detach().clone()
         if weights.shape != (count,):
             raise ValueError(
-                f"layer_weights must be {count} numbers, one a layer from layer {layer_start} on; got the "
+                f"layer_weights must be {count} numbers, one per layer from layer {layer_start} on; got the "
                 f"shape {tuple(weights.shape)}."
             )
         self.layer_weights = nn.Parameter(weights)
@@ -249,6 +249,6 @@ class WordWeights(WeightedModule):
     def _check(self, greatest: int) -> None:
         if greatest >= len(self.vocab):
             raise ValueError(
-                f"WordWeights has {len(self.vocab)} words in vocab, and there is a token with id {greatest}: "
+                f"WordWeights has {len(self.vocab)} words in vocab, but there is a token with id {greatest}: "
                 "vocab must be the tokenizer's words in the order of their ids."
             )

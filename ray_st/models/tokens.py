@@ -146,7 +146,7 @@ class TokenEncoder:
         if self.chat is not None:
             raise ValueError(
                 "The model puts texts into its chat template, where encode gives a prompt a message of its "
-                "own; prompts in training would stand in the text's. Put what all texts share into the "
+                "own; prompts in training would be part of the text's. Put what all texts share into the "
                 "template, and leave out args.prompts."
             )
 

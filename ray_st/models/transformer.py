@@ -148,7 +148,9 @@ class Transformer(Module):
     def max_seq_length(self, value: int | None) -> None:
         most = table_limit(self.auto_model)
         if value and most is not None and value > most:
-            logger.warning("max_seq_length=%d is cut to %d: the encoder has no more positions.", value, most)
+            logger.warning(
+                "max_seq_length=%d is reduced to %d: the encoder has no more positions.", value, most
+            )
             value = most
         self.tokenizer.model_max_length = value or NO_LIMIT
 
@@ -292,14 +294,14 @@ def _check_settings(path: Path, config: dict[str, Any]) -> None:
     for name in ("query_length", "document_length", "query_expansion"):
         if config.get(name) is not None:
             raise ModelFolderError(
-                f"{path} sets {name}, which is not read: texts would be cut in another way."
+                f"{path} sets {name}, which is not supported: texts would be truncated differently."
             )
     for kind in ("text", "common"):
         asked = (config.get("processing_kwargs") or {}).get(kind) or {}
         if unknown := sorted(key for key, value in asked.items() if value not in _USUAL.get(key, ())):
             raise ModelFolderError(
                 f"{path} sets processing_kwargs[{kind!r}][{unknown[0]!r}] to {asked[unknown[0]]!r}, which is "
-                "not read: texts would be tokenized in another way."
+                "not supported: texts would be tokenized differently."
             )
 
 

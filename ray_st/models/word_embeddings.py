@@ -128,7 +128,7 @@ class WordEmbeddings(Module):
         try:
             return cls(tokenizer, weights["emb_layer.weight"], **config)
         except (TypeError, ValueError) as error:
-            raise ModelFolderError(f"{folder} makes no {cls.__name__}: {error}") from error
+            raise ModelFolderError(f"{folder} is not a valid {cls.__name__}: {error}") from error
 
     @classmethod
     def from_text_file(
@@ -158,7 +158,7 @@ class WordEmbeddings(Module):
         path = Path(embeddings_file_path)
         if not path.is_file():
             raise ValueError(
-                f"There is no file {path} with word vectors. Fetch it first; nothing is downloaded here."
+                f"There is no file {path} with word vectors. Download it first; this is not done here."
             )
         with _opened(path) as lines:
             vectors = _read_vectors(path, lines, item_separator, max_vocab_size)
@@ -187,7 +187,7 @@ def _check_size(tokenizer: WordTokenizer, weights: Tensor) -> None:
     by_id = isinstance(vocabulary, Mapping)  # with ids, which may have gaps
     words = 1 + max(vocabulary.values(), default=-1) if by_id else len(vocabulary)
     if words > len(weights):
-        raise ValueError(f"The tokenizer has {words} words, and there are vectors for {len(weights)}.")
+        raise ValueError(f"The tokenizer has {words} words, but there are only {len(weights)} vectors.")
 
 
 def _tokenizer_class(source: Path, path: str, trust: bool) -> Any:
@@ -235,6 +235,6 @@ def _read_vectors(
     if not vectors:
         raise ValueError(f"{path} has no line with a word and its numbers, separated by {separator!r}.")
     if wrong:
-        text = "%s: %d lines have other than %d numbers and were passed over, the first is line %d."
+        text = "%s: %d lines have other than %d numbers and were skipped, the first is line %d."
         logger.warning(text, path, len(wrong), len(vectors[PADDING]), wrong[0])
     return vectors

@@ -40,7 +40,7 @@ def as_columns(examples: Iterable[InputExample], label: bool = True) -> dict[str
     odd = next((row for row, (texts, _) in enumerate(rows) if len(texts) != width), None)
     if odd is not None:
         raise ValueError(
-            f"Example {odd} has {len(rows[odd][0])} texts, the first has {width}; all need as many."
+            f"Example {odd} has {len(rows[odd][0])} texts, the first has {width}; all need the same number."
         )
     columns: dict[str, list[Any]] = {
         f"sentence_{place}": [texts[place] for texts, _ in rows] for place in range(width)

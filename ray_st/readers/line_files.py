@@ -78,6 +78,5 @@ class PairedFilesReader:
             ReaderError: If a file cannot be read, or ends before the others.
         """
         lines = first(read_together([Path(path) for path in self.filepaths]), max_examples)
-        return [
-            InputExample(str(number), [row.field(0) for row in rows], 1) for number, rows in enumerate(lines)
-        ]
+        texts = ([row.field(0) for row in rows] for rows in lines)
+        return [InputExample(str(number), row, 1) for number, row in enumerate(texts)]

@@ -275,7 +275,7 @@ def test_pickled_weights_are_not_read(saved: Path) -> None:
         ({"peft_type": "NOTHING"}, "peft cannot read"),
         ({"peft_type": None}, "there is no peft_type"),
         ({"base_model_name_or_path": None}, "names no base_model_name_or_path"),
-        ({"base_model_name_or_path": "/not/there"}, "names a base model that is not there"),
+        ({"base_model_name_or_path": "/not/there"}, "names a base model that does not exist"),
     ],
 )
 def test_configurations_that_cannot_be_used(saved: Path, change: dict[str, Any], message: str) -> None:

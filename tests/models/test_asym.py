@@ -103,7 +103,7 @@ def test_inputs_of_no_row(texts: list[Any], options: dict[str, Any], message: st
 
 def test_without_a_default_a_task_must_be_named() -> None:
     model = model_of(allow_empty_key=False)
-    with pytest.raises(ValueError, match="A task must be named, one of query, document: there is no default"):
+    with pytest.raises(ValueError, match="A task is required, one of query, document: there is no default"):
         model.tokenize(["sunny"])
 
 
@@ -183,8 +183,11 @@ def test_length_and_tokenizer_of_the_rows() -> None:
         ({"types": {"x": "sentence_transformers.models.Nothing"}}, r"models\.Nothing; known are"),
         ({"structure": {"query": ["other"]}}, "the module 'other' is in the structure, not in types"),
         ({"structure": None}, "must describe the rows of modules"),
-        ({"parameters": {"default_route": "other"}}, "makes no Asym: There is no row of modules for 'other'"),
-        ({"parameters": {"route_mappings": {"open('x')": "query"}}}, "makes no Asym"),
+        (
+            {"parameters": {"default_route": "other"}},
+            "is not a valid Asym: There is no row of modules for 'other'",
+        ),
+        ({"parameters": {"route_mappings": {"open('x')": "query"}}}, "is not a valid Asym"),
     ],
     ids=str,
 )

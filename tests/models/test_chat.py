@@ -67,9 +67,9 @@ def test_the_end_of_the_template_survives_truncation(folder: Path) -> None:
         ({"processing_kwargs": {"chat_template": {"max_length": 3}}}, "names 'max_length'"),
         (
             {"processing_kwargs": {"text": {"add_special_tokens": False}}},
-            "'add_special_tokens'.*which is not read",
+            "'add_special_tokens'.*which is not supported",
         ),
-        ({"query_length": 3}, "sets query_length, which is not read"),
+        ({"query_length": 3}, "sets query_length, which is not supported"),
         ({"module_output_name": "scores"}, "only 'feature-extraction'"),
     ],
     ids=str,

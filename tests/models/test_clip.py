@@ -126,7 +126,7 @@ def test_inputs_that_are_neither(clip_folder: Path) -> None:
 def test_images_where_the_folder_knows_none(clip_folder: Path) -> None:
     module, images = CLIPModel(clip_folder), pictures()
     module.image_settings = None
-    with pytest.raises(ValueError, match=r"came without preprocessor_config\.json"):
+    with pytest.raises(ValueError, match=r"has no preprocessor_config\.json"):
         module.tokenize(images)
 
 

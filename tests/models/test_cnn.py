@@ -62,7 +62,7 @@ def test_without_a_mask_every_token_counts() -> None:
     [
         ({"kernel_sizes": [1, 2]}, r"odd numbers, one or more; got \[1, 2\]"),
         ({"kernel_sizes": []}, r"got \[\]"),
-        ({"stride_sizes": [1]}, r"the same number 3 times, once a kernel; got \[1\]"),
+        ({"stride_sizes": [1]}, r"the same number 3 times, once per kernel; got \[1\]"),
         ({"stride_sizes": [1, 2, 1]}, r"got \[1, 2, 1\]"),
     ],
     ids=str,

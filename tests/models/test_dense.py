@@ -50,7 +50,7 @@ def test_arguments_of_an_activation_that_get_lost_are_told(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         Dense(4, 2, activation_function=nn.LeakyReLU(0.3)).save(tmp_path)
-    assert "no place for the arguments of LeakyReLU(negative_slope=0.3)" in caplog.text
+    assert "cannot store the arguments of LeakyReLU(negative_slope=0.3)" in caplog.text
 
 
 def test_an_unknown_activation_is_not_imported(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_an_unknown_activation_is_not_imported(tmp_path: Path) -> None:
     config = read_json(tmp_path / "config.json")
     write_json(tmp_path / "config.json", {**config, "activation_function": "collections.OrderedDict"})
     with pytest.raises(
-        ModelFolderError, match=r"activation 'collections.OrderedDict' is none of torch\.nn's.*trust"
+        ModelFolderError, match=r"activation 'collections.OrderedDict' is not one of torch\.nn's.*trust"
     ):
         Dense.load(tmp_path)
 

@@ -143,7 +143,7 @@ def test_code_in_the_folder_runs_only_when_trusted(folder: Path, monkeypatch: py
 def test_a_plain_folder_gets_mean_pooling(tiny_encoder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         model = SentenceTransformer(tiny_encoder)
-    assert "has no modules.json: a Transformer with mean pooling is made of it" in caplog.text
+    assert "has no modules.json: using a Transformer with mean pooling" in caplog.text
     assert [type(module).__name__ for module in model] == ["Transformer", "Pooling"]
     assert model[1].pooling_mode == "mean"
 
@@ -178,7 +178,7 @@ def test_another_kind_of_model(folder: Path) -> None:
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(
-        ModelFolderError, match=r"is no model folder: it has neither modules\.json nor config\.json"
+        ModelFolderError, match=r"is not a model folder: it has neither modules\.json nor config\.json"
     ):
         SentenceTransformer(tmp_path)
 

@@ -147,7 +147,7 @@ def test_the_limit_of_a_roberta_whose_tokenizer_states_none(
     assert not caplog.records
     transformer.max_seq_length = 30
     assert transformer.max_seq_length == 28
-    assert "max_seq_length=30 is cut to 28" in caplog.text
+    assert "max_seq_length=30 is reduced to 28" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "roberta", "xlnet"])

@@ -247,6 +247,6 @@ def test_preprocess_is_the_peers(tiny_folder: Path, tiny_model: Any, peer: Any, 
 
 
 def test_another_backend_is_refused_in_one_line(tiny_folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"got 'onnx'\. ONNX and OpenVINO are not there yet") as caught:
+    with pytest.raises(ValueError, match=r"got 'onnx'\. ONNX and OpenVINO are not supported yet") as caught:
         SentenceTransformer(tiny_folder, backend="onnx")
     assert "\n" not in str(caught.value)

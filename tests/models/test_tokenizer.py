@@ -97,10 +97,10 @@ def test_saved_and_read_here_and_by_the_peer(kind: Any, peer: Any, tmp_path: Pat
 
 
 def test_what_makes_no_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="must be there once; 'a' is there more often"):
+    with pytest.raises(ValueError, match="must occur once; 'a' occurs more often"):
         WhitespaceTokenizer(["a", "b", "a"])
     with pytest.raises(ModelFolderError, match=r"has no whitespacetokenizer_config\.json, the vocabulary"):
         WhitespaceTokenizer.load(tmp_path)
     write_json(tmp_path / "whitespacetokenizer_config.json", {"words": []})
-    with pytest.raises(ModelFolderError, match="makes no WhitespaceTokenizer"):
+    with pytest.raises(ModelFolderError, match="is not a valid WhitespaceTokenizer"):
         WhitespaceTokenizer.load(tmp_path)

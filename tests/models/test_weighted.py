@@ -95,7 +95,7 @@ def test_weights_that_do_not_fit_the_settings(module: Module, change: dict[str, 
 
 def test_settings_that_make_no_module(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"dimension": None})
-    with pytest.raises(ModelFolderError, match=r"config\.json makes no LayerNorm"):
+    with pytest.raises(ModelFolderError, match=r"config\.json is not a valid LayerNorm"):
         LayerNorm.load(tmp_path)
     write_json(tmp_path / "config.json", {"dimension": 3})
     with pytest.raises(ModelFolderError, match="has no weights"):

@@ -97,7 +97,7 @@ def test_lines_of_other_dimensions_and_repeated_words(
         module = WordEmbeddings.from_text_file(path, item_separator="\t")
     assert module.tokenizer.get_vocab() == ["PADDING_TOKEN", "a", "c"]
     assert module.emb_layer.weight.tolist() == [[0, 0], [3, 4], [5, 6]]
-    assert "1 lines have other than 2 numbers and were passed over, the first is line 2" in caplog.text
+    assert "1 lines have other than 2 numbers and were skipped, the first is line 2" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_files_that_hold_no_vectors(text: str | None, message: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("tokenizer", "weights", "message"),
     [
-        (WhitespaceTokenizer(["a", "b"]), torch.zeros(1, 3), "has 2 words, and there are vectors for 1"),
+        (WhitespaceTokenizer(["a", "b"]), torch.zeros(1, 3), "has 2 words, but there are only 1 vectors"),
         (WhitespaceTokenizer(["a"]), torch.zeros(3), r"must be \(words, dimension\); got the shape \(3,\)"),
         (str.split, torch.zeros(1, 3), "needs a WordTokenizer or a tokenizer of transformers; got method"),
     ],
@@ -139,7 +139,7 @@ def test_folders_that_are_incomplete(tmp_path: Path) -> None:
     write_json(tmp_path / "wordembedding_config.json", config)
     words = tmp_path / "whitespacetokenizer_config.json"
     write_json(words, read_json(words) | {"vocab": [*VOCABULARY, "more"]})
-    with pytest.raises(ModelFolderError, match="has 12 words, and there are vectors for 11"):
+    with pytest.raises(ModelFolderError, match="has 12 words, but there are only 11 vectors"):
         WordEmbeddings.load(tmp_path)
     words.unlink()
     with pytest.raises(ModelFolderError, match=r"no whitespacetokenizer_config\.json, the vocabulary"):

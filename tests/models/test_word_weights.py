@@ -26,7 +26,7 @@ def test_each_token_by_its_weight() -> None:
 
 def test_a_vocabulary_that_is_not_the_tokenizers() -> None:
     features = {"input_ids": torch.tensor([[4]]), "attention_mask": torch.ones(1, 1)}
-    with pytest.raises(ValueError, match="has 4 words in vocab, and there is a token with id 4"):
+    with pytest.raises(ValueError, match="has 4 words in vocab, but there is a token with id 4"):
         WordWeights(WORDS, {})(features)
 
 

@@ -221,7 +221,7 @@ class AdaptableStack(Stack):
             )
         if are_disabled(encoder):
             raise ValueError(
-                "The adapters are disabled, and merged they would take part. Call enable_adapters() first, "
+                "The adapters are disabled, but merged they would take effect. Call enable_adapters() first, "
                 f"or take them out with delete_adapter({names!r})."
             )
         merge(encoder, names)

@@ -140,7 +140,7 @@ def base_folder(folder: Path, find: Callable[..., Path]) -> Path:
         base = find(config.base_model_name_or_path, revision=config.revision)
     except ModelFolderError as error:
         raise ModelFolderError(
-            f"{folder / ADAPTER_CONFIG} names a base model that is not there. {error}"
+            f"{folder / ADAPTER_CONFIG} names a base model that does not exist. {error}"
         ) from error
     if is_adapter(base):
         raise ModelFolderError(

@@ -86,9 +86,8 @@ def inject(encoder: PreTrainedModel, config: AdapterConfig, name: str) -> None:
     config.base_model_name_or_path = str(encoder.name_or_path) or None  # other names make peft ask the Hub
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Already found a `peft_config`"
-            )  # several adapters are intended
+            # Several adapters are intended.
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
             peft.inject_adapter_in_model(config, encoder, name)
     except Exception:
         _configs(encoder).pop(name, None)

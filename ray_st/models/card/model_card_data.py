@@ -231,7 +231,7 @@ def _named(entry: str | Mapping[str, Any]) -> dict[str, Any]:
         return {"name": entry}
     known = dict(entry)
     if not known.get("name") and not known.get("id"):
-        raise ValueError(f"A data set of a model card needs a name or an id; got {known}.")
+        raise ValueError(f"A dataset of a model card needs a name or an id; got {known}.")
     others = {key: value for key, value in known.items() if key != "name"}
     return {"name": str(known.get("name") or known["id"]), **others}
 

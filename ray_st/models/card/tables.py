@@ -108,15 +108,15 @@ def log_rows(history: Sequence[Mapping[str, Any]], primary: Collection[str]) -> 
     """
     rows: dict[int, dict[str, Any]] = {}
     for entry in history:
-        figures = _figures(entry, primary)
-        if figures and "step" in entry:
+        metrics = _metrics(entry, primary)
+        if metrics and "step" in entry:
             step = int(entry["step"])
-            rows.setdefault(step, {"Epoch": entry.get("epoch"), "Step": step}).update(figures)
+            rows.setdefault(step, {"Epoch": entry.get("epoch"), "Step": step}).update(metrics)
     return _fewer([rows[step] for step in sorted(rows)])
 
 
-def _figures(entry: Mapping[str, Any], primary: Collection[str]) -> dict[str, Any]:
-    figures = {LOSS: entry["loss"]} if "loss" in entry else {}
+def _metrics(entry: Mapping[str, Any], primary: Collection[str]) -> dict[str, Any]:
+    loss = {LOSS: entry["loss"]} if "loss" in entry else {}
     evaluated = {
         name: value
         for name, value in entry.items()
@@ -124,7 +124,7 @@ def _figures(entry: Mapping[str, Any], primary: Collection[str]) -> dict[str, An
     }
     chosen = {name for name in evaluated if name.removeprefix(_PREFIX) in primary or name.endswith("_loss")}
     shown = chosen if primary else set(evaluated)
-    return figures | {name: value for name, value in evaluated.items() if name in shown}
+    return loss | {name: value for name, value in evaluated.items() if name in shown}
 
 
 def _fewer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -141,11 +141,6 @@ def _fewer(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def seconds_spent(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Seconds of training and of evaluation, if the log has them."""
     training = [float(entry["train_runtime"]) for entry in history if "train_runtime" in entry]
-    evaluation = [
-        float(value) for entry in history for name, value in entry.items() if _is_evaluation_time(name)
-    ]
-    return {"Training": sum(training), "Evaluation": sum(evaluation)} if training else {}
-
-
-def _is_evaluation_time(name: str) -> bool:
-    return name.startswith(_PREFIX) and name.endswith("_runtime")
+    values = ((name, value) for entry in history for name, value in entry.items() if name.startswith(_PREFIX))
+    evaluation = sum(float(value) for name, value in values if name.endswith("_runtime"))
+    return {"Training": sum(training), "Evaluation": evaluation} if training else {}

@@ -73,7 +73,7 @@ class VocabularyTokenizer(WordTokenizer):
         self.word2idx = {word: place for place, word in enumerate(self.vocab)}
         if len(self.word2idx) < len(self.vocab):
             twice = next(word for place, word in enumerate(self.vocab) if self.word2idx[word] != place)
-            raise ValueError(f"Each word of a vocabulary must be there once; {twice!r} is there more often.")
+            raise ValueError(f"Each word of a vocabulary must occur once; {twice!r} occurs more often.")
 
     def get_vocab(self) -> list[str]:
         """The words, in the order of their ids."""
@@ -114,7 +114,7 @@ class VocabularyTokenizer(WordTokenizer):
         try:
             return cls(**config)
         except (TypeError, ValueError) as error:
-            raise ModelFolderError(f"{path} makes no {cls.__name__}: {error}") from error
+            raise ModelFolderError(f"{path} is not a valid {cls.__name__}: {error}") from error
 
 
 class WhitespaceTokenizer(VocabularyTokenizer):

@@ -127,5 +127,6 @@ def test_the_package_has_no_import_circles(package: list[File]) -> None:
     assert structure.circles(package) == []
 
 
+@pytest.mark.slow
 def test_every_figure_has_a_line(package: list[File]) -> None:
     assert all(structure.measure(package).values())

@@ -55,6 +55,7 @@ def all_of(module: Any, teacher: Any) -> Any:
     return module.SequentialEvaluator(parts)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("folder_name", ["tiny_folder", "minilm_folder"])
 def test_figures_are_the_peers(folder_name, request, peer, peers, tmp_path) -> None:

@@ -109,6 +109,7 @@ def test_evaluators_by_themselves(play: Play) -> None:
     assert "chosen by: sequential_score" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", WHERE, indirect=True)
 def test_several_datasets_and_losses(workers: int, play: Play, tmp_path: Path) -> None:
     out = play("multi_dataset", workers)

@@ -237,6 +237,7 @@ def test_faiss_as_the_peers(peer: Any) -> None:
     assert found["negative"] == same({"output_scores": True, "relative_margin": 0.1})["negative"]
 
 
+@pytest.mark.slow
 def test_random_choice_is_even_among_what_is_allowed() -> None:
     data = Dataset.from_dict({"q": ["question"], "a": ["right"]})
     corpus = [f"wrong {i}" for i in range(9)]

@@ -48,6 +48,7 @@ def head(kind: str) -> list[Any]:
     }[kind]
 
 
+@pytest.mark.slow
 def test_minilm_to_the_peer_and_back(minilm_folder: Path, peer: Any, tmp_path: Path) -> None:
     mine, theirs = SentenceTransformer(minilm_folder), peer.SentenceTransformer(str(minilm_folder))
     mine.save_pretrained(tmp_path / "ours")

@@ -161,6 +161,7 @@ def test_no_weights_at_all(folder: Path) -> None:
         Transformer(folder)
 
 
+@pytest.mark.slow
 def test_pickled_weights_are_refused_and_the_way_out_works(folder: Path) -> None:
     import re
     import shlex

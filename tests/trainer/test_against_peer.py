@@ -231,6 +231,7 @@ def _peer_run(folder: Path, model_folder: Path, rows: Dataset, dev: Dataset) -> 
     return _trained(make, str(folder / "checkpoint-25"))
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_the_peers(tmp_path: Path, tiny_folder: Path, peer: Any) -> None:
     rows, dev = _rows(2, True), _rows(2, True, seed=2).select(range(30))
     ours = _our_run(tmp_path / "ours", tiny_folder, rows, dev)

@@ -48,6 +48,7 @@ def test_what_needs_a_gpu_is_refused_on_a_worker_without(
         sent(make(arguments={"tf32": True}))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of torch's own compiler
 def test_compilation(make: Any, sent: Any) -> None:
     expected = losses_with(make, sent)
@@ -79,6 +80,7 @@ def dropped_out(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(modules=[model[0], Pooling(32), Dropout(0.5)], device="cpu")
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_order_and_dropout(make: Any, sent: Any, tiny_folder: Path) -> None:
     def losses(**arguments: Any) -> list[float]:
         running = sent(make(model=dropped_out(tiny_folder), arguments=arguments))
@@ -96,6 +98,7 @@ def test_a_seed_fixes_order_and_dropout(make: Any, sent: Any, tiny_folder: Path)
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.slow
 def test_the_batch_size_is_halved_until_it_fits(
     make: Any, on_cluster: None, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

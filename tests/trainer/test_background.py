@@ -183,6 +183,7 @@ def test_figures_history_and_best_model_are_those_of_evaluation_by_workers(
     assert scores == [score.metrics for score in expected.model.model_card_data.scores]
 
 
+@pytest.mark.slow
 def test_weights_between_checkpoints_are_kept_until_they_are_evaluated(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -258,6 +259,7 @@ class Break(TrainerCallback):
             raise InterruptedError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survives", [True, False], ids=["restarted workers", "another run"])
 @pytest.mark.parametrize("at", [3, 7, 9])
 def test_a_restart_neither_loses_nor_doubles_figures(
@@ -279,6 +281,7 @@ def test_a_restart_neither_loses_nor_doubles_figures(
         assert mine == pytest.approx(other, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_figures_whose_weights_are_gone_are_left_out_aloud(
     tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,7 @@ def watched(trainer: Any, step: int, why: Why, **options: Any) -> StopConsensus:
     return roll_call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("why", "error"), [(Why.STOP, Interrupted), (Why.LEAVE, Moved), (Why.PREEMPTED, Moved)]
 )

@@ -88,6 +88,7 @@ def test_it_trains_the_users_objects(make: Any, sent: Any, capsys: Any) -> None:
     assert STEPS == [1, 2, 3, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_checkpoints_the_best_model_and_a_ledger(make: Any, tmp_path: Path) -> None:
     arguments = {
         "num_train_epochs": 2,
@@ -118,6 +119,7 @@ def test_where_run_config_says(make: Any, tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere" / "named" / "checkpoint-3" / "manifest.json").is_file()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_reaches_the_user(make: Any, tmp_path: Path) -> None:
     arguments = {"num_train_epochs": 4}
     whole = make(arguments=arguments, scaling_config=HERE)

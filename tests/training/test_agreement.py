@@ -142,6 +142,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> list[d
 NOTHING = {"steps": STEPS, "saved": [], "evaluated": [], "logged": []}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

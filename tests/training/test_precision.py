@@ -136,6 +136,7 @@ def test_what_a_run_says(stored: Path) -> None:
 SMALL = {"learning_rate": 1e-6, "weight_decay": 0.0}
 
 
+@pytest.mark.slow
 def test_training_is_that_of_the_same_weights_in_float32(stored: Path, tmp_path: Path) -> None:
     found = []
     for model in (opened(stored), opened(stored).float()):
@@ -147,6 +148,7 @@ def test_training_is_that_of_the_same_weights_in_float32(stored: Path, tmp_path:
     assert same(*found)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_float32_and_resumed_exactly_and_results_are_of_the_stored_type(
     stored: Path, tmp_path: Path
 ) -> None:

@@ -177,6 +177,7 @@ def _rank(rank: int, folder: str, model_folder: str, size: int) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_processes_give_the_bits_of_one(
     size: int, tiny_model: Any, tiny_folder: Path, tmp_path: Path

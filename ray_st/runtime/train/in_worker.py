@@ -12,12 +12,12 @@ import pyarrow as pa
 import ray
 import ray.train
 from ray.data import DataIterator
-from ray.train import Checkpoint, CheckpointUploadMode, ScalingConfig
+from ray.train import ScalingConfig
 
 from ray_st.data.encoding import encode_block
-from ray_st.runtime.train.worker import world_of_worker
-from ray_st.training.checkpoint.resume import Start, check_fingerprint, check_model, find_checkpoint
-from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
+from ray_st.runtime.train.worker import CheckpointReport, world_of_worker
+from ray_st.training.checkpoint.resume import Start, check_fingerprint, check_model, fetched, find_checkpoint
+from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import is_mixture, is_ray_dataset, prompt_lengths
 from ray_st.training.data.local_source import rows_of
 from ray_st.training.data.source_builder import build_in_memory, facts_of, sources_of
@@ -49,7 +49,7 @@ def find_place() -> WorkerContext | None:
             "TorchTrainer."
         )
     store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, f"in-place-{next(_made)}")
-    return WorkerContext(world, store, report=_Report(store))
+    return WorkerContext(world, store, report=CheckpointReport(store))
 
 
 def scaling_of_local_mode() -> ScalingConfig | None:
@@ -61,22 +61,6 @@ def scaling_of_local_mode() -> ScalingConfig | None:
     except RuntimeError:
         pass
     return None
-
-
-class _Report:
-    """Tells Ray Train of a checkpoint in storage. A barrier: every rank calls it."""
-
-    def __init__(self, store: CheckpointStore) -> None:
-        self._store = store
-
-    def __call__(self, metrics: dict[str, Any], found: SavedCheckpoint) -> None:
-        checkpoint = Checkpoint(self._store.location(found.name), self._store.filesystem)
-        ray.train.report(
-            metrics,
-            checkpoint=checkpoint if ray.train.get_context().get_world_rank() == 0 else None,
-            checkpoint_dir_name=found.name,
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
 
 
 def start(
@@ -100,18 +84,12 @@ def start(
     Raises:
         CheckpointError: If there is no checkpoint, or it is of another model or other data.
     """
-    store = place.store
     restarted = ray.train.get_checkpoint() is not None
-    newest = store.newest(store.run_id, resumable=True) if restarted else None
-    if newest is not None:
-        found = Start(name=newest.name, manifest=newest.manifest)
-    else:
-        nothing = wanted is True and not store.steps()
-        found = find_checkpoint(store, None if nothing else wanted, only_model)
+    found = find_checkpoint(place.store, wanted, only_model, restarted, optional=True)
     check_model(found, weights)
     if not ignore_data_skip:
         check_fingerprint(found, place.facts)
-    return found if found.name is None else dataclasses.replace(found, path=str(store.fetch(found.name)))
+    return fetched(place.store, found)
 
 
 # ---- data ----

@@ -18,12 +18,11 @@ from ray_st.runtime.cluster.connection import cores_of_node
 from ray_st.runtime.supervision.console import Channel, speaking
 from ray_st.runtime.supervision.supervisor import Supervisor, supervised_worker
 from ray_st.training.async_eval.protocol import EvalQueue
-from ray_st.training.checkpoint.resume import Start
+from ray_st.training.checkpoint.resume import fetched, own_newest
 from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
 from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
 from ray_st.training.data.specs import TRAIN, RunResult, RunSpec, eval_names
 from ray_st.training.worker_context import WorkerContext
-from ray_st.util.events import event
 from ray_st.world import World
 
 
@@ -83,7 +82,7 @@ def _place(run: RunSpec, channel: Channel) -> WorkerContext:
         train=shards.get(TRAIN),
         evals=eval_names(shards),
         prompt_lengths=run.prompt_lengths,
-        report=_Report(store),
+        report=CheckpointReport(store),
         open_bar=channel.open_bar if run.bar else None,
         facts=run.facts,
         ledger=SampleLog(f"{store.path}/{LEDGER}", store.check_fence)
@@ -100,38 +99,30 @@ def carry_out(run: RunSpec, trainer: Any, store: CheckpointStore) -> RunResult:
         trainer: The worker's trainer.
         store: The run's folder.
     """
-    start = _start(run, store)
+    start = fetched(store, own_newest(store, run.start))
     if start.path is not None and start.only_model:
         trainer.take_weights(start.path)
     outcome: RunResult = run.task(trainer, None if start.only_model else start.path)
     return outcome
 
 
-def _start(run: RunSpec, store: CheckpointStore) -> Start:
-    """The checkpoint from which to go on: this run's newest complete one, else the one that the user named."""
-    skipped: list[str] = []
-    newest = store.newest(run.run_id, skipped, resumable=True)
-    for reason in skipped:
-        event("checkpoint.passed_over", f"passed over a checkpoint: {reason}", reason=reason)
-    if newest is not None:
-        return Start(newest.name, str(store.fetch(newest.name)))
-    if run.start.name is None:
-        return run.start
-    return dataclasses.replace(run.start, path=str(store.fetch(run.start.name)))
+class CheckpointReport:
+    """Tells Ray Train of a checkpoint that is already in storage. A barrier: every rank calls it.
 
-
-class _Report:
-    """Tells Ray Train of a checkpoint that is already in storage. A barrier: every rank calls it."""
+    Args:
+        store: The run's folder.
+    """
 
     def __init__(self, store: CheckpointStore) -> None:
         self._store = store
 
-    def __call__(self, metrics: dict[str, Any], found: SavedCheckpoint) -> None:
-        checkpoint = Checkpoint(self._store.location(found.name), self._store.filesystem)
+    def __call__(self, metrics: dict[str, Any], saved: SavedCheckpoint) -> None:
+        """Reports a checkpoint with the newest metrics."""
+        checkpoint = Checkpoint(self._store.location(saved.name), self._store.filesystem)
         is_first = ray.train.get_context().get_world_rank() == 0
         ray.train.report(
             metrics,
             checkpoint=checkpoint if is_first else None,
-            checkpoint_dir_name=found.name,
+            checkpoint_dir_name=saved.name,
             checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
         )

@@ -25,6 +25,7 @@ from ray_st.runtime.tune.hung_trials import watched_here
 from ray_st.runtime.tune.shared_data import SharedData, source_here
 from ray_st.training.callbacks.progress_report import ProgressReport
 from ray_st.training.callbacks.watchdog import STEP_LIMIT_S, at_rest
+from ray_st.training.checkpoint.resume import fetched, own_newest
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
@@ -139,9 +140,9 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
     )
     trainer = build(candidate.description, place)
     Reports(send, kit.keeps, config[KNOWN]).attach(trainer)
-    newest = store.newest(store.run_id, resumable=True)
+    start = fetched(store, own_newest(store))
     with watched_here(trainer, store, kit.step_limit_s):
-        trainer.train(resume_from_checkpoint=None if newest is None else str(store.fetch(newest.name)))
+        trainer.train(resume_from_checkpoint=start.path)
         evaluate_end(trainer)
 
 

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from ray_st.training.checkpoint.sample_log import LEDGER
 from ray_st.training.checkpoint.store import MANIFEST, PREFIX, CheckpointError, CheckpointStore
-from ray_st.util.events import notes
+from ray_st.util.events import event, notes
 
 TRAINER_STATE = "trainer_state.json"
 
@@ -55,22 +55,37 @@ class Start:
         return self.only_model or not (self.name or self.path)
 
 
-def find_checkpoint(store: CheckpointStore, wanted: str | bool | None, only_model: bool = False) -> Start:
+NEW_RUN = Start()
+"""Without a checkpoint."""
+
+
+def find_checkpoint(
+    store: CheckpointStore,
+    wanted: str | bool | None,
+    only_model: bool = False,
+    restarted: bool = False,
+    optional: bool = False,
+) -> Start:
     """The checkpoint from which a run starts.
 
-    Only what is complete, undamaged, and holds the states of optimizer, schedule and random generators can be gone on from: with
-    less the samples or the learning rate would be others, and nobody would notice.
+    A run can only resume from a checkpoint that is complete, undamaged, and holds the states of optimizer, schedule and
+    random generators: with less, the samples or the learning rate would differ, and nobody would notice.
 
     Args:
         store: The run's folder.
         wanted: True for the newest such checkpoint of the run's folder, or a path of a checkpoint folder.
         only_model: Whether a new run is to begin with the checkpoint's weights; then any model folder will do.
+        restarted: Whether the run was restarted: then its own newest checkpoint overrides what is wanted.
+        optional: Whether True begins a new run in a folder without checkpoints, where it is otherwise an error.
 
     Raises:
         CheckpointError: If there is none, or it cannot be gone on from.
     """
-    if not wanted:
-        return Start()
+    own = own_newest(store) if restarted else NEW_RUN
+    if not own.begins_anew:
+        return own
+    if not wanted or (optional and wanted is True and not store.steps()):
+        return NEW_RUN
     if wanted is True:
         return _newest(store, only_model)
     folder = Path(wanted).absolute()
@@ -88,6 +103,30 @@ def find_checkpoint(store: CheckpointStore, wanted: str | bool | None, only_mode
     if _is_of(store, folder):
         return Start(name=found.name, manifest=found.manifest)
     return Start(path=str(folder), manifest=found.manifest)
+
+
+def own_newest(store: CheckpointStore, otherwise: Start = NEW_RUN) -> Start:
+    """The newest complete checkpoint that this very run has written, which is where it goes on after a restart.
+
+    Args:
+        store: The run's folder, with the run's id.
+        otherwise: Where the run starts before it has written one.
+    """
+    skipped: list[str] = []
+    newest = store.newest(store.run_id, skipped, resumable=True)
+    for reason in skipped:
+        event("checkpoint.passed_over", f"passed over a checkpoint: {reason}", reason=reason)
+    return otherwise if newest is None else Start(name=newest.name, manifest=newest.manifest)
+
+
+def fetched(store: CheckpointStore, start: Start) -> Start:
+    """A start with its checkpoint's folder on this machine.
+
+    Args:
+        store: The run's folder.
+        start: Where the run starts.
+    """
+    return start if start.name is None else replace(start, path=str(store.fetch(start.name)))
 
 
 def _newest(store: CheckpointStore, only_model: bool) -> Start:

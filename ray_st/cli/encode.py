@@ -7,10 +7,8 @@ cluster does, and an interrupted job resumes when it is started again.
 from __future__ import annotations
 
 import argparse
-import os
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from ray_st.cli.runfile import ModelSpec
 from ray_st.data.sources.files import FORMATS
 from ray_st.data.table_spec import TableSpec
 from ray_st.runtime.encode.work_plan import EMBEDDING, choose_column
+from ray_st.util.atomic import replacing
 from ray_st.util.uploads import check_kept
 
 if TYPE_CHECKING:
@@ -183,16 +182,11 @@ def _texts(rows: pa.Table, column: str, start: int) -> list[str]:
 @contextmanager
 def _replacing(output: Path) -> Iterator[Path]:
     """A new file beside `output` that replaces it on success and is deleted otherwise."""
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=output.parent, prefix=f".{output.name}.")
-    except OSError as error:
-        raise RunFileError(f"OUTPUT: {output} cannot be written: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            part = stack.enter_context(replacing(output))
+            part.touch()
+        except OSError as error:
+            raise RunFileError(f"OUTPUT: {output} cannot be written: {error.strerror}") from error
+        yield part

@@ -15,6 +15,7 @@ import numpy as np
 from ray_st.data.keys import keys_of
 from ray_st.data.packing import find_repeats, pack_without_repeats
 from ray_st.data.plan import Plan
+from ray_st.util.number_checks import is_whole
 from ray_st.util.shared_words import COLLISIONS
 
 
@@ -43,7 +44,7 @@ class PlannedBatchSampler(ABC):
     """
 
     def __init__(self, batch_size: int, drop_last: bool, generator: Any = None, seed: int | None = 0) -> None:
-        if not isinstance(batch_size, (int, np.integer)) or isinstance(batch_size, bool) or batch_size < 1:
+        if not is_whole(batch_size, least=1, numpy=True):
             raise ValueError(f"batch_size must be a positive integer; got {batch_size!r}.")
         self.batch_size = int(batch_size)
         self.drop_last = drop_last

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ray_st.util.atomic import replacing
 from ray_st.util.search.top_k import ScoreFunction
 from ray_st.util.similarity import dot_score
 from ray_st.util.tensors import Embeddings, to_tensor
@@ -210,7 +210,5 @@ def write_embeddings(file: Path | None, embeddings: Tensor) -> None:
     if file is None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.stem}.{os.getpid()}.part")
-    with part.open("wb") as stream:
+    with replacing(file) as part, part.open("wb") as stream:
         np.save(stream, embeddings.numpy(), allow_pickle=False)
-    part.replace(file)

@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from ray_st.models.folder_files import WEIGHTS, ModelFolderError, check_weights, read_json
+from ray_st.util.number_checks import is_number
 
 # Models that make the decoder's inputs from the text. Here and in the peer they embed with both halves.
 _WHOLE = {"bart", "bigbird_pegasus", "fsmt", "led", "mbart", "mvp", "plbart"}
@@ -274,5 +275,5 @@ def _numbers(saved: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in saved.items():
         if isinstance(value, Mapping):
             yield from _numbers(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif is_number(value):
             yield name, value

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray_st.util.atomic import write_whole
+
 JOURNAL, SETTINGS, TABLE = "journal.jsonl", "search.json", "trials.csv"
 
 ID, FOUND = "id", "found"
@@ -347,9 +349,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def _write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    temporary = (folder / SETTINGS).with_suffix(".tmp")
-    temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
-    temporary.replace(folder / SETTINGS)
+    write_whole(folder / SETTINGS, json.dumps(settings, indent=1))
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -444,6 +444,4 @@ def write_table(path: Path, trials: Sequence[TrialRecord], objectives: int) -> N
         facts = [len(trial.history), trial.step, trial.samples, round(trial.seconds, 2)]
         ending = [describe_changes(trial), trial.reason][-len(last) :]
         writer.writerow([trial.number, trial.name, trial.state, *scores, *facts, *parameters, *ending])
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, text.getvalue())

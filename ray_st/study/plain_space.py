@@ -9,6 +9,7 @@ from typing import Any
 from ray_st.study.space import Space
 from ray_st.study.trial_arguments import SpaceError
 from ray_st.util.names import did_you_mean
+from ray_st.util.number_checks import is_number
 
 _KEYS = ("low", "high", "step", "log", "choices", "when")
 
@@ -76,7 +77,7 @@ def _draw(name: str, value: Any, where: str) -> Callable[[Any], Any]:
 def _range(name: str, value: Mapping[str, Any], where: str) -> Callable[[Any], Any]:
     low, high = value.get("low"), value.get("high")
     step, log = value.get("step"), bool(value.get("log", False))
-    numbers = [end for end in (low, high) if isinstance(end, int | float) and not isinstance(end, bool)]
+    numbers = [end for end in (low, high) if is_number(end)]
     if len(numbers) != 2 or numbers[0] > numbers[1]:
         raise SpaceError(f"{where}: expected choices, or low and high with low <= high; found {dict(value)}")
     if log and (step is not None or numbers[0] <= 0):

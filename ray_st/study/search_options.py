@@ -10,6 +10,7 @@ from typing import Any
 import optuna
 
 from ray_st.util.names import did_you_mean
+from ray_st.util.number_checks import is_whole
 
 BACKENDS = ("ray", "optuna")
 SCHEDULERS = ("asha", "halving", "median", "hyperband", "pbt")
@@ -163,7 +164,7 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_number(name: str, value: Any, least: int) -> None:
     optional = value is None and name in ("rungs", "max_concurrent_trials")
-    if not optional and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+    if not optional and not is_whole(value, least):
         raise ValueError(f"{name}: expected a whole number of at least {least}, found {value!r}.")
 
 
@@ -173,12 +174,7 @@ def trials_wanted(n_trials: int, points: Sequence[Mapping[str, Any]]) -> int:
     Raises:
         ValueError: If there would be none, or fewer than points.
     """
-    if (
-        not isinstance(n_trials, int)
-        or isinstance(n_trials, bool)
-        or n_trials < 0
-        or (n_trials == 0 and not points)
-    ):
+    if not is_whole(n_trials, least=0 if points else 1):
         raise ValueError(
             f"n_trials: expected a whole number of at least 1 (or 0 with points_to_evaluate), found {n_trials!r}."
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_st.study.journal import TrialRecord, describe_changes, legs, objective_names
 from ray_st.study.study import Study
+from ray_st.util.atomic import write_whole
 from ray_st.util.events import notes
 
 if TYPE_CHECKING:
@@ -75,10 +76,8 @@ def write_report(folder: Path, study: Study, objectives: int) -> bool:
         plots="\n".join(sections),
         table=table(study.records, objectives),
     )
-    temporary = folder / f"{REPORT}.tmp"
     try:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        temporary.replace(folder / REPORT)
+        write_whole(folder / REPORT, page.encode(errors="replace"))
     except OSError as error:  # a full disk
         notes.warning(f"warning: {folder / REPORT} cannot be written ({error})")
         return False

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ray_st.util.names import did_you_mean
+from ray_st.util.number_checks import is_whole
 
 FIXED = ("output_dir", "eval_on", "eval_resources", "ledger", "ray_scope", "resume_only_model")
 """Arguments that belong to the search, not to a trial."""
@@ -51,7 +52,7 @@ def with_values(args: Any, values: Mapping[str, Any]) -> Any:
 
 def _cast(value: Any, old: Any) -> Any:
     """A whole number where a fraction was drawn for one, as transformers does."""
-    if isinstance(old, int) and not isinstance(old, bool) and isinstance(value, float) and value >= 1:
+    if is_whole(old) and isinstance(value, float) and value >= 1:
         return int(value)
     return value
 

@@ -15,6 +15,7 @@ from transformers.utils import ExplicitEnum
 from ray_st.training_args.effects import default_of
 from ray_st.training_args.grouped import GroupedArguments
 from ray_st.training_args.typed import check_types
+from ray_st.util.number_checks import is_number, is_whole
 from ray_st.util.secrets import placeholder
 from ray_st.util.shared_words import COLLISIONS
 
@@ -231,12 +232,12 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
                 raise ValueError(f"{name} must be a dict, or one as JSON; got {getattr(self, name)!r}.")
         sizes = {"global_train_batch_size": self.global_train_batch_size, **(self.dataset_batch_sizes or {})}
         for name, size in {**sizes, "window_bytes": self.window_bytes}.items():
-            if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            if size is not None and not is_whole(size, least=1):
                 raise ValueError(f"{name} must be a positive integer; got {size!r}.")
 
     def _check_rates(self) -> None:
         for pattern, rate in (self.learning_rate_mapping or {}).items():
-            if not isinstance(rate, int | float) or isinstance(rate, bool) or rate < 0:
+            if not is_number(rate, least=0):
                 raise ValueError(f"learning_rate_mapping[{pattern!r}] must be a number >= 0; got {rate!r}.")
             try:
                 re.compile(pattern)
@@ -257,7 +258,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
 
     def _check_background(self) -> None:
         for name, amount in (self.eval_resources or {}).items():
-            if not isinstance(amount, int | float) or isinstance(amount, bool) or amount <= 0:
+            if not is_number(amount) or amount <= 0:
                 raise ValueError(f"eval_resources[{name!r}] must be a positive number; got {amount!r}.")
         if self.eval_on == EvalOn.WORKERS:
             if self.eval_resources:

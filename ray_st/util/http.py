@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +9,8 @@ from urllib import request
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
+
+from ray_st.util.atomic import replacing
 
 _CHUNK = 1 << 20
 _SILENCE = 60  # seconds without a byte after which a server is given up
@@ -32,15 +33,15 @@ def http_get(url: str, path: str | Path) -> None:
         raise ValueError(f"http_get needs an address that starts with http:// or https://; got {url!r}.")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with _opener().open(url, timeout=_SILENCE) as response, part.open("wb") as file:
+        with (
+            replacing(path) as part,
+            _opener().open(url, timeout=_SILENCE) as response,
+            part.open("wb") as file,
+        ):
             _copy(response, file, path.name)
-        part.replace(path)
     except (OSError, HTTPException) as error:
         raise OSError(f"{url} was not downloaded to {path}: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _copy(response: Any, file: BinaryIO, name: str) -> None:

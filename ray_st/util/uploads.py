@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ray_st.util.filesystems import is_uri
+
 _PLACE = ("runtime_resources", "working_dir_files")  # in the session's folder, on each node
 
 
@@ -13,7 +15,7 @@ def upload_of(path: str | Path) -> Path | None:
     Args:
         path: A local path, or a URI, which lies in none.
     """
-    if "://" in str(path):
+    if is_uri(path):
         return None
     parts = Path(path).expanduser().absolute().parts
     for place in range(len(parts) - 2):

@@ -16,6 +16,7 @@ from ray_st.data.column_spec import LABEL_COLUMNS
 from ray_st.data.sources.errors import SourceError
 from ray_st.util.arrow import is_list, is_number, is_text
 from ray_st.util.names import did_you_mean
+from ray_st.util.number_checks import is_whole
 
 Converted = tuple[pa.Array, list[int]]
 """Values as a column, null where one cannot be converted, and the places of those."""
@@ -180,7 +181,7 @@ def type_of_values(values: Sequence[Any]) -> pa.DataType:
         # Later decimals may have more digits than the first ones.
         return pa.decimal128(_DECIMAL_DIGITS, kind.scale) if pat.is_decimal128(kind) else kind
     except (ValueError, TypeError, OverflowError):
-        numbers = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+        numbers = [value for value in values if is_whole(value)]
         if numbers and len(numbers) == sum(value is not None for value in values):
             return _holding(numbers) or pa.int64()
         kinds = [_type_of_value(value) for value in values if value is not None]

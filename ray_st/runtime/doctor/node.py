@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ray_st.util.filesystems import open_place
+
 PACKAGES = ("ray", "ray-st", "torch", "transformers", "pyarrow", "peft")
 SETTINGS = (
     "RAY_AUTH_MODE",
@@ -251,7 +253,7 @@ class Probe:
     def write(self, place: str, name: str) -> str | None:
         """Writes a small file into a folder or bucket; returns what went wrong."""
         try:
-            filesystem, path = _opened(place)
+            filesystem, path = open_place(place)
             filesystem.create_dir(path, recursive=True)
             with filesystem.open_output_stream(f"{path}/{name}") as stream:
                 stream.write(name.encode())
@@ -261,20 +263,11 @@ class Probe:
 
     def missing(self, place: str, names: list[str]) -> list[str]:
         """Which of the files, written by all nodes, this node does not see."""
-        filesystem, path = _opened(place)
+        filesystem, path = open_place(place)
         infos = filesystem.get_file_info([f"{path}/{name}" for name in names])
         return [name for name, info in zip(names, infos, strict=True) if not info.is_file]
 
     def remove(self, place: str, name: str) -> None:
         """Removes what this node wrote."""
-        filesystem, path = _opened(place)
+        filesystem, path = open_place(place)
         filesystem.delete_file(f"{path}/{name}")
-
-
-def _opened(place: str) -> tuple[Any, str]:
-    import pyarrow.fs as pafs
-
-    if "://" in place:
-        filesystem, path = pafs.FileSystem.from_uri(place)
-        return filesystem, path.rstrip("/")
-    return pafs.LocalFileSystem(), os.path.abspath(place)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from ray_st.runtime.encode.job import differences
 from ray_st.runtime.encode.work_plan import WorkPiece
+from ray_st.util.atomic import is_unfinished, replacing_in
+from ray_st.util.filesystems import is_uri, open_place
 
 JOB = "_job.json"
 """What the folder's job is; written before the first part."""
@@ -24,7 +25,6 @@ JOB = "_job.json"
 MANIFEST = "_manifest.json"
 """The complete output, part by part; written after the last one."""
 
-_UNFINISHED = ".writing-"  # readers of Parquet folders pass over names that begin with a dot or an underscore
 _READERS = 16
 
 
@@ -52,12 +52,10 @@ class OutputFolder:
             OutputError: If no file system opens it.
         """
         try:
-            if "://" in str(place):
-                filesystem, path = FileSystem.from_uri(str(place))
-                return cls(path.rstrip("/"), filesystem)
+            filesystem, path = open_place(place if is_uri(place) else Path(place).expanduser())
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise OutputError(f"{place}: no file system opens it: {error}") from error
-        return cls(str(Path(place).expanduser().absolute()), LocalFileSystem())
+        return cls(path.rstrip("/"), filesystem)
 
     @property
     def local(self) -> bool:
@@ -105,17 +103,9 @@ class OutputFolder:
             rows = list(readers.map(lambda piece: self._rows(piece.name), there))
         return {piece.name for piece, found in zip(there, rows, strict=True) if found == piece.rows}
 
-    @contextmanager
-    def writing(self, name: str) -> Iterator[Any]:
+    def writing(self, name: str) -> AbstractContextManager[pa.NativeFile]:
         """A stream whose content becomes the file of this name, at once, if the block ends well."""
-        unfinished = f"{self.path}/{_UNFINISHED}{uuid.uuid4().hex}"
-        try:
-            with self.filesystem.open_output_stream(unfinished) as stream:
-                yield stream
-            self.filesystem.move(unfinished, f"{self.path}/{name}")
-        finally:
-            if self.filesystem.get_file_info(unfinished).type == FileType.File:
-                self.filesystem.delete_file(unfinished)
+        return replacing_in(self.filesystem, f"{self.path}/{name}")
 
     def finish(self, job: Mapping[str, Any], pieces: Sequence[WorkPiece]) -> None:
         """Clears what killed workers left, and writes the manifest, after which the output is complete.
@@ -135,7 +125,7 @@ class OutputFolder:
 
     def _sweep(self) -> None:
         for name in self._names():
-            if name.startswith(_UNFINISHED):
+            if is_unfinished(name):
                 self.filesystem.delete_file(f"{self.path}/{name}")
 
     def _names(self) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
+from ray_st.util.number_checks import is_whole
+
 SCALING_KEYS = (
     "num_workers",
     "use_gpu",
@@ -38,7 +40,7 @@ def scaling_config(values: Mapping[str, Any]) -> ScalingConfig | None:
         ValueError: If Ray refuses a value.
     """
     workers = values.get("num_workers", 1)
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 0:
+    if not is_whole(workers, least=0):
         raise ValueError(f"num_workers: expected a whole number of at least 0, found {workers!r}")
     try:
         return ScalingConfig(**values) if values else None

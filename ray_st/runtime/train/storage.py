@@ -13,6 +13,7 @@ from ray.train import RunConfig
 
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.util.filesystems import open_place
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -27,10 +28,8 @@ def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
     root = str(run_config.storage_path)
     if run_config.storage_filesystem is not None:
         filesystem, path = run_config.storage_filesystem, root
-    elif "://" in root:
-        filesystem, path = pafs.FileSystem.from_uri(root)
     else:
-        filesystem, path = pafs.LocalFileSystem(), str(Path(root).absolute())
+        filesystem, path = open_place(root)
     return CheckpointStore(f"{path.rstrip('/')}/{run_config.name}", filesystem, run_id)
 
 

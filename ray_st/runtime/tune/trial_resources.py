@@ -10,6 +10,7 @@ from ray import tune
 from ray.train import ScalingConfig
 
 from ray_st.runtime.train.launch import resolve_scaling, workers_of
+from ray_st.util.number_checks import is_number
 
 _DRIVER_BYTES = 1_000_000  # Ray refuses a placement group of nothing
 
@@ -50,7 +51,7 @@ class Need:
         if asked is None:
             return cls(_of_worker(resolve_scaling(scaling, use_cpu)))
         for name, amount in asked.items():
-            if not isinstance(amount, int | float) or isinstance(amount, bool) or amount < 0:
+            if not is_number(amount, least=0):
                 raise ValueError(f"resources_per_trial[{name!r}]: expected a number, found {amount!r}.")
         return cls({_ray_name(name): float(amount) for name, amount in asked.items() if amount})
 

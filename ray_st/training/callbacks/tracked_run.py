@@ -16,6 +16,7 @@ from ray_st.training.callbacks.trackers import CodeCarbon, Tracker, make_tracker
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.distributed import collectives
 from ray_st.training.worker_context import WorkerContext
+from ray_st.util.atomic import replacing_in
 
 TRACKED = "trackers"
 """Key, in the trainer's state and so in each checkpoint, of what trackers need to go on."""
@@ -132,7 +133,5 @@ def _recorded(store: CheckpointStore) -> dict[str, Any]:
 def _record(store: CheckpointStore, known: Mapping[str, Any]) -> None:
     store.filesystem.create_dir(store.path, recursive=True)
     text = json.dumps({"run_id": store.run_id, TRACKED: dict(known)})
-    unfinished = store.location(_RECORD + ".new")
-    with store.filesystem.open_output_stream(unfinished) as stream:
+    with replacing_in(store.filesystem, store.location(_RECORD)) as stream:
         stream.write(text.encode())
-    store.filesystem.move(unfinished, store.location(_RECORD))  # a process that dies here leaves a whole one

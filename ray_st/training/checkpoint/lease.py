@@ -20,6 +20,7 @@ from typing import Protocol
 
 import pyarrow.fs as pafs
 
+from ray_st.util.atomic import write_whole
 from ray_st.util.endings import LeaseLost
 from ray_st.util.events import event
 
@@ -216,9 +217,7 @@ def write(folder: Folder, holder: Holder) -> None:
     text = json.dumps(asdict(holder)).encode()
     folder.filesystem.create_dir(folder.path, recursive=True)
     if isinstance(folder.filesystem, pafs.LocalFileSystem):
-        part = Path(folder.path) / f".{LEASE}-{holder.owner}"
-        part.write_bytes(text)
-        part.replace(Path(folder.path) / LEASE)
+        write_whole(Path(folder.path) / LEASE, text)
         return
     with folder.filesystem.open_output_stream(f"{folder.path.rstrip('/')}/{LEASE}") as stream:
         stream.write(text)  # an object store shows the object when the stream is closed

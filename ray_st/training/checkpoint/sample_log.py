@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ray_st.util.atomic import write_whole
 from ray_st.util.events import notes
 
 LEDGER = "ledger.jsonl"
@@ -47,9 +48,7 @@ class SampleLog:
         missing = step - len(kept)
         if missing:
             notes.warning(f"warning: {self.path} lacks the lines of {missing} of the {step} steps so far")
-        part = self.path.with_suffix(".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        part.replace(self.path)
+        write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, step: int, batches: Sequence[Any]) -> None:
         """Adds a line. What a full disk, or storage that is away, does not take is written with the next one.

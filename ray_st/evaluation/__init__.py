@@ -19,7 +19,7 @@ _NAMES = {
     "SequentialEvaluator": "ray_st.evaluation.sequential",
     "SimilarityFunction": "ray_st.similarity_functions",
     "TranslationEvaluator": "ray_st.evaluation.translation",
-    "TripletEvaluator": "ray_st.evaluation.triplet",
+    "TripletEvaluator": "ray_st.evaluation.triplet_accuracy",
 }
 
 __getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True)

@@ -26,7 +26,7 @@ class EvaluatedModel(Protocol):
 
 
 def similarities_of(names: Sequence[str], model: EvaluatedModel) -> list[str]:
-    """The similarities to measure: those that were asked for, else the model's own."""
+    """The similarities to measure: the requested ones, else the model's own."""
     return list(names) or [str(model.similarity_fn_name)]
 
 

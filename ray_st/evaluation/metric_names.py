@@ -1,4 +1,4 @@
-"""Which metrics the evaluations of a run report: known before it starts, so that what follows one of them is checked."""
+"""The metrics that the evaluations of a run report, known before it starts to check what depends on them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.names import closest, nearest_first
 
 PREFIX = "eval"
-"""Put before the names of metrics while training; ``metric_for_best_model`` may leave it out."""
+"""Prefix of metrics in training; ``metric_for_best_model`` may omit it."""
 
 LOSS_AND_SPEED = ("loss", "runtime", "samples_per_second", "steps_per_second")
-"""What is reported of each evaluation dataset."""
+"""Metrics reported for each evaluation dataset."""
 
 _SHOWN = 24
 
 
 def prefixed(name: str, prefix: str) -> str:
-    """A metric's name with a prefix, which is not put there twice.
+    """A metric's name with a prefix, which is not added twice.
 
     Args:
-        name: As an evaluator or ``compute_metrics`` calls it.
+        name: Its name at an evaluator or ``compute_metrics``.
         prefix: The prefix, without an underscore.
     """
     return name if name.startswith(f"{prefix}_") else f"{prefix}_{name}"
@@ -40,8 +40,8 @@ class MetricNames:
 
     Attributes:
         known: Their names.
-        complete: Whether these are all. They are not where a part of the user's own, such as ``compute_metrics``, may
-            report others.
+        complete: Whether these are all. They are not if user code, such as ``compute_metrics``, may report
+            others.
     """
 
     known: tuple[str, ...]
@@ -51,9 +51,9 @@ class MetricNames:
         """The names for an error message.
 
         Args:
-            wanted: The name that was asked for; those like it come first.
+            wanted: The requested name; similar ones come first.
         """
-        # Without the prefix, which makes all of them alike.
+        # Compared without the prefix, which all of them share.
         bare = nearest_first(_bare(wanted), map(_bare, self.known))
         names = [prefixed(name, PREFIX) for name in bare]
         more = len(names) - _SHOWN
@@ -64,10 +64,10 @@ def names_in_training(datasets: Sequence[str], evaluator: Any, model: Any, open_
     """The names of the metrics that each evaluation reports while a run trains.
 
     Args:
-        datasets: Names of the evaluation datasets; a single one has the name "".
+        datasets: Names of the evaluation datasets; a single one is named "".
         evaluator: The evaluator, or None.
-        model: The model; None where it is not made yet.
-        open_ended: Whether anything else may report metrics.
+        model: The model; None if it is not made yet.
+        open_ended: Whether user code may report other metrics.
     """
     said: list[str] | None = []
     if evaluator is not None:
@@ -89,7 +89,7 @@ def check_best_metric(
     schedule: Any,
     names: MetricNames,
 ) -> None:
-    """Refuses a run in which something follows a metric that no evaluation reports.
+    """Raises if anything in a run depends on a metric that no evaluation reports.
 
     Args:
         args: Training arguments.
@@ -98,22 +98,22 @@ def check_best_metric(
         names: The metrics that evaluations report.
 
     Raises:
-        ValueError: Naming what follows a metric, and the metrics that there are.
+        ValueError: Naming what depends on a metric, and the available metrics.
     """
     evaluates = IntervalStrategy(args.eval_strategy) != IntervalStrategy.NO
     followers = [*_early_stopping(callbacks), *_schedules(args, schedule)]
     if followers and not evaluates:
         raise ValueError(
-            f"{followers[0]} follows a metric of evaluations, and eval_strategy='no' makes none. Set eval_strategy to "
-            "'steps' or 'epoch', or leave it out."
+            f"{followers[0]} follows a metric of evaluations, and eval_strategy='no' makes none. Set "
+            "eval_strategy to 'steps' or 'epoch', or leave it out."
         )
     if args.save_strategy == SaveStrategy.BEST:
         followers.append("save_strategy='best'")
     if args.metric_for_best_model is None:
         if followers:
             raise ValueError(
-                f"{followers[0]} needs metric_for_best_model, which is not set. Evaluations of this trainer report: "
-                f"{names.listed()}{_others(names)}."
+                f"{followers[0]} needs metric_for_best_model, which is not set. Evaluations of this trainer "
+                f"report: {names.listed()}{_others(names)}."
             )
         return
     if evaluates and names.complete:
@@ -142,7 +142,7 @@ def _others(names: MetricNames) -> str:
 
 
 def _early_stopping(callbacks: Iterable[TrainerCallback]) -> Iterator[str]:
-    """Callbacks that stop without an evaluation's metric: what they demand is in transformers' ``on_train_begin``."""
+    """Early stopping callbacks that need a metric, as checked by transformers' ``on_train_begin``."""
     for callback in callbacks:
         demands = type(callback).on_train_begin is EarlyStoppingCallback.on_train_begin
         if isinstance(callback, EarlyStoppingCallback) and demands:
@@ -150,7 +150,7 @@ def _early_stopping(callbacks: Iterable[TrainerCallback]) -> Iterator[str]:
 
 
 def _schedules(args: SentenceTransformerTrainingArguments, schedule: Any) -> Iterator[str]:
-    """Learning rate schedules that take their steps after evaluations."""
+    """Learning rate schedules that step after evaluations."""
     if schedule is None:
         kind = SchedulerType(args.lr_scheduler_type)
         if kind in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-ONE_FIGURE = "evaluator"
+SINGLE_METRIC = "evaluator"
 """Name under which training reports the metric of an evaluator that returns a single number."""
 
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ray_st.evaluation.sentence_evaluator import ONE_FIGURE, SentenceEvaluator, metric_names_of
+from ray_st.evaluation.sentence_evaluator import SINGLE_METRIC, SentenceEvaluator, metric_names_of
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class SequentialEvaluator(SentenceEvaluator):
             found = metric_names_of(evaluator, model)
             if found is None:
                 return None
-            names += [f"evaluator_{i}"] if found == [ONE_FIGURE] else found
+            names += [f"evaluator_{i}"] if found == [SINGLE_METRIC] else found
         return [*dict.fromkeys(names), "sequential_score"]
 
 

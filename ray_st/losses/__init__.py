@@ -6,15 +6,15 @@ from ray_st.util.lazy import lazy_module
 
 _NAMES = {
     "AdaptiveLayerLoss": "ray_st.losses.adaptive_layer",
-    "AnglELoss": "ray_st.losses.angle",
+    "AnglELoss": "ray_st.losses.cosent",
     "BatchAllTripletLoss": "ray_st.losses.batch_triplet",
     "BatchHardSoftMarginTripletLoss": "ray_st.losses.batch_triplet",
     "BatchHardTripletLoss": "ray_st.losses.batch_triplet",
     "BatchHardTripletLossDistanceFunction": "ray_st.losses.batch_triplet",
     "BatchSemiHardTripletLoss": "ray_st.losses.batch_triplet",
     "CachedGISTEmbedLoss": "ray_st.losses.gist",
-    "CachedMultipleNegativesRankingLoss": "ray_st.losses.cached_ranking",
-    "CachedMultipleNegativesSymmetricRankingLoss": "ray_st.losses.cached_ranking",
+    "CachedMultipleNegativesRankingLoss": "ray_st.losses.multiple_negatives_ranking",
+    "CachedMultipleNegativesSymmetricRankingLoss": "ray_st.losses.multiple_negatives_ranking",
     "CoSENTLoss": "ray_st.losses.cosent",
     "Columns": "ray_st.losses.columns",
     "ContrastiveLoss": "ray_st.losses.contrastive",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -57,6 +58,11 @@ class Columns:
         mine = tuple(change(column) for column in self.mine)
         pool = mine if self.pool is self.mine else tuple(change(column) for column in self.pool)
         return replace(self, mine=mine, pool=pool)
+
+    def own(self, rows: slice = slice(None)) -> Tensor:
+        """Places in the pool of some of this rank's rows (k,)."""
+        mine = self.mine[0]
+        return torch.arange(len(mine), device=mine.device)[rows] + self.offset
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the rows of this rank, scaled so that its mean over ranks is the cluster's sum.

@@ -116,7 +116,7 @@ class ContrastiveTensionLossInBatchNegatives(_TwoModels):
     def compute(self, columns: Columns) -> Tensor:
         """Mean over this rank's texts and both directions."""
         (first, second), (others, theirs) = columns.mine, columns.pool
-        own = torch.arange(len(first), device=first.device) + columns.offset
+        own = columns.own()
         scale = self.logit_scale.exp()
         ways = [self.similarity_fct(first, theirs), self.similarity_fct(others, second).T]
         return torch.stack([F.cross_entropy(at_least_float32(way) * scale, own) for way in ways]).mean()

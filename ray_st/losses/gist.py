@@ -115,7 +115,7 @@ class GISTEmbedLoss(Loss):
 
     def _losses(self, columns: Columns, rows: slice) -> Tensor:
         assert columns.guide is not None
-        own = torch.arange(len(columns.mine[0]), device=columns.mine[0].device)[rows, None] + columns.offset
+        own = columns.own(rows)[:, None]
         scores, guided = _similarities(columns, rows), _similarities(columns.guide, rows)
         threshold = guided["positives"].gather(1, own)
         threshold = threshold - self.margin * (threshold.abs() if self.margin_strategy == "relative" else 1)

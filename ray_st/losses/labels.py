@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -27,17 +28,15 @@ def check_labels(kind: str, labels: Tensor | None, rows: int, owner: str) -> Ten
     Raises:
         ValueError: If labels are missing, of another type or shape, NaN, or out of range.
     """
-    check = KINDS[kind.removeprefix(OPTIONAL)]
-    if check is None or (labels is None and kind.startswith(OPTIONAL)):
+    known = kind_of(kind)
+    if known.check is None or (labels is None and kind.startswith(OPTIONAL)):
         return None
-    need = (
-        f"{owner} needs labels ({kind}): a tensor with {_FORMS.get(kind, 'one number a row')}, {rows} in all"
-    )
+    need = f"{owner} needs labels ({kind}): a tensor with {known.form}, {rows} in all"
     if not isinstance(labels, Tensor):
         raise ValueError(
             f"{need}; found {type(labels).__name__}. Give the dataset a column named label or score."
         )
-    return check(labels, rows, need)
+    return known.check(labels, rows, need)
 
 
 def _one_a_row(labels: Tensor, rows: int, need: str) -> Tensor:
@@ -101,44 +100,46 @@ def _zero_or_one(labels: Tensor, rows: int, need: str) -> Tensor:
     return numbers
 
 
-KINDS: dict[str, Callable[[Tensor, int, str], Tensor] | None] = {
-    "none": None,
-    "float score": _scores,
-    "class": _classes,
-    "1 if positive, 0 if negative": _zero_or_one,
-    "1 if positive, 0 if negative, or between": _between_0_and_1,
-    "1 if equal, 0 if not": _zero_or_one,
-    "teacher scores": _vectors,
-    "teacher embeddings": _vectors,
+@dataclass(frozen=True)
+class Kind:
+    """A kind of labels.
+
+    Attributes:
+        check: Normalises labels; gets the labels, the number of rows and the start of an error. None for no
+            labels.
+        limits: Whether a label must be a whole number, the least and the greatest.
+        lengths: Allowed lengths, in the form of :meth:`ray_st.losses.loss.Loss.label_lengths`.
+        form: The form of the labels, for errors.
+    """
+
+    check: Callable[[Tensor, int, str], Tensor] | None
+    limits: tuple[bool, float, float] = (False, -math.inf, math.inf)
+    lengths: tuple[int, ...] = (0, 1)
+    form: str = "one number a row"
+
+
+KINDS = {
+    "none": Kind(None, lengths=()),
+    "float score": Kind(_scores),
+    "class": Kind(_classes, (True, -math.inf, math.inf)),
+    "1 if positive, 0 if negative": Kind(_zero_or_one, (True, 0.0, 1.0)),
+    "1 if positive, 0 if negative, or between": Kind(_between_0_and_1, (False, 0.0, 1.0)),
+    "1 if equal, 0 if not": Kind(_zero_or_one, (True, 0.0, 1.0)),
+    "teacher scores": Kind(_vectors, lengths=(-1,), form="one list of numbers a row"),
+    "teacher embeddings": Kind(
+        _vectors, lengths=(-1,), form="one embedding a row or one for each text column"
+    ),
 }
-"""Kinds of labels, as losses name them, and the function that normalises each; None for no labels."""
-
-_ZERO_TO_ONE = (True, 0.0, 1.0)
-LIMITS: dict[str, tuple[bool, float, float]] = {
-    "class": (True, -math.inf, math.inf),
-    "1 if positive, 0 if negative": _ZERO_TO_ONE,
-    "1 if positive, 0 if negative, or between": (False, 0.0, 1.0),
-    "1 if equal, 0 if not": _ZERO_TO_ONE,
-}
-"""Limits of kinds that have any: whether labels must be whole numbers, the least, the greatest."""
+"""Kinds of labels, as losses name them."""
 
 
-def lengths(kind: str) -> tuple[int, ...]:
-    """Allowed lengths of a label of a kind, in the form of :meth:`ray_st.losses.loss.Loss.label_lengths`.
+def kind_of(name: str) -> Kind:
+    """A kind of labels.
 
     Args:
-        kind: One of :data:`KINDS`, perhaps after :data:`OPTIONAL`.
+        name: One of :data:`KINDS`, perhaps after :data:`OPTIONAL`.
     """
-    check = KINDS[kind.removeprefix(OPTIONAL)]
-    if check is None:
-        return ()
-    return (-1,) if check is _vectors else (0, 1)
-
-
-_FORMS = {
-    "teacher scores": "one list of numbers a row",
-    "teacher embeddings": "one embedding a row or one for each text column",
-}
+    return KINDS[name.removeprefix(OPTIONAL)]
 
 
 def need_two_classes(labels: Tensor, owner: str) -> None:

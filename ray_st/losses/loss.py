@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -231,8 +230,7 @@ class Loss(nn.Module, ABC):
     @property
     def label_limits(self) -> tuple[bool, float, float]:
         """Limits of a label, checked before training: whether it must be whole, the least, the greatest."""
-        kind = self.labels.removeprefix(label_kinds.OPTIONAL)
-        return label_kinds.LIMITS.get(kind, (False, -math.inf, math.inf))
+        return label_kinds.kind_of(self.labels).limits
 
     @property
     def ignored_label(self) -> float | None:
@@ -250,7 +248,7 @@ class Loss(nn.Module, ABC):
             allowed, or if a subclass checks labels itself.
         """
         own = type(self).check_labels is not Loss.check_labels
-        return () if own else label_kinds.lengths(self.labels)
+        return () if own else label_kinds.kind_of(self.labels).lengths
 
     def cache(
         self,

@@ -64,8 +64,7 @@ class MegaBatchMarginLoss(Loss):
 
     def _losses(self, columns: Columns, rows: slice) -> Tensor:
         scores = cos_sim(columns.mine[0][rows], columns.pool[1])
-        own = torch.arange(len(columns.mine[0]), device=scores.device)[rows] + columns.offset
-        own = own[:, None]
+        own = columns.own(rows)[:, None]
         hardest = scores.scatter(1, own, -torch.inf).max(dim=1).values
         return F.relu(self.positive_margin - scores.gather(1, own)[:, 0]) + F.relu(
             hardest - self.negative_margin

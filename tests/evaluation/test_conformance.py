@@ -204,7 +204,7 @@ class TestEveryEvaluator(EvaluatorConformance):
         return EvaluatorCase(entry.make, lambda: make_model(**entry.model))
 
     @pytest.mark.filterwarnings("ignore")
-    def test_figures_names_and_files_are_the_peers(self, entry, evaluator, model, peers, tmp_path) -> None:
+    def test_metrics_names_and_files_are_the_peers(self, entry, evaluator, model, peers, tmp_path) -> None:
         theirs = getattr(peers, entry.name)(*entry.data, **entry.options)
         for epoch, steps in [(-1, -1), (0, 50), (1, -1)]:
             found = evaluator(model, str(tmp_path / "ours"), epoch, steps)

@@ -37,7 +37,7 @@ def example(**changes: Any) -> SimpleNamespace:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_figures_are_the_peers(tiny_model, tiny_folder, peer, peers, tmp_path) -> None:
+def test_metrics_are_the_peers(tiny_model, tiny_folder, peer, peers, tmp_path) -> None:
     from sentence_transformers.sentence_transformer.losses import SoftmaxLoss as Theirs
 
     other = peer.SentenceTransformer(str(tiny_folder), device="cpu")

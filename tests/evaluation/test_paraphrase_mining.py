@@ -30,9 +30,9 @@ def test_a_dict_says_the_same_as_a_list(model: Any) -> None:
 def test_a_perfect_model(make_model: Any) -> None:
     texts = {"a": "same", "b": "same", "c": "other", "d": "third"}
     found = ParaphraseMiningEvaluator(texts, [("b", "a")], name="dev")(make_model())
-    figures = {key.removeprefix("dev_"): value for key, value in found.items()}
-    assert [figures[key] for key in ("average_precision", "f1", "precision", "recall")] == [1.0] * 4
-    assert 0 < figures["threshold"] < 1
+    metrics = {key.removeprefix("dev_"): value for key, value in found.items()}
+    assert [metrics[key] for key in ("average_precision", "f1", "precision", "recall")] == [1.0] * 4
+    assert 0 < metrics["threshold"] < 1
 
 
 def test_what_is_not_mined_counts_as_not_found(model: Any) -> None:

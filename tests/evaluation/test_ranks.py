@@ -62,7 +62,7 @@ KINDS = [binary, reranking, reranking_one_by_one, mse, dataframe, translation, a
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [2, 3])
-def test_figures_are_one_processs_to_the_last_bit(kind, size, tiny_model, tmp_path) -> None:
+def test_metrics_are_one_processs_to_the_last_bit(kind, size, tiny_model, tmp_path) -> None:
     evaluator = kind(tiny_model)
     expected = evaluator(tiny_model)
 

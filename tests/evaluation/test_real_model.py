@@ -58,7 +58,7 @@ def all_of(module: Any, teacher: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("folder_name", ["tiny_folder", "minilm_folder"])
-def test_figures_are_the_peers(folder_name, request, peer, peers, tmp_path) -> None:
+def test_metrics_are_the_peers(folder_name, request, peer, peers, tmp_path) -> None:
     folder: Path = request.getfixturevalue(folder_name)
     mine, other = (
         SentenceTransformer(folder, device="cpu"),
@@ -72,7 +72,7 @@ def test_figures_are_the_peers(folder_name, request, peer, peers, tmp_path) -> N
         assert mine[0] == path.read_text().splitlines()[0]
 
 
-def test_the_models_card_holds_the_figures(tiny_model) -> None:
+def test_the_models_card_holds_the_metrics(tiny_model) -> None:
     all_of(evaluation, tiny_model)(tiny_model)
     kept = [(scores.name, scores.dataset) for scores in tiny_model.model_card_data.scores]
     assert ("InformationRetrievalEvaluator", "ir") in kept

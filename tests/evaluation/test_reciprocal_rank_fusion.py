@@ -32,7 +32,7 @@ DENSE, SPARSE = samples(3, 9), samples(7, 6)
 
 
 @pytest.mark.parametrize("options", [{}, {"at_k": 3, "rrf_k": 1, "name": "dev"}], ids=str)
-def test_the_figures_and_files_are_the_peers(options: dict[str, Any], peer: Any, tmp_path: Path) -> None:
+def test_the_metrics_and_files_are_the_peers(options: dict[str, Any], peer: Any, tmp_path: Path) -> None:
     from sentence_transformers.sparse_encoder.evaluation import ReciprocalRankFusionEvaluator as Peer
 
     options = {**options, "write_predictions": True}

@@ -29,7 +29,7 @@ def both(module: Any) -> list[Any]:
     ]
 
 
-def test_figures_and_files_are_the_peers(model, peers, tmp_path) -> None:
+def test_metrics_and_files_are_the_peers(model, peers, tmp_path) -> None:
     from ray_st import evaluation
 
     ours, theirs = SequentialEvaluator(both(evaluation)), peers.SequentialEvaluator(both(peers))

@@ -12,7 +12,7 @@ from ray_st.evaluation.built_in import BuiltInEvaluator, Measured
 from ray_st.evaluation.evaluated_model import EvaluatedModel
 from ray_st.evaluation.metrics.at_k import title
 from ray_st.evaluation.retrieval.information_retrieval import InformationRetrievalEvaluator
-from ray_st.evaluation.retrieval.tables import Reader, from_folder, from_hub, names_in
+from ray_st.evaluation.retrieval.retrieval_tables import Reader, from_folder, from_hub, names_in
 from ray_st.similarity_functions import SimilarityFunction
 from ray_st.util.names import did_you_mean
 from ray_st.util.search.top_k import ScoreFunction

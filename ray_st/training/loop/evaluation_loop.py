@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from ray_st.evaluation.metric_names import PREFIX, prefixed
-from ray_st.evaluation.sentence_evaluator import ONE_FIGURE
+from ray_st.evaluation.sentence_evaluator import SINGLE_METRIC
 from ray_st.training.data.step_loader import BATCH, Inputs
 from ray_st.training.distributed import collectives
 from ray_st.training.distributed.evaluator_team import together
@@ -148,7 +148,7 @@ class EvaluatingTrainer(SteppingTrainer):
                 steps=self.state.global_step,
             )
         self.model.train(was_training)
-        return found if isinstance(found, Mapping) else {ONE_FIGURE: found}
+        return found if isinstance(found, Mapping) else {SINGLE_METRIC: found}
 
     def _evaluator_folder(self) -> str:
         folder = Path(str(self.args.output_dir)) / "eval"

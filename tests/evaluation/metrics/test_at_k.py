@@ -10,7 +10,7 @@ RELEVANT = HITS.sum(axis=1) + np.random.default_rng(6).integers(1, 4, 30)
 
 
 @pytest.mark.parametrize("k", [1, 3, 10, 12, 50])
-def test_retrieval_figures_are_the_slow_ones(k) -> None:
+def test_retrieval_metrics_are_the_slow_ones(k) -> None:
     rows = [list(row[:k]) for row in HITS]
     pairs = list(zip(rows, RELEVANT, strict=True))
 

@@ -30,7 +30,7 @@ LEVELS = [1, 2, 4, 10_000]
 
 @pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("k", [1, 3, 10, 10**9])
-def test_figures_are_the_slow_ones(levels, k) -> None:
+def test_metrics_are_the_slow_ones(levels, k) -> None:
     rows = queries(levels)
     precisions, ranks, gains = [], [], []
     for scores, relevant in rows:
@@ -48,7 +48,7 @@ def test_figures_are_the_slow_ones(levels, k) -> None:
 
 
 @pytest.mark.parametrize("levels", LEVELS)
-def test_figures_are_scikit_learns(levels) -> None:
+def test_metrics_are_scikit_learns(levels) -> None:
     skm = pytest.importorskip("sklearn.metrics")
     rows = [row for row in queries(levels) if len(row[0]) > 1]
     found = ranked(rows)

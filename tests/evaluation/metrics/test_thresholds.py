@@ -48,7 +48,7 @@ def test_no_threshold_does_better(kind, seed) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(4))
-def test_figures_are_scikit_learns(kind, seed) -> None:
+def test_metrics_are_scikit_learns(kind, seed) -> None:
     skm = pytest.importorskip("sklearn.metrics")
     values, labels = rows(seed, kind)
     found = classification_metrics(values, labels)

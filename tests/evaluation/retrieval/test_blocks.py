@@ -107,7 +107,7 @@ class Watched:
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_figures_files_and_scores_are_one_processs_to_the_last_bit(
+def test_metrics_files_and_scores_are_one_processs_to_the_last_bit(
     size: int, tiny_model: Any, tmp_path: Path
 ) -> None:
     expected = evaluated(tiny_model, tmp_path / "one")

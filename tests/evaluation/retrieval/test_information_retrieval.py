@@ -62,7 +62,7 @@ def test_queries_without_relevant_documents_are_left_out_loudly(model, caplog) -
 
 
 @pytest.mark.parametrize("coarse", [False, True])
-def test_figures_do_not_depend_on_chunks_or_order(make_model, coarse) -> None:
+def test_metrics_do_not_depend_on_chunks_or_order(make_model, coarse) -> None:
     model = make_model(dim=4, coarse=coarse)
     turned = dict(reversed(CORPUS.items()))
     found = [
@@ -70,7 +70,7 @@ def test_figures_do_not_depend_on_chunks_or_order(make_model, coarse) -> None:
         for corpus in (CORPUS, turned)
         for size in (1, 3, 20, 100)
     ]
-    assert all(figures == found[0] for figures in found)
+    assert all(metrics == found[0] for metrics in found)
 
 
 def test_several_score_functions_are_the_peers(model, peers, tmp_path) -> None:

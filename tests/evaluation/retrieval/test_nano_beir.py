@@ -70,7 +70,7 @@ OPTIONS = [
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_figures_names_and_files_are_the_peers(
+def test_metrics_names_and_files_are_the_peers(
     options: Any, model: Any, peers: Any, hub: Any, tmp_path: Path
 ) -> None:
     ours, theirs = (
@@ -113,7 +113,7 @@ def test_all_datasets_are_fetched_from_the_hub_by_default(hub: Any, peers: Any) 
     assert len(TITLES) == 13
 
 
-def test_a_folder_gives_the_figures_of_the_hub(folder: Path, hub: Any, model: Any) -> None:
+def test_a_folder_gives_the_metrics_of_the_hub(folder: Path, hub: Any, model: Any) -> None:
     names = ["msmarco", "nq"]
     expected = NanoBEIREvaluator(names)(model)
     hub.clear()

@@ -94,5 +94,16 @@ def test_every_part_is_described() -> None:
 
 
 def test_the_paths_that_it_names_exist() -> None:
-    paths = re.findall(r"`((?:ray_st|tests)/[\w./]+)`", PAGE)
-    assert [path for path in paths if not (ROOT / path).exists()] == []
+    """A bare file name is in the folder of a path before it in the same paragraph."""
+    missing = []
+    for paragraph in re.split(r"\n(?=\d+\. )|\n\n", PAGE):
+        folders: list[Path] = []
+        for name in re.findall(r"`([\w/]+(?:\.py|/))`", paragraph):
+            path = ROOT / name
+            if "/" in name:
+                folders.append(path.parent)
+            elif not any((folder / name).exists() for folder in (*folders, ROOT / "ray_st")):
+                missing.append(name)
+            if "/" in name and not path.exists():
+                missing.append(name)
+    assert missing == []

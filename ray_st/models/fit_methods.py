@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_st.models.publishing import PublishedStack
+from ray_st.readers.input_example import InputExample
 from ray_st.util.ports import use
 
 _LEARNING_RATE: Mapping[str, Any] = MappingProxyType({"lr": 2e-5})
@@ -63,13 +64,6 @@ class FitOptions:
     def of(cls, arguments: Mapping[str, Any]) -> FitOptions:
         """The options among the arguments of a call."""
         return cls(**{part.name: arguments[part.name] for part in fields(cls) if part.name in arguments})
-
-
-class Example(Protocol):
-    """What :class:`ray_st.InputExample` has: texts and their label."""
-
-    texts: list[str] | None
-    label: Any
 
 
 class FittedStack(PublishedStack):
@@ -187,7 +181,7 @@ class FittedStack(PublishedStack):
         """
         use("old_fit")(self, train_objectives, FitOptions.of(locals()))  # the arguments by name
 
-    def smart_batching_collate(self, batch: Sequence[Example]) -> tuple[list[dict[str, Tensor]], Tensor]:
+    def smart_batching_collate(self, batch: Sequence[InputExample]) -> tuple[list[dict[str, Tensor]], Tensor]:
         """Turns a batch of examples into the inputs of a loss.
 
         Args:

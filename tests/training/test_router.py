@@ -82,7 +82,7 @@ def test_a_column_that_is_left_out_takes_the_default_row() -> None:
     ("mapping", "options", "message"),
     [
         ({**MAPPING, "answer": "documnt"}, {}, "'answer' in args.router_mapping: .* no row of modules for 'documnt'"),
-        ({"question": "query"}, {"allow_empty_key": False}, "'answer' in args.router_mapping: A task must be named"),
+        ({"question": "query"}, {"allow_empty_key": False}, "'answer' in args.router_mapping: A task is required"),
     ],
     ids=str,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -14,31 +14,17 @@ from ray_st.models.card.run_facts import duration
 from ray_st.models.card.tables import LOSS, facts, figure, folded, log_rows, seconds_spent, table
 from ray_st.util.citations import cited
 
+if TYPE_CHECKING:
+    from ray_st.models.sentence_transformer import SentenceTransformer
+
 _EXAMPLES = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
 _UNNAMED = "path/to/this/model"
 _MANY = 3
 """Number of datasets that are shown expanded."""
 
 
-class Described(Protocol):
-    """What a card says about the model itself."""
-
-    prompts: dict[str, str]
-
-    @property
-    def max_seq_length(self) -> int | None:
-        """Longest sequence in tokens."""
-
-    @property
-    def similarity_fn_name(self) -> str:
-        """How embeddings are compared."""
-
-    def get_embedding_dimension(self) -> int | None:
-        """Dimension of an embedding."""
-
-
 def write_card(
-    folder: Path, model: Described, data: SentenceTransformerModelCardData, readme: str | None
+    folder: Path, model: SentenceTransformer, data: SentenceTransformerModelCardData, readme: str | None
 ) -> None:
     """Writes README.md: the card that the model came with, or a new one once it is trained or has none.
 
@@ -52,7 +38,7 @@ def write_card(
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def render_card(model: Described, data: SentenceTransformerModelCardData) -> str:
+def render_card(model: SentenceTransformer, data: SentenceTransformerModelCardData) -> str:
     """The text of a card.
 
     Args:
@@ -115,7 +101,7 @@ def _title(data: SentenceTransformerModelCardData) -> str:
     )
 
 
-def _summary(model: Described, data: SentenceTransformerModelCardData) -> str:
+def _summary(model: SentenceTransformer, data: SentenceTransformerModelCardData) -> str:
     link = f"[{data.base_model}](https://huggingface.co/{data.base_model})"
     base = f" It was fine-tuned from {link}." if data.base_model and data.trained else ""
     names = [_linked(entry) for entry in data.train_datasets if entry["name"] != UNNAMED]
@@ -128,7 +114,7 @@ def _summary(model: Described, data: SentenceTransformerModelCardData) -> str:
     )
 
 
-def _description(model: Described, data: SentenceTransformerModelCardData) -> str:
+def _description(model: SentenceTransformer, data: SentenceTransformerModelCardData) -> str:
     languages = [data.language] if isinstance(data.language, str) else data.language or []
     revision = f" (revision {data.base_model_revision})" if data.base_model_revision else ""
     known = {

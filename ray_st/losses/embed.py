@@ -201,8 +201,10 @@ def _pad_id(model: nn.Module, columns: Sequence[Mapping[str, Tensor]]) -> int:
         padding = column["input_ids"][column["attention_mask"] == 0]
         if len(padding):
             return int(padding[0])
-    tokenizer = tokenizer_of(model)
-    return (tokenizer.pad_token_id if tokenizer else None) or 0
+    match tokenizer_of(model):  # a StaticEmbedding's tokenizer has no padding
+        case object(pad_token_id=int(pad_id)):
+            return pad_id
+    return 0
 
 
 def _merge(columns: Sequence[Mapping[str, Any]], left: bool, pad_id: int) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.legacy.best_model import Best, metrics_folder, score_of
-from ray_st.legacy.objectives import Objective, Order, read_objectives
+from ray_st.legacy.objectives import FitObjective, Order, read_objectives
 from ray_st.legacy.schedules import check_scheduler, make_optimizer, make_scheduler
 from ray_st.models.fit_methods import FitOptions, Objectives
 from ray_st.models.sentence_transformer import SentenceTransformer
@@ -159,7 +159,7 @@ def fit(
 
 def make_trainer(
     model: SentenceTransformer,
-    objectives: Mapping[str, Objective],
+    objectives: Mapping[str, FitObjective],
     options: FitOptions,
     scaling_config: object = None,
     run_config: object = None,

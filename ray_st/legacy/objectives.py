@@ -61,7 +61,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Objective:
+class FitObjective:
     """Rows to train on, their order, and the loss.
 
     Args:
@@ -78,7 +78,7 @@ class Objective:
     tasks: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_objectives(train_objectives: Objectives) -> dict[str, Objective]:
+def read_objectives(train_objectives: Objectives) -> dict[str, FitObjective]:
     """Reads all examples.
 
     Args:
@@ -98,7 +98,7 @@ def read_objectives(train_objectives: Objectives) -> dict[str, Objective]:
         tasks = {name: task for name, values in columns.items() if (task := _task_of(values)) is not None}
         texts = {name: [text[task] for text in columns[name]] for name, task in tasks.items()}
         rows = datasets.Dataset.from_dict({**columns, **texts})
-        objectives[f"objective_{number}"] = Objective(rows, order, loss, tasks)
+        objectives[f"objective_{number}"] = FitObjective(rows, order, loss, tasks)
     if not objectives:
         raise ValueError("train_objectives: expected pairs of a loader and a loss; found none.")
     return objectives

@@ -1,4 +1,4 @@
-"""Choices of any kind that JSON has: made plain when they are suggested, so that a search can write them down and go on."""
+"""Choices of any kind JSON can hold: converted when they are suggested, so that a search can record them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from enum import Enum
 from typing import Any, TypeVar
 
 import numpy as np
+from optuna.trial import BaseTrial
 
 from ray_st.study.trial_arguments import SpaceError
 
 T = TypeVar("T")
 
 
-def as_plain(name: str, value: Any) -> Any:
-    """A parameter's value as JSON gives it back: numpy's numbers as numbers, paths as texts, tuples as lists.
+def as_plain(name: str, value: object) -> Any:
+    """A hyperparameter's value as JSON returns it: numpy's as plain, paths as strings, tuples as lists.
 
     Args:
-        name: The parameter, for errors.
+        name: The hyperparameter, for errors.
         value: The value.
 
     Raises:
-        SpaceError: If JSON has nothing like it.
+        SpaceError: If JSON has no equivalent.
     """
     if isinstance(value, Enum):
         return as_plain(name, value.value)
@@ -38,43 +39,46 @@ def as_plain(name: str, value: Any) -> Any:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: as_plain(name, part) for key, part in value.items()}
     raise SpaceError(
-        f"hp_space: {name!r} is {value!r}; a parameter is a number, a text, true or false, None, or a list or dict of such. "
-        "Draw a name, and make what it stands for in model_init."
+        f"hp_space: {name!r} is {value!r}; a parameter is a number, a string, a bool, None, or a list or "
+        "dict of these. Draw a name, and create what it stands for in model_init."
     )
 
 
-def label(plain: Any) -> Any:
-    """What stands for a choice in Optuna, which compares choices, sorts them and uses them as keys.
+def label(plain: Any) -> bool | int | float | str | None:
+    """The label of a choice in Optuna, which compares choices, sorts them and uses them as keys.
 
     Args:
         plain: From :func:`as_plain`.
     """
-    return json.dumps(plain, sort_keys=True) if isinstance(plain, list | dict) else plain
+    if isinstance(plain, list | dict):
+        return json.dumps(plain, sort_keys=True)
+    scalar: bool | int | float | str | None = plain
+    return scalar
 
 
 class AnyChoices:
-    """An Optuna trial whose choices may also be lists, tuples, dicts, numpy's numbers and paths.
+    """An Optuna trial whose choices may also be lists, tuples, dicts, numpy scalars and paths.
 
     Args:
         trial: The trial.
 
     Attributes:
-        chosen: The plain value of each choice that was made, by name.
+        chosen: The plain value of each choice so far, by name.
     """
 
-    def __init__(self, trial: Any) -> None:
+    def __init__(self, trial: BaseTrial) -> None:
         self._trial = trial
         self.chosen: dict[str, Any] = {}
 
     def suggest_categorical(self, name: str, choices: Sequence[T]) -> T:
-        """Suggests one of some values; returns it as it was given.
+        """Suggests one of the choices, and returns it unchanged.
 
         Args:
-            name: The parameter.
+            name: The hyperparameter.
             choices: The values.
 
         Raises:
-            SpaceError: If one of them cannot be written down.
+            SpaceError: If one of them cannot be recorded.
         """
         plain = [as_plain(name, choice) for choice in choices]
         labels = [label(value) for value in plain]

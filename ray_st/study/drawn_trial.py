@@ -1,4 +1,4 @@
-"""A trial whose parameters are drawn: what ``model_init`` and loss initialisers get to see."""
+"""A trial whose hyperparameters are drawn: what ``model_init`` and loss initialisers are given."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ray_st.util.names import did_you_mean
 
 
 class DrawnTrial(Mapping[str, Any]):
-    """The parameters of a trial, to be read as from a dict or as from an Optuna trial.
+    """The hyperparameters of a trial, read like a dict or like an Optuna trial.
 
-    ``trial["pooling"]``, ``trial.get("pooling")``, ``trial.params`` and ``trial.suggest_categorical("pooling", ...)``
-    all give the value that was drawn; nothing is drawn here. What was read is remembered, so that names that nobody
-    reads can be refused.
+    ``trial["pooling"]``, ``trial.get("pooling")``, ``trial.params`` and
+    ``trial.suggest_categorical("pooling", ...)`` all return the value that was drawn; nothing is drawn here.
+    The names that are read are remembered, so that a search can reject names that nothing reads.
 
     Args:
         number: The trial's number in its search, from 0.
-        values: Its parameters by name.
+        values: Its hyperparameters by name.
 
     Attributes:
-        read: Names that were read, or asked for.
+        read: Names that were read.
     """
 
     def __init__(self, number: int, values: Mapping[str, Any]) -> None:
@@ -39,20 +39,20 @@ class DrawnTrial(Mapping[str, Any]):
 
     @property
     def params(self) -> dict[str, Any]:
-        """All parameters by name."""
+        """All hyperparameters by name."""
         self.read.update(self._values)
         return dict(self._values)
 
     def _drawn(self, name: str, *bounds: Any, **options: Any) -> Any:
-        """The value that was drawn for a name; bounds and options belong to the space.
+        """The value that was drawn for a name; bounds and options are ignored, as they belong to the space.
 
         Raises:
             ValueError: If the space has no such name.
         """
         if name not in self._values:
             raise ValueError(
-                f"trial {self.number} has no parameter {name!r}; {did_you_mean(name, self._values)} Parameters are drawn in "
-                "hp_space, before the model is made: name it there."
+                f"trial {self.number} has no parameter {name!r}; {did_you_mean(name, self._values)} "
+                "Parameters are drawn in hp_space, before the model is made: name it there."
             )
         return self[name]
 

@@ -1,4 +1,4 @@
-"""What a search optimises: figures of an evaluation turned into one number, or several."""
+"""What a search optimises: one number, or several, computed from the metrics of an evaluation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from ray_st.util.names import closest, did_you_mean
 DIRECTIONS = ("minimize", "maximize")
 SCOPES = ("last", "all", "avg", "last-5-avg", "last-10-avg")
 
+Compute = Callable[[dict[str, float]], Any] | str | Sequence[str] | None
+"""A function of the metrics by name, the name of a metric, a list of names, or None for transformers'
+default: the evaluation loss if there is nothing else, otherwise the sum of all other metrics except those of
+speed."""
+
 
 class ObjectiveError(ValueError):
     """The objective cannot be computed from what evaluations report.
 
     Attributes:
-        spoils_search: No other trial would do better.
+        spoils_search: Every other trial would fail in the same way.
     """
 
     spoils_search = True
@@ -34,7 +39,7 @@ def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
         direction: ``"minimize"`` or ``"maximize"``, or a list of them.
 
     Raises:
-        ValueError: If there is none, or another word.
+        ValueError: If there is none, or one is something else.
     """
     given = (direction,) if isinstance(direction, str) else tuple(direction)
     odd = [word for word in given if word not in DIRECTIONS]
@@ -47,36 +52,36 @@ def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def as_scope(ray_scope: str | None, directions: Sequence[str]) -> str:
-    """Which evaluations trials are compared by, once they have ended; the names are Ray Tune's.
+    """Which evaluations decide when ended trials are compared; the names are Ray Tune's.
 
     Args:
-        ray_scope: The training argument: ``"last"``, ``"all"`` (the best one), ``"avg"`` (the mean), ``"last-5-avg"``,
-            ``"last-10-avg"``, or None for ``"last"``.
+        ray_scope: The training argument: ``"last"``, ``"all"`` (the best one), ``"avg"`` (the mean),
+            ``"last-5-avg"``, ``"last-10-avg"``, or None for ``"last"``.
         directions: The direction of each objective.
 
     Raises:
-        ValueError: If it is another word, or there are several objectives, which need not be at their best together.
+        ValueError: If it is something else, or there are several objectives, which may peak at different
+            times.
     """
     scope = ray_scope or "last"
     if scope not in SCOPES:
         raise ValueError(f"ray_scope: expected one of {list(SCOPES)}, found {scope!r}.")
     if scope != "last" and len(directions) > 1:
-        raise ValueError(f'ray_scope={scope!r} is for one objective; a search with several has "last" alone.')
+        raise ValueError(f'ray_scope={scope!r} is for one objective; with several, only "last" is possible.')
     return scope
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Computes the values of a trial's objectives from the figures of an evaluation.
+    """Computes the values of a trial's objectives from the metrics of an evaluation.
 
     Args:
-        compute: A function of the figures by name, the name of a figure, a list of names, or None for transformers' default: the
-            evaluation loss if there is nothing else, otherwise the sum of all figures besides it and those of speed.
+        compute: As for :data:`Compute`.
         directions: One for each objective.
-        scope: Which evaluations a trial is compared by, as for :func:`as_scope`.
+        scope: Which evaluations decide when trials are compared, as for :func:`as_scope`.
     """
 
-    compute: Callable[[dict[str, float]], Any] | str | Sequence[str] | None
+    compute: Compute
     directions: tuple[str, ...]
     scope: str = "last"
 
@@ -84,20 +89,20 @@ class Objective:
         """The values, in the order of the directions.
 
         Raises:
-            ObjectiveError: If a figure is asked for that is not there, or their number is not that of the directions.
+            ObjectiveError: If a metric is missing, or the number of values is not that of the directions.
         """
         found = self._computed(metrics)
         _check_count(found, self.directions)
         try:
             return tuple(float(value) for value in _values(found))
         except (TypeError, ValueError) as error:
-            raise ObjectiveError(f"compute_objective must give numbers; got {found!r}.") from error
+            raise ObjectiveError(f"compute_objective must return numbers; got {found!r}.") from error
 
     def of_trial(self, evaluations: Sequence[Sequence[float]]) -> tuple[float, ...]:
         """A trial's values.
 
         Args:
-            evaluations: Those of each of its evaluations so far, one at least.
+            evaluations: Those of each of its evaluations so far, at least one.
         """
         if self.scope == "last":
             return tuple(evaluations[-1])
@@ -108,17 +113,17 @@ class Objective:
 
     def _computed(self, metrics: Mapping[str, float]) -> Any:
         if isinstance(self.compute, str):
-            return self._figure(self.compute, metrics)
+            return self._metric(self.compute, metrics)
         if isinstance(self.compute, Sequence):
-            return [self._figure(name, metrics) for name in self.compute]
+            return [self._metric(name, metrics) for name in self.compute]
         compute = default_compute_objective if self.compute is None else self.compute
         try:
             return compute(dict(metrics))
         except KeyError as error:
-            return self._figure(str(error.args[0]), {k: v for k, v in metrics.items() if k != error.args[0]})
+            return self._metric(str(error.args[0]), {k: v for k, v in metrics.items() if k != error.args[0]})
 
     @staticmethod
-    def _figure(name: str, metrics: Mapping[str, float]) -> float:
+    def _metric(name: str, metrics: Mapping[str, float]) -> float:
         if name not in metrics:
             raise ObjectiveError(
                 f"The objective {name!r} is reported by no evaluation; {did_you_mean(name, metrics)} "
@@ -128,50 +133,50 @@ class Objective:
 
 
 def finite(values: Sequence[float]) -> bool:
-    """Whether all values are numbers that can be compared."""
+    """Whether no value is infinite or NaN."""
     return all(math.isfinite(value) for value in values)
 
 
 class _Asked(dict[str, float]):
-    """Made-up figures, remembering which were asked for.
+    """Made-up metrics that remember which were asked for.
 
     Args:
-        figure: Makes one from its name.
+        metric: Makes one from its name.
     """
 
-    def __init__(self, figure: Callable[[str], float]) -> None:
+    def __init__(self, metric: Callable[[str], float]) -> None:
         super().__init__()
-        self._figure = figure
+        self._metric = metric
 
     def __missing__(self, name: str) -> float:
-        self[name] = self._figure(name)
+        self[name] = self._metric(name)
         return self[name]
 
 
-def try_out(compute: Any, figure: Callable[[str], float] = lambda name: 0.5) -> tuple[list[str], Any]:
-    """What a ``compute_objective`` asks for and gives, as far as calling it with made-up figures tells.
+def try_out(compute: Compute, metric: Callable[[str], float] = lambda name: 0.5) -> tuple[list[str], Any]:
+    """What a ``compute_objective`` asks for and returns, found by calling it with made-up metrics.
 
     Args:
-        compute: A function of figures, the name of one, a list of names, or None.
-        figure: Makes a figure from its name.
+        compute: As for :data:`Compute`.
+        metric: Makes a metric from its name.
 
     Returns:
-        The names of the figures, and what it gave; None where that is not known.
+        The names of the metrics, and what it returned; None where that is not known.
     """
     if isinstance(compute, str):
         return [compute], 0.5
     if isinstance(compute, Sequence):
         return list(compute), [0.5] * len(compute)
-    asked = _Asked(figure)
+    asked = _Asked(metric)
     try:
         found = None if compute is None else compute(asked)
     except (LookupError, TypeError, ValueError, ArithmeticError):
-        return [], None  # it looks at the figures as a whole; the first evaluation will tell
+        return [], None  # it uses the metrics as a whole; the first evaluation will tell
     return list(asked), found
 
 
-def check_objective(compute: Any, directions: Sequence[str], names: MetricNames, evaluates: bool) -> None:
-    """Refuses an objective that no evaluation reports, as far as names are known before one has run.
+def check_objective(compute: Compute, directions: Sequence[str], names: MetricNames, evaluates: bool) -> None:
+    """Checks that evaluations report the objective, as far as names are known before one has run.
 
     Args:
         compute: As for :class:`Objective`.
@@ -180,8 +185,8 @@ def check_objective(compute: Any, directions: Sequence[str], names: MetricNames,
         evaluates: Whether the trainer has anything to evaluate.
 
     Raises:
-        ObjectiveError: If there is nothing to evaluate, a metric is asked for that no evaluation reports, or there are
-            more objectives than directions, or fewer.
+        ObjectiveError: If there is nothing to evaluate, no evaluation reports a metric that is asked for, or
+            the number of objectives is not that of the directions.
     """
     if not evaluates:
         raise ObjectiveError("A search needs an eval_dataset or an evaluator; the trainer has neither.")
@@ -198,14 +203,14 @@ def check_objective(compute: Any, directions: Sequence[str], names: MetricNames,
             )
 
 
-def _values(found: Any) -> tuple[Any, ...]:
+def _values(found: object) -> tuple[Any, ...]:
     return tuple(found) if isinstance(found, (list, tuple)) else (found,)
 
 
-def _check_count(found: Any, directions: Sequence[str]) -> None:
+def _check_count(found: object, directions: Sequence[str]) -> None:
     count = len(_values(found))
     if count != len(directions):
         raise ObjectiveError(
-            f"direction={list(directions)} is for {len(directions)} objective(s), but compute_objective gives {count}: "
-            f"{found!r}. Give one direction for each."
+            f"direction={list(directions)} is for {len(directions)} objective(s), but compute_objective "
+            f"returns {count}: {found!r}. Give one direction for each."
         )

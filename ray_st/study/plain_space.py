@@ -1,10 +1,12 @@
-"""Spaces written as plain values, as a run file holds them."""
+"""Search spaces written as plain values, as in a run file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from optuna.trial import BaseTrial
 
 from ray_st.study.space import Space
 from ray_st.study.trial_arguments import SpaceError
@@ -16,31 +18,31 @@ _KEYS = ("low", "high", "step", "log", "choices", "when")
 
 @dataclass(frozen=True)
 class Dimension:
-    """One parameter.
+    """One hyperparameter.
 
     Args:
         draw: Draws it.
-        when: Values, by name, that other parameters must have for it to be drawn; empty for always.
+        when: Values, by name, that others must have for it to be drawn; empty for always.
     """
 
-    draw: Callable[[Any], Any]
+    draw: Callable[[BaseTrial], Any]
     when: Mapping[str, Any]
 
 
 def plain_space(spec: Mapping[str, Any], where: str, rename: Callable[[str], str] = str) -> Space:
     """A space from plain values.
 
-    ``[a, b]`` is a choice; ``{low: 1.0e-6, high: 1.0e-3, log: true}`` a range, of whole numbers if both ends are, with
-    a ``step`` if given; ``{choices: [...], when: {loss.name: CoSENTLoss}}`` is drawn only where another parameter, named
-    before it, has that value; anything else is a constant.
+    ``[a, b]`` is a choice; ``{low: 1.0e-6, high: 1.0e-3, log: true}`` is a range, of integers if both ends
+    are, with an optional ``step``; ``{choices: [...], when: {loss.name: CoSENTLoss}}`` is drawn only if
+    another parameter, named before it, has that value; anything else is a constant.
 
     Args:
         spec: Dimensions by name.
-        where: What to call their place in errors.
+        where: Their place in the file, for errors.
         rename: Gives the name under which a dimension is drawn; by default its own.
 
     Raises:
-        SpaceError: If a dimension cannot be meant.
+        SpaceError: If a dimension is invalid.
     """
     dimensions: dict[str, Dimension] = {}
     for name, value in spec.items():
@@ -50,7 +52,7 @@ def plain_space(spec: Mapping[str, Any], where: str, rename: Callable[[str], str
                 raise SpaceError(f"{where}.{name}: `when` names {other!r}, not a parameter before it")
         dimensions[name] = Dimension(_draw(rename(name), value, f"{where}.{name}"), when)
 
-    def space(trial: Any) -> dict[str, Any]:
+    def space(trial: BaseTrial) -> dict[str, Any]:
         drawn: dict[str, Any] = {}
         for name, dimension in dimensions.items():
             if all(other in drawn and drawn[other] == wanted for other, wanted in dimension.when.items()):
@@ -60,7 +62,7 @@ def plain_space(spec: Mapping[str, Any], where: str, rename: Callable[[str], str
     return space
 
 
-def _draw(name: str, value: Any, where: str) -> Callable[[Any], Any]:
+def _draw(name: str, value: object, where: str) -> Callable[[BaseTrial], Any]:
     if isinstance(value, list):
         value = {"choices": value}
     if not isinstance(value, Mapping):
@@ -74,7 +76,7 @@ def _draw(name: str, value: Any, where: str) -> Callable[[Any], Any]:
     return _range(name, value, where)
 
 
-def _range(name: str, value: Mapping[str, Any], where: str) -> Callable[[Any], Any]:
+def _range(name: str, value: Mapping[str, Any], where: str) -> Callable[[BaseTrial], Any]:
     low, high = value.get("low"), value.get("high")
     step, log = value.get("step"), bool(value.get("log", False))
     numbers = [end for end in (low, high) if is_number(end)]
@@ -82,6 +84,7 @@ def _range(name: str, value: Mapping[str, Any], where: str) -> Callable[[Any], A
         raise SpaceError(f"{where}: expected choices, or low and high with low <= high; found {dict(value)}")
     if log and (step is not None or numbers[0] <= 0):
         raise SpaceError(f"{where}: log needs low > 0 and no step; found {dict(value)}")
-    if all(isinstance(number, int) for number in (*numbers, step or 1)):
-        return lambda trial: trial.suggest_int(name, low, high, step=step or 1, log=log)
-    return lambda trial: trial.suggest_float(name, low, high, step=step, log=log)
+    least, most = numbers
+    if isinstance(least, int) and isinstance(most, int) and isinstance(step or 1, int):
+        return lambda trial: trial.suggest_int(name, least, most, step=step or 1, log=log)
+    return lambda trial: trial.suggest_float(name, least, most, step=step, log=log)

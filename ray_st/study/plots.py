@@ -1,4 +1,4 @@
-"""A search in figures: Optuna's own, and those of how its trials ran."""
+"""The figures of a search's report: importances and fronts are Optuna's, others show stopped trials too."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
-from ray_st.study.journal import TrialRecord, objective_names
 from ray_st.study.objective import finite
+from ray_st.study.trial_record import WORDS, TrialRecord, objective_names
 
+express: Any = importlib.import_module("plotly.express")
 go: Any = importlib.import_module("plotly.graph_objects")
 subplots: Any = importlib.import_module("plotly.subplots")
 
@@ -36,16 +37,22 @@ COLOURS = {
     "RUNNING": "#3a6ea5",
     "went on": "#c9d3dc",
 }
-_ROW_HEIGHT = 18
-
-
 SYMBOLS = {"COMPLETE": "circle", "PRUNED": "x", "FAIL": "cross", "RUNNING": "circle-open"}
-WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
+_MARKS: dict[str, Any] = {
+    "color": "ended",
+    "symbol": "ended",
+    "hover_name": "hover",
+    "color_discrete_map": {word: COLOURS[state] for state, word in WORDS.items()},
+    "symbol_map": {word: SYMBOLS[state] for state, word in WORDS.items()},
+}
+"""How plotly marks trials by how they ended."""
+
+_ROW_HEIGHT = 18
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure with its place in a report.
+    """A figure of a report.
 
     Args:
         title: Its heading.
@@ -59,27 +66,24 @@ class Plot:
 
 
 def plots(study: optuna.Study, trials: Sequence[TrialRecord]) -> Iterator[Plot]:
-    """The figures that there is something to show in.
+    """The figures that have something to show.
 
     Args:
         study: Optuna's study.
         trials: The trials, by number.
     """
     names = objective_names(len(study.directions))
-    complete = [trial for trial in trials if trial.state == "COMPLETE"]
-    if complete and len(names) in (2, 3):
+    if any(trial.state == "COMPLETE" for trial in trials) and len(names) in (2, 3):
         draw = functools.partial(visualization.plot_pareto_front, study, target_names=names)
         yield Plot("Front", "No trial is better in all objectives than one of the front.", draw)
     for place, name in enumerate(names):
         yield from _of_objective(study, trials, place, name, len(names) > 1)
-    if len(names) == 1 and any(trial.history for trial in trials):
-        yield Plot(
-            "Learning curves",
-            "The objective at each evaluation of a trial; stopped trials end early.",
-            functools.partial(learning_curves, trials, names[0]),
-        )
-    if any(trial.history for trial in trials):
-        note = "How many trials came to each evaluation, and what became of them there."
+    evaluated = [trial for trial in trials if trial.history]
+    if len(names) == 1 and evaluated:
+        note = "The objective at each evaluation of a trial; stopped trials end early."
+        yield Plot("Learning curves", note, functools.partial(learning_curves, evaluated, names[0]))
+    if evaluated:
+        note = "How many trials reached each evaluation, and how they ended there."
         yield Plot("Rungs", note, functools.partial(rungs, trials))
     if any(trial.spans for trial in trials):
         note = "When each trial ran, and how many ran at a time."
@@ -97,32 +101,23 @@ def _of_objective(
     maximize = study.directions[place] == optuna.study.StudyDirection.MAXIMIZE
     missing = len(trials) - len(shown)
     without = f" {missing} trial(s) without an evaluation are left out." if missing else ""
-    for title, note, draw in (
-        (
-            "History",
-            "The objective of each trial, stopped ones where they ended, and the best complete one so far.",
-            functools.partial(history, shown, place, name, maximize),
-        ),
-        (
-            "Parallel coordinates",
-            "A line for each trial; drag along an axis.",
-            functools.partial(parallel, shown, place, name),
-        ),
-        (
-            "Slices",
-            "The objective over each parameter; stopped trials where they ended.",
-            functools.partial(slices, shown, place, name),
-        ),
-    ):
-        yield Plot(title + suffix, note + without, draw)
+    note = "The objective of each trial, stopped ones where they ended, and the best complete one so far."
+    draw = functools.partial(history, shown, place, name, maximize)
+    yield Plot(f"History{suffix}", note + without, draw)
+    note = "A line for each trial; drag along an axis."
+    yield Plot(
+        f"Parallel coordinates{suffix}", note + without, functools.partial(parallel, shown, place, name)
+    )
+    note = "The objective over each parameter; stopped trials where they ended."
+    yield Plot(f"Slices{suffix}", note + without, functools.partial(slices, shown, place, name))
     complete = [trial for trial in trials if trial.state == "COMPLETE"]
     if len({trial.objectives[place] for trial in complete}) > 1 and any(trial.params for trial in complete):
         note = "How much of what is good about the best complete trials each parameter explains (PED-ANOVA)."
-        yield Plot("Importances" + suffix, note, functools.partial(_importances, study, place, name, several))
+        yield Plot(f"Importances{suffix}", note, functools.partial(_importances, study, place, name, several))
 
 
 def _importances(study: optuna.Study, place: int, name: str, several: bool) -> Any:
-    """The importances for an objective; for one of several, their evaluator takes low values for good."""
+    """The importances for an objective; with several, their evaluator takes low values for good ones."""
     sign = -1 if study.directions[place] == optuna.study.StudyDirection.MAXIMIZE else 1
     target = (lambda trial: sign * float(trial.values[place])) if several else None
     with warnings.catch_warnings():
@@ -139,24 +134,18 @@ def history(trials: Sequence[TrialRecord], place: int, name: str, maximize: bool
         name: What it is called.
         maximize: Whether more is better.
     """
-    figure = go.Figure(
-        [
-            _marks(some, [trial.number for trial in some], [trial.objectives[place] for trial in some])
-            for some in _by_state(trials)
-        ]
-    )
+    values = [trial.objectives[place] for trial in trials]
+    points = {"trial": [trial.number for trial in trials], name: values, **_looks(trials)}
+    figure = express.scatter(points, x="trial", y=name, **_MARKS)
     complete = [trial for trial in trials if trial.state == "COMPLETE"]
     best = accumulate((trial.objectives[place] for trial in complete), max if maximize else min)
-    figure.add_trace(
-        go.Scatter(
-            x=[trial.number for trial in complete],
-            y=list(best),
-            name="best so far",
-            mode="lines",
-            line={"shape": "hv", "color": COLOURS["RUNNING"]},
-        )
+    return figure.add_scatter(
+        x=[trial.number for trial in complete],
+        y=list(best),
+        name="best so far",
+        mode="lines",
+        line={"shape": "hv", "color": COLOURS["RUNNING"]},
     )
-    return figure.update_layout(xaxis_title="trial", yaxis_title=name)
 
 
 def slices(trials: Sequence[TrialRecord], place: int, name: str) -> Any:
@@ -170,16 +159,17 @@ def slices(trials: Sequence[TrialRecord], place: int, name: str) -> Any:
     axes = axes_of(trials)
     figure = subplots.make_subplots(rows=1, cols=max(len(axes), 1), shared_yaxes=True)
     for column, axis in enumerate(axes, 1):
-        for some in _by_state([trial for trial in trials if axis.name in trial.params]):
-            marks = _marks(some, axis.values(some), [trial.objectives[place] for trial in some])
-            figure.add_trace(marks.update(showlegend=column == 1), row=1, col=column)
+        some = [trial for trial in trials if axis.name in trial.params]
+        values = [trial.objectives[place] for trial in some]
+        points = {"x": axis.values(some), "y": values, **_looks(some)}
+        for trace in express.scatter(points, x="x", y="y", **_MARKS).data:
+            figure.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
         figure.update_xaxes(title=axis.title, range=axis.span, **axis.ticks, row=1, col=column)
-    figure.update_yaxes(title=name, row=1, col=1)
-    return figure
+    return figure.update_yaxes(title=name, row=1, col=1)
 
 
 def parallel(trials: Sequence[TrialRecord], place: int, name: str) -> Any:
-    """A line for each trial through how it ended, those parameters that all have, and an objective.
+    """A line for each trial through how it ended, the parameters that all trials have, and an objective.
 
     Args:
         trials: Trials with a value.
@@ -188,20 +178,19 @@ def parallel(trials: Sequence[TrialRecord], place: int, name: str) -> Any:
     """
     states = list(dict.fromkeys(trial.state for trial in trials))
     values = [trial.objectives[place] for trial in trials]
-    ended: dict[str, Any] = {
+    ended = {
         "label": "ended",
         "values": [states.index(trial.state) for trial in trials],
         "tickvals": list(range(len(states))),
         "ticktext": [WORDS[state] for state in states],
         "range": [-0.5, len(states) - 0.5],
     }
-    dimensions = [ended]
-    for axis in axes_of(trials):
-        if all(axis.name in trial.params for trial in trials):
-            dimensions.append(
-                {"label": axis.title, "values": axis.values(trials), "range": axis.span, **axis.ticks}
-            )
-    dimensions.append({"label": name, "values": values, "range": _widened(min(values), max(values))})
+    shared = [axis for axis in axes_of(trials) if all(axis.name in trial.params for trial in trials)]
+    dimensions = [
+        ended,
+        *({"label": a.title, "values": a.values(trials), "range": a.span, **a.ticks} for a in shared),
+        {"label": name, "values": values, "range": _widened(min(values), max(values))},
+    ]
     return go.Figure(go.Parcoords(dimensions=dimensions, line={"color": values, "showscale": True}))
 
 
@@ -209,53 +198,27 @@ def learning_curves(trials: Sequence[TrialRecord], name: str) -> Any:
     """The objective at each evaluation of each trial, coloured by how it ended.
 
     Args:
-        trials: The trials.
+        trials: Trials with evaluations.
         name: What the objective is called.
     """
-    figure = go.Figure()
-    for some in _by_state([trial for trial in trials if trial.history]):
-        for place, trial in enumerate(some):
-            figure.add_trace(
-                go.Scatter(
-                    x=[event["evaluation"] for event in trial.history],
-                    y=[event["objectives"][0] for event in trial.history],
-                    mode="lines+markers",
-                    name=WORDS[trial.state],
-                    legendgroup=trial.state,
-                    showlegend=place == 0,
-                    text=_hover(trial),
-                    hovertemplate="%{text}<br>%{y}<extra></extra>",
-                    line={"color": COLOURS[trial.state]},
-                    marker={"symbol": SYMBOLS[trial.state]},
-                )
-            )
-    return figure.update_layout(xaxis_title="evaluation", yaxis_title=name)
+    events = [(trial, event) for trial in trials for event in trial.history]
+    points = {
+        "evaluation": [event["evaluation"] for _, event in events],
+        name: [event["objectives"][0] for _, event in events],
+        "trial": [trial.number for trial, _ in events],
+        **_looks([trial for trial, _ in events]),
+    }
+    return express.line(points, x="evaluation", y=name, line_group="trial", markers=True, **_MARKS)
 
 
-def _by_state(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
-    """The trials, those that ended alike together."""
-    groups = [[trial for trial in trials if trial.state == state] for state in WORDS]
-    return [group for group in groups if group]
-
-
-def _marks(trials: Sequence[TrialRecord], x: Sequence[float], y: Sequence[float]) -> Any:
-    """A mark for each of some trials that ended alike."""
-    state = trials[0].state
-    return go.Scatter(
-        x=x,
-        y=y,
-        mode="markers",
-        name=WORDS[state],
-        legendgroup=state,
-        marker={"symbol": SYMBOLS[state], "color": COLOURS[state], "size": 8},
-        text=[_hover(trial) for trial in trials],
-        hovertemplate="%{text}<extra></extra>",
-    )
+def _looks(trials: Sequence[TrialRecord]) -> dict[str, list[str]]:
+    """The columns that :data:`_MARKS` names."""
+    return {"ended": [WORDS[trial.state] for trial in trials], "hover": [_hover(trial) for trial in trials]}
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A parameter's axis: as long as its space, however few trials there are.
+    """A parameter's axis: as long as its space, even if there are few trials.
 
     Args:
         name: The parameter.
@@ -266,34 +229,31 @@ class Axis:
     distribution: BaseDistribution
 
     @property
-    def choices(self) -> list[str]:
-        """What is written at the places of choices; empty for numbers."""
-        kind = self.distribution
-        return [str(choice) for choice in kind.choices] if isinstance(kind, CategoricalDistribution) else []
-
-    @property
     def ticks(self) -> dict[str, list[Any]]:
-        """How plotly writes the choices; nothing for numbers."""
-        return {"tickvals": list(range(len(self.choices))), "ticktext": self.choices} if self.choices else {}
+        """The labels of choices as plotly's options; none for numbers."""
+        if not isinstance(self.distribution, CategoricalDistribution):
+            return {}
+        choices = [str(choice) for choice in self.distribution.choices]
+        return {"tickvals": list(range(len(choices))), "ticktext": choices}
 
     @property
     def log(self) -> bool:
-        """Whether powers of ten are equally far apart."""
+        """Whether the axis is logarithmic."""
         kind = self.distribution
         return isinstance(kind, FloatDistribution | IntDistribution) and kind.log
 
     @property
     def title(self) -> str:
-        """What the axis is called."""
+        """The name of the axis."""
         return f"log10 {self.name}" if self.log else self.name
 
     @property
     def span(self) -> list[float]:
-        """From where to where it goes."""
+        """Its two ends."""
         kind = self.distribution
         if isinstance(kind, FloatDistribution | IntDistribution):
             return _widened(self._place(kind.low), self._place(kind.high))
-        return [-0.5, len(self.choices) - 0.5]
+        return [-0.5, len(self.ticks["tickvals"]) - 0.5]
 
     def values(self, trials: Sequence[TrialRecord]) -> list[float]:
         """Where trials are on the axis."""
@@ -316,41 +276,35 @@ def axes_of(trials: Sequence[TrialRecord]) -> list[Axis]:
 
 
 def _widened(low: float, high: float) -> list[float]:
-    """A range with a little room; of a single value, with the value in the middle."""
+    """A range with a little room; a single value is in its middle."""
     room = 0.05 * (high - low) or 0.05 * abs(low) or 1.0
     return [low - room, high + room]
 
 
 def rungs(trials: Sequence[TrialRecord]) -> Any:
-    """For each evaluation, how many trials went on after it, and how many ended there, by how they ended.
+    """For each evaluation, how many trials continued after it, and how many ended there, by how they ended.
 
     Args:
         trials: The trials.
     """
-    last = max(len(trial.history) for trial in trials)
-    counts = [
-        Counter(
-            "went on" if len(trial.history) > rung else trial.state
-            for trial in trials
-            if len(trial.history) >= rung
-        )
-        for rung in range(1, last + 1)
+    counts = Counter(
+        (rung, "went on" if len(trial.history) > rung else trial.state)
+        for trial in trials
+        for rung in range(1, len(trial.history) + 1)
+    )
+    cells = [
+        (rung, word)
+        for word in COLOURS
+        if any(word == found for _, found in counts)
+        for rung in range(1, 1 + max(rung for rung, _ in counts))
     ]
-    figure = go.Figure(
-        [
-            go.Bar(
-                x=list(range(1, last + 1)),
-                y=[count[word] for count in counts],
-                name=word,
-                marker_color=colour,
-            )
-            for word, colour in COLOURS.items()
-            if any(count[word] for count in counts)
-        ]
-    )
-    return figure.update_layout(
-        barmode="stack", xaxis_title="evaluation", yaxis_title="trials", xaxis_dtick=1
-    )
+    bars = {
+        "evaluation": [rung for rung, _ in cells],
+        "trials": [counts[cell] for cell in cells],
+        "ended": [word for _, word in cells],
+    }
+    figure = express.bar(bars, x="evaluation", y="trials", color="ended", color_discrete_map=COLOURS)
+    return figure.update_xaxes(dtick=1)
 
 
 def time_line(trials: Sequence[TrialRecord]) -> Any:
@@ -362,30 +316,29 @@ def time_line(trials: Sequence[TrialRecord]) -> Any:
     figure = subplots.make_subplots(
         rows=2, shared_xaxes=True, row_heights=[0.75, 0.25], vertical_spacing=0.06
     )
-    for state in dict.fromkeys(trial.state for trial in trials):
-        spans = [(trial, span) for trial in trials if trial.state == state for span in trial.spans]
-        bars = go.Bar(
-            y=[trial.number for trial, _ in spans],
-            base=[_moment(span[0]) for _, span in spans],
-            x=[1000 * (span[1] - span[0]) for _, span in spans],  # plotly's dates are in milliseconds
-            text=[_hover(trial) for trial, _ in spans],
-            textposition="none",
-            hovertemplate="%{text}<extra></extra>",
-            orientation="h",
-            name=state,
-            marker_color=COLOURS[state],
-        )
-        figure.add_trace(bars, row=1, col=1)
+    spans = [(trial, span) for trial in trials for span in trial.spans]
+    bars = {
+        "trial": [trial.number for trial, _ in spans],
+        "from": [_moment(begin) for _, (begin, _) in spans],
+        "to": [_moment(end) for _, (_, end) in spans],
+        "ended": [trial.state for trial, _ in spans],
+        "hover": [_hover(trial) for trial, _ in spans],
+    }
+    drawn = express.timeline(
+        bars, "from", "to", "trial", color="ended", color_discrete_map=COLOURS, hover_name="hover"
+    )
+    figure.add_traces(drawn.data, rows=1, cols=1)
     moments, running = busy(trials)
-    steps = go.Scatter(
+    figure.add_scatter(
         x=[_moment(moment) for moment in moments],
         y=running,
         line={"shape": "hv", "color": COLOURS["RUNNING"]},
         fill="tozeroy",
         showlegend=False,
         hovertemplate="%{y} at a time<extra></extra>",
+        row=2,
+        col=1,
     )
-    figure.add_trace(steps, row=2, col=1)
     figure.update_xaxes(type="date")
     figure.update_yaxes(title="trial", autorange="reversed", row=1, col=1)
     figure.update_yaxes(title="running", rangemode="tozero", row=2, col=1)
@@ -393,7 +346,7 @@ def time_line(trials: Sequence[TrialRecord]) -> Any:
 
 
 def busy(trials: Sequence[TrialRecord]) -> tuple[list[float], list[int]]:
-    """How many trials ran at a time: moments, and the number from each on.
+    """How many trials ran at a time: the moments when that changed, and the number from each on.
 
     Args:
         trials: The trials.
@@ -403,10 +356,8 @@ def busy(trials: Sequence[TrialRecord]) -> tuple[list[float], list[int]]:
         for begin, end in trial.spans:
             changes[begin] += 1
             changes[end] -= 1
-    moments, running = sorted(changes), list[int]()
-    for moment in moments:
-        running.append((running[-1] if running else 0) + changes[moment])
-    return moments, running
+    moments = sorted(changes)
+    return moments, list(accumulate(changes[moment] for moment in moments))
 
 
 def _moment(seconds: float) -> datetime:

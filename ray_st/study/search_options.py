@@ -1,4 +1,4 @@
-"""What ``hyperparameter_search`` takes besides the space and the objective."""
+"""The keyword arguments of ``hyperparameter_search`` besides the space and the objective."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import optuna
+from transformers.trainer_utils import HPSearchBackend
 
 from ray_st.util.names import did_you_mean
 from ray_st.util.number_checks import is_whole
@@ -21,17 +22,24 @@ _SAME = {
     "n_jobs": "max_concurrent_trials",
     "keep_checkpoints_num": "keep_checkpoints",
 }
-"""Names that Optuna and older Ray Tunes have for the same thing."""
+"""Other names for the same option, from Optuna and older versions of Ray Tune."""
 
 _REPLACED = {
     "pruner": 'Trials are stopped by a scheduler: scheduler="asha", "median" or "hyperband".',
     "search_alg": "Parameters are suggested by an Optuna sampler: sampler=...",
-    "load_if_exists": "A search of the same name goes on by itself: name=...",
+    "load_if_exists": "A search of the same name is always continued: name=...",
     "local_dir": "A search is kept in the training arguments' output_dir, or in run_config.storage_path.",
     "storage_path": "Checkpoints go where run_config.storage_path says.",
-    "progress_reporter": "A search tells of its trials by itself.",
+    "progress_reporter": "A search reports its trials by itself.",
 }
-"""What is meant by arguments of Optuna's and Ray Tune's that have no counterpart."""
+"""What to use in place of options of Optuna and Ray Tune that have no counterpart."""
+
+_LEAST = {
+    **dict.fromkeys(("grace_period", "perturbation_interval", "rungs", "max_concurrent_trials"), 1),
+    **dict.fromkeys(("max_failures", "keep_checkpoints"), 0),
+    "reduction_factor": 2,
+}
+"""The least value of each whole number."""
 
 
 @dataclass(frozen=True)
@@ -39,35 +47,37 @@ class SearchOptions:
     """The keyword arguments of a search.
 
     Args:
-        name: Names the search's folder inside ``output_dir``; a search of this name that was cut off goes on. By default
-            a new name each time.
+        name: Names the search's folder inside ``output_dir``; an interrupted search of this name is
+            continued. By default a new name each time.
         seed: Seed of the suggestions; by default that of the training arguments.
-        sampler: An Optuna sampler, the name of one such as ``"GPSampler"``, or a function that makes one from a seed.
-            By default seeded TPE, random for the first quarter of the trials (4 to 10). Named and made ones are made
-            anew for each suggestion, from the seed and the trial's number, so that a search that was cut off suggests
-            what it would have.
+        sampler: An Optuna sampler, the name of one such as ``"GPSampler"``, or a function that makes one from
+            a seed. By default seeded TPE, random for the first quarter of the trials (4 to 10). Samplers
+            given by name or function are made again for each suggestion, from the seed and the trial's
+            number, so that a continued search suggests what it would have without the interruption.
         scheduler: Which trials are stopped early: ``"asha"`` (default for one objective), ``"median"``,
-            ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search. ``"halving"``:
-            trials wait at a rung, with a checkpoint, until it is certain who is among the best there. ``"pbt"``, or Ray
-            Tune's ``PopulationBasedTraining``: none are stopped; bad ones go on as copies of good ones, with other
-            parameters.
-        grace_period: Evaluations that a trial has before it can be stopped, or before the first rung of ``"halving"``;
-            before it is compared for the first time, for ``"pbt"``.
+            ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search.
+            ``"halving"``: trials wait at a rung, with a checkpoint, until it is certain which ones are the
+                best there.
+            ``"pbt"``, or Ray Tune's ``PopulationBasedTraining``: none are stopped; bad ones continue as
+            copies of good ones, with other hyperparameters.
+        grace_period: Evaluations before a trial can be stopped, before the first rung of ``"halving"``, or
+            before the first comparison of ``"pbt"``.
         perturbation_interval: Evaluations from one comparison of the trials to the next, for ``"pbt"``.
-        reduction_factor: One in how many trials goes on at each rung of ``"asha"``, ``"halving"`` and ``"hyperband"``.
-        rungs: Evaluates each trial so many times, evenly, whatever ``eval_strategy`` says; evaluations are where
-            trials can be stopped. By default ``eval_strategy`` decides.
-        points_to_evaluate: Parameters, by name, of the first trials.
-        data_init: A function of a trial that makes its training data, where these are part of the search; each trial
-            then encodes its own. By default all trials share the trainer's.
+        reduction_factor: One in this many trials continues at each rung of ``"asha"``, ``"halving"`` and
+            ``"hyperband"``.
+        rungs: Number of evenly spaced evaluations of each trial, in place of ``eval_strategy``; trials can be
+            stopped at evaluations only. By default ``eval_strategy`` decides.
+        points_to_evaluate: Hyperparameters, by name, of the first trials.
+        data_init: A function of a trial that makes its training data, if these are part of the search; each
+            trial then encodes its own. By default all trials share the trainer's.
         warm_start: Folder of an earlier search with the same parameters to learn from.
-        storage: Optuna storage, or the URL of a database such as ``"sqlite:///study.db"``, in which dashboards can
-            follow. By default the study is in memory; the records in the folder suffice to go on.
-        resources_per_trial: What a trial on one worker gets, such as ``{"CPU": 2, "GPU": 0.5}``; by default what
-            ``scaling_config`` gives a worker, else one GPU if there are GPUs, else one CPU.
+        storage: Optuna storage, or the URL of a database such as ``"sqlite:///study.db"``, which dashboards can show. By
+            default the study is in memory; the records in the folder suffice to continue.
+        resources_per_trial: Resources of a trial on one worker, such as ``{"CPU": 2, "GPU": 0.5}``; by
+            default those ``scaling_config`` gives a worker, else one GPU if there are GPUs, else one CPU.
         max_concurrent_trials: Most trials at a time; by default as many as the cluster has room for.
-        max_failures: How often a trial whose process is lost is started again, from its last checkpoint.
-        keep_checkpoints: Checkpoints of how many finished trials are kept: the best ones'.
+        max_failures: How often a trial whose process is lost is restarted, from its last checkpoint.
+        keep_checkpoints: For how many finished trials to keep the checkpoints; the best ones are chosen.
         time_budget_s: Seconds after which no more trials are started and running ones are stopped.
     """
 
@@ -94,11 +104,11 @@ def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
     """Checks a search's keyword arguments.
 
     Args:
-        given: Them.
-        objectives: How many objectives there are; several cannot be scheduled.
+        given: The keyword arguments.
+        objectives: How many objectives there are; with several, trials cannot be stopped early.
 
     Raises:
-        ValueError: If a name is unknown, or a value cannot be meant.
+        ValueError: If a name is unknown, or a value is invalid.
     """
     given = _renamed(given)
     if objectives > 1:
@@ -106,43 +116,35 @@ def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
         if given["scheduler"] is not None:
             raise ValueError("A search with several objectives cannot stop trials early: use scheduler=None.")
     options = SearchOptions(**{**given, "sampler": as_sampler(given.get("sampler"))})
-    for name, least in (
-        ("grace_period", 1),
-        ("perturbation_interval", 1),
-        ("reduction_factor", 2),
-        ("rungs", 1),
-        ("max_concurrent_trials", 1),
-    ):
-        _check_number(name, getattr(options, name), least)
-    _check_number("max_failures", options.max_failures, 0)
-    _check_number("keep_checkpoints", options.keep_checkpoints, 0)
+    for name, least in _LEAST.items():
+        _check_number(name, vars(options)[name], least)
     if isinstance(options.scheduler, str) and options.scheduler not in SCHEDULERS:
         raise ValueError(
-            f"scheduler: expected one of {list(SCHEDULERS)}, None or a Ray Tune scheduler, found {options.scheduler!r}; "
-            f"{did_you_mean(options.scheduler, SCHEDULERS)}"
+            f"scheduler: expected one of {list(SCHEDULERS)}, None or a Ray Tune scheduler, found "
+            f"{options.scheduler!r}; {did_you_mean(options.scheduler, SCHEDULERS)}"
         )
     return options
 
 
-def as_sampler(given: Any) -> Any:
-    """A sampler by its name as a function that makes it from a seed; anything else as it is.
+def as_sampler(given: object) -> Any:
+    """A sampler's name as a function that makes it from a seed; anything else unchanged.
 
     Args:
         given: A name in ``optuna.samplers``, a sampler, a function, or None.
 
     Raises:
-        ValueError: If Optuna has no sampler of this name that needs no more than a seed.
+        ValueError: If Optuna has no sampler of this name that can be made from a seed alone.
     """
     if not isinstance(given, str):
         return given
-    known = [name for name in optuna.samplers.__all__ if _needs_only_seed(getattr(optuna.samplers, name))]
+    parts = vars(optuna.samplers)
+    known = [name for name in optuna.samplers.__all__ if _needs_only_seed(parts[name])]
     if given not in known:
         raise ValueError(f"sampler: unknown name {given!r}; {did_you_mean(given, known)}")
-    kind = getattr(optuna.samplers, given)
-    return lambda seed: kind(seed=seed)
+    return lambda seed: parts[given](seed=seed)
 
 
-def _needs_only_seed(part: Any) -> bool:
+def _needs_only_seed(part: object) -> bool:
     if not (isinstance(part, type) and issubclass(part, optuna.samplers.BaseSampler)):
         return False
     parameters = inspect.signature(part).parameters
@@ -152,7 +154,7 @@ def _needs_only_seed(part: Any) -> bool:
 
 
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments under our names."""
+    """The arguments by the names used here."""
     known = [option.name for option in fields(SearchOptions)]
     renamed = {_SAME.get(name, name): value for name, value in given.items()}
     for name in renamed:
@@ -162,7 +164,7 @@ def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def _check_number(name: str, value: Any, least: int) -> None:
+def _check_number(name: str, value: object, least: int) -> None:
     optional = value is None and name in ("rungs", "max_concurrent_trials")
     if not optional and not is_whole(value, least):
         raise ValueError(f"{name}: expected a whole number of at least {least}, found {value!r}.")
@@ -172,17 +174,18 @@ def trials_wanted(n_trials: int, points: Sequence[Mapping[str, Any]]) -> int:
     """How many trials there will be; 0 with points is a sweep over the points.
 
     Raises:
-        ValueError: If there would be none, or fewer than points.
+        ValueError: If there would be none.
     """
     if not is_whole(n_trials, least=0 if points else 1):
         raise ValueError(
-            f"n_trials: expected a whole number of at least 1 (or 0 with points_to_evaluate), found {n_trials!r}."
+            "n_trials: expected a whole number of at least 1 (or 0 with points_to_evaluate), found "
+            f"{n_trials!r}."
         )
     return n_trials or len(points)
 
 
-def as_backend(backend: Any) -> str:
-    """The backend's name: ``"ray"`` where none is given.
+def as_backend(backend: str | HPSearchBackend | None) -> str:
+    """The backend's name; ``"ray"`` by default.
 
     Args:
         backend: A name, a member of transformers' ``HPSearchBackend``, or None.
@@ -190,7 +193,7 @@ def as_backend(backend: Any) -> str:
     Raises:
         ValueError: If it is another one.
     """
-    name = "ray" if backend is None else str(getattr(backend, "value", backend))
+    name = str(backend.value if isinstance(backend, HPSearchBackend) else backend or "ray")
     if name not in BACKENDS:
         raise ValueError(
             f"backend: expected one of {list(BACKENDS)}, found {name!r}; {did_you_mean(name, BACKENDS)}"

@@ -1,32 +1,35 @@
-"""What a user sees of a search while it runs: a line for each finished trial, and on a terminal the running ones."""
+"""What a user sees of a running search: a line per finished trial, and on a terminal the running ones."""
 
 from __future__ import annotations
 
+import importlib
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
-from ray_st.study.hparams import write_hparams
-from ray_st.study.journal import TABLE, TrialRecord, describe_change, short, write_table
-from ray_st.study.live_lines import LiveLines
 from ray_st.study.objective import finite
 from ray_st.study.study import Study
+from ray_st.study.trial_record import WORDS, TrialRecord, describe_change, objective_names, short
+from ray_st.study.trial_table import TABLE, write_table
 from ray_st.util.events import notes
 
-_WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "FAILED"}
 _ROWS = 12
 """Most running trials in the live table."""
+_TENSORBOARD = "tensorboard"
+_UP_AND_CLEAR = "\x1b[{count}F\x1b[J"
 
 
 class SearchProgress:
-    """Tells of a search's trials, and keeps their table and their HParams up to date.
+    """Reports a search's trials, and keeps their table and their HParams up to date.
 
     Args:
         study: The study.
         objectives: How many objectives there are.
         folder: Where the table is.
-        tensorboard: Whether trials are written for TensorBoard's HParams.
+        tensorboard: Whether to write trials for TensorBoard's HParams.
         live: A terminal's live lines; None for plain lines only.
     """
 
@@ -44,12 +47,12 @@ class SearchProgress:
         return cls(study, objectives, folder, tensorboard, live)
 
     def begin(self) -> None:
-        """Says what the search is about to do."""
-        done = len(self._study.records) - sum(record.state == "RUNNING" for record in self._study.records)
-        went_on = f", {done} of them done before" if done else ""
+        """Announces the search."""
+        done = sum(not record.is_running for record in self._study.records)
+        before = f", {done} of them done before" if done else ""
         self._write(
-            f"search {self._folder.name!r}: {done + self._study.left} trials{went_on}; records in {self._folder}; started "
-            f"again with name={self._folder.name!r} it goes on where it was"
+            f"search {self._folder.name!r}: {done + self._study.left} trials{before}; records in "
+            f"{self._folder}; if interrupted, start it again with name={self._folder.name!r} to continue"
         )
         self._table()
 
@@ -60,12 +63,12 @@ class SearchProgress:
             self._live.show([*lines, self._best()])
 
     def changed(self, record: TrialRecord) -> None:
-        """Tells that a trial went on as a copy of another."""
+        """Reports that a trial became a copy of another."""
         self._table()
         self._write(f"trial {record.number} {describe_change(record.changes[-1])}")
 
     def ended(self, record: TrialRecord) -> None:
-        """Tells of a trial's end."""
+        """Reports a trial's end."""
         self._table()
         if self._tensorboard and record.objectives and finite(record.objectives):
             write_hparams(self._folder, record)
@@ -74,7 +77,7 @@ class SearchProgress:
         self.reported()
 
     def finished(self) -> None:
-        """Takes the live table away."""
+        """Removes the live table."""
         if self._live is not None:
             self._live.show([])
 
@@ -96,10 +99,10 @@ def running_lines(records: Sequence[TrialRecord], waiting: Sequence[int], now: f
         waiting: Those that wait for others, by number.
         now: The time, in seconds since 1970.
     """
-    running = [record for record in records if record.state == "RUNNING" and record.number not in waiting]
+    running = [record for record in records if record.is_running and record.number not in waiting]
     lines = [
-        f"  trial {record.number}: {_scores(record)} after {len(record.history)} evaluations, step {record.step}, "
-        f"{record.seconds + now - record.spans[-1][1]:.0f} s; {_parameters(record)}"
+        f"  trial {record.number}: {_scores(record)} after {len(record.history)} evaluations, step "
+        f"{record.step}, {record.seconds + now - record.spans[-1][1]:.0f} s; {_parameters(record)}"
         for record in running[:_ROWS]
     ]
     more = len(running) - len(lines)
@@ -108,13 +111,17 @@ def running_lines(records: Sequence[TrialRecord], waiting: Sequence[int], now: f
 
 
 def describe_trial(record: TrialRecord) -> str:
-    """A finished trial in one line: value, how it ended, at which step and after how long, and its parameters."""
+    """A finished trial in one line: value, how it ended, step, time, and hyperparameters."""
     name = f" ({record.name})" if record.name else ""
     reason = f" ({' '.join(record.reason.split())})" if record.reason else ""
     return (
-        f"trial {record.number}{name}: {_scores(record)}, {_WORDS.get(record.state, record.state)}{reason} "
+        f"trial {record.number}{name}: {_scores(record)}, {_ending(record)}{reason} "
         f"at step {record.step}, {record.seconds:.1f} s; {_parameters(record)}"
     )
+
+
+def _ending(record: TrialRecord) -> str:
+    return "FAILED" if record.state == "FAIL" else WORDS[record.state]
 
 
 def _scores(record: TrialRecord) -> str:
@@ -123,3 +130,53 @@ def _scores(record: TrialRecord) -> str:
 
 def _parameters(record: TrialRecord) -> str:
     return ", ".join(f"{name}={short(value)}" for name, value in record.values.items())
+
+
+class LiveLines:
+    """A block of lines that is rewritten in place.
+
+    Args:
+        stream: A terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown: list[str] = []
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Writes the block, cut to the terminal's width: a wrapped line could not be overwritten."""
+        width = shutil.get_terminal_size().columns - 1
+        self._replace("", [line[:width] for line in lines])
+
+    def above(self, line: str) -> None:
+        """Writes a line above the block; it stays."""
+        self._replace(f"{line}\n", self._shown)
+
+    def _replace(self, text: str, block: list[str]) -> None:
+        back = _UP_AND_CLEAR.format(count=len(self._shown)) if self._shown else ""
+        self._stream.write(back + text + "".join(f"{line}\n" for line in block))
+        self._stream.flush()
+        self._shown = block
+
+
+def write_hparams(folder: Path, trial: TrialRecord) -> None:
+    """Writes a finished trial, with the curve of its objective.
+
+    ``tensorboard --logdir`` on the search's folder shows it.
+
+    Args:
+        folder: The search's folder.
+        trial: The trial.
+    """
+    names = objective_names(len(trial.objectives))
+    values = {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in trial.values.items()
+    }
+    writer_class = importlib.import_module("tensorboardX").SummaryWriter  # Ray Tune depends on it
+    with writer_class(str(folder / _TENSORBOARD / f"trial-{trial.number}")) as writer:
+        for event in trial.history[:-1]:
+            for name, value in zip(names, event["objectives"], strict=True):
+                writer.add_scalar(name, value, event["step"])
+        last = dict(zip(names, trial.objectives, strict=True))
+        writer.add_hparams(values, last, name=".", global_step=trial.step)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import importlib
 import importlib.util
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ray_st.study.journal import TrialRecord, describe_changes, legs, objective_names
 from ray_st.study.study import Study
+from ray_st.study.trial_record import WORDS, TrialRecord, legs
+from ray_st.study.trial_table import table_rows
 from ray_st.util.atomic import write_whole
 from ray_st.util.events import notes
 
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 
 DRAWING = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
-"""What drawing a figure may raise on parameters that nobody has thought of. A search took hours; its result does not hang on
-a picture of it."""
+"""What drawing a figure may raise on unforeseen parameters: it must not cost the result of hours of search."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -30,11 +31,13 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1d2630; max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1d2630; }}
+body {{ max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
 h2 {{ margin: 1.6em 0 0; }}
 p.note {{ color: #5a6672; margin: 0; }}
 table {{ border-collapse: collapse; font-size: 13px; }}
-th, td {{ padding: .2em .8em .2em 0; text-align: left; border-bottom: 1px solid #e3e8ed; white-space: nowrap; }}
+th, td {{ padding: .2em .8em .2em 0; text-align: left; white-space: nowrap; }}
+th, td {{ border-bottom: 1px solid #e3e8ed; }}
 div.wide {{ overflow-x: auto; }}
 </style>
 <script>{script}</script>
@@ -85,25 +88,25 @@ def write_report(folder: Path, study: Study, objectives: int) -> bool:
 
 
 def summary(study: Study, objectives: int) -> str:
-    """What was found, in a few words.
+    """The result in a few words.
 
     Args:
         study: The study.
         objectives: How many objectives there are.
     """
-    records = study.records
-    counts = {state: sum(record.state == state for record in records) for state in _STATES}
-    words = ", ".join(f"{count} {_STATES[state]}" for state, count in counts.items() if count)
-    best = study.best()
-    found = f" Best: trial {best[0].number} with {best[0].objectives[0]:.6g}." if best else ""
-    if objectives > 1:
-        found = f" {len(best)} trials on the front." if best else ""
+    records, best = study.records, study.best()
+    counts = Counter(record.state for record in records)
+    words = ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items() if counts[state])
+    found = ""
+    if best:
+        one = f"Best: trial {best[0].number} with {best[0].objectives[0]:.6g}."
+        found = f" {one if objectives == 1 else f'{len(best)} trials on the front.'}"
     rows, seconds = sum(record.samples for record in records), sum(record.seconds for record in records)
     return f"{len(records)} trials: {words}.{found} {rows:,} training rows, {seconds:,.0f} s of trials."
 
 
 def went_through(study: Study) -> str:
-    """As HTML, with which values the best trial's weights were trained from when on; empty if they stayed the same.
+    """An HTML table of the values the best trial's weights were trained with; empty if they never changed.
 
     Args:
         study: The study.
@@ -112,17 +115,9 @@ def went_through(study: Study) -> str:
     if len(path) < 2:
         return ""
     names = list(dict.fromkeys(name for _, _, values in path for name in values))
-    rows = [
-        _cells("td", [evaluation, number, *(values.get(name, "") for name in names)])
-        for evaluation, number, values in path
-    ]
-    head = _cells("th", ["after evaluation", "as trial", *names])
-    return (
-        f'<h2>Schedule of the best trial</h2>\n<div class="wide"><table>{head}{"".join(rows)}</table></div>'
-    )
-
-
-_STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
+    head = ["after evaluation", "as trial", *names]
+    rows = [[evaluation, number, *(values.get(n, "") for n in names)] for evaluation, number, values in path]
+    return f'<h2>Schedule of the best trial</h2>\n<div class="wide">{_html([head, *rows])}</div>'
 
 
 def table(trials: Sequence[TrialRecord], objectives: int) -> str:
@@ -132,28 +127,15 @@ def table(trials: Sequence[TrialRecord], objectives: int) -> str:
         trials: The trials.
         objectives: How many objectives there are.
     """
-    names = list(dict.fromkeys(name for trial in trials for name in trial.values))
-    head = [
-        "trial",
-        "state",
-        *objective_names(objectives),
-        "evaluations",
-        "seconds",
-        *names,
-        "changes",
-        "reason",
-    ]
-    rows = [_cells("th", head)]
-    for trial in trials:
-        scores = trial.objectives or ("",) * objectives
-        values = [trial.values.get(name, "") for name in names]
-        facts = [len(trial.history), round(trial.seconds, 1)]
-        last = [describe_changes(trial), trial.reason[:200]]
-        rows.append(_cells("td", [trial.number, trial.state, *scores, *facts, *values, *last]))
-    return f"<table>{''.join(rows)}</table>"
+    return _html([[*row[:-1], str(row[-1])[:200]] for row in table_rows(trials, objectives)])
 
 
-def _cells(tag: str, values: Sequence[Any]) -> str:
+def _html(rows: Sequence[Sequence[object]]) -> str:
+    head, *rest = rows
+    return f"<table>{_cells('th', head)}{''.join(_cells('td', row) for row in rest)}</table>"
+
+
+def _cells(tag: str, values: Sequence[object]) -> str:
     shown = (f"{value:.6g}" if isinstance(value, float) else str(value) for value in values)
     return f"<tr>{''.join(f'<{tag}>{html.escape(value)}</{tag}>' for value in shown)}</tr>"
 

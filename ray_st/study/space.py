@@ -1,4 +1,4 @@
-"""Search spaces: read from a function, a dict of domains or plain values, and proved before anything starts."""
+"""Search spaces: read from a function or a dict of domains, and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from optuna.trial import BaseTrial
 from ray_st.study.any_choices import AnyChoices, as_plain
 
 Space = Callable[[Any], "Mapping[str, Any] | None"]
-Suggest = Callable[[Any, str, Any], Any]
+GivenSpace = Callable[[Any], Any] | Mapping[str, Any] | None
+Suggest = Callable[[BaseTrial, str, object], Any]
 
 PROBES = 16
-"""How many points are drawn to find out the names of a space, conditional ones included."""
+"""How many points are drawn to find the names of a space, including conditional ones."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Point:
     """One point of a space.
 
     Args:
-        values: What it sets, by name: drawn parameters, and constants that the space returned.
-        params: The drawn parameters, as Optuna knows them: choices without an order or a hash by their labels.
+        values: Hyperparameters by name: those that were drawn, and constants that the space returned.
+        params: Those that were drawn, as Optuna has them: lists and dicts by their labels.
         distributions: What each was drawn from, as Optuna's JSON.
     """
 
@@ -36,7 +37,7 @@ class Point:
 
 
 def default_hp_space(trial: BaseTrial) -> dict[str, Any]:
-    """The space that transformers searches when none is given: learning rate, epochs, seed, and batch size.
+    """The default space, which is that of transformers: learning rate, epochs, seed, and batch size.
 
     Args:
         trial: An Optuna trial.
@@ -51,14 +52,14 @@ def default_hp_space(trial: BaseTrial) -> dict[str, Any]:
     }
 
 
-def as_space(given: Any, suggest: Suggest | None = None) -> Space:
+def as_space(given: GivenSpace, suggest: Suggest | None = None) -> Space:
     """A space as a function of a trial.
 
     Args:
-        given: A function of a trial, a function without use for one that returns a dict of domains, a dict of
-            domains and constants, or None for :func:`default_hp_space`.
-        suggest: Draws from a domain: called with a trial, a name and the domain; values that are no domains are
-            returned as they are.
+        given: A function of a trial, which may also return a dict of domains; a dict of domains and
+            constants; or None for :func:`default_hp_space`.
+        suggest: Draws from a domain: called with a trial, a name and the domain. Returns values that are not
+            domains unchanged.
 
     Raises:
         ValueError: If it is something else.
@@ -70,18 +71,18 @@ def as_space(given: Any, suggest: Suggest | None = None) -> Space:
     if isinstance(given, Mapping) and given:
         return lambda trial: _resolved(given, trial, suggest)
     raise ValueError(
-        "hp_space must be a function of a trial, as hp_space(trial) with trial.suggest_float(...), or a dict of Ray Tune "
-        f"domains by name; got {given!r}."
+        "hp_space must be a function of a trial, as hp_space(trial) with trial.suggest_float(...), or a dict "
+        f"of Ray Tune domains by name; got {given!r}."
     )
 
 
-def _resolved(found: Any, trial: Any, suggest: Suggest | None) -> Mapping[str, Any] | None:
+def _resolved(found: object, trial: BaseTrial, suggest: Suggest | None) -> Any:
     if not isinstance(found, Mapping) or suggest is None:
         return found
     return {name: suggest(trial, str(name), value) for name, value in found.items()}
 
 
-def draw(space: Space, trial: Any) -> Point:
+def draw(space: Space, trial: BaseTrial) -> Point:
     """Draws a point.
 
     Args:
@@ -89,8 +90,8 @@ def draw(space: Space, trial: Any) -> Point:
         trial: An Optuna trial.
 
     Raises:
-        ValueError: If the space returns neither a dict with names as keys nor None, draws nothing, or has a value that
-            cannot be written down.
+        ValueError: If the space returns neither a dict with names as keys nor None, or has a value that
+            cannot be recorded.
     """
     drawn = AnyChoices(trial)
     returned = space(drawn)
@@ -108,7 +109,7 @@ def draw(space: Space, trial: Any) -> Point:
 
 
 def probe(space: Space) -> list[Point]:
-    """Draws some points without a study, the same each time, to see what a space holds.
+    """Draws some points without a study, the same each time, to find what a space holds.
 
     Args:
         space: The space.
@@ -120,14 +121,14 @@ def probe(space: Space) -> list[Point]:
     points = [draw(space, study.ask()) for _ in range(PROBES)]
     if not any(point.params for point in points):
         raise ValueError(
-            "hp_space has no parameters: call trial.suggest_float, suggest_int or suggest_categorical in it, or give Ray "
-            "Tune domains."
+            "hp_space has no parameters: call trial.suggest_float, suggest_int or suggest_categorical in it, "
+            "or give Ray Tune domains."
         )
     return points
 
 
 def open_study(**options: Any) -> optuna.Study:
-    """A study of Optuna's that prunes nothing, opened without a line on the terminal.
+    """Opens an Optuna study that prunes nothing, without Optuna's log line.
 
     Args:
         options: As for ``optuna.create_study``.
@@ -141,7 +142,7 @@ def open_study(**options: Any) -> optuna.Study:
 
 
 def describe(points: Sequence[Point]) -> dict[str, Any]:
-    """What a space holds, by name, as plain values that can be written down and compared.
+    """What a space holds, by name, as plain values that can be recorded and compared.
 
     Args:
         points: From :func:`probe`.

@@ -1,6 +1,7 @@
-"""A search's study: parameters are asked for, evaluations reported, ends told; each is written down first.
+"""A search's study: suggests hyperparameters, takes evaluations and ends, all written to the journal first.
 
-The study is Optuna's, the records are ours: with them a killed search goes on where it was, whatever the storage.
+The study is Optuna's, the journal is ours: from it a killed search continues where it was, whatever the
+storage.
 """
 
 from __future__ import annotations
@@ -14,46 +15,52 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import json_to_distribution
-from optuna.trial import Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ray_st.study.any_choices import as_plain, label
-from ray_st.study.journal import Journal, RecordError, TrialRecord, apply
+from ray_st.study.journal import Journal, RecordError, apply
 from ray_st.study.objective import Objective, finite
 from ray_st.study.space import Space, draw, open_study
+from ray_st.study.trial_record import TrialRecord
 
 STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
 NUMBER = "ray_st:number"
-"""The user attribute in Optuna's study that holds a trial's number in its search."""
+"""User attribute of an Optuna trial: its number in the search."""
 CHANGES = "ray_st:changes"
-"""That which holds when a trial went on as a copy of another; its parameters there are those it began with."""
+"""User attribute of an Optuna trial: when it became a copy. Its Optuna parameters stay the first ones."""
 
 SEARCH = "ray_st:search"
-"""The user attribute of Optuna's study that says whose it is."""
+"""User attribute of Optuna's study: the search it belongs to."""
 
 Sampler = optuna.samplers.BaseSampler
 _STOPPING = (optuna.samplers.GridSampler, optuna.samplers.BruteForceSampler)
 
 
 class Study:
-    """Suggests parameters and remembers what became of them.
+    """Suggests hyperparameters and records what happens to them.
 
-    Without a sampler of the user's, the first quarter of the trials (4 to 10) is drawn at random, and each further
-    suggestion comes from TPE. Samplers are seeded with (seed, number of the trial): a suggestion depends on what was
-    told before and on nothing else, so a search that goes on suggests what it would have.
+    Unless the user gives a sampler, the first quarter of the trials (4 to 10) is drawn at random, and the
+    rest comes from TPE. Samplers are seeded with (seed, number of the trial): a suggestion depends only on
+    what was reported before it, so a search that is continued suggests what it would have suggested without
+    the interruption.
 
     Args:
         space: The space.
         objective: The objective, with its directions.
-        journal: Where events are written; what it holds already is gone on with.
+        journal: Where events are written; the search continues from the events it already holds.
         trials: How many trials there will be.
         seed: Seed of the suggestions.
         sampler: An Optuna sampler, or a function that makes one from a seed, called for each suggestion.
-        points: Parameters to begin with.
+        points: Hyperparameters of the first trials.
         earlier: Trials of earlier searches to learn from.
         storage: Optuna's storage, or the URL of a database; by default in memory.
         name: The study's name in its storage.
-        search_id: What tells the search from others of its name.
+        search_id: The search's unique identifier.
         hp_name: Gives a trial's name from the Optuna trial.
+
+    Attributes:
+        records: The trials so far, by number.
+        study: Optuna's study.
     """
 
     def __init__(
@@ -66,10 +73,10 @@ class Study:
         sampler: Sampler | Callable[[int], Sampler] | None = None,
         points: Sequence[Mapping[str, Any]] = (),
         earlier: Sequence[TrialRecord] = (),
-        storage: Any = None,
+        storage: str | optuna.storages.BaseStorage | None = None,
         name: str | None = None,
         search_id: str = "",
-        hp_name: Callable[[Any], str] | None = None,
+        hp_name: Callable[[Trial], str] | None = None,
     ) -> None:
         self._space, self._objective, self._journal, self._wanted = space, objective, journal, trials
         self._seed, self._hp_name = seed, hp_name
@@ -86,7 +93,7 @@ class Study:
         _claim(self.study, search_id)
         self._ready: Callable[[TrialRecord], bool] = lambda record: True
         self._live: dict[int, Trial] = {}
-        self._again = deque(record for record in self.records if record.state == "RUNNING")
+        self._again = deque(record for record in self.records if record.is_running)
         self._restore(earlier)
         for point in points[len(self.records) :]:
             known = {name: label(as_plain(name, value)) for name, value in point.items()}
@@ -97,56 +104,50 @@ class Study:
             return self._fixed
         return self._make(int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0]))
 
-    # ---- going on ----
+    # ---- restoring ----
 
     def _restore(self, earlier: Sequence[TrialRecord]) -> None:
-        """Brings Optuna's study to where the records are."""
-        there = {trial.user_attrs.get(NUMBER): trial for trial in self.study.get_trials(deepcopy=False)}
-        for record in earlier:
-            if f"earlier {record.number}" not in there:
-                self.study.add_trial(
-                    _frozen(record, f"earlier {record.number}", len(self._objective.directions))
-                )
-        for record in self.records:
-            if record.number not in there:
-                self.study.add_trial(_frozen(record, record.number, len(self._objective.directions)))
+        """Brings Optuna's study up to date with the records."""
+        wanted: dict[int | str, TrialRecord] = {f"earlier {record.number}": record for record in earlier}
+        wanted |= {record.number: record for record in self.records}
+        there = {trial.user_attrs.get(NUMBER) for trial in self.study.get_trials(deepcopy=False)}
+        for key, record in wanted.items():
+            if key not in there:
+                self.study.add_trial(_frozen(record, key, len(self._objective.directions)))
         if self.records and self._fixed is not None:
-            self._fixed.reseed_rng()  # it is new and would begin anew
-        for trial in self.study.get_trials(deepcopy=False):
+            self._fixed.reseed_rng()  # it is new and would repeat its first suggestions
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             number = trial.user_attrs.get(NUMBER)
-            if trial.state != TrialState.RUNNING or not isinstance(number, int):
+            if not isinstance(number, int):
                 continue
-            if number >= len(self.records):  # asked in a database, and killed before it was written down
+            if number >= len(self.records):  # in a database, but killed before it was in the journal
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 continue
             self._live[number] = Trial(self.study, trial._trial_id)
-            record = self.records[number]
-            if record.state != "RUNNING":
-                self._close(record)
+            if not self.records[number].is_running:
+                self._close(self.records[number])
 
     # ---- ask, report, tell ----
 
     @property
     def left(self) -> int:
-        """How many trials are still to be handed out."""
+        """How many trials have yet to be started or continued."""
         return self._wanted - len(self.records) + len(self._again)
 
     @property
     def to_come(self) -> int:
-        """How many trials are still to be suggested."""
+        """How many trials have yet to be suggested."""
         return self._wanted - len(self.records)
 
     def waiting(self) -> list[int]:
         """The trials that wait for others, by number."""
-        return [
-            record.number for record in self.records if record.state == "RUNNING" and not self._ready(record)
-        ]
+        return [record.number for record in self.records if record.is_running and not self._ready(record)]
 
     def ask(self, ready: Callable[[TrialRecord], bool] = lambda record: True) -> TrialRecord | None:
         """The next trial to run: one that a killed driver left running, or a new one; None if there is none.
 
         Args:
-            ready: Whether a trial that was left running can go on now.
+            ready: Whether a trial that was left running can continue now.
         """
         self._ready = ready
         again = next((record for record in self._again if ready(record)), None)
@@ -170,7 +171,7 @@ class Study:
         return self.records[number]
 
     def _suggest_beside(self, waiting: Sequence[int], number: int) -> None:
-        """Has the next trial suggested from what is known of trials that wait, too: to Optuna they run, and say nothing."""
+        """Suggests the next trial from trials that wait, too; Optuna's samplers ignore running trials."""
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return
         beside = open_study(directions=list(self._objective.directions), sampler=self._sampler(number))
@@ -183,25 +184,25 @@ class Study:
         self.study.enqueue_trial(draw(self._space, beside.ask()).params)
 
     def _note(self, event: str, number: int, **facts: Any) -> None:
-        """Writes down what happened, and only then knows it."""
+        """Writes an event to the journal, then applies it to the records."""
         apply(self.records, self._journal.append(event=event, number=number, **facts))
 
     def report(
         self, number: int, evaluation: int, step: int, objectives: Sequence[float], **facts: Any
     ) -> None:
-        """Notes an evaluation; one that is known already is passed over.
+        """Records an evaluation; one that is already known is ignored.
 
         Args:
             number: The trial.
-            evaluation: The how-manieth evaluation of the trial it is, from 1.
+            evaluation: 1-based index of the evaluation within its trial.
             step: The global step.
             objectives: The values.
-            facts: What else to write down.
+            facts: What else to record.
         """
-        history = self.records[number].history
-        if history and history[-1]["evaluation"] >= evaluation:
+        record = self.records[number]
+        if record.evaluations >= evaluation:
             return
-        compared = self._objective.of_trial([*(event["objectives"] for event in history), objectives])
+        compared = self._objective.of_trial([*(event["objectives"] for event in record.history), objectives])
         if compared != tuple(objectives):
             facts["compared"] = list(compared)
         self._note("reported", number, evaluation=evaluation, step=step, objectives=list(objectives), **facts)
@@ -209,29 +210,30 @@ class Study:
             self._live[number].report(objectives[0], evaluation)
 
     def went_on(self, number: int) -> None:
-        """Notes that a trial runs again."""
+        """Records that a trial runs again."""
         self._note("resumed", number)
 
     def copied(self, number: int, evaluation: int, source: int, step: int, values: Mapping[str, Any]) -> None:
-        """Notes that a trial goes on as a copy of another.
+        """Records that a trial became a copy of another.
 
         Args:
             number: The trial.
             evaluation: After which of its evaluations.
             source: The other trial.
-            step: The step of the other's checkpoint.
-            values: What it sets from now on.
+            step: The step of the other trial's checkpoint.
+            values: Its hyperparameters from now on.
         """
         self._note("copied", number, evaluation=evaluation, source=source, step=step, values=dict(values))
         if number in self._live:
             self._live[number].set_user_attr(CHANGES, self.records[number].changes)
 
     def tell(self, number: int, state: str, reason: str = "") -> TrialRecord:
-        """Notes how a trial ended.
+        """Records how a trial ended.
 
         Args:
             number: The trial.
-            state: ``COMPLETE``, ``PRUNED`` or ``FAIL``; a complete trial without finite values counts as failed.
+            state: ``COMPLETE``, ``PRUNED`` or ``FAIL``; a complete trial without finite values counts as
+                failed.
             reason: Why it failed.
         """
         record = self.records[number]
@@ -245,7 +247,7 @@ class Study:
     def _close(self, record: TrialRecord) -> None:
         trial = self._live.pop(record.number)
         values = list(record.objectives) if record.state == "COMPLETE" else None
-        # At the end of their grid these want to stop a loop that Optuna runs; here they are just asked no more.
+        # At the end of their grid these call study.stop(), which raises outside of Optuna's own loop.
         stops = isinstance(self.study.sampler, _STOPPING)
         with suppress(RuntimeError) if stops else nullcontext():
             self.study.tell(trial, values, state=STATES[record.state])
@@ -253,10 +255,10 @@ class Study:
     # ---- results ----
 
     def best(self, count: int = 1) -> list[TrialRecord]:
-        """The best complete trials, or, of several objectives, those that none beats in all.
+        """The best complete trials; with several objectives, the Pareto front.
 
         Args:
-            count: How many, of a single objective.
+            count: How many, for a single objective.
         """
         complete = [record for record in self.records if record.state == "COMPLETE"]
         signs = [1.0 if way == "maximize" else -1.0 for way in self._objective.directions]
@@ -269,17 +271,17 @@ class Study:
 
 
 def _claim(study: optuna.Study, search_id: str) -> None:
-    """Refuses a study in a database that belongs to another search.
+    """Marks a study in a database as this search's.
 
     Raises:
-        RecordError: If it holds trials of one.
+        RecordError: If it holds trials of another search.
     """
-    owner = study.user_attrs.get(SEARCH, "")
-    if study.get_trials(deepcopy=False) and owner != search_id:
+    owner, trials = study.user_attrs.get(SEARCH, ""), study.get_trials(deepcopy=False)
+    if trials and owner != search_id:
         raise RecordError(
-            f"storage: its study {study.study_name!r} holds {len(study.get_trials(deepcopy=False))} trials of another search, "
-            "whose folder is not this one's. Give the search another name or another storage; warm_start learns from the "
-            "folder of an earlier search."
+            f"storage: its study {study.study_name!r} holds {len(trials)} trials of another search, whose "
+            "folder is not this one's. Give the search another name or another storage; warm_start learns "
+            "from the folder of an earlier search."
         )
     if owner != search_id:
         study.set_user_attr(SEARCH, search_id)
@@ -290,16 +292,16 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _tpe(trials: int) -> Callable[[int], Sampler]:
-    """Makes TPE samplers that learn from the first quarter of the trials on.
+    """Makes TPE samplers that suggest at random for the first quarter of the trials only.
 
-    Optuna suggests at random ten times, which is half of a search for twenty trials; docs/log.md has what it costs.
+    Optuna's default is ten random trials, half of a search with twenty; docs/log.md says what that costs.
     """
     startup = min(max(trials // 4, 4), 10)
     return lambda seed: optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
 
 
-def _frozen(record: TrialRecord, number: Any, objectives: int) -> Any:
-    """A trial of the records as Optuna keeps it."""
+def _frozen(record: TrialRecord, number: int | str, objectives: int) -> FrozenTrial:
+    """A record as an Optuna trial."""
     single = objectives == 1
     steps = {
         event["evaluation"]: event["objectives"][0]

@@ -1,23 +1,27 @@
-"""A trial's parameters as training arguments, and what is to be done with names that are none."""
+"""A trial's hyperparameters as training arguments, and the check of names that are not arguments."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from transformers import TrainingArguments
 
 from ray_st.util.names import did_you_mean
 from ray_st.util.number_checks import is_whole
 
+Args = TypeVar("Args", bound=TrainingArguments)
+
 FIXED = ("output_dir", "eval_on", "eval_resources", "ledger", "ray_scope", "resume_only_model")
-"""Arguments that belong to the search, not to a trial."""
+"""Arguments of the search, which no trial can set."""
 
 
 class SpaceError(ValueError):
-    """A name or a value of a search space that cannot be meant."""
+    """A name or a value of a search space is invalid."""
 
 
-def argument_names(args: Any) -> set[str]:
+def argument_names(args: TrainingArguments) -> set[str]:
     """Names of the training arguments that a search may set.
 
     Args:
@@ -26,32 +30,30 @@ def argument_names(args: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(args) if field.init} - set(FIXED)
 
 
-def with_values(args: Any, values: Mapping[str, Any]) -> Any:
-    """Training arguments with some of them replaced, completed and checked anew.
+def with_values(args: Args, values: Mapping[str, Any]) -> Args:
+    """A copy of the training arguments with some replaced, completed and checked again.
 
     Args:
-        args: Training arguments; not changed.
-        values: What to replace, by name; other names are passed over.
+        args: Training arguments.
+        values: What to replace, by name; other names are ignored.
 
     Raises:
-        SpaceError: If the arguments refuse a value.
+        SpaceError: If the arguments reject a value.
     """
-    changes = {
-        name: _cast(value, getattr(args, name))
-        for name, value in values.items()
-        if name in argument_names(args)
+    names, before = argument_names(args), vars(args)
+    changes: dict[str, Any] = {
+        name: _cast(value, before[name]) for name, value in values.items() if name in names
     }
     if "warmup_ratio" in changes and "warmup_steps" not in changes:
         changes["warmup_steps"] = 0  # completed arguments hold the old ratio there
     try:
-        made = dataclasses.replace(args, **changes)
+        return dataclasses.replace(args, **changes)
     except (ValueError, TypeError) as error:
         raise SpaceError(f"{changes}: {error}") from error
-    return made
 
 
-def _cast(value: Any, old: Any) -> Any:
-    """A whole number where a fraction was drawn for one, as transformers does."""
+def _cast(value: object, old: object) -> object:
+    """Converts a float drawn for an integer argument, as transformers does."""
     if is_whole(old) and isinstance(value, float) and value >= 1:
         return int(value)
     return value
@@ -60,13 +62,13 @@ def _cast(value: Any, old: Any) -> Any:
 def check_names(
     names: Iterable[str], arguments: Collection[str], read: Collection[str], readers: Collection[str]
 ) -> None:
-    """Refuses names that nothing would use.
+    """Checks that something uses each name.
 
     Args:
         names: The names of a space.
         arguments: Names of training arguments.
         read: Names that the readers read.
-        readers: What else takes a trial's parameters, such as ``model_init``.
+        readers: What else is given a trial's hyperparameters, such as ``model_init``.
 
     Raises:
         SpaceError: At the first name that is neither an argument nor read.
@@ -79,5 +81,6 @@ def check_names(
         others = " and ".join(readers)
         unread = f", and {others} did not read it" if readers else ""
         raise SpaceError(
-            f"hp_space: {name!r} is no training argument{unread}; {did_you_mean(name, [*arguments, *read])}"
+            f"hp_space: {name!r} is not a training argument{unread}; "
+            f"{did_you_mean(name, [*arguments, *read])}"
         )

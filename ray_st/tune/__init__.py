@@ -1,4 +1,10 @@
-"""Hyperparameter search: spaces, objectives, studies and their records, as plain code; Ray Tune runs the trials."""
+"""Hyperparameter search: what users call and hold.
+
+``search`` is the front door, ``proofs`` what is checked before any trial starts, ``identity`` what must stay
+the same for a search to continue, ``trial_factory`` how hyperparameters become a trial. Spaces, objectives
+and records are in :mod:`ray_st.study`, the trials on Ray Tune in :mod:`ray_st.runtime.tune`, which this room
+imports only when a search runs.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +13,8 @@ from ray_st.util.lazy import lazy_module
 _NAMES = {
     "DrawnTrial": "ray_st.study.drawn_trial",
     "SearchOptions": "ray_st.study.search_options",
-    "Summary": "ray_st.study.journal",
-    "TrialRecord": "ray_st.study.journal",
+    "Summary": "ray_st.study.trial_record",
+    "TrialRecord": "ray_st.study.trial_record",
     "default_hp_space": "ray_st.study.space",
     "hyperparameter_search": "ray_st.tune.search",
 }

@@ -1,31 +1,33 @@
-"""What a search is: the facts that must be the same when a search of its name goes on, as plain values."""
+"""A search's identity: what must stay the same for a search of its name to continue, as plain values."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Set
+from enum import Enum
 from typing import Any
 
 import datasets
 import numpy as np
 from torch import nn
+from transformers import TrainingArguments
 
 from ray_st.data.sources import Source
-from ray_st.study.objective import try_out
+from ray_st.study.objective import Compute, try_out
 from ray_st.training.data.dataset_specs import is_ray_dataset
 from ray_st.training.data.specs import DatasetSpec, LoaderSpec
 from ray_st.training.strategies.step_module import losses_of
-from ray_st.tune.trial_factory import Trial
+from ray_st.training.trial import Trial
 from ray_st.util.digest import digest
 
 ROWS = 4096
-"""Rows of a dataset that are looked at before it is encoded; all are compared once they are."""
+"""Rows of a dataset that are compared before it is encoded; afterwards all of them are."""
 
 WEIGHTS = 256
-"""Values of a tensor that are looked at."""
+"""Values of a tensor that are compared."""
 
-FREE = (
-    *(
+FREE = frozenset(
+    [
         "output_dir",
         "eval_on",
         "eval_resources",
@@ -34,8 +36,6 @@ FREE = (
         "report_to",
         "project",
         "disable_tqdm",
-    ),
-    *(
         "resume_from_checkpoint",
         "use_cpu",
         "no_cuda",
@@ -43,23 +43,15 @@ FREE = (
         "debug",
         "skip_memory_metrics",
         "ray_scope",
-    ),
+    ]
 )
-"""Training arguments that change nothing of what a trial learns or how it is measured, or that are told otherwise."""
+"""Training arguments that do not affect a trial's training or metrics, or are compared elsewhere."""
 
 FREE_KINDS = (
-    "log_",
-    "logging_",
-    "save_",
-    "hub_",
-    "push_to_hub",
-    "trackio_",
-    "ddp_",
-    "do_",
-    "tpu_",
-    "dataloader_",
+    *("log_", "logging_", "save_", "hub_", "push_to_hub", "trackio_"),
+    *("ddp_", "do_", "tpu_", "dataloader_"),
 )
-"""How the names of others of this kind begin; one of these is not."""
+"""Prefixes of more such names, except :data:`DECIDES`."""
 
 DECIDES = ("dataloader_drop_last",)
 
@@ -70,11 +62,11 @@ FUNCTIONS = (
     "optimizer_cls_and_kwargs",
     "optimizers",
 )
-"""What else a trainer is given that decides."""
+"""Other arguments of the trainer that affect it."""
 
 
-def objective_facts(compute: Any) -> dict[str, Any]:
-    """The objective: the names of figures, or what a function asks for and gives.
+def objective_facts(compute: Compute) -> dict[str, Any]:
+    """The objective: the names of metrics, or what a function asks for and returns.
 
     Args:
         compute: As for :class:`ray_st.study.objective.Objective`.
@@ -84,33 +76,34 @@ def objective_facts(compute: Any) -> dict[str, Any]:
     if not callable(compute):
         return {"objective": list(compute)}
     asked, given = try_out(compute, _made_up)
-    if given is None:  # only its code tells what it makes of figures as a whole
+    if given is None:  # only its code tells how it uses metrics as a whole
         return {"objective": f"a function ({digest(compute)})"}
     _, opposite = try_out(compute, lambda name: 1 - _made_up(name))  # a maximum of two shows both
     return {"objective": f"a function of {', '.join(asked)} ({digest([given, opposite])})"}
 
 
 def _made_up(name: str) -> float:
-    """A figure between 0 and 1, the same for the same name."""
+    """A metric between 0 and 1, the same for the same name."""
     return int(digest(name), 16) / 2**64
 
 
-def argument_facts(args: Any, drawn: Collection[str]) -> dict[str, Any]:
-    """The training arguments that are not the default's.
+def argument_facts(args: TrainingArguments, drawn: Collection[str]) -> dict[str, Any]:
+    """The training arguments that differ from their defaults.
 
     Args:
         args: The arguments.
         drawn: Names that the space sets in every trial.
     """
+    values = vars(args)
     found: dict[str, Any] = {}
     for field in dataclasses.fields(args):
-        name = field.name
-        if name in drawn or _is_free(name) or not field.init:
+        if field.name in drawn or _is_free(field.name) or not field.init:
             continue
-        value = getattr(args, name)
-        default = None if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if value != (default if field.default is dataclasses.MISSING else field.default):
-            found[f"args.{name}"] = _shown(value)
+        default = field.default
+        if default is dataclasses.MISSING:
+            default = None if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if values[field.name] != default:
+            found[f"args.{field.name}"] = _shown(values[field.name])
     return found
 
 
@@ -118,16 +111,16 @@ def _is_free(name: str) -> bool:
     return name in FREE or (name.startswith(FREE_KINDS) and name not in DECIDES)
 
 
-def _shown(value: Any) -> Any:
-    plain = getattr(value, "value", value)
+def _shown(value: object) -> object:
+    plain = value.value if isinstance(value, Enum) else value
     return plain if isinstance(plain, str | bool | int | float | type(None)) else digest(plain)
 
 
-def trial_facts(example: Trial, evaluator: Any, workers: int) -> dict[str, Any]:
-    """What trials are made of, as far as one of them tells: model, losses, evaluators, data.
+def trial_facts(example: Trial, evaluator: object, workers: int) -> dict[str, Any]:
+    """What trials are made of, as one of them shows: model, losses, evaluators, data.
 
     Args:
-        example: A trial, always with the same parameters.
+        example: A trial, always with the same hyperparameters.
         evaluator: The trainer's, or None.
         workers: How many workers a trial has.
     """
@@ -141,7 +134,7 @@ def trial_facts(example: Trial, evaluator: Any, workers: int) -> dict[str, Any]:
         "trainer": example.description.kind.__name__,
         "functions": digest([options[name] for name in FUNCTIONS]),
         "model": _model(shell.model),
-        "evaluators": [_evaluator(one) for one in _evaluators(evaluator)],
+        "evaluators": [_evaluator(one) for one in _parts(evaluator)],
         **{_place("loss", name): _loss(one, shell.model) for name, one in losses_of(shell.loss).items()},
         **{
             _place(f"data.{feed}", name): _data(part)
@@ -156,7 +149,7 @@ def _place(kind: str, name: str) -> str:
 
 
 def _model(model: nn.Module) -> str:
-    """A model in few words: its classes, its number of weights, and a digest of some of their values."""
+    """A model in brief: its classes, its number of weights, and a digest of some of their values."""
     state = model.state_dict()
     some = {}
     for name, weight in state.items():
@@ -172,7 +165,7 @@ def _loss(loss: nn.Module, model: nn.Module) -> str:
 
 
 def _settings(loss: nn.Module, model: nn.Module) -> Iterator[Any]:
-    """The class and public settings of a loss, and of the losses in it; not of the model that it trains."""
+    """The class and public settings of a loss and of the losses in it, without the model it trains."""
     yield f"{type(loss).__module__}.{type(loss).__qualname__}"
     yield {name: value for name, value in vars(loss).items() if not name.startswith("_")}
     for name, part in loss.named_children():
@@ -181,24 +174,34 @@ def _settings(loss: nn.Module, model: nn.Module) -> Iterator[Any]:
             yield from _settings(part, model)
 
 
-def _evaluators(evaluator: Any) -> list[Any]:
-    if evaluator is None:
-        return []
-    several = getattr(evaluator, "evaluators", None)
-    return [evaluator] if several is None else [found for one in several for found in _evaluators(one)]
+def _parts(evaluator: object) -> list[object]:
+    match evaluator:
+        case None:
+            return []
+        case object(evaluators=several) if several is not None:
+            return [found for one in several for found in _parts(one)]
+    return [evaluator]
 
 
-def _evaluator(evaluator: Any) -> str:
-    """An evaluator's class, name, and a digest of the rows it holds; what it notes while it works does not count."""
-    held = {
-        name: value
-        for name, value in getattr(evaluator, "__dict__", {}).items()
-        if isinstance(value, list | tuple | Mapping | Set)
-        or (isinstance(value, np.ndarray) and value.dtype.kind in "biuUS")
-    }
-    settings: dict[str, Any] = getattr(evaluator, "get_config_dict", dict)()
-    name = getattr(evaluator, "name", "")
+def _evaluator(evaluator: object) -> str:
+    """An evaluator's class, name, and a digest of the rows it holds; numbers that it updates do not count."""
+    name, settings, held = "", {}, {}
+    match evaluator:
+        case object(name=given):
+            name = given
+    match evaluator:
+        case object(get_config_dict=config):
+            settings = config()
+    match evaluator:
+        case object(__dict__=attributes):
+            held = {name: value for name, value in attributes.items() if _is_rows(value)}
     return f"{type(evaluator).__name__} {name!r} ({digest([evaluator, held, settings])})"
+
+
+def _is_rows(value: object) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuUS"
+    return isinstance(value, list | tuple | Mapping | Set)
 
 
 def _data(part: DatasetSpec) -> str:
@@ -207,7 +210,7 @@ def _data(part: DatasetSpec) -> str:
     return f"{', '.join(names)}; {part.batch_size} rows a global batch; {_rows(part.source, names)}"
 
 
-def _rows(source: Any, names: Collection[str]) -> str:
+def _rows(source: object, names: Collection[str]) -> str:
     if isinstance(source, datasets.Dataset):
         bare = source.with_format(None).select_columns(list(names))
         some = bare[:: max(-(-len(bare) // ROWS), 1)]
@@ -218,7 +221,7 @@ def _rows(source: Any, names: Collection[str]) -> str:
     return "a Ray Dataset"
 
 
-def _first_rows(source: Source, names: Collection[str]) -> Any:
+def _first_rows(source: Source, names: Collection[str]) -> dict[str, list[Any]] | None:
     for part in source.parts(list(names)):
         for table in part.read(report=lambda bad: None):
             return table.slice(0, ROWS).to_pydict()

@@ -1,37 +1,46 @@
-"""What is proved of a search before any trial starts: that each name is used and each value is accepted."""
+"""What is checked before any trial starts: each name is used, each value accepted, the schedule possible."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from transformers import set_seed
+from optuna.distributions import CategoricalDistribution, json_to_distribution
+from transformers import SchedulerType, set_seed
 from transformers.trainer_utils import number_of_arguments
 
 from ray_st.study.drawn_trial import DrawnTrial
+from ray_st.study.mutation import Mutation, within
+from ray_st.study.population import Population, Rounds
+from ray_st.study.search_options import SearchOptions
 from ray_st.study.space import Point
 from ray_st.study.trial_arguments import SpaceError, argument_names, check_names
+from ray_st.training.checkpoint.retuning import RETUNABLE
 from ray_st.training.loss_factory import make_losses, takes_trial
 from ray_st.training_args import EvalOn
-from ray_st.tune.trial_factory import TrialFactory, call_model_init
+from ray_st.tune.trial_factory import Searchable, TrialFactory, call_model_init
 from ray_st.util.names import did_you_mean
 
+_OWN_RATES = ("reduce_lr_on_plateau", "greedy")
 
-def check_trainer(trainer: Any, data_init: Any) -> None:
-    """Refuses trainers that cannot be searched with.
+
+def check_trainer(trainer: Searchable, data_init: Callable[..., Any] | None) -> None:
+    """Checks that a trainer can be searched with.
 
     Args:
         trainer: The trainer.
-        data_init: What makes a trial's training data, or None.
+        data_init: Makes a trial's training data, or None.
 
     Raises:
-        ValueError: If it lacks something, or evaluates elsewhere.
+        ValueError: If it lacks something, or evaluates in the background.
     """
     if trainer.model_init is None:
         raise ValueError(
-            "hyperparameter_search needs a trainer with model_init, a function that makes the model anew for each trial, in "
-            "place of model: SentenceTransformerTrainer(model_init=lambda trial: SentenceTransformer(...), ...)."
+            "hyperparameter_search needs a trainer with model_init, a function that makes a new model for "
+            "each trial, in place of model: "
+            "SentenceTransformerTrainer(model_init=lambda trial: SentenceTransformer(...), ...)."
         )
     if trainer.args.eval_on == EvalOn.BACKGROUND:
         raise ValueError('A search evaluates where it trains: use eval_on="workers".')
@@ -40,49 +49,50 @@ def check_trainer(trainer: Any, data_init: Any) -> None:
 
 
 def check_resting(template: TrialFactory) -> None:
-    """Refuses arguments with which a trial cannot wait at a rung and go on from its checkpoint.
+    """Checks that a trial can wait at a rung and continue from its checkpoint.
 
     Raises:
         ValueError: Naming what to change.
     """
-    args = template.description.options["args"]
+    args = template.given
     if args.save_only_model or args.deepspeed:
         given = "save_only_model=True" if args.save_only_model else "deepspeed"
         raise ValueError(
-            f'scheduler="halving": trials wait, and go on from checkpoints, which hold no optimizer with {given}. Leave it '
-            'out, or use scheduler="asha".'
+            'scheduler="halving": trials wait, and continue from checkpoints, which hold no optimizer with '
+            f'{given}. Leave it out, or use scheduler="asha".'
         )
 
 
 def check_points(points: Sequence[Mapping[str, Any]], distributions: Mapping[str, Any]) -> None:
-    """Refuses given points with names that are not in the space.
+    """Checks that given points only have names of the space.
 
     Args:
-        points: Parameters by name.
+        points: Hyperparameters by name.
         distributions: What the space holds, by name.
 
     Raises:
-        SpaceError: At the first such name.
+        SpaceError: At the first other name.
     """
     for place, point in enumerate(points):
         for name in point:
             if name not in distributions:
                 raise SpaceError(
-                    f"points_to_evaluate[{place}]: {name!r} is not in the space; {did_you_mean(name, distributions)}"
+                    f"points_to_evaluate[{place}]: {name!r} is not in the space; "
+                    f"{did_you_mean(name, distributions)}"
                 )
 
 
 def prove(template: TrialFactory, points: Sequence[Point]) -> TrialFactory:
-    """Refuses names that nothing uses and values that arguments refuse; keeps the model if trials don't change it.
+    """Checks that all names are used and all values accepted; keeps the model if trials do not change it.
 
     Args:
         template: What all trials share.
-        points: Points of the space, with all of its names.
+        points: Points of the space that together hold all of its names.
 
     Raises:
-        SpaceError: At the first name or value that cannot be meant.
+        SpaceError: At the first unused name or rejected value.
     """
-    args = template.description.options["args"]
+    args = template.given
     arguments = argument_names(args)
     for point in points:
         template.args(point.values)
@@ -90,7 +100,7 @@ def prove(template: TrialFactory, points: Sequence[Point]) -> TrialFactory:
     free, readers = names - arguments, _readers(template)
     if not readers:
         check_names(sorted(names), arguments, (), readers)
-    read, read_by_model, read_by_loss, read_by_data = (set[str]() for _ in range(4))
+    read_by_model, read_by_loss, read_by_data = (set[str]() for _ in range(3))
     model = None
     for point in _by_names(points, free):
         for_model, for_loss, for_data = (DrawnTrial(0, point.values) for _ in range(3))
@@ -102,10 +112,9 @@ def prove(template: TrialFactory, points: Sequence[Point]) -> TrialFactory:
         read_by_model |= for_model.read
         read_by_loss |= for_loss.read
         read_by_data |= for_data.read
-        read = read_by_model | read_by_loss | read_by_data
-        if free <= read:
+        if free <= read_by_model | read_by_loss | read_by_data:
             break
-    check_names(sorted(names), arguments, read, readers)
+    check_names(sorted(names), arguments, read_by_model | read_by_loss | read_by_data, readers)
     of_loss = frozenset(read_by_loss - read_by_model - read_by_data - arguments)
     template = dataclasses.replace(template, of_loss=of_loss)
     if read_by_model or "seed" in names or model is None:
@@ -114,7 +123,7 @@ def prove(template: TrialFactory, points: Sequence[Point]) -> TrialFactory:
 
 
 def _readers(template: TrialFactory) -> list[str]:
-    """What gets to see a trial's parameters."""
+    """What gets to see a trial's hyperparameters."""
     losses = template.loss_init
     parts = losses.values() if isinstance(losses, Mapping) else [losses]
     return [
@@ -125,7 +134,7 @@ def _readers(template: TrialFactory) -> list[str]:
 
 
 def _by_names(points: Sequence[Point], free: Collection[str]) -> list[Point]:
-    """The points in such an order that the first few hold all free names; a model is made for each that is tried."""
+    """The points, ordered so that the first few hold all free names: each one tried makes a model."""
     left, rest, first = set(free), list(points), []
     while left:
         best = max(rest, key=lambda point: len(left & set(point.values)))
@@ -133,3 +142,110 @@ def _by_names(points: Sequence[Point], free: Collection[str]) -> list[Point]:
         rest.remove(best)
         first.append(best)
     return [*first, *rest]
+
+
+# ---- populations ----
+
+
+def make_population(
+    options: SearchOptions,
+    template: TrialFactory,
+    distributions: Mapping[str, Any],
+    trials: int,
+    maximize: bool,
+    seed: int,
+) -> Population | None:
+    """The population that a search's ``scheduler`` asks for; None if it asks for none.
+
+    Args:
+        options: The search's.
+        template: What all trials share.
+        distributions: What the space holds, by name.
+        trials: How many trials there are.
+        maximize: Whether more is better.
+        seed: The search's seed.
+
+    Raises:
+        ValueError: If it cannot work.
+    """
+    population: Population | None = None
+    if options.scheduler == "pbt":
+        first = max(options.grace_period, options.perturbation_interval)
+        changing = _changing(distributions, template.of_loss)
+        population = Population(Rounds(first, options.perturbation_interval), changing, maximize, seed)
+    elif options.scheduler is not None and not isinstance(options.scheduler, str):
+        from ray_st.runtime.tune.pbt_options import population_of
+
+        population = population_of(options.scheduler, maximize, seed)
+    if population is None:
+        return None
+    if not population.mutations:
+        raise SpaceError(
+            "Population based training: no parameter of the space "
+            f"({', '.join(sorted(distributions))}) can change while a trial runs. These can: "
+            f"{', '.join(RETUNABLE)}, and numbers that the loss initialiser reads and nothing else does."
+        )
+    _check_mutations(population.mutations, distributions, template.of_loss)
+    _check_population(template, options.rungs, population, trials)
+    return population
+
+
+def _changing(distributions: Mapping[str, Any], of_loss: frozenset[str]) -> dict[str, Mutation]:
+    """How those hyperparameters of a space change that can change while a trial runs."""
+    kinds = {name: json_to_distribution(json.dumps(found)) for name, found in distributions.items()}
+    return {
+        name: within(kind)
+        for name, kind in kinds.items()
+        # A choice that the loss is made from may decide which other names there are.
+        if name in RETUNABLE or (name in of_loss and not isinstance(kind, CategoricalDistribution))
+    }
+
+
+def _check_mutations(
+    mutations: Collection[str], distributions: Mapping[str, Any], of_loss: frozenset[str]
+) -> None:
+    for name in mutations:
+        if name not in distributions:
+            raise SpaceError(
+                f"hyperparam_mutations: {name!r} is not in the space; {did_you_mean(name, distributions)}"
+            )
+        if name not in RETUNABLE and name not in of_loss:
+            raise SpaceError(
+                f"hyperparam_mutations: {name!r} cannot change while a trial runs: it decides the data's "
+                "order, the number of steps, or what the weights are. These can: "
+                f"{', '.join(RETUNABLE)}, and what the loss initialiser reads and nothing else does. Leave "
+                "it out: a copy takes it from the trial it copies."
+            )
+
+
+def _check_population(template: TrialFactory, rungs: int | None, population: Population, trials: int) -> None:
+    """Checks that the run's arguments allow a population.
+
+    Raises:
+        ValueError: Naming what to change.
+    """
+    args, first = template.given, population.rounds.first
+    if trials < 2:
+        fault = f"compares trials: n_trials must be at least 2, found {trials}."
+    elif (rungs is None and args.eval_strategy == "no") or (rungs is not None and rungs <= first):
+        fault = (
+            f"compares trials after evaluation {first} for the first time, and trials have {rungs or 1} "
+            f"evaluation(s), the last at their end: set rungs to more than {first}."
+        )
+    elif args.save_only_model:
+        fault = "copies optimizers too: use save_only_model=False."
+    elif args.load_best_model_at_end:
+        fault = "continues with the latest weights: use load_best_model_at_end=False."
+    elif args.ray_scope not in (None, "last"):
+        fault = "continues with the latest weights, and a copy's history is not its own: leave out ray_scope."
+    elif args.deepspeed:
+        fault = "continues from checkpoints, which hold no optimizer with deepspeed: use fsdp, or none."
+    elif args.lr_scheduler_type in _OWN_RATES and "learning_rate" in population.mutations:
+        given = SchedulerType(args.lr_scheduler_type).value
+        fault = (
+            f"changes learning_rate, which lr_scheduler_type={given!r} changes by itself: use a schedule of "
+            "steps, such as linear or cosine."
+        )
+    else:
+        return
+    raise ValueError(f"Population based training {fault}")

@@ -1,8 +1,9 @@
-"""The front door of a search: everything is proved here, then Ray Tune runs the trials."""
+"""The front door of a search: everything is checked here, then Ray Tune runs the trials."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -10,46 +11,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import BestRun
+from optuna.trial import BaseTrial
+from transformers.trainer_utils import BestRun, HPSearchBackend
 
-from ray_st.study.journal import (
-    JOURNAL,
-    TABLE,
-    Journal,
-    Summary,
-    TrialRecord,
-    check_comparable,
-    check_found,
-    check_settings,
-)
-from ray_st.study.objective import Objective, as_directions, as_scope, check_objective
-from ray_st.study.retention import Retention
+from ray_st.study.halving import Rungs
+from ray_st.study.journal import JOURNAL, Journal
+from ray_st.study.objective import Compute, Objective, as_directions, as_scope, check_objective
+from ray_st.study.population import Population
 from ray_st.study.search_options import SearchOptions, as_backend, as_options, trials_wanted
 from ray_st.study.search_progress import SearchProgress
 from ray_st.study.search_report import write_report
-from ray_st.study.space import Space, as_space, describe, probe
+from ray_st.study.search_settings import check_comparable, check_found, check_settings
+from ray_st.study.space import GivenSpace, Space, as_space, describe, probe
 from ray_st.study.study import Study
+from ray_st.study.trial_record import Summary, TrialRecord
+from ray_st.study.trial_table import TABLE
+from ray_st.study.watcher import Retention, Watcher
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.specs import TRAIN
 from ray_st.tune.identity import argument_facts, objective_facts, trial_facts
-from ray_st.tune.population import Population, make_population
-from ray_st.tune.proofs import check_points, check_resting, check_trainer, prove
-from ray_st.tune.trial_factory import TrialFactory
-from ray_st.tune.watchers import Watcher
+from ray_st.tune.proofs import check_points, check_resting, check_trainer, make_population, prove
+from ray_st.tune.trial_factory import Searchable, TrialFactory
 
 
 class SearchFailed(RuntimeError):
-    """No trial of a search was completed."""
+    """A search ended without a complete trial."""
 
 
 def hyperparameter_search(
-    trainer: Any,
-    hp_space: Any = None,
-    compute_objective: Callable[[dict[str, float]], Any] | str | None = None,
+    trainer: Searchable,
+    hp_space: GivenSpace = None,
+    compute_objective: Compute = None,
     n_trials: int = 20,
     direction: str | Sequence[str] = "minimize",
-    backend: Any = None,
+    backend: str | HPSearchBackend | None = None,
     hp_name: Callable[[Any], str] | None = None,
     **kwargs: Any,
 ) -> BestRun | list[BestRun]:
@@ -58,7 +54,8 @@ def hyperparameter_search(
     Args:
         trainer: The trainer, with ``model_init``, and with the loss as a function of the model.
         hp_space: A function of an Optuna trial, or a dict of Ray Tune domains.
-        compute_objective: The objective from the figures of an evaluation, or the name of one of them.
+        compute_objective: A function that computes the objective from an evaluation's metrics, or a metric's
+            name.
         n_trials: How many trials.
         direction: Of the objective, or of each of several.
         backend: ``"ray"`` (default), or ``"optuna"`` for the same search one trial at a time.
@@ -66,12 +63,12 @@ def hyperparameter_search(
         kwargs: As for :class:`ray_st.study.search_options.SearchOptions`.
 
     Returns:
-        The best run; for several objectives, those that none beats in all.
+        The best run; with several objectives, the Pareto front.
 
     Raises:
-        ValueError: If the search cannot work; before any trial starts, as far as can be known.
+        ValueError: If the search cannot work; wherever possible before any trial starts.
         SearchFailed: If no trial was completed.
-        Interrupted: If the search was told to stop; started again under its name, it goes on.
+        Interrupted: If the search was asked to stop; started again under its name, it continues.
     """
     sequential = as_backend(backend) == "optuna"
     proved = prove_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
@@ -99,8 +96,8 @@ def hyperparameter_search(
         return search.results(sequential)
 
 
-def _lasting(proved: Proved, trainer: Any) -> dict[str, Any]:
-    """What must be the same when the search goes on; the number of trials, and on what they run, need not be."""
+def _lasting(proved: Proved, trainer: Searchable) -> dict[str, Any]:
+    """What must stay the same for the search to continue: not the number of trials, nor the machines."""
     settings = {"space": proved.distributions, "seed": proved.seed, **_meaning(proved.objective)}
     if proved.population is not None:
         settings["population"] = {"trials": proved.trials, **proved.population.describe()}
@@ -119,28 +116,30 @@ def _meaning(objective: Objective) -> dict[str, Any]:
     return facts if objective.scope == "last" else {**facts, "ray_scope": objective.scope}
 
 
-def _workers(scaling: Any) -> int:
-    """How many workers a trial has, as a search has it that is not started yet; a range is refused when it is."""
-    workers = 1 if scaling is None else scaling.num_workers
-    return workers if isinstance(workers, int) else 1
+def _workers(scaling: object) -> int:
+    """How many workers a trial has, without importing Ray; a range is rejected when the search starts."""
+    match scaling:
+        case object(num_workers=int(workers)):
+            return workers
+    return 1
 
 
 @dataclass(frozen=True)
 class Proved:
-    """A search that can work, as far as can be known before it starts.
+    """A search that has been checked, as far as possible before it starts.
 
     Args:
         template: What all trials share.
         objective: The objective.
         space: The space.
         distributions: What it holds, by name.
-        values: A trial's parameters, as an example.
+        values: A trial's hyperparameters, as an example.
         always_drawn: Names that every trial sets.
         trials: How many trials there will be.
         earlier: Finished trials of an earlier search.
         options: How it is run.
         seed: Seed of the suggestions.
-        population: The rules of a population; None if trials have nothing to do with each other.
+        population: The rules of a population; None for independent trials.
     """
 
     template: TrialFactory
@@ -155,11 +154,21 @@ class Proved:
     seed: int
     population: Population | None
 
+    @property
+    def maximize(self) -> bool:
+        """Whether more is better, of the first objective."""
+        return self.objective.directions[0] == "maximize"
+
 
 def prove_search(
-    trainer: Any, hp_space: Any, compute_objective: Any, n_trials: int, direction: Any, **kwargs: Any
+    trainer: Searchable,
+    hp_space: GivenSpace,
+    compute_objective: Compute,
+    n_trials: int,
+    direction: str | Sequence[str],
+    **kwargs: Any,
 ) -> Proved:
-    """Proves a search without starting anything; arguments as for :func:`hyperparameter_search`.
+    """Checks a search without starting anything; arguments as for :func:`hyperparameter_search`.
 
     Raises:
         ValueError: If it cannot work.
@@ -199,25 +208,22 @@ def prove_search(
 
 
 def _rests(options: SearchOptions, population: Population | None) -> Callable[[int], bool] | None:
-    """After which evaluations trials wait for others; None where they never do."""
+    """After which evaluations trials wait for others; None if they never do."""
     if population is not None:
         return population.rounds
-    if options.scheduler != "halving":
-        return None
-    from ray_st.runtime.tune.halving import Rungs
-
-    return Rungs(options.grace_period, options.reduction_factor)
+    halving = options.scheduler == "halving"
+    return Rungs(options.grace_period, options.reduction_factor) if halving else None
 
 
-def _check_sendable(trainer: Any) -> None:
-    """Refuses a trainer whose parts cannot be sent to trials; their models and losses are made there."""
+def _check_sendable(trainer: Searchable) -> None:
+    """Checks that a trainer's parts can be sent to trials; model and loss are made there."""
     from ray_st.runtime.train.sendable import check_sendable
 
     made = {"model": None, "loss": trainer.loss_init, "model_init": trainer.model_init}
     check_sendable({**trainer._describe().parts(), **made})
 
 
-def _suggest(trial: Any, name: str, value: Any) -> Any:
+def _suggest(trial: BaseTrial, name: str, value: object) -> Any:
     if not type(value).__module__.startswith("ray.") and not isinstance(value, dict):
         return value
     from ray_st.runtime.tune.domains import suggest
@@ -226,20 +232,19 @@ def _suggest(trial: Any, name: str, value: Any) -> Any:
 
 
 def _earlier(warm_start: str | None, objective: Objective) -> list[TrialRecord]:
-    """The finished trials of an earlier search; what came of changing parameters says nothing of a point of the space."""
+    """The finished trials of an earlier search, except those whose hyperparameters changed on the way."""
     if warm_start is None:
         return []
     source = Path(warm_start) / JOURNAL
     if not source.is_file():
-        raise ValueError(f"warm_start: {warm_start} is no folder of a search (no {JOURNAL}).")
+        raise ValueError(f"warm_start: {warm_start} is no folder of a search (it has no {JOURNAL}).")
     check_comparable(source.parent, _meaning(objective))
-    return [
-        record for record in Journal(source).records() if record.state != "RUNNING" and not record.changes
-    ]
+    return [record for record in Journal(source).records() if not (record.is_running or record.changes)]
 
 
-def _template(trainer: Any, options: SearchOptions) -> TrialFactory:
+def _template(trainer: Searchable, options: SearchOptions) -> TrialFactory:
     described = trainer._describe()
+    assert trainer.model_init is not None
     bare = {**described.options, "model": None, "loss": None}
     return TrialFactory(
         description=dataclasses.replace(described, options=bare),
@@ -267,8 +272,8 @@ class _Search:
         proved: What it is.
         study: Suggests parameters.
         folder: Its folder on this machine.
-        search_id: What tells it from others of its name.
-        lease: Its folder, held: of two searches of one name the second is refused.
+        search_id: Its unique identifier.
+        lease: The lease of its folder: of two searches of one name, the second is rejected.
         concurrent: Most trials at a time; None for as many as there is room for.
     """
 
@@ -279,7 +284,7 @@ class _Search:
     lease: Lease
     concurrent: int | None
 
-    def run(self, trainer: Any) -> None:
+    def run(self, trainer: Searchable) -> None:
         """Runs the trials that are left.
 
         Args:
@@ -299,9 +304,9 @@ class _Search:
             self.lease.fence.check()
             write_report(self.folder, self.study, objectives)
 
-    def _run_left(self, trainer: Any, progress: SearchProgress) -> None:
+    def _run_left(self, trainer: Searchable, progress: SearchProgress) -> None:
         from ray_st.runtime.cluster import connection
-        from ray_st.runtime.supervision import supervisor
+        from ray_st.runtime.supervision import ray_metrics, supervisor
         from ray_st.runtime.tune import search_stop, shared_data, trial_loop, trial_resources, tuner
 
         proved, options = self.proved, self.proved.options
@@ -313,7 +318,7 @@ class _Search:
             args = trainer.args
             need = trial_resources.Need.of(trainer.scaling_config, options.resources_per_trial, args.use_cpu)
             need.check()
-            parts = trial_loop.data_parts(template(0, proved.values).shell, need.workers)
+            parts = trial_loop.data_parts(template(0, proved.values), need.workers)
             if options.data_init is not None:
                 del parts[TRAIN]  # each trial has its own
             data = shared_data.share(parts)
@@ -332,27 +337,25 @@ class _Search:
                 keeps=_rests(options, population),
                 step_limit_s=supervisor.step_limit_s(),
             )
-            settings = tuner.TunerSettings(
-                folder=self.folder,
-                direction=proved.objective.directions[0],
-                scheduler=options.scheduler,
-                grace_period=options.grace_period,
-                reduction_factor=options.reduction_factor,
-                need=need,
-                concurrent=self.concurrent,
-                max_failures=options.max_failures,
-                time_budget_s=options.time_budget_s,
-                population=population,
-            )
             retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
-            watcher = Watcher(self.study, self.folder.name, progress, retention)
-            tuner.run_search(self.study, kit, settings, watcher, stop, lease)
+            publish = functools.partial(ray_metrics.show_search, self.folder.name)
+            tuner.SearchRun(
+                study=self.study,
+                kit=kit,
+                options=dataclasses.replace(options, max_concurrent_trials=self.concurrent),
+                folder=self.folder,
+                maximize=proved.maximize,
+                need=need,
+                population=population,
+                watcher=Watcher(self.study, progress, retention, publish),
+                stop=stop,
+            ).run(lease)
 
     def results(self, sequential: bool) -> BestRun | list[BestRun]:
         """What the search found.
 
         Args:
-            sequential: Whether transformers' summary is left out, as with its backend ``"optuna"``.
+            sequential: Whether to leave out the summary, as transformers does with its backend ``"optuna"``.
 
         Raises:
             SearchFailed: If no trial was completed.

@@ -12,7 +12,7 @@ from ray_st import InputExample, losses
 from ray_st.data.grouping import GroupByLabelBatchSampler
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler
 from ray_st.datasets import NoDuplicatesDataLoader, SentenceLabelDataset
-from ray_st.legacy.objectives import Objective, read_objectives
+from ray_st.legacy.objectives import FitObjective, read_objectives
 from ray_st.models.fit_methods import FittedStack
 
 
@@ -21,11 +21,11 @@ class Stream(IterableDataset[InputExample]):
         return iter(examples(5))
 
 
-def read(loader: Any, loss: Any = None) -> Objective:
+def read(loader: Any, loss: Any = None) -> FitObjective:
     return read_objectives([(loader, loss or torch.nn.Identity())])["objective_1"]
 
 
-def batches(objective: Objective, seed: int = 7) -> list[list[int]]:
+def batches(objective: FitObjective, seed: int = 7) -> list[list[int]]:
     return list(objective.order(objective.rows, seed))
 
 

@@ -11,23 +11,25 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from ray_st.runtime.tune.halving import Halving, Rungs
 from ray_st.runtime.tune.search_stop import SearchStop, StopAtEvaluation
 from ray_st.runtime.tune.waiting import WaitingScheduler, WaitingSearcher
+from ray_st.study.halving import Halving, Rungs
 from ray_st.study.journal import Journal
 from ray_st.study.objective import Objective
 from ray_st.study.study import Study
+from ray_st.study.trial_record import TrialRecord
 from search_helpers import make_trainer
 
 LENGTH = 10
 
 
 @dataclass
-class Trial:
-    number: int
-    values: list[float]
-    state: str = "RUNNING"
-    history: list[dict[str, Any]] = field(default_factory=list)
+class Planned(TrialRecord):
+    """A trial whose value at each evaluation is known beforehand."""
+
+    values: Any
+    params: dict[str, Any] = field(default_factory=dict)
+    distributions: dict[str, str] = field(default_factory=dict)
 
     def evaluate(self, until: int) -> None:
         """Adds evaluations up to one."""
@@ -38,14 +40,14 @@ class Trial:
             self.state = "COMPLETE"
 
 
-def halving(records: list[Trial], to_come: int) -> Any:
+def halving(records: list[Planned], to_come: int) -> Any:
     study: Any = SimpleNamespace(records=records, to_come=to_come)
     return Halving(study, Rungs(1, 3), maximize=True)
 
 
-def trials(*values: float) -> list[Trial]:
+def trials(*values: float) -> list[Planned]:
     """Trials that have the same value at each evaluation."""
-    return [Trial(number, [value] * LENGTH) for number, value in enumerate(values)]
+    return [Planned(number, [value] * LENGTH) for number, value in enumerate(values)]
 
 
 def test_rungs_are_further_and_further_apart() -> None:
@@ -54,13 +56,13 @@ def test_rungs_are_further_and_further_apart() -> None:
     assert Rungs(3, 2).up_to(2) == []
 
 
-def numbers(records: list[Trial], true: Any) -> list[int]:
+def numbers(records: list[Planned], true: Any) -> list[int]:
     return [record.number for record in records if true(record)]
 
 
 def test_a_trial_passes_when_it_is_certain_to_be_one_of_the_best() -> None:
     all_six = trials(0.9, 0.1, 0.8, 0.2, 0.7, 0.3)  # two of them pass
-    records: list[Trial] = []
+    records: list[Planned] = []
     waiting = halving(records, to_come=6)
     for trial, ready, out in zip(
         all_six,
@@ -167,7 +169,7 @@ def test_in_any_order_the_best_pass(seed: int, improving: bool) -> None:
     scores = sorted(chance.random() for _ in range(count))
     if not improving:
         chance.shuffle(scores)
-    records: list[Trial] = []
+    records: list[Planned] = []
     waiting = halving(records, to_come=count)
     while True:
         waiting.settle()
@@ -176,7 +178,7 @@ def test_in_any_order_the_best_pass(seed: int, improving: bool) -> None:
                 record.state = "PRUNED"
         runnable = [r for r in records if r.state == "RUNNING" and waiting.ready(r)]
         while waiting.study.to_come and len(runnable) < at_a_time:
-            runnable.append(Trial(len(records), [scores[len(records)]] * LENGTH))
+            runnable.append(Planned(len(records), [scores[len(records)]] * LENGTH))
             records.append(runnable[-1])
             waiting.study.to_come -= 1
         if not runnable:

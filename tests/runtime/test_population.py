@@ -12,9 +12,9 @@ from ray_st.runtime.tune.generations import Generations
 from ray_st.study.journal import Journal
 from ray_st.study.mutation import within
 from ray_st.study.objective import Objective
+from ray_st.study.population import Population, Rounds
 from ray_st.study.study import Study
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.tune.population import Population, Rounds
 from search_helpers import make_trainer
 
 pytestmark = [
@@ -71,23 +71,13 @@ def test_bad_trials_go_on_as_copies_of_good_ones(tmp_path: Path, tiny_folder: Pa
 # ---- generations, without a cluster ----
 
 
-class Silent:
-    """A watcher."""
-
-    def reported(self) -> None: ...
-
-    def changed(self, record: Any) -> None: ...
-
-    def ended(self, record: Any) -> None: ...
-
-
 def generations(folder: Path, trials: int = 4) -> Generations:
     """A population in which the better half is copied after each evaluation."""
     folder.mkdir(exist_ok=True)
     study = Study(space, Objective(None, ("maximize",)), Journal(folder / "journal.jsonl"), trials)
     change = {"learning_rate": within(FloatDistribution(1e-9, 1e-2, log=True))}
     rules = Population(Rounds(1, 1), change, maximize=True, seed=0, fraction=0.5)
-    return Generations(study, rules, lambda number: store(folder, number), Silent())
+    return Generations(study, rules, lambda number: store(folder, number), lambda record: None)
 
 
 def store(folder: Path, number: int) -> CheckpointStore:
@@ -187,4 +177,4 @@ def test_a_trial_whose_partner_has_no_checkpoint_goes_on_as_it_is(
     one.settle()
     assert not one.study.records[0].changes
     assert weights(tmp_path, 0) == "0 at 1"
-    assert "trial 0 goes on as it is, not as a copy of trial 1" in capsys.readouterr().out
+    assert "trial 0 continues unchanged, not as a copy of trial 1" in capsys.readouterr().out

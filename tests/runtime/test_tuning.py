@@ -205,25 +205,25 @@ import test_tuning
 """
 KILLED = """
 from ray_st.study import journal
-append = records.Journal.append
+append = journal.Journal.append
 def deadly(self, **event):
     written = append(self, **event)
     if (event["event"], event["number"]) == ("reported", test_tuning.KILLED_AT):
         os.kill(os.getpid(), signal.SIGKILL)
     return written
-records.Journal.append = deadly
+journal.Journal.append = deadly
 test_tuning.search_twenty(Path(sys.argv[1]), Path(sys.argv[2]), "s")
 """
 STOPPED = """
 from ray_st.study import journal
 from ray_st.util.endings import Interrupted
-append = records.Journal.append
+append = journal.Journal.append
 def stopped(self, **event):
     written = append(self, **event)
     if (event["event"], event["number"]) == ("reported", 1) and event["evaluation"] == 1:
         os.kill(os.getpid(), signal.SIGTERM)
     return written
-records.Journal.append = stopped
+journal.Journal.append = stopped
 try:
     test_tuning.search_twenty(Path(sys.argv[1]), Path(sys.argv[2]), "s")
 except Interrupted as error:
@@ -283,7 +283,7 @@ def test_a_driver_that_is_told_to_end_ends_after_the_running_evaluation(
     assert done.returncode == 75, done.stderr[-2000:]
     out = done.stdout.decode()
     assert "SIGTERM: the search stops after the evaluations that are running" in out
-    assert "18 trials are left. Started again with name='s' it goes on." in out
+    assert "18 trials are left. Start it again with name='s' to continue." in out
     trials = fold(Journal(tmp_path / "s" / "journal.jsonl").read())
     assert [(trial.state, len(trial.history)) for trial in trials] == [("COMPLETE", 2)] * 2
     assert (tmp_path / "s" / "report.html").exists()

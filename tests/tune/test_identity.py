@@ -18,7 +18,8 @@ from ray_st import (
     losses,
 )
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
-from ray_st.study.journal import RecordError, check_found, check_settings
+from ray_st.study.journal import RecordError
+from ray_st.study.search_settings import check_found, check_settings
 from ray_st.training.checkpoint.lease import RunInUse, held
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.tune.identity import argument_facts, objective_facts

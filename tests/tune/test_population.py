@@ -17,10 +17,10 @@ from ray_st import (
     losses,
 )
 from ray_st.study.mutation import as_asked, within
+from ray_st.study.population import Population, Rounds
 from ray_st.study.trial_arguments import SpaceError
 from ray_st.training.checkpoint.store import MANIFEST
 from ray_st.training.data.local_source import local_place
-from ray_st.tune.population import Population, Rounds
 from ray_st.tune.search import Proved, prove_search
 
 
@@ -244,6 +244,15 @@ def test_what_a_scheduler_of_ray_tune_cannot_ask_for(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         proved(tmp_path, tiny_folder, scheduler=asked(**options))
+
+
+def test_all_arguments_of_a_scheduler_of_ray_tune_can_be_read() -> None:
+    from ray_st.runtime.tune.pbt_options import arguments_of
+
+    options = {"burn_in_period": 2, "quantile_fraction": 0.5, "custom_explore_fn": dict}
+    found = arguments_of(asked(**options))
+    assert {name: found[name] for name in options} == options
+    assert (found["perturbation_interval"], found["resample_probability"]) == (2, 0.25)
 
 
 def test_other_population_schedulers_are_refused(tmp_path: Path, tiny_folder: Path) -> None:

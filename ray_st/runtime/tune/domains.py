@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from optuna.trial import BaseTrial
 from ray.tune.search.sample import Categorical, Domain, Float, Integer, LogUniform, Quantized, Uniform
 
 
-def suggest(trial: Any, name: str, value: Any) -> Any:
-    """Draws from a domain; a value that is none is returned as it is.
+def suggest(trial: BaseTrial, name: str, value: object) -> Any:
+    """Draws from a domain. Values that are not domains are returned unchanged.
 
     Args:
         trial: An Optuna trial.
@@ -16,11 +17,12 @@ def suggest(trial: Any, name: str, value: Any) -> Any:
         value: A domain such as ``tune.loguniform(1e-6, 1e-4)``, or a constant.
 
     Raises:
-        ValueError: If Optuna has nothing like it.
+        ValueError: If Optuna has no equivalent.
     """
     if isinstance(value, dict) and set(value) == {"grid_search"}:
         raise ValueError(
-            f"hp_space: {name!r} is a grid_search; use tune.choice({value['grid_search']!r}), or points_to_evaluate."
+            f"hp_space: {name!r} is a grid_search; use tune.choice({value['grid_search']!r}), or "
+            "points_to_evaluate."
         )
     if not isinstance(value, Domain):
         return value
@@ -34,11 +36,11 @@ def suggest(trial: Any, name: str, value: Any) -> Any:
     if isinstance(value, Float) and isinstance(sampler, Uniform | LogUniform) and not (log and step):
         return trial.suggest_float(name, value.lower, value.upper, step=step, log=log)
     if isinstance(value, Integer) and isinstance(sampler, Uniform | LogUniform):
-        # Ray's upper end is left out, unless there is a step.
+        # Ray's upper end is exclusive, unless there is a step.
         upper = value.upper - (0 if step else 1)
         return trial.suggest_int(name, value.lower, upper, step=int(step or 1), log=log)
     raise ValueError(
-        f"hp_space: {name!r} is {value.domain_str if hasattr(value, 'domain_str') else value!r} with a sampler "
-        f"({type(sampler).__name__}) that Optuna does not have. Use tune.uniform, loguniform, quniform, randint, lograndint, "
-        "qrandint or choice, or a function of trial."
+        f"hp_space: {name!r} is {value.domain_str or value!r} with a sampler ({type(sampler).__name__}) that "
+        "Optuna does not have. Use tune.uniform, loguniform, quniform, randint, lograndint, qrandint or "
+        "choice, or a function of trial."
     )

@@ -1,13 +1,13 @@
-"""Noticing that a trial in a process of its own makes no progress, and ending the process."""
+"""Notices that a trial in its own process makes no progress, and ends the process."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ray import tune
+from transformers import Trainer
 
 from ray_st.runtime.supervision.supervisor import write_stacks
 from ray_st.training.callbacks.watchdog import Watchdog
@@ -20,7 +20,7 @@ HANG = "hang"
 
 
 @contextmanager
-def watched_here(trainer: Any, store: CheckpointStore, limit_s: float) -> Iterator[None]:
+def watched_here(trainer: Trainer, store: CheckpointStore, limit_s: float) -> Iterator[None]:
     """Watches a trial's training in this process while the context is open.
 
     Args:
@@ -38,9 +38,9 @@ def watched_here(trainer: Any, store: CheckpointStore, limit_s: float) -> Iterat
 
 
 def _give_up(hang: Hang, store: CheckpointStore) -> None:
-    """Says where the trial is, then ends its process: a thread that is stuck cannot be ended by itself.
+    """Logs where the trial is stuck, then ends its process: a single thread cannot be ended.
 
-    Ray Tune starts the trial again as it does one whose process is lost; the report tells the driver why it was.
+    Ray Tune restarts the trial like any whose process is lost; the report tells the driver why.
     """
     folder = write_stacks(store, 0, hang)
     event("hang.seen", f"{hang}; its stacks are in {folder}", folder=folder)

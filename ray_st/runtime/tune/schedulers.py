@@ -14,7 +14,7 @@ from ray.tune.schedulers import (
 )
 
 TIME = "evaluation"
-"""What rungs are counted in: evaluations of a trial, each a share of its own length."""
+"""The unit of rungs: evaluations of a trial, each a share of its own length."""
 
 OBJECTIVE = "objective"
 """Key of the first objective in a trial's reports."""
@@ -22,17 +22,19 @@ OBJECTIVE = "objective"
 _NO_END = 1_000_000
 
 _BRACKETS = {"asha": 1, "hyperband": 3}
-"""Hyperband is asked for without waiting at rungs: its brackets begin to stop trials later and later."""
+"""Hyperband without waiting at rungs: each bracket starts to stop trials later than the one before."""
 
 
-def make_scheduler(given: Any, mode: str, grace_period: int, reduction_factor: int) -> TrialScheduler:
+def make_scheduler(
+    given: str | TrialScheduler | None, mode: str, grace_period: int, reduction_factor: int
+) -> TrialScheduler:
     """A scheduler of Ray Tune.
 
     Args:
-        mode: ``"min"`` or ``"max"``; a scheduler of the user's is given it by Ray Tune.
-        given: ``"asha"``, ``"median"``, ``"hyperband"``, None, or a scheduler, which is returned as it is.
-        grace_period: Evaluations that a trial has before it can be stopped.
-        reduction_factor: One in how many trials goes on at each rung.
+        given: ``"asha"``, ``"median"``, ``"hyperband"``, None, or a scheduler, which is returned unchanged.
+        mode: ``"min"`` or ``"max"``; a user's scheduler gets it from Ray Tune.
+        grace_period: Evaluations before a trial can be stopped.
+        reduction_factor: One in this many trials continues at each rung.
 
     Raises:
         ValueError: If it is something else.
@@ -58,13 +60,13 @@ def make_scheduler(given: Any, mode: str, grace_period: int, reduction_factor: i
 
 
 def remember(scheduler: TrialScheduler, histories: Iterable[Sequence[Mapping[str, Any]]]) -> None:
-    """Tells a new scheduler of trials that ended before, so that a search that goes on stops trials as strictly.
+    """Replays ended trials to a new scheduler, so that a continued search stops trials as strictly as before.
 
-    Only the rungs of ``"asha"`` and ``"hyperband"`` can be told.
+    Only the rungs of ``"asha"`` and ``"hyperband"`` can be replayed.
 
     Args:
         scheduler: The scheduler.
-        histories: The evaluations of each trial: their number and objectives.
+        histories: The evaluations of each trial: their index and objectives.
     """
     if not isinstance(scheduler, AsyncHyperBandScheduler):
         return

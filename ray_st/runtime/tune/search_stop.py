@@ -1,4 +1,4 @@
-"""Telling a search to stop: no trial is begun any more, and those that run end with their next evaluation, to go on later."""
+"""Stopping a search: no trial is started, running ones end at their next evaluation and continue later."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_st.util.events import event
 
 
 class SearchStop:
-    """Whether a search was told to stop; asked from any thread, read by what hands out trials.
+    """Whether a search was asked to stop; set from any thread, read by what hands out trials.
 
     Attributes:
         asked: Whether it was.
@@ -28,10 +28,10 @@ class SearchStop:
 
 
 class StopAtEvaluation(tune.Stopper):
-    """Has Ray Tune end trials with their next evaluation once the search was told to stop.
+    """Makes Ray Tune end trials at their next evaluation once the search was asked to stop.
 
     Args:
-        stop: Says so.
+        stop: The search's.
     """
 
     def __init__(self, stop: SearchStop) -> None:
@@ -42,13 +42,13 @@ class StopAtEvaluation(tune.Stopper):
         return self._stop.asked
 
     def stop_all(self) -> bool:
-        """Never: what runs may end its evaluation."""
+        """Never: running trials may finish their evaluation."""
         return False
 
 
 @contextmanager
 def stopping_at_sigterm(stop: SearchStop) -> Iterator[None]:
-    """Turns the first SIGTERM of the driver into a wish to stop, while the context is open.
+    """Turns the driver's first SIGTERM into a request to stop, while the context is open.
 
     Args:
         stop: The search's.

@@ -1,98 +1,41 @@
-"""A study as a searcher of Ray Tune, truthful about how trials end."""
+"""A study as a searcher of Ray Tune that records how trials really ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ray.tune.search import Searcher
 
 from ray_st.runtime.tune.hung_trials import HANG
 from ray_st.runtime.tune.search_stop import SearchStop
 from ray_st.runtime.tune.trial_loop import KNOWN, NAME, NUMBER, VALUES
+from ray_st.study.study import Study
+from ray_st.study.trial_record import TrialRecord
+from ray_st.study.watcher import Watcher
 
 
-class Record(Protocol):
-    """What is known of a trial."""
-
-    number: int
-    values: dict[str, Any]
-    name: str
-    state: str
-    history: list[dict[str, Any]]
-    changes: list[dict[str, Any]]
-
-
-def configured(record: Record) -> dict[str, Any]:
+def configured(record: TrialRecord) -> dict[str, Any]:
     """What Ray Tune hands to a trial."""
     return {
         NUMBER: record.number,
         VALUES: record.values,
         NAME: record.name,
-        KNOWN: evaluations(record),
+        KNOWN: record.evaluations,
     }
 
 
-def evaluations(record: Record) -> int:
-    """How many evaluations of a trial there are so far."""
-    return int(record.history[-1]["evaluation"]) if record.history else 0
-
-
-class Study(Protocol):
-    """Suggests parameters and is told what became of them."""
-
-    @property
-    def left(self) -> int:
-        """How many trials are still to be run."""
-
-    @property
-    def records(self) -> Sequence[Record]:
-        """The trials so far."""
-
-    @property
-    def to_come(self) -> int:
-        """How many trials are still to be suggested."""
-
-    def ask(self, ready: Callable[[Any], bool] = ...) -> Record | None:
-        """The next trial, of those that were left running one that is ready; None if there is none."""
-
-    def went_on(self, number: int) -> None:
-        """Notes that a trial runs again."""
-
-    def copied(self, number: int, evaluation: int, source: int, step: int, values: Mapping[str, Any]) -> None:
-        """Notes that a trial goes on as a copy of another."""
-
-    def report(self, number: int, evaluation: int, step: int, objectives: Any, **facts: Any) -> None:
-        """Notes an evaluation."""
-
-    def tell(self, number: int, state: str, reason: str = "") -> Any:
-        """Notes how a trial ended."""
-
-
-class Watcher(Protocol):
-    """Is told what happens in a search."""
-
-    def reported(self) -> None:
-        """An evaluation was noted."""
-
-    def changed(self, record: Any) -> None:
-        """It was noted that a trial goes on as a copy of another."""
-
-    def ended(self, record: Any) -> None:
-        """A trial's end was noted."""
-
-
 class StudySearcher(Searcher):
-    """A study as a searcher of Ray Tune, truthful about how trials end.
+    """A study as a searcher of Ray Tune that records how trials really ended.
 
     Args:
         study: The study.
-        limit: Gives the most trials at a time, as the cluster is now.
-        watcher: Is told of evaluations and ends after they are noted.
-        stop: Whether the search was told to stop; trials that end then are left to go on later.
+        limit: Gives the most trials at a time, for the cluster's current size.
+        watcher: Called after an evaluation or an end is recorded.
+        stop: Whether the search was asked to stop; trials that end then are left to continue later.
 
     Attributes:
-        spoilt: Why no other trial would do better; the search ends then.
+        spoilt: Why every further trial would fail as well; the search ends then.
     """
 
     def __init__(self, study: Study, limit: Callable[[], int], watcher: Watcher, stop: SearchStop) -> None:
@@ -102,7 +45,9 @@ class StudySearcher(Searcher):
         self._hangs: dict[str, str] = {}
         self.spoilt: str | None = None
 
-    def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
+    ) -> bool:
         """Takes nothing from the tuner: the study knows its space and directions."""
         return True
 
@@ -119,7 +64,7 @@ class StudySearcher(Searcher):
         return configured(asked)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Notes an evaluation, or that the trial hangs and its process ends."""
+        """Records an evaluation, or that the trial hangs and its process ends."""
         if HANG in result:
             self._hangs[trial_id] = str(result[HANG])
         if trial_id in self._numbers and "objective" in result:
@@ -129,7 +74,7 @@ class StudySearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Notes how a trial ended; Ray says of stopped, failed and finished ones only that they are done."""
+        """Records how a trial ended; to Ray, stopped, failed and finished ones are all just done."""
         number = self._numbers.pop(trial_id, None)
         if number is None:
             return
@@ -137,7 +82,7 @@ class StudySearcher(Searcher):
         if "objective" in found:
             self._study.report(number, **_evaluation(found))
         if self._stop.asked and not error and not found.get("ended") and "fault" not in found:
-            return  # it goes on when the search does
+            return  # it continues when the search does
         if "objective" not in found and not error and self._study.records[number].history:
             found = {"objective": None, "ended": False, **found}  # it was stopped while it waited
         state, reason = ending(found, error)
@@ -148,7 +93,7 @@ class StudySearcher(Searcher):
         self._watcher.ended(self._study.tell(number, state, reason))
 
     def stop_rest(self) -> None:
-        """Notes that trials were stopped that ran when the time was up."""
+        """Records that the trials still running when the time was up were stopped."""
         for number in () if self._stop.asked else self._numbers.values():
             self._watcher.ended(self._study.tell(number, "PRUNED"))
         self._numbers.clear()
@@ -179,11 +124,7 @@ def ending(result: Mapping[str, Any], error: bool) -> tuple[str, str]:
 def _evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
     prefix = "metrics/"
     return {
-        "evaluation": result["evaluation"],
-        "step": result["step"],
-        "ended": result["ended"],
-        "objectives": result["objectives"],
-        "samples": result["samples"],
+        **{name: result[name] for name in ("evaluation", "step", "ended", "objectives", "samples")},
         "seconds": result["seconds_here"],
         "metrics": {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)},
     }

@@ -1,4 +1,4 @@
-"""One trial of a search, in a process that has run others: the training loop, its evaluations reported to Ray Tune."""
+"""One trial of a search, in a process that may have run others: it trains, and reports evaluations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -31,30 +32,19 @@ from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, LoaderSpec, eval_names
 from ray_st.training.trainer_spec import TrainerSpec
+from ray_st.training.trial import Trial
 from ray_st.training.worker_context import WorkerContext
 from ray_st.world import World
 
 NUMBER, VALUES, NAME, KNOWN = "number", "values", "name", "known"
-"""Keys of what Ray Tune hands to a trial: the last is how many of its evaluations the study knows."""
+"""Keys of what Ray Tune hands to a trial; the last is the number of its evaluations that are recorded."""
 
 ENDING_S = 60
-"""Seconds that a stopped trial has to leave its process, and its workers, in order."""
+"""Seconds a stopped trial has to clean up its process and its workers."""
 
 ENDED = threading.Event()
 """Set where no trial runs in this process."""
 ENDED.set()
-
-
-class Candidate(Protocol):
-    """A trial, ready to run."""
-
-    @property
-    def shell(self) -> Any:
-        """Makes its data parts."""
-
-    @property
-    def description(self) -> TrainerSpec:
-        """Makes its trainer at a place."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +52,17 @@ class TrialContext:
     """What all trials of a search share.
 
     Args:
-        make: Makes a trial from its number, its parameters and its name.
-        objective: Gives the values of the objectives from the figures of an evaluation.
+        make: Makes a trial from its number, its hyperparameters and its name.
+        objective: Computes the objectives from the metrics of an evaluation.
         data: The encoded datasets.
         store: The search's folder, for checkpoints.
         search_id: Names the search in manifests.
         scaling: How a trial on several workers is scaled; None for one in its own process.
-        keeps: Whether a trial has a checkpoint of an evaluation, by its number, when it tells of it; None for none.
+        keeps: Called with the evaluation index: must the trial checkpoint before reporting? None means never.
         step_limit_s: Seconds without progress after which a trial's step counts as hung.
     """
 
-    make: Callable[[int, Mapping[str, Any], str], Candidate]
+    make: Callable[[int, Mapping[str, Any], str], Trial]
     objective: Callable[[Mapping[str, float]], tuple[float, ...]]
     data: SharedData
     store: CheckpointStore
@@ -90,10 +80,10 @@ class TrialContext:
 def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
     """Runs a trial, as Ray Tune calls it.
 
-    An error that would come again is reported, not raised: the trial has failed, the process is good for the next.
+    An error that would recur is reported, not raised: the trial has failed, the process can run the next one.
 
     Args:
-        config: Number, parameters and name.
+        config: Number, hyperparameters and name.
         kit: What all trials share.
     """
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING_S))  # a stopped trial cleans up first
@@ -125,8 +115,8 @@ def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
 
 def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[dict[str, Any]], None]) -> None:
     """Runs a trial on one worker, which is this process."""
-    candidate = kit.make(config[NUMBER], config[VALUES], config[NAME])
-    specs = data_parts(candidate.shell, 1)
+    trial = kit.make(config[NUMBER], config[VALUES], config[NAME])
+    specs = data_parts(trial, 1)
     built = {name: source_here(name, spec, kit.data) for name, spec in specs.items()}
     sources = sources_of(built)
     store = kit.trial_store(config[NUMBER])
@@ -138,7 +128,7 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
         prompt_lengths=prompt_lengths(specs),
         facts=facts_of(built),
     )
-    trainer = build(candidate.description, place)
+    trainer = build(trial.description, place)
     Reports(send, kit.keeps, config[KNOWN]).attach(trainer)
     start = fetched(store, own_newest(store))
     with watched_here(trainer, store, kit.step_limit_s):
@@ -147,23 +137,24 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
 
 
 def build(description: TrainerSpec, place: WorkerContext) -> Any:
-    """Makes a trial's trainer, which keeps its progress to itself: the search tells of it."""
+    """Makes a trial's trainer, without its progress report: the search shows the progress."""
     trainer = description.rebuild(place)
     trainer.remove_callback(ProgressReport)
     return trainer
 
 
-def data_parts(shell: Any, workers: int) -> dict[str, LoaderSpec]:
+def data_parts(trial: Trial, workers: int) -> dict[str, LoaderSpec]:
     """A trial's data parts: what it trains on, and all that it is evaluated on at the end."""
+    shell = trial.shell
     return {**shell._train_parts(workers), **shell._eval_parts(shell.eval_dataset, workers)}
 
 
 def evaluate_end(trainer: Any) -> None:
-    """Evaluates a trained trial as training does, unless its last step was, or it was stopped."""
+    """Evaluates a trained trial as training does, unless its last step was evaluated or it was stopped."""
     reports = trainer.on_evaluated
     if reports.stopped or reports.step == trainer.state.global_step:
         return
-    trainer.is_in_train = True  # outside of training metrics have other names where datasets are named
+    trainer.is_in_train = True  # outside of training, metrics of named datasets have other names
     try:
         reports(trainer, trainer.evaluate())
     finally:
@@ -171,16 +162,16 @@ def evaluate_end(trainer: Any) -> None:
 
 
 class Reports(TrainerCallback):
-    """Makes a report of each evaluation.
+    """Reports each evaluation.
 
     Args:
         send: Takes a report.
-        keeps: Whether there is to be a checkpoint of an evaluation, by its number; None for no.
-        known: How many evaluations were reported, and noted, before.
+        keeps: Called with the evaluation index: must the trial checkpoint before reporting? None means never.
+        known: How many evaluations are recorded already.
 
     Attributes:
         step: The step of the last one; -1 before the first.
-        stopped: Whether the trial was told to stop.
+        stopped: Whether the trial was asked to stop.
     """
 
     def __init__(
@@ -194,7 +185,7 @@ class Reports(TrainerCallback):
         self.step, self.stopped = -1, False
 
     def attach(self, trainer: Any) -> None:
-        """Begins to report a trainer's evaluations."""
+        """Starts reporting a trainer's evaluations."""
         self._trainer = trainer
         trainer.on_evaluated = self
         trainer.add_callback(self)
@@ -202,17 +193,18 @@ class Reports(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Reports what the checkpoint's log has and the study does not know.
+        """Reports evaluations that are in the checkpoint's log but not in the study's records.
 
-        A checkpoint is written before its evaluation is noted: whoever is killed in between would never tell of it.
+        A checkpoint is written before its evaluation is recorded: a trial killed in between would never
+        report it.
         """
         for number, (step, metrics) in enumerate(logged(state.log_history), 1):
-            # Those that wait for others do not tell of what was before their first step.
+            # Trials that wait for others do not report an evaluation before their first step.
             if number > self._known and (step or self._keeps is None) and not self.stopped:
                 self._report(number, step, metrics)
 
     def __call__(self, trainer: Any, metrics: Mapping[str, float]) -> None:
-        """Reports the figures of an evaluation."""
+        """Reports the metrics of an evaluation."""
         number = len(logged(trainer.state.log_history))
         if self._keeps is not None and self._keeps(number):
             trainer.save_now()
@@ -232,15 +224,15 @@ class Reports(TrainerCallback):
 
 
 def logged(history: Sequence[Mapping[str, Any]]) -> list[tuple[int, dict[str, float]]]:
-    """The evaluations in a trainer's log, in order: for each its step, and the figures of all its datasets.
+    """The evaluations in a trainer's log, in order: the step of each, and the metrics of all its datasets.
 
     Args:
         history: The log.
     """
     found: dict[int, dict[str, float]] = {}
     for entry in filter(_is_evaluation, history):
-        figures = {name: value for name, value in entry.items() if name != "step"}
-        found.setdefault(entry["step"], {}).update(figures)
+        metrics = {name: value for name, value in entry.items() if name != "step"}
+        found.setdefault(entry["step"], {}).update(metrics)
     return list(found.items())
 
 
@@ -255,13 +247,13 @@ def _rows_of_step(trainer: Any) -> int:
 
 
 def _forget() -> None:
-    """Clears what a trial leaves in a process: accelerate's state (precision, accumulation), cycles, spare memory."""
+    """Clears what a trial leaves in a process: accelerate's state, reference cycles, freed memory."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # another trial may share the GPU
-    # glibc keeps what was freed in heaps of threads that are gone: a process grew by GBs over a dozen trials.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
+    # glibc keeps freed memory in heaps of threads that have ended: a process grew by GBs over a dozen trials.
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # a C library without it
+            ctypes.CDLL(None).malloc_trim(0)

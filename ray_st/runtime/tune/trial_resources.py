@@ -1,4 +1,4 @@
-"""What a trial asks of the cluster, and how many trials there is room for."""
+"""The resources of a trial, and how many trials the cluster has room for."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _DRIVER_BYTES = 1_000_000  # Ray refuses a placement group of nothing
 
 @dataclass(frozen=True)
 class Need:
-    """What a trial asks of the cluster.
+    """The resources of a trial.
 
     Args:
-        each: What a worker gets, by the name of the resource.
-        scaling: How a trial on several workers is scaled; None for one that runs in its own process.
+        each: The amount a worker gets, by the name of the resource.
+        scaling: The scaling of a trial on several workers; None for one that runs in its own process.
     """
 
     each: Mapping[str, float]
@@ -31,20 +31,21 @@ class Need:
     def of(
         cls, scaling: ScalingConfig | None, asked: Mapping[str, float] | None, use_cpu: bool = False
     ) -> Need:
-        """The need of a trial.
+        """The resources of a trial.
 
         Args:
             scaling: The user's scaling, or None.
             asked: Resources of a trial on one worker, or None.
-            use_cpu: Whether the training arguments want CPUs.
+            use_cpu: Whether the training arguments ask for CPUs.
 
         Raises:
-            ValueError: If both say something, or an amount is none.
+            ValueError: If both are given, or an amount is not a number.
         """
         workers = 1 if scaling is None else workers_of(scaling)
         if asked is not None and workers > 1:
             raise ValueError(
-                "resources_per_trial is for trials on one worker; several get scaling_config.resources_per_worker each."
+                "resources_per_trial is for trials on one worker; several get "
+                "scaling_config.resources_per_worker each."
             )
         if scaling is not None and workers > 1:
             return cls(_of_worker(scaling), scaling)
@@ -61,30 +62,28 @@ class Need:
         return 1 if self.scaling is None else workers_of(self.scaling)
 
     def room(self) -> int:
-        """How many trials the cluster holds at a time, as it is now."""
+        """How many trials fit into the cluster at its current size."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         workers = sum(_fitting(node, self.each) for node in nodes)
         return workers // self.workers
 
     def own_process(self) -> tune.PlacementGroupFactory:
-        """What Ray Tune sets aside for a trial's own process: all, or next to nothing where workers do the work."""
-        bundle: dict[str, float] = {"CPU": 0, "memory": _DRIVER_BYTES}
-        if self.scaling is None:
-            bundle = dict(self.each)
-        return tune.PlacementGroupFactory([bundle])
+        """What Ray Tune reserves for a trial's own process: hardly anything if it has workers."""
+        driver: dict[str, float] = {"CPU": 0, "memory": _DRIVER_BYTES}
+        return tune.PlacementGroupFactory([driver if self.scaling else dict(self.each)])
 
     def check(self) -> None:
-        """Refuses trials that need more than the cluster has; they would wait for ever.
+        """Checks that a trial fits into the cluster; otherwise it would wait forever.
 
         Raises:
-            ValueError: With both figures.
+            ValueError: Naming what is needed and what there is.
         """
         if self.room() < 1:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             found = [{name: node.get(name, 0.0) for name in self.each} for node in nodes]
             raise ValueError(
-                f"A trial needs {self.workers} worker(s) with {dict(self.each)} each; the cluster's nodes have {found}. "
-                "Lower resources_per_trial or scaling_config, or add nodes."
+                f"A trial needs {self.workers} worker(s) with {dict(self.each)} each; the cluster's nodes "
+                f"have {found}. Lower resources_per_trial or scaling_config, or add nodes."
             )
 
 

@@ -1,7 +1,7 @@
-"""A trial on several workers: a Ray Train run that asks after each evaluation whether it goes on.
+"""A trial on several workers: a Ray Train run that asks after each evaluation whether to continue.
 
-A stopped trial ends as a finished one does: its workers leave the loop together and the run returns, so that all it held
-is free again. Nothing is killed.
+A stopped trial ends like a finished one: its workers leave the loop together and the run returns, so that all
+its resources are free again. Nothing is killed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from ray_st.runtime.tune.trial_loop import (
     NAME,
     NUMBER,
     VALUES,
-    Candidate,
     Reports,
     TrialContext,
     build,
@@ -34,75 +33,79 @@ from ray_st.training.data.source_builder import facts_of, sources_of
 from ray_st.training.data.specs import RunResult, RunSpec
 from ray_st.training.distributed import collectives
 from ray_st.training.trainer_spec import TrainerSpec
+from ray_st.training.trial import Trial
 from ray_st.training.worker_context import WorkerContext
 
 _LOOK_S = 1.0
 
 
 class TrialProxy:
-    """Takes reports from the first worker to the trial's process, and its decisions back."""
+    """Carries reports from the first worker to the trial's process, and decisions back."""
 
     def __init__(self) -> None:
         self._reports: queue.Queue[dict[str, Any]] = queue.Queue()
         self._decisions: queue.Queue[bool] = queue.Queue()
 
     def ask(self, report: dict[str, Any]) -> bool:
-        """Hands a report in; waits for whether the trial goes on."""
+        """Delivers a report; waits for the decision whether the trial continues."""
         self._reports.put(report)
         return self._decisions.get()
 
     def next(self, wait_s: float) -> dict[str, Any] | None:
-        """The next report; None if there is none for so long."""
+        """The next report; None if there is none within this time."""
         try:
             return self._reports.get(timeout=wait_s)
         except queue.Empty:
             return None
 
     def decide(self, goes_on: bool) -> None:
-        """Says whether the trial goes on after its last report."""
+        """Decides whether the trial continues after its last report."""
         self._decisions.put(goes_on)
 
 
 def train_on_workers(
     config: Mapping[str, Any], kit: TrialContext, send: Callable[[dict[str, Any]], None]
 ) -> None:
-    """Runs a trial on workers from the trial's own process, which needs next to nothing itself.
+    """Runs a trial on workers from the trial's own process, which needs hardly any resources itself.
 
     Args:
-        config: Number, parameters and name.
+        config: Number, hyperparameters and name.
         kit: What all trials share.
-        send: Reports figures; raises if the trial is to stop.
+        send: Reports metrics; raises if the trial is to stop.
     """
     assert kit.scaling is not None
-    candidate = kit.make(config[NUMBER], config[VALUES], config[NAME])
+    trial = kit.make(config[NUMBER], config[VALUES], config[NAME])
     actor: Any = ray.remote(num_cpus=0)(TrialProxy)
-    relay = actor.options(max_concurrency=3).remote()
+    proxy: Any = actor.options(max_concurrency=3).remote()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(_launch, candidate, config, kit, relay)
+        running = pool.submit(_launch, trial, config, kit, proxy)
         while not running.done():
-            report = ray.get(relay.next.remote(_LOOK_S))
+            report = ray.get(proxy.next.remote(_LOOK_S))
             if report is not None:
-                _pass_on(report, relay, running, send)
+                _pass_on(report, proxy, running, send)
         running.result()
 
 
 def _pass_on(
-    report: dict[str, Any], relay: Any, running: Future[Any], send: Callable[[dict[str, Any]], None]
+    report: dict[str, Any],
+    proxy: Any,
+    running: Future[None],
+    send: Callable[[dict[str, Any]], None],
 ) -> None:
     goes_on = False
     try:
         send(report)
         goes_on = True
     finally:
-        ray.get(relay.decide.remote(goes_on))
+        ray.get(proxy.decide.remote(goes_on))
         if not goes_on:
             running.result()  # the workers leave together
 
 
-def _launch(candidate: Candidate, config: Mapping[str, Any], kit: TrialContext, relay: Any) -> None:
+def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: Any) -> None:
     assert kit.scaling is not None
     assert isinstance(kit.scaling.num_workers, int)
-    specs = data_parts(candidate.shell, kit.scaling.num_workers)
+    specs = data_parts(trial, kit.scaling.num_workers)
     built = {name: source_for_workers(name, spec, kit.data) for name, spec in specs.items()}
     store = kit.trial_store(config[NUMBER])
     parent, _, name = store.path.rpartition("/")
@@ -112,11 +115,11 @@ def _launch(candidate: Candidate, config: Mapping[str, Any], kit: TrialContext, 
         storage_filesystem=None if store.is_local else store.filesystem,
         failure_config=FailureConfig(max_failures=0),  # a lost trial is started again as a whole
     )
-    args = candidate.description.options["args"]
+    args = trial.description.options["args"]
     with taken(store) as (_, lease):
         run = RunSpec(
             run_id=store.run_id,
-            build=_Build(candidate.description, relay, kit.keeps, config[KNOWN]),
+            build=_Build(trial.description, proxy, kit.keeps, config[KNOWN]),
             task=_train_task,
             sources=tuple(built),
             prompt_lengths=prompt_lengths(specs),
@@ -138,21 +141,25 @@ class _Build:
 
     Args:
         description: What to make.
-        relay: Where its figures go.
+        proxy: Where its metrics go.
         keeps: As for :class:`Reports`.
         known: Likewise.
     """
 
     def __init__(
-        self, description: TrainerSpec, relay: Any, keeps: Callable[[int], bool] | None, known: int
+        self,
+        description: TrainerSpec,
+        proxy: Any,
+        keeps: Callable[[int], bool] | None,
+        known: int,
     ) -> None:
-        self._description, self._relay, self._keeps, self._known = description, relay, keeps, known
+        self._description, self._proxy, self._keeps, self._known = description, proxy, keeps, known
 
     def __call__(self, place: WorkerContext) -> Any:
-        relay = self._relay
+        proxy = self._proxy
 
         def send(report: dict[str, Any]) -> None:
-            mine = ray.get(relay.ask.remote(report)) if place.world.is_first else None
+            mine = ray.get(proxy.ask.remote(report)) if place.world.is_first else None
             if not collectives.broadcast_object(mine):
                 trainer.control.should_training_stop = True
                 reports.stopped = True

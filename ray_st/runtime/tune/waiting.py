@@ -1,6 +1,7 @@
-"""Trials on Ray Tune that wait for others: each rests after certain evaluations, until what others do lets it go on.
+"""Trials on Ray Tune that wait for others: each rests after certain evaluations until it may continue.
 
-A trial that waits has a checkpoint, keeps its process until another trial wants it, and takes no room.
+A trial that waits has a checkpoint, keeps its process until another trial wants it, and counts as using no
+resources.
 """
 
 from __future__ import annotations
@@ -9,72 +10,54 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ray_st.runtime.tune.schedulers import TIME
 from ray_st.runtime.tune.search_stop import SearchStop
-from ray_st.runtime.tune.study_searcher import Record, Study, StudySearcher, Watcher, configured, evaluations
+from ray_st.runtime.tune.study_searcher import StudySearcher, configured
 from ray_st.runtime.tune.trial_loop import NUMBER
+from ray_st.study.study import Study
+from ray_st.study.trial_record import TrialRecord
+from ray_st.study.watcher import Watcher
 
 _START_S = 60.0
-"""How long a new trial waits for a process of its own before it gets that of one that waits for others."""
+"""How long a new trial waits for a process of its own before it gets that of a waiting trial."""
 
 
 class Waiting(Protocol):
-    """Who waits, and for how long. All of it follows from the study's records.
+    """Decides which trials wait, and for how long, from the study's records alone.
 
     Attributes:
         study: The study.
-        closed: Whether no more trials will be suggested, although there are not enough.
+        closed: Whether no more trials will be suggested, although some are missing.
     """
 
     study: Study
     closed: bool
 
-    def ready(self, record: Record) -> bool:
+    def ready(self, record: TrialRecord) -> bool:
         """Whether a trial need not wait for others."""
 
-    def out(self, record: Record) -> bool:
-        """Whether a trial that waits has nothing to wait for any more."""
+    def out(self, record: TrialRecord) -> bool:
+        """Whether a waiting trial has nothing left to wait for, and is stopped."""
 
-    def turn(self, record: Record) -> tuple[int, int]:
-        """Of those that are ready, the one with the least goes on first."""
+    def turn(self, record: TrialRecord) -> tuple[int, int]:
+        """Sort key of the trials that are ready: the least one continues first."""
 
     def settle(self) -> None:
         """Decides what can be decided."""
 
 
-def over(record: Record) -> bool:
-    """Whether a trial has made its last step."""
-    return bool(record.history and record.history[-1]["ended"])
-
-
-def compared_at(record: Record, evaluation: int) -> dict[str, Any] | None:
-    """The event that a trial is compared by where all are after an evaluation; None if it has not come so far.
-
-    Where that of the evaluation itself is missing it is the first one after it: no trial slips past a comparison.
-
-    Args:
-        record: What is known of the trial.
-        evaluation: The number of the evaluation.
-    """
-    return next((event for event in record.history if event["evaluation"] >= evaluation), None)
-
-
-def went_past(record: Record, evaluation: int) -> bool:
-    """Whether a trial went on after that event."""
-    return bool(record.history) and compared_at(record, evaluation) not in (None, record.history[-1])
-
-
 class WaitingSearcher(StudySearcher):
-    """Hands out trials; those that wait for others take no room.
+    """Hands out trials; waiting ones do not count towards the limit.
 
     Args:
-        waiting: Who waits.
-        limit: Gives the most trials at a time, as the cluster is now.
-        watcher: Is told of evaluations and ends after they are noted.
+        waiting: Decides which trials wait.
+        limit: Gives the most trials at a time, for the cluster's current size.
+        watcher: Called after an evaluation or an end is recorded.
         stop: As for :class:`ray_st.runtime.tune.study_searcher.StudySearcher`.
     """
 
@@ -85,7 +68,7 @@ class WaitingSearcher(StudySearcher):
         self._waiting = waiting
 
     def suggest(self, trial_id: str) -> Any:
-        """The next trial's configuration; FINISHED only when all have ended: Ray keeps processes for reuse until then."""
+        """The next trial's configuration; FINISHED when all have ended: Ray reuses processes until then."""
         if self._stop.asked:
             return None if self._numbers else Searcher.FINISHED
         self._waiting.closed = self.spoilt is not None
@@ -110,13 +93,13 @@ class WaitingSearcher(StudySearcher):
 
 
 class WaitingScheduler(FIFOScheduler):
-    """Has trials wait after evaluations, and go on when they are ready.
+    """Makes trials wait after evaluations, and continue when they are ready.
 
     Args:
-        waiting: Who waits.
-        rests: After which evaluations a trial waits, by number.
-        limit: Gives the most trials at a time, as the cluster is now.
-        stop: Whether the search was told to stop; then no trial waits any longer, or begins.
+        waiting: Decides which trials wait.
+        rests: Whether a trial waits after an evaluation, by its index.
+        limit: Gives the most trials at a time, for the cluster's current size.
+        stop: Whether the search was asked to stop; then no trial keeps waiting, or starts.
     """
 
     def __init__(
@@ -128,26 +111,26 @@ class WaitingScheduler(FIFOScheduler):
     ) -> None:
         super().__init__()
         self._waiting, self._rests, self._limit, self._stop = waiting, rests, limit, stop
-        self._held: list[Trial] = []  # they wait in their processes
-        self._chosen: list[Trial] = []  # they have been given a process
-        self._asked: dict[str, float] = {}  # since when new ones want one
+        self._held: list[Trial] = []  # waiting in their processes
+        self._chosen: list[Trial] = []  # given a process
+        self._asked: dict[str, float] = {}  # since when new ones have wanted one
 
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Has a trial wait, at first in its process."""
+    def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
+        """Makes a trial wait, at first in its process."""
         if "objective" not in result or result["ended"] or not self._waits(self._record(trial), result[TIME]):
             return TrialScheduler.CONTINUE
         self._held.append(trial)
         return TrialScheduler.NOOP
 
-    def _waits(self, record: Record, evaluation: int) -> bool:
-        """Whether a trial waits that tells of an evaluation: for others, after this one or one that it missed."""
-        known = evaluations(record)
-        if evaluation <= known:  # it was made again
+    def _waits(self, record: TrialRecord, evaluation: int) -> bool:
+        """Whether a trial waits that reports an evaluation: after this one, or after one that it missed."""
+        known = record.evaluations
+        if evaluation <= known:  # it was repeated
             return not self._waiting.ready(record)
         return any(self._rests(number) for number in range(known + 1, evaluation + 1))
 
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The next trial to give a process to: its own, that of a trial that waits, or a new one."""
+    def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
+        """The next trial to get a process: its own, that of a waiting trial, or a new one."""
         trials = tune_controller.get_trials()
         if self._stop.asked:
             for trial in trials:
@@ -172,8 +155,8 @@ class WaitingScheduler(FIFOScheduler):
             self._waiting.study.went_on(record.number)
         return trial
 
-    def _has_room(self, tune_controller: Any, trial: Trial, trials: list[Trial]) -> bool:
-        """Whether there is a process for a trial, or room for a new one; one that waits gives up its own."""
+    def _has_room(self, tune_controller: TuneController, trial: Trial, trials: list[Trial]) -> bool:
+        """Whether there is a process for a trial, or room for a new one; a waiting trial gives up its own."""
         active = sum(one.status in (Trial.RUNNING, Trial.PENDING) for one in trials)
         if trial.status == Trial.PENDING and (not self._held or self._is_starting(trial, active)):
             return False
@@ -185,7 +168,7 @@ class WaitingScheduler(FIFOScheduler):
         return active < self._limit()
 
     def _is_starting(self, trial: Trial, active: int) -> bool:
-        """Whether Ray is starting a process for a new trial; what else runs may leave no room for it for long."""
+        """Whether Ray is starting a process for a new trial; what else runs may not leave room for it."""
         since = self._asked.setdefault(trial.trial_id, time.monotonic())
         return active <= self._limit() and time.monotonic() - since < _START_S
 
@@ -193,7 +176,7 @@ class WaitingScheduler(FIFOScheduler):
         waiting = trial.status in (Trial.PENDING, Trial.PAUSED) or trial in self._held
         return waiting and trial not in self._chosen and self._waiting.ready(self._record(trial))
 
-    def _record(self, trial: Trial) -> Record:
+    def _record(self, trial: Trial) -> TrialRecord:
         return self._waiting.study.records[trial.config[NUMBER]]
 
     def _turn(self, trial: Trial) -> tuple[int, int]:

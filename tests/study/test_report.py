@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from ray_st.study.hparams import write_hparams
-from ray_st.study.journal import Journal, TrialRecord
-from ray_st.study.live_lines import LiveLines
+from ray_st.study.journal import Journal
 from ray_st.study.objective import Objective
-from ray_st.study.search_progress import SearchProgress, running_lines
+from ray_st.study.search_progress import LiveLines, SearchProgress, running_lines, write_hparams
 from ray_st.study.search_report import summary, table, went_through, write_report
 from ray_st.study.study import Study
+from ray_st.study.trial_record import TrialRecord
 
 STATES = ["COMPLETE", "PRUNED", "COMPLETE", "FAIL", "COMPLETE"]
 

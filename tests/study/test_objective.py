@@ -47,7 +47,7 @@ def test_several_objectives_need_as_many_directions() -> None:
         return [metrics["eval_loss"], metrics["eval_dev_spearman_cosine"]]
 
     assert Objective(both, ("minimize", "maximize"))(METRICS) == (0.5, 0.8)
-    with pytest.raises(ObjectiveError, match=r"1 objective\(s\), but compute_objective gives 2"):
+    with pytest.raises(ObjectiveError, match=r"1 objective\(s\), but compute_objective returns 2"):
         Objective(both, ("minimize",))(METRICS)
 
 
@@ -80,7 +80,7 @@ def test_evaluations_are_named_as_ray_tune_names_them() -> None:
 
 
 def test_a_text_is_no_objective() -> None:
-    with pytest.raises(ObjectiveError, match="must give numbers"):
+    with pytest.raises(ObjectiveError, match="must return numbers"):
         Objective(lambda metrics: "much", ("maximize",))(METRICS)
 
 

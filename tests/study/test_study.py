@@ -8,11 +8,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ray_st.study.journal import Journal, RecordError, check_settings, fold, legs, write_table
+from ray_st.study.journal import Journal, RecordError, fold
 from ray_st.study.objective import Objective
-from ray_st.study.retention import Retention
 from ray_st.study.search_progress import describe_trial
+from ray_st.study.search_settings import check_settings
 from ray_st.study.study import Study
+from ray_st.study.trial_record import legs
+from ray_st.study.trial_table import write_table
+from ray_st.study.watcher import Retention
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.util.endings import LeaseLost
@@ -256,7 +259,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["not json"], "line 1 is no event of a search .Expecting value"),
+        (["not json"], "line 1 is not an event of a search .Expecting value"),
         ([ASKED, "17"], "line 2 .*found 17"),
         ([ASKED, "null"], "line 2 .*found null"),
         ([ASKED, "{}"], "line 2 .*unknown event None"),

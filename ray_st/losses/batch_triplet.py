@@ -191,6 +191,8 @@ class BatchSemiHardTripletLoss(_WithMargin):
 
     def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
         """Mean over the pairs."""
+        # The nearest row of another class beyond each pair: a binary search in the sorted distances to other
+        # classes instead of a comparison of all triplets.
         ordered = distances.masked_fill(same, torch.inf).sort(dim=1).values
         after = torch.searchsorted(ordered.detach(), distances.detach().contiguous(), right=True)
         further = ordered.gather(1, after.clamp(max=len(same) - 1))

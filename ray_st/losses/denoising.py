@@ -81,6 +81,7 @@ class DenoisingAutoEncoderLoss(Loss):
         damaged, target = columns.features
         target = self._retokenize(target) if self.need_retokenization else target
         tokens = (target["attention_mask"][:, 1:] != 0).sum(1)
+        # Every rank calls the gather, also an idle one: the call is a collective.
         others = tokens if self._gather is None else self._gather(tokens)[0]
         self._tokens_a_row = others.sum().clamp(min=1) / len(others)
         return replace(columns, features=(damaged, target))

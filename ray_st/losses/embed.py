@@ -101,6 +101,7 @@ def _embed_alike(
         call_tokens = CALL_TOKENS.get(merged["input_ids"].device.type, CALL_TOKENS_ELSEWHERE)
     chunks = plan_chunks(_lengths(merged["attention_mask"], left), token_budget, call_tokens, rows)
     embeddings = run(model, [_chunk(merged, chunk, width, left) | route for chunk, width in chunks])
+    # Chunks permute the rows; argsort inverts the permutation.
     place = np.argsort(np.concatenate([chunk for chunk, _ in chunks]))
     order = torch.from_numpy(place).to(embeddings.device)
     return list(embeddings.index_select(0, order).split(sizes))
@@ -162,6 +163,7 @@ def _filled(lengths: NDArray[np.int64], token_budget: int, rows: int) -> list[Ch
 
 def _mergeable(columns: Sequence[Mapping[str, Any]]) -> bool:
     known = {*_TOKEN_KEYS, *_ROUTE_KEYS, "prompt_length"}
+    # A prompt length may be missing in some columns; all other features must be the same to be merged.
     keys = [set(column) - {*_ROUTE_KEYS, "prompt_length"} for column in columns]
     return (
         bool(columns)
@@ -186,6 +188,7 @@ def _pieces(column: dict[str, Any], rows: int | None) -> Chunks:
 
 
 def _padded_left(mask: Tensor) -> bool:
+    # A row padded left begins with padding and ends with a token.
     return bool((mask[:, 0] < mask[:, -1]).any())
 
 
@@ -197,6 +200,7 @@ def _lengths(mask: Tensor, left: bool) -> NDArray[np.int64]:
 
 
 def _pad_id(model: nn.Module, columns: Sequence[Mapping[str, Tensor]]) -> int:
+    # The batch itself shows the id, whichever tokenizer made it.
     for column in columns:
         padding = column["input_ids"][column["attention_mask"] == 0]
         if len(padding):

@@ -89,6 +89,7 @@ class Modifier(Loss):
         if not 0 < number < among:
             return list(range(among))
         chosen = random.Random(int(self.choices)).sample(range(among), number)
+        # Evaluation must not change what training samples next.
         if torch.is_grad_enabled():
             self.choices += 1
         return sorted(chosen)

@@ -121,6 +121,7 @@ class MultipleNegativesRankingLoss(Loss):
             scores[direction] = similarities * self.scale
             if direction == "query_to_doc" and self.hardness_mode and self.hardness_strength:
                 scores[direction] = scores[direction] + self._hardness(similarities, own, len(queries))
+            # Texts of the same row, the compared text among them, are neither positives nor negatives here.
             if direction in ("query_to_query", "doc_to_doc"):
                 mine = _own_columns(own, len(queries), similarities.shape[1])
                 scores[direction] = scores[direction].masked_fill(mine, -torch.inf)

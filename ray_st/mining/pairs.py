@@ -52,6 +52,7 @@ class Pairs:
         query_rows = np.array([query_numbers.setdefault(text, len(query_numbers)) for text in queries])
         positive_rows = np.array([numbers.setdefault(text, len(numbers)) for text in positives])
         _, first = np.unique(query_rows * len(numbers) + positive_rows, return_index=True)
+        # np.unique sorts by number; this restores the order of appearance within each query.
         first = first[np.lexsort((first, query_rows[first]))]
         return cls(
             queries=list(query_numbers),

@@ -95,6 +95,7 @@ def are_positives(
     Returns:
         (q, c) of bool.
     """
+    # A pair becomes one number, so that membership is a binary search.
     known = np.sort(query_of * corpus + positive_of)
     keys = np.arange(len(documents))[:, None] * corpus + documents
     places = np.searchsorted(known, keys).clip(max=len(known) - 1)

@@ -38,6 +38,7 @@ class Ranked:
             counts: Documents of each query (queries,), each at least 1.
         """
         query = np.repeat(np.arange(len(counts)), counts)
+        # Positions within each query: the running index minus where the query begins.
         rank = np.arange(len(query)) - (np.cumsum(counts) - counts)[query]
         order = np.lexsort((-scores, query))
         scores, relevant = scores[order], relevant[order]

@@ -154,6 +154,7 @@ def _pairs(near: Ranking, own: Tensor, top_k: int, count: int) -> _Pairs:
 def _best(parts: Sequence[_Pairs], most: int) -> _Pairs:
     """The best of several lists, each pair once with its higher score; ties go to the lower numbers."""
     scores, order = torch.cat([part.scores for part in parts]).sort(descending=True, stable=True)
+    # Stable sorts: by score, then by key, so that of a pair found twice the higher score comes first.
     keys, by_key = torch.cat([part.keys for part in parts])[order].sort(stable=True)
     scores, new = scores[by_key], torch.ones_like(keys, dtype=torch.bool)
     new[1:] = keys[1:] != keys[:-1]

@@ -58,6 +58,7 @@ def merge(rankings: Sequence[Ranking], k: int) -> Ranking:
         k: Documents to keep for each query.
     """
     scores = torch.cat([ranking.scores for ranking in rankings], dim=1)
+    # Sorted by number first, so that the stable sort by score leaves ties in the order of numbers.
     documents, order = torch.cat([ranking.documents for ranking in rankings], dim=1).sort(dim=1)
     return _sorted(scores.gather(1, order), documents, k)
 

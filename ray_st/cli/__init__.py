@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failure is raised, so that Python prints its traceback and exits with 1.
     """
     options = _parse(argv)
-    if getattr(options, "log_format", None):
+    if vars(options).get("log_format"):
         os.environ[LOG_FORMAT] = options.log_format
     command = importlib.import_module(f"ray_st.cli.{options.command}")
     try:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _end(ended: str, message: str, code: int) -> int:
-    """Says in a line why a command ends early: on standard error and, if asked for, as JSON on standard output."""
+    """Says in a line why a command ends early: on standard error, and as JSON on standard output if asked."""
     if speaks_json():
         event(ended, message, exit_code=code)
     print(f"ray-st: {message}", file=sys.stderr)
@@ -73,7 +73,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parses the arguments; overrides may precede and follow options, which argparse alone does not allow."""
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
-    odd = [word for word in rest if word.startswith("-") or not hasattr(options, "overrides")]
+    odd = [word for word in rest if word.startswith("-") or "overrides" not in options]
     if odd:
         parser.error(f"unrecognized arguments: {' '.join(odd)}")
     if rest:

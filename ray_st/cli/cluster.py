@@ -122,7 +122,7 @@ def _check_size(scaling: dict[str, Any], spec: ClusterSpec, where: str) -> None:
     there = sum(group.replicas * (group.gpu or 1) for name, group in spec.groups.items() if name != "cpu")
     if workers * each > there:
         raise RunFileError(
-            f"{at(where, 'groups')}: the run's {workers} workers need {workers * each:g} GPUs when it starts, "
-            f"and the groups begin with {there}; raise groups.gpu.replicas, or lower the run's "
+            f"{at(where, 'groups')}: the run's {workers} workers need {workers * each:g} GPUs when it "
+            f"starts, and the groups begin with {there}; raise groups.gpu.replicas, or lower the run's "
             "scaling.num_workers"
         )

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray_st.cli.run_checks import RunFileError
 from ray_st.cli.runfile import ModelSpec
@@ -23,6 +23,8 @@ from ray_st.util.uploads import check_kept
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
+
+    from ray_st.models.sentence_transformer import SentenceTransformer
 
 _FILE_SUFFIXES = (".parquet", ".pq")
 _OF_FILES = ("device",)
@@ -93,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _is_given(options: argparse.Namespace, name: str) -> bool:
-    value = getattr(options, name)
+    value = vars(options)[name]
     return value is not None and value is not False
 
 
@@ -114,7 +116,7 @@ def _into_folder(options: argparse.Namespace) -> None:
     from ray_st.runtime.encode.corpus import encode_corpus
 
     model = run_parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
-    cluster = {name: getattr(options, name) for name in _OF_FOLDERS if _is_given(options, name)}
+    cluster = {name: vars(options)[name] for name in _OF_FOLDERS if _is_given(options, name)}
     encoded = encode_corpus(
         model,
         Files(options.input, options.format),
@@ -141,7 +143,9 @@ def _column(table: Dataset, asked: str | None) -> str:
         raise RunFileError(f"INPUT: {error} (see --column)") from error
 
 
-def _write(table: Dataset, column: str, model: Any, path: Path, options: argparse.Namespace) -> None:
+def _write(
+    table: Dataset, column: str, model: SentenceTransformer, path: Path, options: argparse.Namespace
+) -> None:
     import pyarrow.parquet as pq
 
     from ray_st.runtime.encode.work import vector_column

@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_st.cli.metrics_table import table
 from ray_st.cli.run_checks import RunFileError, at, check_keys
 from ray_st.cli.runfile import ModelSpec, RunFile, read_run
 from ray_st.util.uploads import check_kept
+
+if TYPE_CHECKING:
+    from ray_st.evaluation.sentence_evaluator import SentenceEvaluator
+    from ray_st.models.sentence_transformer import SentenceTransformer
+    from ray_st.runtime.train.ray_configs import ScalingConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,12 +82,20 @@ def _scaling(described: RunFile, workers: int | None) -> Any:
         raise RunFileError(f"{where}: {error}") from error
 
 
-def _figures(model: Any, evaluators: list[Any], scaling: Any, output: str | None) -> dict[str, float]:
+def _figures(
+    model: SentenceTransformer,
+    evaluators: list[SentenceEvaluator],
+    scaling: ScalingConfig | None,
+    output: str | None,
+) -> dict[str, float]:
     if scaling is not None:
         from ray_st.runtime.encode.rank_evaluators import evaluate_on_workers
 
         return evaluate_on_workers(model, evaluators, scaling, output)
+    from ray_st.evaluation.sentence_evaluator import SINGLE_METRIC
+
     figures: dict[str, float] = {}
     for evaluator in evaluators:
-        figures |= evaluator(model, output_path=output)
+        found = evaluator(model, output_path=output)
+        figures |= found if isinstance(found, dict) else {SINGLE_METRIC: found}
     return figures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ray_st.cli.run_checks import RunFileError, check_mapping
 from ray_st.cli.yaml_text import YamlError, load_yaml
@@ -29,7 +29,7 @@ def load_run(path: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return raw
 
 
-def with_value(raw: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+def with_value(raw: Mapping[str, Any], key: str, value: object) -> dict[str, Any]:
     """A copy of a run's plain values with one of them replaced.
 
     Args:
@@ -74,22 +74,22 @@ def _expand(raw: dict[str, Any]) -> dict[str, Any]:
     return full
 
 
-def _expand_evaluator(value: Any) -> Any:
+def _expand_evaluator(value: object) -> Any:
     return {**value, "data": _table(value["data"])} if isinstance(value, dict) and "data" in value else value
 
 
-def _table(value: Any) -> Any:
+def _table(value: object) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-def _tables(value: Any) -> Any:
+def _tables(value: object) -> Any:
     """Expands a table, or tables by name."""
     if not is_named(value):
         return _table(value)
     return {name: _table(part) for name, part in value.items() if part is not None}
 
 
-def is_named(value: Any) -> bool:
+def is_named(value: object) -> TypeGuard[dict[str, Any]]:
     """Whether a value is several tables by name: it has no key of a table, nor a likely misspelling of one.
 
     Args:
@@ -117,7 +117,7 @@ def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
     return _put(raw, key.split("."), value, override)
 
 
-def _put(holder: Any, keys: Sequence[str], value: Any, override: str) -> Any:
+def _put(holder: object, keys: Sequence[str], value: object, override: str) -> Any:
     """A copy of `holder` with the value set at a path of keys; numbers index lists."""
     if not keys:
         return value

@@ -22,7 +22,7 @@ def at(where: str, key: str | int) -> str:
     return f"{where}.{key}" if ": " in where else f"{where}: {key}"
 
 
-def check_mapping(value: Any, where: str) -> dict[str, Any]:
+def check_mapping(value: object, where: str) -> dict[str, Any]:
     """Checks that a value is a mapping with text keys, and returns it.
 
     Args:
@@ -70,7 +70,7 @@ def check_types(value: Mapping[str, Any], hints: Mapping[str, Hint], where: str)
             )
 
 
-def build(cls: type[T], value: Any, where: str) -> T:
+def build(cls: type[T], value: object, where: str) -> T:
     """Makes a dataclass from a mapping, checking its keys and the types of its values.
 
     Args:
@@ -91,7 +91,7 @@ def build(cls: type[T], value: Any, where: str) -> T:
     return cls(**given)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if value is None:
         return "nothing (null)"
     text = repr(value)

@@ -21,6 +21,7 @@ from ray_st.util.names import did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import nn
 
     from ray_st.evaluation import SentenceEvaluator
     from ray_st.models.sentence_transformer import SentenceTransformer
@@ -148,7 +149,7 @@ def make_loss(spec: LossSpec, where: str) -> Callable[[Any], Any]:
     parameters = list(inspect.signature(cls).parameters.values())[1:]  # after the model
     options = _options(spec.options, {part.name: part for part in parameters}, cls, where)
 
-    def make(model: Any) -> Any:
+    def make(model: nn.Module) -> Any:
         try:
             return cls(model, **options)
         except (ValueError, TypeError) as error:
@@ -157,7 +158,7 @@ def make_loss(spec: LossSpec, where: str) -> Callable[[Any], Any]:
     return make
 
 
-def _is_loss(part: Any, base: type) -> bool:
+def _is_loss(part: object, base: type) -> bool:
     return isinstance(part, type) and issubclass(part, base) and part is not base
 
 

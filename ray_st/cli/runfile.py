@@ -155,7 +155,7 @@ def parse_run(raw: Mapping[str, Any], source: str) -> RunFile:
     )
 
 
-def _data(value: Any, where: str) -> DataSpec:
+def _data(value: object, where: str) -> DataSpec:
     given = check_mapping(value, where)
     check_keys(given, ("train", "eval"), where)
     if "train" not in given:
@@ -163,7 +163,7 @@ def _data(value: Any, where: str) -> DataSpec:
     return DataSpec(**{key: _table_or_tables(part, at(where, key)) for key, part in given.items()})
 
 
-def _table_or_tables(value: Any, where: str) -> TableSpec | dict[str, TableSpec]:
+def _table_or_tables(value: object, where: str) -> TableSpec | dict[str, TableSpec]:
     if value == {}:
         raise RunFileError(f"{where}: names no table")
     if not is_named(value):
@@ -173,7 +173,7 @@ def _table_or_tables(value: Any, where: str) -> TableSpec | dict[str, TableSpec]
     }
 
 
-def _loss_or_losses(value: Any, data: DataSpec | None, where: str) -> LossSpec | dict[str, LossSpec]:
+def _loss_or_losses(value: object, data: DataSpec | None, where: str) -> LossSpec | dict[str, LossSpec]:
     """One loss; or, if the data has several tables, one per table by name."""
     several: dict[str, TableSpec] = {}
     for tables in (data.train, data.eval) if data else ():
@@ -196,18 +196,18 @@ def _losses(given: Mapping[str, Any], tables: Mapping[str, Any], where: str) -> 
     return {name: _loss(part, at(where, name)) for name, part in given.items()}
 
 
-def _loss(value: Any, where: str) -> LossSpec:
+def _loss(value: object, where: str) -> LossSpec:
     options = dict(check_mapping(value, where))
     return LossSpec(_word(options, "name", where), options)
 
 
-def _evaluators(value: Any, where: str) -> tuple[EvaluatorSpec, ...]:
+def _evaluators(value: object, where: str) -> tuple[EvaluatorSpec, ...]:
     if not isinstance(value, list):
         raise RunFileError(f"{where}: expected a list of evaluators, found {value!r}")
     return tuple(_evaluator(part, at(where, place)) for place, part in enumerate(value))
 
 
-def _evaluator(value: Any, where: str) -> EvaluatorSpec:
+def _evaluator(value: object, where: str) -> EvaluatorSpec:
     options = dict(check_mapping(value, where))
     kind = _word(options, "type", where)
     if "data" not in options and "." in kind:
@@ -218,13 +218,13 @@ def _evaluator(value: Any, where: str) -> EvaluatorSpec:
     return EvaluatorSpec(kind, table, options)
 
 
-def _callbacks(value: Any, where: str) -> tuple[CallbackSpec, ...]:
+def _callbacks(value: object, where: str) -> tuple[CallbackSpec, ...]:
     if not isinstance(value, list):
         raise RunFileError(f"{where}: expected a list of callbacks, found {value!r}")
     return tuple(_callback(part, at(where, place)) for place, part in enumerate(value))
 
 
-def _callback(value: Any, where: str) -> CallbackSpec:
+def _callback(value: object, where: str) -> CallbackSpec:
     options = {"type": value} if isinstance(value, str) else dict(check_mapping(value, where))
     return CallbackSpec(_word(options, "type", where), options)
 

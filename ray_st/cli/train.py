@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_st.cli.metrics_table import table
 from ray_st.cli.run_checks import RunFileError, at, check_keys
 from ray_st.cli.runfile import RunFile, read_run
 from ray_st.util.events import FORMATS, event, notes, speaks_json
 from ray_st.util.uploads import upload_of
+
+if TYPE_CHECKING:
+    from ray_st.runtime.train.ray_configs import RunConfig
+    from ray_st.training_args import SentenceTransformerTrainingArguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +144,7 @@ def prepare(run: RunFile) -> Job:
     return Job(trainer, evaluator, _final(args, run_config))
 
 
-def _final(args: Any, run_config: Any) -> Path:
+def _final(args: SentenceTransformerTrainingArguments, run_config: RunConfig | None) -> Path:
     """Where to save the trained model: the output folder, or next to the checkpoints if Ray deletes that."""
     folder = Path(str(args.output_dir)).absolute()
     if upload_of(folder) is not None:
@@ -165,11 +169,11 @@ def _ray_configs(run: RunFile) -> tuple[Any, Any]:
     from ray_st.runtime.train import ray_configs
 
     made = []
-    for key, known, make in (
-        ("scaling", ray_configs.SCALING_KEYS, ray_configs.scaling_config),
-        ("run", ray_configs.RUN_KEYS, ray_configs.run_config),
+    for key, given, known, make in (
+        ("scaling", run.scaling, ray_configs.SCALING_KEYS, ray_configs.scaling_config),
+        ("run", run.run, ray_configs.RUN_KEYS, ray_configs.run_config),
     ):
-        where, values = at(run.source, key), getattr(run, key)
+        where, values = at(run.source, key), given
         check_keys(values, known, where)
         try:
             made.append(make(values))

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
 import yaml
 
@@ -14,6 +14,12 @@ from ray_st.cli.raw_run import load_run, with_value
 from ray_st.cli.run_checks import RunFileError, at, check_keys, check_mapping, check_types
 from ray_st.cli.runfile import LossSpec, RunFile, parse_run
 from ray_st.util.names import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Params: TypeAlias = Mapping[str, Any]
+"""The hyperparameters of a trial, by name."""
 
 BEST = "best.yaml"
 _ARGS, _MODEL, _LOSS, _TRAIN = "args.", "model.", "loss.", "data.train."
@@ -66,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"trial {best.run_id}: {best.objective}; retrain it with: ray-st train {path}")
 
 
-def _search_section(value: Any, where: str) -> dict[str, Any]:
+def _search_section(value: object, where: str) -> dict[str, Any]:
     from ray_st.study.search_options import SearchOptions
 
     if value is None:
@@ -147,13 +153,14 @@ class _Part:
     raw: Mapping[str, Any]
     source: str
 
-    def _described(self, trial: Any, place: str) -> RunFile:
-        names = [name for name in trial or () if name.startswith(place)]
-        return parse_run(run_with(self.raw, {name: trial[name] for name in names}), self.source)
+    def _described(self, trial: Params | None, place: str) -> RunFile:
+        given = trial or {}
+        names = [name for name in given if name.startswith(place)]  # a value that is read counts as used
+        return parse_run(run_with(self.raw, {name: given[name] for name in names}), self.source)
 
 
 class _ModelInit(_Part):
-    def __call__(self, trial: Any) -> Any:
+    def __call__(self, trial: Params | None) -> Any:
         from ray_st.cli import run_parts
 
         model = self._described(trial, _MODEL).model
@@ -167,7 +174,7 @@ class _LossInit(_Part):
 
     table: str | None = None
 
-    def __call__(self, model: Any, trial: Any = None) -> Any:
+    def __call__(self, model: nn.Module, trial: Params | None = None) -> Any:
         from ray_st.cli import run_parts
 
         spec, where = self._described(trial, _LOSS).loss, at(self.source, "loss")
@@ -178,7 +185,7 @@ class _LossInit(_Part):
 
 
 class _DataInit(_Part):
-    def __call__(self, trial: Any) -> Any:
+    def __call__(self, trial: Params | None) -> Any:
         from ray_st.cli import run_parts
 
         data = self._described(trial, _TRAIN).data
@@ -206,7 +213,7 @@ def run_with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
     return run
 
 
-def _at(raw: Any, key: str) -> Any:
+def _at(raw: object, key: str) -> Any:
     for part in key.split("."):
         raw = raw.get(part) if isinstance(raw, Mapping) else None
     return raw

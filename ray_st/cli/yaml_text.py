@@ -48,7 +48,8 @@ def load_yaml(text: str) -> Any:
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's plain values and no duplicate keys."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's protocol
+    # PyYAML looks for them in the class.
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
@@ -70,7 +71,7 @@ for _tag, _pattern, _first in [
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first))
 
 
-def _unshared(value: Any, depth: int, budget: list[int]) -> Any:
+def _unshared(value: object, depth: int, budget: list[int]) -> Any:
     """A copy with aliases expanded, so that changing one place changes no other."""
     budget[0] -= 1
     if budget[0] < 0:

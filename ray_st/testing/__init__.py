@@ -1,4 +1,4 @@
-"""Conformance kits: what the losses, batch samplers and evaluators of this package keep, as tests for your own.
+"""Conformance kits: what this package's losses, samplers and evaluators keep, as tests for your own.
 
 A kit is a class of pytest tests. Subclass it in a test module and define its one fixture, ``case``:
 
@@ -6,8 +6,8 @@ A kit is a class of pytest tests. Subclass it in a test module and define its on
 - :class:`SamplerConformance` with a :class:`SamplerCase`;
 - :class:`EvaluatorConformance` with an :class:`EvaluatorCase`.
 
-The tests need no network, no GPU and no Ray. This package's own tests are subclasses, too. A kit for another kind of
-part is one file here. It may import any room of the package; none imports it.
+The tests need no network, no GPU and no Ray. This package's own tests are subclasses, too. A kit for another
+kind of part is one file here. It may import any room of the package; none imports it.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ class EvaluatorCase:
 class EvaluatorConformance:
     """Tests of an evaluator; a subclass defines the fixture ``case``.
 
-    It measures the same whenever and wherever it runs, says what it measures, and asks no more of a model than what
-    workers share.
+    It measures the same whenever and wherever it runs, says what it measures, and asks no more of a model
+    than workers share.
     """
 
     @pytest.fixture

@@ -45,8 +45,9 @@ LABELS: dict[str, Callable[[int, int], Tensor | None]] = {
     "teacher columns": lambda rows, columns: _random(rows, columns, DIM),
     "teacher wide": lambda rows, columns: _random(rows, WIDE),
 }
-"""Labels by kind, made for a number of rows and of text columns: a number from 0 to 1; one of three classes; 0 or 1; a
-score for each negative, or for each text but the first; a teacher's embedding, one for each column, or of another width."""
+"""Labels by kind, made for a number of rows and of text columns: none; a number from 0 to 1; one of three
+classes; 0 or 1; a score for each negative, or for each text but the first; a teacher's embedding, one for
+each column, or of another width."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class LossCase:
         make: Makes the loss around a model, which is a :class:`ray_st.testing.TinyEncoder`.
         columns: Number of text columns.
         labels: What the labels are: a key of :data:`LABELS`.
-        pooled: Whether the loss sees the rows of other workers when it is made with ``gather_across_devices``.
+        pooled: Whether the loss sees other workers' rows when it is made with ``gather_across_devices``.
         embedded: Columns of embeddings that ``compute`` gets; None for as many as there are text columns.
         least_rows: Rows below which the loss refuses a batch.
         unlabelled_call: Whether a call without labels is something else than a mistake.
@@ -84,8 +85,8 @@ class LossCase:
 class LossConformance:
     """Tests of a loss; a subclass defines the fixture ``case``.
 
-    Value and gradient belong to the batch, not to how it is split, ordered, cut into chunks or cached; extreme
-    embeddings give finite numbers; wrong input is refused in words.
+    Value and gradient belong to the batch, not to how it is split, ordered, cut into chunks or cached.
+    Extreme embeddings give finite numbers; wrong input is refused in words.
     """
 
     @pytest.fixture
@@ -128,7 +129,7 @@ class LossConformance:
     def test_slices_with_a_shared_pool_are_the_whole(
         self, case: LossCase, loss: Loss, features: list[Features], sizes: list[int]
     ) -> None:
-        """The mean of the workers' losses, weighted by rows, is the loss of the batch, in value and gradient."""
+        """The mean of workers' losses, weighted by rows, is the loss of the batch, in value and gradient."""
         labels = case.labels_of()
         assert not loss.gather_across_devices
         whole = total(loss(features, labels))
@@ -227,7 +228,7 @@ class LossConformance:
     def test_kinds_of_labels(
         self, case: LossCase, loss: Loss, features: list[Features], kind: torch.dtype
     ) -> None:
-        """Labels count by their values, whatever type holds them; a loss without labels does not look at any."""
+        """Labels count by their values, whatever type holds them; a loss without labels ignores them."""
         if case.labels == "none" and not loss.labels.startswith("optional"):
             assert total(loss(features, torch.ones(3))) == total(loss(features))
         if case.labels not in ("score", "binary", "class"):
@@ -321,7 +322,7 @@ class Recorder:
 
 
 class SharedPool:
-    """The cluster as one of its ranks sees it, in one process: hands out what was recorded of the whole batch.
+    """The cluster as one of its ranks sees it, in one process: hands out what was recorded of the batch.
 
     Args:
         pools: What :class:`Recorder` has seen.

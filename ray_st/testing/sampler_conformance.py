@@ -34,7 +34,7 @@ class MakeSampler(Protocol):
     """Makes a batch sampler."""
 
     def __call__(self, rows: Keys, batch_size: int, drop_last: bool, seed: int) -> PlannedBatchSampler:
-        """A sampler of rows. For one that reads a dataset, see :func:`ray_st.testing.sampler_rows.as_dataset`."""
+        """A sampler of rows; :func:`ray_st.testing.sampler_rows.as_dataset` makes a dataset of them."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SamplerCase:
 
 
 def mixed(kind: Callable[..., MultiDatasetDefaultBatchSampler], *options: Any) -> MakeSampler:
-    """Makes a sampler of several datasets: three of other sizes and one of four rows, each without duplicates.
+    """Makes a sampler of several datasets: three of other sizes and one of four rows, without duplicates.
 
     Args:
         kind: The sampler's class, called with the datasets, a sampler for each, the options and the seed.
@@ -85,8 +85,8 @@ every_world = pytest.mark.parametrize("world", WORLDS)
 class SamplerConformance:
     """Tests of a batch sampler; a subclass defines the fixture ``case``.
 
-    The order is a function of seed and epoch; workers of any number make up the same batches; a run that starts anew
-    goes on as if it had not been interrupted.
+    The order is a function of seed and epoch; workers of any number make up the same batches; a resumed run
+    sees exactly the rows of an uninterrupted one.
     """
 
     @pytest.fixture
@@ -174,7 +174,7 @@ class SamplerConformance:
     def test_the_ranks_of_every_world_make_up_the_same_batches(
         self, case: SamplerCase, dataset: str, size: int
     ) -> None:
-        """The workers' shares differ by one row at most; together they are the batch, with what the case promises."""
+        """Workers' shares differ by one row at most; together they are the batch that the case promises."""
         plan, rows = feed(case, dataset, size).plan(1), len(DATASETS[dataset])
         ends = [0, *edges(rows)] if case.mixes else [0, rows]
         for world in WORLDS:
@@ -194,7 +194,7 @@ class SamplerConformance:
     def test_every_rank_gets_its_rows_at_every_step(
         self, case: SamplerCase, dataset: str, world: int
     ) -> None:
-        """Through what a loader reads: ranks agree on dataset and shares, their rows are the batch's, none takes longer."""
+        """As a loader reads it: ranks agree on dataset and shares, and their rows are the batch's."""
         planned = feed(case, dataset, 12)
         ranks = [rank_of(planned, World(rank, world)) for rank in range(world)]
         starts = dict(zip(planned.names, np.cumsum([0, *map(len, planned.windows)]).tolist(), strict=False))
@@ -272,7 +272,7 @@ class PlannedFeed:
 
 
 def in_shared_memory(value: T) -> T:
-    """What a process gets that takes a value from Ray's object store: its arrays are read-only, empty ones too."""
+    """What a process gets from Ray's object store: the value with read-only arrays, empty ones too."""
     buffers: list[pickle.PickleBuffer] = []
     data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
     return pickle.loads(data, buffers=[buffer.raw().tobytes() for buffer in buffers])

@@ -74,7 +74,7 @@ NO_ROWS = Keys(np.zeros((0, 2), dtype=np.uint64), np.zeros(0, dtype=np.int64), n
 
 
 def as_dataset(rows: Keys) -> datasets.Dataset:
-    """The same rows as a dataset of texts, for samplers that read them: ``anchor``, ``positive`` and ``label``.
+    """The same rows as a dataset, for samplers that read texts: ``anchor``, ``positive`` and ``label``.
 
     Args:
         rows: Equal hashes become equal texts; a text has as many words as its row has tokens.

@@ -1,9 +1,9 @@
-"""Whether a value has an annotated type, and that type in words: the one checker of run files and of arguments.
+"""Whether a value has an annotated type, and that type in words: the checker of run files and arguments.
 
-It is not pydantic's, which was tried in strict mode. A run file writes enumerations, paths and functions as text, and
-tuples as lists, which only its JSON mode takes; arguments are Python values, such as NumPy's numbers and paths in place
-of text, which neither mode takes. The words of an error would have to be found here all the same, and its import takes
-a quarter of a second, at each start of the command line.
+It is not pydantic, which was tried in strict mode. A run file writes enumerations and paths as text and
+tuples as lists, which only pydantic's JSON mode accepts; arguments are Python values, such as NumPy's numbers
+and paths in place of text, which neither mode accepts. The words of an error would still have to be found
+here, and importing pydantic takes a quarter of a second at each start of the command line.
 """
 
 from __future__ import annotations
@@ -32,11 +32,6 @@ YAML_WORDS = {**PYTHON_WORDS, bool: "true or false", types.NoneType: "null"}
 """Plain types as a file writes their values."""
 
 
-def is_whole(value: object) -> bool:
-    """Whether a value is a whole number; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
 def options_of(hint: Hint) -> tuple[Hint, ...]:
     """The types of which a value may have any: those of a union, or the annotation itself."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
@@ -45,8 +40,8 @@ def options_of(hint: Hint) -> tuple[Hint, ...]:
 def fits(value: object, hint: Hint) -> bool:
     """Whether a value matches an annotation.
 
-    Enumerations and paths may be written as text, tuples as lists; whole numbers match float. An annotation that is no
-    class is not checked; one of a class that no file can express refuses only plain values.
+    Enumerations and paths may be written as text, tuples as lists; whole numbers match float. Annotations
+    that are no class are not checked; one of a class that no file can express refuses only plain values.
 
     Args:
         value: What was given.

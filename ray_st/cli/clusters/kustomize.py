@@ -128,7 +128,7 @@ def patch(target: Manifest, operations: list[dict[str, Any]]) -> None:
             ) from error
 
 
-def _change(holder: Any, key: str, operation: Mapping[str, Any]) -> None:
+def _change(holder: list[Any] | dict[str, Any], key: str, operation: Mapping[str, Any]) -> None:
     op, value = operation["op"], copy.deepcopy(operation.get("value"))
     if isinstance(holder, list):
         if op == "add":

@@ -18,7 +18,7 @@ from ray_st.cli.clusters.spec import check_amount, quantity
 from ray_st.cli.run_checks import RunFileError, at, build
 
 _NO_OTHER_NODES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""0 says, on any system, that there are no other nodes; else Ray replaces a loopback address by a reachable one."""
+"""0 says, on any system, that there are no other nodes; else Ray replaces loopback addresses."""
 
 _STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 """Seconds that a job has to save a checkpoint when it is stopped; Ray gives it 3."""

@@ -101,7 +101,7 @@ def as_yaml(objects: list[Manifest]) -> str:
 class _Dumper(yaml.SafeDumper):
     """Writes multi-line texts as blocks, and no aliases."""
 
-    def ignore_aliases(self, data: Any) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -128,7 +128,7 @@ def _names(spec: ClusterSpec) -> dict[str, str]:
     return names
 
 
-def _swapped(value: Any, names: dict[str, str]) -> Any:
+def _swapped(value: object, names: dict[str, str]) -> Any:
     """A copy with names replaced."""
     if isinstance(value, dict):
         return {key: _swapped(part, names) for key, part in value.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,7 +133,7 @@ def quantity(text: str) -> float:
     return float(number) * _UNITS[text[len(number) :]]
 
 
-def _storage(value: Any, where: str) -> StorageSpec:
+def _storage(value: object, where: str) -> StorageSpec:
     storage = build(StorageSpec, value, where)
     if bool(storage.volume) == bool(storage.bucket):
         raise RunFileError(f"{where}: expected either `volume` or `bucket`")
@@ -146,16 +146,17 @@ def _storage(value: Any, where: str) -> StorageSpec:
     return storage
 
 
-def _group(value: Any, where: str, senseless: tuple[str, ...] = ()) -> GroupSpec:
+def _group(value: object, where: str, senseless: tuple[str, ...] = ()) -> GroupSpec:
     group = build(GroupSpec, value, where)
+    given = vars(group)
     for name in senseless:
-        if name in value:
+        if name in check_mapping(value, where):
             raise RunFileError(f"{at(where, name)}: the head is one pod without work, and takes no GPU")
     for name in ("memory", "shm"):
-        if getattr(group, name) is not None:
-            check_amount(getattr(group, name), at(where, name))
+        if given[name] is not None:
+            check_amount(given[name], at(where, name))
     for name, least in (("replicas", 0), ("max", 1), ("cpu", 1), ("gpu", 1)):
-        number = getattr(group, name)
+        number = given[name]
         if number is not None and number < least:
             raise RunFileError(f"{at(where, name)}: expected at least {least}, found {number}")
     if group.max is not None and group.max < group.replicas:
@@ -174,15 +175,15 @@ def check_amount(text: str, where: str) -> None:
 
 
 def _check_matches(
-    pattern: re.Pattern[str], what: str, where: str, holder: Any, names: tuple[str, ...]
+    pattern: re.Pattern[str], what: str, where: str, holder: StorageSpec | ClusterSpec, names: tuple[str, ...]
 ) -> None:
     for name in names:
-        text = getattr(holder, name)
+        text = vars(holder)[name]
         if text is not None and not pattern.fullmatch(text):
             raise RunFileError(f"{at(where, name)}: expected {what}, found {text!r}")
 
 
-def _check_known(given: Any, known: tuple[str, ...], where: str) -> None:
+def _check_known(given: Iterable[str], known: tuple[str, ...], where: str) -> None:
     for name in given:
         if name not in known:
             raise RunFileError(f"{where}: there is no {name!r}; {did_you_mean(str(name), known)}")

@@ -33,24 +33,24 @@ LOG_FORMAT = "RAY_ST_LOG_FORMAT"
 FORMATS = ("text", "json")
 
 EVENTS = {
-    "note": "a line for people that has no code of its own",
-    "run.started": "the driver handed the run to the cluster",
+    "note": "a message without a code of its own",
+    "run.started": "the driver submitted the run to the cluster",
     "run.finished": "the run reached its last step",
-    "run.interrupted": "the run was told to stop, and has",
+    "run.interrupted": "the run was asked to stop, and has",
     "run.failed": "an error ended the run",
     "run.refused": "the run cannot work as described; nothing was started",
-    "workers.started": "a worker group began or went on: first step, size, checkpoint",
+    "workers.started": "a worker group started or resumed: first step, size, checkpoint",
     "workers.lost": "workers failed and are replaced: cause, ranks",
     "stop.asked": "the run, or one of its workers, was asked to stop: by whom",
     "stop.saved": "all ranks have stopped after a checkpoint: step, reason",
-    "train.figures": "loss and other figures of training",
-    "eval.figures": "figures of an evaluation",
+    "train.figures": "loss and other training metrics",
+    "eval.figures": "metrics of an evaluation",
     "checkpoint.written": "a checkpoint is complete: step, seconds",
     "checkpoint.passed_over": "a checkpoint is incomplete or damaged: file",
     "hang.seen": "a rank has made no progress for too long: rank, step, seconds",
-    "hang.stacks": "where the ranks are was written down: folder, ranks that did not answer",
-    "lease.taken": "the run's folder was left by a driver that is gone, and is ours now",
-    "lease.lost": "another driver took the run's folder; this one stops",
+    "hang.stacks": "the stacks of the ranks were written: folder, ranks that did not respond",
+    "lease.taken": "the run's folder was left by a driver that is gone, and was taken over",
+    "lease.lost": "another driver took over the run's folder; this one stops",
 }
 """Code and meaning of every event. Codes stay; new ones may be added."""
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.plan import Indices, Plan
-from ray_st.data.samplers import known_steps, plan_of
+from ray_st.data.samplers import FollowsEpochs, known_steps, plan_of
 
 
 class BatchSource(Protocol):
-    """The batches of a run's datasets for a rank. Rows are numbered over all datasets, one after the other."""
+    """The batches of a run's datasets for a rank.
+
+    Rows are numbered over all datasets, one after the other.
+    """
 
     @property
     def names(self) -> Sequence[str]:
@@ -39,8 +42,8 @@ class BatchSource(Protocol):
 class Planner:
     """Plans epochs with a batch sampler, all with the same number of steps.
 
-    Where epochs differ in their number of batches, shorter ones are stretched to the longest; with ``drop_last``, which
-    promises full batches, longer ones are cut to the shortest.
+    Where epochs differ in their number of batches, shorter ones are stretched to the longest; with
+    ``drop_last``, which promises full batches, longer ones are cut to the shortest.
 
     Args:
         sampler: A batch sampler; ``set_epoch`` is called where it has it.
@@ -58,9 +61,9 @@ class Planner:
         self.steps = self._count(max(epochs, 1))
         if self.steps == 0:
             raise ValueError(
-                f"{type(sampler).__name__} makes no batch in an epoch. With dataloader_drop_last=True only full batches "
-                "count, and of several datasets in turn the one without a full batch ends the epoch: use smaller "
-                "batches, or dataloader_drop_last=False."
+                f"{type(sampler).__name__} makes no batch in an epoch. With dataloader_drop_last=True only "
+                "full batches count, and of several datasets in turn the one without a full batch ends the "
+                "epoch: use smaller batches, or dataloader_drop_last=False."
             )
 
     def _count(self, epochs: int) -> int:
@@ -72,9 +75,8 @@ class Planner:
 
     def _draw(self, epoch: int) -> Plan:
         if self._latest is None or self._latest[0] != epoch:
-            set_epoch: Any = getattr(self._sampler, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
+            if isinstance(self._sampler, FollowsEpochs):
+                self._sampler.set_epoch(epoch)
             self._latest = (epoch, plan_of(self._sampler))
         return self._latest[1]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ray_st.data.held_out import held_out
@@ -46,6 +48,47 @@ class ColumnSpec:
         return self.texts if self.label is None else (*self.texts, self.label)
 
 
+@dataclass(frozen=True)
+class LossNeeds:
+    """What a loss says of itself; a user's own loss may be any module, which says nothing.
+
+    Args:
+        text_columns: Least and greatest number of text columns; no bound if the greatest is None.
+        labels: What kind of labels it takes, in a word; ``"none"`` if none.
+        in_batch_negatives: Whether the other rows of a batch are negatives.
+        gather_across_devices: Whether those are the rows of all workers.
+    """
+
+    text_columns: tuple[int, int | None] | None = None
+    labels: str | None = None
+    in_batch_negatives: bool = False
+    gather_across_devices: bool = False
+
+    @classmethod
+    def of(cls, loss: object) -> LossNeeds:
+        """The needs of a loss."""
+        said: dict[str, Any] = {field.name: getattr(loss, field.name, field.default) for field in fields(cls)}
+        return cls(**said)
+
+
+@runtime_checkable
+class LimitsLabels(Protocol):
+    """A loss that says which labels it takes."""
+
+    different_labels: int
+
+    @property
+    def label_limits(self) -> tuple[bool, float, float]:
+        """Whether labels must be whole numbers, the least, the greatest."""
+
+    @property
+    def ignored_label(self) -> float | None:
+        """A label that is not looked at."""
+
+    def label_lengths(self, columns: int) -> tuple[int, ...]:
+        """How long labels may be that are lists, for a number of text columns."""
+
+
 def split_columns(names: Sequence[str], label_columns: Sequence[str] = LABEL_COLUMNS) -> ColumnSpec:
     """Tells text columns from the label by name; order matters for texts, their names do not.
 
@@ -58,13 +101,13 @@ def split_columns(names: Sequence[str], label_columns: Sequence[str] = LABEL_COL
     return ColumnSpec(texts, label)
 
 
-def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> ColumnSpec:
+def check_columns(columns: ColumnSpec, loss: object, dataset: str) -> ColumnSpec:
     """Refuses a dataset that its loss cannot use, before any worker starts.
 
     Args:
         columns: The dataset's columns.
-        loss: The loss; its class attributes ``text_columns`` (least, most) and ``labels`` state its needs. A loss
-            without them (a plain module) is taken as it is.
+        loss: The loss; its class attributes ``text_columns`` (least, most) and ``labels`` state its needs. A
+            loss without them (a plain module) is taken as it is.
         dataset: What to call the dataset in the error.
 
     Returns:
@@ -79,35 +122,34 @@ def check_columns(columns: ColumnSpec, loss: Any, dataset: str) -> ColumnSpec:
     )
     if not columns.texts:
         raise ColumnError(f"A dataset needs at least one text column; {found}.")
-    needs: tuple[int, int | None] | None = getattr(loss, "text_columns", None)
-    if needs is not None:
-        least, most = needs
+    needs = LossNeeds.of(loss)
+    if needs.text_columns is not None:
+        least, most = needs.text_columns
         if len(columns.texts) < least or (most is not None and len(columns.texts) > most):
             raise ColumnError(f"{name} needs {_amount(least, most)}; {found}. {_remedy(columns, least)}")
-    _check_label(columns, loss, found)
-    return replace(columns, need=_need(columns, loss))
+    _check_label(columns, needs, name, found)
+    return replace(columns, need=_need(columns, needs, loss))
 
 
-def _check_label(columns: ColumnSpec, loss: Any, found: str) -> None:
-    name = type(loss).__name__
-    labels = getattr(loss, "labels", None)
+def _check_label(columns: ColumnSpec, needs: LossNeeds, name: str, found: str) -> None:
+    labels = needs.labels
     needed = labels not in (None, "none") and not str(labels).startswith("optional")
     if needed and columns.label is None:
         raise ColumnError(
             f"{name} needs a label column ({labels}) named one of {list(LABEL_COLUMNS)}; {found}. "
             "Rename the column that holds the labels."
         )
-    matches_only = labels == "none" and getattr(loss, "in_batch_negatives", False)
+    matches_only = labels == "none" and needs.in_batch_negatives
     if matches_only and columns.label in SCORE_COLUMNS and len(columns.texts) == 2:
         raise ColumnError(
-            f"{name} takes no labels: each pair is a match, also one of a low score. {found}. Keep the pairs that match and "
-            f"drop the column {columns.label!r}, or choose a loss that takes labels, such as CoSENTLoss for scores."
+            f"{name} takes no labels: each pair is a match, also one of a low score. {found}. Keep the pairs "
+            f"that match and drop the column {columns.label!r}, or choose a loss that takes labels, such as "
+            "CoSENTLoss for scores."
         )
 
 
-def _need(columns: ColumnSpec, loss: Any) -> LabelNeed | None:
-    labels = getattr(loss, "labels", None)
-    if columns.label is None or labels in (None, "none") or not hasattr(loss, "label_limits"):
+def _need(columns: ColumnSpec, needs: LossNeeds, loss: object) -> LabelNeed | None:
+    if columns.label is None or needs.labels in (None, "none") or not isinstance(loss, LimitsLabels):
         return None
     whole, least, most = loss.label_limits
     return LabelNeed(
@@ -121,7 +163,7 @@ def _need(columns: ColumnSpec, loss: Any) -> LabelNeed | None:
     )
 
 
-def check_classes(columns: ColumnSpec, codes: Any, dataset: str) -> None:
+def check_classes(columns: ColumnSpec, codes: npt.NDArray[np.int64] | None, dataset: str) -> None:
     """Refuses labels that are all the same where the loss learns from how they differ.
 
     Args:
@@ -134,8 +176,8 @@ def check_classes(columns: ColumnSpec, codes: Any, dataset: str) -> None:
         return
     if (codes == codes[0]).all():
         raise ColumnError(
-            f"{need.loss} learns from rows of different labels; the {len(codes)} usable rows of {dataset} all have the "
-            f"same in column {columns.label!r}."
+            f"{need.loss} learns from rows of different labels; the {len(codes)} usable rows of {dataset} "
+            f"all have the same in column {columns.label!r}."
         )
 
 
@@ -150,12 +192,12 @@ def check_lengths(columns: ColumnSpec, lengths: Sequence[tuple[int, int]], datas
     if len(lengths) > 1:
         (length, row), (other, where) = sorted(lengths, key=lambda found: found[1])[:2]
         raise ColumnError(
-            f"{dataset}: labels must be lists of one length; in column {columns.label!r} row {row} has {length} "
-            f"numbers, row {where} has {other}."
+            f"{dataset}: labels must be lists of one length; in column {columns.label!r} row {row} has "
+            f"{length} numbers, row {where} has {other}."
         )
 
 
-def check_batch(columns: ColumnSpec, loss: Any, batch_size: int, world_size: int, dataset: str) -> None:
+def check_batch(columns: ColumnSpec, loss: object, batch_size: int, world_size: int, dataset: str) -> None:
     """Refuses batches of one row for losses whose negatives are the other rows.
 
     Args:
@@ -165,14 +207,18 @@ def check_batch(columns: ColumnSpec, loss: Any, batch_size: int, world_size: int
         world_size: Number of workers.
         dataset: What to call the dataset in the error.
     """
-    gathers = getattr(loss, "gather_across_devices", False)
-    rows = batch_size if gathers else -(-batch_size // world_size)
-    if not getattr(loss, "in_batch_negatives", False) or rows > 1 or len(columns.texts) > 2:
+    needs = LossNeeds.of(loss)
+    rows = batch_size if needs.gather_across_devices else -(-batch_size // world_size)
+    if not needs.in_batch_negatives or rows > 1 or len(columns.texts) > 2:
         return
     raise ColumnError(
-        f"{type(loss).__name__} takes the other rows of a batch as negatives; {dataset} has batches of {batch_size} "
-        f"row(s) over {world_size} worker(s), one a worker. Use a larger batch"
-        + ("." if gathers else ", or gather_across_devices=True for the rows of all workers.")
+        f"{type(loss).__name__} takes the other rows of a batch as negatives; {dataset} has batches of "
+        f"{batch_size} row(s) over {world_size} worker(s), one a worker. Use a larger batch"
+        + (
+            "."
+            if needs.gather_across_devices
+            else ", or gather_across_devices=True for the rows of all workers."
+        )
     )
 
 
@@ -216,8 +262,8 @@ def check_splits(names: Collection[str]) -> None:
             else "Give the one split to train on"
         )
         raise ColumnError(
-            f"train_dataset is a dict of {list(names)}, which trains on all of them, {found} too. {remedy}. A mixture that "
-            f"is meant takes other names: {{'some_name': data[{found[0]!r}], …}}."
+            f"train_dataset is a dict of {list(names)}, which trains on all of them, {found} too. {remedy}. "
+            f"A mixture that is meant takes other names: {{'some_name': data[{found[0]!r}], …}}."
         )
 
 
@@ -232,8 +278,8 @@ def check_full_batch(rows: int, batch_size: int, dataset: str) -> None:
     if rows < batch_size:
         raise ColumnError(
             f"{dataset} has {rows} usable row(s), fewer than a global batch of {batch_size}, and "
-            "dataloader_drop_last=True leaves batches out that are not full: none of its rows would be trained on. Use a "
-            "smaller batch, or dataloader_drop_last=False."
+            "dataloader_drop_last=True leaves batches out that are not full: none of its rows would be "
+            "trained on. Use a smaller batch, or dataloader_drop_last=False."
         )
 
 

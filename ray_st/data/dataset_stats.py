@@ -1,4 +1,4 @@
-"""What is known of a dataset once its rows have been encoded: keys, usable rows, sizes; not the rows themselves."""
+"""What is known of a dataset once its rows have been encoded: keys, usable rows, sizes; no rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class DatasetStats:
         truncated: Number of rows with a text that reaches the model's longest input.
         faults: For each unusable row its number and what is wrong with it.
         fingerprint: Hash of the usable rows' texts and labels, in order.
-        label_lengths: Where labels are lists, how long those of usable rows are, and the first row of each length.
+        label_lengths: Where labels are lists, how long those of usable rows are, and the first row of each
+            length.
     """
 
     keys: Keys

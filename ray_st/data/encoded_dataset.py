@@ -37,8 +37,9 @@ class _Block:
 class EncodedDataset:
     """Random access to the rows of encoded blocks, of which a bounded number are held at a time.
 
-    Blocks stay where they are (in Ray's object store they are shared by all processes of a node): a row is a view. With
-    a bound, the block that was used least recently is let go; plans keep the rows of neighbouring steps in few blocks.
+    Blocks stay where they are (in Ray's object store they are shared by all processes of a node): a row is a
+    view. With a bound, the block that was used least recently is let go; plans keep the rows of neighbouring
+    steps in few blocks.
 
     Args:
         blocks: Encoded blocks by number, in order; fetched when first needed if the sequence is lazy.
@@ -117,9 +118,9 @@ class EncodedDataset:
         if others:
             place = others[0]
             raise ColumnError(
-                f"Labels of a batch must be lists of one length; in column {self.columns.label!r} row {rows[0]} has "
-                f"{lengths[0]} numbers, row {rows[place]} has {lengths[place]} ({len(others)} of {len(rows)} rows of "
-                "the batch differ from the first)."
+                f"Labels of a batch must be lists of one length; in column {self.columns.label!r} row "
+                f"{rows[0]} has {lengths[0]} numbers, row {rows[place]} has {lengths[place]} ({len(others)} "
+                f"of {len(rows)} rows of the batch differ from the first)."
             )
 
     def _values(self, name: str, rows: Indices) -> list[Any]:
@@ -129,7 +130,8 @@ class EncodedDataset:
         """(block, row in block) of each row."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(
-                f"Rows are numbered 0 to {len(self) - 1}; the batch sampler asks for {rows.min()} to {rows.max()}."
+                f"Rows are numbered 0 to {len(self) - 1}; the batch sampler asks for {rows.min()} to "
+                f"{rows.max()}."
             )
         block_of = np.searchsorted(self._ends, rows, side="right")
         starts = np.concatenate([[0], self._ends[:-1]])
@@ -149,7 +151,10 @@ def _are_vectors(labels: list[Any]) -> bool:
 
 
 def _as_classes(labels: list[Any]) -> npt.NDArray[np.int64]:
-    """(n,) or (n, 1) whole numbers. Unsigned ones above 2**63 become negative: different ones stay different."""
+    """(n,) or (n, 1) whole numbers.
+
+    Unsigned ones above 2**63 become negative: different ones stay different.
+    """
     try:
         return np.array(labels, dtype=np.int64)
     except OverflowError:

@@ -49,7 +49,8 @@ class Encoding:
         encoder: Turns texts into token ids, or None where the model takes no token ids.
         keep_texts: Whether the encoded rows keep their texts (for a custom collator, or without an encoder).
         prompts: Prompt that is put before each text of a column.
-        routes: The columns whose texts take a row of the model's modules of their own, with that row's encoder.
+        routes: The columns whose texts take a row of the model's modules of their own, with that row's
+            encoder.
     """
 
     columns: ColumnSpec
@@ -71,10 +72,10 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
         encoding: What to make of them.
 
     Returns:
-        For each text column ``ids:…`` (list of int32, if there is an encoder), ``hash:…`` (uint64) and, if they are
-        kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts); ``truncated``,
-        whether a text reaches the encoder's longest input; ``fault``, which says what is wrong with a row, or null. An
-        unusable text counts as an empty one.
+        For each text column ``ids:…`` (list of int32, if there is an encoder), ``hash:…`` (uint64) and, if
+        they are kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts);
+        ``truncated``, whether a text reaches the encoder's longest input; ``fault``, which says what is wrong
+        with a row, or null. An unusable text counts as an empty one.
     """
     faults = _found_by_reader(block)
     texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}

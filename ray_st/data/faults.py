@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 _SHOWN = 60
 
@@ -12,7 +11,7 @@ class RowError(ValueError):
     """A row of a dataset cannot be used."""
 
 
-def described(value: Any) -> str:
+def described(value: object) -> str:
     """A value and its type, cut to a readable length."""
     if isinstance(value, str) and not value.strip():
         return f"an empty text ({value!r})"
@@ -34,6 +33,7 @@ def check_faults(faults: Sequence[tuple[int, str]], rows: int, dataset: str) -> 
     if faults:
         row, reason = faults[0]
         raise RowError(
-            f"{dataset}: row {row}, {reason}. {len(faults)} of {rows} rows cannot be used; correct or remove them, or "
+            f"{dataset}: row {row}, {reason}. {len(faults)} of {rows} rows cannot be used; correct or remove "
+            "them, or "
             'set bad_rows="skip" in the arguments to leave them out.'
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,13 +11,17 @@ from ray_st.data.keys import keys_of
 from ray_st.data.plan import Indices, Plan
 from ray_st.data.samplers import PlannedBatchSampler
 
+if TYPE_CHECKING:
+    from torch import Generator
+
 
 class GroupByLabelBatchSampler(PlannedBatchSampler):
-    """Batches that hold at least two rows of each of their labels, for losses that need positives within a batch.
+    """Batches with at least two rows of each of their labels, for losses that need positives within a batch.
 
-    The rows of a label are paired at random and its pairs are spread evenly over the epoch, so that a batch mirrors the
-    data: one label far larger than the rest is in every batch, beside others. A row without a partner (the odd one of a
-    label, or the only one) sits out the epoch; which one changes from epoch to epoch.
+    The rows of a label are paired at random and its pairs are spread evenly over the epoch, so that a batch
+    mirrors the data: one label far larger than the rest is in every batch, beside others. A row without a
+    partner (the odd one of a label, or the only one) sits out the epoch; which one changes from epoch to
+    epoch.
 
     Args:
         dataset: The rows: :class:`ray_st.data.keys.Keys` or a :class:`datasets.Dataset`.
@@ -37,7 +41,7 @@ class GroupByLabelBatchSampler(PlannedBatchSampler):
         batch_size: int,
         drop_last: bool = False,
         valid_label_columns: Sequence[str] | None = None,
-        generator: Any = None,
+        generator: Generator | None = None,
         seed: int | None = 0,
     ) -> None:
         super().__init__(batch_size, drop_last, generator, seed)
@@ -82,7 +86,9 @@ class GroupByLabelBatchSampler(PlannedBatchSampler):
 
 
 class GroupByLengthBatchSampler(PlannedBatchSampler):
-    """Batches of rows of similar length, to save padding: sorted by tokens within random groups of fifty batches.
+    """Batches of rows of similar length, to save padding.
+
+    Sorted by tokens within random groups of fifty batches.
 
     Args:
         dataset: The rows, as :class:`ray_st.data.keys.Keys` with token counts.
@@ -102,7 +108,7 @@ class GroupByLengthBatchSampler(PlannedBatchSampler):
         dataset: Any,
         batch_size: int,
         drop_last: bool = False,
-        generator: Any = None,
+        generator: Generator | None = None,
         seed: int | None = 0,
     ) -> None:
         super().__init__(batch_size, drop_last, generator, seed)

@@ -24,8 +24,8 @@ class LabelNeed:
         least: The least number.
         most: The most.
         ignored: A number outside these limits that stands for a row without a label.
-        lengths: How long a list may be; 0 stands for a number that is in no list, -1 for a list of any length.
-            Empty where anything will do.
+        lengths: How long a list may be; 0 stands for a number that is in no list, -1 for a list of any
+            length. Empty where anything will do.
         different: How many different labels there must be.
     """
 

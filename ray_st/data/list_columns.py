@@ -37,9 +37,9 @@ def how_to_spread(types: Mapping[str, Any], label: str | None) -> str | None:
         entries.append(f'"scores": [{", ".join(scores)}]')
     lines = "".join(f"        {entry},\n" for entry in entries)
     return (
-        f"A loss takes one text from each column. Spread lists over columns, with a number of texts that every "
-        f"row has ({_SHOWN} here):\n\ndef spread(row):\n    return {{\n{lines}    }}\n\n"
-        "dataset = dataset.map(spread, remove_columns=dataset.column_names)\n"
+        "A loss takes one text from each column. Spread lists over columns, with a number of texts that "
+        f"every row has ({_SHOWN} here):\n\ndef spread(row):\n    return {{\n{lines}    }}\n\ndataset = "
+        "dataset.map(spread, remove_columns=dataset.column_names)\n"
     )
 
 

@@ -14,8 +14,8 @@ FILE, READ_FAULT = "source_file", "source_fault"
 def read_located(part: Part) -> Iterator[pa.Table]:
     """Reads a part, all its rows in order; each knows its file and its number there.
 
-    Rows that are in memory have no file: their number among all rows says enough. A row that cannot be read is
-    passed on in its place without values and with the reason, so that whoever counts rows counts it.
+    Rows that are in memory have no file: their number among all rows says enough. A row that cannot be read
+    is passed on in its place without values and with the reason, so that whoever counts rows counts it.
 
     Args:
         part: What to read.

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ray_st.data.plan import Indices, Plan
-from ray_st.data.samplers import PlannedBatchSampler, known_steps, order_rng, plan_of
+from ray_st.data.samplers import FollowsEpochs, PlannedBatchSampler, known_steps, order_rng, plan_of
+
+if TYPE_CHECKING:
+    from torch import Generator
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,11 @@ class MultiDatasetDefaultBatchSampler(PlannedBatchSampler):
     """
 
     def __init__(
-        self, dataset: Any, batch_samplers: Sequence[Any], generator: Any = None, seed: int | None = 0
+        self,
+        dataset: Any,
+        batch_samplers: Sequence[Any],
+        generator: Generator | None = None,
+        seed: int | None = 0,
     ) -> None:
         super().__init__(1, False, generator, seed)
         if len(dataset.datasets) != len(batch_samplers):
@@ -64,14 +71,15 @@ class MultiDatasetDefaultBatchSampler(PlannedBatchSampler):
             )
         self.batch_samplers = list(batch_samplers)
         self._starts = np.array([0, *dataset.cumulative_sizes[:-1]], dtype=np.int64)
-        # It holds a key for every row, and travels with this sampler: only batches made elsewhere may need it.
+        # It holds a key for every row, and travels with this sampler: only batches made elsewhere may need
+        # it.
         self.dataset = dataset if self.has_own_batches else None
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose batches are drawn next, for all datasets."""
         super().set_epoch(epoch)
         for sampler in self.batch_samplers:
-            if hasattr(sampler, "set_epoch"):
+            if isinstance(sampler, FollowsEpochs):
                 sampler.set_epoch(epoch)
 
     @abstractmethod
@@ -118,7 +126,10 @@ def _interleave(plans: Sequence[Plan], order: Indices) -> Plan:
 
 
 class RoundRobinBatchSampler(MixingBatchSampler):
-    """Takes a batch from each dataset in turn, until one is used up; rows of larger datasets are left over."""
+    """Takes a batch from each dataset in turn, until one is used up.
+
+    Rows of larger datasets are left over.
+    """
 
     def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
         """(steps,) 0, 1, 2, …, 0, 1, 2, …, as often as the smallest dataset has batches."""
@@ -153,7 +164,7 @@ class WeightedBatchSampler(MixingBatchSampler):
         dataset: Any,
         batch_samplers: Sequence[Any],
         weights: Sequence[float],
-        generator: Any = None,
+        generator: Generator | None = None,
         seed: int | None = 0,
     ) -> None:
         super().__init__(dataset, batch_samplers, generator, seed)

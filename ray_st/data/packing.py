@@ -1,9 +1,10 @@
 """Packing rows into batches so that no value occurs twice in a batch, in time linear in the number of rows.
 
-Most values of real data occur once: their rows can go anywhere. The others are dealt like cards: rows sorted by their
-most frequent value go to batches 0, 1, 2, … in turn, so that rows that share this value are in different batches. A row
-that still meets another of its values there tries batches at random; what is left after a few tries is packed by the same
-rule into batches of its own. Rows of unique values then fill the batches up from the front.
+Most values of real data occur once: their rows can go anywhere. The others are dealt like cards: rows sorted
+by their most frequent value go to batches 0, 1, 2, … in turn, so that rows that share this value are in
+different batches. A row that still meets another of its values there tries batches at random; what is left
+after a few tries is packed by the same rule into batches of its own. Rows of unique values then fill the
+batches up from the front.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Repeats:
 
     Args:
         rows: (r,) indices of rows with at least one repeated value.
-        values: (r, columns) code of each value, in ``[0, len(counts))``; a value that occurs in one row only, or that
-            an earlier column of the same row has, is -1.
+        values: (r, columns) code of each value, in ``[0, len(counts))``; a value that occurs in one row only,
+            or that an earlier column of the same row has, is -1.
         counts: (values,) in how many rows a value occurs.
         free: (f,) the other rows.
     """
@@ -85,7 +86,8 @@ def pack_without_repeats(repeats: Repeats, batch_size: int, rng: np.random.Gener
 
     Args:
         repeats: The repeated values of the rows, from :func:`find_repeats`.
-        batch_size: Most rows of a batch. Where repeats leave no other way batches are smaller, at the end of the plan.
+        batch_size: Most rows of a batch. Where repeats leave no other way batches are smaller, at the end of
+            the plan.
         rng: Draws the order.
     """
     total = len(repeats.rows) + len(repeats.free)
@@ -178,7 +180,10 @@ def _within_capacity(
 
 
 def _stable_argsort(numbers: Indices) -> Indices:
-    """Order of numbers >= 0, equal ones as they come; several times faster than numpy's where both fit 63 bits."""
+    """Order of numbers >= 0, equal ones as they come.
+
+    Several times faster than numpy's where both fit 63 bits.
+    """
     bits = len(numbers).bit_length()
     if int(numbers.max(initial=0)).bit_length() + bits > 63:
         return np.argsort(numbers, kind="stable")
@@ -190,9 +195,13 @@ def _stable_argsort(numbers: Indices) -> Indices:
 def _fill_up(
     repeats: Repeats, batch_of: Indices, steps: int, batch_size: int, rng: np.random.Generator
 ) -> Plan:
-    """Puts the rows of unique values where there is room, from the front; then orders rows by batch, full ones first."""
+    """Puts the rows of unique values where there is room, from the front.
+
+    Then orders rows by batch, full ones first.
+    """
     room = batch_size - np.bincount(batch_of, minlength=steps)
-    # Not ``permutation(repeats.free)``: numpy shuffles an empty array in place, and from shared memory it is read-only.
+    # Not ``permutation(repeats.free)``: numpy shuffles an empty array in place, and from shared memory it is
+    # read-only.
     free = repeats.free[rng.permutation(len(repeats.free))]
     used = int(np.searchsorted(np.cumsum(room), len(free))) + 1
     seats = np.repeat(np.arange(steps)[:used], room[:used])[: len(free)]

@@ -54,7 +54,7 @@ class Plan:
         return Plan(self.rows[: starts[-1]], starts)
 
     def stretch(self, steps: int) -> Plan:
-        """The same rows in the same order in ``steps`` batches, halving the largest (first) batches as needed.
+        """The same rows in the same order in ``steps`` batches; the largest (first) batches are halved.
 
         transformers derives epochs from one number of steps an epoch, so an epoch that packed into fewer
         batches than another is stretched to the longest.

@@ -14,15 +14,15 @@ def prompts_of(
     """The prompt of each text column of a dataset.
 
     Args:
-        prompts: None; one prompt for everything; a prompt for each column name; a prompt for each dataset name; or, for
-            each dataset name, a prompt for each column name.
+        prompts: None; one prompt for everything; a prompt for each column name; a prompt for each dataset
+            name; or, for each dataset name, a prompt for each column name.
         columns: The dataset's columns.
         dataset: Its name among several, or None for a single dataset.
         datasets: Names of all datasets, where there are several.
 
     Raises:
-        ValueError: If prompts by dataset name are given for a single dataset, or if a name is neither a dataset's nor a
-            text column's.
+        ValueError: If prompts by dataset name are given for a single dataset, or if a name is neither a
+            dataset's nor a text column's.
     """
     if not prompts:
         return {}
@@ -31,8 +31,8 @@ def prompts_of(
     nested = [name for name, prompt in prompts.items() if isinstance(prompt, dict)]
     if dataset is None and nested:
         raise ValueError(
-            f"args.prompts maps {nested} to prompts by column, as for several named datasets, but there is a single "
-            f"dataset, which has no name. Give the prompts by column: {list(columns.texts)}."
+            f"args.prompts maps {nested} to prompts by column, as for several named datasets, but there is a "
+            f"single dataset, which has no name. Give the prompts by column: {list(columns.texts)}."
         )
     if dataset is not None and set(prompts) & set(datasets):
         _refuse_unknown(set(prompts) - set(datasets), "datasets", datasets)

@@ -87,8 +87,9 @@ def refuse_unknown_columns(
         return
     if single:
         raise ValueError(
-            f"args.router_mapping maps {list(mapping)} to tasks by column, as for several named datasets, but there is "
-            f"a single dataset, which has no name. Give the tasks by column: {list(*datasets.values())}."
+            f"args.router_mapping maps {list(mapping)} to tasks by column, as for several named datasets, "
+            "but there is a single dataset, which has no name. Give the tasks by column: "
+            f"{list(*datasets.values())}."
         )
     _refuse(set(mapping) - set(datasets), "datasets", list(datasets))
     for dataset, tasks in mapping.items():

@@ -1,14 +1,14 @@
 """Batch samplers: index samplers over keys, run over the batch of the whole cluster.
 
-A sampler sees the rows of a source and the *global* batch size and yields lists of row indices. It knows nothing of
-workers: its batches are cut by rank afterwards, so they are the same for any number of workers.
+A sampler sees the rows of a source and the *global* batch size and yields lists of row indices. It knows
+nothing of workers: its batches are cut by rank afterwards, so they are the same for any number of workers.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -18,32 +18,49 @@ from ray_st.data.plan import Plan
 from ray_st.util.number_checks import is_whole
 from ray_st.util.shared_words import COLLISIONS
 
+if TYPE_CHECKING:
+    from torch import Generator
+
+
+@runtime_checkable
+class FollowsEpochs(Protocol):
+    """A sampler whose order depends on the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch whose batches are drawn next."""
+
 
 def order_rng(seed: int, epoch: int) -> np.random.Generator:
-    """The generator of an epoch's order; a negative seed stands for its 64-bit two's complement, as in torch."""
+    """The generator of an epoch's order.
+
+    A negative seed stands for its 64-bit two's complement, as in torch.
+    """
     return np.random.default_rng([seed % 2**64, epoch])
 
 
 class PlannedBatchSampler(ABC):
     """Base of samplers that plan a whole epoch as arrays.
 
-    The order is a pure function of (seed, epoch): :meth:`set_epoch` moves to another epoch, nothing else changes it.
+    The order is a pure function of (seed, epoch): :meth:`set_epoch` moves to another epoch, nothing else
+    changes it.
 
-    A subclass with an ``__iter__`` of its own, which yields lists of row indices, is a batch sampler too: its epochs are
-    planned from what it yields.
+    A subclass with an ``__iter__`` of its own, which yields lists of row indices, is a batch sampler too: its
+    epochs are planned from what it yields.
 
     Args:
         batch_size: Rows of a global batch.
         drop_last: Whether batches that are not full are left out.
-        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``. For an ``__iter__`` that
-            draws from it, it is seeded with the seed plus the epoch.
+        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``. For an
+            ``__iter__`` that draws from it, it is seeded with the seed plus the epoch.
         seed: Seed of the order.
 
     Raises:
         ValueError: If ``batch_size`` is not a positive integer.
     """
 
-    def __init__(self, batch_size: int, drop_last: bool, generator: Any = None, seed: int | None = 0) -> None:
+    def __init__(
+        self, batch_size: int, drop_last: bool, generator: Generator | None = None, seed: int | None = 0
+    ) -> None:
         if not is_whole(batch_size, least=1, numpy=True):
             raise ValueError(f"batch_size must be a positive integer; got {batch_size!r}.")
         self.batch_size = int(batch_size)
@@ -95,10 +112,11 @@ class PlannedBatchSampler(ABC):
         return len(self.plan()) if steps is None else steps
 
 
-def known_steps(sampler: Any) -> int | None:
+def known_steps(sampler: object) -> int | None:
     """Number of batches of every epoch of a batch sampler; None if only planning an epoch tells."""
-    planned = isinstance(sampler, PlannedBatchSampler) and not sampler.has_own_batches
-    return sampler.steps() if planned else None
+    if isinstance(sampler, PlannedBatchSampler) and not sampler.has_own_batches:
+        return sampler.steps()
+    return None
 
 
 def plan_of(sampler: Iterable[list[int]]) -> Plan:
@@ -138,11 +156,12 @@ class RandomOrder:
 class DefaultBatchSampler(PlannedBatchSampler):
     """Consecutive rows of an order, ``batch_size`` at a time; and the base of samplers of one's own.
 
-    A subclass given as ``args.batch_sampler`` is made with the dataset in place of the order, and yields lists of row
-    indices from an ``__iter__`` of its own.
+    A subclass given as ``args.batch_sampler`` is made with the dataset in place of the order, and yields
+    lists of row indices from an ``__iter__`` of its own.
 
     Args:
-        sampler: Row indices in the wanted order, for example :class:`RandomOrder`; of a subclass, the dataset.
+        sampler: Row indices in the wanted order, for example :class:`RandomOrder`; of a subclass, the
+            dataset.
         batch_size: Rows of a global batch.
         drop_last: Whether an incomplete last batch is left out.
         valid_label_columns: Names that mean a label; for subclasses.
@@ -157,7 +176,7 @@ class DefaultBatchSampler(PlannedBatchSampler):
         batch_size: int = 0,
         drop_last: bool = False,
         valid_label_columns: Sequence[str] | None = None,
-        generator: Any = None,
+        generator: Generator | None = None,
         seed: int | None = 0,
         *,
         dataset: Any = None,
@@ -170,9 +189,9 @@ class DefaultBatchSampler(PlannedBatchSampler):
         )  # it would end with an epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose batches are drawn next, also in the underlying sampler if it knows epochs."""
+        """Chooses the epoch whose batches come next, also in an underlying sampler that follows epochs."""
         super().set_epoch(epoch)
-        if hasattr(self.sampler, "set_epoch"):
+        if isinstance(self.sampler, FollowsEpochs):
             self.sampler.set_epoch(epoch)
 
     def steps(self) -> int | None:
@@ -190,9 +209,9 @@ class DefaultBatchSampler(PlannedBatchSampler):
 class NoDuplicatesBatchSampler(PlannedBatchSampler):
     """Batches in which no text occurs twice, across all text columns; labels and dataset names do not count.
 
-    For losses that use the other rows of a batch as negatives: a duplicate of a positive would be a false negative.
-    A text that very many rows share cannot be in full batches only: what becomes of the rows that are left over in
-    batches that are not full is the choice of ``collisions``.
+    For losses that use the other rows of a batch as negatives: a duplicate of a positive would be a false
+    negative. A text that very many rows share cannot be in full batches only: what becomes of the rows that
+    are left over in batches that are not full is the choice of ``collisions``.
 
     Args:
         dataset: The rows: :class:`ray_st.data.keys.Keys` or a :class:`datasets.Dataset`.
@@ -201,9 +220,10 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         valid_label_columns: Names that mean a label.
         generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
         seed: Seed of the order.
-        collisions: ``"keep"``: rows left over stay in smaller batches at the end of the epoch, so that every row is in
-            exactly one batch; ``"mask"``: they fill full batches, in which texts do repeat, for a loss that leaves
-            repeats out of its negatives; ``"drop"``: but for one incomplete batch they sit out the epoch.
+        collisions: ``"keep"``: rows left over stay in smaller batches at the end of the epoch, so that every
+            row is in exactly one batch; ``"mask"``: they fill full batches, in which texts do repeat, for a
+            loss that leaves repeats out of its negatives; ``"drop"``: but for one incomplete batch they sit
+            out the epoch.
         precompute_hashes: Has no effect: texts are always compared by hashes that are computed once.
         precompute_num_proc: Likewise.
         precompute_batch_size: Likewise.
@@ -218,7 +238,7 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         batch_size: int,
         drop_last: bool = False,
         valid_label_columns: Sequence[str] | None = None,
-        generator: Any = None,
+        generator: Generator | None = None,
         seed: int | None = 0,
         collisions: str = "keep",
         precompute_hashes: bool = True,

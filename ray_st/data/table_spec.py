@@ -35,20 +35,21 @@ class TableSpec:
     """Where a table is and which of it is wanted. Give either `path` or `hub`.
 
     Args:
-        path: A file, folder, pattern or URI, a list of them, a folder that ``save_to_disk`` wrote, or any of these by
-            the name of the split that it is.
+        path: A file, folder, pattern or URI, a list of them, a folder that ``save_to_disk`` wrote, or any of
+            these by the name of the split that it is.
         hub: Name of a dataset on the Hugging Face Hub.
         subset: The Hub dataset's configuration, when it has several.
         format: One of :data:`ray_st.data.sources.FORMATS`; by default told from the files' suffix.
-        split: Split, slice of a split such as ``"train[:80%]"``, or several joined by ``+``. Paths that name no
-            splits are the split ``train``.
-        columns: Columns to keep, in the order in which a loss or an evaluator receives them; by default all. Named
-            as they are after `rename`.
+        split: Split, slice of a split such as ``"train[:80%]"``, or several joined by ``+``. Paths that name
+            no splits are the split ``train``.
+        columns: Columns to keep, in the order in which a loss or an evaluator receives them; by default all.
+            Named as they are after `rename`.
         rename: New names of columns, by their old names.
         types: Types of columns of files, by their old names, where what the first rows say is not meant.
         names: Column names of a CSV or TSV file that has no header row.
         delimiter: What separates the fields of a CSV or TSV file; by default a comma or a tab.
-        quoted: Whether quotation marks in a CSV or TSV file enclose fields; by default true for CSV, false for TSV.
+        quoted: Whether quotation marks in a CSV or TSV file enclose fields; by default true for CSV, false
+            for TSV.
         rows: How many rows to keep, from the start; by default all.
     """
 

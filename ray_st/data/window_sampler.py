@@ -18,9 +18,9 @@ MakeSampler = Callable[[Keys, int], Any]
 class WindowedBatchSampler(PlannedBatchSampler):
     """Runs a sampler over one window of blocks after the other.
 
-    The order of blocks is drawn from (seed, epoch); a window is as many consecutive blocks of that order as fit the
-    budget. What does not fill a batch in a window (leftovers, collisions) is carried into the next; at the end of the
-    epoch the sampler has the last word on it.
+    The order of blocks is drawn from (seed, epoch); a window is as many consecutive blocks of that order as
+    fit the budget. What does not fill a batch in a window (leftovers, collisions) is carried into the next;
+    at the end of the epoch the sampler has the last word on it.
 
     Args:
         keys: Keys of all rows.
@@ -60,7 +60,8 @@ class WindowedBatchSampler(PlannedBatchSampler):
             chosen = blocks[window * self._window_blocks : (window + 1) * self._window_blocks]
             fresh = np.concatenate([np.arange(self._edges[b], self._edges[b + 1]) for b in chosen])
             last = window + 1 == self.windows
-            # As many again as are fresh: with rows that fit nowhere, all of them each time would not be linear.
+            # As many again as are fresh: with rows that fit nowhere, all of them each time would not be
+            # linear.
             again = len(carried) if last else max(len(fresh), self.batch_size)
             rows = np.concatenate([carried[:again], fresh])
             plan = self._window_plan(rows, int(rng.integers(2**31)), last)

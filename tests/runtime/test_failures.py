@@ -63,6 +63,6 @@ def test_errors_of_the_controller(
             raise ControllerError(met)
 
     monkeypatch.setattr(launch, "_Trainer", Trainer)
-    monkeypatch.setattr(launch, "Sealed", lambda task: task)  # the real one starts Ray
+    monkeypatch.setattr(launch, "PickledRef", lambda task: task)  # the real one starts Ray
     with pytest.raises(raised, match=str(met)):
         launch.run_workers(lambda: None, ScalingConfig(num_workers=1), RunConfig())

@@ -1,4 +1,4 @@
-"""Sources: rows from files, queries, memory and the Hub, as parts that are read one by one, checked and bounded."""
+"""Sources: rows from files, queries, memory and the Hub, in checked and bounded parts."""
 
 from __future__ import annotations
 

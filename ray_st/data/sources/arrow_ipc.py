@@ -1,4 +1,4 @@
-"""Arrow files: the IPC file format (also called Feather) and the IPC stream format, which ``datasets`` writes."""
+"""Arrow files: the IPC file format (Feather) and the IPC stream format, which ``datasets`` writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _FILE_MAGIC, _FEATHER_1_MAGIC = b"ARROW1", b"FEA1"
 
 @dataclass(frozen=True)
 class ArrowFile:
-    """An Arrow file. A local one is mapped; of a remote one a record batch, as the file has them, is held at a time.
+    """An Arrow file.
+
+    A local one is mapped; of a remote one a record batch, as the file has them, is held at a time.
 
     Args:
         file: The file.
@@ -78,7 +80,7 @@ def _opened(file: File) -> Iterator[Any]:
             yield reader
 
 
-def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
+def _batches(reader: pa.RecordBatchFileReader | pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     if isinstance(reader, pa.RecordBatchFileReader):
         return (reader.get_batch(place) for place in range(reader.num_record_batches))
     return iter(reader)

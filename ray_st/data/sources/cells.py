@@ -1,4 +1,4 @@
-"""How large cells are, which are too large or not UTF-8, and where to cut a table so that its pieces stay small."""
+"""How large cells are, which are too large or not UTF-8, and where to cut a table into small pieces."""
 
 from __future__ import annotations
 
@@ -81,7 +81,10 @@ def bounded(chunk: Chunk, limits: Limits) -> Iterator[Chunk]:
 
 
 def _view_sizes(array: pa.Array) -> Sizes:
-    """Each view is 16 bytes, of which the first four are the length; pyarrow has no kernel that reads them."""
+    """Each view is 16 bytes, of which the first four are the length.
+
+    No kernel of pyarrow reads them.
+    """
     views = array.buffers()[1]
     if views is None or not len(array):
         return np.zeros(len(array), dtype=np.int64)

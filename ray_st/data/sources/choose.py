@@ -74,12 +74,14 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Cut:
-    """A slice of a source's rows. Rows that cannot be used count, so a slice does not depend on what becomes of them.
+    """A slice of a source's rows.
+
+    Rows that cannot be used count, so a slice does not depend on what becomes of them.
 
     Args:
         source: The source.
-        bounds: Where to cut. Percentages and places from the end need all rows counted first: footers say it for
-            Parquet; text files and queries are read once for it.
+        bounds: Where to cut. Percentages and places from the end need all rows counted first: footers say it
+            for Parquet; text files and queries are read once for it.
     """
 
     source: Source

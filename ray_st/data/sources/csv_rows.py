@@ -30,13 +30,13 @@ class Csv:
     quoted: bool = True
     names: tuple[str, ...] | None = None
 
-    def columns(self, stream: Any, limits: Limits, name: str) -> dict[str, pa.DataType]:
+    def columns(self, stream: pa.NativeFile, limits: Limits, name: str) -> dict[str, pa.DataType]:
         """Header and types of a file."""
         feed = _Feed(read_lines(stream, limits.line, name), limits.line)
         header = self._header(feed, name)
         return infer(sample(self._rows(feed, header)), type_of_words, header)
 
-    def records(self, stream: Any, limits: Limits, name: str) -> Iterator[Record]:
+    def records(self, stream: pa.NativeFile, limits: Limits, name: str) -> Iterator[Record]:
         """The rows after the header; blank lines are none."""
         feed = _Feed(read_lines(stream, limits.line, name), limits.line)
         yield from self._rows(feed, self._header(feed, name))
@@ -69,7 +69,10 @@ class Csv:
                 yield Record(row, feed.line, dict(zip(header, values, strict=True)), feed.size)
 
     def _parsed(self, feed: _Feed) -> Iterator[tuple[list[str], str | None]]:
-        """Fields of each record and what is wrong with it; after a fault reading goes on with the next line."""
+        """Fields of each record and what is wrong with it.
+
+        After a fault reading goes on with the next line.
+        """
         reader = self._reader(feed)
         while True:
             feed.begin()

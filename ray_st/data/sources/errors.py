@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
@@ -55,7 +54,7 @@ def refuse(bad: BadRow) -> None:
     raise SourceError(f'{bad}. Correct the row, or put such rows aside with bad_rows="skip".')
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value and its type, cut to a readable length."""
     if value is None:
         return "nothing"

@@ -99,11 +99,13 @@ class TextFile:
 class Files:
     """Rows in files of one format, in the order of the files, which are sorted by path.
 
-    In CSV and TSV files only an empty field is a missing value. Types of text formats are told from the first rows of
-    each file; a value that does not fit them is an error that names it. All files have the same columns.
+    In CSV and TSV files only an empty field is a missing value. Types of text formats are told from the first
+    rows of each file; a value that does not fit them is an error that names it. All files have the same
+    columns.
 
     Args:
-        path: A file, folder, pattern or URI, or a list of them; see :func:`~ray_st.data.sources.places.list_files`.
+        path: A file, folder, pattern or URI, or a list of them; see
+            :func:`~ray_st.data.sources.places.list_files`.
         format: One of :data:`FORMATS`; by default told from the suffixes.
         filesystem: A pyarrow file system on which the paths are; by default told from the URI's scheme.
         names: Column names of a CSV or TSV file that has no header row.
@@ -153,8 +155,8 @@ class Files:
         other = next((place for place, kind in enumerate(kinds) if kind != kinds[0]), None)
         if other is not None:
             raise SourceError(
-                f"{self.files[other].name}: its suffix says {kinds[other]}, but that of {self.files[0].name} says "
-                f"{kinds[0]}; read one format at a time, or set `format`."
+                f"{self.files[other].name}: its suffix says {kinds[other]}, but that of {self.files[0].name} "
+                f"says {kinds[0]}; read one format at a time, or set `format`."
             )
         self._check_options(kinds[0])
         return kinds[0]
@@ -238,8 +240,8 @@ def _with_known_keys(records: Iterator[Record], known: tuple[str, ...]) -> Itera
             yield record
         else:
             fault = (
-                f"key {odd!r} is not in the first rows, so no column {list(known)}; name the columns to read in "
-                f"`columns`, or add it with types: {{{odd}: …}}"
+                f"key {odd!r} is not in the first rows, so no column {list(known)}; name the columns to read "
+                f"in `columns`, or add it with types: {{{odd}: …}}"
             )
             yield record._replace(fault=fault, values={}, raw=repr(record.values)[:200])
 

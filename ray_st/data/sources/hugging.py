@@ -117,8 +117,8 @@ class HfDataset:
     """A :class:`datasets.Dataset` as a source: its rows in the order of its indices, through its transform.
 
     Args:
-        dataset: The dataset. A format (``with_format("torch")``) is left aside; a transform (``set_transform``) is
-            applied row by row, and may change the columns.
+        dataset: The dataset. A format (``with_format("torch")``) is left aside; a transform
+            (``set_transform``) is applied row by row, and may change the columns.
         name: What errors call it.
         limits: Bounds on what is read at a time.
     """
@@ -207,7 +207,9 @@ def load_hub(
     revision: str | None = None,
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
-    """Loads one split of a dataset of the Hub, or of the Hub's cache when offline. No code of a dataset is run.
+    """Loads one split of a dataset of the Hub, or of the Hub's cache when offline.
+
+    No code of a dataset is run.
 
     Raises:
         SourceError: If it is not there, cannot be reached, or has no such configuration or split.

@@ -19,14 +19,17 @@ from ray_st.data.sources.source_kinds import Converted, from_values, from_words,
 
 @dataclass(frozen=True)
 class Json:
-    """JSON lines. A file that starts with ``[`` is one list of objects, held in memory as a whole while it is read."""
+    """JSON lines.
 
-    def columns(self, stream: Any, limits: Limits, name: str) -> dict[str, pa.DataType]:
+    A file that starts with ``[`` is one list of objects, held in memory as a whole while it is read.
+    """
+
+    def columns(self, stream: pa.NativeFile, limits: Limits, name: str) -> dict[str, pa.DataType]:
         """Keys in the order in which they first appear, and types."""
         first = sample_of_some(self.records(stream, limits, name), name)
         return infer(first, lambda _, values: type_of_values(values))
 
-    def records(self, stream: Any, limits: Limits, name: str) -> Iterator[Record]:
+    def records(self, stream: pa.NativeFile, limits: Limits, name: str) -> Iterator[Record]:
         """The objects; blank lines are none, a key that is not there is a missing value."""
         lines = read_lines(stream, limits.line, name)
         filled = (line for line in lines if not line.data.isspace())
@@ -49,11 +52,11 @@ class Json:
 class Text:
     """Plain text: the one column ``text``, a line a row, without the line's end."""
 
-    def columns(self, stream: Any, limits: Limits, name: str) -> dict[str, pa.DataType]:
+    def columns(self, stream: pa.NativeFile, limits: Limits, name: str) -> dict[str, pa.DataType]:
         """The one column."""
         return {"text": pa.string()}
 
-    def records(self, stream: Any, limits: Limits, name: str) -> Iterator[Record]:
+    def records(self, stream: pa.NativeFile, limits: Limits, name: str) -> Iterator[Record]:
         """The lines, empty ones included."""
         for row, line in enumerate(read_lines(stream, limits.line, name)):
             fault = undecodable(line.data) if line.whole else too_long(limits.line)
@@ -83,8 +86,8 @@ def _listed(lines: Iterator[Line], name: str) -> Iterator[Record]:
     long = next((line for line in parts if not line.whole), None)
     if long is not None:
         raise SourceError(
-            f"{name}, line {long.number}: {too_long(len(long.data))}, in a file that is one list; write one object a "
-            f"line, for example with `jq -c '.[]' {name}`."
+            f"{name}, line {long.number}: {too_long(len(long.data))}, in a file that is one list; write one "
+            f"object a line, for example with `jq -c '.[]' {name}`."
         )
     try:
         values = json.loads(b"".join(line.data for line in parts))
@@ -99,7 +102,7 @@ def _listed(lines: Iterator[Line], name: str) -> Iterator[Record]:
         yield Record(row, None, {} if fault else value, size, fault, repr(value)[:200])
 
 
-def _not_object(value: Any) -> str | None:
+def _not_object(value: object) -> str | None:
     return (
         None if isinstance(value, dict) else f"expected an object with columns as keys, found {shown(value)}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ray_st.data.sources.errors import SourceError
 
@@ -27,7 +27,7 @@ class Line(NamedTuple):
     whole: bool
 
 
-def read_lines(stream: Any, limit: int, name: str) -> Iterator[Line]:
+def read_lines(stream: io.RawIOBase, limit: int, name: str) -> Iterator[Line]:
     """The lines of a stream of bytes, without a byte-order mark; never holds more than a line.
 
     Args:
@@ -52,7 +52,7 @@ def read_lines(stream: Any, limit: int, name: str) -> Iterator[Line]:
         yield Line(number, data, whole)
 
 
-def _skip_line(stream: io.BufferedReader) -> None:
+def _skip_line(stream: io.BufferedIOBase) -> None:
     while (rest := stream.readline(_BUFFER)) and not rest.endswith(b"\n"):
         pass
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -125,7 +125,9 @@ class RowList:
 
 @dataclass(frozen=True)
 class Rows:
-    """A list of rows, each a mapping from column to value, as a source; a key that is not there is a missing value.
+    """A list of rows, each a mapping from column to value, as a source.
+
+    A key that is not there is a missing value.
 
     Args:
         rows: The rows. Columns and types are told from the first ones.
@@ -163,7 +165,7 @@ def from_columns(columns: Mapping[str, Any], name: str, limits: Limits) -> Table
         SourceError: If columns are not sequences of one length, or hold values of several types.
     """
     for column, values in columns.items():
-        if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+        if isinstance(values, str | bytes) or not isinstance(values, Sized):
             raise SourceError(
                 f"{name}: column {column!r}: expected a sequence of values, found {shown(values)}."
             )
@@ -201,7 +203,7 @@ def _array(column: str, values: Any, name: str) -> pa.Array | pa.ChunkedArray:
         return array
 
 
-def _odd(where: BadRow, value: Any, kind: pa.DataType) -> str:
+def _odd(where: BadRow, value: object, kind: pa.DataType) -> str:
     half = lone_surrogate(value) if isinstance(value, str) else None
     if half is not None:
         return f"{replace(where, reason=half)}."

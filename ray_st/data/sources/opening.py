@@ -21,8 +21,9 @@ from ray_st.data.sources.splits import Bound, Bounds
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TAKEN = (
-    "a path, pattern or URI of files, the name of a dataset on the Hub, a datasets.Dataset or IterableDataset, a "
-    "pyarrow table, a pandas frame, a dict of columns, a list of rows, or a Source such as Files or Sql"
+    "a path, pattern or URI of files, the name of a dataset on the Hub, a datasets.Dataset or "
+    "IterableDataset, a pyarrow table, a pandas frame, a dict of columns, a list of rows, or a Source such "
+    "as Files or Sql"
 )
 
 
@@ -37,10 +38,10 @@ def as_source(
     """Opens anything that holds rows.
 
     Args:
-        value: A path, pattern or URI of files (or a list of them), a folder that ``save_to_disk`` wrote, the name of
-            a dataset on the Hub (``owner/name``, its split ``train``), a :class:`datasets.Dataset` or
-            :class:`datasets.IterableDataset`, a pyarrow table, a pandas frame, a dict of columns, a list of rows that
-            are mappings, or a :class:`Source`.
+        value: A path, pattern or URI of files (or a list of them), a folder that ``save_to_disk`` wrote, the
+            name of a dataset on the Hub (``owner/name``, its split ``train``), a :class:`datasets.Dataset` or
+            :class:`datasets.IterableDataset`, a pyarrow table, a pandas frame, a dict of columns, a list of
+            rows that are mappings, or a :class:`Source`.
         name: What errors call it, where it has no name of its own.
         filesystem: Where paths are; by default what their URI says, or this machine.
         rows: How many rows to read, from the start; by default all. An endless stream needs it.

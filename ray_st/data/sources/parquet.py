@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,7 +88,9 @@ def open_parquet(file: File) -> tuple[dict[str, pa.DataType], list[RowGroups]]:
     return columns, units
 
 
-def _batch_rows(handle: Any, metadata: pq.FileMetaData, group: int, schema: pa.Schema, limits: Limits) -> int:
+def _batch_rows(
+    handle: pa.NativeFile, metadata: pq.FileMetaData, group: int, schema: pa.Schema, limits: Limits
+) -> int:
     """How many rows of a row group to decode at a time."""
     facts = metadata.row_group(group)
     row_bytes = facts.total_byte_size // max(facts.num_rows, 1) + 1
@@ -99,7 +100,7 @@ def _batch_rows(handle: Any, metadata: pq.FileMetaData, group: int, schema: pa.S
     return int(min(max(limits.bytes // max(row_bytes, largest), 1), limits.rows))
 
 
-def _largest_shared(handle: Any, metadata: pq.FileMetaData, group: int, texts: list[str]) -> int:
+def _largest_shared(handle: pa.NativeFile, metadata: pq.FileMetaData, group: int, texts: list[str]) -> int:
     """Bytes of the longest text in the dictionaries of a row group: in every row it would be decoded anew."""
     if not texts:
         return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -83,8 +82,8 @@ class Part:
             numbered: Whether to add the column :data:`ROW` (int64).
 
         Returns:
-            Tables of at most ``limits.rows`` rows and ``limits.bytes`` bytes (a single row may be larger), with
-            :attr:`names` as columns and the schema's types.
+            Tables of at most ``limits.rows`` rows and ``limits.bytes`` bytes (a single row may be larger),
+            with :attr:`names` as columns and the schema's types.
 
         Raises:
             SourceError: If the file cannot be read, or, without `report`, a row cannot be used.
@@ -151,7 +150,7 @@ class Part:
         reason = f"expected a text in UTF-8, found the bytes {snippet(repr(value))}"
         return BadRow(self.name, int(chunk.rows[place]), reason, column, raw=snippet(value))
 
-    def _wrong_type(self, chunk: Chunk, place: int, field: pa.Field, value: Any) -> BadRow:
+    def _wrong_type(self, chunk: Chunk, place: int, field: pa.Field, value: object) -> BadRow:
         reason = f"expected {field.type}, found {shown(value)}"
         return BadRow(self.name, int(chunk.rows[place]), reason, field.name, raw=snippet(repr(value)))
 

@@ -61,8 +61,8 @@ def list_files(paths: Paths, filesystem: FileSystem | None, suffixes: Sequence[s
     """The files that paths stand for.
 
     Args:
-        paths: A file, a folder, a pattern (``*``, ``?``, ``[…]`` and ``**`` for folders at any depth) or a URI of one
-            of these (``s3://bucket/folder/*.parquet``), or several.
+        paths: A file, a folder, a pattern (``*``, ``?``, ``[…]`` and ``**`` for folders at any depth) or a
+            URI of one of these (``s3://bucket/folder/*.parquet``), or several.
         filesystem: Where paths without a scheme are; by default this machine.
         suffixes: Of the files that are taken from a folder.
 
@@ -149,7 +149,10 @@ def _below(store: FileSystem, folder: str, recursive: bool) -> list[FileInfo]:
 
 
 def _walked(store: FileSystem, folder: str, above: tuple[str, ...]) -> Iterator[FileInfo]:
-    """All in a folder of this machine, at any depth. Links are followed, but not to a folder that they lie in."""
+    """All in a folder of this machine, at any depth.
+
+    Links are followed, but not to a folder that they lie in.
+    """
     for info in store.get_file_info(FileSelector(folder, allow_not_found=True)):
         yield info
         real = _real_path(store, info.path) if info.type == FileType.Directory else None

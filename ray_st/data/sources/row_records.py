@@ -42,7 +42,7 @@ class Record(NamedTuple):
     raw: str | bytes = ""
 
 
-def value_size(value: Any) -> int:
+def value_size(value: object) -> int:
     """About how many bytes a Python value holds."""
     if isinstance(value, str | bytes | list | tuple):
         return 16 + len(value) * (1 if isinstance(value, str | bytes) else 8)
@@ -146,7 +146,7 @@ def _chunk(
     return Chunk(pa.Table.from_arrays(arrays, schema=schema), rows).take(keep)
 
 
-def _odd(record: Record, field: pa.Field, value: Any, name: str) -> BadRow:
+def _odd(record: Record, field: pa.Field, value: object, name: str) -> BadRow:
     half = lone_surrogate(value) if isinstance(value, str) else None
     reason = half or (
         f"expected {field.type}, as the first rows or `types` say, found {shown(value)}; "

@@ -86,8 +86,8 @@ class Unit(Protocol):
         """Its rows, in order.
 
         Args:
-            schema: Columns to read. Their types are what the reader of a text format converts to; others may leave
-                that to :class:`Part`.
+            schema: Columns to read. Their types are what the reader of a text format converts to; others may
+                leave that to :class:`Part`.
             limits: Bounds to keep to as far as the format allows.
             report: Takes rows that cannot be used.
         """

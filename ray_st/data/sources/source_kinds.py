@@ -93,8 +93,9 @@ def agreed(schemas: Iterable[tuple[str, Mapping[str, pa.DataType]]]) -> dict[str
             common = merged(known, found)
             if common is None:
                 raise SourceError(
-                    f"{name}: column {column!r} is of type {found}; expected {known}, as in {origin[column]}. "
-                    "Convert the file, name the type in `types`, or leave the column out with `columns`."
+                    f"{name}: column {column!r} is of type {found}; expected {known}, as in "
+                    f"{origin[column]}. Convert the file, name the type in `types`, or leave the column out "
+                    "with `columns`."
                 )
             if pat.is_null(known) and common != known:
                 origin[column] = name
@@ -106,12 +107,14 @@ def _check_names(name: str, found: Mapping[str, Any], leader: str, expected: Map
     missing = next((column for column in expected if column not in found), None)
     if missing is not None:
         raise SourceError(
-            f"{name}: column {missing!r} is missing; found {list(found)}, expected {list(expected)} as in {leader}."
+            f"{name}: column {missing!r} is missing; found {list(found)}, expected {list(expected)} as in "
+            f"{leader}."
         )
     extra = next((column for column in found if column not in expected), None)
     if extra is not None:
         raise SourceError(
-            f"{name}: column {extra!r} is not in {leader}, which has {list(expected)}; name those to read in `columns`."
+            f"{name}: column {extra!r} is not in {leader}, which has {list(expected)}; name those to read in "
+            "`columns`."
         )
 
 
@@ -142,8 +145,8 @@ def pick(
 def type_of_words(column: str, words: Sequence[str | None]) -> pa.DataType:
     """The type of a column of a text file, from its first fields; None is an empty one.
 
-    A column that is named as a label holds numbers as soon as most of its fields are, so that a stray word in it is
-    found and named instead of making all of them words.
+    A column that is named as a label holds numbers as soon as most of its fields are, so that a stray word in
+    it is found and named instead of making all of them words.
     """
     filled = [word for word in words if word is not None]
     if not filled:
@@ -157,7 +160,10 @@ def type_of_words(column: str, words: Sequence[str | None]) -> pa.DataType:
 
 
 def _wide_enough(digits: Sequence[str], is_label: bool) -> pa.DataType:
-    """A type for whole numbers; those that no type holds are words, or, as labels, to be refused one by one."""
+    """A type for whole numbers.
+
+    Those that no type holds are words, or, as labels, to be refused one by one.
+    """
     return _holding(list(map(_whole, digits))) or (pa.int64() if is_label else pa.string())
 
 
@@ -258,7 +264,7 @@ def _converted(values: Sequence[Any], convert: Callable[[Sequence[Any]], pa.Arra
     return convert([None if place in gone else value for place, value in enumerate(values)]), odd
 
 
-def _type_of_value(value: Any) -> pa.DataType | None:
+def _type_of_value(value: object) -> pa.DataType | None:
     if isinstance(value, str):
         return pa.string()  # also where Arrow cannot hold it, so that it is found as a bad text
     try:

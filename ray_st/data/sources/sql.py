@@ -81,13 +81,16 @@ class Query:
 
 @dataclass(frozen=True)
 class Sql:
-    """The rows of a query as a source. The query should say ORDER BY: a database promises no order without it.
+    """The rows of a query as a source.
+
+    The query should say ORDER BY: a database promises no order without it.
 
     Args:
         query: The query.
-        connect: Makes a connection, without arguments; it is called wherever rows are read, so it must be picklable.
-        parameters: Values for the query's placeholders, a set for each part; parts are read side by side, their rows
-            are taken in this order.
+        connect: Makes a connection, without arguments; it is called wherever rows are read, so it must be
+            picklable.
+        parameters: Values for the query's placeholders, a set for each part; parts are read side by side,
+            their rows are taken in this order.
         types: Types of columns by name, where what the first rows say is not meant.
         limits: Bounds on what is held in memory.
     """

@@ -164,8 +164,9 @@ def _reserve(needs: Sequence[Needs], here: bool) -> PlacementGroup:
     if not group.wait(RESERVE_S):
         remove_placement_group(group)
         raise ValueError(
-            f"{len(needs)} encoder(s) need {total}, each on one node; {whose} has {have}, but free in the whole "
-            f"cluster are {_only(total, ray.available_resources())}. Ask for fewer, or wait until others have ended."
+            f"{len(needs)} encoder(s) need {total}, each on one node; {whose} has {have}, but free in the "
+            f"whole cluster are {_only(total, ray.available_resources())}. Ask for fewer, or wait until "
+            "others have ended."
         )
     return group
 

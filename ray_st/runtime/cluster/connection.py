@@ -41,9 +41,10 @@ class _Own:
 def connected() -> Iterator[None]:
     """Uses the cluster that this process is connected to, or one that Ray finds, or starts a local one.
 
-    A local Ray that is started here stays for later calls, and Ray ends it with the process; only what is interrupted
-    must not go on in it. A connection to a cluster that was there is closed again: it is made in a second, and Ray
-    ends a process whose cluster has gone. Handlers of signals are afterwards what they were.
+    A local Ray that is started here stays for later calls, and Ray ends it with the process; only what is
+    interrupted must not go on in it. A connection to a cluster that was there is closed again: it is made in
+    a second, and Ray ends a process whose cluster has gone. Handlers of signals are afterwards what they
+    were.
 
     Raises:
         ConnectionError: If the cluster that the user connected to, or that Ray would join, is gone.
@@ -104,8 +105,8 @@ def expect(address: str) -> None:
     """
     check_answers(address)
     if is_loopback(address):
-        # `ray-st cluster start` made it for this machine alone. Ray read this setting when it was imported; with it on,
-        # it looks for the cluster at an address of the network, where nothing listens.
+        # `ray-st cluster start` made it for this machine alone. Ray read this setting when it was imported;
+        # with it on, it looks for the cluster at an address of the network, where nothing listens.
         ray_constants.ENABLE_RAY_CLUSTER = False
 
 
@@ -116,10 +117,12 @@ def default_scaling() -> ScalingConfig:
 
 
 def takes_all_cores(scaling: ScalingConfig | None) -> bool:
-    """Whether a worker computes with all cores of its node: the only one there is, on a CPU, as nobody said otherwise.
+    """Whether a worker computes with all cores of its node.
 
-    Ray gives a worker as many threads as it asked for CPUs, one by default; on a machine that has nothing else to do, most
-    cores would idle.
+    It does if it is the only one, on a CPU, and nobody said otherwise.
+
+    Ray gives a worker as many threads as it asked for CPUs, one by default; on a machine that has nothing
+    else to do, most cores would idle.
 
     Args:
         scaling: The user's, or None.
@@ -146,7 +149,8 @@ def check_fits(scaling: ScalingConfig, beside: Mapping[str, float] = MappingProx
 
     Args:
         scaling: Number and kind of workers.
-        beside: What the process that evaluates beside them gets, by the name of the resource; nothing without one.
+        beside: What the process that evaluates beside them gets, by the name of the resource; nothing without
+            one.
 
     Raises:
         ValueError: Naming what is asked for and what the cluster has.

@@ -51,10 +51,11 @@ class DriverProxy:
 
 @contextmanager
 def proxied(target: Any) -> Iterator[DriverProxy]:
-    """While this lasts, a process of the cluster can call an object's methods, which run here, in a thread of their own.
+    """Lets processes of the cluster call an object's methods, which run here, in a thread of their own.
 
     Args:
-        target: Its methods take and return what can be pickled. What one raises is raised here at the end, too.
+        target: Its methods take and return what can be pickled. What one raises is raised here at the end,
+            too.
     """
     asked, answered = Queue(actor_options=_LIGHT), Queue(actor_options=_LIGHT)
     with ThreadPoolExecutor(max_workers=1) as threads:

@@ -11,8 +11,9 @@ from ray import cloudpickle
 class PickledRef:
     """A value in the object store that nothing between here and a worker looks into.
 
-    Ray Train's controller loads what it hands on, and would first import all that it needs; what Ray exports to
-    dashboards shows no part of it; and a module that a worker lacks is an ``ImportError`` there, no error of Ray's.
+    Ray Train's controller loads what it hands on, and would first import all that it needs; what Ray exports
+    to dashboards shows no part of it; and a module that a worker lacks is an ``ImportError`` there, no error
+    of Ray's.
 
     Args:
         value: Anything that cloudpickle takes.

@@ -18,10 +18,13 @@ from ray_st.data.plan import Indices, Plan
 
 
 class EpochPlans:
-    """The epochs of a batch source, each planned once for all ranks: the first by the driver, the others by an actor.
+    """The epochs of a batch source, each planned once for all ranks.
 
-    The actor's process starts when the second epoch is wanted: it would be in the way of the workers' processes, and
-    many runs never need it. It takes no CPU from the workers; should it be lost, another makes the same plans.
+    The driver plans the first, an actor the others.
+
+    The actor's process starts when the second epoch is wanted: it would be in the way of the workers'
+    processes, and many runs never need it. It takes no CPU from the workers; should it be lost, another makes
+    the same plans.
 
     Args:
         planner: The source's planner.
@@ -118,7 +121,7 @@ class RayBatchSource:
         ]
 
     def ahead(self, source: int, rows: Indices) -> None:
-        """Asks Ray to bring the blocks of rows to this node (from another node, or from disk), without waiting."""
+        """Asks Ray to bring the blocks of rows to this node, without waiting."""
         references = self._blocks[self.names[source]].references
         wanted = [references[block] for block in self.windows[source].blocks_of(rows)]
         if wanted:

@@ -1,4 +1,4 @@
-"""Builds batch sources whose encoded blocks lie in the object store: fresh ones, or blocks that a search shares."""
+"""Builds batch sources of encoded blocks in the object store: fresh ones, or those that a search shares."""
 
 from __future__ import annotations
 

@@ -38,8 +38,10 @@ class EncodedBlocks:
     stats: DatasetStats
 
 
-def ingest(source: Any, encoding: Encoding, label: str) -> EncodedBlocks:
-    """Encodes all rows of a source, in parallel, in order. What outgrows the object store, Ray spills to disk.
+def ingest(source: object, encoding: Encoding, label: str) -> EncodedBlocks:
+    """Encodes all rows of a source, in parallel, in order.
+
+    What outgrows the object store, Ray spills to disk.
 
     Args:
         source: A Ray Dataset, or what :func:`ray_st.data.sources.as_source` opens.
@@ -80,8 +82,8 @@ def _without_tokens(block: pa.Table, names: list[str]) -> tuple[pa.Table, int]:
     return (block.select(names) if len(block) else block), block.nbytes
 
 
-def open_source(source: Any, encoding: Encoding, label: str) -> ray.data.Dataset:
-    """A Ray Dataset of the columns that are read, in blocks of :data:`BLOCK_ROWS` rows, in the source's order."""
+def open_source(source: object, encoding: Encoding, label: str) -> ray.data.Dataset:
+    """A Ray Dataset of the columns that are read, in order, in blocks of :data:`BLOCK_ROWS` rows."""
     names = list(encoding.columns.names)
     if isinstance(source, ray.data.Dataset):
         opened = source.select_columns(names)
@@ -116,8 +118,8 @@ def _from_tasks(parts: Sequence[Part]) -> ray.data.Dataset:
 def beside_workers() -> dict[str, Any]:
     """Options of tasks that make blocks: as many at a time as the nodes have CPUs, without taking one.
 
-    A block that goes with a lost node is made again by the tasks that made it, with the options they had, while workers
-    may hold every CPU. So each takes the memory that comes with a CPU, on nodes that have CPUs.
+    A block that goes with a lost node is made again by the tasks that made it, with the options they had,
+    while workers may hold every CPU. So each takes the memory that comes with a CPU, on nodes that have CPUs.
 
     Returns:
         Options of Ray; empty, which is a CPU each, where no node has one yet.
@@ -135,7 +137,10 @@ def _without_cpu(nodes: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _on_this_machine() -> dict[str, Any]:
-    """Where tasks run that read what only this machine sees; one at a time where it has no CPUs, as a cluster's head."""
+    """Where tasks run that read what only this machine sees.
+
+    They run one at a time where it has no CPUs, as on a cluster's head.
+    """
     me = ray.get_runtime_context().get_node_id()
     (resources,) = [node["Resources"] for node in ray.nodes() if node["NodeID"] == me]
     options = _without_cpu([resources]) if resources.get("CPU") else {"num_cpus": 0, "concurrency": 1}
@@ -147,6 +152,9 @@ def _read_part(table: pa.Table) -> Iterator[pa.Table]:
 
 
 def default_window_bytes() -> int:
-    """Most bytes of a window: a quarter of the smallest node's object store, as every node maps all of a window."""
+    """Most bytes of a window, where the arguments do not say.
+
+    A quarter of the smallest node's object store, as every node maps all of a window.
+    """
     stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
     return int(_WINDOW_SHARE * min(store for store in stores if store))

@@ -1,4 +1,7 @@
-"""Batch sources through Ray Train's door for datasets. Light: an actor of Ray Train's loads it while workers wait."""
+"""Batch sources through Ray Train's door for datasets.
+
+It imports little: an actor of Ray Train's loads it while workers wait.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ class SourceConfig(DataConfig):
         super().__init__()
         self._sources = dict(sources)
 
-    def configure(self, datasets: Any, world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+    def configure(
+        self, datasets: Mapping[str, object], world_size: int, *args: Any, **kwargs: Any
+    ) -> list[dict[str, Any]]:
         """The batch sources of each rank."""
         return [{name: self._sources[name] for name in datasets} for _ in range(world_size)]

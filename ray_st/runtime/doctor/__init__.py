@@ -1,1 +1,4 @@
-"""What is wrong with a cluster, and what to do about it: facts from every node, and checks that are functions of them."""
+"""What is wrong with a cluster, and what to do about it.
+
+It gathers facts from every node; checks are functions of them.
+"""

@@ -22,8 +22,10 @@ def authentication(nodes: Sequence[Node]) -> Iterator[Finding]:
             ERROR,
             "authentication",
             addresses(without),
-            f"no token is asked for, and ports are open beyond this machine ({ports}, …): who reaches them runs code",
-            "start Ray with RAY_AUTH_MODE=token and the same token on every node (ray get-auth-token --generate)",
+            f"no token is asked for, and ports are open beyond this machine ({ports}, …): who reaches them "
+            "runs code",
+            "start Ray with RAY_AUTH_MODE=token and the same token on every node (ray get-auth-token "
+            "--generate)",
         )
     elif without:
         yield Finding(
@@ -64,7 +66,8 @@ def tls(nodes: Sequence[Node]) -> Iterator[Finding]:
                 "tls",
                 node.address,
                 f"RAY_USE_TLS is set, but {node.tls_fault}",
-                "set RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT to a valid pair and its authority",
+                "set RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT to a valid pair and its "
+                "authority",
             )
     using = [node for node in nodes if node.settings.get("RAY_USE_TLS", "0").lower() in ("1", "true")]
     if using and len(using) < len(nodes):
@@ -82,7 +85,8 @@ def tls(nodes: Sequence[Node]) -> Iterator[Finding]:
             "tls",
             CLUSTER,
             "traffic between hosts, and the token in it, is not encrypted",
-            "keep the network to yourself (network policy, security group), or set RAY_USE_TLS=1 with certificates",
+            "keep the network to yourself (network policy, security group), or set RAY_USE_TLS=1 with "
+            "certificates",
         )
 
 

@@ -29,7 +29,8 @@ def versions(nodes: Sequence[Node]) -> Iterator[Finding]:
                 "versions",
                 there.pop(None),
                 f"{package} is not installed",
-                f'use an image with it on all nodes, or submit with --runtime-env-json \'{{"pip": ["{package}"]}}\'',
+                "use an image with it on all nodes, or submit with --runtime-env-json "
+                f'\'{{"pip": ["{package}"]}}\'',
             )
         if len(there) > 1:
             found = "; ".join(f"{version} on {where}" for version, where in there.items())
@@ -53,8 +54,10 @@ def memory(nodes: Sequence[Node]) -> Iterator[Finding]:
                 WARNING,
                 "memory",
                 node.address,
-                f"/dev/shm has {_gib(node.shm_bytes)}, the object store {_gib(store)}: what does not fit goes to disk",
-                f"give the container {_gib(store)} of shared memory (--shm-size, or an emptyDir of medium Memory)",
+                f"/dev/shm has {_gib(node.shm_bytes)}, the object store {_gib(store)}: what does not fit "
+                "goes to disk",
+                f"give the container {_gib(store)} of shared memory (--shm-size, or an emptyDir of medium "
+                "Memory)",
             )
         if node.scratch_free_share < _FREE_SHARE:
             yield Finding(
@@ -84,7 +87,8 @@ def accelerators(nodes: Sequence[Node]) -> Iterator[Finding]:
                 "accelerators",
                 node.address,
                 f"the machine has {node.gpus} GPUs, Ray offers {offered:g}",
-                "start Ray where CUDA_VISIBLE_DEVICES shows them, or with --num-gpus; in Kubernetes ask for nvidia.com/gpu",
+                "start Ray where CUDA_VISIBLE_DEVICES shows them, or with --num-gpus; in Kubernetes ask for "
+                "nvidia.com/gpu",
             )
         if offered > node.gpus:
             yield Finding(
@@ -92,7 +96,8 @@ def accelerators(nodes: Sequence[Node]) -> Iterator[Finding]:
                 "accelerators",
                 node.address,
                 f"Ray offers {offered:g} GPUs, the driver sees {node.gpus}",
-                "run the container with the NVIDIA runtime, and start Ray without a --num-gpus that is too large",
+                "run the container with the NVIDIA runtime, and start Ray without a --num-gpus that is too "
+                "large",
             )
         if offered and node.versions["torch"] and not node.torch_cuda:
             yield Finding(
@@ -110,7 +115,8 @@ def accelerators(nodes: Sequence[Node]) -> Iterator[Finding]:
             "accelerators",
             CLUSTER,
             f"{cpus:g} CPUs for {gpus:g} GPUs: a worker for each GPU leaves none to read and tokenise data",
-            "give nodes more CPUs, or workers less than one (scaling.resources_per_worker: {CPU: 0.5, GPU: 1})",
+            "give nodes more CPUs, or workers less than one (scaling.resources_per_worker: {CPU: 0.5, GPU: "
+            "1})",
         )
 
 
@@ -147,8 +153,8 @@ def interfaces(nodes: Sequence[Node]) -> Iterator[Finding]:
                 ERROR,
                 "interfaces",
                 node.address,
-                f"its name {node.hostname} resolves to {', '.join(node.host_addresses) or 'nothing'}: Gloo will offer other "
-                "hosts an address that is theirs",
+                f"its name {node.hostname} resolves to {', '.join(node.host_addresses) or 'nothing'}: Gloo "
+                "will offer other hosts an address that is theirs",
                 "set GLOO_SOCKET_IFNAME to the interface between hosts on this node before `ray start`",
             )
 
@@ -165,7 +171,8 @@ def traps(nodes: Sequence[Node]) -> Iterator[Finding]:
                 WARNING,
                 "traps",
                 node.address,
-                f"{node.gcs_servers} Ray clusters run on this machine: a driver without an address may join another's",
+                f"{node.gcs_servers} Ray clusters run on this machine: a driver without an address may join "
+                "another's",
                 "set RAY_ADDRESS, or stop the clusters that nobody uses",
             )
         if node.resources.get("CPU", 0) > node.cpus:

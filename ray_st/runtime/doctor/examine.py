@@ -35,8 +35,8 @@ def examine(address: str | None = None, place: str | None = None, collectives: b
     """Looks for what is wrong with a cluster.
 
     Args:
-        address: The cluster's; by default the one that this process is connected to, or that Ray finds, or else a
-            local one that is started.
+        address: The cluster's; by default the one that this process is connected to, or that Ray finds, or
+            else a local one that is started.
         place: A folder or URI that every node must be able to write, such as a run's ``storage_path``.
         collectives: Whether workers on all nodes form a process group, as training does; takes half a minute.
 
@@ -70,8 +70,8 @@ def _not_connected(error: ConnectionError, address: str | None) -> Finding:
         "connection",
         address or CLUSTER,
         text or type(error).__name__,
-        "see that the cluster runs and its port can be reached; with RAY_AUTH_MODE=token Ray says no more than this "
-        "to a wrong token, so compare `ray get-auth-token` here and on the head",
+        "see that the cluster runs and its port can be reached; with RAY_AUTH_MODE=token Ray says no more "
+        "than this to a wrong token, so compare `ray get-auth-token` here and on the head",
     )
 
 
@@ -145,7 +145,8 @@ def _describe(probe: _Probe) -> Node | Finding:
             "nodes",
             probe.address,
             f"it does not answer: {type(fault).__name__}: {str(fault).strip().splitlines()[0]}",
-            "look into its logs (ray logs raylet.out --node-ip ADDRESS): lost, out of memory, or another Python",
+            "look into its logs (ray logs raylet.out --node-ip ADDRESS): lost, out of memory, or another "
+            "Python",
         )
     resources = probe.row["Resources"]
     return Node(
@@ -160,7 +161,10 @@ def _describe(probe: _Probe) -> Node | Finding:
 
 
 def _clock(probe: _Probe) -> tuple[float, float]:
-    """How far a node's clock is ahead, and by how much that may be wrong: half of the quickest answer's way."""
+    """How far a node's clock is ahead, and by how much that may be wrong.
+
+    The error is half of the quickest answer's way.
+    """
     rounds = []
     for _ in range(_CLOCK_ROUNDS):
         begin = time.time()
@@ -183,7 +187,8 @@ def _network(probes: Sequence[_Probe]) -> Iterator[Finding]:
                     "network",
                     here.address,
                     f"cannot reach {address}:{port}: {reason}",
-                    "let the cluster's nodes talk to each other on all TCP ports (security group, network policy)",
+                    "let the cluster's nodes talk to each other on all TCP ports (security group, network "
+                    "policy)",
                 )
 
 
@@ -212,7 +217,8 @@ def _storage(probes: Sequence[_Probe], place: str) -> Iterator[Finding]:
                 ERROR,
                 "storage",
                 probe.address,
-                f"{place} is another folder there than on other nodes: {len(lost)} of {len(written)} files are missing",
+                f"{place} is another folder there than on other nodes: {len(lost)} of {len(written)} files "
+                "are missing",
                 "use storage that all nodes share: a mounted volume, or s3://…",
             )
     ray.get([probe.actor.remove.remote(place, name) for probe, name in written])
@@ -260,7 +266,8 @@ def _process_group(nodes: Sequence[Node]) -> Iterator[Finding]:
             "collectives",
             CLUSTER,
             f"workers on {len(able)} nodes could not form a {backend} group: {fault}",
-            f"set {backend.upper()}_SOCKET_IFNAME on every node to the interface between hosts, before `ray start`",
+            f"set {backend.upper()}_SOCKET_IFNAME on every node to the interface between hosts, before `ray "
+            "start`",
         )
 
 

@@ -14,8 +14,8 @@ class Finding:
     """One thing that a check found.
 
     Args:
-        level: ``error`` (a run will fail, or anybody can get in), ``warning`` (a run will suffer), ``note`` (worth
-            knowing) or ``ok``.
+        level: ``error`` (a run will fail, or anybody can get in), ``warning`` (a run will suffer), ``note``
+            (worth knowing) or ``ok``.
         check: The check's name.
         where: The node's address, or ``cluster``.
         found: What was found.

@@ -1,4 +1,7 @@
-"""What a node says of itself. Runs on every node by value, also where ray_st is not installed: standard library only."""
+"""What a node says of itself.
+
+It runs on every node by value, also where ray_st is not installed: standard library only.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,6 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-from ray_st.util.filesystems import open_place
 
 PACKAGES = ("ray", "ray-st", "torch", "transformers", "pyarrow", "peft")
 SETTINGS = (
@@ -199,7 +200,10 @@ def tls_fault() -> str | None:
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
-    """A handshake in memory: fails for a key of another certificate, an expired one, or one of another authority."""
+    """A handshake in memory.
+
+    It fails for a key of another certificate, an expired one, or one of another authority.
+    """
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         client.wrap_bio(to_client, to_server),
@@ -253,7 +257,7 @@ class Probe:
     def write(self, place: str, name: str) -> str | None:
         """Writes a small file into a folder or bucket; returns what went wrong."""
         try:
-            filesystem, path = open_place(place)
+            filesystem, path = _opened(place)
             filesystem.create_dir(path, recursive=True)
             with filesystem.open_output_stream(f"{path}/{name}") as stream:
                 stream.write(name.encode())
@@ -263,11 +267,21 @@ class Probe:
 
     def missing(self, place: str, names: list[str]) -> list[str]:
         """Which of the files, written by all nodes, this node does not see."""
-        filesystem, path = open_place(place)
+        filesystem, path = _opened(place)
         infos = filesystem.get_file_info([f"{path}/{name}" for name in names])
         return [name for name, info in zip(names, infos, strict=True) if not info.is_file]
 
     def remove(self, place: str, name: str) -> None:
         """Removes what this node wrote."""
-        filesystem, path = open_place(place)
+        filesystem, path = _opened(place)
         filesystem.delete_file(f"{path}/{name}")
+
+
+def _opened(place: str) -> tuple[Any, str]:
+    # Not ray_st.util's: this file travels by value.
+    import pyarrow.fs as pafs
+
+    if "://" in place:
+        filesystem, path = pafs.FileSystem.from_uri(place)
+        return filesystem, path.rstrip("/")
+    return pafs.LocalFileSystem(), os.path.abspath(place)

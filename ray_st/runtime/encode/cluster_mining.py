@@ -1,14 +1,14 @@
 """Mining by the whole cluster: actors embed and search shards of the corpus, what they find is merged.
 
-This process holds the texts, the embeddings of the queries and the candidates found so far; the embeddings of the
-corpus never leave the actor that made them, one shard at a time.
+This process holds the texts, the embeddings of the queries and the candidates found so far; the embeddings of
+the corpus never leave the actor that made them, one shard at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -22,6 +22,9 @@ from ray_st.runtime.cluster.actor_pool import ActorPool, granted_device
 from ray_st.runtime.cluster.connection import connected
 from ray_st.runtime.encode.encode_pool import default_devices, needs_of, put_model
 
+if TYPE_CHECKING:
+    from ray_st.models.sentence_transformer import SentenceTransformer
+
 
 class Miner:
     """Embeds and searches, in a process of its own.
@@ -31,7 +34,7 @@ class Miner:
         options: Of the :class:`~ray_st.mining.embedder.Embedder`.
     """
 
-    def __init__(self, model: Any, options: dict[str, Any]) -> None:
+    def __init__(self, model: SentenceTransformer, options: dict[str, Any]) -> None:
         self._embedder = Embedder(model.to(granted_device()), **options)
 
     def ready(self) -> None:
@@ -63,8 +66,8 @@ class ClusterSearch:
     It finds what one process finds, but for the last bits of embeddings that are computed in other batches.
 
     Args:
-        devices: One for each actor: "cuda" asks for a GPU, "cpu" for a CPU. By default every GPU of the cluster;
-            without GPUs some CPUs.
+        devices: One for each actor: "cuda" asks for a GPU, "cpu" for a CPU. By default every GPU of the
+            cluster; without GPUs some CPUs.
         texts_at_once: Texts that an actor embeds, and documents that it searches, in one task.
     """
 

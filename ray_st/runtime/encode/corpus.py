@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ray_st.runtime.encode.job_progress import JobProgress
 from ray_st.runtime.encode.output_folder import OutputFolder
 from ray_st.runtime.encode.work import bounds_of, calibration_pieces, encode_piece, joined_bounds
 from ray_st.runtime.encode.work_plan import PART_ROWS, WorkPiece, plan_pieces
+
+if TYPE_CHECKING:
+    from ray_st.models.sentence_transformer import SentenceTransformer
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class CorpusWorker:
         folder: Where the files go.
     """
 
-    def __init__(self, model: Any, options: EncodeOptions, folder: OutputFolder) -> None:
+    def __init__(self, model: SentenceTransformer, options: EncodeOptions, folder: OutputFolder) -> None:
         self._model, self._options, self._folder = model.to(granted_device()), options, folder
 
     def ready(self) -> None:
@@ -62,7 +65,7 @@ class CorpusWorker:
 
 
 def encode_corpus(
-    model: Any,
+    model: SentenceTransformer,
     source: Files | Paths,
     output: str | Path,
     column: str | None = None,
@@ -75,13 +78,14 @@ def encode_corpus(
 ) -> Encoded:
     """Encodes the texts of files into a folder, and goes on where an earlier call was cut off.
 
-    Each part of the input becomes one file of the output, which appears when it is complete; ``_manifest.json`` lists
-    them and is written last. A worker holds some thousand rows at a time, the caller none. Which rows go together,
-    and so the output, does not depend on the workers.
+    Each part of the input becomes one file of the output, which appears when it is complete;
+    ``_manifest.json`` lists them and is written last. A worker holds some thousand rows at a time, the caller
+    none. Which rows go together, and so the output, does not depend on the workers.
 
     Args:
         model: A :class:`~ray_st.SentenceTransformer`; a copy of it goes to each worker.
-        source: Files of one format, a folder, a pattern or a URI of them, or :class:`~ray_st.data.sources.Files`.
+        source: Files of one format, a folder, a pattern or a URI of them, or
+            :class:`~ray_st.data.sources.Files`.
         output: The folder, or its URI; made if it is not there.
         column: The column to encode; by default the only one, or ``text``.
         workers: Processes that encode; by default as many as the cluster's GPUs (or CPUs) allow.
@@ -90,15 +94,15 @@ def encode_corpus(
         shared_disk: Whether all nodes see the local paths; otherwise such a job stays on this node.
         show_progress: Show a bar on a terminal, and lines elsewhere.
         **options: Of each text: ``prompt_name``, ``prompt``, ``batch_size``, ``normalize_embeddings``,
-            ``truncate_dim``, ``precision``; see :class:`~ray_st.runtime.encode.job.EncodeOptions`. Ranges for int8 and uint8
-            are those of 8192 rows spread over the corpus.
+            ``truncate_dim``, ``precision``; see :class:`~ray_st.runtime.encode.job.EncodeOptions`. Ranges for
+            int8 and uint8 are those of 8192 rows spread over the corpus.
 
     Returns:
         What there was to do.
 
     Raises:
-        ValueError: Before anything is encoded: if files, columns, options or resources do not fit, or the folder holds
-            something else. Later: if a row cannot be used.
+        ValueError: Before anything is encoded: if files, columns, options or resources do not fit, or the
+            folder holds something else. Later: if a row cannot be used.
     """
     files = source if isinstance(source, Files) else Files(source)
     named, pieces = plan_pieces(files, column, part_rows)
@@ -122,7 +126,10 @@ def encode_corpus(
 
 
 def _needs(workers: int | None, num_gpus: float | None, pieces: int, here: bool) -> list[Needs]:
-    """What each worker asks for; by default as many workers as the cluster has room for and pieces keep busy."""
+    """What each worker asks for.
+
+    By default as many workers as the cluster has room for and pieces keep busy.
+    """
     have = resources(here)
     gpus = min(1.0, have.get("GPU", 0)) if num_gpus is None else num_gpus
     if gpus < 0 or (workers is not None and workers < 1):
@@ -134,7 +141,7 @@ def _needs(workers: int | None, num_gpus: float | None, pieces: int, here: bool)
 
 @contextmanager
 def _crew(
-    model: Any, options: EncodeOptions, folder: OutputFolder, needs: list[Needs], here: bool
+    model: SentenceTransformer, options: EncodeOptions, folder: OutputFolder, needs: list[Needs], here: bool
 ) -> Iterator[ActorPool]:
     crew = ActorPool(CorpusWorker, [put_model(model), options, folder], needs, here)
     try:

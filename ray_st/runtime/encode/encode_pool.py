@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from torch import Tensor
@@ -13,6 +13,9 @@ from torch import Tensor
 from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device
 from ray_st.runtime.cluster.connection import connected
 from ray_st.util.tensors import batch_to_device
+
+if TYPE_CHECKING:
+    from ray_st.models.sentence_transformer import SentenceTransformer
 
 CPU_ENCODERS = 4
 """How many encoders there are by default on a cluster without GPUs, if it has as many CPUs."""
@@ -25,7 +28,7 @@ class Encoder:
         model: The model.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: SentenceTransformer) -> None:
         self._model = model.to(granted_device())
         model.truncate_dim = model.default_prompt_name = None  # each call says what holds for it
 
@@ -79,13 +82,14 @@ class EncodePool:
             self._closing.close()
 
 
-def start_pool(model: Any, target_devices: Sequence[Any] | None = None) -> EncodePool:
+def start_pool(model: SentenceTransformer, target_devices: Sequence[Any] | None = None) -> EncodePool:
     """Starts encoders, each with a copy of the model as it is now.
 
     Args:
         model: A model with ``encode``, ``to`` and ``device``.
-        target_devices: A device for each encoder: "cuda:0" asks for a GPU (entries of the same name share one), "cpu"
-            for a CPU. By default every GPU of the cluster; without GPUs four CPUs, or as many as there are.
+        target_devices: A device for each encoder: "cuda:0" asks for a GPU (entries of the same name share
+            one), "cpu" for a CPU. By default every GPU of the cluster; without GPUs four CPUs, or as many as
+            there are.
 
     Raises:
         ValueError: If a device is of another kind, there is none, or the cluster lacks them.

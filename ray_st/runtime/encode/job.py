@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from ray_st.data.sources import Files
 from ray_st.runtime.encode.work_plan import WorkPiece
+
+if TYPE_CHECKING:
+    from ray_st.models.sentence_transformer import SentenceTransformer
 
 _PROBE = "Zwölf Boxkämpfer, 12 of THEM: naïve “quotes”, 東京 and café?! don't un-believ_able\t🙂 x²"
 """A text that tokenizers of different vocabularies and rules take apart differently."""
@@ -41,17 +44,21 @@ class EncodeOptions:
     precision: str = "float32"
 
     def for_encode(self) -> dict[str, Any]:
-        """Arguments of ``model.encode``; precision comes afterwards, as its ranges are those of the whole corpus."""
+        """Arguments of ``model.encode``.
+
+        Precision comes afterwards, as its ranges are those of the whole corpus.
+        """
         names = ("prompt_name", "prompt", "batch_size", "normalize_embeddings", "truncate_dim")
         return {name: getattr(self, name) for name in names} | {"show_progress_bar": False}
 
 
 def facts_of(
-    model: Any, source: Files, pieces: Sequence[WorkPiece], options: EncodeOptions
+    model: SentenceTransformer, source: Files, pieces: Sequence[WorkPiece], options: EncodeOptions
 ) -> dict[str, Any]:
     """What the output depends on, as JSON values.
 
-    The batch size is no part of it, nor are the workers: a job that ran out of memory may go on with other ones.
+    The batch size is no part of it, nor are the workers: a job that ran out of memory may go on with other
+    ones.
 
     Args:
         model: The model.
@@ -80,7 +87,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def model_hash(model: Any) -> str:
+def model_hash(model: SentenceTransformer) -> str:
     """A hash of what a model makes of texts: its weights, its modules' settings, its prompts, its tokens.
 
     Where it was loaded from and on which device it is makes no difference.

@@ -72,7 +72,8 @@ class OutputFolder:
             What :meth:`keep` wrote when the same job began; None if it never did.
 
         Raises:
-            OutputError: If the folder cannot be written, or holds something else: another job's output, or other files.
+            OutputError: If the folder cannot be written, or holds something else: another job's output, or
+                other files.
         """
         try:
             self.filesystem.create_dir(self.path, recursive=True)
@@ -87,7 +88,8 @@ class OutputFolder:
             )
         if job is not None and (found := differences(job, facts)):
             raise OutputError(
-                f"{self.path} holds the output of another job: {'; '.join(found)}. Choose another folder, or delete it."
+                f"{self.path} holds the output of another job: {'; '.join(found)}. Choose another folder, or "
+                "delete it."
             )
         return job
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray.train.torch
 import torch
@@ -16,9 +16,12 @@ from ray_st.runtime.train.worker import world_of_worker
 from ray_st.training.distributed.rank_evaluation import Measured, measure
 from ray_st.world import World
 
+if TYPE_CHECKING:
+    from ray_st.models.sentence_transformer import SentenceTransformer
+
 
 def evaluate_on_workers(
-    model: Any,
+    model: SentenceTransformer,
     evaluators: Callable[..., Any] | Sequence[Callable[..., Any]],
     scaling_config: ScalingConfig | None = None,
     output_path: str | None = None,
@@ -27,7 +30,8 @@ def evaluate_on_workers(
 ) -> dict[str, float]:
     """Measures a model on a cluster, the one that this process is connected to or the one that Ray finds.
 
-    Afterwards evaluators know their ``primary_metric`` and the model's card its figures, as if they had run in place.
+    Afterwards evaluators know their ``primary_metric`` and the model's card its figures, as if they had run
+    in place.
 
     Args:
         model: The model; each worker gets a copy of it.
@@ -62,7 +66,9 @@ def evaluate_on_workers(
     return measured.figures
 
 
-def _measure(model: Any, evaluators: Sequence[Callable[..., Any]], **options: Any) -> Measured | None:
+def _measure(
+    model: SentenceTransformer, evaluators: Sequence[Callable[..., Any]], **options: Any
+) -> Measured | None:
     world, device = world_of_worker(), ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collectives of objects use the current one
@@ -70,7 +76,9 @@ def _measure(model: Any, evaluators: Sequence[Callable[..., Any]], **options: An
     return measured if world.is_first else None
 
 
-def _take_over(model: Any, evaluators: Sequence[Callable[..., Any]], measured: Measured) -> None:
+def _take_over(
+    model: SentenceTransformer, evaluators: Sequence[Callable[..., Any]], measured: Measured
+) -> None:
     if measured.card is not None:
         model.model_card_data = measured.card
     for evaluator, primary in zip(evaluators, measured.primary_metrics, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ from ray_st.runtime.encode.output_folder import OutputFolder
 from ray_st.runtime.encode.work_plan import EMBEDDING, WorkPiece
 from ray_st.util.search.quantize import quantize_embeddings
 
+if TYPE_CHECKING:
+    from ray_st.models.sentence_transformer import SentenceTransformer
+
 CALIBRATION_ROWS = 8192
 """Rows whose embeddings show the ranges for int8 and uint8."""
 
@@ -24,7 +27,7 @@ _ZSTD = "zstd"
 
 
 def encode_piece(
-    model: Any,
+    model: SentenceTransformer,
     piece: WorkPiece,
     options: EncodeOptions,
     folder: OutputFolder,
@@ -64,7 +67,10 @@ def encode_piece(
 
 
 def windows(tables: Iterable[pa.Table], limits: Limits | None = None) -> Iterator[pa.Table]:
-    """Tables put together while they stay within the limits: the more texts, the more alike are those of a batch."""
+    """Tables put together while they stay within the limits.
+
+    The more texts, the more alike are those of a batch.
+    """
     limits = limits or Limits()
     held: list[pa.Table] = []
     for table in tables:
@@ -83,7 +89,9 @@ def vector_column(vectors: np.ndarray) -> pa.Array:
 
 
 def calibration_pieces(pieces: Sequence[WorkPiece]) -> list[WorkPiece]:
-    """The rows that show the ranges: the first of up to 64 pieces spread evenly over the corpus, 8192 rows in all.
+    """The rows that show the ranges.
+
+    The first of up to 64 pieces spread evenly over the corpus, 8192 rows in all.
 
     Raises:
         SourceError: If there is a single row, which would be its own range.
@@ -99,7 +107,7 @@ def calibration_pieces(pieces: Sequence[WorkPiece]) -> list[WorkPiece]:
     ]
 
 
-def bounds_of(model: Any, piece: WorkPiece, options: EncodeOptions) -> np.ndarray:
+def bounds_of(model: SentenceTransformer, piece: WorkPiece, options: EncodeOptions) -> np.ndarray:
     """(2, d) the least and the greatest value of each dimension among a piece's embeddings."""
     tables = windows(piece.part.read(_refuse, numbered=True))
     found = [_embeddings(model, piece.part.name, table, options) for table in tables]
@@ -113,7 +121,7 @@ def joined_bounds(bounds: Sequence[np.ndarray]) -> np.ndarray:
     )
 
 
-def _embeddings(model: Any, name: str, table: pa.Table, options: EncodeOptions) -> np.ndarray:
+def _embeddings(model: SentenceTransformer, name: str, table: pa.Table, options: EncodeOptions) -> np.ndarray:
     texts = table[options.column]
     if texts.null_count:
         row = table[ROW][pc.index(texts.is_null(), True).as_py()].as_py()

@@ -63,8 +63,9 @@ def plan_pieces(source: Files, asked: str | None, part_rows: int = PART_ROWS) ->
         part_rows: Most rows of a piece.
 
     Raises:
-        SourceError: If a file cannot be read or has other columns than the first, the column is missing or holds no
-            texts, a Parquet file's statistics count nulls in it, or there are no rows. Names the file.
+        SourceError: If a file cannot be read or has other columns than the first, the column is missing or
+            holds no texts, a Parquet file's statistics count nulls in it, or there are no rows. Names the
+            file.
     """
     if part_rows < 1:
         raise SourceError(f"part_rows must be at least 1; got {part_rows}.")
@@ -105,6 +106,6 @@ def _check_nulls(unit: Any, column: str) -> None:
         missing = chunk.statistics.null_count if chunk.is_stats_set else 0
         if missing:
             raise SourceError(
-                f"{unit.name}: column {column!r}: {missing} of {chunk.num_values} texts in row group {group} are "
-                "missing (null). Fill them in, or leave these rows out."
+                f"{unit.name}: column {column!r}: {missing} of {chunk.num_values} texts in row group {group} "
+                "are missing (null). Fill them in, or leave these rows out."
             )

@@ -1,8 +1,9 @@
 """What workers say, on the driver's console: lines, and a bar where there is a terminal or a notebook.
 
-Events of workers go through the driver's ``logging``, as if they had happened there; what workers print is shown as it is.
-Workers send both to the run's tower, and the driver fetches it from there. Ray's own way to the driver would put
-the worker's name before each line, leave out lines that look alike, and bring Ray's own messages along.
+Events of workers go through the driver's ``logging``, as if they had happened there; what workers print is
+shown as it is. Workers send both to the run's tower, and the driver fetches it from there. Ray's own way to
+the driver would put the worker's name before each line, leave out lines that look alike, and bring Ray's own
+messages along.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from ray_st.util.screen import shown as screen_shown
 from ray_st.world import World
 
 WORKER_OUTPUT = "RAY_ST_WORKER_OUTPUT"
-"""Environment variable of the driver: ``first`` (default) or ``all``, the workers whose ``print`` it shows."""
+"""Environment variable of the driver.
+
+``first`` (default) or ``all``, the workers whose ``print`` it shows.
+"""
 
 _BAR_EVERY_S = 0.2
 
@@ -102,8 +106,8 @@ def shown(tower: Any, run: str) -> Iterator[Channel]:
 def speaking(channel: Channel, world: World, log_level: int) -> Iterator[None]:
     """Sends this worker's events, and the first one's output, to the driver's console.
 
-    What is printed, and what is logged from ``log_level`` on, comes from the first worker, or from all; the others' goes
-    to Ray's files as ever.
+    What is printed, and what is logged from ``log_level`` on, comes from the first worker, or from all; the
+    others' goes to Ray's files as ever.
 
     Args:
         channel: The way there.

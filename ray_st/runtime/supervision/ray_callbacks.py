@@ -22,10 +22,11 @@ wish = StopRequest()
 class StopAtRepeatableErrors(UserCallback):
     """Ends a run at once where Ray Train would restart its workers only to fail in the same way.
 
-    Ray Train retries whatever a worker raises; a lost process or node, or a broken connection, is still retried.
+    Ray Train retries whatever a worker raises; a lost process or node, or a broken connection, is still
+    retried.
     """
 
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+    def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
         """Raises, which ends the run, if any rank's error is repeatable, or the run was told to stop."""
         for rank, error in sorted(worker_exceptions.items()):
             # Ray wraps what a worker raises, and has no public way to unwrap it.
@@ -47,14 +48,17 @@ class HearOfLosses(UserCallback):
     def __init__(self, tower: Any) -> None:
         self._tower = tower
 
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+    def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
         """Tells the cause of each rank's error."""
         for error in worker_exceptions.values():
             self._tower.lost.remote(cause_of(error))
 
 
 class CatchSigterm(WorkerCallback):
-    """Turns a worker's SIGTERM into a wish to leave. Runs in the worker's main thread, where handlers are set."""
+    """Turns a worker's SIGTERM into a wish to leave.
+
+    Runs in the worker's main thread, where handlers are set.
+    """
 
     def after_init_train_context(self) -> None:
         """Sets the handler."""

@@ -1,6 +1,9 @@
-"""The actor that a run's driver and workers watch: wishes to stop, hangs, lost workers, what the console shows.
+"""The actor that a run's driver and workers watch.
 
-It imports nothing heavy, so that its process starts at once. It belongs to the driver and outlives worker groups.
+Wishes to stop, hangs, lost workers, what the console shows.
+
+It imports nothing heavy, so that its process starts at once. It belongs to the driver and outlives worker
+groups.
 """
 
 from __future__ import annotations
@@ -13,16 +16,21 @@ from logging import LogRecord
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from ray_st.runtime.supervision.ray_metrics import count
 from ray_st.util.booked import Booked
+from ray_st.util.hang import Hang
 from ray_st.util.screen import BarMove
 
 POLL_S = 20.0
 """How long a question waits for its answer; then it is asked anew."""
 
 CAUSES = ("preempted", "hang", "node", "moved", "process", "error")
-"""Why workers are replaced. Where ranks say different things the first of these counts: the others follow from it."""
+"""Why workers are replaced.
+
+Where ranks say different things the first of these counts: the others follow from it.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class MonitorUpdate:
 
     version: int = 0
     stop: bool = False
-    hang: Any = None
+    hang: Hang | None = None
 
 
 class RunMonitor:
@@ -83,7 +91,7 @@ class RunMonitor:
         """Asks the workers to stop."""
         await self._change(stop=True)
 
-    async def hang(self, hang: Any) -> None:
+    async def hang(self, hang: Hang) -> None:
         """Has all ranks write down where they are; what a second rank sees is the same hang."""
         if self._news.hang is None:
             self._answers = set()
@@ -108,7 +116,7 @@ class RunMonitor:
 
     # ---- worker groups ----
 
-    async def enter(self, rank: int, worker: Any) -> None:
+    async def enter(self, rank: int, worker: ActorHandle) -> None:
         """A rank's worker begins.
 
         Args:

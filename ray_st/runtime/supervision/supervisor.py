@@ -1,4 +1,7 @@
-"""A run under watch: stops at a signal, hangs, lost workers, figures and events. Both ends, driver and worker."""
+"""A run under watch: stops at a signal, hangs, lost workers, figures and events.
+
+Both ends, driver and worker.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,8 @@ def at_sigterm(call: Callable[[], object]) -> Iterator[None]:
     """Has the first SIGTERM of this process call something; the next one does what it did before.
 
     Args:
-        call: Called in a thread of its own: calls of actors are not safe in a handler, which runs in the middle of another.
+        call: Called in a thread of its own: calls of actors are not safe in a handler, which runs in the
+            middle of another.
     """
     if (
         threading.current_thread() is not threading.main_thread()
@@ -233,8 +237,8 @@ def write_stacks(store: CheckpointStore, rank: int, hang: Hang) -> str:
 def _give_up(hang: Hang, place: WorkerContext, tower: Any) -> None:
     """Has all ranks say where they are, then ends this worker's run with an error that Ray restarts.
 
-    A rank that does not answer is killed: a process that is stopped does not end when it is asked to, and Ray Train would
-    wait for it at each step of the group's end, a minute in all.
+    A rank that does not answer is killed: a process that is stopped does not end when it is asked to, and Ray
+    Train would wait for it at each step of the group's end, a minute in all.
     """
     event("hang.seen", str(hang), **dataclasses.asdict(hang))
     answered: list[int] = []
@@ -251,7 +255,10 @@ def _give_up(hang: Hang, place: WorkerContext, tower: Any) -> None:
 
 
 def _fail(error: Exception) -> None:
-    """Ends the training thread's run with an error although it is stuck; Ray Train has no public way to do so."""
+    """Ends the training thread's run with an error although it is stuck.
+
+    Ray Train has no public way to do so.
+    """
     from ray.train.v2._internal.execution.context import get_train_context
 
     runner = get_train_context().execution_context.training_thread_runner

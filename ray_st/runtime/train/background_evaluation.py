@@ -1,4 +1,7 @@
-"""Evaluation beside training on Ray: an actor with resources of its own evaluates, a light one keeps the answers."""
+"""Evaluation beside training on Ray.
+
+An actor with resources of its own evaluates, a light one keeps the answers.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ class BackgroundEval:
 
 
 def resources_beside(asked: Mapping[str, float] | None, scaling: ScalingConfig) -> dict[str, float]:
-    """What the evaluating process gets: what the user asked for, or one GPU if workers use them, else one CPU.
+    """What the evaluating process gets.
+
+    What the user asked for, or one GPU if workers use them, else one CPU.
 
     Args:
         asked: Amounts by the name of the resource, or None.

@@ -170,7 +170,7 @@ def _build_sources(
     start: Start,
     build: Callable[[LoaderSpec], BuiltSource[AnySource]],
 ) -> tuple[dict[str, BuiltSource[AnySource]], Start]:
-    """Encodes and plans a run's data, refuses what does not fit its checkpoint, and clears its folder of earlier runs.
+    """Encodes and plans a run's data, checks it against the checkpoint, and sets earlier runs aside.
 
     Returns:
         The batch sources, and where the run starts, which may have been moved.
@@ -179,7 +179,8 @@ def _build_sources(
     if not anew and TRAIN in specs:
         resume.check_settings(start, specs[TRAIN].settings)
     if errand.keeps and start.begins_anew:
-        # Before encoding, which takes long: a run that is killed there is not to go on from another one's checkpoint.
+        # Before encoding, which takes long: a run that is killed there is not to go on from another one's
+        # checkpoint.
         start = resume.set_aside(store, start)
     built = {name: build(spec) for name, spec in specs.items()}
     launch.announce(built, store)

@@ -1,4 +1,7 @@
-"""A trainer inside a user's own ``train_loop_per_worker``: its place in that worker, with data that is at hand there."""
+"""A trainer inside a user's own ``train_loop_per_worker``.
+
+Its place in that worker, with data that is at hand there.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +35,8 @@ _made = itertools.count()
 def find_place() -> WorkerContext | None:
     """The place of this process if it is a worker of Ray Train, without data; else None.
 
-    Checkpoints go to the run's folder. A restarted worker comes to the same trainers in the same order, so their
-    numbers tell whose checkpoints are whose.
+    Checkpoints go to the run's folder. A restarted worker comes to the same trainers in the same order, so
+    their numbers tell whose checkpoints are whose.
 
     Raises:
         ValueError: If the workers cannot talk to each other.
@@ -45,8 +48,8 @@ def find_place() -> WorkerContext | None:
     world = world_of_worker()
     if current_world().size != world.size:
         raise ValueError(
-            f"This is one of {world.size} workers of Ray Train without a process group of torch: start them with a "
-            "TorchTrainer."
+            f"This is one of {world.size} workers of Ray Train without a process group of torch: start them "
+            "with a TorchTrainer."
         )
     store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, f"in-place-{next(_made)}")
     return WorkerContext(world, store, report=CheckpointReport(store))
@@ -72,7 +75,8 @@ def start(
 ) -> Start:
     """The checkpoint from which a trainer starts, with its folder on this machine.
 
-    A worker that Ray Train restarted goes on from the newest checkpoint of this trainer, whatever the user asks for.
+    A worker that Ray Train restarted goes on from the newest checkpoint of this trainer, whatever the user
+    asks for.
 
     Args:
         place: Its place.
@@ -98,8 +102,8 @@ def start(
 def gathered(dataset: Any) -> Any:
     """A dataset, or a dict of them, with the rows of all ranks in place of ``get_dataset_shard``'s shards.
 
-    Every rank must call it. Ranks share the rows over the object store: the global batches are planned over all of them,
-    as if the driver had been given the whole dataset.
+    Every rank must call it. Ranks share the rows over the object store: the global batches are planned over
+    all of them, as if the driver had been given the whole dataset.
 
     Args:
         dataset: What the user gave to the trainer.
@@ -128,7 +132,8 @@ def with_sources(place: WorkerContext, specs: Mapping[str, LoaderSpec]) -> Worke
 
     Args:
         place: The place.
-        specs: The run's datasets, by the name of their batch source; what they read is the same on every rank.
+        specs: The run's datasets, by the name of their batch source; what they read is the same on every
+            rank.
 
     Raises:
         ValueError: If rows cannot be used.

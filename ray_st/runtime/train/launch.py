@@ -168,11 +168,13 @@ def run_workers(
     Raises:
         RunStopped: If a worker met an error that a restart would not mend.
         LeaseLost: If another driver took the run's folder.
-        Interrupted: If the run was told to stop, or its storage was away when Ray Train's controller wrote there; it can go on.
+        Interrupted: If the run was told to stop, or its storage was away when Ray Train's controller wrote
+            there; it can go on.
         OutOfRetries: If workers were lost more often than ``run_config`` allows.
     """
     run_config = _stopping_at_repeatable_errors(run_config)
-    # Ray Train's workers write what is printed twice, through a logger and as it is; ours have a console of their own.
+    # Ray Train's workers write what is printed twice, through a logger and as it is; ours have a console of
+    # their own.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     sealed = PickledRef(task)
     trainer = _Trainer(
@@ -186,8 +188,8 @@ def run_workers(
             raise cause from None
         if isinstance(cause, OSError):  # the controller notes each reported checkpoint in the run's folder
             raise Interrupted(
-                f"Ray Train's controller could not write to the run's storage ({cause}). Complete checkpoints are not "
-                "harmed: when it is there again, go on with resume_from_checkpoint=True"
+                f"Ray Train's controller could not write to the run's storage ({cause}). Complete "
+                "checkpoints are not harmed: when it is there again, go on with resume_from_checkpoint=True"
             ) from error
         raise
     except (WorkerGroupError, PreemptionError) as error:
@@ -267,7 +269,8 @@ def resolve_scaling(scaling: ScalingConfig | None, use_cpu: bool = False) -> Sca
         return ScalingConfig(num_workers=1) if use_cpu else default_scaling()
     if use_cpu and scaling.use_gpu:
         raise ValueError(
-            "use_cpu=True and scaling_config=ScalingConfig(use_gpu=True) contradict each other. Leave one out."
+            "use_cpu=True and scaling_config=ScalingConfig(use_gpu=True) contradict each other. Leave one "
+            "out."
         )
     return scaling
 

@@ -77,7 +77,9 @@ def given_storage(run_config: RunConfig) -> str | None:
 
 
 def given_name(run_config: RunConfig) -> str | None:
-    """The name that a user gave to a run; None where Ray made one of the time, under which a run is not found again.
+    """The name that a user gave to a run.
+
+    None where Ray made one of the time, under which a run is not found again.
 
     Args:
         run_config: The user's.

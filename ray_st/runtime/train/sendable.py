@@ -1,4 +1,7 @@
-"""Whether what goes to workers can be pickled; where it cannot, which attribute of which part is in the way."""
+"""Whether what goes to workers can be pickled.
+
+Where it cannot, which attribute of which part is in the way.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +49,9 @@ def check_sendable(parts: Mapping[str, Any]) -> None:
             continue
         path, culprit = _trace(name, part)
         raise ValueError(
-            f"{path}: {_kind(culprit)} cannot be sent to the workers ({error}). Make it where it is used, such as in "
-            f"on_train_begin of a callback, or have its owner leave it out of its state (__getstate__)."
+            f"{path}: {_kind(culprit)} cannot be sent to the workers ({error}). Make it where it is used, "
+            "such as in on_train_begin of a callback, or have its owner leave it out of its state "
+            "(__getstate__)."
         ) from error
 
 

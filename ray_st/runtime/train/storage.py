@@ -37,9 +37,9 @@ def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
 def taken(store: CheckpointStore) -> Iterator[tuple[CheckpointStore, Lease]]:
     """Holds a run's folder while the context is open; gives the store that only the holder can write with.
 
-    The folder is taken before anything else is done, so that of two runs one is refused at once. Then Ray Train's record
-    of an earlier run there is cleared: Ray resumes by itself from it, and dies where it is torn; where to go on is
-    ours to say, from manifests.
+    The folder is taken before anything else is done, so that of two runs one is refused at once. Then Ray
+    Train's record of an earlier run there is cleared: Ray resumes by itself from it, and dies where it is
+    torn; where to go on is ours to say, from manifests.
 
     Args:
         store: The run's folder.
@@ -86,7 +86,7 @@ def publish(folder: Path, run_config: RunConfig) -> str:
 
 @contextmanager
 def run_folder(output_dir: str, keeps: bool) -> Iterator[str]:
-    """The folder of a run: the user's, or a temporary one for a run that keeps nothing, such as an evaluation."""
+    """The folder of a run: the user's, or a temporary one for a run that keeps nothing (an evaluation)."""
     if keeps:
         yield output_dir
         return

@@ -1,6 +1,7 @@
 """A run without workers (``num_workers=0``): a worker's loop in this process, on the user's own objects.
 
-No Ray is started: rows are encoded here. It is for debugging and first tries, and computes what one worker computes.
+No Ray is started: rows are encoded here. It is for debugging and first tries, and computes what one worker
+computes.
 """
 
 from __future__ import annotations

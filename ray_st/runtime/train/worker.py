@@ -53,8 +53,8 @@ def work(
 
 
 def _quiet_reports() -> None:
-    # Ray Train writes a line for each report of each rank, through a logger named after its file; what users want to
-    # see the loop writes itself.
+    # Ray Train writes a line for each report of each rank, through a logger named after its file; what users
+    # want to see the loop writes itself.
     module = sys.modules.get("ray.train.v2._internal.execution.context")
     if module is not None:
         logging.getLogger(module.__file__).setLevel(logging.WARNING)

@@ -10,7 +10,14 @@ import datasets
 import numpy as np
 from torch import nn
 
-from ray_st.data.column_spec import ColumnSpec, check_columns, check_rows, check_types, split_columns
+from ray_st.data.column_spec import (
+    ColumnSpec,
+    LossNeeds,
+    check_columns,
+    check_rows,
+    check_types,
+    split_columns,
+)
 from ray_st.data.encoding import Encoder, Encoding
 from ray_st.data.routes import Route
 from ray_st.data.sources import Source, as_source
@@ -143,9 +150,10 @@ def negatives_pool(loss: nn.Module, batch_size: int, world_size: int) -> int | N
         batch_size: Rows of a global batch.
         world_size: Number of workers.
     """
-    if not getattr(loss, "in_batch_negatives", False):  # a loss of the user's own may be any module
+    needs = LossNeeds.of(loss)
+    if not needs.in_batch_negatives:
         return None
-    return batch_size if getattr(loss, "gather_across_devices", False) else math.ceil(batch_size / world_size)
+    return batch_size if needs.gather_across_devices else math.ceil(batch_size / world_size)
 
 
 def epochs_needed(args: Any, global_batch: int) -> Callable[[int], int]:

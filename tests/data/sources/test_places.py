@@ -124,13 +124,11 @@ def test_stores_are_opened_by_scheme_and_paths_need_no_escapes(
         stream.write(b"a\n1\n")
     opened: list[str] = []
 
-    class Stores:
-        @staticmethod
-        def from_uri(uri: str) -> Any:
-            opened.append(uri)
-            return store, "bucket"
+    def open_place(uri: str) -> tuple[fs.FileSystem, str]:
+        opened.append(uri)
+        return store, "bucket"
 
-    monkeypatch.setattr("ray_st.data.sources.places.FileSystem", Stores)
+    monkeypatch.setattr("ray_st.data.sources.places.open_place", open_place)
     source = Files(uri)
     assert [file.name for file in source.files] == [uri.partition("://")[0] + "://bucket/a folder/t.csv"]
     assert opened == [asked]

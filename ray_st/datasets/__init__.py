@@ -1,4 +1,7 @@
-"""Datasets and loaders of examples for ``fit``; the trainer takes datasets and samplers."""
+"""Datasets and loaders of examples for ``fit``; the trainer takes datasets and samplers.
+
+May import ``readers``, ``data`` and ``util``. A new dataset gets a file and a row in the table below.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The modules of a model, which turn texts into embeddings one after the other."""
+"""The modules of a model, which turn texts into embeddings one after the other, and the model itself.
+
+May import ``readers``, ``util`` and the values beside them; never ray. A new module gets a class in a file
+here and a row in ``MODULES``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Tokenizers that take texts apart into words, for word embeddings."""
+"""Tokenizers: those that split texts into words, for word embeddings, and those of transformers on disk.
+
+May import ``folder_files`` and ``tokens`` of the parent package. A new word tokenizer derives from
+``VocabularyTokenizer`` and gets a row in the table below.
+"""
 
 from __future__ import annotations
 

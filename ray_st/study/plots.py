@@ -101,15 +101,17 @@ def _of_objective(
     maximize = study.directions[place] == optuna.study.StudyDirection.MAXIMIZE
     missing = len(trials) - len(shown)
     without = f" {missing} trial(s) without an evaluation are left out." if missing else ""
-    note = "The objective of each trial, stopped ones where they ended, and the best complete one so far."
-    draw = functools.partial(history, shown, place, name, maximize)
-    yield Plot(f"History{suffix}", note + without, draw)
-    note = "A line for each trial; drag along an axis."
-    yield Plot(
-        f"Parallel coordinates{suffix}", note + without, functools.partial(parallel, shown, place, name)
-    )
-    note = "The objective over each parameter; stopped trials where they ended."
-    yield Plot(f"Slices{suffix}", note + without, functools.partial(slices, shown, place, name))
+    best_so_far = functools.partial(history, maximize=maximize)
+    for title, note, draw in (
+        (
+            "History",
+            "The objective of each trial, where it ended, and the best complete one so far.",
+            best_so_far,
+        ),
+        ("Parallel coordinates", "A line for each trial; drag along an axis.", parallel),
+        ("Slices", "The objective over each parameter; stopped trials where they ended.", slices),
+    ):
+        yield Plot(title + suffix, note + without, functools.partial(draw, shown, place, name))
     complete = [trial for trial in trials if trial.state == "COMPLETE"]
     if len({trial.objectives[place] for trial in complete}) > 1 and any(trial.params for trial in complete):
         note = "How much of what is good about the best complete trials each parameter explains (PED-ANOVA)."
@@ -222,47 +224,33 @@ class Axis:
 
     Args:
         name: The parameter.
-        distribution: What it is drawn from.
+        title: What is written at the axis.
+        span: Its two ends.
+        ticks: The labels of choices as plotly's options; empty for numbers.
+        place: Where a value is on the axis.
     """
 
     name: str
-    distribution: BaseDistribution
+    title: str
+    span: list[float]
+    ticks: dict[str, list[Any]]
+    place: Callable[[Any], float]
 
-    @property
-    def ticks(self) -> dict[str, list[Any]]:
-        """The labels of choices as plotly's options; none for numbers."""
-        if not isinstance(self.distribution, CategoricalDistribution):
-            return {}
-        choices = [str(choice) for choice in self.distribution.choices]
-        return {"tickvals": list(range(len(choices))), "ticktext": choices}
-
-    @property
-    def log(self) -> bool:
-        """Whether the axis is logarithmic."""
-        kind = self.distribution
-        return isinstance(kind, FloatDistribution | IntDistribution) and kind.log
-
-    @property
-    def title(self) -> str:
-        """The name of the axis."""
-        return f"log10 {self.name}" if self.log else self.name
-
-    @property
-    def span(self) -> list[float]:
-        """Its two ends."""
-        kind = self.distribution
+    @classmethod
+    def of(cls, name: str, kind: BaseDistribution) -> Axis:
+        """The axis of a parameter that is drawn from a distribution."""
         if isinstance(kind, FloatDistribution | IntDistribution):
-            return _widened(self._place(kind.low), self._place(kind.high))
-        return [-0.5, len(self.ticks["tickvals"]) - 0.5]
+            place = math.log10 if kind.log else float
+            span = _widened(place(kind.low), place(kind.high))
+            return cls(name, f"log10 {name}" if kind.log else name, span, {}, place)
+        assert isinstance(kind, CategoricalDistribution)
+        labels = [str(choice) for choice in kind.choices]
+        ticks: dict[str, list[Any]] = {"tickvals": list(range(len(labels))), "ticktext": labels}
+        return cls(name, name, [-0.5, len(labels) - 0.5], ticks, kind.to_internal_repr)
 
     def values(self, trials: Sequence[TrialRecord]) -> list[float]:
         """Where trials are on the axis."""
-        return [self._place(trial.params[self.name]) for trial in trials]
-
-    def _place(self, value: Any) -> float:
-        if isinstance(self.distribution, CategoricalDistribution):
-            return self.distribution.to_internal_repr(value)
-        return math.log10(value) if self.log else float(value)
+        return [self.place(trial.params[self.name]) for trial in trials]
 
 
 def axes_of(trials: Sequence[TrialRecord]) -> list[Axis]:
@@ -272,7 +260,7 @@ def axes_of(trials: Sequence[TrialRecord]) -> list[Axis]:
         trials: The trials.
     """
     kinds = {name: text for trial in trials for name, text in trial.distributions.items()}
-    return [Axis(name, json_to_distribution(text)) for name, text in kinds.items()]
+    return [Axis.of(name, json_to_distribution(text)) for name, text in kinds.items()]
 
 
 def _widened(low: float, high: float) -> list[float]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 
 DRAWING = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
-"""What drawing a figure may raise on unforeseen parameters: it must not cost the result of hours of search."""
+"""What drawing a figure may raise on unforeseen parameters; a picture must not cost a search."""
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

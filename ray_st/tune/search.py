@@ -159,6 +159,14 @@ class Proved:
         """Whether more is better, of the first objective."""
         return self.objective.directions[0] == "maximize"
 
+    @property
+    def rests(self) -> Callable[[int], bool] | None:
+        """After which evaluations trials wait for others; None if they never do."""
+        if self.population is not None:
+            return self.population.rounds
+        halving = self.options.scheduler == "halving"
+        return Rungs(self.options.grace_period, self.options.reduction_factor) if halving else None
+
 
 def prove_search(
     trainer: Searchable,
@@ -205,14 +213,6 @@ def prove_search(
         seed,
         population,
     )
-
-
-def _rests(options: SearchOptions, population: Population | None) -> Callable[[int], bool] | None:
-    """After which evaluations trials wait for others; None if they never do."""
-    if population is not None:
-        return population.rounds
-    halving = options.scheduler == "halving"
-    return Rungs(options.grace_period, options.reduction_factor) if halving else None
 
 
 def _check_sendable(trainer: Searchable) -> None:
@@ -326,7 +326,6 @@ class _Search:
             store = tuner.search_store(trainer.run_config, self.folder, self.search_id)
             here = store.is_local and Path(store.path) == self.folder
             lease = self.lease if here else stack.enter_context(held(store))
-            population = proved.population
             kit = trial_loop.TrialContext(
                 template,
                 proved.objective,
@@ -334,7 +333,7 @@ class _Search:
                 dataclasses.replace(store, fence=lease.fence),
                 f"{self.folder.name}-{self.search_id}" if self.search_id else self.folder.name,
                 need.scaling,
-                keeps=_rests(options, population),
+                keeps=proved.rests,
                 step_limit_s=supervisor.step_limit_s(),
             )
             retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
@@ -346,7 +345,7 @@ class _Search:
                 folder=self.folder,
                 maximize=proved.maximize,
                 need=need,
-                population=population,
+                population=proved.population,
                 watcher=Watcher(self.study, progress, retention, publish),
                 stop=stop,
             ).run(lease)

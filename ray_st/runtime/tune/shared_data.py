@@ -1,4 +1,4 @@
-"""Encoded datasets that all trials of a search share: blocks in the object store, plans made where they are used."""
+"""Encoded datasets that all trials of a search share: blocks in the object store, plans made where used."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Columns:
         Args:
             values: One for each row of this rank (n,).
         """
-        # Training weights a rank's loss by its share of the rows, rows / total; dividing by it leaves the sum.
+        # Training weights a rank's loss by its share of rows, rows / total; dividing by it leaves the sum.
         rows = len(self.mine[0])
         return values.sum() * ((self.total or rows) / rows)
 

@@ -31,8 +31,7 @@ def nearest_both_ways(
     """
     rows = max(1, scores_at_once // len(second))
     blocks = share_out(team, first.split(rows), lambda some: _nearest(some, second))
-    # For each of the second side, the block with the highest score holds its nearest; argmax takes the first of
-    # ties.
+    # The block with the highest score holds the nearest one; argmax takes the first of ties.
     to_second, heights, to_first = zip(*blocks, strict=True)
     block = np.stack(heights).argmax(axis=0)
     return np.concatenate(to_second), block * rows + np.stack(to_first)[block, np.arange(len(second))]

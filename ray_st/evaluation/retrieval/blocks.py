@@ -66,8 +66,7 @@ def cut(lengths: Numbers, batch_size: int, most: int) -> list[Numbers]:
     """
     wanted = min(-(-len(lengths) // BLOCKS), MOST_ROWS)
     rows = min(-(-wanted // batch_size) * batch_size, most)
-    # Similar lengths share a block, for little padding; within it, numbers ascend, so that ties go to the lower
-    # id.
+    # Similar lengths share a block, for little padding; numbers ascend within it, so ties go to the lower.
     order = np.argsort(-lengths, kind="stable")
     return [np.sort(order[first : first + rows]) for first in range(0, len(order), rows)]
 

@@ -158,7 +158,7 @@ def _schedules(args: SentenceTransformerTrainingArguments, schedule: Any) -> Ite
     elif isinstance(schedule, (ReduceLROnPlateau, GreedyLR)):
         if args.eval_on == EvalOn.BACKGROUND:
             raise ValueError(
-                f'eval_on="background" has metrics too late for {type(schedule).__name__}, which follows them. '
-                'Use another schedule, or eval_on="workers".'
+                f'eval_on="background" has metrics too late for {type(schedule).__name__}, which follows '
+                'them. Use another schedule, or eval_on="workers".'
             )
         yield f"the schedule {type(schedule).__name__}"

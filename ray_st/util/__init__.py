@@ -1,4 +1,4 @@
-"""Small functions on embeddings: similarities, search, mining, normalising, truncating, moving to a device."""
+"""Functions on embeddings: similarities, search, mining, normalising, truncating, moving to a device."""
 
 from __future__ import annotations
 

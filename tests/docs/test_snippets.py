@@ -63,7 +63,7 @@ def test_a_loop_of_ones_own_is_defined(tiny_folder: Path) -> None:
     names: dict[str, Any] = {}
     exec(snippets("moving.md")[2], names)
     assert callable(names["train_loop_per_worker"])
-    (card,) = snippets("operations.md")
+    card = snippets("operations.md")[0]
     exec(card, names)
     model = names["model"](tiny_folder)
     assert model.model_card_data.license == "apache-2.0"

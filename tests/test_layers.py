@@ -13,11 +13,12 @@ ROOT = Path(__file__).parents[1]
 
 # A part may import parts with a smaller number, and itself.
 LAYERS = {
-    "cli": 6,
-    "legacy": 6,
-    "testing": 6,
-    "trainer": 5,
-    "tune": 5,
+    "cli": 7,
+    "legacy": 7,
+    "testing": 7,
+    "trainer": 6,
+    "model_trainer": 5,
+    "tune": 6,
     "runtime": 4,
     "training": 3,
     "study": 3,

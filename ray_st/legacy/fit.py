@@ -21,7 +21,6 @@ from ray_st.legacy.schedules import check_scheduler, make_optimizer, make_schedu
 from ray_st.models.fit_methods import FitOptions, Objectives
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.trainer import SentenceTransformerTrainer
-from ray_st.training.data.dataset_specs import named
 from ray_st.training.strategies.step_module import Step
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.uploads import upload_of
@@ -37,15 +36,12 @@ class FitTrainer(SentenceTransformerTrainer):
     """
 
     def __init__(self, orders: Mapping[str, Order], options: FitOptions, **arguments: Any) -> None:
-        self.orders = orders  # the base constructor already plans the run
+        self.batch_orders = orders  # the base constructor already plans the run
         super().__init__(**arguments)
         # The callback is called on the driver; workers may be unable to unpickle it.
         self.options = replace(options, evaluator=None, callback=None)
         output_path = options.output_path  # a worker has another working directory
         self.output_path = None if output_path is None else str(Path(output_path).absolute())
-
-    def _maker(self, source: object, batch_size: int) -> Order:
-        return next(self.orders[name] for name, rows in named(self.train_dataset).items() if rows is source)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """The optimizer that the options ask for, over the weights of the model and the losses."""
@@ -61,8 +57,9 @@ class FitTrainer(SentenceTransformerTrainer):
         )
         return self.lr_scheduler
 
-    def _evaluator_folder(self) -> str:
-        return metrics_folder(self.output_path) or super()._evaluator_folder()
+    def evaluator_output_path(self) -> str:
+        """The folder that ``fit`` was given, or else the trainer's."""
+        return metrics_folder(self.output_path) or super().evaluator_output_path()
 
 
 class Evaluations(TrainerCallback):

@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
@@ -17,10 +17,20 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from ray_st.training.callbacks.progress_report import ProgressReport
 from ray_st.training.data.dataset_specs import names_of
 from ray_st.training.data.specs import RunResult
-from ray_st.training.loop.hf_loop import TrainingLoop
+from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.strategies.step_module import owned_by_loss
 from ray_st.training.worker_context import WorkerContext
 from ray_st.util.events import notes
+
+
+class Rebuildable(Protocol):
+    """A trainer's class, which can be made again in a worker."""
+
+    @classmethod
+    def rebuilt(
+        cls, context: WorkerContext, options: Mapping[str, Any], attributes: Mapping[str, Any]
+    ) -> HfLoop:
+        """Makes a trainer of this class; see :meth:`ray_st.model_trainer.ModelTrainer.rebuilt`."""
 
 
 @dataclass(frozen=True)
@@ -29,57 +39,44 @@ class TrainerSpec:
 
     Args:
         kind: The trainer's class; a user's subclass, maybe.
-        init: The library's own constructor, which that class inherits.
-        options: Its arguments, with their values of now.
+        options: Arguments of the library's constructor, with their current values.
         removed: Default callbacks that the user removed. Without a bar or printer, workers show no progress either.
-        extras: Attributes that a subclass set by itself.
+        attributes: Those that a subclass set by itself.
         state: The trainer's state as JSON: what was trained so far, and its history.
     """
 
-    kind: type[TrainingLoop]
-    init: Callable[..., None]
+    kind: type[Rebuildable]
     options: dict[str, Any]
     removed: list[type[TrainerCallback]]
-    extras: dict[str, Any]
+    attributes: dict[str, Any]
     state: str
 
     def parts(self) -> dict[str, Any]:
         """All that goes to the workers, by the names that users know."""
-        own = {f"trainer.{name}": value for name, value in self.extras.items()}
+        own = {f"trainer.{name}": value for name, value in self.attributes.items()}
         return {**self.options, **own, "the trainer's class": self.kind}
 
-    def rebuild(self, place: WorkerContext) -> TrainingLoop:
-        """Makes the trainer at a worker's place.
-
-        The subclass's own ``__init__`` is not called, as its arguments are not known; the attributes that it set are
-        restored instead.
-        """
+    def rebuild(self, context: WorkerContext) -> HfLoop:
+        """Makes the trainer in a worker."""
         args = copy.copy(self.options["args"])
-        args.settle(str(place.store.local))
+        args.settle(str(context.store.local))
         _acquaint(*self.options["optimizers"])
-        trainer = object.__new__(self.kind)
-        trainer.place = place
-        self.init(trainer, **{**self.options, "args": args})
+        trainer = self.kind.rebuilt(context, {**self.options, "args": args}, self.attributes)
         _restore(trainer, self.state)
         show_progress(trainer, self.removed)
-        trainer.__dict__.update(self.extras)
-        trainer.travelled = tuple(self.options["callbacks"])
-        trainer.brought = tuple(self.extras)
         return trainer
 
 
-def describe(trainer: Any, init: Callable[..., None], own_loader: bool) -> TrainerSpec:
+def describe(trainer: Any, own_loader: bool) -> TrainerSpec:
     """A trainer as it is now.
 
     Args:
-        trainer: The driver's trainer.
-        init: The library's own constructor.
+        trainer: The driver's :class:`ray_st.model_trainer.ModelTrainer`.
         own_loader: Whether a subclass makes the batches of training itself, from the dataset.
     """
     kept = trainer.callback_handler.callbacks
     return TrainerSpec(
         kind=type(trainer),
-        init=init,
         options={
             "model": trainer.model,
             "args": trainer.args,
@@ -95,7 +92,7 @@ def describe(trainer: Any, init: Callable[..., None], own_loader: bool) -> Train
             "preprocess_logits_for_metrics": trainer.preprocess_logits_for_metrics,
         },
         removed=[type(one) for one in trainer.default_callbacks if not any(one is other for other in kept)],
-        extras=trainer._extras(),
+        attributes=trainer.own_attributes(),
         state=_written(trainer.state),
     )
 
@@ -104,7 +101,7 @@ def _written(state: TrainerState) -> str:
     return json.dumps(dataclasses.asdict(state))
 
 
-def _restore(trainer: TrainingLoop, state: str) -> None:
+def _restore(trainer: HfLoop, state: str) -> None:
     """Gives a trainer the state of another process, with its own place among the ranks."""
     own = ("is_local_process_zero", "is_world_process_zero")
     ours = {name: getattr(trainer.state, name) for name in own}
@@ -123,7 +120,7 @@ def show_progress(trainer: Any, removed: Sequence[type[TrainerCallback]] = ()) -
         if type(callback) in unwanted:
             trainer.remove_callback(callback)
     if not any(issubclass(kind, (ProgressCallback, PrinterCallback)) for kind in removed):
-        trainer.add_callback(ProgressReport(trainer.here.open_bar, notes.info))
+        trainer.add_callback(ProgressReport(trainer.worker.open_bar, notes.info))
 
 
 def _acquaint(optimizer: Any, schedule: Any) -> None:

@@ -31,8 +31,8 @@ class WorkerContext:
         evals: Batches of each evaluation dataset; a single dataset has the name "".
         prompt_lengths: For each dataset, the number of prompt tokens of each text column.
         facts: What a checkpoint notes besides its step: what the order of samples depends on.
-        ledger: Where to write down which rows each step used, or None.
-        desk: Takes orders for evaluation beside training; None where the workers evaluate.
+        sample_log: Where to write down which rows each step used, or None.
+        eval_queue: Takes requests for evaluation in another process; None where the workers evaluate.
         report: Called on every rank after each checkpoint with the newest metrics.
         open_bar: Opens a progress bar of so many steps on the user's terminal; None for plain lines.
     """
@@ -45,5 +45,5 @@ class WorkerContext:
     report: Report = no_report
     open_bar: OpenBar | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    ledger: SampleLog | None = None
-    desk: EvalQueue | None = None
+    sample_log: SampleLog | None = None
+    eval_queue: EvalQueue | None = None

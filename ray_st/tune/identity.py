@@ -124,18 +124,15 @@ def trial_facts(example: Trial, evaluator: object, workers: int) -> dict[str, An
         evaluator: The trainer's, or None.
         workers: How many workers a trial has.
     """
-    shell = example.shell
-    parts: dict[str, LoaderSpec] = {
-        **shell._train_parts(workers),
-        **shell._eval_parts(shell.eval_dataset, workers),
-    }
+    data = example.data
+    parts: dict[str, LoaderSpec] = {**data.train_specs(workers), **data.eval_specs(workers)}
     options = example.description.options
     return {
         "trainer": example.description.kind.__name__,
         "functions": digest([options[name] for name in FUNCTIONS]),
-        "model": _model(shell.model),
+        "model": _model(data.model),
         "evaluators": [_evaluator(one) for one in _parts(evaluator)],
-        **{_place("loss", name): _loss(one, shell.model) for name, one in losses_of(shell.loss).items()},
+        **{_place("loss", name): _loss(one, data.model) for name, one in losses_of(data.loss).items()},
         **{
             _place(f"data.{feed}", name): _data(part)
             for feed, fed in parts.items()

@@ -11,6 +11,7 @@ from optuna.distributions import CategoricalDistribution, json_to_distribution
 from transformers import SchedulerType, set_seed
 from transformers.trainer_utils import number_of_arguments
 
+from ray_st.model_trainer import ModelTrainer
 from ray_st.study.drawn_trial import DrawnTrial
 from ray_st.study.mutation import Mutation, within
 from ray_st.study.population import Population, Rounds
@@ -20,13 +21,13 @@ from ray_st.study.trial_arguments import SpaceError, argument_names, check_names
 from ray_st.training.checkpoint.retuning import RETUNABLE
 from ray_st.training.loss_factory import make_losses, takes_trial
 from ray_st.training_args import EvalOn
-from ray_st.tune.trial_factory import Searchable, TrialFactory, call_model_init
+from ray_st.tune.trial_factory import TrialFactory, call_model_init
 from ray_st.util.names import did_you_mean
 
 _OWN_RATES = ("reduce_lr_on_plateau", "greedy")
 
 
-def check_trainer(trainer: Searchable, data_init: Callable[..., Any] | None) -> None:
+def check_trainer(trainer: ModelTrainer, data_init: Callable[..., Any] | None) -> None:
     """Checks that a trainer can be searched with.
 
     Args:

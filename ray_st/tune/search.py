@@ -14,6 +14,7 @@ from typing import Any
 from optuna.trial import BaseTrial
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
+from ray_st.model_trainer import ModelTrainer
 from ray_st.study.halving import Rungs
 from ray_st.study.journal import JOURNAL, Journal
 from ray_st.study.objective import Compute, Objective, as_directions, as_scope, check_objective
@@ -32,7 +33,7 @@ from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.specs import TRAIN
 from ray_st.tune.identity import argument_facts, objective_facts, trial_facts
 from ray_st.tune.proofs import check_points, check_resting, check_trainer, make_population, prove
-from ray_st.tune.trial_factory import Searchable, TrialFactory
+from ray_st.tune.trial_factory import TrialFactory
 
 
 class SearchFailed(RuntimeError):
@@ -40,7 +41,7 @@ class SearchFailed(RuntimeError):
 
 
 def hyperparameter_search(
-    trainer: Searchable,
+    trainer: ModelTrainer,
     hp_space: GivenSpace = None,
     compute_objective: Compute = None,
     n_trials: int = 20,
@@ -96,7 +97,7 @@ def hyperparameter_search(
         return search.results(sequential)
 
 
-def _lasting(proved: Proved, trainer: Searchable) -> dict[str, Any]:
+def _lasting(proved: Proved, trainer: ModelTrainer) -> dict[str, Any]:
     """What must stay the same for the search to continue: not the number of trials, nor the machines."""
     settings = {"space": proved.distributions, "seed": proved.seed, **_meaning(proved.objective)}
     if proved.population is not None:
@@ -169,7 +170,7 @@ class Proved:
 
 
 def prove_search(
-    trainer: Searchable,
+    trainer: ModelTrainer,
     hp_space: GivenSpace,
     compute_objective: Compute,
     n_trials: int,
@@ -201,7 +202,7 @@ def prove_search(
         check_resting(template)
     objective = Objective(compute_objective, directions, scope)
     return Proved(
-        dataclasses.replace(template, rests=population is not None or options.scheduler == "halving"),
+        template,
         objective,
         space,
         distributions,
@@ -215,12 +216,12 @@ def prove_search(
     )
 
 
-def _check_sendable(trainer: Searchable) -> None:
+def _check_sendable(trainer: ModelTrainer) -> None:
     """Checks that a trainer's parts can be sent to trials; model and loss are made there."""
     from ray_st.runtime.train.sendable import check_sendable
 
     made = {"model": None, "loss": trainer.loss_init, "model_init": trainer.model_init}
-    check_sendable({**trainer._describe().parts(), **made})
+    check_sendable({**trainer.spec().parts(), **made})
 
 
 def _suggest(trial: BaseTrial, name: str, value: object) -> Any:
@@ -242,8 +243,8 @@ def _earlier(warm_start: str | None, objective: Objective) -> list[TrialRecord]:
     return [record for record in Journal(source).records() if not (record.is_running or record.changes)]
 
 
-def _template(trainer: Searchable, options: SearchOptions) -> TrialFactory:
-    described = trainer._describe()
+def _template(trainer: ModelTrainer, options: SearchOptions) -> TrialFactory:
+    described = trainer.spec()
     assert trainer.model_init is not None
     bare = {**described.options, "model": None, "loss": None}
     return TrialFactory(
@@ -253,6 +254,7 @@ def _template(trainer: Searchable, options: SearchOptions) -> TrialFactory:
         base=None,
         train_dataset=trainer.train_dataset,
         eval_dataset=trainer.eval_dataset,
+        samplers=trainer.data.samplers,
         rungs=options.rungs,
         data_init=options.data_init,
     )
@@ -284,7 +286,7 @@ class _Search:
     lease: Lease
     concurrent: int | None
 
-    def run(self, trainer: Searchable) -> None:
+    def run(self, trainer: ModelTrainer) -> None:
         """Runs the trials that are left.
 
         Args:
@@ -304,7 +306,7 @@ class _Search:
             self.lease.fence.check()
             write_report(self.folder, self.study, objectives)
 
-    def _run_left(self, trainer: Searchable, progress: SearchProgress) -> None:
+    def _run_left(self, trainer: ModelTrainer, progress: SearchProgress) -> None:
         from ray_st.runtime.cluster import connection
         from ray_st.runtime.supervision import ray_metrics, supervisor
         from ray_st.runtime.tune import search_stop, shared_data, trial_loop, trial_resources, tuner

@@ -6,40 +6,22 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import number_of_arguments
 
-from ray_st.evaluation.metric_names import MetricNames
 from ray_st.study.drawn_trial import DrawnTrial
 from ray_st.study.trial_arguments import with_values
 from ray_st.training.callbacks.trial_runs import TrialRuns
+from ray_st.training.data.run_data import RunData
+from ray_st.training.data.sampler_factory import SamplerMethods
 from ray_st.training.loss_factory import make_losses
 from ray_st.training.strategies.step_module import LossOrLosses
 from ray_st.training.trainer_spec import TrainerSpec
-from ray_st.training.trial import Reporting, ReportingLate, Trial, reporting
+from ray_st.training.trial import Trial
 from ray_st.training_args import SentenceTransformerTrainingArguments
-
-
-class Searchable(Protocol):
-    """What a search needs of the driver's trainer, whose class is a sibling of this room."""
-
-    args: SentenceTransformerTrainingArguments
-    model_init: Callable[..., Any] | None
-    loss_init: Any
-    train_dataset: Any
-    eval_dataset: Any
-    evaluator: Any
-    scaling_config: Any
-    run_config: Any
-
-    def metric_names(self) -> MetricNames:
-        """The metrics that its evaluations report."""
-
-    def _describe(self) -> TrainerSpec:
-        """What a worker needs to make it again."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +36,12 @@ class TrialFactory:
         base: The model that ``model_init`` makes if it does not depend on the trial; otherwise None.
         train_dataset: The training data.
         eval_dataset: The evaluation data.
+        samplers: The trainer's methods that make samplers.
         rungs: Number of evenly spaced evaluations of a trial; None if the arguments say when to evaluate.
         data_init: Makes a trial's training data, in place of ``train_dataset``; None if all trials share
             them.
         search: The search's name.
         of_loss: Hyperparameters that the loss initialiser reads and nothing else does.
-        rests: Whether a trial may wait after an evaluation, and continue from its checkpoint with other
-            hyperparameters.
     """
 
     description: TrainerSpec
@@ -69,11 +50,11 @@ class TrialFactory:
     base: Any
     train_dataset: Any
     eval_dataset: Any
+    samplers: SamplerMethods
     rungs: int | None = None
     data_init: Callable[[DrawnTrial], Any] | None = None
     search: str = ""
     of_loss: frozenset[str] = frozenset()
-    rests: bool = False
 
     @property
     def given(self) -> SentenceTransformerTrainingArguments:
@@ -99,15 +80,14 @@ class TrialFactory:
         loss = make_losses(self.loss_init, model, anew=True, trial=trial)
         given = self.description.options
         # A trial may change these; the next one in its process must not see it.
-        callbacks, extras = copy.deepcopy((given["callbacks"], self.description.extras))
+        callbacks, attributes = copy.deepcopy((given["callbacks"], self.description.attributes))
         callbacks = [*callbacks, TrialRuns(self.search, values)]
         description = dataclasses.replace(
             self.description,
-            kind=reporting(self.description.kind, ReportingLate if self.rests else Reporting),
             options={**given, "model": model, "args": args, "loss": loss, "callbacks": callbacks},
-            extras=extras,
+            attributes=attributes,
         )
-        return Trial(self._shell(args, model, loss, trial), description)
+        return Trial(self._data(args, model, loss, attributes, trial), description)
 
     def args(self, values: Mapping[str, Any], name: str = "") -> SentenceTransformerTrainingArguments:
         """A trial's training arguments."""
@@ -122,23 +102,27 @@ class TrialFactory:
             fixed["save_total_limit"] = 1
         return with_values(self.given, {**fixed, **values})
 
-    def _shell(
+    def _data(
         self,
         args: SentenceTransformerTrainingArguments,
         model: nn.Module,
         loss: LossOrLosses,
+        attributes: Mapping[str, Any],
         trial: DrawnTrial,
-    ) -> Any:
-        """A trainer as far as its data parts need one."""
-        shell = object.__new__(self.description.kind)
-        shell.__dict__.update(self.description.extras)
-        shell.args, shell.model, shell.loss = args, model, loss
-        shell.train_dataset = self.data_init(trial) if self.data_init else self.train_dataset
-        shell.eval_dataset = self.eval_dataset
-        shell.evaluator = self.description.options["evaluator"]
-        shell.user_collator = self.description.options["data_collator"]
-        shell._managed = frozenset(shell.__dict__) - set(self.description.extras) | {"_managed"}
-        return shell
+    ) -> RunData:
+        train_dataset = self.data_init(trial) if self.data_init else self.train_dataset
+        around = {"model": model, "loss": loss, "train_dataset": train_dataset}
+        return RunData(
+            args=args,
+            model=model,
+            loss=loss,
+            train_dataset=train_dataset,
+            eval_dataset=self.eval_dataset,
+            collator=self.description.options["data_collator"],
+            samplers=dataclasses.replace(
+                self.samplers, args=args, attributes=attributes, trainer=None, surroundings=around
+            ),
+        )
 
 
 def call_model_init(model_init: Callable[..., Any], trial: DrawnTrial) -> Any:

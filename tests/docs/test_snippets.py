@@ -30,7 +30,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
         place = local_place(make_parts(1), tmp_path / "run")
-        return task(self._describe().rebuild(place), resume)
+        return task(self.spec().rebuild(place), resume)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(SentenceTransformerTrainer, "_on_cluster", run)

@@ -63,7 +63,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def on_cluster(self: Any, task: Any, make_parts: Any, resume: Any, keeps: bool) -> Any:
         parts = make_parts(1)
-        sent = cloudpickle.loads(cloudpickle.dumps(self._describe()))
+        sent = cloudpickle.loads(cloudpickle.dumps(self.spec()))
         lengths = prompt_lengths(parts)
         return task(sent.rebuild(local_place(parts, self.args.output_dir, prompt_lengths=lengths)), resume)
 

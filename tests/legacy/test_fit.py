@@ -33,7 +33,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             trainer.add_callback(
                 evaluations(len(read), options, lambda name, *call: getattr(best, name)(*call))
             )
-        trainer._describe().rebuild(local_place(trainer._train_parts(1), tmp_path / "run")).train()
+        trainer.spec().rebuild(local_place(trainer.data.train_specs(1), tmp_path / "run")).train()
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ray_st.models.fit_methods.use", lambda name: fit)
@@ -169,7 +169,7 @@ def test_on_a_worker_scores_are_named_by_the_evaluator_that_ran(tiny_model: Any,
     options = _options(tiny_model, checkpoint_path=str(tmp_path), evaluator=Scores([]))
     trainer = make_trainer(tiny_model, read, options)
     trainer.add_callback(evaluations(1, options, print))
-    sent = cloudpickle.loads(cloudpickle.dumps(trainer._describe())).options
+    sent = cloudpickle.loads(cloudpickle.dumps(trainer.spec())).options
     assert sent["callbacks"][0]._evaluator is sent["evaluator"]
 
 

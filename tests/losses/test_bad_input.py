@@ -51,7 +51,7 @@ def read(
         data_collator=collator,
         scaling_config=ScalingConfig(num_workers=workers),
     )
-    return build_here(trainer._train_parts(workers)[TRAIN]).source
+    return build_here(trainer.data.train_specs(workers)[TRAIN]).source
 
 
 def refused(match: str, *args: Any, **options: Any) -> None:

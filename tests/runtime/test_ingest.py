@@ -65,7 +65,7 @@ def build(model: Any, folder: Path, source: Any, **arguments: Any) -> BuiltSourc
         train_dataset=source,
         loss=losses.MultipleNegativesRankingLoss(model),
     )
-    return build_on_cluster(trainer._train_parts(1)[TRAIN])
+    return build_on_cluster(trainer.data.train_specs(1)[TRAIN])
 
 
 @pytest.mark.parametrize("kind", KINDS)

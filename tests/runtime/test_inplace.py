@@ -79,7 +79,7 @@ def test_shards_of_the_users_own_run(cluster: None, tiny_folder: Path, tmp_path:
         train_dataset=ROWS,
         loss=losses.MultipleNegativesRankingLoss(alone),
     )
-    running = expected._describe().rebuild(local_place(expected._train_parts(1), tmp_path / "alone"))
+    running = expected.spec().rebuild(local_place(expected.data.train_specs(1), tmp_path / "alone"))
     running.train()
 
     config = {

@@ -63,8 +63,8 @@ class Writing(SentenceTransformerTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         result = super().train(*args, **kwargs)
-        if self.place is not None:
-            save_file(weights_of(self), self.folder / f"{self.place.world.rank}.safetensors")
+        if self.context is not None:
+            save_file(weights_of(self), self.folder / f"{self.context.world.rank}.safetensors")
         return result
 
 
@@ -157,7 +157,7 @@ def test_a_loss_made_of_the_model_is_fresh_for_each_trainer(tiny_folder: Path, t
             loss=lambda model: losses.SoftmaxLoss(model, DIM, CLASSES),
         )
         start = weights_of(trainer)
-        running = trainer._describe().rebuild(local_place(trainer._train_parts(1), tmp_path / name))
+        running = trainer.spec().rebuild(local_place(trainer.data.train_specs(1), tmp_path / name))
         running.train()
         return start, weights_of(running), running
 

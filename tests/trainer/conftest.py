@@ -61,8 +61,8 @@ def sent(tmp_path: Path) -> Callable[..., Any]:
     from ray import cloudpickle
 
     def sent(trainer: Any, **place: Any) -> Any:
-        parts = place.pop("parts", None) or trainer._train_parts(1)
-        description = cloudpickle.loads(cloudpickle.dumps(trainer._describe()))
+        parts = place.pop("parts", None) or trainer.data.train_specs(1)
+        description = cloudpickle.loads(cloudpickle.dumps(trainer.spec()))
         return description.rebuild(local_place(parts, place.pop("folder", tmp_path / "run"), **place))
 
     return sent

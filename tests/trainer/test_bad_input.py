@@ -89,7 +89,7 @@ class TestSplits:
     ) -> None:
         data = make(dict.fromkeys(names, PAIRS))
         mixed = trainer(tiny_model, tmp_path, data, losses.MultipleNegativesRankingLoss)
-        assert list(mixed._train_parts(1)["train"].datasets) == names
+        assert list(mixed.data.train_specs(1)["train"].datasets) == names
 
     def test_set_later_are_refused_when_training_begins(self, tiny_model: Any, tmp_path: Path) -> None:
         made = trainer(tiny_model, tmp_path, PAIRS, losses.MultipleNegativesRankingLoss)
@@ -117,7 +117,7 @@ def test_columns_of_lists_are_refused_with_code_that_spreads_them(tiny_model: An
     spread = names["dataset"]
     assert spread.column_names == ["query", "pos", "neg_1", "neg_2", "neg_3", "neg_4", "scores"]
     assert spread[1]["scores"] == [0.8, 0.2, 0.2, 0.2, 0.2]
-    assert len(trainer(tiny_model, tmp_path, spread, losses.DistillKLDivLoss)._train_parts(1)) == 1
+    assert len(trainer(tiny_model, tmp_path, spread, losses.DistillKLDivLoss).data.train_specs(1)) == 1
     with pytest.raises(
         ValueError, match=r'\*\*\{f"negatives_\{n\}": text for n, text in enumerate\(row\["negatives"\]'
     ):

@@ -99,10 +99,10 @@ def test_exported_states_are_restored_where_a_run_is_restarted(make: Any, sent: 
     broken = sent(make(callbacks=[Exporting(5), Stop(2)], arguments=arguments))
     with pytest.raises(InterruptedError):
         broken.train()
-    store = broken.here.store
+    store = broken.worker.store
     running = sent(make(callbacks=[Counting, Exporting], arguments=arguments))
     if not restarted:
-        running.here.store.run_id = "another run"
+        running.worker.store.run_id = "another run"
     running.train(resume_from_checkpoint=str(store.fetch("checkpoint-2")))
     counting, exporting = running.travelled
     assert (exporting.start, exporting.seen, counting.steps) == (5, [1, 2, 3], 1)
@@ -115,7 +115,7 @@ def test_secrets_of_exported_states_are_not_written_and_come_back(make: Any, sen
     with pytest.raises(InterruptedError):
         broken.train()
     broken.save_state()
-    checkpoint = Path(broken.here.store.fetch("checkpoint-2"))
+    checkpoint = Path(broken.worker.store.fetch("checkpoint-2"))
     for folder in (checkpoint, Path(broken.args.output_dir)):
         written = (folder / "trainer_state.json").read_text()
         assert "<API_KEY>" in written
@@ -130,8 +130,8 @@ def test_another_runs_states_are_left_alone_unless_asked_for(make: Any, sent: An
     first = sent(make(callbacks=[Exporting(5)], arguments=arguments))
     first.train()
     running = sent(make(callbacks=[Exporting], arguments=arguments))
-    running.here.store.run_id = "another run"
-    running.train(resume_from_checkpoint=str(first.here.store.fetch("checkpoint-2")))
+    running.worker.store.run_id = "another run"
+    running.train(resume_from_checkpoint=str(first.worker.store.fetch("checkpoint-2")))
     assert running.travelled[0].seen == [3]
 
 

@@ -63,16 +63,16 @@ def test_a_full_disk_leaves_training_and_the_last_good_checkpoint(
         make(arguments={**SAVING, "save_total_limit": 1}),
         report=lambda metrics, found: reported.append(found),
     )
-    running.here.store = store(tmp_path / "run", fault, 2, 3)
+    running.worker.store = store(tmp_path / "run", fault, 2, 3)
     running.train()
     assert running.state.global_step == 3
     assert [found.step for found in reported] == [1]
-    assert running.here.store.steps() == [1]
-    assert running.here.store.newest().step == 1
+    assert running.worker.store.steps() == [1]
+    assert running.worker.store.newest().step == 1
     assert "checkpoint of step 3 could not be written" in capsys.readouterr().out
     again = sent(make(arguments=SAVING))
-    again.train(resume_from_checkpoint=str(again.here.store.fetch("checkpoint-1")))
-    assert again.here.store.steps() == [1, 2, 3]
+    again.train(resume_from_checkpoint=str(again.worker.store.fetch("checkpoint-1")))
+    assert again.worker.store.steps() == [1, 2, 3]
 
 
 class Away(TrainerCallback):
@@ -94,7 +94,7 @@ def test_storage_that_is_away_for_a_while(make: Any, sent: Any, tmp_path: Path, 
     running = sent(make(arguments=SAVING, callbacks=[Away(tmp_path / "run")]))
     running.train()
     assert "checkpoint of step 2 could not be written" in capsys.readouterr().out
-    assert running.here.store.steps() == [1, 3]
+    assert running.worker.store.steps() == [1, 3]
 
 
 def test_the_best_step_without_room_is_not_loaded(make: Any, sent: Any, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_best_step_without_room_is_not_loaded(make: Any, sent: Any, tmp_path
     arguments = {**SAVING, **best, "eval_strategy": "steps", "eval_steps": 1}
     running = sent(make(arguments=arguments, evaluator=len))
     running.evaluator = lambda model, **options: next(values)
-    running.here.store = store(tmp_path / "run", FAULTS["the system"], 2)
+    running.worker.store = store(tmp_path / "run", FAULTS["the system"], 2)
     running.train()
     assert running.state.best_metric == 0.5
     assert running.state.best_model_checkpoint.endswith("checkpoint-1")
@@ -111,7 +111,7 @@ def test_the_best_step_without_room_is_not_loaded(make: Any, sent: Any, tmp_path
 
 def test_other_errors_while_saving_are_not_hidden(make: Any, sent: Any, tmp_path: Path) -> None:
     running = sent(make(arguments=SAVING))
-    running.here.store = store(tmp_path / "run", lambda: RuntimeError("a mistake"), 2)
+    running.worker.store = store(tmp_path / "run", lambda: RuntimeError("a mistake"), 2)
     with pytest.raises(RuntimeError, match="a mistake"):
         running.train()
 
@@ -119,9 +119,9 @@ def test_other_errors_while_saving_are_not_hidden(make: Any, sent: Any, tmp_path
 def test_a_checkpoint_of_another_model_is_refused(make: Any, sent: Any, tiny_folder: Path) -> None:
     running = sent(make(arguments=SAVING))
     running.train()
-    saved = str(running.here.store.fetch("checkpoint-2"))
+    saved = str(running.worker.store.fetch("checkpoint-2"))
     model = SentenceTransformer(tiny_folder, device="cpu")
-    assert running.here.store.check("checkpoint-2").manifest["model"] == describe_weights(model)
+    assert running.worker.store.check("checkpoint-2").manifest["model"] == describe_weights(model)
     longer = SentenceTransformer(modules=[model[0], model[1], Dense(32, 8)], device="cpu")
     with pytest.raises(ValueError, match="holds the modules"):
         sent(make(model=longer)).train(resume_from_checkpoint=saved)
@@ -132,7 +132,7 @@ def test_a_checkpoint_of_another_model_is_refused(make: Any, sent: Any, tiny_fol
     narrow = SentenceTransformer(modules=[StaticEmbedding(model.tokenizer, embedding_dim=4)], device="cpu")
     before = narrow.state_dict()["0.embedding.weight"].clone()
     with pytest.raises(ValueError, match="do not fit this model"):
-        sent(make(model=narrow)).train(resume_from_checkpoint=str(other.here.store.fetch("checkpoint-2")))
+        sent(make(model=narrow)).train(resume_from_checkpoint=str(other.worker.store.fetch("checkpoint-2")))
     assert torch.equal(narrow.state_dict()["0.embedding.weight"], before)
 
 
@@ -156,7 +156,7 @@ def test_weights_alone_are_taken_from_a_folder_without_the_losss(
 def test_a_checkpoint_of_another_loss_is_refused(make: Any, sent: Any, tiny_folder: Path) -> None:
     running = sent(make(arguments=SAVING))
     running.train()
-    saved = str(running.here.store.fetch("checkpoint-2"))
+    saved = str(running.worker.store.fetch("checkpoint-2"))
     labelled = {"train_dataset": ROWS.add_column("label", [0, 1] * 6)}
     other = make(loss=lambda model: SoftmaxLoss(model, 32, num_labels=2), **labelled)
     with pytest.raises(ValueError, match=r"expected the loss weights .*found"):
@@ -176,9 +176,9 @@ class TakenAt(TrainerCallback):
 
 def test_a_worker_whose_driver_lost_the_folder_ends_and_writes_nothing(make: Any, sent: Any) -> None:
     running = sent(make(arguments=SAVING))
-    store = running.here.store
+    store = running.worker.store
     with lease.held(store, beat_s=3600.0, settle_s=0.0) as mine:
-        running.here.store = replace(store, fence=mine.fence)
+        running.worker.store = replace(store, fence=mine.fence)
         running.add_callback(TakenAt(store, 2))
         with pytest.raises(LeaseLost):
             running.train()
@@ -231,7 +231,7 @@ def test_a_module_of_the_users_own_is_resumed_and_taken_as_the_best(
         return running
 
     first = run(None, 0.1, 0.5, 0.2)
-    saved = str(first.here.store.fetch("checkpoint-2"))
+    saved = str(first.worker.store.fetch("checkpoint-2"))
     assert first.state.best_model_checkpoint.endswith("checkpoint-2")
     last = run(saved, 0.1)
     assert torch.equal(last.model[-1].weight, first.model[-1].weight), "both are those of step 2"
@@ -243,17 +243,17 @@ def test_a_full_disk_that_also_holds_the_log(make: Any, sent: Any, tmp_path: Pat
     there: list[list[int]] = []
 
     def write_to_the_log(line: str) -> None:
-        there.append(running.here.store.steps())
+        there.append(running.worker.store.steps())
         raise OSError(28, "No space left on device")
 
     running = sent(make(arguments=SAVING))
-    running.here.store = store(tmp_path / "run", FAULTS["the system"], 2)
+    running.worker.store = store(tmp_path / "run", FAULTS["the system"], 2)
     send_to(write_to_the_log)
     try:
         running.train()
     finally:
         send_to(None)
     assert running.state.global_step == 3
-    assert running.here.store.steps() == [1, 3]
+    assert running.worker.store.steps() == [1, 3]
     assert [1, 2] not in there
     assert "checkpoint of step 2 could not be written" in capsys.readouterr().err

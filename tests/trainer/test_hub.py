@@ -95,7 +95,7 @@ def test_a_hub_that_refuses_does_not_end_the_run(make: Any, sent: Any, hub: Hub,
     hub.refuses = True
     running = sent(make(arguments=pushing("every_save")))
     running.train()
-    assert running.here.store.steps() == [1, 2]
+    assert running.worker.store.steps() == [1, 2]
     assert "checkpoint of step 2 could not be pushed to the Hub" in capsys.readouterr().out
 
 

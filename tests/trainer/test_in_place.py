@@ -37,7 +37,7 @@ def test_it_trains_there(make: Any, in_a_worker: Path) -> None:
     before = trainer.evaluate()["eval_loss"]
     SentenceTransformerTrainingArguments("other")  # leaves the trainer's devices alone
     assert trainer.train().global_step == 3
-    assert trainer.here.store.steps() == [3]  # the result, whatever save_strategy says
+    assert trainer.worker.store.steps() == [3]  # the result, whatever save_strategy says
     assert trainer.evaluate()["eval_loss"] < before
     assert trainer.predict(ROWS).predictions[0].shape == (12, 32)
     assert trainer.evaluate({"one": ROWS})["eval_one_loss"] > 0

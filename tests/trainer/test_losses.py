@@ -50,7 +50,7 @@ def loop(model: Any, folder: Path, loss: Any, data: Any = PAIRS, **arguments: An
     trainer = SentenceTransformerTrainer(
         model=model, args=SentenceTransformerTrainingArguments(**options), train_dataset=data, loss=loss
     )
-    return trainer._describe().rebuild(local_place(trainer._train_parts(1), folder))
+    return trainer.spec().rebuild(local_place(trainer.data.train_specs(1), folder))
 
 
 def test_parts_are_summed_and_logged_by_name(tiny_model: Any, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_optimizer_moves(
     named = {
         int(row) for rows in re.findall(r"rows \[([\d, ]+)\]", str(raised.value)) for row in rows.split(",")
     }
-    batches = running.here.train.plan(0)
+    batches = running.worker.train.plan(0)
     accumulated = arguments.get("gradient_accumulation_steps", 1)
     expected = [batches.batch(index) for index in range((step - 1) * accumulated, step * accumulated)]
     assert named == set(np.concatenate(expected).tolist())

@@ -67,7 +67,9 @@ def trained(
         "save_steps": 2,
     }
     trainer = make(arguments=arguments, loss=matryoshka, evaluator=evaluator(), eval_dataset=EVAL)
-    describe_run(trainer, trainer._train_parts(1))
+    describe_run(
+        trainer.model, trainer.loss, trainer.args, trainer.data.train_specs(1), trainer.card_defaults
+    )
     running = sent(trainer)
     running.train()
     return running
@@ -135,9 +137,13 @@ def test_its_code_runs(
 
 def test_a_second_run_replaces_what_the_first_found(make: Any) -> None:
     trainer = make()
-    describe_run(trainer, trainer._train_parts(1))
+    describe_run(
+        trainer.model, trainer.loss, trainer.args, trainer.data.train_specs(1), trainer.card_defaults
+    )
     trainer.train_dataset = {"pairs": EVAL}
-    describe_run(trainer, trainer._train_parts(1))
+    describe_run(
+        trainer.model, trainer.loss, trainer.args, trainer.data.train_specs(1), trainer.card_defaults
+    )
     (found,) = trainer.model.model_card_data.train_datasets
     assert (found["name"], found["size"]) == ("pairs", 2)
 
@@ -150,7 +156,7 @@ def test_a_restarted_run_goes_on_in_the_same_tensorboard_folder(
     broken = sent(make(arguments=arguments, callbacks=[Stop(2)]))
     with pytest.raises(InterruptedError):
         broken.train()
-    store = broken.here.store
+    store = broken.worker.store
     (folder,) = (tmp_path / "run" / "runs").iterdir()
     again = sent(make(arguments=arguments))
     again.train(resume_from_checkpoint=str(store.fetch("checkpoint-2")) if saved else None)
@@ -166,9 +172,9 @@ def test_a_resumed_run_goes_on_with_what_its_checkpoint_knows(
     first = sent(make(arguments=arguments, callbacks=[Stop(1)]))
     with pytest.raises(InterruptedError):
         first.train()
-    checkpoint = str(first.here.store.fetch("checkpoint-1"))
+    checkpoint = str(first.worker.store.fetch("checkpoint-1"))
     resumed = sent(make(arguments=arguments), folder=tmp_path / "other")
-    resumed.here.store.run_id = "another run"
+    resumed.worker.store.run_id = "another run"
     resumed.train(resume_from_checkpoint=checkpoint)
     known = json.loads(Path(checkpoint, "trainer_state.json").read_text())["stateful_callbacks"][TRACKED]
     assert (tmp_path / "other" / known["tensorboard"]).is_dir()
@@ -181,7 +187,7 @@ def test_a_new_run_in_the_same_folder_is_a_new_run(
     monkeypatch.setattr(trackers, "default_logdir", lambda: next(names))
     for run_id, folder in (("one", "runs/first"), ("one", "runs/first"), ("two", "runs/second")):
         running = sent(make(arguments={"report_to": ["tensorboard"]}))
-        running.here.store.run_id = run_id
+        running.worker.store.run_id = run_id
         running.train()
         assert running.state.stateful_callbacks[TRACKED] == {"tensorboard": folder}
 
@@ -192,9 +198,9 @@ def test_event_files_are_brought_to_remote_storage(
     trainer = make(arguments={"report_to": ["tensorboard"], **SAVING})
     (tmp_path / "bucket").mkdir()
     bucket = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
-    place = local_place(trainer._train_parts(1), tmp_path / "run")
+    place = local_place(trainer.data.train_specs(1), tmp_path / "run")
     place.store = CheckpointStore("run", bucket, "one")
-    running = trainer._describe().rebuild(place)
+    running = trainer.spec().rebuild(place)
     running.train()
     assert list((tmp_path / "bucket" / "run" / "runs").glob("*/events*"))
     assert not (tmp_path / "run").exists()
@@ -232,7 +238,9 @@ def test_files_are_described_too_and_streams_are_left_alone(make: Any, tmp_path:
     }
     data["hub"].info.download_checksums = {"hf://datasets/org/name@0a1b2c/train.parquet": {}}
     trainer = make(train_dataset=data, arguments={"max_steps": 1})
-    describe_run(trainer, trainer._train_parts(1))
+    describe_run(
+        trainer.model, trainer.loss, trainer.args, trainer.data.train_specs(1), trainer.card_defaults
+    )
     files, stream, hub = trainer.model.model_card_data.train_datasets
     assert files["samples"][0] == ["one 0", "two 0"]
     assert files["counted"] == 5

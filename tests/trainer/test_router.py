@@ -65,7 +65,7 @@ def test_both_rows_are_trained(make_routed: Any, sent: Any, static: bool, loss: 
 
 
 def test_texts_are_encoded_ahead_by_their_rows_encoder(make_routed: Any) -> None:
-    part = make_routed(static=True)._train_parts(1)["train"]
+    part = make_routed(static=True).data.train_specs(1)["train"]
     encoding = part.datasets[""].encoding
     row = int(build_here(part).source.plan(0).rows[0])
     window = build_here(part).source.windows[0]
@@ -113,7 +113,7 @@ def test_evaluation_and_predictions_take_the_same_rows(make_routed: Any, on_clus
 
 def test_prompts_are_counted_with_the_rows_own_tokenizer(make_routed: Any) -> None:
     trainer = make_routed(static=True, arguments={"prompts": {"q": "query ", "a": "document "}})
-    dataset = trainer._train_parts(1)["train"].datasets[""]
+    dataset = trainer.data.train_specs(1)["train"].datasets[""]
     model = trainer.model
     expected = {"q": model.route_encoder("query"), "a": model.route_encoder("document")}
     assert dataset.prompt_lengths == {
@@ -131,7 +131,7 @@ def test_a_prompt_for_a_row_with_a_chat_template_is_refused(make_routed: Any, ti
     }
     trainer.model.first.sub_modules["query"][0] = Transformer(tiny_encoder, **options)
     with pytest.raises(ValueError, match="texts into its chat template"):
-        trainer._train_parts(1)
+        trainer.data.train_specs(1)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_a_prompt_for_a_row_with_a_chat_template_is_refused(make_routed: Any, ti
 )  # fmt: skip
 def test_what_the_driver_refuses(make_routed: Any, mapping: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_routed(arguments={"router_mapping": mapping})._train_parts(1)
+        make_routed(arguments={"router_mapping": mapping}).data.train_specs(1)
 
 
 def test_without_a_mapping_no_trainer_is_made(make: Any, tiny_encoder: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_run_does_not_go_on_with_other_routes(make_routed: Any) -> None:
     from ray_st.training.data.arrangement import fingerprint
 
     def facts(mapping: dict[str, str]) -> Any:
-        part = make_routed(arguments={"router_mapping": mapping})._train_parts(1)["train"]
+        part = make_routed(arguments={"router_mapping": mapping}).data.train_specs(1)["train"]
         return fingerprint(part, {"": describe_blocks([], part.datasets[""].encoding.columns)})
 
     (found,) = differences(facts(MAPPING), facts({"q": "document", "a": "query"}))
@@ -222,8 +222,8 @@ def mixed_run(folder: str, encoder: str, world: World) -> dict[str, torch.Tensor
         MIXED,
         loss=MultipleNegativesRankingLoss(model, gather_across_devices=True),
     )
-    parts = trainer._train_parts(world.size)
-    loop = trainer._describe().rebuild(local_place(parts, folder, world))
+    parts = trainer.data.train_specs(world.size)
+    loop = trainer.spec().rebuild(local_place(parts, folder, world))
     loop.train()
     return {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
 

@@ -68,8 +68,8 @@ def used(
         loss=losses.MultipleNegativesRankingLoss(model),
     )
     ledger = SampleLog(folder / "ledger.jsonl")
-    place = local_place(trainer._train_parts(1), folder, ledger=ledger)
-    trainer._describe().rebuild(place).train(resume_from_checkpoint=resume)
+    place = local_place(trainer.data.train_specs(1), folder, sample_log=ledger)
+    trainer.spec().rebuild(place).train(resume_from_checkpoint=resume)
     return [batch for line in read_ledger(ledger.path) for batch in line["rows"]]
 
 
@@ -244,7 +244,7 @@ def facts(
         train_dataset=data,
         loss=losses.MultipleNegativesRankingLoss(model),
     )
-    return json.loads(json.dumps(local_place(trainer._train_parts(1), folder).facts))
+    return json.loads(json.dumps(local_place(trainer.data.train_specs(1), folder).facts))
 
 
 def mixed(dataset: Any, batch_samplers: Any, **options: Any) -> Any:

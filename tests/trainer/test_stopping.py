@@ -72,7 +72,7 @@ def test_a_finished_run_has_nothing_left_to_do(
     arguments = {"max_steps": 4, "num_train_epochs": 4, "save_strategy": "steps", "save_steps": 4}
     first = sent(make(arguments=arguments))
     done = first.train()
-    saved = str(first.here.store.fetch("checkpoint-4"))
+    saved = str(first.worker.store.fetch("checkpoint-4"))
     again = sent(make(arguments=arguments))
     result = again.train(resume_from_checkpoint=saved)
     assert f"nothing to do: {saved} is of step 4 of 4" in capsys.readouterr().out

@@ -83,7 +83,7 @@ def test_it_trains_the_users_objects(make: Any, sent: Any, capsys: Any) -> None:
     for name, tensor in worker.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
     assert "cannot be sent" not in capsys.readouterr().out
-    assert trainer.place is None
+    assert trainer.context is None
     trainer.train()  # goes on with the weights that it has, as a worker would
     assert STEPS == [1, 2, 3, 1, 2, 3]
 

@@ -42,7 +42,7 @@ def loop(model: Any, folder: Path, kind: Any = MultipleNegativesRankingLoss, **a
         **{"save_strategy": "no", "learning_rate": 0.01, **arguments},
     )
     trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=PAIRS, loss=kind(model))
-    return trainer._describe().rebuild(local_place(trainer._train_parts(1), folder))
+    return trainer.spec().rebuild(local_place(trainer.data.train_specs(1), folder))
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

@@ -105,8 +105,8 @@ def trainer(rank: int, folder: str, model: str, name: str) -> Any:
         loss=MultipleNegativesRankingLoss(opened),
         callbacks=[hooked(hook)(hook, flag, step)] if hook else [],
     )
-    parts = {**made._train_parts(2), **made._eval_parts(ROWS, 2)}
-    return made._describe().rebuild(local_place(parts, f"{folder}/{name}", World(rank, 2)))
+    parts = {**made.data.train_specs(2), **made.data.eval_specs(2)}
+    return made.spec().rebuild(local_place(parts, f"{folder}/{name}", World(rank, 2)))
 
 
 def work(rank: int, folder: str, model: str) -> None:
@@ -124,7 +124,7 @@ def work(rank: int, folder: str, model: str) -> None:
         history = running.state.log_history
         found[name] = {
             "steps": running.state.global_step,
-            "saved": running.here.store.steps(),
+            "saved": running.worker.store.steps(),
             "evaluated": [entry["step"] for entry in history if "eval_loss" in entry],
             "logged": [entry["step"] for entry in history if "loss" in entry],
         }
@@ -210,7 +210,7 @@ def test_ranks_talk_no_more_than_they_must(
         loss=MultipleNegativesRankingLoss(tiny_model),
         callbacks=callbacks,
     )
-    running = made._describe().rebuild(local_place(made._train_parts(1), tmp_path))
+    running = made.spec().rebuild(local_place(made.data.train_specs(1), tmp_path))
     monkeypatch.setattr(collectives, "sum_over_ranks", summed)
     begin = type(running.callback_handler).on_train_begin
 

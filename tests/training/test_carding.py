@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ray_st.training.callbacks.card_callback import CardTrainer
+from ray_st.model_trainer import ModelTrainer
 
 
 def trainer(model: Any, folder: Path, first: bool = True) -> Any:
@@ -14,7 +14,7 @@ def trainer(model: Any, folder: Path, first: bool = True) -> Any:
 
 
 def test_what_the_caller_says_is_in_the_card(tiny_model: Any, tmp_path: Path) -> None:
-    CardTrainer.create_model_card(
+    ModelTrainer.create_model_card(
         trainer(tiny_model, tmp_path),
         language="de",
         license="mit",
@@ -28,10 +28,10 @@ def test_what_the_caller_says_is_in_the_card(tiny_model: Any, tmp_path: Path) ->
     for said in ("de", "license: mit", "- mine", "# My model", "bert-base-cased", "- retrieval", "stsb"):
         assert said in text
     assert tiny_model.model_card_data.license == "mit"
-    CardTrainer.create_model_card(trainer(tiny_model, tmp_path), finetuned_from="other")
+    ModelTrainer.create_model_card(trainer(tiny_model, tmp_path), finetuned_from="other")
     assert "bert-base-cased" in (tmp_path / "README.md").read_text()
 
 
 def test_only_the_first_rank_writes(tiny_model: Any, tmp_path: Path) -> None:
-    CardTrainer.create_model_card(trainer(tiny_model, tmp_path, first=False))
+    ModelTrainer.create_model_card(trainer(tiny_model, tmp_path, first=False))
     assert not list(tmp_path.iterdir())

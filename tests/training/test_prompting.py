@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from datasets import Dataset, DatasetDict
 
-from ray_st.training.data.prompting import PromptingTrainer, prompt_datasets
+from ray_st import SentenceTransformerTrainer
+from ray_st.training.data.prompting import prompt_datasets
 
 
 def rows() -> Dataset:
@@ -94,7 +95,7 @@ def test_lengths_and_earlier_transforms() -> None:
 
 
 def test_the_transform_of_one_batch() -> None:
-    transform = PromptingTrainer.add_prompts_or_dataset_name_transform
+    transform = SentenceTransformerTrainer.add_prompts_or_dataset_name_transform
     assert transform({}, "p: ") == {}
     assert transform({"text": ["a"]}, "p: ", 3, "mine", other=1) == {
         "text": ["p: a"],
@@ -109,7 +110,7 @@ def test_the_transform_of_one_batch() -> None:
 
 def test_a_trainer_knows_who_needs_names_and_lengths(tiny_model: Any) -> None:
     trainer = SimpleNamespace(model=tiny_model, loss={"first": None, "second": None})
-    add = PromptingTrainer.maybe_add_prompts_or_dataset_name_column
+    add = SentenceTransformerTrainer.maybe_add_prompts_or_dataset_name_column
     found = seen(add(trainer, pair(), "the ")["first"])  # type: ignore[arg-type]
     assert found == {"question": "the a", "answer": "the c", "label": 0, "dataset_name": "first"}
     tiny_model.set_pooling_include_prompt(False)

@@ -195,10 +195,10 @@ class Runs:
         folder = f"{self.folder}/{name}-{fsdp}"
         args = SentenceTransformerTrainingArguments(folder, **{**defaults, **quiet, **options})
         driver = SentenceTransformerTrainer(model, args, train_dataset=rows, loss=loss, **given)
-        parts = {**driver._train_parts(self.size)}
+        parts = {**driver.data.train_specs(self.size)}
         if "eval_dataset" in given:
-            parts |= driver._eval_parts(driver.eval_dataset, self.size)
-        return driver._describe().rebuild(local_place(parts, folder, World(self.rank, self.size)))
+            parts |= driver.data.eval_specs(self.size)
+        return driver.spec().rebuild(local_place(parts, folder, World(self.rank, self.size)))
 
     def run(self, *given: Any, times: int = 1, resume: str | None = None, **options: Any) -> Any:
         """Final weights, and the figures of all steps and evaluations."""

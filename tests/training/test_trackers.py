@@ -218,8 +218,8 @@ def segment(folder: str, model: str, kill_at: int) -> None:
         loss=MultipleNegativesRankingLoss(opened),
         callbacks=[KillAt(kill_at)],
     )
-    worker = made._describe().rebuild(local_place(made._train_parts(1), folder))
-    newest = worker.here.store.newest()
+    worker = made.spec().rebuild(local_place(made.data.train_specs(1), folder))
+    newest = worker.worker.store.newest()
     worker.train(resume_from_checkpoint=None if newest is None else str(Path(folder) / newest.name))
 
 

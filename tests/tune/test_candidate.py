@@ -57,7 +57,7 @@ def test_a_trial_is_the_run_with_other_arguments(tmp_path: Path, tiny_folder: Pa
     args = made.description.options["args"]
     assert (args.learning_rate, args.run_name, args.eval_steps) == (0.5, "three", 0.25)
     assert one.args.learning_rate == 5e-5
-    assert made.shell._train_parts(1)["train"].datasets[""].batch_size == 8
+    assert made.data.train_specs(1)["train"].datasets[""].batch_size == 8
     assert made.description.options["model"] is not template.base
 
 
@@ -88,7 +88,7 @@ def test_the_last_evaluation_reports_what_those_before_it_did(tmp_path: Path, ti
     one = trainer(tmp_path, tiny_folder, eval_dataset={"one": data, "two": data})
     one.args.save_strategy = "no"
     made = proved(one, rate, rungs=3)(0, {"learning_rate": 1e-3})
-    parts = {**made.shell._train_parts(1), **made.shell._eval_parts(made.shell.eval_dataset, 1)}
+    parts = {**made.data.train_specs(1), **made.data.eval_specs(1)}
     running: Any = made.description.rebuild(local_place(parts, tmp_path / "run"))
     told: list[dict[str, Any]] = []
     Reports(told.append).attach(running)
@@ -228,7 +228,7 @@ def test_training_data_may_be_part_of_the_search(tmp_path: Path, tiny_folder: Pa
     template = proved(
         trainer(tmp_path, tiny_folder), space, data_init=lambda trial: data.select(range(trial["rows"]))
     )
-    assert len(template(0, {"rows": 3}).shell.train_dataset) == 3
+    assert len(template(0, {"rows": 3}).data.train_dataset) == 3
     assert template.base is not None
 
 

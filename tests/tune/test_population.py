@@ -272,7 +272,7 @@ def test_other_population_schedulers_are_refused(tmp_path: Path, tiny_folder: Pa
 def train(template: Any, rate: float, folder: Path, resume: Path | None = None) -> tuple[Any, list[Any]]:
     """Trains a trial here; what it was when it told of evaluations: the step, and whether it had its checkpoint."""
     one = template(0, {"learning_rate": rate})
-    parts = {**one.shell._train_parts(1), **one.shell._eval_parts(one.shell.eval_dataset, 1)}
+    parts = {**one.data.train_specs(1), **one.data.eval_specs(1)}
     running = one.description.rebuild(local_place(parts, folder))
     told = []
 

@@ -138,7 +138,7 @@ def _fetched(order: EvalRequest, reference: Any) -> EvalResult:
 
 
 class RayEvalQueue:
-    """The desk that workers are given; see :class:`ray_st.training.async_eval.protocol.EvalQueue`.
+    """The queue that workers are given; see :class:`ray_st.training.async_eval.protocol.EvalQueue`.
 
     Args:
         resources: What the evaluating process gets, by the name of the resource.
@@ -177,10 +177,10 @@ class RayEvalQueue:
 def open_queue(
     beside: BackgroundEval | None, sealed: PickledRef, sources: Mapping[str, RayBatchSource]
 ) -> Iterator[RayEvalQueue | None]:
-    """The desk of a run, for as long as the context is open.
+    """The queue of a run, for as long as the context is open.
 
     Args:
-        beside: How the run is evaluated beside training; None where its workers evaluate, which need no desk.
+        beside: How the run is evaluated beside training; None where its workers evaluate, which need no queue.
         sealed: The run.
         sources: Its datasets, by name.
     """
@@ -188,11 +188,11 @@ def open_queue(
         yield None
         return
     evals = {name: source for name, source in sources.items() if name != TRAIN}
-    desk = RayEvalQueue(beside.resources, EvalSetup(sealed, evals, beside.store, beside.ranks))
+    queue = RayEvalQueue(beside.resources, EvalSetup(sealed, evals, beside.store, beside.ranks))
     try:
-        yield desk
+        yield queue
     finally:
-        desk.close()
+        queue.close()
 
 
 def _options(resources: Mapping[str, float]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def launch(
     no_datasets: Any = dict.fromkeys(sources)  # names only: the sources come from the data config
     sealed = PickledRef(run)
     with ExitStack() as stack:
-        desk = stack.enter_context(open_queue(beside, sealed, sources))
+        queue = stack.enter_context(open_queue(beside, sealed, sources))
         name, oversight, signals = str(run_config.name), None, None
         tower = stack.enter_context(monitor_of(name))
         channel = stack.enter_context(shown(tower, name))
@@ -117,7 +117,7 @@ def launch(
             signals = StopSignals(lambda: ask_to_stop(tower))
             stack.enter_context(signals.taken())
         outcome = run_workers(
-            lambda: work(sealed.open(), channel, desk, oversight),
+            lambda: work(sealed.open(), channel, queue, oversight),
             scaling,
             run_config,
             torch_config=torch_config,

@@ -84,7 +84,7 @@ def launch(
             prompt_lengths=run.prompt_lengths,
             open_bar=(lambda steps: SentBar(screen.show, steps)) if run.bar else None,
             facts=run.facts,
-            ledger=SampleLog(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger else None,
+            sample_log=SampleLog(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger else None,
         )
         trainer = run.build(place)
         callbacks, trainer.travelled = trainer.travelled, ()  # they are the user's own, and need no way back

@@ -27,14 +27,14 @@ from ray_st.world import World
 
 
 def work(
-    run: RunSpec, channel: Channel, desk: EvalQueue | None = None, oversight: Supervisor | None = None
+    run: RunSpec, channel: Channel, queue: EvalQueue | None = None, oversight: Supervisor | None = None
 ) -> RunResult | None:
     """Builds the trainer at this worker's place and runs its task.
 
     Args:
         run: The run.
         channel: The way to the driver's console.
-        desk: Where evaluations beside training are ordered; None where the workers evaluate.
+        queue: Takes requests for evaluation in another process; None where the workers evaluate.
         oversight: How training is watched; None for a task that is over soon.
 
     Returns:
@@ -44,7 +44,7 @@ def work(
     gc.freeze()  # what imports made stays; a full collection, with which training begins, need not look at it
     if run.all_cores:
         torch.set_num_threads(cores_of_node())
-    place = dataclasses.replace(_place(run, channel), desk=desk)
+    place = dataclasses.replace(_place(run, channel), eval_queue=queue)
     with speaking(channel, place.world, run.log_level):
         trainer = run.build(place)
         with supervised_worker(trainer, place, oversight) if oversight else nullcontext():
@@ -85,7 +85,7 @@ def _place(run: RunSpec, channel: Channel) -> WorkerContext:
         report=CheckpointReport(store),
         open_bar=channel.open_bar if run.bar else None,
         facts=run.facts,
-        ledger=SampleLog(f"{store.path}/{LEDGER}", store.check_fence)
+        sample_log=SampleLog(f"{store.path}/{LEDGER}", store.check_fence)
         if run.ledger and world.is_first
         else None,
     )

@@ -145,8 +145,7 @@ def build(description: TrainerSpec, place: WorkerContext) -> Any:
 
 def data_parts(trial: Trial, workers: int) -> dict[str, LoaderSpec]:
     """A trial's data parts: what it trains on, and all that it is evaluated on at the end."""
-    shell = trial.shell
-    return {**shell._train_parts(workers), **shell._eval_parts(shell.eval_dataset, workers)}
+    return {**trial.data.train_specs(workers), **trial.data.eval_specs(workers)}
 
 
 def evaluate_end(trainer: Any) -> None:
@@ -172,6 +171,8 @@ class Reports(TrainerCallback):
     Attributes:
         step: The step of the last one; -1 before the first.
         stopped: Whether the trial was asked to stop.
+        late: Whether it reports when all else of a step is done: a trial that may wait after an evaluation, and continue
+            from its checkpoint with other hyperparameters, has a checkpoint of what it reported.
     """
 
     def __init__(
@@ -181,6 +182,7 @@ class Reports(TrainerCallback):
         known: int = 0,
     ) -> None:
         self._send, self._keeps, self._known = send, keeps, known
+        self.late = keeps is not None
         self._trainer: Any = None
         self.step, self.stopped = -1, False
 
@@ -242,7 +244,7 @@ def _is_evaluation(entry: Mapping[str, Any]) -> bool:
 
 def _rows_of_step(trainer: Any) -> int:
     args = trainer.args
-    batch = args.global_train_batch_size or args.per_device_train_batch_size * trainer.here.world.size
+    batch = args.global_train_batch_size or args.per_device_train_batch_size * trainer.worker.world.size
     return int(batch * args.gradient_accumulation_steps)
 
 

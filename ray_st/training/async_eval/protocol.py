@@ -124,11 +124,11 @@ def stand_in(trainer: Any, ranks: int) -> None:
         ranks: Number of ranks of the run.
     """
     losses = trainer.loss
-    trainer.place = replace(
-        trainer.here,
+    trainer.context = replace(
+        trainer.worker,
         evals={
             name: feed if sees_whole_batches(_of_dataset(losses, name)) else SlicedBatchSource(feed, ranks)
-            for name, feed in trainer.here.evals.items()
+            for name, feed in trainer.worker.evals.items()
         },
     )
     trainer.callback_handler.callbacks = []
@@ -160,7 +160,7 @@ def answer(trainer: Any, order: EvalRequest) -> EvalResult:
         CheckpointError: If the step's folder is incomplete or damaged.
     """
     found = order.store.check(f"{PREFIX}{order.step}")
-    trainer._load_from_checkpoint(str(order.store.fetch(found.name)))
+    trainer.load_checkpoint(str(order.store.fetch(found.name)))
     trainer.state.global_step, trainer.state.epoch = order.step, order.epoch
     trainer.state.log_history = []
     trainer.evaluate()

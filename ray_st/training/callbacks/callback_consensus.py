@@ -8,6 +8,7 @@ each step only where a part of the user's can have set one in it.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -134,24 +135,21 @@ class ConsensusHandler(CallbackHandler):
         return self.agreed(super().on_save(args, state, control))
 
 
-class AgreeingTrainer(Trainer):
-    """A trainer whose ranks do what a callback of any of them asks for."""
+def agree_after_log(trainer: Trainer, act: Callable[[], None]) -> None:
+    """Lets a trainer log, evaluate and save as its control says; what ``on_log`` asks for follows on all ranks.
 
-    callback_handler: ConsensusHandler
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.callback_handler = ConsensusHandler(self.callback_handler, self)
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Logs first; an evaluation or a checkpoint that ``on_log`` asked for then follows on all ranks."""
-        control = self.control
-        if control.should_log:
-            wanted = control.should_evaluate, control.should_save
-            control.should_evaluate = control.should_save = False
-            super()._maybe_log_save_evaluate(*args, **kwargs)
-            control = self.control
-            control.should_evaluate |= wanted[0]
-            control.should_save |= wanted[1]
-            self.control = self.callback_handler.agreed(control)
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+    Args:
+        trainer: The worker's trainer, with a :class:`ConsensusHandler`.
+        act: Does what the control says.
+    """
+    control, handler = trainer.control, trainer.callback_handler
+    assert isinstance(handler, ConsensusHandler)
+    if control.should_log:
+        wanted = control.should_evaluate, control.should_save
+        control.should_evaluate = control.should_save = False
+        act()
+        control = trainer.control
+        control.should_evaluate |= wanted[0]
+        control.should_save |= wanted[1]
+        trainer.control = handler.agreed(control)
+    act()

@@ -38,7 +38,7 @@ class EventReport(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tells of a checkpoint."""
-        if state.is_world_process_zero and self._trainer._saved == state.global_step:
+        if state.is_world_process_zero and self._trainer.checkpointer.newest == state.global_step:
             seconds = round(time.monotonic() - self._last, 3)
             message = f"step {state.global_step}/{state.max_steps}  checkpoint written"
             event("checkpoint.written", message, step=state.global_step, seconds=seconds)

@@ -11,12 +11,13 @@ from typing import Any
 import datasets
 import torch
 from torch import nn
+from transformers import TrainerState
 
 from ray_st._version import __version__
 from ray_st.data.located import read_located
 from ray_st.data.sources import HfStream, Source, Sql
 from ray_st.models.card.model_card_data import UNNAMED, publishable
-from ray_st.models.card.run_facts import Cluster
+from ray_st.models.card.run_facts import Cluster, Emissions
 from ray_st.models.card.tables import column_statistics
 from ray_st.training.data.dataset_specs import loss_for
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
@@ -31,30 +32,39 @@ _ON_HUB = re.compile(r"hf://datasets/([^@/]+/[^@/]+|[^@/]+)@(\w+)/")
 _OF_THE_MACHINE = ("use_cpu", "logging_dir", "local_rank")
 
 
-def describe_run(trainer: Any, parts: Mapping[str, LoaderSpec]) -> None:
+def describe_run(
+    model: Any,
+    loss: LossOrLosses,
+    args: SentenceTransformerTrainingArguments,
+    specs: Mapping[str, LoaderSpec],
+    defaults: Mapping[str, Any],
+) -> None:
     """Notes a run in the card of the model that it trains, before it starts.
 
     Args:
-        trainer: The trainer.
-        parts: The run's datasets, by the name of their batch source.
+        model: The model.
+        loss: The loss, or one for each dataset.
+        args: Training arguments.
+        specs: The run's datasets, by the name of their source.
+        defaults: Training arguments by default.
     """
-    card = getattr(trainer.model, "model_card_data", None)
+    card = card_of(model)
     if card is None:
         return
-    card.set_losses(list(losses_of(trainer.loss).values()))
-    count = _token_counter(trainer.model)
-    if TRAIN in parts:
-        card.set_train_dataset_metadata(_facts(parts[TRAIN], trainer.loss, count))
+    card.set_losses(list(losses_of(loss).values()))
+    count = _token_counter(model)
+    if TRAIN in specs:
+        card.set_train_dataset_metadata(_facts(specs[TRAIN], loss, count))
         if card.generate_widget_examples and not card.widget:
-            card.set_widget_examples(widget_examples(map(_texts, parts[TRAIN].datasets.values())))
+            card.set_widget_examples(widget_examples(map(_texts, specs[TRAIN].datasets.values())))
     evals = [
         {**facts, "name": name or facts["name"]}
-        for name, part in eval_names(parts).items()
-        for facts in _facts(part, trainer.loss, count)
+        for name, part in eval_names(specs).items()
+        for facts in _facts(part, loss, count)
     ]
     card.set_eval_dataset_metadata(evals)
-    every = {name: value for name, value in trainer.args.to_dict().items() if name not in _OF_THE_MACHINE}
-    card.set_hyperparameters(changed_arguments(trainer.args, trainer.card_defaults or {}), every)
+    every = {name: value for name, value in args.to_dict().items() if name not in _OF_THE_MACHINE}
+    card.set_hyperparameters(changed_arguments(args, defaults), every)
 
 
 def default_arguments(args: Any) -> dict[str, Any]:
@@ -187,24 +197,51 @@ def _token_counter(model: Any) -> Callable[[list[str]], list[int]] | None:
     return count
 
 
-# ---- surroundings ----
+# ---- surroundings and records ----
 
 
-def note_surroundings(card: Any, place: WorkerContext) -> None:
-    """Notes the cluster, versions and sizes of a run; every rank must call it.
+def note_surroundings(model: Any, context: WorkerContext) -> None:
+    """Notes the cluster, versions and sizes of a run in its model's card, if it has one; every rank must call it.
 
     Args:
-        card: The model's card data.
-        place: The worker's place.
+        model: The model.
+        context: The worker's.
     """
-    found = collectives.gather_objects((_device(), place.world.node_rank))
+    card = card_of(model)
+    if card is None:
+        return
+    found = collectives.gather_objects((_device(), context.world.node_rank))
     nodes = {node for _, node in found}
     devices = tuple(device for device, _ in found)
     card.cluster = Cluster(len(found), len(nodes), devices, importlib.metadata.version("ray"))
     versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
     card.versions = {"python": platform.python_version(), "ray_st": __version__, **versions}
-    if place.train is not None:
-        card.set_train_dataset_sizes([len(window) for window in place.train.windows])
+    if context.train is not None:
+        card.set_train_dataset_sizes([len(window) for window in context.train.windows])
+
+
+def note_records(
+    model: Any, state: TrainerState, args: SentenceTransformerTrainingArguments, emissions: Emissions | None
+) -> None:
+    """Notes in the model's card what a run has found out so far.
+
+    Args:
+        model: The model.
+        state: The trainer's state.
+        args: Training arguments.
+        emissions: What the run emitted, if that is measured.
+    """
+    card = card_of(model)
+    if card is None or not card.trained or not state.log_history:
+        return
+    card.logs = list(state.log_history)
+    card.best_step = state.best_global_step if args.load_best_model_at_end else None
+    card.emissions = emissions or card.emissions
+
+
+def card_of(model: Any) -> Any:
+    """The data of a model's card; None for a model without one."""
+    return getattr(model, "model_card_data", None)
 
 
 def _device() -> str:

@@ -75,7 +75,7 @@ class StopConsensus(TrainerCallback):
         if self._preempted():
             self._wish.ask(Why.PREEMPTED)
         now = time.monotonic()
-        world, steps = self._trainer.here.world, step - self._last_step
+        world, steps = self._trainer.worker.world, step - self._last_step
         rows = torch.zeros(world.size, 3, device=self._trainer.args.device)
         mine = (float(self._wish.why), (now - self._last) / steps, self._pace())
         rows[world.rank] = torch.tensor(mine)
@@ -101,7 +101,7 @@ class StopConsensus(TrainerCallback):
             event("stop.saved", message, step=state.global_step, reason=self._agreed.name.lower())
         if self._agreed is Why.STOP:
             raise Interrupted(
-                f"{message}; its checkpoint is in {self._trainer.here.store.path}: go on with "
+                f"{message}; its checkpoint is in {self._trainer.worker.store.path}: go on with "
                 "train(resume_from_checkpoint=True), or ray-st train RUN.yaml --continue"
             )
         raise Moved(self._agreed, message)

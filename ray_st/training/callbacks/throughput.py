@@ -105,7 +105,7 @@ class Throughput(TrainerCallback):
         """A step is done; hands its figures on, now and then."""
         self._lap("rest")
         self._steps += 1
-        self._rows += sum(len(batch) for batch in getattr(self._trainer, "_used", ()))
+        self._rows += sum(len(batch) for batch in self._trainer.train_step.used)
         if self._sink.due():
             self._hand_on(state)
 
@@ -135,7 +135,7 @@ class Throughput(TrainerCallback):
         now = time.monotonic()
         seconds, steps = max(now - self._since, 1e-9), self._steps
         in_steps = sum(self._parts.values())
-        rank = str(self._trainer.here.world.rank)
+        rank = str(self._trainer.worker.world.rank)
         for part, spent in self._parts.items():
             self._sink.set("st_train_step_seconds", spent / steps, part=part, rank=rank)
         self._sink.set("st_train_data_wait_share", self._parts["data"] / max(in_steps, 1e-9), rank=rank)

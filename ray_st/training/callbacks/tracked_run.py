@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
+from transformers import TrainerControl, TrainerState
 
 from ray_st.models.card.run_facts import Emissions
-from ray_st.training.callbacks.callback_consensus import AgreeingTrainer
-from ray_st.training.callbacks.trackers import CodeCarbon, Tracker, make_trackers
+from ray_st.training.callbacks.loop_callback import LoopCallback
+from ray_st.training.callbacks.trackers import CodeCarbon, Tracker
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.distributed import collectives
 from ray_st.training.worker_context import WorkerContext
+from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.atomic import replacing_in
 
 TRACKED = "trackers"
@@ -28,86 +30,81 @@ WRITTEN = ("runs", "wandb", "mlflow.db", "emissions.csv")
 _EMISSIONS = CodeCarbon.name
 
 
-class TrackingTrainer(AgreeingTrainer):
-    """A trainer whose trackers are open while it trains in a worker, on the first rank.
+class TrackedRun(LoopCallback):
+    """Opens a run's trackers where training begins or resumes, on the first rank, and closes them.
+
+    Args:
+        args: Training arguments.
+        context: The worker's.
+        trackers: Gives those among the trainer's callbacks that are not removed.
 
     Attributes:
         emissions: What the run emitted so far, on all nodes; None where CodeCarbon does not measure.
     """
 
-    place: WorkerContext | None
-    emissions: Emissions | None = None
+    def __init__(
+        self,
+        args: SentenceTransformerTrainingArguments,
+        context: WorkerContext,
+        trackers: Callable[[], Sequence[Tracker]],
+    ) -> None:
+        self._args, self._context, self._trackers = args, context, trackers
+        self.emissions: Emissions | None = None
+        self._before: Emissions | None = None
 
-    def __init__(self, *, args: Any, callbacks: list[Any] | None = None, **options: Any) -> None:
-        # transformers would add its own callbacks for these, which know nothing of restarts.
-        wanted, args.report_to = args.report_to, []
-        every: list[Any] = [*make_trackers(wanted), *(callbacks or [])]
-        try:
-            super().__init__(args=args, callbacks=every, **options)
-        finally:
-            args.report_to = wanted
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the loop; see the trainer's method of this name."""
-        failed = True
-        try:
-            result = super().train(*args, **kwargs)
-            self._note_emissions()
-            failed = False
-            return result
-        finally:
-            for tracker in self._trackers():
-                tracker.close(failed)
-            self._bring_to_storage()
-
-    def _trackers(self) -> list[Tracker]:
-        return [one for one in self.callback_handler.callbacks if isinstance(one, Tracker)]
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
-        positions = super()._init_training_state(*args, **kwargs)
-        if self.place is not None:
-            self._open_trackers(self.place)
-        return positions
-
-    def _open_trackers(self, place: WorkerContext) -> None:
-        """Opens them, to go on with what the checkpoint, or else a start of this run before the first one, knows."""
-        states: Any = self.state.stateful_callbacks
-        world = place.world
-        known = states.get(TRACKED) or (_recorded(place.store) if world.is_first else {})
+    def on_open(self, state: TrainerState) -> None:
+        """Opens them, to continue what the checkpoint, or else a start of this run before the first one, knows."""
+        states: Any = state.stateful_callbacks
+        store, world = self._context.store, self._context.world
+        known = states.get(TRACKED) or (_recorded(store) if world.is_first else {})
         known = collectives.broadcast_object(known)  # the first rank, which writes the record, has read it
         before = known.get(_EMISSIONS)
         self.emissions = self._before = None if before is None else Emissions(**before)
         for tracker in self._trackers():
             if world.is_first or (tracker.every_node and world.local_rank == 0):
-                opened = tracker.open(self.args, self.state.global_step, known.get(tracker.name))
+                opened = tracker.open(self._args, state.global_step, known.get(tracker.name))
                 known = {**known, tracker.name: opened}
         states[TRACKED] = known
         if world.is_first and known:
-            _record(place.store, known)
+            _record(store, known)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        if self.control.should_save or self.control.should_evaluate:
-            self._note_emissions()
-        saving = self.control.should_save
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-        if saving:
+    def before_outputs(self, state: TrainerState, control: TrainerControl) -> None:
+        """Notes emissions, which evaluations report and checkpoints keep."""
+        if control.should_save or control.should_evaluate:
+            self._note_emissions(state)
+
+    def after_outputs(self, saved: bool) -> None:
+        """Brings the trackers' files to where the checkpoint is."""
+        if saved:
+            self._bring_to_storage()
+
+    def on_close(self, state: TrainerState, failed: bool) -> None:
+        """Closes them, and brings their files to storage."""
+        try:
+            if not failed:
+                self._note_emissions(state)
+        except BaseException:
+            failed = True
+            raise
+        finally:
+            for tracker in self._trackers():
+                tracker.close(failed)
             self._bring_to_storage()
 
     def _bring_to_storage(self) -> None:
         """Copies what trackers wrote on this machine to where the run's folder is."""
-        place = self.place
-        if place is None or place.store.is_local or not place.world.is_first:
+        store = self._context.store
+        if store.is_local or not self._context.world.is_first:
             return
         for name in WRITTEN:
-            here = Path(str(self.args.output_dir), name)
+            here = Path(str(self._args.output_dir), name)
             if here.is_file():
-                with place.store.filesystem.open_output_stream(place.store.location(name)) as stream:
+                with store.filesystem.open_output_stream(store.location(name)) as stream:
                     stream.write(here.read_bytes())
             elif here.is_dir():
-                there = place.store.location(name)
-                pafs.copy_files(str(here), there, destination_filesystem=place.store.filesystem)
+                pafs.copy_files(str(here), store.location(name), destination_filesystem=store.filesystem)
 
-    def _note_emissions(self) -> None:
+    def _note_emissions(self, state: TrainerState) -> None:
         """Adds up what all nodes emitted; every rank must call it."""
         meters = [tracker for tracker in self._trackers() if isinstance(tracker, CodeCarbon)]
         if not meters:
@@ -116,7 +113,7 @@ class TrackingTrainer(AgreeingTrainer):
         if now is None:
             return
         self.emissions = now if self._before is None else self._before.then(now)
-        states: Any = self.state.stateful_callbacks
+        states: Any = state.stateful_callbacks
         states[TRACKED] = {**states.get(TRACKED, {}), _EMISSIONS: dataclasses.asdict(self.emissions)}
 
 

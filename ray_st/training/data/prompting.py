@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import datasets
-from transformers import Trainer
 
 from ray_st.data.column_spec import DATASET_NAME_COLUMN, split_columns
 from ray_st.data.prompts import prompts_of, refuse_unused
@@ -88,6 +87,19 @@ def prompt_datasets(
     return datasets.DatasetDict(parts) if isinstance(rows, datasets.DatasetDict) else parts
 
 
+def prompt_transform(
+    batch: Batch,
+    prompts: str | Mapping[str, str] | None = None,
+    prompt_lengths: Mapping[str, int] | int | None = None,
+    dataset_name: str | None = None,
+    transform: Callable[[Batch], Batch] | None = None,
+    **kwargs: Any,
+) -> Batch:
+    """The documented transform; see :meth:`ray_st.SentenceTransformerTrainer.add_prompts_or_dataset_name_transform`."""
+    batch = batch if transform is None else transform(batch)
+    return prompt_batch(batch, prompts, prompt_lengths, dataset_name)
+
+
 def _prompted(
     rows: Rows, prompts: Any, name: str | None, names: list[str], said: str | None, count: Lengths | None
 ) -> Rows:
@@ -98,14 +110,12 @@ def _prompted(
     lengths = None if count is None else {prompt: count(prompt) for prompt in chosen.values()}
     options: dict[str, Any] = {"prompts": chosen, "prompt_lengths": lengths, "dataset_name": said}
     if isinstance(rows, datasets.IterableDataset):
-        transform = partial(PromptingTrainer.add_prompts_or_dataset_name_transform, **options)
+        transform = partial(prompt_transform, **options)
         return rows.map(transform, batched=True, features=_features(rows, chosen if lengths else {}, said))
     before = rows.format["format_kwargs"].get("transform")
-    if getattr(before, "func", None) is PromptingTrainer.add_prompts_or_dataset_name_transform:
+    if getattr(before, "func", None) is prompt_transform:
         return rows  # it has its prompts
-    return rows.with_transform(
-        partial(PromptingTrainer.add_prompts_or_dataset_name_transform, transform=before, **options)
-    )
+    return rows.with_transform(partial(prompt_transform, transform=before, **options))
 
 
 def _columns(rows: Rows) -> list[str]:
@@ -121,57 +131,3 @@ def _features(
     more = {_LENGTH.format(column=column): datasets.Value("int64") for column in prompts}
     name = {DATASET_NAME_COLUMN: datasets.Value("string")} if said else {}
     return datasets.Features({**rows.features, **more, **name})
-
-
-class PromptingTrainer(Trainer):
-    """A trainer with the documented methods that put prompts into datasets."""
-
-    model: Any
-    loss: Any
-
-    def maybe_add_prompts_or_dataset_name_column(
-        self, dataset_dict: Any, prompts: Any = None, dataset_name: str | None = None
-    ) -> Any:
-        """Datasets that put prompts before their texts as rows are read, and name themselves where it matters.
-
-        ``train`` and ``evaluate`` do this by themselves, with ``args.prompts``. Rows get a ``dataset_name`` if there is a
-        loss for each of several datasets, or a prompt.
-
-        Args:
-            dataset_dict: A dataset, several by name, or None; left as they are.
-            prompts: One prompt; one by column; one by dataset; or, by dataset, one by column.
-            dataset_name: Name of a single dataset, if it has one.
-
-        Raises:
-            ValueError: If prompts by dataset are given for a dataset without a name, or name no dataset or column; or the
-                model puts texts into a chat template.
-        """
-        excludes = any(getattr(part, "include_prompt", True) is False for part in self.model.modules())
-        encoder = self.model.token_encoder()
-        if encoder is not None and prompts:
-            encoder.check_prefixes()
-        count = encoder.prompt_length if excludes and encoder is not None else None
-        names_wanted = isinstance(self.loss, Mapping)
-        return prompt_datasets(dataset_dict, prompts, dataset_name, names_wanted, count)
-
-    @staticmethod
-    def add_prompts_or_dataset_name_transform(
-        batch: Batch,
-        prompts: str | Mapping[str, str] | None = None,
-        prompt_lengths: Mapping[str, int] | int | None = None,
-        dataset_name: str | None = None,
-        transform: Callable[[Batch], Batch] | None = None,
-        **kwargs: Any,
-    ) -> Batch:
-        """Puts prompts before the texts of a batch, and says which dataset it is of.
-
-        Args:
-            batch: Values by column.
-            prompts: One for all columns of texts, or one by column.
-            prompt_lengths: Tokens of the prompt, or of each prompt by its text.
-            dataset_name: Name of the dataset, where there are several.
-            transform: Applied first.
-            **kwargs: Not used; what a dataset's format brings along.
-        """
-        batch = batch if transform is None else transform(batch)
-        return prompt_batch(batch, prompts, prompt_lengths, dataset_name)

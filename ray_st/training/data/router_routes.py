@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
+from ray_st.data.batch_source import BatchSource
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.routes import Route, RouterMapping, tasks_of
 from ray_st.models.asym import Asym
@@ -99,6 +100,20 @@ def uses_all_rows(
             if any(weight.requires_grad and id(weight) not in reached for weight in router.parameters()):
                 return False
     return True
+
+
+def skips_rows(model: nn.Module, mapping: RouterMapping | None, source: BatchSource | None) -> bool:
+    """Whether batches of some dataset leave rows of the model's Router unused, whose weights then stay as they are.
+
+    Args:
+        model: The model.
+        mapping: ``args.router_mapping``.
+        source: The training data; None if batches come from a loader of the user's own.
+    """
+    if source is None:
+        return bool(routers_of(model))
+    datasets = {name: window.columns for name, window in zip(source.names, source.windows, strict=True)}
+    return not uses_all_rows(model, mapping, datasets)
 
 
 def _in_need(routers: Sequence[Asym]) -> Asym | None:

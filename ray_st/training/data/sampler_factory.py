@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -119,29 +119,25 @@ def multi_dataset_batch_sampler(
     return ProportionalBatchSampler(dataset, batch_samplers, generator, seed)
 
 
-def order_settings(trainer: Any, base: type, names: Sequence[str]) -> dict[str, Any]:
+def order_settings(
+    args: SentenceTransformerTrainingArguments, methods: SamplerMethods, names: Sequence[str]
+) -> dict[str, Any]:
     """What the order of samples depends on besides the data, by what to call it in errors.
 
     Args:
-        trainer: The trainer, with its arguments.
-        base: The class whose methods make samplers; those of a subclass are named instead of the arguments.
+        args: Training arguments.
+        methods: The trainer's methods; those that a subclass overrides are named instead of the arguments.
         names: Names of the training datasets, in order.
     """
-    args = trainer.args
     settings = {
-        "batch sampler": _overridden(trainer, base, "get_batch_sampler") or _sampler_name(args),
+        "batch sampler": methods.overridden("get_batch_sampler") or _sampler_name(args),
         "gradient_accumulation_steps": args.gradient_accumulation_steps,
     }
     if len(names) > 1:
-        overridden = _overridden(trainer, base, "get_multi_dataset_batch_sampler")
+        overridden = methods.overridden("get_multi_dataset_batch_sampler")
         settings["datasets, in order"] = list(names)
         settings["sampler of several datasets"] = overridden or _mixing_name(args)
     return settings
-
-
-def _overridden(trainer: Any, base: type, method: str) -> str | None:
-    own = inspect.getattr_static(type(trainer), method)
-    return None if own is inspect.getattr_static(base, method) else code_name(own)
 
 
 def _sampler_name(args: SentenceTransformerTrainingArguments) -> str:
@@ -177,17 +173,79 @@ def in_order(keys: Any, seed: int, batch_size: int) -> DefaultBatchSampler:
 
 
 @dataclass(frozen=True)
+class SamplerMethods:
+    """The trainer's documented methods that make samplers, callable on the driver and where plans are made.
+
+    An overridden ``get_batch_sampler`` needs an object of its class wherever it is called. That object has no model, on the
+    driver neither, so that a method which would miss it fails at once.
+
+    Args:
+        kind: The trainer's class.
+        base: The library's class, whose methods do what the arguments name.
+        args: Training arguments.
+        attributes: Those that a subclass set by itself.
+        trainer: The driver's trainer, which mixes datasets there; it does not travel. Without it, an object of the class with
+            ``surroundings`` does.
+        surroundings: Attributes of that object: the training data, model and loss.
+    """
+
+    kind: type
+    base: type
+    args: SentenceTransformerTrainingArguments
+    attributes: Mapping[str, Any]
+    trainer: Any = None
+    surroundings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the driver's trainer."""
+        return {**vars(self), "trainer": None}
+
+    def overridden(self, method: str) -> str | None:
+        """The dotted name of a method that a subclass overrides; None for the library's own."""
+        own = inspect.getattr_static(self.kind, method)
+        return None if own is inspect.getattr_static(self.base, method) else code_name(own)
+
+    @property
+    def wants_dataset(self) -> bool:
+        """Whether samplers are the user's own, which may look into the dataset itself."""
+        own_class = not isinstance(self.args.batch_sampler, BatchSamplers)
+        return own_class or self.overridden("get_batch_sampler") is not None
+
+    def get_batch_sampler(self) -> Callable[..., Any]:
+        """The documented method."""
+        method: Callable[..., Any] = self._object().get_batch_sampler
+        return method
+
+    def over_several(self, keys: Any, samplers: list[Any], seed: int) -> Any:
+        """Makes the sampler over several datasets, by the documented method.
+
+        Args:
+            keys: The datasets' keys as one.
+            samplers: A batch sampler for each dataset.
+            seed: Seed of the order of datasets.
+        """
+        trainer = self.trainer or self._object(**self.surroundings)
+        return trainer.get_multi_dataset_batch_sampler(keys, samplers, seed=seed)
+
+    def _object(self, **attributes: Any) -> Any:
+        make: Any = self.kind.__new__
+        trainer = make(self.kind)
+        vars(trainer).update(self.attributes, args=self.args, **attributes)
+        return trainer
+
+
+@dataclass(frozen=True)
 class SamplerMaker:
     """Makes the sampler of a training dataset through the trainer's method, here or where plans are made.
 
     Args:
-        trainer: The trainer, or as much of it as the method may use.
-        whole: The dataset itself, for an overridden method; None to pass keys.
+        methods: The trainer's methods.
+        whole: The dataset itself, for a sampler of the user's own; None to pass keys.
         batch_size: Rows of a global batch.
         drop_last: Whether batches that are not full are left out.
     """
 
-    trainer: Any
+    methods: SamplerMethods
     whole: Any
     batch_size: int
     drop_last: bool
@@ -197,8 +255,9 @@ class SamplerMaker:
         rows = self.whole if self.whole is not None and len(self.whole) == len(keys) else keys
         options: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.drop_last}
         more: dict[str, Any] = {"valid_label_columns": list(LABEL_COLUMNS), "seed": seed}
+        make = self.methods.get_batch_sampler()
         # Overrides written for earlier versions of the documented method know fewer arguments.
-        known = inspect.signature(self.trainer.get_batch_sampler).parameters
+        known = inspect.signature(make).parameters
         takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values())
         options.update({key: value for key, value in more.items() if takes_any or key in known})
-        return self.trainer.get_batch_sampler(rows, **options)
+        return make(rows, **options)

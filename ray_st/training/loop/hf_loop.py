@@ -1,341 +1,457 @@
-"""The training loop of one worker: steps, evaluations, and checkpoints that can be trusted."""
+"""The one adapter over transformers' Trainer: its private methods are overridden here and nowhere else.
+
+What the loop is made of are fields, each of which can be made and tested without a trainer; an override says in which order
+they do what. ``tests/test_upstream.py`` pins every name that is overridden.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-import random
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from copy import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import safe_globals
+from accelerate.utils.memory import clear_device_cache
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
-from ray_st.training.async_eval.client import AWAITED, AwaitingTrainer
-from ray_st.training.callbacks.hub_upload import HubTrainer
-from ray_st.training.checkpoint.store import MANIFEST, PREFIX, SavedCheckpoint
+from ray_st.data.batch_source import BatchSource
+from ray_st.training.async_eval.client import AWAITED, AsyncEvaluation, as_of, check_without_queue
+from ray_st.training.async_eval.protocol import EvalResult
+from ray_st.training.callbacks.callback_consensus import ConsensusHandler, agree_after_log
+from ray_st.training.callbacks.hub_upload import CheckpointUpload
+from ray_st.training.callbacks.loop_callback import LoopCallback
+from ray_st.training.callbacks.run_description import note_records, note_surroundings
+from ray_st.training.callbacks.sample_log_writer import SampleLogWriter
+from ray_st.training.callbacks.tracked_run import TrackedRun
+from ray_st.training.callbacks.trackers import Tracker, make_trackers
+from ray_st.training.checkpoint.callback_states import export_callbacks, restore_callbacks, save_state
+from ray_st.training.checkpoint.checkpointer import Checkpointer
+from ray_st.training.checkpoint.model_files import (
+    load_loss_weights,
+    load_loss_weights_if_any,
+    save_loss_and_arguments,
+)
+from ray_st.training.checkpoint.random_states import load_random_states, random_states, save_random_states
+from ray_st.training.checkpoint.retuning import retune, settings_of
+from ray_st.training.checkpoint.store import MANIFEST, PREFIX
+from ray_st.training.data.router_routes import routes_of, skips_rows
+from ray_st.training.data.step_loader import Collate, Inputs, collect, step_loader
 from ray_st.training.distributed import collectives
-from ray_st.training.loop import loss_so_far
-from ray_st.training.loop.loss_so_far import LOSS_SO_FAR
+from ray_st.training.loop.evaluation_loop import (
+    EvaluationLoop,
+    Evaluator,
+    Moment,
+    cast_for_evaluation,
+    evaluator_folder,
+)
+from ray_st.training.loop.evaluation_report import EvaluationReport
+from ray_st.training.loop.loss_parts import tokens_of
+from ray_st.training.loop.loss_so_far import LOSS_SO_FAR, LossCounter
+from ray_st.training.loop.row_shares import RowShares
+from ray_st.training.loop.train_step import LossMethods, TrainStep, dataset_of
+from ray_st.training.strategies.encoder_setup import add_noise, compile_encoder
+from ray_st.training.strategies.parameter_groups import with_learning_rates
 from ray_st.training.strategies.precision import StoredTypes, widen
-from ray_st.training.strategies.step_module import describe_weights, owned_by_loss
+from ray_st.training.strategies.step_module import LossOrLosses, Step, describe_weights
+from ray_st.training.strategies.strategy import Parts, make_strategy, note_on_fsdp
+from ray_st.training.worker_context import WorkerContext
+from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
-from ray_st.util.secrets import with_secrets, without_secrets
 from ray_st.util.uploads import upload_of
-
-LOSS_WEIGHTS = "loss.safetensors"
-ARGUMENTS = "training_args.json"
-RANDOM_STATE = "rng_state_{rank}.pth"
+from ray_st.world import World
 
 
-class TrainingLoop(HubTrainer, AwaitingTrainer):
-    """The whole loop of a worker.
+class HfLoop(Trainer):
+    """Trains and evaluates in a worker, in its :class:`~ray_st.training.worker_context.WorkerContext`; needs no Ray.
 
     Attributes:
-        default_callbacks: Those that transformers adds by itself.
+        context: What the worker hands to the loop; None on the driver.
+        loss: The loss, or one for each dataset.
+        evaluator: Called at each evaluation, or None.
+        user_collator: Makes inputs from rows in place of the default, or None.
+        strategy: How model and losses are wrapped.
+        train_step: The batches of the current training; None before the first.
+        evaluation: Evaluates on all ranks.
+        checkpointer: Writes checkpoints.
+        async_eval: Has weights evaluated by another process; None where the workers evaluate.
+        loop_callbacks: What takes part in the loop, in this order.
+        on_evaluated: Takes the metrics of each evaluation of a search's trial, or None.
         travelled: The user's callbacks, as they came from the driver.
         brought: Names of the attributes of a subclass that came from there.
     """
 
-    default_callbacks: Sequence[TrainerCallback] = ()
+    args: SentenceTransformerTrainingArguments
+    model: Any
+    callback_handler: ConsensusHandler
+    context: WorkerContext | None = None
+    loss: LossOrLosses
+    evaluator: Evaluator | None
+    user_collator: Callable[[list[dict[str, Any]]], Inputs] | None
+    train_step: TrainStep | None = None
+    async_eval: AsyncEvaluation | None = None
+    on_evaluated: EvaluationReport | None = None
+    loop_callbacks: Sequence[LoopCallback] = ()
+    tracked_run: TrackedRun | None = None
     travelled: tuple[TrainerCallback, ...] = ()
     brought: tuple[str, ...] = ()
-    _managed: frozenset[str] = frozenset()
-    _resumed: str | None = None
+    _upload: CheckpointUpload | None = None
     _types: StoredTypes | None = None
-    _keeps_types = False
-    _losses_then: Mapping[str, Any] = MappingProxyType({})
-    _losses_at_end: Mapping[str, Any] = MappingProxyType({})
-    _counts_on = False
+    _writes_checkpoint = False
+    _resumed_from: str | None = None
+    _unreported: dict[str, float] | None = None
+    _noise: RemovableHandle | None = None
+    lr_scheduler: Any
+    preprocess_logits_for_metrics: Any
+    _loss_counter: LossCounter | None = None
+    _evaluation: tuple[tuple[object, ...], EvaluationLoop] | None = None
 
-    def own_callbacks(self) -> list[TrainerCallback]:
-        """The callbacks that the user gave or added."""
-        defaults = set(map(id, self.default_callbacks))
-        return [callback for callback in self.callback_handler.callbacks if id(callback) not in defaults]
+    def __init__(
+        self,
+        *,
+        args: SentenceTransformerTrainingArguments,
+        callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
+        **options: Any,
+    ) -> None:
+        seen = _seen_by_transformers(args)
+        every: list[Any] = [*make_trackers(args.report_to), *callbacks]  # classes of callbacks, too
+        super().__init__(args=seen, callbacks=every, **options)
+        # What transformers completed in the arguments, but for what it was not to see.
+        vars(args).update(vars(seen) | {"report_to": args.report_to, "fsdp": args.fsdp})
+        self.args = args
+        self.callback_handler = ConsensusHandler(self.callback_handler, self)
+        world = World() if self.context is None else self.context.world
+        self.strategy = make_strategy(args, world, self.is_deepspeed_enabled)
+        if self.context is not None:
+            self.checkpointer = Checkpointer(self.context.store, world)
 
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def worker(self) -> WorkerContext:
+        """The worker's context."""
+        assert self.context is not None, "the loop runs in a worker"
+        return self.context
+
+    # ---- batches ----
+
+    def get_train_dataloader(self) -> DataLoader[Inputs]:
+        """This rank's share of every global batch of the training data."""
+        if self.worker.train is None:
+            raise ValueError("Training needs a train_dataset; none was given.")
+        return self.loader(self.worker.train)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Inputs]:
+        """This rank's share of every global batch of an evaluation dataset.
+
+        Args:
+            eval_dataset: Its name, where there are several.
+        """
+        evals = self.worker.evals
+        name = eval_dataset if isinstance(eval_dataset, str) else ""
+        if name not in evals:
+            raise ValueError(f"There is no evaluation dataset {name!r}; there are {sorted(evals)}.")
+        return self.loader(evals[name])
+
+    def get_test_dataloader(self, test_dataset: Any = None) -> DataLoader[Inputs]:
+        """This rank's share of every global batch of the data to predict.
+
+        Args:
+            test_dataset: As in :meth:`get_eval_dataloader`.
+        """
+        return self.get_eval_dataloader(test_dataset)
+
+    def loader(self, source: BatchSource, context: WorkerContext | None = None) -> DataLoader[Inputs]:
+        """A loader over a worker's share of a source's batches.
+
+        Args:
+            source: Where batches come from.
+            context: The worker's; this one's by default.
+        """
+        context = context or self.worker
+        encoder = self.model.token_encoder()
+        collate = Collate(
+            tokenize=self.model.tokenize,
+            pad=None if encoder is None else encoder.pad,
+            prompt_lengths=context.prompt_lengths,
+            collator=self.user_collator,
+            text_ids=self.args.collisions == "mask",
+            routes_of=functools.partial(routes_of, self.model, self.args.router_mapping),
+        )
+        pin = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
+        return step_loader(source, context.world, collate, pin)
+
+    def collect_features(self, inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
+        """Turns the inputs of a step into what a loss takes.
+
+        Args:
+            inputs: ``COLUMN_input_ids``, ``COLUMN_attention_mask``, …, and ``label``.
+
+        Returns:
+            One feature dictionary for each text column, and the labels or None.
+        """
+        return collect(inputs)
+
+    # ---- a step ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Computes the loss of a step on this rank's rows.
+
+        Args:
+            model: The model. The loss holds it already, so it is not used here.
+            inputs: The inputs of the step; ``dataset_name`` chooses the loss where there is one for each dataset.
+            return_outputs: Whether to return ``(loss, {})``.
+            num_items_in_batch: Not used; part of transformers' interface.
+        """
+        features, labels = self.collect_features(inputs)
+        loss = self.loss[dataset_of(inputs)] if isinstance(self.loss, Mapping) else self.loss
+        value = loss(features, labels)
+        if isinstance(value, Mapping):
+            if self.train_step is not None:
+                self.train_step.count_parts(value)
+            value = torch.stack(list(value.values())).sum()
+        return (value, {}) if return_outputs else value
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Inputs], num_batches: int, device: torch.device
+    ) -> tuple[list[Inputs], Any]:
+        """Takes the batches of one step, and counts their rows.
+
+        Args:
+            epoch_iterator: This rank's shares of the epoch's batches.
+            num_batches: How many to take.
+            device: Part of transformers' interface.
+        """
+        taken = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._step.begin(taken[0])
+        return taken
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward of one batch; see :class:`ray_st.training.loop.train_step.TrainStep`.
+
+        Returns:
+            The weighted loss, a scalar without gradient.
+        """
+        model.train()
+        self._turn_optimizer("train")
+        share = self._step.take(inputs)
+        inputs = self._prepare_inputs(inputs)
+        loss = self._step.forward(model, inputs, share, self._step_number, num_items_in_batch)
+        every = self.args.torch_empty_cache_steps
+        if every and self.state.global_step % every == 0:
+            clear_device_cache()
+        loss = loss * share.weight / self.current_gradient_accumulation_steps
+        with self._step.backward_errors():
+            self.accelerator.backward(loss, **self.strategy.backward_options(self._get_learning_rate))
+        if self.accelerator.sync_gradients:
+            self._step.check_gradients(model, self._step_number)
+        return loss.detach()
+
+    @property
+    def _step(self) -> TrainStep:
+        assert self.train_step is not None, "training has begun"
+        return self.train_step
+
+    @property
+    def _step_number(self) -> int:
+        return int(self.state.global_step) + 1
+
+    @property
+    def _made_optimizer(self) -> torch.optim.Optimizer:
+        assert self.optimizer is not None, "training has begun"
+        return self.optimizer
+
+    def _turn_optimizer(self, mode: str) -> None:
+        """Schedule-free optimizers have two kinds of weights, those of training and those of evaluation."""
+        turn = getattr(self.optimizer, mode, None)
+        if callable(turn):
+            turn()
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        skips = functools.partial(self.strategy.skips_overflow, self.accelerator)
+        self._step.check_before_optimizer(norm, self._step_number, skips)
+        return norm
+
+    def _track_num_input_tokens(self, inputs: Mapping[str, Any]) -> None:
+        """Counts the tokens of all ranks' text columns."""
+        counted = self.args.include_num_input_tokens_seen
+        if counted == "no":
+            return
+        mine = 0 if self._step.shares.idle else tokens_of(inputs, padded=counted == "all")
+        total = collectives.sum_over_ranks(torch.tensor(mine, device=self.args.device))
+        self.state.num_input_tokens_seen += int(total)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs metrics; beside a loss of several parts, the mean of each since the last time."""
+        if "loss" in logs and self.train_step is not None:
+            logs.update(self.train_step.parts.means())
+        super().log(logs, start_time)
+
+    # ---- a training's begin ----
+
+    def train(
+        self, resume_from_checkpoint: Any = None, trial: Any = None, ignore_keys_for_eval: Any = None
+    ) -> Any:
         """Runs the loop; see the trainer's method of this name.
 
         Raises:
-            ValueError: If it is to go on from a checkpoint with DeepSpeed.
+            ValueError: If it is to resume from a checkpoint with DeepSpeed.
         """
         if resume_from_checkpoint is not None and self.is_deepspeed_enabled:
             raise ValueError(
                 f"A run with deepspeed cannot go on from {resume_from_checkpoint}, which holds no state of its optimizer. "
                 "Start anew with the checkpoint as the model."
             )
-        self.neftune_noise_alpha = (
-            None  # the noise is ours to add: transformers asks the model for embeddings
-        )
+        # The noise is ours to add: transformers asks the model for embeddings.
+        self.neftune_noise_alpha = None
+        self._noise = None
         self.restore_types()
         self._types = widen(self.model, self.loss)
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            note_surroundings(self.model, self.worker)
+            with self._closing_loop_callbacks():
+                result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.is_in_train = False
-            if self._noise is not None:
-                self._noise.remove()
+            self._remove_noise()
+        self._note_records()
+        return result
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        if self._used and self.here.ledger is not None:
-            self.here.ledger.write(self.state.global_step, self._used)
-        self._used.clear()
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes one checkpoint from the first rank, seals it, then tells Ray and deletes old ones.
-
-        A checkpoint that cannot be written is given up: training goes on, with the earlier ones as they are.
-        """
-        place = self.here
-        self.store_flos()
-        step = self.state.global_step
-        states = collectives.gather_objects(_random_states())
-        losses = self._losses_at_end or loss_so_far.gather(self)
-        best = self.state.best_model_checkpoint
-        self.name_best(step)
-        with self.whole_weights(), self.whole_state():
-            found = collectives.broadcast_object(
-                self._write(step, states, losses) if place.world.is_first else None
-            )
-        if found is None:
-            self.state.best_model_checkpoint = best
-            return
-        self._saved = step
-        self.keep_promised()
-        place.report(self._newest_metrics(), found)
-        if place.world.is_first:
-            self.push_checkpoint(found)
-        self._rotate()
-
-    def save_last(self) -> None:
-        """Writes a checkpoint of the end of training, unless there is one, or the best one was loaded."""
-        if self._saved < 0 or not (self.args.load_best_model_at_end or self._saved == self.state.global_step):
-            self._save_checkpoint(self.model_wrapped, None)
-
-    def save_now(self) -> None:
-        """Writes a checkpoint of this step, unless there is one."""
-        if self._saved != self.state.global_step:
-            self._save_checkpoint(self.model_wrapped, None)
-
-    def _write(self, step: int, states: list[Any], losses: Mapping[str, Any]) -> SavedCheckpoint | None:
-        store = self.here.store
+    @contextlib.contextmanager
+    def _closing_loop_callbacks(self) -> Iterator[None]:
+        self.loop_callbacks = list[LoopCallback]()
+        failed = True
         try:
-            folder = store.begin(step)
-            self._fill(folder, states)
-            return store.seal(folder, **self._cursor(), **{LOSS_SO_FAR: losses})
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
-                raise
-            store.give_up(step)  # first: it may make the room in which the warning can be written
-            notes.warning(
-                f"warning: the checkpoint of step {step} could not be written to {store.path} and is given up; training "
-                f"goes on. Is the disk full? {type(error).__name__}: {error}"
-            )
-            return None
-
-    def restore_types(self) -> None:
-        """Gives weights the types that they had before training; :meth:`train` leaves them as they were trained."""
-        if self._types is not None:
-            self._types.restore()
-
-    def _fill(self, folder: Path, states: list[Any]) -> None:
-        self._keeps_types = True
-        try:
-            self.save_model(str(folder), _internal_call=True)
+            yield
+            failed = False
         finally:
-            self._keeps_types = False
-        if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_scaler(str(folder))
-            for rank, state in enumerate(states):
-                torch.save(state, folder / RANDOM_STATE.format(rank=rank))
-        self._save_state(folder)
+            for callback in self.loop_callbacks:
+                callback.on_close(self.state, failed)
 
-    def _rotate(self) -> None:
-        if self.here.world.is_first:
-            best = self._best_name()
-            step = int(best.removeprefix(PREFIX)) if best else None
-            in_use = {*self._awaited, *self.pushing()}
-            self.here.store.rotate(self.args.save_total_limit, step, in_use=in_use)
+    def _remove_noise(self) -> None:
+        if self._noise is not None:
+            self._noise.remove()
 
-    def _best_name(self) -> str:
-        return Path(self.state.best_model_checkpoint or "").name
+    def _wrap_model(
+        self, model: nn.Module, training: bool = True, dataloader: DataLoader[Inputs] | None = None
+    ) -> nn.Module:
+        """Wraps model and losses as one module."""
+        if not training:
+            return self.model
+        world = self.worker.world
+        note_on_fsdp(self.args, world)
+        self.train_step = TrainStep(
+            self.model, self.loss, self.args, world, self.strategy, self._loss_methods()
+        )
+        self._loss_counter = LossCounter(self, self.train_step.parts, self._manifest())
+        # Mixed precision belongs to the model's forward alone: a loss's similarities are computed as the model
+        # gives them.
+        self.accelerator.prepare_model(self.model, evaluation_mode=True)
+        compile_encoder(self.model, self.args)
+        self._noise = add_noise(self.model, self.args.neftune_noise_alpha)
+        skips = skips_rows(self.model, self.args.router_mapping, self.worker.train)
+        parts = Parts(self.model, self.loss, self._made_optimizer, self.lr_scheduler, skips)
+        wrapped = self.strategy.wrap(parts, self.accelerator)
+        self.optimizer, self.lr_scheduler = wrapped.optimizer, wrapped.lr_scheduler
+        return wrapped.module
 
-    def _cursor(self) -> dict[str, Any]:
-        """Where in the data the run is, and of what model, checks only, as files say it too; and what it waits for."""
-        facts = {"model": describe_weights(self.model), "data": dict(self.here.facts)}
-        return {"epoch": self.state.epoch, **facts, AWAITED: self._awaited}
+    def _loss_methods(self) -> LossMethods:
+        return LossMethods(
+            prepare=self._prepare_inputs,
+            autocast=self.compute_loss_context_manager,
+            compute_loss=self.compute_loss,
+            collect_features=self.collect_features,
+        )
 
-    def _newest_metrics(self) -> dict[str, Any]:
-        newest: dict[str, Any] = {"step": self.state.global_step, "epoch": self.state.epoch}
-        for entry in self.state.log_history[-2:]:
-            newest.update(entry)
-        return newest
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Sets up the optimizer over the model's and the losses' parameters; biases and norms don't decay.
 
-    def _save_state(self, folder: Path) -> None:
-        for callback in [*self.callback_handler.callbacks, self.control]:
-            if not isinstance(callback, ExportableState):
-                continue
-            name, state = type(callback).__name__, callback.state()
-            states: Any = self.state.stateful_callbacks
-            if isinstance(states[name], list):
-                states[name].append(state)
-            else:
-                states[name] = state
-        self._state_without_secrets().save_to_json(str(folder / TRAINER_STATE_NAME))
-
-    def save_state(self) -> None:
-        """Writes the trainer's state into ``args.output_dir``, secrets of callbacks left out; the first rank does."""
-        if self.is_world_process_zero():
-            self._state_without_secrets().save_to_json(
-                str(Path(str(self.args.output_dir)) / TRAINER_STATE_NAME)
-            )
-
-    def _state_without_secrets(self) -> TrainerState:
-        shown = copy(self.state)
-        shown.stateful_callbacks = without_secrets(self.state.stateful_callbacks)
-        shown.trial_params = without_secrets(self.state.trial_params)
-        return shown
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the model folder; the first rank does, and every rank must call it.
-
-        Args:
-            output_dir: The folder; ``args.output_dir`` by default.
-            _internal_call: Part of transformers' interface.
+        Raises:
+            ValueError: If ``learning_rate_mapping`` and the optimizer would both group the parameters.
         """
-        upload = upload_of(output_dir or str(self.args.output_dir)) if self.place is None else None
-        if upload is not None:
-            notes.warning(
-                f"warning: the model is saved in {upload}, the folder that Ray made of the job's working_dir, and Ray "
-                "deletes it some time after the job"
-            )
-        with self.whole_weights():
-            super().save_model(output_dir, _internal_call)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Saves the model folder, the weights that losses own, and the arguments as JSON; the first rank does.
-
-        In the types that the weights are stored in, but for checkpoints: these hold them as they are trained.
-        """
-        if not self.is_world_process_zero():
-            return
-        types = None if self._keeps_types else self._types
-        with nullcontext() if types is None else types.for_a_while():
-            self._save_all(output_dir)
-
-    def _save_all(self, output_dir: str | None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(str(folder))
-        owned = {
-            name: tensor.detach().cpu().contiguous()
-            for name, tensor in owned_by_loss(self.model, self.loss).items()
-        }
-        if owned:
-            save_file(owned, str(folder / LOSS_WEIGHTS))
-        arguments = {key: value for key, value in self.args.to_dict().items() if key != "output_dir"}
-        (folder / ARGUMENTS).write_text(json.dumps(arguments, indent=1, default=str))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Loads the model's and the losses' weights in place."""
-        self.model.load_weights(resume_from_checkpoint)
-        self._load_loss_weights(resume_from_checkpoint)
-
-    def take_weights(self, folder: str) -> None:
-        """Takes over a model folder's weights, and those of losses if they lie there: a new run begins with them.
-
-        Args:
-            folder: A checkpoint, of any program that writes this format, or another model folder.
-        """
-        self.model.load_weights(folder)
-        owned = owned_by_loss(self.model, self.loss)
-        if (Path(folder) / LOSS_WEIGHTS).exists():
-            self._load_loss_weights(folder)
-        elif owned and self.here.world.is_first:
-            notes.info(f"{folder} has no {LOSS_WEIGHTS}: the loss's weights {sorted(owned)} are new")
-
-    def _load_loss_weights(self, checkpoint: str) -> None:
-        weights = Path(checkpoint) / LOSS_WEIGHTS
-        saved = load_file(str(weights)) if weights.exists() else {}
-        owned = owned_by_loss(self.model, self.loss)
-        if set(saved) != set(owned):
-            raise ValueError(
-                f"{weights}: expected the loss weights {sorted(owned)}, found {sorted(saved)}. "
-                "Resume with the loss that the checkpoint was made with."
-            )
-        with torch.no_grad():
-            for name, tensor in owned.items():
-                tensor.copy_(saved[name])
-
-    def _load_best_model(self) -> None:
-        """Loads the weights of the best checkpoint, from wherever the run keeps its checkpoints."""
-        store = self.here.store
-        name = self._best_name()
-        store.check(name)
-        self._load_from_checkpoint(str(store.fetch(name)))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Restores this rank's random states; a rank that the checkpoint does not know keeps its own."""
-        if checkpoint is None:
-            return
-        file = Path(checkpoint) / RANDOM_STATE.format(rank=self.here.world.rank)
-        if file.is_file():
-            with safe_globals():
-                _restore_random_states(torch.load(file, weights_only=True))
+        step: Any = Step(self.model, self.loss) if model is None else model
+        given = self.optimizer_cls_and_kwargs
+        if self.optimizer is None and self.args.learning_rate_mapping:
+            kind = given or self.get_optimizer_cls_and_kwargs(self.args, step)
+            decaying = self.get_decay_parameter_names(step)
+            self.optimizer_cls_and_kwargs = with_learning_rates(step, self.loss, self.args, kind, decaying)
+        optimizer = super().create_optimizer(step)
+        self.optimizer_cls_and_kwargs = given
+        return optimizer
 
     def _init_training_state(
-        self, max_steps: int, steps_per_epoch: int, epochs: int, checkpoint: str | None, trial: Any
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
     ) -> Any:
-        self._resumed, self._counts_on = checkpoint, False
-        self._losses_then, self._losses_at_end = self._manifest().get(LOSS_SO_FAR, {}), {}
-        positions = super()._init_training_state(max_steps, steps_per_epoch, epochs, checkpoint, trial)
-        self.start_awaiting(checkpoint)
-        if self.here.ledger is not None:
-            self.here.ledger.rewind(self.state.global_step)
+        """The state of a training that begins or resumes, and all that goes by it; before the first step."""
+        checkpoint = self._resumed_from = resume_from_checkpoint
+        positions = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
+        )
+        context = self.worker
+        self.checkpointer = Checkpointer(context.store, context.world)
+        self.async_eval = self._make_async_eval(checkpoint)
+        self.loop_callbacks = self._make_loop_callbacks()
         best = self.state.best_global_step
-        if best and best in self.here.store.steps():
+        if best and self.checkpointer.is_kept(best):
             # transformers forgets a best checkpoint that is not a folder on this machine.
-            self.state.best_model_checkpoint = self.here.store.location(f"{PREFIX}{best}")
+            self.state.best_model_checkpoint = context.store.location(f"{PREFIX}{best}")
+        for callback in self.loop_callbacks:
+            callback.on_open(self.state)
         return positions
 
-    def _load_callback_state(self) -> None:
-        """Restores the states that callbacks exported, each into the callback that it is of.
+    def _make_async_eval(self, checkpoint: str | None) -> AsyncEvaluation | None:
+        context = self.worker
+        if context.eval_queue is None:
+            check_without_queue(self.args, checkpoint, context.world.is_first)
+            return None
+        made = AsyncEvaluation(
+            context.eval_queue,
+            context.store,
+            context.world,
+            enter=self._enter_late,
+            write_weights=self._save,
+            whole_weights=self.strategy.whole_weights,
+        )
+        made.resume(checkpoint, self.state.global_step)
+        return made
 
-        Where the run was restarted they always are; where a user resumes, as
-        ``restore_callback_states_from_checkpoint`` says.
-        """
-        if not (self.args.restore_callback_states_from_checkpoint or self._was_restarted()):
-            return
-        here = [*self.callback_handler.callbacks, self.control]
-        stored: Any = self.state.stateful_callbacks
-        for name, saved in stored.items():
-            states = saved if isinstance(saved, list) else [saved]
-            same = [callback for callback in here if type(callback).__name__ == name]
-            for callback, written in zip(same, states, strict=False):
-                live = callback.state() if isinstance(callback, ExportableState) else {}
-                state = with_secrets(written, live)
-                fresh = type(callback)(**state.get("args", {}))
-                callback.__dict__.update({**fresh.__dict__, **state.get("attributes", {})})
+    def _make_loop_callbacks(self) -> Sequence[LoopCallback]:
+        context, made = self.worker, list[LoopCallback]()
+        if context.sample_log is not None:
+            made.append(SampleLogWriter(context.sample_log, lambda: self._step.used))
+        self.tracked_run = TrackedRun(self.args, context, self._trackers)
+        self._upload = CheckpointUpload(
+            self.args,
+            context,
+            repository=lambda: self.hub_model_id,
+            on_push=lambda: self.callback_handler.on_push_begin(self.args, self.state, self.control),
+        )
+        return [*made, self.tracked_run, self._upload]
 
-    def _was_restarted(self) -> bool:
-        return self._manifest().get("run_id") == self.here.store.run_id
+    def _trackers(self) -> list[Tracker]:
+        return [one for one in self.callback_handler.callbacks if isinstance(one, Tracker)]
 
-    def _manifest(self) -> dict[str, Any]:
-        """What the manifest says of the checkpoint that the run goes on from; empty without one."""
-        file = Path(self._resumed or "") / MANIFEST
-        return dict(json.loads(file.read_text())) if self._resumed is not None and file.is_file() else {}
+    # ---- a training's course ----
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """An epoch, or what a resumed run has left of it; nothing of one whose last step has been."""
@@ -346,42 +462,365 @@ class TrainingLoop(HubTrainer, AwaitingTrainer):
         super()._run_epoch(*args, **kwargs)
 
     def _count_on(self) -> None:
-        """Counts losses on from the checkpoint, the first time; one of an earlier version does not know them."""
-        noted, self._losses_then = self._losses_then, {}
-        if noted:
-            self._counts_on = True
-            loss_so_far.restore(self, noted)
+        assert self._loss_counter is not None
+        self._loss_counter.resume(self.worker.world, self.args.device)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """What happens at the end of a step and of an epoch, in this order."""
+        self._unreported = None
+        for callback in self.loop_callbacks:
+            callback.on_step_done(self.state)
+        self._step.used.clear()
+        requests = self._take_in_and_expect()
+        for callback in self.loop_callbacks:
+            callback.before_outputs(self.state, self.control)
+        saves = self.control.should_save
+        agree_after_log(self, functools.partial(super()._maybe_log_save_evaluate, *args, **kwargs))
+        for callback in self.loop_callbacks:
+            callback.after_outputs(saves)
+        if requests and self.async_eval is not None:
+            step = self.state.global_step
+            self.async_eval.request(step, has_checkpoint=self.checkpointer.newest == step)
+        self._report_late()
+
+    def _report_late(self) -> None:
+        if self._unreported is not None and self.on_evaluated is not None:
+            self.on_evaluated(self, self._unreported)
+
+    def _take_in_and_expect(self) -> bool:
+        """Enters results of other processes' evaluations; True if this step's is to be requested from them."""
+        if self.async_eval is None:
+            return False
+        control = self.control
+        if control.should_log or control.should_evaluate or control.should_save:
+            self.async_eval.take_in()
+        wanted, self.control.should_evaluate = self.control.should_evaluate, False
+        return wanted and self.async_eval.expect(self.state.global_step, self.state.epoch)
+
+    def _enter_late(self, result: EvalResult) -> None:
+        """Enters the result of another process's evaluation as of its own step."""
+        with as_of(result, self.state, lambda: self.control):
+            metrics: dict[str, Any] = {}
+            for entry in result.entries:
+                self.log(dict(entry))
+                metrics.update(entry)
+                self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
+            self._determine_best_metric(metrics, None)
+        self.state.log_history.sort(key=itemgetter("step"))
+        self._name_best()
+        if result.scores is not None:
+            self.model.model_card_data.scores = result.scores
+
+    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
+        """Tells a search of an evaluation; transformers calls this once for all datasets."""
+        if self.on_evaluated is None:
+            return
+        if self.on_evaluated.late:
+            self._unreported = metrics
+        else:
+            self.on_evaluated(self, metrics)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Waits for evaluations beside training before the best model is chosen."""
+        """Counts losses over the whole run, and waits for other processes' evaluations before the best model is chosen."""
         self._count_on()
-        self._losses_at_end = loss_so_far.gather(self)
-        if self._counts_on:
-            loss_so_far.spread_over_all_steps(self)
+        assert self._loss_counter is not None
+        self._loss_counter.end()
         step, steps = self.state.global_step, self.state.max_steps
-        if self._resumed is not None and step == self._initial_global_step and self.here.world.is_first:
-            notes.info(f"nothing to do: {self._resumed} is of step {step} of {steps}")
-        if self.here.desk is not None:
-            self.await_all()
+        if (
+            self._resumed_from is not None
+            and step == self._initial_global_step
+            and self.worker.world.is_first
+        ):
+            notes.info(f"nothing to do: {self._resumed_from} is of step {step} of {steps}")
+        if self.async_eval is not None:
+            self.async_eval.wait_for_all()
             self._rotate()
-        self.end_sharding()
+        self.strategy.end(self._made_optimizer)
         return super()._finalize_training(*args, **kwargs)
 
+    # ---- evaluation ----
 
-def _random_states() -> dict[str, Any]:
-    states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002
-        "cpu": torch.random.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.random.get_rng_state_all()
-    return states
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Inputs],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The loss over an evaluation dataset, what ``compute_metrics`` makes of its embeddings, then the evaluator.
+
+        All of it is shared by all ranks.
+        """
+        with self.strategy.whole_weights():
+            self._turn_optimizer("eval")
+            cast_for_evaluation(self.model, self.args, self._moment)
+            return self.evaluation.over_dataset(
+                self.model,
+                dataloader,
+                RowShares(self.loss, self.args.device, self.strategy.shards),
+                metric_key_prefix,
+                self._moment,
+                loss_only=self.args.prediction_loss_only
+                if prediction_loss_only is None
+                else prediction_loss_only,
+                wants_predictions=description == "Prediction",
+                on_batch=self._after_evaluation_batch,
+            )
+
+    def _after_evaluation_batch(self) -> None:
+        self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+
+    @property
+    def evaluation(self) -> EvaluationLoop:
+        """Evaluates on all ranks; made anew where what it depends on was replaced."""
+        made, depends = self._evaluation, (self.context, self.evaluator, self.compute_metrics)
+        if made is None or any(old is not new for old, new in zip(made[0], depends, strict=True)):
+            loop = EvaluationLoop(
+                self.args,
+                self.worker.world,
+                list(self.worker.evals),
+                self._loss_methods(),
+                self.evaluator,
+                self.compute_metrics,
+                self.preprocess_logits_for_metrics,
+                self.evaluator_output_path,
+            )
+            made = self._evaluation = depends, loop
+        return made[1]
+
+    @property
+    def _moment(self) -> Moment:
+        return Moment(self.state.global_step, self.state.epoch, self.is_in_train)
+
+    def evaluator_output_path(self) -> str:
+        """The folder into which the evaluator writes, on the first rank."""
+        return evaluator_folder(str(self.args.output_dir))
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluates the loss on the evaluation datasets and runs the evaluator; every rank must call it.
+
+        Args:
+            eval_dataset: Name of one of several datasets; None for all.
+            ignore_keys: Part of transformers' interface.
+            metric_key_prefix: Prefix of the metrics' names.
+
+        Returns:
+            Metrics by name: ``eval_loss`` (``eval_NAME_loss`` for named datasets), the evaluator's, and speed.
+        """
+        if self.worker.evals and eval_dataset is not None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if self.worker.evals:
+            with self.evaluation.one_evaluator_run():
+                return super().evaluate(None, ignore_keys, metric_key_prefix)
+        started = time.time()
+        self._turn_optimizer("eval")
+        cast_for_evaluation(self.model, self.args, self._moment)
+        with self.strategy.whole_weights():
+            metrics = self.evaluation.evaluator_metrics(self.model, metric_key_prefix, self._moment)
+        metrics[f"{metric_key_prefix}_runtime"] = time.time() - started
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False
+    ) -> dict[str, float]:
+        """An evaluation of training; the one before the first step is another process's, too, where there is one."""
+        if self.async_eval is None:
+            return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        step = self.state.global_step
+        self.async_eval.expect(step, self.state.epoch)
+        self.async_eval.request(step, has_checkpoint=self.checkpointer.newest == step)
+        return {}
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Writes one checkpoint from the first rank, seals it, then tells Ray and deletes old ones."""
+        assert self._loss_counter is not None
+        self.store_flos()
+        step, best = self.state.global_step, self.state.best_model_checkpoint
+        states, losses = collectives.gather_objects(random_states()), self._loss_counter.gathered()
+        self._name_best(step)
+        with self.strategy.whole_weights(), self.strategy.whole_state(self._made_optimizer):
+            found = self.checkpointer.write(
+                step,
+                fill=lambda folder: self._fill(folder, states),
+                manifest=lambda: {**self._position(), LOSS_SO_FAR: losses},
+            )
+        if found is None:
+            self.state.best_model_checkpoint = best
+            return
+        if self.async_eval is not None:
+            self.async_eval.note_checkpoint()
+        self.worker.report(self._newest_metrics(), found)
+        for callback in self.loop_callbacks:
+            callback.on_checkpoint(self.state, found)
+        self._rotate()
+
+    def save_last(self) -> None:
+        """Writes a checkpoint of the end of training, unless there is one, or the best one was loaded."""
+        newest = self.checkpointer.newest
+        if newest < 0 or not (self.args.load_best_model_at_end or newest == self.state.global_step):
+            self._save_checkpoint(self.model_wrapped, None)
+
+    def save_now(self) -> None:
+        """Writes a checkpoint of this step, unless there is one."""
+        if self.checkpointer.newest != self.state.global_step:
+            self._save_checkpoint(self.model_wrapped, None)
+
+    def _fill(self, folder: Path, states: Sequence[dict[str, Any]]) -> None:
+        self._writes_checkpoint = True
+        try:
+            self.save_model(str(folder), _internal_call=True)
+        finally:
+            self._writes_checkpoint = False
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(str(folder))
+            self._save_scaler(str(folder))
+            save_random_states(folder, states)
+        export_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
+        save_state(self.state, folder)
+
+    def _position(self) -> dict[str, Any]:
+        """Where in the data the run is, and of what model, as files say it too; and what it waits for."""
+        facts = {"model": describe_weights(self.model), "data": dict(self.worker.facts)}
+        awaited = {} if self.async_eval is None else self.async_eval.awaited
+        return {"epoch": self.state.epoch, **facts, AWAITED: awaited}
+
+    def _newest_metrics(self) -> dict[str, Any]:
+        newest: dict[str, Any] = {"step": self.state.global_step, "epoch": self.state.epoch}
+        for entry in self.state.log_history[-2:]:
+            newest.update(entry)
+        return newest
+
+    def _rotate(self) -> None:
+        in_use = set() if self._upload is None else self._upload.pushing()
+        if self.async_eval is not None:
+            in_use |= self.async_eval.awaited.keys()
+        self.checkpointer.rotate(self.args.save_total_limit, self._best_name(), in_use)
+
+    def _best_name(self) -> str:
+        return Path(self.state.best_model_checkpoint or "").name
+
+    def _name_best(self, *coming: int) -> None:
+        """Says where the best checkpoint is; to a best step without a checkpoint there is no way back.
+
+        Args:
+            coming: A step whose checkpoint is about to be written.
+        """
+        best, store = self.state.best_global_step, self.worker.store
+        if best and best in (*coming, *store.steps()):
+            self.state.best_model_checkpoint = store.location(f"{PREFIX}{best}")
+
+    def save_state(self) -> None:
+        """Writes the trainer's state into ``args.output_dir``, secrets of callbacks left out; the first rank does."""
+        if self.is_world_process_zero():
+            save_state(self.state, Path(str(self.args.output_dir)))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model with its card, and the weights that losses own; the first rank does, every rank must call it.
+
+        Args:
+            output_dir: The folder; ``args.output_dir`` by default.
+            _internal_call: Part of transformers' interface.
+        """
+        self._note_records()
+        upload = upload_of(output_dir or str(self.args.output_dir)) if self.context is None else None
+        if upload is not None:
+            notes.warning(
+                f"warning: the model is saved in {upload}, the folder that Ray made of the job's working_dir, and Ray "
+                "deletes it some time after the job"
+            )
+        with self.strategy.whole_weights():
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Saves the model folder, the weights that losses own, and the arguments as JSON; the first rank does.
+
+        In the types that the weights are stored in, but for checkpoints: these hold them as they are trained.
+        """
+        if not self.is_world_process_zero():
+            return
+        types = None if self._writes_checkpoint else self._types
+        with contextlib.nullcontext() if types is None else types.for_a_while():
+            folder = Path(output_dir or str(self.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            self.model.save_pretrained(str(folder))
+            save_loss_and_arguments(folder, self.model, self.loss, self.args)
+
+    def restore_types(self) -> None:
+        """Gives weights the types that they had before training; :meth:`train` leaves them as they were trained."""
+        if self._types is not None:
+            self._types.restore()
+
+    def _note_records(self) -> None:
+        emissions = None if self.tracked_run is None else self.tracked_run.emissions
+        note_records(self.model, self.state, self.args, emissions)
+
+    # ---- a checkpoint's way back ----
+
+    def load_checkpoint(self, folder: str) -> None:
+        """Loads the model's and the losses' weights from a checkpoint, in place."""
+        self.model.load_weights(folder)
+        load_loss_weights(folder, self.model, self.loss)
+
+    def take_weights(self, folder: str) -> None:
+        """Takes over a model folder's weights, and those of losses if they lie there: a new run begins with them.
+
+        Args:
+            folder: A checkpoint, of any program that writes this format, or another model folder.
+        """
+        self.model.load_weights(folder)
+        load_loss_weights_if_any(folder, self.model, self.loss, self.worker.world.is_first)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self.load_checkpoint(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        """Loads the weights of the best checkpoint, from wherever the run keeps its checkpoints."""
+        store, name = self.worker.store, self._best_name()
+        store.check(name)
+        self.load_checkpoint(str(store.fetch(name)))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        load_random_states(checkpoint, self.worker.world.rank)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Loads their states; a trial that reports late keeps its own hyperparameters, which may have changed since."""
+        settings = settings_of(self.optimizer)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.on_evaluated is not None and self.on_evaluated.late:
+            retune(self.optimizer, self.lr_scheduler, settings)
+
+    def _load_callback_state(self) -> None:
+        """Restores the states that callbacks exported.
+
+        Where the run was restarted they always are; where a user resumes, as
+        ``restore_callback_states_from_checkpoint`` says.
+        """
+        restarted = self._manifest().get("run_id") == self.worker.store.run_id
+        if self.args.restore_callback_states_from_checkpoint or restarted:
+            restore_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
+
+    def _manifest(self) -> dict[str, Any]:
+        """What the manifest says of the checkpoint that the run resumes from; empty without one."""
+        file = Path(self._resumed_from or "") / MANIFEST
+        return dict(json.loads(file.read_text())) if self._resumed_from is not None and file.is_file() else {}
+
+    def _finish_current_push(self) -> None:
+        if self._upload is not None:
+            self._upload.finish()
 
 
-def _restore_random_states(states: dict[str, Any]) -> None:
-    random.setstate(states["python"])
-    np.random.set_state(states["numpy"])  # noqa: NPY002  the global state is what libraries draw from
-    torch.random.set_rng_state(states["cpu"])
-    if torch.cuda.is_available() and "cuda" in states:
-        torch.cuda.random.set_rng_state_all(states["cuda"])
+def _seen_by_transformers(args: SentenceTransformerTrainingArguments) -> SentenceTransformerTrainingArguments:
+    """The arguments without what is ours to do.
+
+    transformers' own callbacks for trackers know nothing of restarts, and it would leave sharding to accelerate.
+    """
+    seen = type(args).__new__(type(args))  # a copy would leave out what does not travel, such as devices
+    vars(seen).update(vars(args), report_to=[], fsdp=None)
+    return seen

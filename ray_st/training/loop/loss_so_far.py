@@ -8,12 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import TrainerState
 
 from ray_st.training.distributed import collectives
+from ray_st.training.loop.loss_parts import LossParts
+from ray_st.world import World
 
 LOSS_SO_FAR = "loss so far"
 """Key in a checkpoint's manifest."""
+
+
+class CountsLosses(Protocol):
+    """Where transformers' Trainer counts losses."""
+
+    state: TrainerState
+    _tr_loss: Tensor
+    _total_loss_scalar: float
+    _globalstep_last_logged: int
+    _initial_global_step: int
 
 
 @dataclass(frozen=True)
@@ -48,42 +64,53 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def gather(trainer: Any) -> dict[str, Any]:
-    """The losses so far, for a manifest. All ranks must call it.
+class LossCounter:
+    """transformers' own count of losses: carried into checkpoints, and over from them.
 
     Args:
-        trainer: A worker's trainer, in training.
+        loop: The trainer, whose count lies in attributes of transformers.
+        parts: The parts of losses, counted beside.
+        manifest: What the checkpoint says from which the run resumes; empty without one, and one of an earlier version
+            does not know the losses.
     """
-    mine = trainer._tr_loss.item(), trainer._parts.sums()
-    since, parts = zip(*collectives.gather_objects(mine), strict=True)
-    return asdict(
-        LossSoFar(trainer._total_loss_scalar, trainer._globalstep_last_logged, list(since), list(parts))
-    )
 
+    def __init__(self, loop: CountsLosses, parts: LossParts, manifest: Mapping[str, Any]) -> None:
+        self._loop, self._parts = loop, parts
+        self._then: Mapping[str, Any] = manifest.get(LOSS_SO_FAR, {})
+        self._resumed = False
+        self._at_end: dict[str, Any] = {}
 
-def restore(trainer: Any, noted: Mapping[str, Any]) -> None:
-    """Lets a trainer that goes on from a checkpoint count on from there.
+    def resume(self, world: World, device: torch.device) -> None:
+        """Counts on from the checkpoint; the first call does, before the first step."""
+        noted, self._then = self._then, {}
+        if not noted:
+            return
+        self._resumed = True
+        so_far, loop = LossSoFar(**noted), self._loop
+        since, parts = so_far.of_rank(world.rank, world.size)
+        loop._tr_loss += since
+        loop._total_loss_scalar, loop._globalstep_last_logged = so_far.total, so_far.logged_at
+        self._parts.restore(parts, device)
 
-    Args:
-        trainer: A worker's trainer, before its first step.
-        noted: What :func:`gather` gave.
-    """
-    so_far, world = LossSoFar(**noted), trainer.here.world
-    since, parts = so_far.of_rank(world.rank, world.size)
-    trainer._tr_loss += since
-    trainer._total_loss_scalar, trainer._globalstep_last_logged = so_far.total, so_far.logged_at
-    trainer._parts.restore(parts, trainer.args.device)
+    def gathered(self) -> dict[str, Any]:
+        """The losses so far, for a manifest; every rank must call it."""
+        if self._at_end:
+            return self._at_end
+        mine = self._loop._tr_loss.item(), self._parts.sums()
+        since, parts = zip(*collectives.gather_objects(mine), strict=True)
+        total, logged_at = self._loop._total_loss_scalar, self._loop._globalstep_last_logged
+        return asdict(LossSoFar(total, logged_at, list(since), list(parts)))
 
+    def end(self) -> None:
+        """Makes the mean loss that transformers returns one over all steps of the run; every rank must call it.
 
-def spread_over_all_steps(trainer: Any) -> None:
-    """Makes the mean loss that transformers returns one over all steps of the run; it divides by those of its own call.
-
-    Args:
-        trainer: A trainer that :func:`restore` was called for, after its last step.
-    """
-    rest = trainer._tr_loss.item()
-    steps_here = max(
-        trainer.state.global_step - trainer._initial_global_step, 0.001
-    )  # as transformers has it
-    mean = (trainer._total_loss_scalar + rest) / max(trainer.state.global_step, 1)
-    trainer._total_loss_scalar = mean * steps_here - rest
+        transformers divides by the steps of its own call.
+        """
+        self._at_end = self.gathered()
+        if not self._resumed:
+            return
+        loop = self._loop
+        rest = loop._tr_loss.item()
+        steps_here = max(loop.state.global_step - loop._initial_global_step, 0.001)  # as transformers has it
+        mean = (loop._total_loss_scalar + rest) / max(loop.state.global_step, 1)
+        loop._total_loss_scalar = mean * steps_here - rest

@@ -6,9 +6,11 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from ray_st.training.strategies.step_module import LossOrLosses, Step
+from ray_st.training_args import SentenceTransformerTrainingArguments
 
 _LOSS = "loss."
 
@@ -97,3 +99,32 @@ def groups_of_step(
     weights = {names[name]: weight for name, weight in step.named_parameters()}
     decays = {names[name] for name in decaying if name in names}
     return param_groups(weights, decays, weight_decay, rates)
+
+
+def with_learning_rates(
+    step: Step,
+    loss: LossOrLosses,
+    args: SentenceTransformerTrainingArguments,
+    optimizer: tuple[type[Any], dict[str, Any]],
+    decaying: Collection[str],
+) -> tuple[type[Any], dict[str, Any]]:
+    """An optimizer's class and options, with groups of parameters as ``learning_rate_mapping`` wants them.
+
+    Args:
+        step: Model and losses.
+        loss: The loss, or one for each dataset.
+        args: Training arguments.
+        optimizer: Class and options without groups.
+        decaying: Names of the weights that decay.
+
+    Raises:
+        ValueError: If the optimizer groups the parameters itself.
+    """
+    kind, options = optimizer
+    takes_groups = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    if not takes_groups or {"params", "model", "optimizer_dict"} & options.keys():
+        raise ValueError(
+            f"optim={str(args.optim)!r} groups the parameters itself, and learning_rate_mapping does too. Leave one out."
+        )
+    groups = groups_of_step(step, loss, decaying, args.weight_decay, args.learning_rate_mapping)
+    return kind, {**options, "params": groups}

@@ -1,123 +1,215 @@
-"""Model and losses wrapped for several ranks: whole on each, with gradients reduced (DDP), or sharded (FSDP)."""
+"""How model and losses are wrapped while training: whole on each rank (DDP), sharded (FSDP2), or as DeepSpeed's engine.
+
+A strategy is made once for a trainer and wraps the model anew for each training. Everything that needs whole weights or a
+whole optimizer state asks the strategy for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from transformers.training_args import OptimizerNames
 
-from ray_st.training.data.router_routes import routers_of, uses_all_rows
 from ray_st.training.distributed import collectives
-from ray_st.training.loop.optimizer_queries import InspectableTrainer
 from ray_st.training.strategies import fsdp2
 from ray_st.training.strategies.fsdp2 import ShardedStep
-from ray_st.training.strategies.step_module import Step, owned_by_loss
-from ray_st.training.worker_context import WorkerContext
+from ray_st.training.strategies.step_module import LossOrLosses, Step, owned_by_loss
+from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
+from ray_st.world import World
+
+LEAST_SCALE = 1e-4
+"""Scale of losses (fp16) below which an overflow is no longer put down to the scale."""
+
+_LOMO = (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
+_IN_BACKWARD = (*_LOMO, *(name for name in OptimizerNames if "layerwise" in name.value))
+"""Optimizers that take their steps in the backward pass, weight by weight, and leave no gradient."""
 
 
-class WrappingTrainer(InspectableTrainer):
-    """A trainer that wraps model and losses as one module, and gives whole weights to whoever needs them.
+@dataclass(frozen=True)
+class Parts:
+    """What a strategy wraps.
 
-    Attributes:
+    Args:
+        model: The model.
         loss: The loss, or one for each dataset.
-        place: The worker's surroundings; None on the driver.
+        optimizer: Made for the plain weights of both.
+        lr_scheduler: Its schedule.
+        skips_rows: Whether batches of some dataset leave rows of the model's Router unused.
     """
 
-    args: Any
-    loss: nn.Module | Mapping[str, nn.Module]
-    place: WorkerContext | None = None
-    _sharded: ShardedStep | None = None
+    model: nn.Module
+    loss: LossOrLosses
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: LRScheduler
+    skips_rows: bool = False
 
-    def __init__(self, *, args: Any, **options: Any) -> None:
-        wanted, args.fsdp = args.fsdp, None  # ours to do: transformers would leave it to accelerate
-        try:
-            super().__init__(args=args, **options)
-        finally:
-            args.fsdp = wanted
 
-    @property
-    def here(self) -> WorkerContext:
-        """The worker's surroundings."""
-        assert self.place is not None, "the loop runs in a worker"
-        return self.place
+@dataclass(frozen=True)
+class Wrapped:
+    """What training uses in place of the plain parts.
 
-    @property
-    def shards(self) -> bool:
-        """Whether weights are sharded while training: where it is wanted, and there is more than one worker."""
-        return bool(self.args.fsdp) and self.here.world.size > 1
+    Args:
+        module: Model and losses as one module.
+        optimizer: The optimizer.
+        lr_scheduler: Its schedule.
+    """
 
-    def wrapped(self) -> nn.Module:
-        """Model and losses, wrapped as the arguments want it."""
-        self._sharded = self._shard() if self.shards else None
-        if self.args.fsdp and self.here.world.size == 1:
-            notes.info("fsdp has no effect: there is one worker, which holds the whole model")
-        self._owned = self._found_in_loss()
-        if self.is_deepspeed_enabled:
-            return self._engine()
-        if self._sharded is not None:
-            return self._sharded
-        return collectives.reduce_gradients(Step(self.model, self.loss), self.args, self._skips_rows())
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    lr_scheduler: LRScheduler
 
-    def _skips_rows(self) -> bool:
-        """Whether batches of some dataset leave rows of the model's Router unused, whose weights then stay as they are."""
-        feed = self.here.train
-        if feed is None:  # batches come from a loader of the user's own
-            return bool(routers_of(self.model))
-        datasets = {name: window.columns for name, window in zip(feed.names, feed.windows, strict=True)}
-        return not uses_all_rows(self.model, self.args.router_mapping, datasets)
 
-    def _engine(self) -> nn.Module:
-        """Model and losses as DeepSpeed's engine, which takes the optimizer's steps, and the schedule's if it has one."""
-        parts: list[Any] = [Step(self.model, self.loss), self.optimizer]
-        if type(self.lr_scheduler).__name__ == "DummyScheduler":  # the configuration names one
-            parts.append(self.lr_scheduler)
-        engine, self.optimizer, *schedule = self.accelerator.prepare(*parts)
-        self.lr_scheduler = schedule[0] if schedule else self.lr_scheduler
-        wrapped: nn.Module = engine
-        return wrapped
+class Strategy:
+    """Whole weights on each rank; gradients are reduced where there are several (DDP).
+
+    Args:
+        args: Training arguments.
+        world: This process's place among the ranks.
+    """
+
+    shards = False
+    """Whether weights are sharded while training."""
+
+    def __init__(self, args: SentenceTransformerTrainingArguments, world: World) -> None:
+        self.args, self.world = args, world
+        self._parts: Parts | None = None
+
+    def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
+        """Wraps model and losses for a training."""
+        self._parts = parts
+        self._owned = _trained(parts)
+        module = collectives.reduce_gradients(Step(parts.model, parts.loss), self.args, parts.skips_rows)
+        return Wrapped(module, parts.optimizer, parts.lr_scheduler)
 
     def trained_by_loss(self) -> list[Tensor]:
-        """The weights in training that losses own; while they are sharded, other ones at each step."""
-        return self._owned if self._sharded is None else self._found_in_loss()
-
-    def _found_in_loss(self) -> list[Tensor]:
-        owned = owned_by_loss(self.model, self.loss).values()
-        return [weight for weight in owned if weight.requires_grad]
-
-    def _shard(self) -> ShardedStep:
-        """Shards model and losses; the optimizer, which was made for whole weights, follows."""
-        before = dict(Step(self.model, self.loss).named_parameters())
-        config: Any = self.args.fsdp_config
-        step = fsdp2.shard(self.model, self.loss, config, self.args.device)
-        fsdp2.follow(self._torch_optimizer, before, dict(step.named_parameters()))
-        self._torch_optimizer.register_load_state_dict_post_hook(fsdp2.share_state)
-        return step
-
-    def end_sharding(self) -> None:
-        """Gives every rank the whole weights, for good: training has ended."""
-        if self._sharded is None:
-            return
-        before = dict(self._sharded.named_parameters())
-        self._sharded.end()
-        fsdp2.follow(self._torch_optimizer, before, dict(self._sharded.named_parameters()))
-        self._sharded = None
+        """The weights in training that losses own."""
+        return self._owned
 
     def whole_weights(self) -> AbstractContextManager[None]:
         """While this lasts, every rank has the whole weights, to read; every rank must call it."""
-        return nullcontext() if self._sharded is None else self._sharded.whole()
+        return nullcontext()
 
-    def whole_state(self) -> AbstractContextManager[None]:
+    def whole_state(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
         """While this lasts, the first rank's optimizer has its whole state, to be saved; every rank must call it."""
-        if not self.shards:
-            return nullcontext()
-        return fsdp2.whole_state(self._torch_optimizer, self.here.world.is_first)
+        return nullcontext()
+
+    def end(self, optimizer: torch.optim.Optimizer) -> None:
+        """Training has ended: every rank has the whole weights, for good."""
 
     @property
-    def _torch_optimizer(self) -> Any:
-        return getattr(self.optimizer, "optimizer", self.optimizer)  # accelerate wraps it
+    def keeps_gradient(self) -> bool:
+        """Whether gradients are there after the backward pass; otherwise the optimizer has moved by then."""
+        return self.args.optim not in _IN_BACKWARD
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        return fsdp2.whole_tensor(super()._get_grad_norm(model, grad_norm))
+    def backward_options(self, learning_rate: Callable[[], float]) -> dict[str, Any]:
+        """What accelerate's ``backward`` is told besides the loss."""
+        return {"learning_rate": learning_rate()} if self.args.optim in _LOMO else {}
+
+    def skips_overflow(self, accelerator: Accelerator) -> bool:
+        """Whether a gradient that is not a number is one of scaled losses (fp16), and the optimizer leaves it out."""
+        scaler = accelerator.scaler
+        return scaler is not None and scaler.is_enabled() and scaler.get_scale() > LEAST_SCALE
+
+
+class Sharded(Strategy):
+    """Weights, gradients and optimizer state sharded over ranks (FSDP2); see :mod:`ray_st.training.strategies.fsdp2`."""
+
+    shards = True
+    _step: ShardedStep | None = None
+
+    def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
+        """Shards model and losses; the optimizer, which was made for whole weights, follows."""
+        self._parts, optimizer = parts, plain_optimizer(parts.optimizer)
+        before = dict(Step(parts.model, parts.loss).named_parameters())
+        config: Any = self.args.fsdp_config  # transformers documents a path as well; a run has read it
+        self._step = fsdp2.shard(parts.model, parts.loss, config, self.args.device)
+        fsdp2.follow(optimizer, before, dict(self._step.named_parameters()))
+        optimizer.register_load_state_dict_post_hook(fsdp2.share_state)
+        return Wrapped(self._step, parts.optimizer, parts.lr_scheduler)
+
+    def trained_by_loss(self) -> list[Tensor]:
+        """The weights in training that losses own: other ones at each step."""
+        assert self._parts is not None
+        return _trained(self._parts)
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Gathers the weights for a while."""
+        return nullcontext() if self._step is None else self._step.whole()
+
+    def whole_state(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """Gathers the optimizer's state for a while."""
+        return fsdp2.whole_state(plain_optimizer(optimizer), self.world.is_first)
+
+    def end(self, optimizer: torch.optim.Optimizer) -> None:
+        """Gathers the weights, for good."""
+        if self._step is None:
+            return
+        before = dict(self._step.named_parameters())
+        self._step.end()
+        fsdp2.follow(plain_optimizer(optimizer), before, dict(self._step.named_parameters()))
+        self._step = None
+
+
+class DeepSpeed(Strategy):
+    """DeepSpeed's engine, which takes the optimizer's steps, and the schedule's if its configuration names one."""
+
+    def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
+        """Makes the engine."""
+        self._parts, self._owned = parts, _trained(parts)
+        given: list[Any] = [Step(parts.model, parts.loss), parts.optimizer]
+        if type(parts.lr_scheduler).__name__ == "DummyScheduler":  # the configuration names one
+            given.append(parts.lr_scheduler)
+        engine, optimizer, *schedule = accelerator.prepare(*given)
+        return Wrapped(engine, optimizer, schedule[0] if schedule else parts.lr_scheduler)
+
+    @property
+    def keeps_gradient(self) -> bool:
+        """The engine has moved the weights after the backward pass."""
+        return False
+
+    def backward_options(self, learning_rate: Callable[[], float]) -> dict[str, Any]:
+        """The loss is divided by the number of batches already."""
+        return {"scale_wrt_gas": False}
+
+    def skips_overflow(self, accelerator: Accelerator) -> bool:
+        """The engine scales losses by itself."""
+        return bool(self.args.fp16)
+
+
+def make_strategy(
+    args: SentenceTransformerTrainingArguments, world: World, with_deepspeed: bool = False
+) -> Strategy:
+    """The strategy that training arguments ask for.
+
+    Args:
+        args: Training arguments.
+        world: This process's place among the ranks.
+        with_deepspeed: Whether accelerate was set up for DeepSpeed.
+    """
+    if args.fsdp and world.size > 1:
+        return Sharded(args, world)
+    return DeepSpeed(args, world) if with_deepspeed else Strategy(args, world)
+
+
+def note_on_fsdp(args: SentenceTransformerTrainingArguments, world: World) -> None:
+    """Says so where ``fsdp`` has no effect."""
+    if args.fsdp and world.size == 1:
+        notes.info("fsdp has no effect: there is one worker, which holds the whole model")
+
+
+def plain_optimizer(optimizer: Any) -> Any:
+    """The optimizer of torch inside of accelerate's wrapper."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _trained(parts: Parts) -> list[Tensor]:
+    owned = owned_by_loss(parts.model, parts.loss).values()
+    return [weight for weight in owned if weight.requires_grad]

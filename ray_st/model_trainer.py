@@ -1,0 +1,896 @@
+"""A trainer on the driver, for any kind of model: it checks a run, describes it as one value, and has workers carry it out.
+
+What is documented of trainers and does not depend on the kind of model is here; :mod:`ray_st.trainer` adds what does.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import IntervalStrategy, TrainerCallback, enable_full_determinism, set_seed
+from transformers.integrations.deepspeed import propagate_args_to_deepspeed
+from transformers.utils.hub import hf_api
+
+from ray_st.data.column_spec import check_splits
+from ray_st.evaluation.metric_names import MetricNames, check_best_metric, names_in_training
+from ray_st.models.adapter.adaptable import AdaptableStack
+from ray_st.models.card.render import render_card
+from ray_st.training.argument_checks import (
+    check_arguments,
+    check_in_place,
+    check_losses,
+    check_outputs_last,
+    check_without_workers,
+    make_folder,
+    note_kept_activations,
+)
+from ray_st.training.callbacks.hub_upload import NOT_OF_THE_RUN
+from ray_st.training.callbacks.run_description import card_of, default_arguments, describe_run
+from ray_st.training.callbacks.run_header import subject
+from ray_st.training.data.dataset_specs import named, prompt_lengths
+from ray_st.training.data.local_source import local_place
+from ray_st.training.data.router_routes import check_router_mapping
+from ray_st.training.data.run_data import MakeSampler, RunData
+from ray_st.training.data.sampler_factory import (
+    SamplerMethods,
+    batch_sampler,
+    multi_dataset_batch_sampler,
+)
+from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, eval_key
+from ray_st.training.data.step_loader import Inputs
+from ray_st.training.loop import optimizer_queries
+from ray_st.training.loop.hf_loop import HfLoop
+from ray_st.training.loss_factory import check_optimizer, make_losses
+from ray_st.training.strategies.batch_size_finder import with_fitting_batches
+from ray_st.training.strategies.precision import note_on_types
+from ray_st.training.strategies.step_module import describe_weights
+from ray_st.training.trainer_spec import (
+    TrainerSpec,
+    describe,
+    evaluate_task,
+    predict_task,
+    show_progress,
+    take_over,
+    train_task,
+)
+from ray_st.training.worker_context import WorkerContext
+from ray_st.training_args import SentenceTransformerTrainingArguments
+from ray_st.util.events import notes
+from ray_st.util.names import either
+from ray_st.util.ports import use
+from ray_st.util.uploads import check_kept
+
+_NO_DATASET = "none"
+Words = str | Sequence[str]
+MakeSpecs = Callable[[int], dict[str, LoaderSpec]]
+AnyTrainer = TypeVar("AnyTrainer", bound="ModelTrainer")
+
+MOVED = {
+    "_train_parts": "ray_st.training.data.run_data.RunData.train_specs",
+    "_eval_parts": "ray_st.training.data.run_data.RunData.eval_specs",
+    "_train_part": "ray_st.training.data.run_data.RunData",
+    "_part": "ray_st.training.data.run_data.RunData",
+    "_maker": "trainer.batch_orders, or the documented get_batch_sampler",
+    "_mix": "the documented get_multi_dataset_batch_sampler",
+    "_shell": "ray_st.training.data.sampler_factory.SamplerMethods",
+    "_extras": "ModelTrainer.own_attributes",
+    "_loader": "HfLoop.loader",
+    "_whole_loss": "ray_st.training.loop.train_step.TrainStep",
+    "_take_shares": "ray_st.training.loop.row_shares.RowShares",
+    "_look_at_gradients": "ray_st.training.loop.train_step.TrainStep.check_gradients",
+    "bind_losses": "ray_st.training.loop.row_shares.RowShares",
+    "wrapped": "ray_st.training.strategies.strategy.Strategy.wrap",
+    "whole_weights": "trainer.strategy.whole_weights",
+    "whole_state": "trainer.strategy.whole_state",
+    "end_sharding": "trainer.strategy.end",
+    "_evaluated": "ray_st.training.loop.evaluation_loop.EvaluationLoop",
+    "_evaluation_loss": "ray_st.training.loop.evaluation_loop.EvaluationLoop",
+    "_evaluator_metrics": "ray_st.training.loop.evaluation_loop.EvaluationLoop.evaluator_metrics",
+    "_call_evaluator": "ray_st.training.loop.evaluation_loop.EvaluationLoop",
+    "_evaluator_folder": "HfLoop.evaluator_output_path",
+    "_write": "ray_st.training.checkpoint.checkpointer.Checkpointer",
+    "_save_all": "HfLoop.save_model",
+    "_load_loss_weights": "ray_st.training.checkpoint.model_files.load_loss_weights",
+    "_describe": "ModelTrainer.spec",
+    "push_checkpoint": "ray_st.training.callbacks.hub_upload.CheckpointUpload",
+    "_trackers": "ray_st.training.callbacks.tracked_run.TrackedRun",
+}
+"""Methods that earlier releases had and nobody calls any more, and where their work is done now."""
+
+
+class ModelTrainer(HfLoop):
+    """Trains and evaluates models on a Ray cluster; a subclass for each kind of model has the documented signature.
+
+    Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds the trained
+    weights and ``state`` the history, as if they had run in place. On each worker the same class is the loop.
+
+    Args:
+        model: The model to train.
+        args: Training arguments; None for those of an output folder ``tmp_trainer``.
+        train_dataset: See :class:`ray_st.SentenceTransformerTrainer`, also for all that follow.
+        eval_dataset: Likewise.
+        loss: A loss, or a function that makes it from the model.
+        evaluator: An evaluator or a list of them.
+        data_collator: Makes inputs from rows.
+        tokenizer: Replaces the model's tokenizer.
+        model_init: Makes the model, in place of ``model``.
+        compute_metrics: Makes metrics of predictions.
+        callbacks: transformers callbacks.
+        optimizers: Optimizer and scheduler.
+        preprocess_logits_for_metrics: Called with each batch's predictions and labels.
+        scaling_config: Ray Train's, number and kind of workers.
+        run_config: Ray Train's, name, storage and failure handling.
+        optimizer_cls_and_kwargs: Class of the optimizer and its arguments.
+        processing_class: The later name of ``tokenizer``.
+
+    Attributes:
+        card_defaults: Training arguments by default; the card names those that differ. None where runs are not noted.
+        default_callbacks: Those that the library adds by itself.
+        batch_orders: What makes a training dataset's sampler in place of the documented methods, by the dataset's name.
+
+    Raises:
+        ValueError: If the model, the data and the loss don't fit each other.
+    """
+
+    scaling_config: Any
+    run_config: Any
+    card_defaults: Mapping[str, Any] | None = None
+    default_callbacks: Sequence[TrainerCallback] = ()
+    batch_orders: Mapping[str, MakeSampler] = MappingProxyType({})
+    _in_place: bool = False
+    _library_attributes: frozenset[str] = frozenset()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Warns of methods that were the library's once, and that nobody calls any more."""
+        super().__init_subclass__(**options)
+        for name in sorted(MOVED.keys() & vars(cls).keys()):
+            warnings.warn(
+                f"{cls.__name__}.{name} has no effect: no trainer has a method of this name any more. "
+                f"See {MOVED[name]}.",
+                stacklevel=2,
+            )
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: SentenceTransformerTrainingArguments | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        loss: Any = None,
+        evaluator: Any = None,
+        data_collator: Any = None,
+        tokenizer: Any = None,
+        model_init: Callable[..., Any] | None = None,
+        compute_metrics: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        preprocess_logits_for_metrics: Any = None,
+        scaling_config: Any = None,
+        run_config: Any = None,
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        processing_class: Any = None,
+    ) -> None:
+        set_before = set(vars(self))
+        if args is None:
+            args = SentenceTransformerTrainingArguments(output_dir="tmp_trainer")
+        if not isinstance(args, SentenceTransformerTrainingArguments):
+            raise ValueError(f"args must be SentenceTransformerTrainingArguments; got {type(args).__name__}.")
+        if model is None and model_init is None:
+            raise ValueError("A trainer needs a model, or a model_init that makes one.")
+        check_arguments(args)
+        args = self._settled(args, scaling_config, run_config)
+        scaling_config = self._placed(args, scaling_config, run_config)
+        self._tokenizer = tokenizer = either("tokenizer", tokenizer, "processing_class", processing_class)
+        if tokenizer is not None and model is not None:
+            model.tokenizer = tokenizer
+        self.evaluator = _one_evaluator(evaluator)
+        # transformers refuses a missing metric too, without a word of those that there are.
+        names = names_in_training(list(named(eval_dataset)), self.evaluator, model, True)
+        check_best_metric(args, (), None, names)
+        make_folder(str(args.output_dir))
+        self.loss_init = loss
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            # transformers checks datasets that it reads itself; ours are checked and read by the run.
+            eval_dataset=_NO_DATASET,
+            model_init=model_init,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks or (),
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        check_splits(named(train_dataset))
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+        self.user_collator = data_collator
+        self.scaling_config, self.run_config = scaling_config, run_config
+        if model_init is None:
+            self.loss = make_losses(loss, self.model)
+        self._check_parts()
+        known, given = self.callback_handler.callbacks, len(callbacks or [])
+        self.default_callbacks = [*known[: -1 - given], known[-1]]  # a bar or printer comes last
+        if self._in_place:
+            show_progress(self)
+        if self.context is None:
+            self.add_model_card_callback(default_arguments(args))
+        self._library_attributes = frozenset(vars(self)) - set_before
+        if self.context is None:
+            self.check_run()
+
+    def _check_parts(self) -> None:
+        """Raises where loss, adapters, Router or optimizer don't fit the model."""
+        check_losses(self.args, self.loss)
+        if isinstance(self.model, AdaptableStack):
+            self.model.check_adapters()
+        has_data = self.train_dataset is not None or self.eval_dataset is not None
+        if self.context is None and has_data:
+            check_router_mapping(self.model, self.args.router_mapping)
+        check_optimizer(self.optimizer, self.model, self.loss, self.args.learning_rate_mapping)
+
+    @classmethod
+    def rebuilt(
+        cls: type[AnyTrainer],
+        context: WorkerContext,
+        options: Mapping[str, Any],
+        attributes: Mapping[str, Any],
+    ) -> AnyTrainer:
+        """Makes a trainer of this class in a worker.
+
+        A subclass's own constructor is not called, as its arguments are not known; the attributes that it set are restored
+        instead.
+
+        Args:
+            context: The worker's.
+            options: Arguments of the library's constructor.
+            attributes: Those that a subclass set by itself.
+        """
+        trainer = cls.__new__(cls)
+        trainer.context = context
+        ModelTrainer.__init__(trainer, **options)
+        vars(trainer).update(attributes)
+        trainer.travelled, trainer.brought = tuple(options["callbacks"]), tuple(attributes)
+        return trainer
+
+    def _settled(
+        self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
+    ) -> SentenceTransformerTrainingArguments:
+        """Takes the context of this process if it is a worker of the user's own run; gives its arguments."""
+        if self.context is not None or "ray.train" not in sys.modules:
+            return args
+        from ray_st.runtime.train import in_worker
+
+        self.context = in_worker.find_place()
+        if self.context is None:
+            return args
+        self._in_place = True
+        check_in_place(args, scaling_config, run_config)
+        args = copy.copy(args)
+        args.settle(str(self.worker.store.local))
+        return args
+
+    def _placed(
+        self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
+    ) -> Any:
+        """The number and kind of workers; on the driver, raises what these and the outputs' places cannot be."""
+        if self.context is not None:
+            return scaling_config
+        scaling_config = scaling_config or _scaling_of_local_mode()
+        check_without_workers(args, scaling_config)
+        check_outputs_last(args, run_config)
+        return scaling_config
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """Makes the model with ``model_init``, and the losses for it.
+
+        Args:
+            trial: Passed on if ``model_init`` takes an argument, and to losses' functions with an argument of this name.
+        """
+        model = super().call_model_init(trial)
+        if self._tokenizer is not None:
+            model.tokenizer = self._tokenizer
+        self.loss = make_losses(self.loss_init, model, anew=True, trial=trial)
+        return model
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        # On the driver the model stays where its owner has it: devices belong to workers.
+        if self.context is not None:
+            super()._move_model_to_device(model, device)
+
+    def own_callbacks(self) -> list[TrainerCallback]:
+        """The callbacks that the user gave or added."""
+        defaults = set(map(id, self.default_callbacks))
+        return [callback for callback in self.callback_handler.callbacks if id(callback) not in defaults]
+
+    def own_attributes(self) -> dict[str, Any]:
+        """The attributes that a subclass set by itself; they travel to workers.
+
+        Nothing but its name tells such an attribute from transformers' own, of which it has some sixty: they are those
+        that were not there when the library's constructor ended.
+        """
+        return {name: value for name, value in vars(self).items() if name not in self._library_attributes}
+
+    # ---- train, evaluate, predict ----
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Trains the model on the cluster; in a worker, runs the loop.
+
+        Args:
+            resume_from_checkpoint: Path of a checkpoint, or True for the newest complete one of the run's folder. With
+                ``resume_only_model=True`` in the arguments, of any model folder: a new run begins with its weights.
+            trial: Passed to ``model_init``.
+            ignore_keys_for_eval: Part of transformers' interface; models have one output.
+
+        Returns:
+            transformers' ``TrainOutput``: global step, mean loss, and metrics of speed.
+
+        Raises:
+            ValueError: If the run cannot work; before any worker starts.
+            KeyboardInterrupt: At Ctrl-C; after a checkpoint, unless it is pressed again.
+            Interrupted: If SIGTERM stopped the run after a checkpoint.
+        """
+        if trial is not None and self.model_init is None:
+            raise ValueError(
+                "train(trial=...) passes the trial to model_init; the trainer was made with a model instead."
+            )
+        if self._in_place:
+            return self._train_in_place(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if self.context is not None:
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if self.model_init is not None:
+            seed = enable_full_determinism if self.args.full_determinism else set_seed
+            seed(self.args.seed)
+            self.model = self.model_wrapped = self.callback_handler.model = self.call_model_init(trial)
+        self.is_in_train = True
+        try:
+            outcome = with_fitting_batches(
+                self.args,
+                lambda: self._on_cluster(train_task, self._run_specs, resume_from_checkpoint, keeps=True),
+            )
+        finally:
+            self.is_in_train = False
+        take_over(self, outcome)
+        if outcome.interrupted:
+            raise KeyboardInterrupt("the run had reached its last step; the trainer has the trained model")
+        return outcome.result
+
+    def _train_in_place(self, resume: str | bool | None, trial: Any, ignore_keys: list[str] | None) -> Any:
+        """Trains in a worker of the user's own run."""
+        start = self._supply(self._run_specs, resume)
+        if self.worker.world.is_first:
+            self._note_types()
+        if card_of(self.model) is not None:  # elsewhere the driver does
+            self.add_model_card_callback(default_arguments(self.args))
+            if self.card_defaults is not None:
+                specs = self.data.train_specs(self.args.world_size)
+                describe_run(self.model, self.loss, self.args, specs, self.card_defaults)
+        try:
+            result = super().train(start, trial, ignore_keys)
+            self.save_last()
+            return result
+        finally:
+            self.restore_types()
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluates the model on the cluster; in a worker, as part of the loop.
+
+        Args:
+            eval_dataset: Evaluates this dataset, or dict of datasets, in place of the trainer's own.
+            ignore_keys: Part of transformers' interface.
+            metric_key_prefix: Prefix of the metrics' names.
+
+        Returns:
+            Metrics by name: ``eval_loss``, or ``eval_NAME_loss`` for each of several datasets, and the evaluator's, with
+            named datasets under the prefix of each: ``eval_NAME_…``. (In a training run they come once, as ``eval_…``.)
+
+        Raises:
+            ValueError: If there is neither a dataset nor an evaluator.
+        """
+        if self.context is not None and (
+            self.is_in_train or not self._in_place or isinstance(eval_dataset, str)
+        ):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if eval_dataset is None and self.eval_dataset is None and self.evaluator is None:
+            raise ValueError("evaluate() needs an eval_dataset or an evaluator; the trainer has neither.")
+        with self._evaluating(eval_dataset) as make_specs:
+            if self.context is not None:
+                self._supply(make_specs)
+                return super().evaluate(None, ignore_keys, metric_key_prefix)
+            task = functools.partial(evaluate_task, prefix=metric_key_prefix)
+            outcome = self._on_cluster(task, make_specs, None, keeps=False)
+        take_over(self, outcome)
+        metrics: dict[str, float] = outcome.result
+        return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> Any:
+        """Predicts for a dataset's rows and evaluates on it, on the cluster.
+
+        Args:
+            test_dataset: The dataset, with the columns that the loss needs.
+            ignore_keys: Part of transformers' interface.
+            metric_key_prefix: Prefix of the metrics' names.
+
+        Returns:
+            transformers' ``PredictionOutput``: for each text column an array (rows, dimensions), or what
+            ``preprocess_logits_for_metrics`` makes of them; the labels or None; metrics by name.
+        """
+        if self.context is not None and not self._in_place:
+            return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+        with self._evaluating(test_dataset) as make_specs:
+            if self.context is not None:
+                self._supply(make_specs)
+                return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+            task = functools.partial(predict_task, prefix=metric_key_prefix)
+            outcome = self._on_cluster(task, make_specs, None, keeps=False)
+        take_over(self, outcome)
+        return outcome.result
+
+    @contextmanager
+    def _evaluating(self, dataset: Any) -> Iterator[MakeSpecs]:
+        """Lets a dataset be the one that is evaluated; gives what makes its specs."""
+        own = self.eval_dataset
+        self.eval_dataset = own if dataset is None else dataset
+        try:
+            yield lambda world_size: self.data.eval_specs(world_size)
+        finally:
+            self.eval_dataset = own
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Callable[[Any], str] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Searches for good hyperparameters with Ray Tune and Optuna; see docs/search.md.
+
+        Needs ``model_init``, and the loss as a function of the model: each trial makes its own.
+
+        Args:
+            hp_space: A function of a trial in Optuna's define-by-run form, or a dict of Ray Tune domains by name; by
+                default learning rate, epochs, seed and batch size. Names are training arguments, or what ``model_init``
+                or the loss initialiser reads from the trial.
+            compute_objective: The objective from an evaluation's metrics, or the name of one; by default the evaluation
+                loss if there is nothing else, otherwise the sum of all metrics.
+            n_trials: How many trials; 0 with ``points_to_evaluate`` tries these only.
+            direction: ``"minimize"`` or ``"maximize"``; a list for several objectives.
+            backend: ``"ray"`` (default), or ``"optuna"`` for the same search one trial at a time.
+            hp_name: A trial's name from the Optuna trial.
+            kwargs: As for :class:`ray_st.tune.SearchOptions`: name, sampler, scheduler, rungs, resources_per_trial, …
+
+        Returns:
+            transformers' ``BestRun(run_id, objective, hyperparameters, run_summary)``; a list for several objectives.
+
+        Raises:
+            ValueError: If the search cannot work; before any trial starts, as far as can be known.
+        """
+        if self.scaling_config is not None and self.scaling_config.num_workers == 0:
+            raise ValueError(
+                "A search runs its trials on workers of a Ray cluster, and ScalingConfig(num_workers=0) "
+                "wants none. Use num_workers=1, or leave scaling_config out."
+            )
+        check_kept(str(self.args.output_dir), "output_dir, which holds the search's folder,")
+        self._note_types()
+        search = use("search")
+        return search(self, hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs)
+
+    # ---- data ----
+
+    @property
+    def data(self) -> RunData:
+        """What a run trains and evaluates on, from the trainer's current attributes."""
+        return RunData(
+            args=self.args,
+            model=self.model,
+            loss=self.loss,
+            train_dataset=self.train_dataset,
+            eval_dataset=self.eval_dataset,
+            collator=self.user_collator,
+            samplers=SamplerMethods(
+                kind=type(self),
+                base=ModelTrainer,
+                args=self.args,
+                attributes=self.own_attributes(),
+                trainer=self,
+            ),
+            orders=self.batch_orders,
+        )
+
+    def get_batch_sampler(
+        self,
+        dataset: Any,
+        batch_size: int,
+        drop_last: bool,
+        valid_label_columns: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+        seed: int = 0,
+    ) -> Any:
+        """The batch sampler that ``args.batch_sampler`` names; override it for one of your own.
+
+        Called on the driver, before workers start. For data larger than memory it is called again for each window of
+        rows, away from the driver: it may use ``self.args`` and attributes of its own there, not the model.
+
+        Args:
+            dataset: The rows: their keys, or the dataset itself for an overridden method.
+            batch_size: Rows of a *global* batch; it is cut by rank afterwards.
+            drop_last: Whether batches that are not full are left out.
+            valid_label_columns: Names that mean a label.
+            generator: A generator whose initial seed is used instead of ``seed``.
+            seed: Seed of the order.
+
+        Returns:
+            An iterable of lists of row indices, with ``set_epoch`` where its order depends on the epoch.
+        """
+        return batch_sampler(self.args, dataset, batch_size, drop_last, valid_label_columns, generator, seed)
+
+    def get_multi_dataset_batch_sampler(
+        self,
+        dataset: Any,
+        batch_samplers: list[Any],
+        generator: torch.Generator | None = None,
+        seed: int | None = 0,
+    ) -> Any:
+        """The sampler over several datasets that the arguments name; override it for one of your own.
+
+        Args:
+            dataset: The datasets' keys as one, with ``datasets`` and ``cumulative_sizes``.
+            batch_samplers: A batch sampler for each dataset.
+            generator: A generator whose initial seed is used instead of ``seed``.
+            seed: Seed of the order of datasets.
+
+        Returns:
+            An iterable of lists of row indices over all datasets, each list from one of them.
+        """
+        names = list(named(self.train_dataset))
+        return multi_dataset_batch_sampler(self.args, names, dataset, batch_samplers, generator, seed)
+
+    def get_train_dataloader(self) -> DataLoader[Inputs]:
+        """The batches of training: a worker's share of each; on the driver, whole batches, made in this process."""
+        if self.context is not None:
+            return super().get_train_dataloader()
+        return self._loader_here(TRAIN, self.data.train_specs(1))
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Inputs]:
+        """The batches of an evaluation dataset, likewise.
+
+        Args:
+            eval_dataset: On a worker, the name of one of several datasets; on the driver that, or a dataset.
+        """
+        if self.context is not None:
+            return super().get_eval_dataloader(eval_dataset)
+        name = eval_dataset if isinstance(eval_dataset, str) else ""
+        with self._evaluating(None if name else eval_dataset) as make_specs:
+            return self._loader_here(eval_key(name), make_specs(1))
+
+    def _loader_here(self, key: str, specs: dict[str, LoaderSpec]) -> DataLoader[Inputs]:
+        if key not in specs:
+            raise ValueError(f"There is no dataset {key!r} to load; there are {sorted(specs)}.")
+        lengths = prompt_lengths(specs)
+        context = local_place({key: specs[key]}, str(self.args.output_dir), prompt_lengths=lengths)
+        return self.loader(context.train or next(iter(context.evals.values())), context)
+
+    # ---- checks ----
+
+    def check_run(self) -> None:
+        """Raises what can be known not to work before there is a cluster, or any row was read.
+
+        Raises:
+            ValueError: If the datasets, the loss, the evaluator and the arguments don't fit each other.
+        """
+        self._check_metrics()
+        self.data.check(self.workers_asked)
+
+    @property
+    def workers_asked(self) -> int:
+        """How many workers the scaling names; one where the cluster decides, or where there are to be none."""
+        return 1 if self.scaling_config is None else max(self.scaling_config.num_workers, 1)
+
+    def metric_names(self) -> MetricNames:
+        """The metrics that each evaluation reports while training, as far as they are known before it starts.
+
+        They are all of them unless ``compute_metrics``, an evaluator that does not say its own, a callback with an
+        ``on_evaluate``, or an overridden method of the trainer may add others.
+        """
+        # transformers' callbacks read metrics; those of users may enter more of them.
+        may_add = any(
+            type(callback).on_evaluate is not TrainerCallback.on_evaluate
+            and type(callback).__module__.split(".")[0] != "transformers"
+            for callback in self.own_callbacks()
+        )
+        computes = self.compute_metrics is not None and not self.args.prediction_loss_only
+        return names_in_training(
+            list(named(self.eval_dataset)),
+            self.evaluator,
+            self.model,
+            computes or may_add or self._evaluates_otherwise(),
+        )
+
+    def _evaluates_otherwise(self) -> bool:
+        """Whether a subclass has an evaluation of its own."""
+        kind, base = type(self), ModelTrainer
+        return (
+            kind.evaluate is not base.evaluate
+            or kind.evaluation_loop is not base.evaluation_loop
+            or kind.log is not base.log
+        )
+
+    def _check_metrics(self) -> None:
+        strategy = IntervalStrategy(self.args.eval_strategy)
+        if strategy != IntervalStrategy.NO and self.eval_dataset is None and self.evaluator is None:
+            raise ValueError(
+                f"eval_strategy={strategy.value!r} needs an eval_dataset or an evaluator; the trainer has neither."
+            )
+        check_best_metric(self.args, self.own_callbacks(), self.lr_scheduler, self.metric_names())
+
+    def _check(self) -> None:
+        """Raises where arguments were changed since they were checked and cannot work."""
+        self.args.check()
+        check_arguments(self.args)
+        if self.context is None:
+            check_without_workers(self.args, self.scaling_config)
+            check_outputs_last(self.args, self.run_config)
+        check_losses(self.args, self.loss)
+
+    # ---- the way to workers ----
+
+    def _run_specs(self, world_size: int) -> dict[str, LoaderSpec]:
+        """The data of a training run, of a trainer whose arguments may have changed since it was made."""
+        self._check_metrics()
+        return self.data.train_specs(world_size)
+
+    def _on_cluster(
+        self,
+        task: Callable[..., Any],
+        make_specs: MakeSpecs,
+        resume: str | bool | None,
+        keeps: bool,
+    ) -> RunResult:
+        """Runs a task on workers.
+
+        Args:
+            task: What the trainer does there.
+            make_specs: Makes the run's data specs for a number of workers; raises what cannot work.
+            resume: The checkpoint to start from.
+            keeps: Whether the run writes into the output folder.
+        """
+        self._check()
+        specs = make_specs(self.workers_asked)  # raises what cannot work before Ray is started
+        if keeps:
+            note_kept_activations(self.args, self.model)
+            self._note_types()
+        if keeps and self.card_defaults is not None:
+            describe_run(self.model, self.loss, self.args, specs, self.card_defaults)
+        from ray_st.runtime.train.dispatch import RunRequest, dispatch
+        from ray_st.runtime.train.launch import runs_here
+        from ray_st.runtime.train.sendable import check_sendable
+
+        spec = self.spec()
+        if not runs_here(self.scaling_config):
+            check_sendable(spec.parts())
+        return dispatch(
+            RunRequest(
+                args=self.args,
+                weights=describe_weights(self.model),
+                subject=subject(self.model, self.loss),
+                build=spec.rebuild,
+                task=task,
+                make_parts=make_specs,
+                resume=resume,
+                keeps=keeps,
+                scaling_config=self.scaling_config,
+                run_config=self.run_config,
+            )
+        )
+
+    def spec(self) -> TrainerSpec:
+        """What workers need to make this trainer again."""
+        own_loader = type(self).get_train_dataloader is not ModelTrainer.get_train_dataloader
+        return describe(self, own_loader)
+
+    def _supply(self, make_specs: MakeSpecs, resume: Any = None) -> str | None:
+        """In a worker of the user's run, opens the data there; says from which checkpoint training starts."""
+        from ray_st.runtime.train import in_worker
+
+        self._check()
+        self.train_dataset = in_worker.gathered(self.train_dataset)
+        self.eval_dataset = in_worker.gathered(self.eval_dataset)
+        specs = make_specs(self.worker.world.size)
+        self.context = in_worker.with_sources(self.worker, specs)
+        if TRAIN not in specs:
+            return None
+        weights, args = describe_weights(self.model), self.args
+        start = in_worker.start(self.worker, resume, weights, args.ignore_data_skip, args.resume_only_model)
+        if start.path is None or not start.only_model:
+            return start.path
+        self.take_weights(start.path)
+        return None
+
+    def _note_types(self) -> None:
+        if note := note_on_types(self.model, self.loss):
+            notes.info(note)
+
+    # ---- model card and Hub ----
+
+    def add_model_card_callback(self, default_args_dict: Mapping[str, Any]) -> None:
+        """Has runs noted in the model's card: data, losses, settings. Called once, when the trainer is made.
+
+        Override it to leave that out, or to add callbacks that note more.
+
+        Args:
+            default_args_dict: Training arguments by default.
+        """
+        self.card_defaults = default_args_dict
+
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: Words | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: Words | None = None,
+        dataset_tags: Words | None = None,
+        dataset: Words | None = None,
+        dataset_args: Words | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Writes README.md into ``args.output_dir`` from what is known of the model; the first rank does.
+
+        Args:
+            language: Language code.
+            license: Licence, such as "apache-2.0".
+            tags: Tags to add.
+            model_name: The card's title.
+            finetuned_from: Name on the Hub of the model that training started from, if that is not known.
+            tasks: Tags to add, too.
+            dataset_tags: Names on the Hub of the training data, if none are known.
+            dataset: Names of the training data, if none are known; overrides ``dataset_tags``.
+            dataset_args: Not used: the card has its own facts of the data.
+            kwargs: Not used.
+        """
+        if not self.is_world_process_zero():
+            return
+        card = self.model.model_card_data
+        card.language, card.license = language or card.language, license or card.license
+        card.model_name = model_name or card.model_name
+        card.add_tags([*_words(tags), *_words(tasks)])
+        card.name_model(None, _words(dataset) or _words(dataset_tags))
+        if card.base_model is None:
+            card.set_base_model(finetuned_from)
+        readme = Path(str(self.args.output_dir), "README.md")
+        readme.write_text(render_card(self.model, card), encoding="utf-8")
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Saves the model in ``args.output_dir`` and uploads it to the repository ``args.hub_model_id``.
+
+        Args:
+            commit_message: Of the commit.
+            blocking: Whether to wait for the end of the upload.
+            token: In place of ``args.hub_token``.
+            revision: Branch; by default ``args.hub_revision``, or the main one.
+            private: Whether a repository that is made here is private; by default ``args.hub_private_repo``.
+            kwargs: Arguments of :meth:`create_model_card`.
+
+        Returns:
+            What huggingface_hub says of the commit, or a future of it with ``blocking=False``; None but on the first
+            rank.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = self.args.hub_token if token is None else token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        if kwargs:
+            self.create_model_card(**kwargs)
+        api: Any = hf_api()
+        return api.upload_folder(
+            repo_id=self.hub_model_id,
+            folder_path=str(self.args.output_dir),
+            commit_message=commit_message,
+            token=token,
+            run_as_future=not blocking,
+            ignore_patterns=NOT_OF_THE_RUN,
+            revision=revision or self.args.hub_revision,
+        )
+
+    # ---- what earlier releases answered ----
+
+    def get_num_trainable_parameters(self) -> int:
+        """Number of the model's parameters that are trained."""
+        return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
+
+    def get_learning_rates(self) -> list[float]:
+        """The learning rate of each group of parameters.
+
+        Raises:
+            ValueError: If there is no optimizer here.
+        """
+        return optimizer_queries.learning_rates(self.optimizer)
+
+    def get_optimizer_group(self, param: str | nn.Parameter | None = None) -> Any:
+        """The optimizer's group of a parameter.
+
+        Args:
+            param: A parameter of the model or of a loss, or the name of one of the model's; None for all groups.
+
+        Returns:
+            The group, a dict, or a list with the parameters of each group.
+
+        Raises:
+            ValueError: If there is no optimizer here, or the parameter is in none of its groups.
+        """
+        return optimizer_queries.group_of(self.optimizer, self.model, param)
+
+    def propagate_args_to_deepspeed(self, auto_find_batch_size: bool = False) -> None:
+        """Completes DeepSpeed's configuration from the arguments; transformers does so by itself.
+
+        Args:
+            auto_find_batch_size: Whether the batch size is being searched for.
+
+        Raises:
+            ValueError: If DeepSpeed is not used: there is nothing to complete.
+        """
+        if not self.is_deepspeed_enabled:
+            raise ValueError(
+                "propagate_args_to_deepspeed completes DeepSpeed's configuration, and this trainer does not use DeepSpeed. "
+                "transformers calls it by itself where it does: leave the call out."
+            )
+        propagate_args_to_deepspeed(self.accelerator, self.args, auto_find_batch_size)
+
+
+def _scaling_of_local_mode() -> Any:
+    """``num_workers=0`` where Ray Train runs a loop of the user's in this process; else None."""
+    if "ray.train" not in sys.modules:
+        return None
+    from ray_st.runtime.train import in_worker
+
+    return in_worker.scaling_of_local_mode()
+
+
+def _one_evaluator(evaluator: Any) -> Any:
+    if not isinstance(evaluator, (list, tuple)):
+        return evaluator
+    from ray_st.evaluation import SequentialEvaluator
+
+    return SequentialEvaluator(list(evaluator))
+
+
+def _words(value: Words | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])

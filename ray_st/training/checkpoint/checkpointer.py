@@ -1,0 +1,85 @@
+"""Writes a run's checkpoints from the first rank, and tells every rank what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from ray_st.training.checkpoint.store import PREFIX, CheckpointStore, SavedCheckpoint
+from ray_st.training.distributed import collectives
+from ray_st.world import World
+
+
+class Checkpointer:
+    """The checkpoints of one run, as a rank knows them.
+
+    Args:
+        store: The run's folder.
+        world: This rank's place.
+
+    Attributes:
+        newest: Step of the newest checkpoint that was written; -1 before the first.
+    """
+
+    def __init__(self, store: CheckpointStore, world: World) -> None:
+        self._store, self._world = store, world
+        self.newest = -1
+
+    def write(
+        self, step: int, fill: Callable[[Path], None], manifest: Callable[[], Mapping[str, Any]]
+    ) -> SavedCheckpoint | None:
+        """Writes a checkpoint and seals it; every rank must call it.
+
+        One that cannot be written is given up: training goes on, with the earlier ones as they are.
+
+        Args:
+            step: Global step.
+            fill: Writes its files into a folder; called on the first rank.
+            manifest: Gives what its manifest says besides; called on the first rank.
+
+        Returns:
+            The checkpoint, on every rank; None if it was given up.
+        """
+        found: SavedCheckpoint | None = collectives.broadcast_object(
+            self._try_to_write(step, fill, manifest) if self._world.is_first else None
+        )
+        if found is not None:
+            self.newest = step
+        return found
+
+    def _try_to_write(
+        self, step: int, fill: Callable[[Path], None], manifest: Callable[[], Mapping[str, Any]]
+    ) -> SavedCheckpoint | None:
+        store = self._store
+        try:
+            folder = store.begin(step)
+            fill(folder)
+            return store.seal(folder, **manifest())
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
+                raise
+            store.give_up(step)  # first: it may make the room in which the warning can be written
+            notes.warning(
+                f"warning: the checkpoint of step {step} could not be written to {store.path} and is given up; training "
+                f"goes on. Is the disk full? {type(error).__name__}: {error}"
+            )
+            return None
+
+    def rotate(self, limit: int | None, best: str, in_use: Collection[int]) -> None:
+        """Deletes old checkpoints, on the first rank.
+
+        Args:
+            limit: How many to keep; None for all.
+            best: Name of the best one, which is kept; empty for none.
+            in_use: Steps of those that something still reads.
+        """
+        if self._world.is_first:
+            step = int(best.removeprefix(PREFIX)) if best else None
+            self._store.rotate(limit, step, in_use=set(in_use))
+
+    def is_kept(self, step: int) -> bool:
+        """Whether there is a checkpoint of a step."""
+        return step in self._store.steps()

@@ -1,0 +1,48 @@
+"""How a step's rows are spread over the ranks, as losses that gather them need to know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ray_st.losses.loss import Loss
+from ray_st.training.data.step_loader import SHARES
+from ray_st.training.distributed import collectives
+from ray_st.training.loop.row_weights import rows_of
+from ray_st.training.strategies.step_module import LossOrLosses, losses_of
+
+
+class RowShares:
+    """Takes the number of rows of each rank out of a step's inputs, and tells the losses.
+
+    Args:
+        loss: The loss, or one for each dataset; moved to the device and given its door to the other ranks.
+        device: This rank's device.
+        one_call: Whether a loss may run the model only once a step, as sharded weights are gathered for each run.
+    """
+
+    def __init__(self, loss: LossOrLosses, device: torch.device, one_call: bool) -> None:
+        self._gather = collectives.ClusterGather()
+        for each in losses_of(loss).values():
+            each.to(device)
+            for part in each.modules():
+                if isinstance(part, Loss):
+                    part.bind(self._gather)
+                    part.one_call = one_call
+
+    def take(self, inputs: dict[str, Any]) -> list[int]:
+        """The number of rows of each rank; removed from the inputs.
+
+        A loader of the user's own does not say it: then ranks ask each other.
+        """
+        shares: list[int] | None = inputs.pop(SHARES, None)
+        if shares is None:
+            shares = collectives.gather_objects(rows_of(inputs))
+        self._gather.share(shares)
+        return shares
+
+    @property
+    def idle(self) -> bool:
+        """Whether this rank holds only a filler row in this step."""
+        return self._gather.idle

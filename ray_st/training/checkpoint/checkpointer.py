@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from ray_st.training.checkpoint.store import PREFIX, CheckpointStore, SavedCheckpoint
 from ray_st.training.distributed import collectives
+from ray_st.util.events import notes
 from ray_st.world import World
 
 

@@ -148,9 +148,7 @@ def test_tokens_are_counted(make: Any, sent: Any, tiny_model: Any, counted: str,
 
 def test_memory_is_given_back_every_few_steps(make: Any, sent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cleared = []
-    monkeypatch.setattr(
-        "ray_st.training.loop.train_step.clear_device_cache", lambda: cleared.append(len(steps))
-    )
+    monkeypatch.setattr("ray_st.training.loop.hf_loop.clear_device_cache", lambda: cleared.append(len(steps)))
     steps: list[int] = []
     running = sent(make(arguments={"torch_empty_cache_steps": 2, "max_steps": 5, "num_train_epochs": 2}))
     step = running.training_step

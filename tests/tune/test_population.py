@@ -280,6 +280,7 @@ def train(template: Any, rate: float, folder: Path, resume: Path | None = None) 
         step = trainer.state.global_step
         told.append((step, (folder / f"checkpoint-{step}" / MANIFEST).exists(), trainer.state.best_metric))
 
+    tell.late = True  # type: ignore[attr-defined]
     running.on_evaluated = tell
     running.train(resume_from_checkpoint=str(resume) if resume else None)
     return running, told

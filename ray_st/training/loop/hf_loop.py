@@ -109,6 +109,7 @@ class HfLoop(Trainer):
     _resumed_from: str | None = None
     _unreported: dict[str, float] | None = None
     _noise: RemovableHandle | None = None
+    _shares: RowShares | None = None
     lr_scheduler: Any
     preprocess_logits_for_metrics: Any
     _loss_counter: LossCounter | None = None
@@ -282,7 +283,7 @@ class HfLoop(Trainer):
             turn()
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = self.strategy.grad_norm(super()._get_grad_norm(model, grad_norm))
         skips = functools.partial(self.strategy.skips_overflow, self.accelerator)
         self._step.check_before_optimizer(norm, self._step_number, skips)
         return norm
@@ -356,7 +357,7 @@ class HfLoop(Trainer):
         world = self.worker.world
         note_on_fsdp(self.args, world)
         self.train_step = TrainStep(
-            self.model, self.loss, self.args, world, self.strategy, self._loss_methods()
+            self.model, self.loss, self.args, world, self._bound_shares(), self.strategy, self._loss_methods()
         )
         self._loss_counter = LossCounter(self, self.train_step.parts, self._manifest())
         # Mixed precision belongs to the model's forward alone: a loss's similarities are computed as the model
@@ -369,6 +370,12 @@ class HfLoop(Trainer):
         wrapped = self.strategy.wrap(parts, self.accelerator)
         self.optimizer, self.lr_scheduler = wrapped.optimizer, wrapped.lr_scheduler
         return wrapped.module
+
+    def _bound_shares(self) -> RowShares:
+        if self._shares is None or self._shares.loss is not self.loss:
+            self._shares = RowShares(self.loss, self.args.device, self.strategy.shards)
+        self._shares.bind()
+        return self._shares
 
     def _loss_methods(self) -> LossMethods:
         return LossMethods(
@@ -558,7 +565,7 @@ class HfLoop(Trainer):
             return self.evaluation.over_dataset(
                 self.model,
                 dataloader,
-                RowShares(self.loss, self.args.device, self.strategy.shards),
+                self._bound_shares(),
                 metric_key_prefix,
                 self._moment,
                 loss_only=self.args.prediction_loss_only

@@ -16,20 +16,26 @@ from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 class RowShares:
     """Takes the number of rows of each rank out of a step's inputs, and tells the losses.
 
+    Training and evaluations of a trainer share one, as a loss has one door to the other ranks.
+
     Args:
-        loss: The loss, or one for each dataset; moved to the device and given its door to the other ranks.
+        loss: The loss, or one for each dataset.
         device: This rank's device.
         one_call: Whether a loss may run the model only once a step, as sharded weights are gathered for each run.
     """
 
     def __init__(self, loss: LossOrLosses, device: torch.device, one_call: bool) -> None:
+        self.loss, self._device, self._one_call = loss, device, one_call
         self._gather = collectives.ClusterGather()
-        for each in losses_of(loss).values():
-            each.to(device)
+
+    def bind(self) -> None:
+        """Moves the losses to the device, and gives them their door to the other ranks."""
+        for each in losses_of(self.loss).values():
+            each.to(self._device)
             for part in each.modules():
                 if isinstance(part, Loss):
                     part.bind(self._gather)
-                    part.one_call = one_call
+                    part.one_call = self._one_call
 
     def take(self, inputs: dict[str, Any]) -> list[int]:
         """The number of rows of each rank; removed from the inputs.

@@ -69,6 +69,7 @@ class TrainStep:
         loss: The loss, or one for each dataset.
         args: Training arguments.
         world: This rank's place.
+        shares: Takes the row counts of the ranks out of a batch.
         strategy: How model and losses are wrapped.
         methods: The trainer's methods.
 
@@ -84,12 +85,13 @@ class TrainStep:
         loss: LossOrLosses,
         args: SentenceTransformerTrainingArguments,
         world: World,
+        shares: RowShares,
         strategy: Strategy,
         methods: LossMethods,
     ) -> None:
         self._model, self._loss, self._args = model, loss, args
         self._strategy, self._methods = strategy, methods
-        self.shares = RowShares(loss, args.device, strategy.shards)
+        self.shares = shares
         self.parts = LossParts()
         self.used: list[Indices] = []
         self._check, self._weights = StepCheck(world), RowWeights(world)

@@ -101,6 +101,10 @@ class Strategy:
         """While this lasts, the first rank's optimizer has its whole state, to be saved; every rank must call it."""
         return nullcontext()
 
+    def grad_norm(self, norm: Any) -> Any:
+        """The norm of a step's gradient as a plain number or tensor; every rank must call it."""
+        return norm
+
     def end(self, optimizer: torch.optim.Optimizer) -> None:
         """Training has ended: every rank has the whole weights, for good."""
 
@@ -147,6 +151,10 @@ class Sharded(Strategy):
     def whole_state(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
         """Gathers the optimizer's state for a while."""
         return fsdp2.whole_state(plain_optimizer(optimizer), self.world.is_first)
+
+    def grad_norm(self, norm: Any) -> Any:
+        """Gathers the norm, of which each rank has a part."""
+        return fsdp2.whole_tensor(norm)
 
     def end(self, optimizer: torch.optim.Optimizer) -> None:
         """Gathers the weights, for good."""

@@ -60,7 +60,7 @@ def trainer_at(step: int, log: list[dict[str, Any]]) -> Any:
     return SimpleNamespace(
         args=args,
         state=state,
-        here=SimpleNamespace(world=SimpleNamespace(size=2)),
+        worker=SimpleNamespace(world=SimpleNamespace(size=2)),
         saved=[],
         add_callback=lambda callback: None,
         callback_handler=SimpleNamespace(callbacks=[]),

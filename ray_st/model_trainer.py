@@ -1,6 +1,7 @@
 """A trainer on the driver, for any kind of model: it checks a run, describes it as one value, and has workers carry it out.
 
-What is documented of trainers and does not depend on the kind of model is here; :mod:`ray_st.trainer` adds what does.
+What is documented of trainers and does not depend on the kind of model is here; :mod:`ray_st.trainer` adds
+what does.
 """
 
 from __future__ import annotations
@@ -112,8 +113,9 @@ MOVED = {
 class ModelTrainer(HfLoop):
     """Trains and evaluates models on a Ray cluster; a subclass for each kind of model has the documented signature.
 
-    Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds the trained
-    weights and ``state`` the history, as if they had run in place. On each worker the same class is the loop.
+    Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds
+    the trained weights and ``state`` the history, as if they had run in place. On each worker the same class
+    is the loop.
 
     Args:
         model: The model to train.
@@ -135,9 +137,11 @@ class ModelTrainer(HfLoop):
         processing_class: The later name of ``tokenizer``.
 
     Attributes:
-        card_defaults: Training arguments by default; the card names those that differ. None where runs are not noted.
+        card_defaults: Training arguments by default; the card names those that differ. None where runs are
+            not noted.
         default_callbacks: Those that the library adds by itself.
-        batch_orders: What makes a training dataset's sampler in place of the documented methods, by the dataset's name.
+        batch_orders: What makes a training dataset's sampler in place of the documented methods, by the
+            dataset's name.
 
     Raises:
         ValueError: If the model, the data and the loss don't fit each other.
@@ -249,8 +253,8 @@ class ModelTrainer(HfLoop):
     ) -> AnyTrainer:
         """Makes a trainer of this class in a worker.
 
-        A subclass's own constructor is not called, as its arguments are not known; the attributes that it set are restored
-        instead.
+        A subclass's own constructor is not called, as its arguments are not known; the attributes that it set
+        are restored instead.
 
         Args:
             context: The worker's.
@@ -296,7 +300,8 @@ class ModelTrainer(HfLoop):
         """Makes the model with ``model_init``, and the losses for it.
 
         Args:
-            trial: Passed on if ``model_init`` takes an argument, and to losses' functions with an argument of this name.
+            trial: Passed on if ``model_init`` takes an argument, and to losses' functions with an argument of
+                this name.
         """
         model = super().call_model_init(trial)
         if self._tokenizer is not None:
@@ -317,8 +322,8 @@ class ModelTrainer(HfLoop):
     def own_attributes(self) -> dict[str, Any]:
         """The attributes that a subclass set by itself; they travel to workers.
 
-        Nothing but its name tells such an attribute from transformers' own, of which it has some sixty: they are those
-        that were not there when the library's constructor ended.
+        Nothing but its name tells such an attribute from transformers' own, of which it has some sixty: they
+        are those that were not there when the library's constructor ended.
         """
         return {name: value for name, value in vars(self).items() if name not in self._library_attributes}
 
@@ -333,8 +338,9 @@ class ModelTrainer(HfLoop):
         """Trains the model on the cluster; in a worker, runs the loop.
 
         Args:
-            resume_from_checkpoint: Path of a checkpoint, or True for the newest complete one of the run's folder. With
-                ``resume_only_model=True`` in the arguments, of any model folder: a new run begins with its weights.
+            resume_from_checkpoint: Path of a checkpoint, or True for the newest complete one of the run's
+                folder. With ``resume_only_model=True`` in the arguments, of any model folder: a new run
+                begins with its weights.
             trial: Passed to ``model_init``.
             ignore_keys_for_eval: Part of transformers' interface; models have one output.
 
@@ -402,8 +408,9 @@ class ModelTrainer(HfLoop):
             metric_key_prefix: Prefix of the metrics' names.
 
         Returns:
-            Metrics by name: ``eval_loss``, or ``eval_NAME_loss`` for each of several datasets, and the evaluator's, with
-            named datasets under the prefix of each: ``eval_NAME_…``. (In a training run they come once, as ``eval_…``.)
+            Metrics by name: ``eval_loss``, or ``eval_NAME_loss`` for each of several datasets, and the
+            evaluator's, with named datasets under the prefix of each: ``eval_NAME_…``. (In a training run
+            they come once, as ``eval_…``.)
 
         Raises:
             ValueError: If there is neither a dataset nor an evaluator.
@@ -474,19 +481,21 @@ class ModelTrainer(HfLoop):
         Needs ``model_init``, and the loss as a function of the model: each trial makes its own.
 
         Args:
-            hp_space: A function of a trial in Optuna's define-by-run form, or a dict of Ray Tune domains by name; by
-                default learning rate, epochs, seed and batch size. Names are training arguments, or what ``model_init``
-                or the loss initialiser reads from the trial.
-            compute_objective: The objective from an evaluation's metrics, or the name of one; by default the evaluation
-                loss if there is nothing else, otherwise the sum of all metrics.
+            hp_space: A function of a trial in Optuna's define-by-run form, or a dict of Ray Tune domains by
+                name; by default learning rate, epochs, seed and batch size. Names are training arguments, or
+                what ``model_init`` or the loss initialiser reads from the trial.
+            compute_objective: The objective from an evaluation's metrics, or the name of one; by default the
+                evaluation loss if there is nothing else, otherwise the sum of all metrics.
             n_trials: How many trials; 0 with ``points_to_evaluate`` tries these only.
             direction: ``"minimize"`` or ``"maximize"``; a list for several objectives.
             backend: ``"ray"`` (default), or ``"optuna"`` for the same search one trial at a time.
             hp_name: A trial's name from the Optuna trial.
-            kwargs: As for :class:`ray_st.tune.SearchOptions`: name, sampler, scheduler, rungs, resources_per_trial, …
+            kwargs: As for :class:`ray_st.tune.SearchOptions`: name, sampler, scheduler, rungs,
+                resources_per_trial, …
 
         Returns:
-            transformers' ``BestRun(run_id, objective, hyperparameters, run_summary)``; a list for several objectives.
+            transformers' ``BestRun(run_id, objective, hyperparameters, run_summary)``; a list for several
+                objectives.
 
         Raises:
             ValueError: If the search cannot work; before any trial starts, as far as can be known.
@@ -534,8 +543,9 @@ class ModelTrainer(HfLoop):
     ) -> Any:
         """The batch sampler that ``args.batch_sampler`` names; override it for one of your own.
 
-        Called on the driver, before workers start. For data larger than memory it is called again for each window of
-        rows, away from the driver: it may use ``self.args`` and attributes of its own there, not the model.
+        Called on the driver, before workers start. For data larger than memory it is called again for each
+        window of rows, away from the driver: it may use ``self.args`` and attributes of its own there, not
+        the model.
 
         Args:
             dataset: The rows: their keys, or the dataset itself for an overridden method.
@@ -615,8 +625,8 @@ class ModelTrainer(HfLoop):
     def metric_names(self) -> MetricNames:
         """The metrics that each evaluation reports while training, as far as they are known before it starts.
 
-        They are all of them unless ``compute_metrics``, an evaluator that does not say its own, a callback with an
-        ``on_evaluate``, or an overridden method of the trainer may add others.
+        They are all of them unless ``compute_metrics``, an evaluator that does not say its own, a callback
+        with an ``on_evaluate``, or an overridden method of the trainer may add others.
         """
         # transformers' callbacks read metrics; those of users may enter more of them.
         may_add = any(
@@ -645,7 +655,8 @@ class ModelTrainer(HfLoop):
         strategy = IntervalStrategy(self.args.eval_strategy)
         if strategy != IntervalStrategy.NO and self.eval_dataset is None and self.evaluator is None:
             raise ValueError(
-                f"eval_strategy={strategy.value!r} needs an eval_dataset or an evaluator; the trainer has neither."
+                f"eval_strategy={strategy.value!r} needs an eval_dataset or an evaluator; the trainer has "
+                "neither."
             )
         check_best_metric(self.args, self.own_callbacks(), self.lr_scheduler, self.metric_names())
 
@@ -807,8 +818,8 @@ class ModelTrainer(HfLoop):
             kwargs: Arguments of :meth:`create_model_card`.
 
         Returns:
-            What huggingface_hub says of the commit, or a future of it with ``blocking=False``; None but on the first
-            rank.
+            What huggingface_hub says of the commit, or a future of it with ``blocking=False``; None but on
+            the first rank.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
@@ -848,7 +859,8 @@ class ModelTrainer(HfLoop):
         """The optimizer's group of a parameter.
 
         Args:
-            param: A parameter of the model or of a loss, or the name of one of the model's; None for all groups.
+            param: A parameter of the model or of a loss, or the name of one of the model's; None for all
+                groups.
 
         Returns:
             The group, a dict, or a list with the parameters of each group.
@@ -869,8 +881,8 @@ class ModelTrainer(HfLoop):
         """
         if not self.is_deepspeed_enabled:
             raise ValueError(
-                "propagate_args_to_deepspeed completes DeepSpeed's configuration, and this trainer does not use DeepSpeed. "
-                "transformers calls it by itself where it does: leave the call out."
+                "propagate_args_to_deepspeed completes DeepSpeed's configuration, and this trainer does not "
+                "use DeepSpeed. transformers calls it by itself where it does: leave the call out."
             )
         propagate_args_to_deepspeed(self.accelerator, self.args, auto_find_batch_size)
 

@@ -16,40 +16,42 @@ from ray_st.training_args import SentenceTransformerTrainingArguments
 class SentenceTransformerTrainer(ModelTrainer):
     """Trains and evaluates embedding models on a Ray cluster.
 
-    Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds the trained
-    weights and ``state`` the history, as if they had run in place. What a subclass overrides (``compute_loss``,
-    ``get_batch_sampler``, …) has its effect on every worker.
+    Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds
+    the trained weights and ``state`` the history, as if they had run in place. What a subclass overrides
+    (``compute_loss``, ``get_batch_sampler``, …) has its effect on every worker.
 
     Args:
         model: The model to train.
         args: Training arguments; defaults to those of an output folder ``tmp_trainer``.
-        train_dataset: A :class:`datasets.Dataset` or :class:`datasets.IterableDataset`, a Ray Dataset, paths of files, a
-            table, columns, rows, or a :class:`ray_st.data.sources.Source`; or a dict of these. Columns are passed to
-            the loss in their order; a column named label, labels, score or scores is the label.
+        train_dataset: A :class:`datasets.Dataset` or :class:`datasets.IterableDataset`, a Ray Dataset, paths
+            of files, a table, columns, rows, or a :class:`ray_st.data.sources.Source`; or a dict of these.
+            Columns are passed to the loss in their order; a column named label, labels, score or scores is
+            the label.
         eval_dataset: Likewise.
         loss: A loss, or a function that makes it from the model; CoSENT by default.
         evaluator: An evaluator or a list of them.
         data_collator: Makes inputs from rows (a list of dicts of texts) in place of the default.
         tokenizer: Replaces the model's tokenizer.
-        model_init: Makes the model; instead of ``model``. Called here, with the trial or nothing, when the trainer is
-            made and again by each ``train()``; a loss given as a module is copied for each.
-        compute_metrics: Called at each evaluation of a dataset with an ``EvalPrediction``: the embeddings of each text
-            column and the labels. Returns figures by name.
+        model_init: Makes the model; instead of ``model``. Called here, with the trial or nothing, when the
+            trainer is made and again by each ``train()``; a loss given as a module is copied for each.
+        compute_metrics: Called at each evaluation of a dataset with an ``EvalPrediction``: the embeddings of
+            each text column and the labels. Returns figures by name.
         callbacks: transformers callbacks; they run on the workers.
-        optimizers: Optimizer and scheduler to use instead of those that the arguments name. Made from the parameters of
-            ``model`` here, they act on the workers' model there.
-        preprocess_logits_for_metrics: Called for each batch with the tuple of its embeddings and its labels; what it
-            returns (a tensor, or a tuple of them) goes to ``compute_metrics`` instead.
-        scaling_config: Ray Train's, number and kind of workers; by default one for each GPU of the cluster, or one CPU
-            worker. With ``num_workers=0`` all runs in this process, without Ray: for debugging and first tries.
-        run_config: Ray Train's, name, storage and failure handling; by default checkpoints go to ``args.output_dir``
-            and a failed worker group is restarted up to three times.
-        optimizer_cls_and_kwargs: Class of the optimizer and its arguments, in place of what the arguments name; made on
-            the workers.
+        optimizers: Optimizer and scheduler to use instead of those that the arguments name. Made from the
+            parameters of ``model`` here, they act on the workers' model there.
+        preprocess_logits_for_metrics: Called for each batch with the tuple of its embeddings and its labels;
+            what it returns (a tensor, or a tuple of them) goes to ``compute_metrics`` instead.
+        scaling_config: Ray Train's, number and kind of workers; by default one for each GPU of the cluster,
+            or one CPU worker. With ``num_workers=0`` all runs in this process, without Ray: for debugging and
+            first tries.
+        run_config: Ray Train's, name, storage and failure handling; by default checkpoints go to
+            ``args.output_dir`` and a failed worker group is restarted up to three times.
+        optimizer_cls_and_kwargs: Class of the optimizer and its arguments, in place of what the arguments
+            name; made on the workers.
         processing_class: The later name of ``tokenizer``.
 
-    Inside a ``train_loop_per_worker`` of Ray Train the trainer runs in that worker. Datasets are then what is the same on
-    each rank, or the shards of ``ray.train.get_dataset_shard``; see docs/trainer.md.
+    Inside a ``train_loop_per_worker`` of Ray Train the trainer runs in that worker. Datasets are then what is
+    the same on each rank, or the shards of ``ray.train.get_dataset_shard``; see docs/trainer.md.
 
     Raises:
         ValueError: If the model, the data and the loss don't fit each other.
@@ -100,8 +102,8 @@ class SentenceTransformerTrainer(ModelTrainer):
     ) -> Any:
         """Datasets that put prompts before their texts as rows are read, and name themselves where it matters.
 
-        ``train`` and ``evaluate`` do this by themselves, with ``args.prompts``. Rows get a ``dataset_name`` if there is a
-        loss for each of several datasets, or a prompt.
+        ``train`` and ``evaluate`` do this by themselves, with ``args.prompts``. Rows get a ``dataset_name``
+        if there is a loss for each of several datasets, or a prompt.
 
         Args:
             dataset_dict: A dataset, several by name, or None; left as they are.
@@ -109,8 +111,8 @@ class SentenceTransformerTrainer(ModelTrainer):
             dataset_name: Name of a single dataset, if it has one.
 
         Raises:
-            ValueError: If prompts by dataset are given for a dataset without a name, or name no dataset or column; or the
-                model puts texts into a chat template.
+            ValueError: If prompts by dataset are given for a dataset without a name, or name no dataset or
+                column; or the model puts texts into a chat template.
         """
         excludes = any(getattr(part, "include_prompt", True) is False for part in self.model.modules())
         encoder = self.model.token_encoder()

@@ -37,7 +37,8 @@ class World:
     def share(self, rows: int) -> slice:
         """The slice of ``rows`` consecutive rows that belongs to this rank.
 
-        Slices of all ranks are disjoint, cover ``range(rows)`` in order of rank and differ by at most one row.
+        Slices of all ranks are disjoint, cover ``range(rows)`` in order of rank and differ by at most one
+        row.
         """
         return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 

@@ -62,7 +62,7 @@ def read(root: Path) -> list[File]:
 
 def class_tree(files: Sequence[File]) -> dict[str, ast.ClassDef]:
     """The trainer's class and those of ours that it inherits from."""
-    homes = ("ray_st.trainer", "ray_st.training")
+    homes = ("ray_st.trainer", "ray_st.model_trainer", "ray_st.training")
     known = {
         node.name: node
         for file in files

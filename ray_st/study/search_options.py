@@ -71,8 +71,8 @@ class SearchOptions:
         data_init: A function of a trial that makes its training data, if these are part of the search; each
             trial then encodes its own. By default all trials share the trainer's.
         warm_start: Folder of an earlier search with the same parameters to learn from.
-        storage: Optuna storage, or the URL of a database such as ``"sqlite:///study.db"``, which dashboards can show. By
-            default the study is in memory; the records in the folder suffice to continue.
+        storage: Optuna storage, or the URL of a database such as ``"sqlite:///study.db"``, which dashboards
+            can show. By default the study is in memory; the records in the folder suffice to continue.
         resources_per_trial: Resources of a trial on one worker, such as ``{"CPU": 2, "GPU": 0.5}``; by
             default those ``scaling_config`` gives a worker, else one GPU if there are GPUs, else one CPU.
         max_concurrent_trials: Most trials at a time; by default as many as the cluster has room for.

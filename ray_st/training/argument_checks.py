@@ -18,8 +18,8 @@ from ray_st.util.uploads import check_kept
 REFUSED = {
     "parallelism_config": "each worker runs the whole model; fsdp=True shards its weights",
     "enable_jit_checkpoint": (
-        "one worker alone cannot write a checkpoint when it is told to end; Ray restarts the run from the newest one. Set "
-        "save_steps to what may be lost"
+        "one worker alone cannot write a checkpoint when it is told to end; Ray restarts the run from the "
+        "newest one. Set save_steps to what may be lost"
     ),
 }
 """Why an argument is refused, and what to do instead, by its name."""
@@ -67,8 +67,8 @@ def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
     for name, value in (("scaling_config", scaling_config), ("run_config", run_config)):
         if value is not None:
             raise ValueError(
-                f"{name} has no effect inside a worker of Ray Train, which is running already: give it to your "
-                "TorchTrainer, or train on the driver."
+                f"{name} has no effect inside a worker of Ray Train, which is running already: give it to "
+                "your TorchTrainer, or train on the driver."
             )
     _refuse(args, REFUSED_IN_PLACE, " inside a worker of Ray Train")
 
@@ -134,24 +134,26 @@ def check_losses(args: Any, loss: LossOrLosses) -> None:
     for one in losses_of(loss).values() if args.fsdp else ():
         if any(_is_cached(part) for part in one.modules()):
             raise ValueError(
-                f"{type(one).__name__} runs the model once a mini-batch, and with fsdp every run is a gathering of weights in "
-                "which all ranks take part, whose numbers of mini-batches differ. Use the loss without its cache, with "
-                "activation_checkpointing in fsdp_config to save memory, or leave fsdp out."
+                f"{type(one).__name__} runs the model once a mini-batch, and with fsdp every run is a "
+                "gathering of weights in which all ranks take part, whose numbers of mini-batches differ. "
+                "Use the loss without its cache, with activation_checkpointing in fsdp_config to save "
+                "memory, or leave fsdp out."
             )
         numbers = [
             name for name, weight in one.named_parameters() if weight.requires_grad and not weight.ndim
         ]
         if numbers:
             raise ValueError(
-                f"{type(one).__name__} trains {numbers}, single numbers, which fsdp cannot shard. Choose another loss, set "
-                "requires_grad=False on them, or leave fsdp out."
+                f"{type(one).__name__} trains {numbers}, single numbers, which fsdp cannot shard. Choose "
+                "another loss, set requires_grad=False on them, or leave fsdp out."
             )
 
 
 def check_recomputation(args: Any, loss: LossOrLosses, workers: int) -> None:
     """Refuses activations that are computed again by a backward pass inside of another, where it runs more than once.
 
-    Each such pass gives the weights their gradients at once, and on several workers a gradient may come once a step.
+    Each such pass gives the weights their gradients at once, and on several workers a gradient may come once
+    a step.
 
     Args:
         args: Training arguments.
@@ -166,14 +168,15 @@ def check_recomputation(args: Any, loss: LossOrLosses, workers: int) -> None:
     for one in losses_of(loss).values():
         if any(_is_cached(part) for part in one.modules()):
             raise ValueError(
-                f"{type(one).__name__} runs the model once a mini-batch, which gradient_checkpointing with use_reentrant=True "
-                f"cannot do on {workers} workers. {_REENTERS}"
+                f"{type(one).__name__} runs the model once a mini-batch, which gradient_checkpointing with "
+                f"use_reentrant=True cannot do on {workers} workers. {_REENTERS}"
             )
 
 
 _REENTERS = (
-    "Each run has a backward pass of its own then, which gives the weights their gradients again, and workers exchange each "
-    "gradient once a step. Set use_reentrant=False in gradient_checkpointing_kwargs, or leave it out."
+    "Each run has a backward pass of its own then, which gives the weights their gradients again, and "
+    "workers exchange each gradient once a step. Set use_reentrant=False in gradient_checkpointing_kwargs, "
+    "or leave it out."
 )
 
 
@@ -191,7 +194,8 @@ def _recomputes(args: Any) -> bool:
 def ready_twice(error: RuntimeError, args: Any) -> ValueError | None:
     """The error to raise in place of a backward pass's, if some weight got its gradient twice in it.
 
-    A restart would meet it again. Losses without a cache come to this where a batch is more than one run of the model.
+    A restart would meet it again. Losses without a cache come to this where a batch is more than one run of
+    the model.
 
     Args:
         error: What the backward pass raised.
@@ -203,8 +207,8 @@ def ready_twice(error: RuntimeError, args: Any) -> ValueError | None:
     if not reenters(args) or "mark a variable ready only once" not in str(error):
         return None
     return ValueError(
-        "The batch is too large for one run of the model, and gradient_checkpointing with use_reentrant=True cannot run it "
-        f"more than once a step on several workers. {_REENTERS}"
+        "The batch is too large for one run of the model, and gradient_checkpointing with "
+        f"use_reentrant=True cannot run it more than once a step on several workers. {_REENTERS}"
     )
 
 

@@ -17,11 +17,11 @@ def make_losses(given: Any, model: nn.Module, anew: bool = False, trial: Any = N
     """The losses of a model.
 
     Args:
-        given: What the user gave: a loss, a function that makes it from the model (and ``trial``, if it has an argument of
-            this name), or a dict of these; None for CoSENT.
+        given: What the user gave: a loss, a function that makes it from the model (and ``trial``, if it has
+            an argument of this name), or a dict of these; None for CoSENT.
         model: The model.
-        anew: Whether losses that were given hold another model, which this one replaces: copies are made, with what
-            they own as it was given.
+        anew: Whether losses that were given hold another model, which this one replaces: copies are made,
+            with what they own as it was given.
         trial: The trial of a search; None outside of one.
 
     Raises:
@@ -79,8 +79,8 @@ def _listed(value: Any) -> Iterable[Any]:
 def _in_training(loss: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
     """The models that a loss trains, by the names of the attributes that hold them.
 
-    Those that it and its parts hold as ``model``, as ours do, whatever else they hold: that is a guide or a teacher.
-    Otherwise all that it holds, under whatever names.
+    Those that it and its parts hold as ``model``, as ours do, whatever else they hold: that is a guide or a
+    teacher. Otherwise all that it holds, under whatever names.
     """
     held = _models_in(loss, model)
     named = {path: one for path, one in held.items() if path.rpartition(".")[2] == "model"}
@@ -110,9 +110,9 @@ def check_model(loss: nn.Module, model: nn.Module) -> None:
         return
     name = type(loss).__name__
     raise ValueError(
-        f"{name} was made with another model than the trainer's, which it holds as {_listing(foreign)}, so that training "
-        f"would not change the trainer's. Make it with the same model, or give a function: loss=lambda model: "
-        f"{name}(model, ...)."
+        f"{name} was made with another model than the trainer's, which it holds as {_listing(foreign)}, so "
+        "that training would not change the trainer's. Make it with the same model, or give a function: "
+        f"loss=lambda model: {name}(model, ...)."
     )
 
 
@@ -122,8 +122,8 @@ def _renewed(loss: nn.Module, model: nn.Module) -> nn.Module:
     named = any(path.rpartition(".")[2] == "model" for path in trained)
     if not named and len(set(map(id, trained.values()))) > 1:
         raise ValueError(
-            f"{type(loss).__name__} holds several models, as {_listing(trained)}, and model_init makes another: it is not "
-            "said which one that replaces. Give a function: loss=lambda model: "
+            f"{type(loss).__name__} holds several models, as {_listing(trained)}, and model_init makes "
+            "another: it is not said which one that replaces. Give a function: loss=lambda model: "
             f"{type(loss).__name__}(model, ...), or hold the model in training as self.model."
         )
     memo: dict[int, Any] = {}
@@ -155,13 +155,13 @@ def check_optimizer(optimizer: Any, model: nn.Module, loss: LossOrLosses, rates:
         return
     if rates:
         raise ValueError(
-            "learning_rate_mapping has no effect on an optimizer of your own: give its groups their rates, or leave "
-            "optimizers out."
+            "learning_rate_mapping has no effect on an optimizer of your own: give its groups their rates, "
+            "or leave optimizers out."
         )
     ours = {id(weight) for weight in Step(model, loss).parameters()}
     held = [weight for group in optimizer.param_groups for weight in group["params"]]
     if not any(id(weight) in ours for weight in held):
         raise ValueError(
-            f"optimizers: {type(optimizer).__name__} holds {len(held)} parameters, none of them the model's or the loss's. "
-            "Make it from the parameters of the model that the trainer is given."
+            f"optimizers: {type(optimizer).__name__} holds {len(held)} parameters, none of them the model's "
+            "or the loss's. Make it from the parameters of the model that the trainer is given."
         )

@@ -40,7 +40,8 @@ class TrainerSpec:
     Args:
         kind: The trainer's class; a user's subclass, maybe.
         options: Arguments of the library's constructor, with their current values.
-        removed: Default callbacks that the user removed. Without a bar or printer, workers show no progress either.
+        removed: Default callbacks that the user removed. Without a bar or printer, workers show no progress
+            either.
         attributes: Those that a subclass set by itself.
         state: The trainer's state as JSON: what was trained so far, and its history.
     """

@@ -56,6 +56,7 @@ def check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_TRY_S).close()
     except (OSError, ValueError) as error:
         raise ConnectionError(
-            f"no Ray cluster answers at {address} ({error}). It is named by RAY_ADDRESS or by the last `ray start` on this "
-            "machine. Start it, name another one, or set RAY_ADDRESS=local to have one started for this process alone"
+            f"no Ray cluster answers at {address} ({error}). It is named by RAY_ADDRESS or by the last `ray "
+            "start` on this machine. Start it, name another one, or set RAY_ADDRESS=local to have one "
+            "started for this process alone"
         ) from error

@@ -1,13 +1,14 @@
 """What a run says, as records of ``logging``: plain lines for people, or JSON lines with codes that do not change.
 
-The logger of an event is named after its code, such as ``ray_st.events.workers.lost``, so that a level or a handler of
-``logging`` routes or silences one event, a group (``ray_st.events.train``) or all (``ray_st.events``). Loggers of modules
-(``logging.getLogger(__name__)``) are for what users see only if they ask for it: the level of those also decides whether
-models show progress bars, so events cannot share it.
+The logger of an event is named after its code, such as ``ray_st.events.workers.lost``, so that a level or a
+handler of ``logging`` routes or silences one event, a group (``ray_st.events.train``) or all
+(``ray_st.events``). Loggers of modules (``logging.getLogger(__name__)``) are for what users see only if they
+ask for it: the level of those also decides whether models show progress bars, so events cannot share it.
 
-Nothing is configured at import. From the first event on :class:`ConsoleHandler` is attached to ``ray_st.events``, as long as
-``ray_st`` has no handlers, and the level is INFO, unless one of the two has a level. Handlers on ``ray_st`` replace the console;
-those on ``ray_st.events``, or on an event's logger, come on top.
+Nothing is configured at import. From the first event on :class:`ConsoleHandler` is attached to
+``ray_st.events``, as long as ``ray_st`` has no handlers, and the level is INFO, unless one of the two has a
+level. Handlers on ``ray_st`` replace the console; those on ``ray_st.events``, or on an event's logger, come
+on top.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ class JsonFormatter(logging.Formatter):
 class ConsoleHandler(logging.Handler):
     """Shows records on the user's console: as lines on standard output, or on a worker by sending them to the driver.
 
-    A record that cannot be shown, because the disk of the log is full or its reader is gone, goes to standard error if that
-    can be written to. It never ends a run.
+    A record that cannot be shown, because the disk of the log is full or its reader is gone, goes to standard
+    error if that can be written to. It never ends a run.
     """
 
     def __init__(self) -> None:

@@ -21,5 +21,6 @@ def load_extra(module: str, extra: str, purpose: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"{purpose} needs {module.partition('.')[0]}, which is not installed: pip install 'ray-st[{extra}]'."
+            f"{purpose} needs {module.partition('.')[0]}, which is not installed: pip install "
+            f"'ray-st[{extra}]'."
         ) from error

@@ -22,12 +22,14 @@ def http_get(url: str, path: str | Path) -> None:
     It has its name only once it is complete: until then it is a file beside it that ends with ``.part``.
 
     Args:
-        url: An address that starts with ``http://`` or ``https://``. Redirections are followed, from https to https only.
+        url: An address that starts with ``http://`` or ``https://``. Redirections are followed, from https to
+            https only.
         path: The file to write; its folder is made if it is not there, an older file is replaced.
 
     Raises:
         ValueError: If the address is of another scheme.
-        OSError: If the server cannot be reached, answers with an error or breaks off, or the file cannot be written.
+        OSError: If the server cannot be reached, answers with an error or breaks off, or the file cannot be
+            written.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
         raise ValueError(f"http_get needs an address that starts with http:// or https://; got {url!r}.")

@@ -24,8 +24,8 @@ def lazy_module(
         package: ``__name__`` of the package.
         table: Each public name and the full name of the module that holds it. A name whose module is
             ``package.name`` itself stands for that module.
-        module_files: Whether ``from package.Part import Part`` works for each class, too, as in releases that had a
-            file for each.
+        module_files: Whether ``from package.Part import Part`` works for each class, too, as in releases that
+            had a file for each.
         unserved: Names that scripts ask for and that are not there, with what to tell them.
 
     Returns:
@@ -57,8 +57,8 @@ def lazy_module(
 def offer_module(name: str, holder: str, parts: list[str] | None = None) -> None:
     """Lets a module be imported that has no file: what is asked of it is asked of the module that holds the parts.
 
-    It is put into ``sys.modules`` ahead of any import. There the import system takes it as it is; a module that it had
-    to load it would set in the package, in place of the class of the same name.
+    It is put into ``sys.modules`` ahead of any import. There the import system takes it as it is; a module
+    that it had to load it would set in the package, in place of the class of the same name.
 
     Args:
         name: Full name of the module.

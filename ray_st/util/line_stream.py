@@ -10,8 +10,8 @@ from collections.abc import Callable
 class LineStream(io.TextIOBase):
     r"""Collects what is written and passes on each line without its end.
 
-    Of a line that is written over again and again (``\r``, as progress bars do) only the last version is passed on. Safe
-    to write to from several threads.
+    Of a line that is written over again and again (``\r``, as progress bars do) only the last version is
+    passed on. Safe to write to from several threads.
 
     Args:
         take: Called with each line.

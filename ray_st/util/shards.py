@@ -18,8 +18,8 @@ def check_shards(folder: Path) -> None:
         for name in _named(index):
             if Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
                 raise ValueError(
-                    f"{index} names the file {name!r}: parts of weights must be .safetensors files in the index's own "
-                    "folder. The folder is not opened; fetch it anew from where it comes."
+                    f"{index} names the file {name!r}: parts of weights must be .safetensors files in the "
+                    "index's own folder. The folder is not opened; fetch it anew from where it comes."
                 )
             if not (folder / name).is_file():
                 raise ValueError(f"{index} names the file {name!r}, which is not there.")

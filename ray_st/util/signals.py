@@ -45,8 +45,9 @@ def handlers_kept() -> Iterator[None]:
 def children_apart() -> Iterator[None]:
     """Lets processes that are started meanwhile have a process group that is not this process's.
 
-    What is sent to the whole group then reaches this process alone, and what it needs to save its work stays: `timeout`
-    and shells send SIGTERM to groups. The leader of a group cannot leave it; groups that it leads are its own.
+    What is sent to the whole group then reaches this process alone, and what it needs to save its work stays:
+    `timeout` and shells send SIGTERM to groups. The leader of a group cannot leave it; groups that it leads
+    are its own.
     """
     group = os.getpgrp()
     if group == os.getpid():

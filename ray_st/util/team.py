@@ -26,7 +26,8 @@ class Team(Protocol):
         """The value of every process, in order of rank; every process must call it.
 
         Args:
-            value: Anything that can be pickled. Tensors, also in lists and dicts, arrive on the receiver's device.
+            value: Anything that can be pickled. Tensors, also in lists and dicts, arrive on the receiver's
+                device.
         """
 
 
@@ -74,7 +75,8 @@ def in_team(model: Any, team: Team) -> Iterator[None]:
 def share_out(team: Team, items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
     """The results of some work on all items, in their order, on every process.
 
-    Items are dealt back and forth: where they are sorted by cost, no process always gets the dearest of a round.
+    Items are dealt back and forth: where they are sorted by cost, no process always gets the dearest of a
+    round.
 
     Args:
         team: Who shares the work; all must call this with the same items.

@@ -13,7 +13,8 @@ def lone_surrogate(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         return (
-            f"character {error.start} is half of a surrogate pair, {text[error.start]!a}, which is not Unicode; "
-            "correct the text, or replace such characters with text.encode('utf-8', 'replace').decode()"
+            f"character {error.start} is half of a surrogate pair, {text[error.start]!a}, which is not "
+            "Unicode; correct the text, or replace such characters with text.encode('utf-8', "
+            "'replace').decode()"
         )
     return None

@@ -14,8 +14,8 @@ _SPARSE = _LATER.replace("{what}", "sparse encoders")
 _MULTI = _LATER.replace("{what}", "multi-vector encoders")
 _BACKENDS = _LATER.replace("{what}", "ONNX and OpenVINO backends")
 _COLLATOR = (
-    "There is no {name!r} to import: a run tokenises rows ahead of training by itself. A data_collator of your own gets "
-    "rows as dicts of texts."
+    "There is no {name!r} to import: a run tokenises rows ahead of training by itself. A data_collator of "
+    "your own gets rows as dicts of texts."
 )
 _IDS = (
     "There is no {name!r} to import: put texts in place of ids before training, with datasets' map or a join."

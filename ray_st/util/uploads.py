@@ -38,6 +38,6 @@ def check_kept(path: str | Path, name: str, remedy: str = "Give an absolute path
     upload = upload_of(path)
     if upload is not None:
         raise ValueError(
-            f"{name} {str(path)!r} lies in {upload}, the folder that Ray made of the job's working_dir: Ray deletes it "
-            f"some time after the job, and the next job gets another one. {remedy}."
+            f"{name} {str(path)!r} lies in {upload}, the folder that Ray made of the job's working_dir: Ray "
+            f"deletes it some time after the job, and the next job gets another one. {remedy}."
         )

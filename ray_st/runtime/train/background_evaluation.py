@@ -180,7 +180,8 @@ def open_queue(
     """The queue of a run, for as long as the context is open.
 
     Args:
-        beside: How the run is evaluated beside training; None where its workers evaluate, which need no queue.
+        beside: How the run is evaluated beside training; None where its workers evaluate, which need no
+            queue.
         sealed: The run.
         sources: Its datasets, by name.
     """

@@ -171,8 +171,8 @@ class Reports(TrainerCallback):
     Attributes:
         step: The step of the last one; -1 before the first.
         stopped: Whether the trial was asked to stop.
-        late: Whether it reports when all else of a step is done: a trial that may wait after an evaluation, and continue
-            from its checkpoint with other hyperparameters, has a checkpoint of what it reported.
+        late: Whether it reports when all else of a step is done: a trial that may wait after an evaluation,
+            and continue from its checkpoint with other hyperparameters, has a checkpoint of what it reported.
     """
 
     def __init__(

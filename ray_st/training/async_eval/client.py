@@ -20,8 +20,8 @@ from ray_st.util.events import notes
 from ray_st.world import World
 
 MOST_AWAITED = 2
-"""Evaluations that may be outstanding. With one more to come, the workers wait: a slow evaluation slows training down
-rather than fall behind without bound."""
+"""Evaluations that may be outstanding. With one more to come, the workers wait: a slow evaluation slows
+training down rather than fall behind without bound."""
 
 AWAITED = "awaited"
 """Key, in a checkpoint's manifest, of the steps whose results were outstanding, with their epochs."""
@@ -36,7 +36,8 @@ class EvaluationError(ValueError):
 class AsyncEvaluation:
     """Has weights evaluated by another process, step by step.
 
-    Every rank does the same at the same step: what has arrived the first rank finds out, and tells the others.
+    Every rank does the same at the same step: what has arrived the first rank finds out, and tells the
+    others.
 
     Args:
         queue: Takes requests, keeps results.
@@ -129,8 +130,8 @@ class AsyncEvaluation:
         except (OSError, SafetensorError) as error:
             store.give_up(step)
             notes.warning(
-                f"warning: the weights of step {step} could not be written to {store.path}, and its evaluation is left out; "
-                f"training goes on. Is the disk full? {type(error).__name__}: {error}"
+                f"warning: the weights of step {step} could not be written to {store.path}, and its "
+                f"evaluation is left out; training goes on. Is the disk full? {type(error).__name__}: {error}"
             )
             return False
         return True
@@ -141,7 +142,8 @@ class AsyncEvaluation:
         """Enters the results that have arrived.
 
         Args:
-            wait_s: How long to wait for the first if there are none; far less than collectives wait for a rank.
+            wait_s: How long to wait for the first if there are none; far less than collectives wait for a
+                rank.
 
         Raises:
             EvaluationError: If an evaluation failed.
@@ -152,7 +154,8 @@ class AsyncEvaluation:
         for result in collectives.broadcast_object(found):
             if result.error:
                 raise EvaluationError(
-                    f"The evaluation of step {result.step} beside training failed. Its checkpoint is kept; resume from the "
+                    f"The evaluation of step {result.step} beside training failed. Its checkpoint is kept; "
+                    "resume from the "
                     f'newest when the cause is mended, or with eval_on="workers". The cause:\n{result.error}'
                 )
             del self.awaited[result.step]

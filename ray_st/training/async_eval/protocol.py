@@ -116,8 +116,8 @@ class SlicedBatchSource:
 def stand_in(trainer: Any, ranks: int) -> None:
     """Prepares a trainer that is alone in its process to find the figures of a run's ranks.
 
-    Ranks compute losses on their shares of a batch, which matters to a loss that compares the rows of a batch. Only a
-    loss that gathers the ranks' rows, or sums over them, sees whole batches.
+    Ranks compute losses on their shares of a batch, which matters to a loss that compares the rows of a
+    batch. Only a loss that gathers the ranks' rows, or sums over them, sees whole batches.
 
     Args:
         trainer: The trainer. Its callbacks are taken away: those of the run will see the figures.

@@ -1,8 +1,8 @@
 """What callbacks ask for on one rank happens on all: a checkpoint, an evaluation or an end that one rank alone enters hangs.
 
-A callback that acts only where ``state.is_world_process_zero``, or goes by its own clock, sets flags of its rank's
-``control``. Where the loop is about to act on them, all ranks take the union. That costs a reduction of five numbers, at
-each step only where a part of the user's can have set one in it.
+A callback that acts only where ``state.is_world_process_zero``, or goes by its own clock, sets flags of its
+rank's ``control``. Where the loop is about to act on them, all ranks take the union. That costs a reduction
+of five numbers, at each step only where a part of the user's can have set one in it.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ class NotesRuns(Protocol):
 class SentenceTransformerModelCardCallback(TrainerCallback):
     """Has a trainer's runs noted in its model's card, as every trainer does by itself.
 
-    For scripts that override ``add_model_card_callback`` in the way of later releases: they add this callback and call
-    its ``on_init_end``.
+    For scripts that override ``add_model_card_callback`` in the way of later releases: they add this callback
+    and call its ``on_init_end``.
 
     Args:
         default_args_dict: Training arguments by default; the card names those that differ.

@@ -14,7 +14,8 @@ class Goodput:
 
     Args:
         started: When the run began, in seconds since 1970.
-        total_at: Gives the sum at a step, or before, as it was booked; what was booked for later steps is dropped.
+        total_at: Gives the sum at a step, or before, as it was booked; what was booked for later steps is
+            dropped.
         book: Notes the sum at a step, outside of this process.
         wall: Tells the time since 1970.
     """

@@ -27,8 +27,9 @@ REASONS = {
 class StopConsensus(TrainerCallback):
     """Every two seconds or so the ranks tell each other their wishes and how fast they are.
 
-    How many steps lie between two calls follows from the last call's figures, which are the same on all ranks: so all
-    call at the same step, and what they agree on happens at the same step. A call is one reduction of a few numbers.
+    How many steps lie between two calls follows from the last call's figures, which are the same on all
+    ranks: so all call at the same step, and what they agree on happens at the same step. A call is one
+    reduction of a few numbers.
 
     Args:
         trainer: The worker's trainer.

@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 from ray_st.training.callbacks.goodput import Goodput
 
 PARTS = ("data", "forward", "backward", "optimizer", "rest")
-"""The parts of a step: waiting for its data; the losses' forward passes; the backward passes, with the reduction of
-gradients, and their clipping; the optimizer; what is left, such as the schedule."""
+"""The parts of a step: waiting for its data; the losses' forward passes; the backward passes, with the
+reduction of gradients, and their clipping; the optimizer; what is left, such as the schedule."""
 
 
 class MetricSink(Protocol):
@@ -30,8 +30,8 @@ class MetricSink(Protocol):
 class Throughput(TrainerCallback):
     """Measures the loop of a worker.
 
-    Times are the training thread's. On a GPU, work that the host has only asked for counts where the host next waits
-    for it.
+    Times are the training thread's. On a GPU, work that the host has only asked for counts where the host
+    next waits for it.
 
     Args:
         trainer: The worker's trainer.

@@ -1,8 +1,8 @@
 """Experiment trackers: transformers' callbacks, opened by one process and continued where a run goes on.
 
-Each is opened with what it returned when the run began, if the run goes on: after a restart of the workers, or from a
-checkpoint. Figures of steps that are done again are the same again, as the order of samples is; TensorBoard hides the
-earlier ones, W&B and MLflow keep both.
+Each is opened with what it returned when the run began, if the run goes on: after a restart of the workers,
+or from a checkpoint. Figures of steps that are done again are the same again, as the order of samples is;
+TensorBoard hides the earlier ones, W&B and MLflow keep both.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ class Wandb(WandbCallback):
     def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
         """Starts a run, or goes on with one; joins one that the user's own loop has started.
 
-        Offline, a run that goes on counts W&B's own steps from where the checkpoint was: rows that are logged again are the
-        same rows when all its folders are synchronised.
+        Offline, a run that goes on counts W&B's own steps from where the checkpoint was: rows that are logged
+        again are the same rows when all its folders are synchronised.
 
         Returns:
             The run's id, and how far W&B counts in the run: this object is kept up to date.
@@ -138,7 +138,8 @@ class Wandb(WandbCallback):
                 )
             except self._wandb.Error as error:
                 raise TrackerError(
-                    f"W&B cannot start a run on this worker: {error} Log in on the nodes, set WANDB_MODE=offline there, or "
+                    f"W&B cannot start a run on this worker: {error} Log in on the nodes, set "
+                    "WANDB_MODE=offline there, or "
                     'leave "wandb" out of report_to.'
                 ) from error
         self._open = True

@@ -64,8 +64,8 @@ class Checkpointer:
                 raise
             store.give_up(step)  # first: it may make the room in which the warning can be written
             notes.warning(
-                f"warning: the checkpoint of step {step} could not be written to {store.path} and is given up; training "
-                f"goes on. Is the disk full? {type(error).__name__}: {error}"
+                f"warning: the checkpoint of step {step} could not be written to {store.path} and is given "
+                f"up; training goes on. Is the disk full? {type(error).__name__}: {error}"
             )
             return None
 

@@ -1,7 +1,8 @@
 """One writer a folder: its holder keeps a lease in it alive, and whoever lost the lease writes nothing more.
 
-The driver of a run holds the run's folder (:func:`held`). What writes there on other processes carries the lease's
-:class:`Fence` and checks it before anything becomes visible: workers outlive a driver that is stopped or cut off.
+The driver of a run holds the run's folder (:func:`held`). What writes there on other processes carries the
+lease's :class:`Fence` and checks it before anything becomes visible: workers outlive a driver that is stopped
+or cut off.
 """
 
 from __future__ import annotations
@@ -62,8 +63,8 @@ class Holder:
         host: Name of the machine, and of the process's namespace on it.
         pid: Number of the process there.
         beat: Goes up with each sign of life.
-        released: Whether the holding has ended. The file stays: someone who lost the folder without noticing must not
-            find it as if nobody had ever taken it.
+        released: Whether the holding has ended. The file stays: someone who lost the folder without noticing
+            must not find it as if nobody had ever taken it.
     """
 
     owner: str
@@ -122,8 +123,8 @@ class Fence:
         found = read(self)
         if found is not None and found.host and found.owner != self.owner:
             raise LeaseLost(
-                f"The folder {self.path} was taken by process {found.pid} on {_machine(found)} while this run was "
-                "stopped or cut off. This run ends and writes nothing more into it."
+                f"The folder {self.path} was taken by process {found.pid} on {_machine(found)} while this "
+                "run was stopped or cut off. This run ends and writes nothing more into it."
             )
 
 
@@ -153,8 +154,8 @@ class Lease:
         """Puts this holder's name on the folder.
 
         Args:
-            settle_s: Seconds after which the name must still be there: of two drivers that start at the same moment,
-                the one that wrote last stays.
+            settle_s: Seconds after which the name must still be there: of two drivers that start at the same
+                moment, the one that wrote last stays.
 
         Raises:
             RunInUse: If it is not.
@@ -195,8 +196,8 @@ class Lease:
 def read(folder: Folder) -> Holder | None:
     """Who holds a folder, or held it last; None where nobody ever did.
 
-    A lease that cannot be read is being written, or was torn by a crash: its holder has no host, and another owner as
-    soon as its text is another.
+    A lease that cannot be read is being written, or was torn by a crash: its holder has no host, and another
+    owner as soon as its text is another.
     """
     path = f"{folder.path.rstrip('/')}/{LEASE}"
     if not folder.filesystem.get_file_info(path).is_file:
@@ -226,8 +227,8 @@ def write(folder: Folder, holder: Holder) -> None:
 def check_free(folder: Folder, stale_s: float = STALE_S, poll_s: float = POLL_S) -> None:
     """Refuses a folder that another driver is writing into.
 
-    A driver that was killed leaves its lease behind. On the same machine that shows at once; elsewhere only time
-    tells, so this waits until the holder gives a sign of life, or has given none for ``stale_s``.
+    A driver that was killed leaves its lease behind. On the same machine that shows at once; elsewhere only
+    time tells, so this waits until the holder gives a sign of life, or has given none for ``stale_s``.
 
     Args:
         folder: The folder.

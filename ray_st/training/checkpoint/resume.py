@@ -68,15 +68,18 @@ def find_checkpoint(
 ) -> Start:
     """The checkpoint from which a run starts.
 
-    A run can only resume from a checkpoint that is complete, undamaged, and holds the states of optimizer, schedule and
-    random generators: with less, the samples or the learning rate would differ, and nobody would notice.
+    A run can only resume from a checkpoint that is complete, undamaged, and holds the states of optimizer,
+    schedule and random generators: with less, the samples or the learning rate would differ, and nobody would
+    notice.
 
     Args:
         store: The run's folder.
         wanted: True for the newest such checkpoint of the run's folder, or a path of a checkpoint folder.
-        only_model: Whether a new run is to begin with the checkpoint's weights; then any model folder will do.
+        only_model: Whether a new run is to begin with the checkpoint's weights; then any model folder will
+            do.
         restarted: Whether the run was restarted: then its own newest checkpoint overrides what is wanted.
-        optional: Whether True begins a new run in a folder without checkpoints, where it is otherwise an error.
+        optional: Whether True begins a new run in a folder without checkpoints, where it is otherwise an
+            error.
 
     Raises:
         CheckpointError: If there is none, or it cannot be gone on from.
@@ -95,9 +98,9 @@ def find_checkpoint(
         raise CheckpointError(f"resume_from_checkpoint={wanted!r}: no checkpoint there (no {TRAINER_STATE}).")
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(
-            f"resume_from_checkpoint={wanted!r} has no {MANIFEST}, which is written last: it is incomplete, or another "
-            "program wrote it, and nothing says that it is whole. Choose another checkpoint, or set resume_only_model=True "
-            "to begin a new run, at step 0, with its weights."
+            f"resume_from_checkpoint={wanted!r} has no {MANIFEST}, which is written last: it is incomplete, "
+            "or another program wrote it, and nothing says that it is whole. Choose another checkpoint, or "
+            "set resume_only_model=True to begin a new run, at step 0, with its weights."
         )
     found = CheckpointStore(str(folder.parent)).check(folder.name, resumable=True)
     if _is_of(store, folder):
@@ -136,8 +139,8 @@ def _newest(store: CheckpointStore, only_model: bool) -> Start:
         reasons = skipped or ["It holds no checkpoint."]
         if earlier := _earlier(store):
             reasons.append(
-                f"{store.location(f'{EARLIER}-{earlier[-1]}')} holds what an earlier run left: to go on with that, name one "
-                "of its checkpoints by path."
+                f"{store.location(f'{EARLIER}-{earlier[-1]}')} holds what an earlier run left: to go on with "
+                "that, name one of its checkpoints by path."
             )
         raise CheckpointError(
             f"resume_from_checkpoint=True found no complete checkpoint in {store.path}. {' '.join(reasons)}"
@@ -177,8 +180,8 @@ def check_model(start: Start, weights: str) -> None:
     then = start.manifest.get("model", weights)
     if then != weights:
         raise CheckpointError(
-            f"{start.name or start.path} is a checkpoint of another model: it holds {then}; this model has {weights}. "
-            "Resume with the model that the run began with."
+            f"{start.name or start.path} is a checkpoint of another model: it holds {then}; this model has "
+            f"{weights}. Resume with the model that the run began with."
         )
 
 
@@ -192,7 +195,8 @@ def check_settings(start: Start, settings: Mapping[str, Any]) -> None:
 def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
     """Refuses to go on from a checkpoint of a run with other data or settings, as the samples would not be the same.
 
-    A checkpoint of an earlier version does not say all of it; what it does not say is taken as unchanged, in so many words.
+    A checkpoint of an earlier version does not say all of it; what it does not say is taken as unchanged, in
+    so many words.
 
     Args:
         start: The checkpoint.
@@ -210,8 +214,8 @@ def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
     _refuse(start, then, {name: value for name, value in facts.items() if name not in unsaid})
     if unsaid and not start.only_model:
         notes.info(
-            f"{start.name or start.path} was written by an earlier version, which did not note {', '.join(unsaid)}: "
-            "taken to be as they were"
+            f"{start.name or start.path} was written by an earlier version, which did not note "
+            f"{', '.join(unsaid)}: taken to be as they were"
         )
 
 
@@ -219,9 +223,9 @@ def _refuse(start: Start, then: Mapping[str, Any], now: Mapping[str, Any]) -> No
     found = [] if start.only_model else differences(then, now)
     if found:
         raise CheckpointError(
-            f"{start.name or start.path} was written with other data or settings, so the order of samples would "
-            f"differ. {'; '.join(found)}. Resume with the same data and settings, or set ignore_data_skip=True to begin "
-            "the epoch anew with these."
+            f"{start.name or start.path} was written with other data or settings, so the order of samples "
+            f"would differ. {'; '.join(found)}. Resume with the same data and settings, or set "
+            "ignore_data_skip=True to begin the epoch anew with these."
         )
 
 
@@ -230,7 +234,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     names = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
     if names == [FIRST_EPOCH]:
         return [
-            f"{FIRST_EPOCH}: others than then, although all settings are alike: has the code of a sampler changed?"
+            f"{FIRST_EPOCH}: others than then, although all settings are alike: has the code of a sampler "
+            "changed?"
         ]
     return [f"{name}: {then.get(name)} then, {now.get(name)} now" for name in names if name != FIRST_EPOCH]
 
@@ -241,9 +246,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def set_aside(store: CheckpointStore, start: Start) -> Start:
     """Moves what an earlier run left in a run's folder out of this run's way, and says so; nothing is deleted.
 
-    A run that goes on from the folder's newest checkpoint has nothing in its way. One that goes on from an earlier one
-    has the later ones, and one that begins anew, or goes on from another folder, has all checkpoints and the ledger.
-    So what is left in the folder belongs together: its newest checkpoint is this run's, or the one that it went on from.
+    A run that goes on from the folder's newest checkpoint has nothing in its way. One that goes on from an
+    earlier one has the later ones, and one that begins anew, or goes on from another folder, has all
+    checkpoints and the ledger. So what is left in the folder belongs together: its newest checkpoint is this
+    run's, or the one that it went on from.
 
     Args:
         store: The run's folder, held.

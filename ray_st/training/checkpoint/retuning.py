@@ -13,8 +13,8 @@ RETUNABLE = (
     "max_grad_norm",
     "neftune_noise_alpha",
 )
-"""Training arguments that a run may go on with after a checkpoint that was made with others: they neither change the plan of
-steps, nor the weights, nor what the optimizer remembers of them."""
+"""Training arguments that a run may go on with after a checkpoint that was made with others: they neither
+change the plan of steps, nor the weights, nor what the optimizer remembers of them."""
 
 Settings = list[dict[str, Any]]
 
@@ -33,8 +33,8 @@ def settings_of(optimizer: Any) -> Settings:
 def retune(optimizer: Any, scheduler: Any, settings: Settings) -> None:
     """Gives a restored optimizer and scheduler the arguments of now: their states hold those of the checkpoint.
 
-    The rate keeps its place in the schedule: the share of its own rate that each group has at this step stays. A schedule
-    that has a rate of its own (``reduce_lr_on_plateau``) keeps it.
+    The rate keeps its place in the schedule: the share of its own rate that each group has at this step
+    stays. A schedule that has a rate of its own (``reduce_lr_on_plateau``) keeps it.
 
     Args:
         optimizer: The optimizer, restored.

@@ -21,8 +21,9 @@ class SampleLogError(ValueError):
 class SampleLog:
     """A file with one line for each optimizer step: its number and the rows of its global batches.
 
-    Rows are numbered over all datasets of a run, one dataset after the other. A run that goes on from a checkpoint
-    first takes back the lines of steps that it will do again, so that the file always tells of one unbroken run.
+    Rows are numbered over all datasets of a run, one dataset after the other. A run that goes on from a
+    checkpoint first takes back the lines of steps that it will do again, so that the file always tells of one
+    unbroken run.
 
     Args:
         path: The file.
@@ -36,7 +37,8 @@ class SampleLog:
     def rewind(self, step: int) -> None:
         """Takes back the lines of steps after ``step``.
 
-        A file that is damaged is put aside whole, and what can be read of it is kept: it must not keep a run from going on.
+        A file that is damaged is put aside whole, and what can be read of it is kept: it must not keep a run
+        from going on.
         """
         self._check()
         lines, faults = _parsed(self.path) if self.path.exists() else ([], [])

@@ -1,7 +1,7 @@
 """Checkpoints that can be trusted: complete ones carry a manifest, written last, of the size and hash of each file.
 
-The manifest carries its own hash as well: what it says besides (whose checkpoint it is, of which step, data and model) decides how
-a run goes on.
+The manifest carries its own hash as well: what it says besides (whose checkpoint it is, of which step, data
+and model) decides how a run goes on.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SUM = "xxh3"
 """Key, in a manifest, of the hash of all else in it."""
 
 STATES = ("optimizer.pt", "scheduler.pt", "rng_state_0.pth")
-"""Without these files a run cannot go on as if it had not been broken. Other ranks' random states may be missing, as a run may go
-on with more workers."""
+"""Without these files a run cannot go on as if it had not been broken. Other ranks' random states may be
+missing, as a run may go on with more workers."""
 _CHUNK = 1 << 20
 
 
@@ -63,15 +63,15 @@ class SavedCheckpoint:
 class CheckpointStore:
     """The folder of a run, on a local disk or in an object store, with one folder for each checkpoint.
 
-    Checkpoints are written to a local folder first. Where the run's folder is local this is its final place; otherwise
-    it is uploaded when it is sealed.
+    Checkpoints are written to a local folder first. Where the run's folder is local this is its final place;
+    otherwise it is uploaded when it is sealed.
 
     Args:
         path: The run's folder, as its file system names it.
         filesystem: The file system; local by default.
         run_id: Name of this run, written into manifests, so that a restart adopts no other run's checkpoints.
-        fence: The right to write here, checked before anything is begun, sealed or deleted; None where nobody else can
-            write.
+        fence: The right to write here, checked before anything is begun, sealed or deleted; None where nobody
+            else can write.
     """
 
     path: str
@@ -176,7 +176,8 @@ class CheckpointStore:
             resumable: Whether it must hold all of :data:`STATES`.
 
         Raises:
-            CheckpointError: If the checkpoint is not there, has no manifest, or a file differs; names the file.
+            CheckpointError: If the checkpoint is not there, has no manifest, or a file differs; names the
+                file.
         """
         root = self.location(name)
         info = self.filesystem.get_file_info(f"{root}/{MANIFEST}")
@@ -189,9 +190,9 @@ class CheckpointStore:
         found = SavedCheckpoint(name, int(manifest["step"]), manifest)
         if resumable and found.lacks:
             raise CheckpointError(
-                f"{root} cannot be resumed from: it holds no {', '.join(found.lacks)} (save_only_model=True writes none), so "
-                "the optimizer and the learning rate would start anew. Choose another checkpoint, or set "
-                "resume_only_model=True to begin a new run, at step 0, with its weights."
+                f"{root} cannot be resumed from: it holds no {', '.join(found.lacks)} (save_only_model=True "
+                "writes none), so the optimizer and the learning rate would start anew. Choose another "
+                "checkpoint, or set resume_only_model=True to begin a new run, at step 0, with its weights."
             )
         for file, expected in manifest["files"].items():
             self._check_file(f"{root}/{file}", expected)
@@ -217,7 +218,8 @@ class CheckpointStore:
         if not info.is_file or info.size != expected["size"]:
             found = f"{info.size} bytes" if info.is_file else "no such file"
             raise CheckpointError(
-                f"{path} is damaged: expected {expected['size']} bytes, found {found}. Choose an earlier checkpoint."
+                f"{path} is damaged: expected {expected['size']} bytes, found {found}. Choose an earlier "
+                "checkpoint."
             )
         digest = xxhash.xxh3_64()
         with self.filesystem.open_input_stream(path) as stream:
@@ -302,10 +304,10 @@ class CheckpointStore:
         """Deletes the oldest checkpoints.
 
         Args:
-            keep: How many to keep, or None for all. The newest is always kept: the one that was sealed last, or the
-                last complete one. Incomplete ones go first.
-            best: Step of the best checkpoint, which is kept and counts, except that with ``keep=1`` both it and the
-                newest stay.
+            keep: How many to keep, or None for all. The newest is always kept: the one that was sealed last,
+                or the last complete one. Incomplete ones go first.
+            best: Step of the best checkpoint, which is kept and counts, except that with ``keep=1`` both it
+                and the newest stay.
             in_use: Steps of checkpoints that are kept, and count, for as long as something else needs them.
 
         Returns:

@@ -29,7 +29,8 @@ class Arrangement:
         epochs: How many epochs will at most be planned.
         resident: For each dataset, how many blocks a window holds; None for all.
         windows: For each dataset, the number of windows of an epoch.
-        crowded: For each dataset, the rows of an epoch that share a text with too many others to fit full batches.
+        crowded: For each dataset, the rows of an epoch that share a text with too many others to fit full
+            batches.
     """
 
     sampler: Any
@@ -43,8 +44,9 @@ class Arrangement:
 def check_stats(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> None:
     """Refuses datasets that cannot be trained on.
 
-    That is unusable rows (unless they are to be skipped), too few rows (for a full batch, where others are left out),
-    labels that are all the same for a loss that learns from how they differ, or labels that are lists of several lengths.
+    That is unusable rows (unless they are to be skipped), too few rows (for a full batch, where others are
+    left out), labels that are all the same for a loss that learns from how they differ, or labels that are
+    lists of several lengths.
 
     Raises:
         ValueError: Naming the dataset and what is wrong.
@@ -122,7 +124,8 @@ def fingerprint(
     Args:
         spec: The datasets.
         stats: What is known of their rows, by name.
-        plan: The batches of the first epoch. Their hash tells even where a sampler of the user's own was changed.
+        plan: The batches of the first epoch. Their hash tells even where a sampler of the user's own was
+            changed.
     """
     facts: dict[str, Any] = {"seed": spec.seed, "drop_last": spec.drop_last, **spec.settings}
     for name, dataset in spec.datasets.items():
@@ -185,8 +188,8 @@ def _dataset_line(name: str, dataset: DatasetSpec, described: DatasetStats, wind
 def _crowded_line(name: str, dataset: DatasetSpec, described: DatasetStats, crowded: int) -> str:
     _, counts = np.unique(described.keys.hashes, return_counts=True)
     return (
-        f"{name or dataset.label}: warning: {crowded:,} rows an epoch ({crowded / len(described.keys):.1%}) share a text "
-        f"with too many others to fit full batches (one text occurs {counts.max():,} times): "
+        f"{name or dataset.label}: warning: {crowded:,} rows an epoch ({crowded / len(described.keys):.1%}) "
+        f"share a text with too many others to fit full batches (one text occurs {counts.max():,} times): "
         'collisions="keep" has them in small batches at the end, "mask" in full ones without repeats among the '
         'negatives, "drop" leaves them out'
     )

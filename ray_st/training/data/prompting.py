@@ -69,7 +69,8 @@ def prompt_datasets(
         count: Tokens of a prompt; None where nobody needs to know.
 
     Raises:
-        ValueError: If prompts by dataset are given for a dataset without a name, or name no dataset or column.
+        ValueError: If prompts by dataset are given for a dataset without a name, or name no dataset or
+            column.
     """
     if rows is None:
         return None

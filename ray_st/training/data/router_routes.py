@@ -124,6 +124,7 @@ def _what_to_write(router: Asym, who: str, columns: Sequence[str]) -> str:
     rows = list(router.sub_modules)
     example = {column: rows[min(place, len(rows) - 1)] for place, column in enumerate(columns)}
     return (
-        f"{who} has a Router with the rows {rows}, and nothing says which text column takes which: all would take "
-        f"the default row. Set router_mapping in the training arguments, such as router_mapping={example}."
+        f"{who} has a Router with the rows {rows}, and nothing says which text column takes which: all would "
+        "take the default row. Set router_mapping in the training arguments, such as "
+        f"router_mapping={example}."
     )

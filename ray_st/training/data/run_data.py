@@ -53,7 +53,8 @@ class RunData:
         eval_dataset: Likewise.
         collator: The user's collator, or None.
         samplers: The trainer's methods that make samplers.
-        orders: What makes a training dataset's sampler in place of the trainer's methods, by the dataset's name.
+        orders: What makes a training dataset's sampler in place of the trainer's methods, by the dataset's
+            name.
     """
 
     args: SentenceTransformerTrainingArguments

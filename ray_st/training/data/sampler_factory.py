@@ -80,13 +80,13 @@ def check_sampler(
         return
     if columns.label is None:
         raise ValueError(
-            f"{label}: batch_sampler='group_by_label' needs a label column named one of {list(LABEL_COLUMNS)}; found "
-            f"the columns {list(columns.names)}."
+            f"{label}: batch_sampler='group_by_label' needs a label column named one of "
+            f"{list(LABEL_COLUMNS)}; found the columns {list(columns.names)}."
         )
     if batch_size < 4 or batch_size % 2:
         raise ValueError(
-            f"{label}: batch_sampler='group_by_label' needs a global batch size that is even and at least 4; got "
-            f"{batch_size}."
+            f"{label}: batch_sampler='group_by_label' needs a global batch size that is even and at least 4; "
+            f"got {batch_size}."
         )
 
 
@@ -176,16 +176,16 @@ def in_order(keys: Any, seed: int, batch_size: int) -> DefaultBatchSampler:
 class SamplerMethods:
     """The trainer's documented methods that make samplers, callable on the driver and where plans are made.
 
-    An overridden ``get_batch_sampler`` needs an object of its class wherever it is called. That object has no model, on the
-    driver neither, so that a method which would miss it fails at once.
+    An overridden ``get_batch_sampler`` needs an object of its class wherever it is called. That object has no
+    model, on the driver neither, so that a method which would miss it fails at once.
 
     Args:
         kind: The trainer's class.
         base: The library's class, whose methods do what the arguments name.
         args: Training arguments.
         attributes: Those that a subclass set by itself.
-        trainer: The driver's trainer, which mixes datasets there; it does not travel. Without it, an object of the class with
-            ``surroundings`` does.
+        trainer: The driver's trainer, which mixes datasets there; it does not travel. Without it, an object
+            of the class with ``surroundings`` does.
         surroundings: Attributes of that object: the training data, model and loss.
     """
 

@@ -57,8 +57,8 @@ class LoaderSpec:
 
     Args:
         datasets: The datasets by name; a single one has the name "".
-        mix: Makes the sampler over several datasets from :class:`ray_st.data.mixing.Concatenated` keys, a sampler for
-            each, and a seed; None for a single dataset.
+        mix: Makes the sampler over several datasets from :class:`ray_st.data.mixing.Concatenated` keys, a
+            sampler for each, and a seed; None for a single dataset.
         epochs: How many epochs will at most be planned, as a function of the number of rows.
         rows_needed: Least number of rows.
         seed: Seed of the order.
@@ -96,7 +96,8 @@ class RunSpec:
         facts: What the order of samples depends on; goes into manifests.
         ledger: Whether to write down which rows each step used.
         fence: The right to write into the run's folder; None for a run that keeps nothing.
-        all_cores: Whether a worker computes with all cores of its node, not only with those that it asked for.
+        all_cores: Whether a worker computes with all cores of its node, not only with those that it asked
+            for.
     """
 
     run_id: str

@@ -77,9 +77,11 @@ class Collate:
     """Turns rows of a window into the inputs of a step.
 
     Args:
-        tokenize: Turns texts, of the task that a keyword names, into padded features; used for rows that hold texts.
+        tokenize: Turns texts, of the task that a keyword names, into padded features; used for rows that hold
+            texts.
         pad: Turns token ids into padded features; used for rows that hold token ids.
-        prompt_lengths: For each dataset, the number of prompt tokens of each column, passed on to the pooling.
+        prompt_lengths: For each dataset, the number of prompt tokens of each column, passed on to the
+            pooling.
         collator: A user's collator, which gets the rows as dictionaries of texts instead.
         text_ids: Whether features tell which texts are the same, for losses that leave repeats out.
         routes_of: Gives the routes of a dataset's columns, where texts take one of several rows of the model.

@@ -108,8 +108,8 @@ class _GatherWithGradient(torch.autograd.Function):
 class ClusterGather:
     """Gives losses the rows of the whole cluster.
 
-    Before each step :meth:`share` says how many rows each rank holds. A rank without rows holds one filler row, which
-    never reaches the pool.
+    Before each step :meth:`share` says how many rows each rank holds. A rank without rows holds one filler
+    row, which never reaches the pool.
     """
 
     def __init__(self) -> None:
@@ -192,8 +192,8 @@ def check_reduced(step: torch.nn.Module, number: int) -> None:
         shown = unused[:_MOST_NAMES]
         more = f" and {len(unused) - len(shown)} more" if len(unused) > len(shown) else ""
         raise UnusedWeightsError(
-            f"{len(unused)} of {len(trained)} trained weights took no part in the loss of step {number} on rank "
-            f"{dist.get_rank()}: {shown}{more}. On several workers every gradient is the mean over all of them, and they "
-            "wait for these. Freeze the weights (requires_grad_(False)) if no step uses them; set "
-            "ddp_find_unused_parameters=True if only some steps do."
+            f"{len(unused)} of {len(trained)} trained weights took no part in the loss of step {number} on "
+            f"rank {dist.get_rank()}: {shown}{more}. On several workers every gradient is the mean over all "
+            "of them, and they wait for these. Freeze the weights (requires_grad_(False)) if no step uses "
+            "them; set ddp_find_unused_parameters=True if only some steps do."
         ) from error

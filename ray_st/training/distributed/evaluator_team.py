@@ -47,9 +47,9 @@ class _WatchfulTeam:
 def together(model: Any, world: World) -> Iterator[None]:
     """Lets all ranks run the same evaluators, sharing a model's work, for as long as the context is open.
 
-    The figures are the same on every rank, to the last bit those of one process. Before the context closes the ranks
-    tell each other how they fared. A rank that fails earlier says so in its next exchange, which is where the others
-    wait for it: without, they would wait in vain.
+    The figures are the same on every rank, to the last bit those of one process. Before the context closes
+    the ranks tell each other how they fared. A rank that fails earlier says so in its next exchange, which is
+    where the others wait for it: without, they would wait in vain.
 
     Args:
         model: The model; see :func:`ray_st.training.distributed.shared_encoding.dealt_encoding`.

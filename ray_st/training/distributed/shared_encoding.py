@@ -38,9 +38,9 @@ class RankTeam:
 def dealt_encoding(model: Any, world: World) -> Iterator[None]:
     """Lets all ranks share a model's work for as long as the context is open.
 
-    All ranks must run the same evaluators in the same order. ``model.encode`` deals out its batches and each rank gets
-    all embeddings; retrieval deals out the corpus and exchanges only what was found. Both give the same to the last
-    bit as one process, because the batches are the same and only who runs them differs.
+    All ranks must run the same evaluators in the same order. ``model.encode`` deals out its batches and each
+    rank gets all embeddings; retrieval deals out the corpus and exchanges only what was found. Both give the
+    same to the last bit as one process, because the batches are the same and only who runs them differs.
 
     Args:
         model: A model with a ``team``; another one computes everything on every rank.

@@ -158,8 +158,9 @@ class EvaluationLoop:
     def _evaluator_prefix(self, prefix: str, moment: Moment) -> str | None:
         """The prefix of the evaluator's metrics beside a dataset's; None where they come with another dataset's.
 
-        While training they come once, with the first of the named datasets and under names that have no dataset's in
-        them; at other times with each dataset. That is the peer's rule, which ``metric_for_best_model`` follows.
+        While training they come once, with the first of the named datasets and under names that have no
+        dataset's in them; at other times with each dataset. That is the peer's rule, which
+        ``metric_for_best_model`` follows.
         """
         names = list(self._names)
         if not moment.in_training or names == [""] or not prefix.startswith(f"{PREFIX}_"):

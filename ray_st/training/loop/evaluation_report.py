@@ -13,9 +13,10 @@ class EvaluationReport(Protocol):
     """Takes the metrics of each evaluation, on every rank.
 
     Attributes:
-        late: Whether it is called when all else of the step is done, so that a checkpoint of the step can exist, and not
-            for an evaluation before the first step. A trial that waits for others, or goes on from another's checkpoint,
-            reports late, and keeps its own hyperparameters in place of the checkpoint's.
+        late: Whether it is called when all else of the step is done, so that a checkpoint of the step can
+            exist, and not for an evaluation before the first step. A trial that waits for others, or goes on
+            from another's checkpoint, reports late, and keeps its own hyperparameters in place of the
+            checkpoint's.
     """
 
     late: bool

@@ -76,16 +76,18 @@ class StepCheck:
     def check(self, norm: Tensor | float, step: int, skips: Callable[[], bool] = never) -> None:
         """Looks at the step's losses and its gradient.
 
-        Every rank must call it: where the gradient, which all share, is not a number, they ask each other whose loss
-        is to blame, and all raise the same error.
+        Every rank must call it: where the gradient, which all share, is not a number, they ask each other
+        whose loss is to blame, and all raise the same error.
 
         Args:
             norm: Norm of the gradient of the whole cluster, the same on every rank.
             step: Number of the step.
-            skips: Whether the optimizer leaves out a step whose gradient overflows, as it does with scaled losses (fp16).
+            skips: Whether the optimizer leaves out a step whose gradient overflows, as it does with scaled
+                losses (fp16).
 
         Raises:
-            LossError: Naming the rows: those of the ranks whose loss is not a number, else those of the whole step.
+            LossError: Naming the rows: those of the ranks whose loss is not a number, else those of the whole
+                step.
         """
         taken, self._losses = self._losses, []
         norm = torch.as_tensor(norm)
@@ -103,8 +105,8 @@ class StepCheck:
         if not norm_is_number and not skips():
             rows = "; ".join(batch.whole() for _, batch in taken) or "in batches of your own training_step()"
             raise LossError(
-                f"The gradient of step {step} is not a number (its norm is {float(norm)}), though its losses are: {rows}. "
-                f"Look at backward passes of your own. {_ADVICE}"
+                f"The gradient of step {step} is not a number (its norm is {float(norm)}), though its losses "
+                f"are: {rows}. Look at backward passes of your own. {_ADVICE}"
             )
 
     def at(self, step: int, batch: Batch) -> str:
@@ -119,6 +121,6 @@ class StepCheck:
 
 
 _ADVICE = (
-    "Nothing was saved since the last checkpoint. Look at these rows, lower the learning rate, or train without mixed "
-    "precision."
+    "Nothing was saved since the last checkpoint. Look at these rows, lower the learning rate, or train "
+    "without mixed precision."
 )

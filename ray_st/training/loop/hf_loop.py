@@ -1,7 +1,7 @@
 """The one adapter over transformers' Trainer: its private methods are overridden here and nowhere else.
 
-What the loop is made of are fields, each of which can be made and tested without a trainer; an override says in which order
-they do what. ``tests/test_upstream.py`` pins every name that is overridden.
+What the loop is made of are fields, each of which can be made and tested without a trainer; an override says
+in which order they do what. ``tests/test_upstream.py`` pins every name that is overridden.
 """
 
 from __future__ import annotations
@@ -212,7 +212,8 @@ class HfLoop(Trainer):
 
         Args:
             model: The model. The loss holds it already, so it is not used here.
-            inputs: The inputs of the step; ``dataset_name`` chooses the loss where there is one for each dataset.
+            inputs: The inputs of the step; ``dataset_name`` chooses the loss where there is one for each
+                dataset.
             return_outputs: Whether to return ``(loss, {})``.
             num_items_in_batch: Not used; part of transformers' interface.
         """
@@ -315,8 +316,8 @@ class HfLoop(Trainer):
         """
         if resume_from_checkpoint is not None and self.is_deepspeed_enabled:
             raise ValueError(
-                f"A run with deepspeed cannot go on from {resume_from_checkpoint}, which holds no state of its optimizer. "
-                "Start anew with the checkpoint as the model."
+                f"A run with deepspeed cannot go on from {resume_from_checkpoint}, which holds no state of "
+                "its optimizer. Start anew with the checkpoint as the model."
             )
         # The noise is ours to add: transformers asks the model for embeddings.
         self.neftune_noise_alpha = None
@@ -615,7 +616,8 @@ class HfLoop(Trainer):
             metric_key_prefix: Prefix of the metrics' names.
 
         Returns:
-            Metrics by name: ``eval_loss`` (``eval_NAME_loss`` for named datasets), the evaluator's, and speed.
+            Metrics by name: ``eval_loss`` (``eval_NAME_loss`` for named datasets), the evaluator's, and
+                speed.
         """
         if self.worker.evals and eval_dataset is not None:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -739,8 +741,8 @@ class HfLoop(Trainer):
         upload = upload_of(output_dir or str(self.args.output_dir)) if self.context is None else None
         if upload is not None:
             notes.warning(
-                f"warning: the model is saved in {upload}, the folder that Ray made of the job's working_dir, and Ray "
-                "deletes it some time after the job"
+                f"warning: the model is saved in {upload}, the folder that Ray made of the job's "
+                "working_dir, and Ray deletes it some time after the job"
             )
         with self.strategy.whole_weights():
             super().save_model(output_dir, _internal_call)
@@ -826,7 +828,8 @@ class HfLoop(Trainer):
 def _seen_by_transformers(args: SentenceTransformerTrainingArguments) -> SentenceTransformerTrainingArguments:
     """The arguments without what is ours to do.
 
-    transformers' own callbacks for trackers know nothing of restarts, and it would leave sharding to accelerate.
+    transformers' own callbacks for trackers know nothing of restarts, and it would leave sharding to
+    accelerate.
     """
     seen = type(args).__new__(type(args))  # a copy would leave out what does not travel, such as devices
     vars(seen).update(vars(args), report_to=[], fsdp=None)

@@ -1,7 +1,7 @@
 """The loss of the steps so far, carried over a restart: what is logged goes on as if the run had not been broken.
 
-transformers counts from the step where it goes on: the first loss that it logs is a mean over fewer steps than an unbroken
-run's, and the loss that ``train()`` returns one over the steps of that call only.
+transformers counts from the step where it goes on: the first loss that it logs is a mean over fewer steps
+than an unbroken run's, and the loss that ``train()`` returns one over the steps of that call only.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class LossCounter:
     Args:
         loop: The trainer, whose count lies in attributes of transformers.
         parts: The parts of losses, counted beside.
-        manifest: What the checkpoint says from which the run resumes; empty without one, and one of an earlier version
-            does not know the losses.
+        manifest: What the checkpoint says from which the run resumes; empty without one, and one of an
+            earlier version does not know the losses.
     """
 
     def __init__(self, loop: CountsLosses, parts: LossParts, manifest: Mapping[str, Any]) -> None:

@@ -33,7 +33,7 @@ def group_of(optimizer: Optimizer | None, model: nn.Module, param: str | nn.Para
 def _groups(optimizer: Optimizer | None) -> list[dict[str, Any]]:
     if optimizer is None:
         raise ValueError(
-            "There is no optimizer here: it is made where training runs. Ask in a callback, or in a method that a "
-            "subclass overrides."
+            "There is no optimizer here: it is made where training runs. Ask in a callback, or in a method "
+            "that a subclass overrides."
         )
     return optimizer.param_groups

@@ -22,10 +22,10 @@ class Predictions:
     """Makes a step's predictions, with the rows of all ranks in order; every rank must call it.
 
     Args:
-        preprocess: Called with a step's tuple of embeddings and its labels; gives the tensor, or the tuple of tensors,
-            that is kept instead. Its rows must be those of the step.
-        included: What else is kept: ``"inputs"``, the token ids of each text column, ``"loss"``, for each row the loss
-            of its rank's share of the step.
+        preprocess: Called with a step's tuple of embeddings and its labels; gives the tensor, or the tuple of
+            tensors, that is kept instead. Its rows must be those of the step.
+        included: What else is kept: ``"inputs"``, the token ids of each text column, ``"loss"``, for each row
+            the loss of its rank's share of the step.
     """
 
     def __init__(self, preprocess: Preprocess | None = None, included: Collection[str] = ()) -> None:
@@ -80,8 +80,8 @@ class Taken:
 
     Args:
         compute: ``compute_metrics``, or None.
-        stepwise: Whether it is called for each step, and asked for the figures at the last (``batch_eval_metrics``);
-            otherwise once, for all rows.
+        stepwise: Whether it is called for each step, and asked for the figures at the last
+            (``batch_eval_metrics``); otherwise once, for all rows.
         keeps: Whether the predictions of all rows are wanted.
         join: Makes one of those of all steps: :func:`joined` or :func:`listed`.
     """

@@ -21,7 +21,8 @@ class RowShares:
     Args:
         loss: The loss, or one for each dataset.
         device: This rank's device.
-        one_call: Whether a loss may run the model only once a step, as sharded weights are gathered for each run.
+        one_call: Whether a loss may run the model only once a step, as sharded weights are gathered for each
+            run.
     """
 
     def __init__(self, loss: LossOrLosses, device: torch.device, one_call: bool) -> None:

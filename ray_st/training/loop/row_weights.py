@@ -16,8 +16,8 @@ from ray_st.world import World
 class RowWeights:
     """Weights of losses with which a step's loss is the mean over its rows, however they are cut into batches and shares.
 
-    The reduction takes the mean over ranks, and the loop the mean over the batches of a step: both count unequal parts
-    alike, so a part is weighed by its rows over those that it would have if all were equal.
+    The reduction takes the mean over ranks, and the loop the mean over the batches of a step: both count
+    unequal parts alike, so a part is weighed by its rows over those that it would have if all were equal.
 
     Args:
         world: This rank's place.
@@ -31,8 +31,8 @@ class RowWeights:
         """Counts the rows of the batches of a step, those of all ranks; every rank must call it.
 
         Args:
-            batches: This rank's shares. Those that do not say how many rows the others hold, because a user's loader
-                made them, say so from now on.
+            batches: This rank's shares. Those that do not say how many rows the others hold, because a user's
+                loader made them, say so from now on.
         """
         if any(SHARES not in inputs for inputs in batches):
             counts = collectives.gather_objects([rows_of(inputs) for inputs in batches])
@@ -46,7 +46,8 @@ class RowWeights:
 
         Args:
             shares: Rows of each rank.
-            sums: Whether the loss is a sum over rows: then batches count alike, as larger ones have larger losses.
+            sums: Whether the loss is a sum over rows: then batches count alike, as larger ones have larger
+                losses.
         """
         rows = sum(shares) if sums or self._rows_a_batch is None else self._rows_a_batch
         return shares[self._world.rank] * self._world.size / rows

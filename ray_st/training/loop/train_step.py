@@ -59,10 +59,10 @@ class Share:
 class TrainStep:
     """Computes the losses of a training's steps, one batch after the other.
 
-    The loss is computed inside the wrapped module's forward, so that gradients are reduced whatever a subclass does in
-    ``compute_loss``. Unequal batches of a step, and ranks with unequal shares of a batch, weigh their loss by rows: the mean
-    over ranks, which is what the reduction takes, is then the loss of the global batch, and the mean over the batches of a
-    step that of all of its rows.
+    The loss is computed inside the wrapped module's forward, so that gradients are reduced whatever a
+    subclass does in ``compute_loss``. Unequal batches of a step, and ranks with unequal shares of a batch,
+    weigh their loss by rows: the mean over ranks, which is what the reduction takes, is then the loss of the
+    global batch, and the mean over the batches of a step that of all of its rows.
 
     Args:
         model: The model.
@@ -125,7 +125,8 @@ class TrainStep:
             num_items: Part of transformers' interface.
 
         Raises:
-            LossError: If the loss refuses its inputs, or is not a number where the optimizer moves in the backward pass.
+            LossError: If the loss refuses its inputs, or is not a number where the optimizer moves in the
+                backward pass.
             BatchTooLarge: If memory runs out and the batch size is being searched for.
         """
         self._weight = share.weight

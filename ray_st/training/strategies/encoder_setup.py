@@ -26,7 +26,8 @@ def add_noise(model: Any, alpha: float | None) -> RemovableHandle | None:
     encoder = getattr(model.first, "auto_model", None)
     if encoder is None:
         raise ValueError(
-            f"neftune_noise_alpha={alpha} needs an encoder with token embeddings; {type(model.first).__name__} has none."
+            f"neftune_noise_alpha={alpha} needs an encoder with token embeddings; "
+            f"{type(model.first).__name__} has none."
         )
     embeddings = encoder.get_input_embeddings()
     embeddings.neftune_noise_alpha = alpha

@@ -1,7 +1,8 @@
 """Weights sharded over ranks while training (FSDP): a rank keeps its part of each, and gathers a layer to run it.
 
-Only this file knows PyTorch's ``fully_shard``. What it needs from everything else: all ranks run each layer equally often in
-a step, since each time is a gathering of its weights; evaluations and checkpoints see whole weights.
+Only this file knows PyTorch's ``fully_shard``. What it needs from everything else: all ranks run each layer
+equally often in a step, since each time is a gathering of its weights; evaluations and checkpoints see whole
+weights.
 """
 
 from __future__ import annotations
@@ -80,8 +81,9 @@ class ShardedStep(Step):
 class _Unit:
     """A module that ``fully_shard`` manages, and its way to being a plain one and back.
 
-    It becomes one of another class, with hooks around its forward and around saving and loading, and ``to()`` shards it:
-    nothing of this may happen while a rank runs or saves it by itself. PyTorch has no way to pause or to undo it.
+    It becomes one of another class, with hooks around its forward and around saving and loading, and ``to()``
+    shards it: nothing of this may happen while a rank runs or saves it by itself. PyTorch has no way to pause
+    or to undo it.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -156,7 +158,8 @@ def shard(
 def units(step: Step, config: Mapping[str, Any]) -> list[nn.Module]:
     """The modules that are gathered one at a time, inner ones first; all other weights are gathered with the step.
 
-    Those of the model's encoders that ``config`` names, by class or by size, unless they share weights with others.
+    Those of the model's encoders that ``config`` names, by class or by size, unless they share weights with
+    others.
 
     Args:
         step: Model and losses.
@@ -188,7 +191,8 @@ def _by_class(encoders: Sequence[PreTrainedModel], wanted: Sequence[str] | None)
     if missing:
         there = sorted({type(part).__name__ for part in _inner_parts(encoders)})
         raise ValueError(
-            f"fsdp_config: transformer_layer_cls_to_wrap names {missing}, and the model has no such layers. It has {there}."
+            f"fsdp_config: transformer_layer_cls_to_wrap names {missing}, and the model has no such layers. "
+            f"It has {there}."
         )
     return found
 

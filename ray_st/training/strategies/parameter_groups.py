@@ -23,8 +23,8 @@ def weight_names(step: Step, loss: LossOrLosses) -> dict[str, str]:
         loss: The loss, or one for each dataset.
 
     Returns:
-        By the name in ``step``: ``model.…`` for the model's weights; for what a loss owns its name in the loss, after
-        the dataset's name and a dot where each dataset has its own loss.
+        By the name in ``step``: ``model.…`` for the model's weights; for what a loss owns its name in the
+        loss, after the dataset's name and a dot where each dataset has its own loss.
     """
     prefixes = {_LOSS: ""}
     if isinstance(loss, Mapping):
@@ -48,12 +48,12 @@ def param_groups(
         weights: By name.
         decaying: Names of those that decay; biases and norms don't.
         weight_decay: Their decay.
-        rates: For each regular expression, the learning rate of the weights in whose names it is found; of several,
-            the last counts. All others have the optimizer's own.
+        rates: For each regular expression, the learning rate of the weights in whose names it is found; of
+            several, the last counts. All others have the optimizer's own.
 
     Returns:
-        Groups with ``params``, ``weight_decay`` and maybe ``lr``, none of them empty: first those with the optimizer's
-        own rate, then in the order of ``rates``; of each rate, first those that decay.
+        Groups with ``params``, ``weight_decay`` and maybe ``lr``, none of them empty: first those with the
+        optimizer's own rate, then in the order of ``rates``; of each rate, first those that decay.
 
     Raises:
         ValueError: If an expression is found in no trained weight's name.
@@ -64,8 +64,8 @@ def param_groups(
         found = [name for name in trained if re.search(expression, name)]
         if not found:
             raise ValueError(
-                f"learning_rate_mapping: {expression!r} is found in the name of no weight that is trained. Their names "
-                f"are like {', '.join(sorted(trained)[:: max(1, len(trained) // 4)])}."
+                f"learning_rate_mapping: {expression!r} is found in the name of no weight that is trained. "
+                f"Their names are like {', '.join(sorted(trained)[:: max(1, len(trained) // 4)])}."
             )
         rate_of.update(dict.fromkeys(found, expression))
     groups = []
@@ -124,7 +124,8 @@ def with_learning_rates(
     takes_groups = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
     if not takes_groups or {"params", "model", "optimizer_dict"} & options.keys():
         raise ValueError(
-            f"optim={str(args.optim)!r} groups the parameters itself, and learning_rate_mapping does too. Leave one out."
+            f"optim={str(args.optim)!r} groups the parameters itself, and learning_rate_mapping does too. "
+            "Leave one out."
         )
     groups = groups_of_step(step, loss, decaying, args.weight_decay, args.learning_rate_mapping)
     return kind, {**options, "params": groups}

@@ -1,7 +1,7 @@
 """Weights in training are float32, whatever type they are stored in; afterwards they are of that type again.
 
-In bfloat16, which has 8 significant bits, a step of a usual learning rate changes no weight: w + 1e-6 is w. Mixed precision (``bf16``,
-``fp16``) is another matter: it computes in few bits, and adds up in float32.
+In bfloat16, which has 8 significant bits, a step of a usual learning rate changes no weight: w + 1e-6 is w.
+Mixed precision (``bf16``, ``fp16``) is another matter: it computes in few bits, and adds up in float32.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ class StoredTypes:
 def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
     """Makes the weights in training float32, in place.
 
-    A module of the model that trains is widened as a whole, as layers take one type; of one whose adapters train, these alone:
-    the frozen weights beside them keep their type, and so do modules that don't train at all. What such a module puts out is
-    widened for those that follow.
+    A module of the model that trains is widened as a whole, as layers take one type; of one whose adapters
+    train, these alone: the frozen weights beside them keep their type, and so do modules that don't train at
+    all. What such a module puts out is widened for those that follow.
 
     Args:
         model: The model.
@@ -117,8 +117,8 @@ def note_on_types(model: nn.Module, loss: LossOrLosses) -> str:
     kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
     values = sum(tensor.numel() for tensor in tensors)
     return (
-        f"weights: {values:,} values are stored in {kinds}, trained and checkpointed in float32, and saved in {kinds} again "
-        "(model.float() before training keeps float32; bf16=True computes in bfloat16)"
+        f"weights: {values:,} values are stored in {kinds}, trained and checkpointed in float32, and saved "
+        f"in {kinds} again (model.float() before training keeps float32; bf16=True computes in bfloat16)"
     )
 
 

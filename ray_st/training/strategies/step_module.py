@@ -15,8 +15,8 @@ LossOrLosses = nn.Module | Mapping[str, nn.Module]
 class Step(nn.Module):
     """Model and losses as one module, so that both are reduced across workers, clipped and optimised.
 
-    Its forward runs any computation of the loss: whatever a trainer's subclass does in ``compute_loss``, the wrapper
-    around this module (DDP, FSDP) sees the backward pass that follows.
+    Its forward runs any computation of the loss: whatever a trainer's subclass does in ``compute_loss``, the
+    wrapper around this module (DDP, FSDP) sees the backward pass that follows.
 
     Args:
         model: The model in training.
@@ -48,8 +48,8 @@ def losses_of(loss: LossOrLosses) -> dict[str, nn.Module]:
 def owned_by_loss(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
     """Parameters and buffers of the losses that are not the model's, by name.
 
-    These are what a checkpoint holds besides the model: classifiers, projections, learned scales. What several losses
-    share is named after the first.
+    These are what a checkpoint holds besides the model: classifiers, projections, learned scales. What
+    several losses share is named after the first.
     """
     seen = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     owned: dict[str, Tensor] = {}
@@ -72,6 +72,7 @@ def check_reached(model: nn.Module, loss: nn.Module) -> None:
     if trained and all(weight.grad is None for weight in trained):
         name = type(loss).__name__
         raise ValueError(
-            f"{name} gave none of the model's {len(trained)} trained weights a gradient: it embeds with another model than "
-            f"the trainer's, or without gradient. Give a function that makes it: loss=lambda model: {name}(model, ...)."
+            f"{name} gave none of the model's {len(trained)} trained weights a gradient: it embeds with "
+            "another model than the trainer's, or without gradient. Give a function that makes it: "
+            f"loss=lambda model: {name}(model, ...)."
         )

@@ -1,7 +1,7 @@
 """How model and losses are wrapped while training: whole on each rank (DDP), sharded (FSDP2), or as DeepSpeed's engine.
 
-A strategy is made once for a trainer and wraps the model anew for each training. Everything that needs whole weights or a
-whole optimizer state asks the strategy for them.
+A strategy is made once for a trainer and wraps the model anew for each training. Everything that needs whole
+weights or a whole optimizer state asks the strategy for them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A trainer on the driver, for any kind of model: it checks a run, describes it as one value, and has workers carry it out.
+"""The trainer on the driver: it checks a run, describes it as one value, and has workers carry it out.
 
 What is documented of trainers and does not depend on the kind of model is here; :mod:`ray_st.trainer` adds
 what does.
@@ -111,7 +111,9 @@ MOVED = {
 
 
 class ModelTrainer(HfLoop):
-    """Trains and evaluates models on a Ray cluster; a subclass for each kind of model has the documented signature.
+    """Trains and evaluates models on a Ray cluster.
+
+    Each kind of model has a subclass with the documented signature.
 
     Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds
     the trained weights and ``state`` the history, as if they had run in place. On each worker the same class
@@ -288,7 +290,7 @@ class ModelTrainer(HfLoop):
     def _placed(
         self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
     ) -> Any:
-        """The number and kind of workers; on the driver, raises what these and the outputs' places cannot be."""
+        """The number and kind of workers; on the driver, raises if they or the output folders cannot work."""
         if self.context is not None:
             return scaling_config
         scaling_config = scaling_config or _scaling_of_local_mode()
@@ -582,7 +584,10 @@ class ModelTrainer(HfLoop):
         return multi_dataset_batch_sampler(self.args, names, dataset, batch_samplers, generator, seed)
 
     def get_train_dataloader(self) -> DataLoader[Inputs]:
-        """The batches of training: a worker's share of each; on the driver, whole batches, made in this process."""
+        """The training batches: on a worker, its share of each; on the driver, whole batches.
+
+        Those of the driver are made in this process.
+        """
         if self.context is not None:
             return super().get_train_dataloader()
         return self._loader_here(TRAIN, self.data.train_specs(1))
@@ -619,7 +624,7 @@ class ModelTrainer(HfLoop):
 
     @property
     def workers_asked(self) -> int:
-        """How many workers the scaling names; one where the cluster decides, or where there are to be none."""
+        """The number of workers that the scaling names; one where the cluster decides or there are none."""
         return 1 if self.scaling_config is None else max(self.scaling_config.num_workers, 1)
 
     def metric_names(self) -> MetricNames:

@@ -100,7 +100,7 @@ class SentenceTransformerTrainer(ModelTrainer):
     def maybe_add_prompts_or_dataset_name_column(
         self, dataset_dict: Any, prompts: Any = None, dataset_name: str | None = None
     ) -> Any:
-        """Datasets that put prompts before their texts as rows are read, and name themselves where it matters.
+        """Datasets that prepend prompts to their texts when rows are read, and add their name where needed.
 
         ``train`` and ``evaluate`` do this by themselves, with ``args.prompts``. Rows get a ``dataset_name``
         if there is a loss for each of several datasets, or a prompt.

@@ -1,4 +1,4 @@
-"""Training arguments that are documented and that a run on Ray cannot follow: refused by name, not ignored."""
+"""Documented training arguments that a run on Ray cannot follow: they raise by name and are not ignored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ REFUSED = {
 REFUSED_IN_PLACE = {
     "ledger": "it is written by runs that the driver starts",
     "auto_find_batch_size": "the driver searches for it by starting a run for each size",
-    "ddp_backend": "your TorchTrainer has made the process group; give it torch_config=TorchConfig(backend=…)",
+    "ddp_backend": "your TorchTrainer has made the process group; give it "
+    "torch_config=TorchConfig(backend=…)",
 }
 """Why an argument is refused inside a worker of the user's own run, by its name."""
 
@@ -150,7 +151,9 @@ def check_losses(args: Any, loss: LossOrLosses) -> None:
 
 
 def check_recomputation(args: Any, loss: LossOrLosses, workers: int) -> None:
-    """Refuses activations that are computed again by a backward pass inside of another, where it runs more than once.
+    """Raises if reentrant recomputation of activations runs more than once a step.
+
+    Reentrant: activations are computed again by a backward pass inside another.
 
     Each such pass gives the weights their gradients at once, and on several workers a gradient may come once
     a step.

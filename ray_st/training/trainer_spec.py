@@ -1,4 +1,4 @@
-"""A trainer's way to the workers and back: described on the driver, made again there, its results taken over."""
+"""A trainer's way to the workers and back: described on the driver, rebuilt there, its results returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Ray cluster that a process would join, found and tried before Ray is asked to: Ray waits long for one that is gone."""
+"""The Ray cluster that a process would join, probed first: Ray waits long for one that is gone."""
 
 from __future__ import annotations
 

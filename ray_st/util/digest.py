@@ -1,4 +1,4 @@
-"""A short digest of what a value holds, the same in every process: for telling whether two runs were given the same."""
+"""A short digest of a value's content, equal in every process: for comparing the inputs of two runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN = (str, bytes, bool, int, float, complex, type(None))
 
 
 def digest(value: Any) -> str:
-    """The digest of a value: equal for equal plain values, sequences, mappings, sets, arrays, tensors and functions.
+    """The digest of a value, equal for equal plain values, containers, arrays, tensors and functions.
 
     Of any other object only the class counts: its attributes may differ from process to process.
 
@@ -68,7 +68,7 @@ def _add_tensor(hashed: xxhash.xxh3_64, tensor: torch.Tensor) -> None:
 
 
 def _add_function(hashed: xxhash.xxh3_64, function: FunctionType) -> None:
-    """What another process can import counts by its name, so that a new version of a library changes nothing."""
+    """Adds an importable function by its name, so that a new version of a library changes nothing."""
     name = f"{function.__module__}.{function.__qualname__}"
     _add_plain(hashed, name)
     if function.__module__ == "__main__" or "<" in function.__qualname__:

@@ -17,7 +17,7 @@ OUT_OF_RETRIES = 69
 """Workers were lost more often than ``max_failures`` allows (``EX_UNAVAILABLE``)."""
 
 INTERRUPTED = 75
-"""The run was told to stop, or lost its storage, and can go on from its newest checkpoint (``EX_TEMPFAIL``)."""
+"""The run was stopped or lost its storage; its newest checkpoint can be resumed (``EX_TEMPFAIL``)."""
 
 
 CTRL_C = 130
@@ -44,7 +44,7 @@ class Interrupted(RunEnded):
 
 
 class LeaseLost(RunEnded):
-    """Another driver took the folder that this run was writing into; see :mod:`ray_st.training.checkpoint.lease`."""
+    """Another driver took the run's folder; see :mod:`ray_st.training.checkpoint.lease`."""
 
     exit_code = USER_ERROR
 

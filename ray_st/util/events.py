@@ -1,4 +1,4 @@
-"""What a run says, as records of ``logging``: plain lines for people, or JSON lines with codes that do not change.
+"""A run's messages as ``logging`` records: plain lines for people, or JSON lines with stable codes.
 
 The logger of an event is named after its code, such as ``ray_st.events.workers.lost``, so that a level or a
 handler of ``logging`` routes or silences one event, a group (``ray_st.events.train``) or all
@@ -83,7 +83,7 @@ def event(code: str, message: str, **facts: object) -> None:
 
 
 def relayed(record: logging.LogRecord) -> None:
-    """Logs a record that another process sent, see :func:`send_records_to`, if its logger here lets it pass."""
+    """Logs a record from another process if its logger passes it here; see :func:`send_records_to`."""
     _set_up()
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
@@ -130,7 +130,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Shows records on the user's console: as lines on standard output, or on a worker by sending them to the driver.
+    """Shows records on the user's console: on standard output, or from a worker through the driver.
 
     A record that cannot be shown, because the disk of the log is full or its reader is gone, goes to standard
     error if that can be written to. It never ends a run.
@@ -158,7 +158,7 @@ class ConsoleHandler(logging.Handler):
         self.takes_all, self._take = False, self._as_line(write)
 
     def send_to(self, send: Callable[[logging.LogRecord], object]) -> None:
-        """Gives a function the records from now on, also those for which the process has handlers of its own."""
+        """Sends all records to a function from now on, even if the process has handlers of its own."""
         self.takes_all, self._take = True, lambda record: send(_sendable(record))
 
     def _as_line(self, write: Callable[[str], object]) -> Callable[[logging.LogRecord], object]:
@@ -197,7 +197,10 @@ notes = _Notes(_EVENTS.getChild("note"), {})
 
 
 def _set_up() -> None:
-    """Sets what the user left open: a handler and a level. Cheap, and done at each event, as they may change any time."""
+    """Sets a handler and a level where the user has not.
+
+    Cheap; runs at each event, since they may change at any time.
+    """
     wanted = _console.takes_all or not _PACKAGE.handlers
     if wanted != (_console in _EVENTS.handlers):
         (_EVENTS.addHandler if wanted else _EVENTS.removeHandler)(_console)

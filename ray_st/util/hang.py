@@ -1,4 +1,4 @@
-"""What is told of a rank that makes no progress. Nothing heavy is imported here: the tower's process reads it."""
+"""What is reported about a rank without progress; the run monitor reads it, so imports are light."""
 
 from __future__ import annotations
 

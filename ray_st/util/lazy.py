@@ -1,4 +1,4 @@
-"""Packages that name their parts without loading them (PEP 562), and the module files that earlier releases had."""
+"""Packages that list their parts without loading them (PEP 562), and module files of earlier releases."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def lazy_module(
 
 
 def offer_module(name: str, holder: str, parts: list[str] | None = None) -> None:
-    """Lets a module be imported that has no file: what is asked of it is asked of the module that holds the parts.
+    """Makes a module without a file importable; its attributes come from the module that holds the parts.
 
     It is put into ``sys.modules`` ahead of any import. There the import system takes it as it is; a module
     that it had to load it would set in the package, in place of the class of the same name.

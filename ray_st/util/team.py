@@ -1,4 +1,4 @@
-"""Who works together on one task, as a value that is handed in: evaluation and encoding never ask a cluster."""
+"""Who works together on one task, as a value passed in: evaluation and encoding never ask a cluster."""
 
 from __future__ import annotations
 

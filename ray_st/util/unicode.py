@@ -1,4 +1,4 @@
-"""Texts that Python holds and no UTF-8 does: with half of a surrogate pair, as broken escapes of JSON give."""
+"""Texts that UTF-8 cannot encode: with half of a surrogate pair, as broken JSON escapes give."""
 
 from __future__ import annotations
 

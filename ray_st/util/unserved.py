@@ -8,7 +8,10 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_LATER = "ray_st does not have {what} yet, so there is no {name!r} to import; SentenceTransformer and its trainer are there."
+_LATER = (
+    "ray_st does not have {what} yet, so there is no {name!r} to import; "
+    "SentenceTransformer and its trainer are there."
+)
 _RERANKERS = _LATER.replace("{what}", "rerankers")
 _SPARSE = _LATER.replace("{what}", "sparse encoders")
 _MULTI = _LATER.replace("{what}", "multi-vector encoders")

@@ -1,4 +1,4 @@
-"""Folders that Ray makes of a job's ``working_dir``, and deletes with what was written there when no job uses them."""
+"""Folders that Ray makes of a job's ``working_dir`` and deletes with their content after the last use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of installed packages that are known not to work together, told before they fail in words of their own."""
+"""Pairs of installed packages known not to work together, reported before they fail obscurely."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Misfit:
 
 
 MISFITS = (
-    # transformers 5.24 refuses to switch adapters of a peft before 0.22, which was not released when this was written.
+    # transformers 5.24 raises when it switches adapters of peft < 0.22, not yet released at this writing.
     Misfit("transformers", ">=5.24", "peft", "<0.22", "pip install 'transformers<5.24'"),
 )
 

@@ -1,7 +1,7 @@
 """What workers say, on the driver's console: lines, and a bar where there is a terminal or a notebook.
 
 Events of workers go through the driver's ``logging``, as if they had happened there; what workers print is
-shown as it is. Workers send both to the run's tower, and the driver fetches it from there. Ray's own way to
+shown as it is. Workers send both to the run's monitor, and the driver fetches it from there. Ray's own way to
 the driver would put the worker's name before each line, leave out lines that look alike, and bring Ray's own
 messages along.
 """
@@ -39,35 +39,35 @@ class Channel:
     """A worker's way to the driver's console.
 
     Args:
-        tower: The actor that passes on what is said.
+        monitor: The actor that passes on what is said.
         run: Name of the run.
         log_format: Of events, see :data:`ray_st.util.events.LOG_FORMAT`.
         all_ranks: Whether to show what every rank prints, not only the first.
     """
 
-    tower: Any
+    monitor: Any
     run: str
     log_format: str
     all_ranks: bool
 
     def say(self, item: str | BarMove | logging.LogRecord) -> None:
         """Sends an item to the driver's console."""
-        ray.get(self.tower.say.remote(item))
+        ray.get(self.monitor.say.remote(item))
 
     def open_bar(self, total: int) -> SentBar:
         """Opens a bar of so many steps on the driver's console; it hears of it a few times a second."""
-        return SentBar(self.tower.say.remote, total, _BAR_EVERY_S)
+        return SentBar(self.monitor.say.remote, total, _BAR_EVERY_S)
 
 
 # ---- on the driver ----
 
 
 @contextmanager
-def shown(tower: Any, run: str) -> Iterator[Channel]:
+def shown(monitor: Any, run: str) -> Iterator[Channel]:
     """Shows on this process's console what workers say while the context is open.
 
     Args:
-        tower: The actor to fetch it from.
+        monitor: The actor to fetch it from.
         run: Name of the run.
 
     Raises:
@@ -79,9 +79,9 @@ def shown(tower: Any, run: str) -> Iterator[Channel]:
     over = threading.Event()
 
     def pump(screen: Screen) -> None:
-        with suppress(RayError):  # the tower is gone, and the run with it
+        with suppress(RayError):  # the monitor is gone, and the run with it
             while not over.is_set():
-                for item in ray.get(tower.lines.remote()):
+                for item in ray.get(monitor.lines.remote()):
                     if isinstance(item, logging.LogRecord):
                         relayed(item)
                     else:
@@ -91,11 +91,11 @@ def shown(tower: Any, run: str) -> Iterator[Channel]:
         thread = threading.Thread(target=pump, args=(screen,), name="ray_st-console", daemon=True)
         thread.start()
         try:
-            yield Channel(tower, run, os.environ.get(LOG_FORMAT, "text"), wanted == "all")
+            yield Channel(monitor, run, os.environ.get(LOG_FORMAT, "text"), wanted == "all")
         finally:
             over.set()
             with suppress(RayError):
-                ray.get(tower.close_lines.remote())
+                ray.get(monitor.close_lines.remote())
             thread.join()
 
 

@@ -39,23 +39,23 @@ class StopAtRepeatableErrors(UserCallback):
 
 
 class HearOfLosses(UserCallback):
-    """Tells the tower why workers were lost; runs in Ray Train's controller.
+    """Tells the monitor why workers were lost; runs in Ray Train's controller.
 
     Args:
-        tower: The run's tower.
+        monitor: The run's monitor.
     """
 
-    def __init__(self, tower: Any) -> None:
-        self._tower = tower
+    def __init__(self, monitor: Any) -> None:
+        self._monitor = monitor
 
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
         """Tells the cause of each rank's error."""
         for error in worker_exceptions.values():
-            self._tower.lost.remote(cause_of(error))
+            self._monitor.lost.remote(cause_of(error))
 
 
 class CatchSigterm(WorkerCallback):
-    """Turns a worker's SIGTERM into a wish to leave.
+    """Turns a worker's SIGTERM into a request to leave.
 
     Runs in the worker's main thread, where handlers are set.
     """

@@ -1,6 +1,6 @@
 """The actor that a run's driver and workers watch.
 
-Wishes to stop, hangs, lost workers, what the console shows.
+Requests to stop, hangs, lost workers, what the console shows.
 
 It imports nothing heavy, so that its process starts at once. It belongs to the driver and outlives worker
 groups.

@@ -53,13 +53,13 @@ class Supervisor:
     """What a run's workers need in order to be watched.
 
     Args:
-        tower: The run's tower.
+        monitor: The run's monitor.
         run: Its name.
         started: When it began, in seconds since 1970.
         step_limit_s: See :data:`STEP_LIMIT`.
     """
 
-    tower: Any
+    monitor: Any
     run: str
     started: float
     step_limit_s: float
@@ -78,28 +78,28 @@ def monitor_of(run: str) -> Iterator[Any]:
     # On no other node, which may be lost without the driver: soft affinity is not kept under load.
     here = {NODE_ID: ray.get_runtime_context().get_node_id()}
     actor: Any = ray.remote(RunMonitor)
-    tower = actor.options(num_cpus=0, label_selector=here).remote(run)
+    monitor = actor.options(num_cpus=0, label_selector=here).remote(run)
     try:
-        yield tower
+        yield monitor
     finally:
-        ray.kill(tower)
+        ray.kill(monitor)
 
 
 @contextmanager
-def supervised(tower: Any, run: str, lease: Lease) -> Iterator[Supervisor]:
+def supervised(monitor: Any, run: str, lease: Lease) -> Iterator[Supervisor]:
     """Has the loss of its folder stop the run at once, while the context is open.
 
     Args:
-        tower: The run's tower.
+        monitor: The run's monitor.
         run: The run's name.
         lease: The run's folder.
     """
     set_context(run=run)
-    lease.when_lost(lambda: ask_to_stop(tower))
+    lease.when_lost(lambda: ask_to_stop(monitor))
     if speaks_json():
         folder = lease.fence.path
         event("run.started", f"run {run} in {folder}", folder=folder)
-    yield Supervisor(tower, run, time.time(), step_limit_s())
+    yield Supervisor(monitor, run, time.time(), step_limit_s())
 
 
 def step_limit_s() -> float:
@@ -132,14 +132,14 @@ def at_sigterm(call: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def ask_to_stop(tower: Any) -> None:
+def ask_to_stop(monitor: Any) -> None:
     """Asks a run's workers to stop after a checkpoint.
 
     Args:
-        tower: The run's tower.
+        monitor: The run's monitor.
     """
     with suppress(RayError):  # the run has just ended by itself
-        ray.get(tower.stop.remote())
+        ray.get(monitor.stop.remote())
 
 
 def watched(run_config: RunConfig, oversight: Supervisor) -> RunConfig:
@@ -149,7 +149,7 @@ def watched(run_config: RunConfig, oversight: Supervisor) -> RunConfig:
         run_config: The run's.
         oversight: Its oversight.
     """
-    watching: list[Any] = [HearOfLosses(oversight.tower), CatchSigterm()]
+    watching: list[Any] = [HearOfLosses(oversight.monitor), CatchSigterm()]
     return dataclasses.replace(run_config, callbacks=[*(run_config.callbacks or []), *watching])
 
 
@@ -165,20 +165,22 @@ def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor)
         place: Its place.
         oversight: The run's.
     """
-    tower, rank = oversight.tower, place.world.rank
+    monitor, rank = oversight.monitor, place.world.rank
     if speaks_json():
         trainer.remove_callback(ProgressReport)
-    watchdog = Watchdog(rank, lambda hang: _give_up(hang, place, tower), oversight.step_limit_s)
+    watchdog = Watchdog(rank, lambda hang: _give_up(hang, place, monitor), oversight.step_limit_s)
     figures = RunMetrics(oversight.run)
-    tally = Goodput(oversight.started, lambda step: ray.get(tower.total_at.remote(step)), tower.book.remote)
+    tally = Goodput(
+        oversight.started, lambda step: ray.get(monitor.total_at.remote(step)), monitor.book.remote
+    )
     roll_call = StopConsensus(trainer, wish, _a_node_is_taken, lambda: meter.pace())
     meter = Throughput(trainer, figures, lambda: roll_call.skew, tally)
     for callback in (watchdog, meter, EventReport(trainer), roll_call):  # the last one may end it all
         trainer.add_callback(callback)
-    ray.get(tower.enter.remote(rank, ray.get_runtime_context().current_actor))
+    ray.get(monitor.enter.remote(rank, ray.get_runtime_context().current_actor))
     if place.world.is_first:
-        _introduce(tower, place)
-    threading.Thread(target=_listen, args=(tower, place), name="ray_st-news", daemon=True).start()
+        _introduce(monitor, place)
+    threading.Thread(target=_listen, args=(monitor, place), name="ray_st-news", daemon=True).start()
     watchdog.start()
     try:
         yield
@@ -190,8 +192,8 @@ def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor)
         watchdog.stop()
 
 
-def _introduce(tower: Any, place: WorkerContext) -> None:
-    before, cause = ray.get(tower.group_started.remote())
+def _introduce(monitor: Any, place: WorkerContext) -> None:
+    before, cause = ray.get(monitor.group_started.remote())
     if before:
         event("workers.lost", f"workers were lost ({cause}) and are replaced", cause=cause, replaced=before)
     elif speaks_json():
@@ -203,19 +205,19 @@ def _a_node_is_taken() -> bool:
     return ray.train.get_preemption_info() is not None
 
 
-def _listen(tower: Any, place: WorkerContext) -> None:
-    """Does what the tower asks for, until it is gone."""
+def _listen(monitor: Any, place: WorkerContext) -> None:
+    """Does what the monitor asks for, until it is gone."""
     news = MonitorUpdate()
     answered = None
     with suppress(RayError):
         while True:
-            news = ray.get(tower.news.remote(news.version))
+            news = ray.get(monitor.news.remote(news.version))
             if news.stop:
                 wish.ask(Why.STOP)
             if news.hang is not None and news.hang != answered:
                 answered = news.hang
                 write_stacks(place.store, place.world.rank, answered)
-                ray.get(tower.answer.remote(place.world.rank))
+                ray.get(monitor.answer.remote(place.world.rank))
 
 
 def write_stacks(store: CheckpointStore, rank: int, hang: Hang) -> str:
@@ -234,7 +236,7 @@ def write_stacks(store: CheckpointStore, rank: int, hang: Hang) -> str:
     return folder
 
 
-def _give_up(hang: Hang, place: WorkerContext, tower: Any) -> None:
+def _give_up(hang: Hang, place: WorkerContext, monitor: Any) -> None:
     """Has all ranks say where they are, then ends this worker's run with an error that Ray restarts.
 
     A rank that does not answer is killed: a process that is stopped does not end when it is asked to, and Ray
@@ -243,15 +245,15 @@ def _give_up(hang: Hang, place: WorkerContext, tower: Any) -> None:
     event("hang.seen", str(hang), **dataclasses.asdict(hang))
     answered: list[int] = []
     with suppress(RayError):
-        ray.get(tower.hang.remote(hang))
-        answered = ray.get(tower.answers.remote(place.world.size, ANSWER_S))
+        ray.get(monitor.hang.remote(hang))
+        answered = ray.get(monitor.answers.remote(place.world.size, ANSWER_S))
     silent = sorted(set(range(place.world.size)) - set(answered))
     folder = f"{place.store.path}/{STACKS}/step-{hang.step}"
     missing = f"; ranks {silent} did not answer: frozen, or cut off" if silent else ""
     event("hang.stacks", f"stacks of ranks {answered} are in {folder}{missing}", folder=folder, silent=silent)
     _fail(HangError(f"{hang}; stacks are in {folder}{missing}"))
     with suppress(RayError):
-        ray.get(tower.end.remote([other for other in silent if other != hang.rank]))
+        ray.get(monitor.end.remote([other for other in silent if other != hang.rank]))
 
 
 def _fail(error: Exception) -> None:

@@ -1,6 +1,6 @@
 """Evaluation beside training on Ray.
 
-An actor with resources of its own evaluates, a light one keeps the answers.
+An actor with resources of its own evaluates, a light one keeps the results.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ray_st.training.worker_context import WorkerContext
 from ray_st.world import World
 
 RESTARTS = 3
-"""How often the evaluating process is replaced when it is lost; its order is then done again."""
+"""How often the evaluating process is replaced when it is lost; its request is then repeated."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class EvalSetup:
 
 
 class EvalWorker:
-    """The process that evaluates, one order after the other.
+    """The process that evaluates, one request at a time.
 
-    Each order brings the setting with it, so that a replaced process needs nothing from before.
+    Each request carries the settings, so a replacement needs no earlier state.
     """
 
     _trainer: Any = None
@@ -87,14 +87,14 @@ class EvalWorker:
             self._trainer = run.build(place)
             stand_in(self._trainer, setting.ranks)
 
-    def answer(self, setting: EvalSetup, order: EvalRequest) -> EvalResult:
-        """The figures of a step."""
+    def answer(self, setting: EvalSetup, request: EvalRequest) -> EvalResult:
+        """The metrics of a step."""
         self.prepare(setting)
-        return answer(self._trainer, order)
+        return answer(self._trainer, request)
 
 
 class EvalRequestLog:
-    """Knows what was ordered and what became of it, through restarts of the workers.
+    """Knows what was requested and its results, through restarts of the workers.
 
     Args:
         evaluating: The actor that evaluates.
@@ -103,37 +103,37 @@ class EvalRequestLog:
 
     def __init__(self, evaluating: Any, setting: EvalSetup) -> None:
         self._evaluating, self._setting = evaluating, setting
-        self._ordered: dict[int, tuple[EvalRequest, Any]] = {}
+        self._requested: dict[int, tuple[EvalRequest, Any]] = {}
         evaluating.prepare.remote(setting)  # while the workers start; what goes wrong, the first answer says
 
     def known(self) -> list[int]:
-        """The steps that were ordered."""
-        return sorted(self._ordered)
+        """The steps that were requested."""
+        return sorted(self._requested)
 
-    def order(self, order: EvalRequest) -> None:
+    def order(self, request: EvalRequest) -> None:
         """Has a step evaluated, unless it is known."""
-        if order.step not in self._ordered:
-            self._ordered[order.step] = order, self._evaluating.answer.remote(self._setting, order)
+        if request.step not in self._requested:
+            self._requested[request.step] = request, self._evaluating.answer.remote(self._setting, request)
 
     def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
-        """The answers for some steps that are there; waits for the first if there is none."""
-        asked = [self._ordered[step] for step in sorted(steps) if step in self._ordered]
+        """The available results for some steps; waits for the first if there is none."""
+        asked = [self._requested[step] for step in sorted(steps) if step in self._requested]
         references = [reference for _, reference in asked]
         if references:
             ray.wait(references, num_returns=1, timeout=wait_s)
         there, _ = ray.wait(references, num_returns=len(references), timeout=0) if references else ([], [])
-        return [_fetched(order, reference) for order, reference in asked if reference in there]
+        return [_fetched(request, reference) for request, reference in asked if reference in there]
 
     def forget(self, after: int) -> None:
-        """Drops orders and answers of later steps."""
-        self._ordered = {step: kept for step, kept in self._ordered.items() if step <= after}
+        """Drops requests and results of later steps."""
+        self._requested = {step: kept for step, kept in self._requested.items() if step <= after}
 
 
-def _fetched(order: EvalRequest, reference: Any) -> EvalResult:
+def _fetched(request: EvalRequest, reference: Any) -> EvalResult:
     try:
         found: EvalResult = ray.get(reference)
     except RayError as error:  # an error of the evaluation, or the loss of its process
-        return EvalResult(order.step, order.epoch, error=str(error))
+        return EvalResult(request.step, request.epoch, error=str(error))
     return found
 
 
@@ -147,29 +147,29 @@ class RayEvalQueue:
 
     def __init__(self, resources: Mapping[str, float], setting: EvalSetup) -> None:
         options = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS, **_options(resources)}
-        book: Any = ray.remote(num_cpus=0)(EvalRequestLog)
+        log: Any = ray.remote(num_cpus=0)(EvalRequestLog)
         self._evaluating: Any = ray.remote(EvalWorker).options(**options).remote()
-        self._book = book.remote(self._evaluating, setting)
+        self._log = log.remote(self._evaluating, setting)
 
     def known(self) -> list[int]:
-        """The steps that were ordered."""
-        return ray.get(self._book.known.remote())
+        """The steps that were requested."""
+        return ray.get(self._log.known.remote())
 
-    def order(self, order: EvalRequest) -> None:
+    def order(self, request: EvalRequest) -> None:
         """Has a step evaluated."""
-        ray.get(self._book.order.remote(order))
+        ray.get(self._log.order.remote(request))
 
     def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
-        """The answers for some steps that are there."""
-        return ray.get(self._book.answers.remote(list(steps), wait_s))
+        """The available results for some steps."""
+        return ray.get(self._log.answers.remote(list(steps), wait_s))
 
     def forget(self, after: int) -> None:
-        """Drops orders and answers of later steps."""
-        ray.get(self._book.forget.remote(after))
+        """Drops requests and results of later steps."""
+        ray.get(self._log.forget.remote(after))
 
     def close(self) -> None:
         """Ends its processes."""
-        for actor in (self._book, self._evaluating):
+        for actor in (self._log, self._evaluating):
             ray.kill(actor)
 
 

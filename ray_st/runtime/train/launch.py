@@ -107,14 +107,14 @@ def launch(
     with ExitStack() as stack:
         queue = stack.enter_context(open_queue(beside, sealed, sources))
         name, oversight, signals = str(run_config.name), None, None
-        tower = stack.enter_context(monitor_of(name))
-        channel = stack.enter_context(shown(tower, name))
+        monitor = stack.enter_context(monitor_of(name))
+        channel = stack.enter_context(shown(monitor, name))
         if TRAIN in sources:
             assert lease is not None
             lease.fence.check()  # encoding may have taken long
-            oversight = stack.enter_context(supervised(tower, name, lease))
+            oversight = stack.enter_context(supervised(monitor, name, lease))
             run_config = watched(run_config, oversight)
-            signals = StopSignals(lambda: ask_to_stop(tower))
+            signals = StopSignals(lambda: ask_to_stop(monitor))
             stack.enter_context(signals.taken())
         outcome = run_workers(
             lambda: work(sealed.open(), channel, queue, oversight),

@@ -1,4 +1,4 @@
-"""The workers' side of evaluation in another process: requests go out, training continues, results are entered late."""
+"""The workers' side of background evaluation: they send requests, train on, and log results late."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ class AsyncEvaluation:
         self._snapshots = replace(store, path=store.location(SNAPSHOTS))
 
     def resume(self, checkpoint: str | None, step: int) -> None:
-        """Continues with the evaluations that were outstanding when a checkpoint was written; every rank must call it.
+        """Resumes the evaluations that were outstanding when a checkpoint was written.
+
+        Every rank must call it.
 
         Args:
             checkpoint: The checkpoint from which the run resumes, or None.
@@ -98,7 +100,10 @@ class AsyncEvaluation:
     # ---- requests ----
 
     def expect(self, step: int, epoch: float | None) -> bool:
-        """Makes room for an evaluation of this step, waiting if too many are outstanding; False if it has been requested."""
+        """Makes room for this step's evaluation; False if it has been requested already.
+
+        Waits if too many evaluations are outstanding.
+        """
         if step == self._newest:
             return False
         while len(self.awaited) >= MOST_AWAITED:
@@ -108,7 +113,7 @@ class AsyncEvaluation:
         return True
 
     def request(self, step: int, has_checkpoint: bool) -> None:
-        """Requests the evaluation of the current weights: of their checkpoint if there is one, else of a snapshot."""
+        """Requests an evaluation of the current weights, from their checkpoint or else from a snapshot."""
         store = self._store
         if not has_checkpoint:
             store = self._snapshots
@@ -174,7 +179,7 @@ class AsyncEvaluation:
         self._drop_snapshots()
 
     def _drop_snapshots(self) -> None:
-        """Deletes weights whose results are entered, unless a run that resumes from the newest checkpoint needs them."""
+        """Deletes snapshots whose results are logged, unless the newest checkpoint needs them to resume."""
         if self._world.is_first:
             for step in set(self._snapshots.steps()) - self.awaited.keys() - self._promised:
                 self._snapshots.delete(step)
@@ -213,7 +218,7 @@ def awaited_by(checkpoint: str | None) -> dict[int, float | None]:
 def check_without_queue(
     args: SentenceTransformerTrainingArguments, checkpoint: str | None, is_first: bool
 ) -> None:
-    """Raises, or says so, where there is no other process for evaluations that are wanted, or were outstanding.
+    """Raises, or warns, if evaluations are wanted or outstanding and no other process runs them.
 
     Args:
         args: Training arguments.

@@ -1,4 +1,4 @@
-"""Evaluation beside training: what is asked of another process, what it answers, and how it finds the figures."""
+"""Evaluation in another process during training: requests, results, and how the metrics are computed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SNAPSHOTS = "evaluating"
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """Asks for the figures of a step.
+    """Requests the metrics of a step.
 
     Args:
         step: The step, which names the folder ``checkpoint-STEP`` with the weights.
@@ -37,14 +37,14 @@ class EvalRequest:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """The figures of a step.
+    """The metrics of a step.
 
     Args:
         step: The step.
         epoch: When that was.
         entries: What an evaluation by the workers would have logged, an entry for each evaluation dataset.
-        scores: The figures in the model's card, or None without a card.
-        error: Why there are no figures, or "".
+        scores: The metrics in the model's card, or None without a card.
+        error: Why there are no metrics, or "".
     """
 
     step: int
@@ -55,47 +55,50 @@ class EvalResult:
 
 
 class EvalQueue(Protocol):
-    """Takes orders from the first rank of a run and keeps the answers. It outlives the workers and their restarts."""
+    """Takes requests from a run's first rank and keeps the results.
+
+    It outlives the workers and their restarts.
+    """
 
     def known(self) -> Sequence[int]:
-        """The steps that were ordered."""
+        """The steps that were requested."""
 
-    def order(self, order: EvalRequest) -> None:
-        """Has a step evaluated, after those that were ordered before; a step that is known already is not again."""
+    def order(self, request: EvalRequest) -> None:
+        """Requests a step's evaluation, after earlier requests; a known step is not evaluated again."""
 
     def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
-        """The answers for some steps that are there, in order of their steps.
+        """The available results for some steps, by step.
 
         Args:
             steps: The steps.
-            wait_s: How long to wait for the first answer if there is none.
+            wait_s: How long to wait for the first result if there is none.
         """
 
     def forget(self, after: int) -> None:
-        """Drops orders and answers of later steps: a run that was restarted comes to them again."""
+        """Drops requests and results of later steps, which a restarted run reaches again."""
 
 
 class SlicedBatchSource:
-    """The batches of a feed as several ranks see them: each global batch becomes its ranks' shares, one by one.
+    """A batch source's global batches as several ranks see them: split into the ranks' shares, one by one.
 
     Args:
-        feed: A feed of global batches.
+        source: A source of global batches.
         ranks: Number of ranks.
     """
 
-    def __init__(self, feed: BatchSource, ranks: int) -> None:
-        self._feed, self._ranks = feed, ranks
-        self.names = feed.names
+    def __init__(self, source: BatchSource, ranks: int) -> None:
+        self._source, self._ranks = source, ranks
+        self.names = source.names
 
     @property
     def windows(self) -> Sequence[EncodedDataset]:
         """The rows of each dataset."""
-        return self._feed.windows
+        return self._source.windows
 
     @property
     def rows(self) -> int:
         """Number of rows of all datasets."""
-        return self._feed.rows
+        return self._source.rows
 
     @cached_property
     def steps(self) -> int:
@@ -104,31 +107,33 @@ class SlicedBatchSource:
 
     def plan(self, epoch: int) -> Plan:
         """The shares of an epoch's global batches."""
-        plan = self._feed.plan(epoch)
+        plan = self._source.plan(epoch)
         shares = [share for size in plan.sizes() for share in World(size=self._ranks).shares(int(size))]
         return Plan.of_sizes(plan.rows, np.array([share for share in shares if share], dtype=np.int64))
 
     def ahead(self, source: int, rows: Indices) -> None:
         """Says that rows of a dataset will be wanted soon."""
-        self._feed.ahead(source, rows)
+        self._source.ahead(source, rows)
 
 
 def stand_in(trainer: Any, ranks: int) -> None:
-    """Prepares a trainer that is alone in its process to find the figures of a run's ranks.
+    """Prepares a trainer that is alone in its process to compute the metrics of a run's ranks.
 
     Ranks compute losses on their shares of a batch, which matters to a loss that compares the rows of a
     batch. Only a loss that gathers the ranks' rows, or sums over them, sees whole batches.
 
     Args:
-        trainer: The trainer. Its callbacks are taken away: those of the run will see the figures.
+        trainer: The trainer. Its callbacks are taken away: those of the run report the metrics.
         ranks: Number of ranks of the run.
     """
     losses = trainer.loss
     trainer.context = replace(
         trainer.worker,
         evals={
-            name: feed if sees_whole_batches(_of_dataset(losses, name)) else SlicedBatchSource(feed, ranks)
-            for name, feed in trainer.worker.evals.items()
+            name: source
+            if sees_whole_batches(_of_dataset(losses, name))
+            else SlicedBatchSource(source, ranks)
+            for name, source in trainer.worker.evals.items()
         },
     )
     trainer.callback_handler.callbacks = []
@@ -149,19 +154,19 @@ def _of_dataset(losses: Any, name: str) -> nn.Module:
     return found
 
 
-def answer(trainer: Any, order: EvalRequest) -> EvalResult:
-    """Finds the figures of a step.
+def answer(trainer: Any, request: EvalRequest) -> EvalResult:
+    """Computes the metrics of a step.
 
     Args:
         trainer: After :func:`stand_in`; its weights become those of the step.
-        order: The step.
+        request: The step.
 
     Raises:
         CheckpointError: If the step's folder is incomplete or damaged.
     """
-    found = order.store.check(f"{PREFIX}{order.step}")
-    trainer.load_checkpoint(str(order.store.fetch(found.name)))
-    trainer.state.global_step, trainer.state.epoch = order.step, order.epoch
+    found = request.store.check(f"{PREFIX}{request.step}")
+    trainer.load_checkpoint(str(request.store.fetch(found.name)))
+    trainer.state.global_step, trainer.state.epoch = request.step, request.epoch
     trainer.state.log_history = []
     trainer.evaluate()
     entries = [
@@ -169,4 +174,4 @@ def answer(trainer: Any, order: EvalRequest) -> EvalResult:
         for entry in trainer.state.log_history
     ]
     card = getattr(trainer.model, "model_card_data", None)
-    return EvalResult(order.step, order.epoch, tuple(entries), getattr(card, "scores", None))
+    return EvalResult(request.step, request.epoch, tuple(entries), getattr(card, "scores", None))

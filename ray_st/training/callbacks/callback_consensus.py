@@ -1,4 +1,6 @@
-"""What callbacks ask for on one rank happens on all: a checkpoint, an evaluation or an end that one rank alone enters hangs.
+"""What a callback asks for on one rank happens on all ranks.
+
+A checkpoint, an evaluation or an end that one rank enters alone hangs.
 
 A callback that acts only where ``state.is_world_process_zero``, or goes by its own clock, sets flags of its
 rank's ``control``. Where the loop is about to act on them, all ranks take the union. That costs a reduction
@@ -26,7 +28,10 @@ IN_STEPS = (
     "on_substep_end",
     "on_step_end",
 )
-"""Hooks whose flags the end of a step acts on. What others set is agreed on right after them, as they are rarer."""
+"""Hooks whose flags are acted on at the end of a step.
+
+Flags of other hooks are rarer, and are agreed on right after the hook.
+"""
 
 _LIBRARIES = ("ray_st", "transformers")
 
@@ -71,7 +76,7 @@ class ConsensusHandler(CallbackHandler):
         self._held = TrainerControl()
 
     def agreed(self, control: TrainerControl) -> TrainerControl:
-        """The union of the ranks' flags, where a part of the user's may have set one; every rank must call it."""
+        """The union of the ranks' flags, if a user's callback may have set one; every rank must call it."""
         if not self._asked:
             return control
         held, self._held = dataclasses.asdict(self._held), TrainerControl()
@@ -102,7 +107,7 @@ class ConsensusHandler(CallbackHandler):
         return control
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Puts off an end until the step is whole: in the midst of it the other ranks wait for this one's gradient."""
+        """Defers an end until the step is whole: until then, other ranks wait for this rank's gradient."""
         control = super().on_substep_end(args, state, control)
         return self._hold(control, "should_epoch_stop", "should_training_stop")
 
@@ -136,7 +141,9 @@ class ConsensusHandler(CallbackHandler):
 
 
 def agree_after_log(trainer: Trainer, act: Callable[[], None]) -> None:
-    """Lets a trainer log, evaluate and save as its control says; what ``on_log`` asks for follows on all ranks.
+    """Lets a trainer log, evaluate and save as its control says.
+
+    What ``on_log`` asks for follows on all ranks.
 
     Args:
         trainer: The worker's trainer, with a :class:`ConsensusHandler`.

@@ -11,7 +11,7 @@ from ray_st.util.events import event, speaks_json
 
 
 class EventReport(TrainerCallback):
-    """Tells of checkpoints, and in JSON logs of figures; in text, the progress report has what people want to read.
+    """Logs checkpoints, and metrics where logs are JSON; in text logs, the progress report shows metrics.
 
     Args:
         trainer: The worker's trainer.
@@ -22,7 +22,7 @@ class EventReport(TrainerCallback):
         self._last = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Tells the figures."""
+        """Logs the metrics."""
         self._last = time.monotonic()
         if logs and _speaks(state):
             code = "eval.figures" if any(name.startswith("eval_") for name in logs) else "train.figures"

@@ -8,7 +8,7 @@ from ray_st.training.checkpoint.store import SavedCheckpoint
 
 
 class LoopCallback:
-    """Called by :class:`ray_st.training.loop.hf_loop.HfLoop` on every rank, in the order in which it holds them.
+    """Called by :class:`ray_st.training.loop.hf_loop.HfLoop` on every rank, in the order of its list.
 
     Every turn may be left out.
     """

@@ -201,7 +201,7 @@ def _token_counter(model: Any) -> Callable[[list[str]], list[int]] | None:
 
 
 def note_surroundings(model: Any, context: WorkerContext) -> None:
-    """Notes the cluster, versions and sizes of a run in its model's card, if it has one; every rank must call it.
+    """Records a run's cluster, versions and sizes in its model's card, if any; every rank must call it.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""The first lines of a run: what is trained, where it is kept, how often it is evaluated and saved, on what."""
+"""The first lines of a run: its model, folder, intervals of evaluations and checkpoints, and hardware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's operators want to see: where the time of a step goes, how fast it is, and how well it learns."""
+"""What operators of a run look at: where a step's time goes, how fast it is, how well it learns."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Throughput(TrainerCallback):
         return seconds
 
     def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Counts tokens: real ones, and those that go through the encoder. Stays on the device; read when due."""
+        """Counts tokens, real and encoded ones. Counts stay on the device and are read when due."""
         mask = inputs[0].get("attention_mask") if inputs and isinstance(inputs[0], Mapping) else None
         if mask is None or not torch.is_grad_enabled():  # evaluations, and a gradient cache's first pass
             return

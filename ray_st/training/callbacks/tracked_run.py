@@ -1,4 +1,4 @@
-"""Reports to experiment trackers: one writer, one run for a training run however often it is restarted or resumed."""
+"""Reports to experiment trackers: one writer and one tracked run, across restarts and resumes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TrackedRun(LoopCallback):
         self._before: Emissions | None = None
 
     def on_open(self, state: TrainerState) -> None:
-        """Opens them, to continue what the checkpoint, or else a start of this run before the first one, knows."""
+        """Opens the trackers and continues the runs known to the checkpoint or to an earlier start."""
         states: Any = state.stateful_callbacks
         store, world = self._context.store, self._context.world
         known = states.get(TRACKED) or (_recorded(store) if world.is_first else {})

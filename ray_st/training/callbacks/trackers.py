@@ -24,7 +24,10 @@ from transformers.integrations.integration_utils import default_logdir, get_repo
 from ray_st.models.card.run_facts import Emissions
 
 FLUSHED_S = 0.2
-"""Seconds after which W&B's file holds what was logged: a worker that is killed loses no more. W&B's own rule is 15."""
+"""Seconds after which W&B's file holds what was logged; W&B's own default is 15.
+
+A worker that is killed loses no more than that.
+"""
 
 _FLUSH = "x_transaction_log_flush_interval"
 

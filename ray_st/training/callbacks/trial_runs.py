@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class TrialRuns(TrainerCallback):
-    """Gathers the runs of a search in Weights & Biases (a group) and MLflow (an experiment), with their parameters.
+    """Groups a search's runs in Weights & Biases (a group) and MLflow (an experiment), with parameters.
 
     Args:
         search: The search's name.

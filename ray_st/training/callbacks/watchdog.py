@@ -66,7 +66,7 @@ class Watchdog(TrainerCallback):
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """Watches nothing while the context is open: this process waits for something that may take any time."""
+        """Pauses the watch while the context is open: the process waits for something of any length."""
         seen, self._seen = self._seen, None
         try:
             yield

@@ -32,7 +32,10 @@ BEAT_S = 5.0
 """Seconds between two signs of life."""
 
 STALE_S = 20.0
-"""Without a sign of life for so long, the holder is gone. Measured by the reader's own clock: clocks may differ."""
+"""Seconds without a sign of life after which the holder is gone.
+
+Measured by the reader's own clock, since clocks may differ.
+"""
 
 POLL_S = 0.5
 """Seconds between two looks at another holder's lease."""
@@ -143,7 +146,7 @@ class Lease:
         self._calls: list[Callable[[], object]] = []
 
     def when_lost(self, call: Callable[[], object]) -> None:
-        """Has something called, from another thread, when another driver takes the folder; at once if one has."""
+        """Calls a function, in another thread, when another driver takes the folder; at once if one has."""
         with self._lock:
             self._calls.append(call)
             lost = self._lost

@@ -55,7 +55,10 @@ def load_loss_weights(folder: str, model: nn.Module, loss: LossOrLosses) -> None
 
 
 def load_loss_weights_if_any(folder: str, model: nn.Module, loss: LossOrLosses, is_first: bool) -> None:
-    """As :func:`load_loss_weights` for any model folder; where it has none, the first rank says which are new."""
+    """As :func:`load_loss_weights`, but for any model folder.
+
+    If the folder has no weights of losses, the first rank logs which ones are new.
+    """
     if (Path(folder) / LOSS_WEIGHTS).exists():
         load_loss_weights(folder, model, loss)
     elif (owned := owned_by_loss(model, loss)) and is_first:

@@ -1,4 +1,4 @@
-"""Where a run begins: the one rule which checkpoint it goes on from, and what happens to what an earlier run left there."""
+"""Where a run starts: which checkpoint it resumes from, and what happens to an earlier run's files."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def find_checkpoint(
 
 
 def own_newest(store: CheckpointStore, otherwise: Start = NEW_RUN) -> Start:
-    """The newest complete checkpoint that this very run has written, which is where it goes on after a restart.
+    """The newest complete checkpoint that this very run has written, from which a restart resumes.
 
     Args:
         store: The run's folder, with the run's id.
@@ -193,7 +193,7 @@ def check_settings(start: Start, settings: Mapping[str, Any]) -> None:
 
 
 def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
-    """Refuses to go on from a checkpoint of a run with other data or settings, as the samples would not be the same.
+    """Raises if a checkpoint is of a run with other data or settings, since the samples would differ.
 
     A checkpoint of an earlier version does not say all of it; what it does not say is taken as unchanged, in
     so many words.
@@ -244,7 +244,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def set_aside(store: CheckpointStore, start: Start) -> Start:
-    """Moves what an earlier run left in a run's folder out of this run's way, and says so; nothing is deleted.
+    """Moves what an earlier run left in a run's folder out of the way, and logs it; deletes nothing.
 
     A run that goes on from the folder's newest checkpoint has nothing in its way. One that goes on from an
     earlier one has the later ones, and one that begins anew, or goes on from another folder, has all
@@ -281,7 +281,7 @@ def set_aside(store: CheckpointStore, start: Start) -> Start:
 
 
 def bring_ledger(store: CheckpointStore, start: Start) -> None:
-    """Puts the ledger that lies beside a checkpoint of another folder into the run's folder, where it is continued.
+    """Copies the ledger beside another folder's checkpoint into the run's folder, to be continued.
 
     Args:
         store: The run's folder, on a local disk.

@@ -31,7 +31,7 @@ def settings_of(optimizer: Any) -> Settings:
 
 
 def retune(optimizer: Any, scheduler: Any, settings: Settings) -> None:
-    """Gives a restored optimizer and scheduler the arguments of now: their states hold those of the checkpoint.
+    """Applies the current arguments to a restored optimizer and scheduler, which hold the checkpoint's.
 
     The rate keeps its place in the schedule: the share of its own rate that each group has at this step
     stays. A schedule that has a rate of its own (``reduce_lr_on_plateau``) keeps it.

@@ -1,4 +1,6 @@
-"""Checkpoints that can be trusted: complete ones carry a manifest, written last, of the size and hash of each file.
+"""Checkpoints that can be trusted: complete ones carry a manifest of each file's size and hash.
+
+The manifest is written last.
 
 The manifest carries its own hash as well: what it says besides (whose checkpoint it is, of which step, data
 and model) decides how a run goes on.
@@ -131,7 +133,7 @@ class CheckpointStore:
         return folder
 
     def seal(self, folder: Path, **facts: Any) -> SavedCheckpoint:
-        """Declares a checkpoint complete: hashes its files, uploads them if need be, and writes the manifest last.
+        """Declares a checkpoint complete: hashes its files, uploads them if needed, writes the manifest last.
 
         Args:
             folder: What :meth:`begin` returned, with all files in it.

@@ -1,4 +1,4 @@
-"""From described datasets to a sampler over all of them, and what there is to say about the batches to come."""
+"""From described datasets to a sampler over all of them, and what is logged about the coming batches."""
 
 from __future__ import annotations
 
@@ -190,13 +190,16 @@ def _crowded_line(name: str, dataset: DatasetSpec, described: DatasetStats, crow
     return (
         f"{name or dataset.label}: warning: {crowded:,} rows an epoch ({crowded / len(described.keys):.1%}) "
         f"share a text with too many others to fit full batches (one text occurs {counts.max():,} times): "
-        'collisions="keep" has them in small batches at the end, "mask" in full ones without repeats among the '
-        'negatives, "drop" leaves them out'
+        'collisions="keep" has them in small batches at the end, "mask" in full ones without '
+        'repeats among the negatives, "drop" leaves them out'
     )
 
 
 def _padding(plan: Plan, stats: Mapping[str, DatasetStats]) -> str:
-    """Share of padding if each batch were padded to its longest row; what the losses embed is sorted and cut finer."""
+    """Share of padding if each batch were padded to its longest row.
+
+    What the losses embed is sorted and cut finer.
+    """
     tokens = [described.keys.tokens for described in stats.values()]
     if len(stats) != 1 or tokens[0] is None or not tokens[0].any() or next(iter(stats.values())).faults:
         return ""

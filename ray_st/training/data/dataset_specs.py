@@ -143,7 +143,9 @@ def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:
 
 
 def negatives_pool(loss: nn.Module, batch_size: int, world_size: int) -> int | None:
-    """How many rows in-batch negatives come from: a worker's, or all of a global batch; None for a loss without them.
+    """Number of rows that in-batch negatives come from; None for a loss without them.
+
+    These are a worker's rows, or all rows of a global batch.
 
     Args:
         loss: The loss.
@@ -180,7 +182,7 @@ def named(dataset: Any) -> Mapping[str, Any]:
 
 
 def names_of(eval_dataset: Any) -> Any:
-    """What stands for evaluation datasets on a worker, where they are batch sources: names in the same form."""
+    """Names in the form of the evaluation datasets, which they replace where workers use batch sources."""
     if is_mixture(eval_dataset):
         return {name: name for name in eval_dataset}
     return None if eval_dataset is None else ""

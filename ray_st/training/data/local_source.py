@@ -1,4 +1,4 @@
-"""Batch sources in this process, without a cluster: for tests, for debugging, and for machines that have none."""
+"""Batch sources in this process, without a cluster: for tests, debugging, and single machines."""
 
 from __future__ import annotations
 

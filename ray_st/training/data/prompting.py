@@ -96,7 +96,10 @@ def prompt_transform(
     transform: Callable[[Batch], Batch] | None = None,
     **kwargs: Any,
 ) -> Batch:
-    """The documented transform; see :meth:`ray_st.SentenceTransformerTrainer.add_prompts_or_dataset_name_transform`."""
+    """The documented transform.
+
+    See :meth:`ray_st.SentenceTransformerTrainer.add_prompts_or_dataset_name_transform`.
+    """
     batch = batch if transform is None else transform(batch)
     return prompt_batch(batch, prompts, prompt_lengths, dataset_name)
 

@@ -1,4 +1,4 @@
-"""A model's Router and the data that it is trained on: which row each text column takes, refused where nobody says."""
+"""A model's Router and its training data: which row each text column takes; raises where unspecified."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def uses_all_rows(
 
 
 def skips_rows(model: nn.Module, mapping: RouterMapping | None, source: BatchSource | None) -> bool:
-    """Whether batches of some dataset leave rows of the model's Router unused, whose weights then stay as they are.
+    """Whether some dataset's batches leave rows of the Router unused, so that their weights stay unchanged.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""The data of a run, as one value: which datasets make up which source, in which batches; raises where they cannot work."""
+"""A run's data as one value: the datasets of each source and their batches; raises where they cannot work."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ class RunData:
         loss = loss_for(self.loss, name, label)
         if self.args.collisions == "mask" and not getattr(loss, "leaves_out_repeats", False):
             raise ValueError(
-                f'{label}: collisions="mask" needs a loss that leaves repeated texts out of its negatives, such as '
-                f"MultipleNegativesRankingLoss; {type(loss).__name__} does not."
+                f'{label}: collisions="mask" needs a loss that leaves repeated texts out of its negatives, '
+                f"such as MultipleNegativesRankingLoss; {type(loss).__name__} does not."
             )
         rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
         encoder = self.model.token_encoder()

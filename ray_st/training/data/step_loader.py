@@ -188,7 +188,7 @@ class StepDataset(Dataset[Inputs]):
         if step + _FETCH_AHEAD < len(plan):
             self._source.ahead(*self._locate(plan.cut(step + _FETCH_AHEAD, self._world)))
         batch, rows = plan.batch(step), plan.cut(step, self._world)
-        # A rank without a row still takes part in every collective: it computes on a filler row that counts nothing.
+        # A rank without a row still takes part in every collective: it computes on a filler row of no weight.
         dataset, local = self._locate(rows if len(rows) else batch[:1])
         inputs = self._collate(self._source.windows[dataset], local, self._source.names[dataset])
         inputs[SHARES] = self._world.shares(len(batch))

@@ -1,4 +1,6 @@
-"""Everything that ranks say to each other while training; what sharded weights say is in :mod:`ray_st.training.strategies.fsdp2`.
+"""All communication between ranks while training, except for sharded weights.
+
+Sharded weights communicate in :mod:`ray_st.training.strategies.fsdp2`.
 
 No other file imports ``torch.distributed``.
 """
@@ -77,7 +79,7 @@ def _alone() -> bool:
 
 
 def _gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
-    """Gathers slices of unequal length by padding them to the longest: gloo and NCCL gather equal shapes only."""
+    """Gathers slices of unequal length, padded to the longest: gloo and NCCL need equal shapes."""
     mine = rows.new_zeros((max(counts), *rows.shape[1:]))
     count = counts[dist.get_rank()]
     mine[:count] = rows[:count].detach()

@@ -1,4 +1,4 @@
-"""Evaluation shared by all ranks: the loss over evaluation datasets, what is made of predictions, and the evaluator."""
+"""Evaluation shared by all ranks: losses over evaluation datasets, prediction metrics, the evaluator."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class EvaluationLoop:
         return total / rows, int(rows)
 
     def _evaluator_prefix(self, prefix: str, moment: Moment) -> str | None:
-        """The prefix of the evaluator's metrics beside a dataset's; None where they come with another dataset's.
+        """The prefix of the evaluator's metrics, or None if they are reported with another dataset.
 
         While training they come once, with the first of the named datasets and under names that have no
         dataset's in them; at other times with each dataset. That is the peer's rule, which

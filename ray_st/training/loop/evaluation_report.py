@@ -1,4 +1,4 @@
-"""What a trial of a search does with an evaluation: it tells of it, at once or when all else of the step is done."""
+"""How a search's trial reports an evaluation: at once, or when the rest of the step is done."""
 
 from __future__ import annotations
 

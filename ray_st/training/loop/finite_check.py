@@ -1,4 +1,4 @@
-"""A step is taken only if its losses and its gradient are numbers; otherwise the run stops and names their rows."""
+"""A step is taken only if its losses and gradient are finite; otherwise the run stops and names the rows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from ray_st.training.distributed import collectives
 from ray_st.world import World
 
 LEAST_SCALE = 1e-4
-"""The least scale of fp16 losses: a gradient that still overflows is not made finite by a lower one (as in fairseq)."""
+"""The smallest scale of fp16 losses (as in fairseq).
+
+A gradient that still overflows at this scale does not become finite at a lower one.
+"""
 
 _MOST_ROWS = 100
 
 
 class LossError(ValueError):
-    """The loss or its gradient is not a number, or could not be computed; names the step, the rank and its rows."""
+    """The loss or gradient is not finite, or could not be computed; names the step, the rank and its rows."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def never() -> bool:
 
 
 class StepCheck:
-    """Collects the losses of a step's batches and looks at them, and at the gradient, before the optimizer moves.
+    """Collects the losses of a step's batches and checks them and the gradient before the optimizer's step.
 
     Both are looked at together, once a step: asking an accelerator for a value makes the process wait for it.
 

@@ -71,7 +71,9 @@ from ray_st.world import World
 
 
 class HfLoop(Trainer):
-    """Trains and evaluates in a worker, in its :class:`~ray_st.training.worker_context.WorkerContext`; needs no Ray.
+    """Trains and evaluates in a worker, without Ray.
+
+    The worker is described by a :class:`~ray_st.training.worker_context.WorkerContext`.
 
     Attributes:
         context: What the worker hands to the loop; None on the driver.
@@ -361,7 +363,7 @@ class HfLoop(Trainer):
             self.model, self.loss, self.args, world, self._bound_shares(), self.strategy, self._loss_methods()
         )
         self._loss_counter = LossCounter(self, self.train_step.parts, self._manifest())
-        # Mixed precision belongs to the model's forward alone: a loss's similarities are computed as the model
+        # Mixed precision is for the model's forward alone: a loss's similarities are computed as the model
         # gives them.
         self.accelerator.prepare_model(self.model, evaluation_mode=True)
         compile_encoder(self.model, self.args)
@@ -496,7 +498,7 @@ class HfLoop(Trainer):
             self.on_evaluated(self, self._unreported)
 
     def _take_in_and_expect(self) -> bool:
-        """Enters results of other processes' evaluations; True if this step's is to be requested from them."""
+        """Logs results of evaluations in other processes; True if this step's is to be requested there."""
         if self.async_eval is None:
             return False
         control = self.control
@@ -529,7 +531,10 @@ class HfLoop(Trainer):
             self.on_evaluated(self, metrics)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        """Counts losses over the whole run, and waits for other processes' evaluations before the best model is chosen."""
+        """Counts losses over the whole run and waits for outstanding evaluations.
+
+        They must be in before the best model is chosen.
+        """
         self._count_on()
         assert self._loss_counter is not None
         self._loss_counter.end()
@@ -556,7 +561,7 @@ class HfLoop(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The loss over an evaluation dataset, what ``compute_metrics`` makes of its embeddings, then the evaluator.
+        """The loss over an evaluation dataset, the metrics of ``compute_metrics``, then the evaluator.
 
         All of it is shared by all ranks.
         """
@@ -637,7 +642,7 @@ class HfLoop(Trainer):
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False
     ) -> dict[str, float]:
-        """An evaluation of training; the one before the first step is another process's, too, where there is one."""
+        """An evaluation during training; another process, if any, also does the one before the first step."""
         if self.async_eval is None:
             return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         step = self.state.global_step
@@ -726,12 +731,14 @@ class HfLoop(Trainer):
             self.state.best_model_checkpoint = store.location(f"{PREFIX}{best}")
 
     def save_state(self) -> None:
-        """Writes the trainer's state into ``args.output_dir``, secrets of callbacks left out; the first rank does."""
+        """Writes the trainer's state without callbacks' secrets to ``args.output_dir``, on the first rank."""
         if self.is_world_process_zero():
             save_state(self.state, Path(str(self.args.output_dir)))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the model with its card, and the weights that losses own; the first rank does, every rank must call it.
+        """Saves the model with its card, and the weights that losses own, on the first rank.
+
+        Every rank must call it.
 
         Args:
             output_dir: The folder; ``args.output_dir`` by default.
@@ -748,7 +755,7 @@ class HfLoop(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Saves the model folder, the weights that losses own, and the arguments as JSON; the first rank does.
+        """Saves the model folder, the weights that losses own, and the arguments as JSON, on the first rank.
 
         In the types that the weights are stored in, but for checkpoints: these hold them as they are trained.
         """
@@ -762,7 +769,7 @@ class HfLoop(Trainer):
             save_loss_and_arguments(folder, self.model, self.loss, self.args)
 
     def restore_types(self) -> None:
-        """Gives weights the types that they had before training; :meth:`train` leaves them as they were trained."""
+        """Restores the types that weights had before training; :meth:`train` leaves those of training."""
         if self._types is not None:
             self._types.restore()
 
@@ -778,7 +785,7 @@ class HfLoop(Trainer):
         load_loss_weights(folder, self.model, self.loss)
 
     def take_weights(self, folder: str) -> None:
-        """Takes over a model folder's weights, and those of losses if they lie there: a new run begins with them.
+        """Loads a model folder's weights, and those of losses if present, for a new run to start from.
 
         Args:
             folder: A checkpoint, of any program that writes this format, or another model folder.
@@ -799,7 +806,10 @@ class HfLoop(Trainer):
         load_random_states(checkpoint, self.worker.world.rank)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Loads their states; a trial that reports late keeps its own hyperparameters, which may have changed since."""
+        """Loads the states of both; a trial that reports late keeps its current hyperparameters.
+
+        They may have changed since the checkpoint.
+        """
         settings = settings_of(self.optimizer)
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.on_evaluated is not None and self.on_evaluated.late:

@@ -1,4 +1,4 @@
-"""The loss of the steps so far, carried over a restart: what is logged goes on as if the run had not been broken.
+"""The loss of the steps so far, carried over a restart, so that logs match an uninterrupted run.
 
 transformers counts from the step where it goes on: the first loss that it logs is a mean over fewer steps
 than an unbroken run's, and the loss that ``train()`` returns one over the steps of that call only.
@@ -102,7 +102,7 @@ class LossCounter:
         return asdict(LossSoFar(total, logged_at, list(since), list(parts)))
 
     def end(self) -> None:
-        """Makes the mean loss that transformers returns one over all steps of the run; every rank must call it.
+        """Makes transformers' returned mean loss cover all steps of the run; every rank must call it.
 
         transformers divides by the steps of its own call.
         """

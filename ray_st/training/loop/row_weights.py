@@ -1,4 +1,4 @@
-"""How much a rank's part of a batch counts: by its rows, among ranks and among the batches of an accumulated step."""
+"""Weights of a rank's part of a batch, by its rows: among ranks, and among accumulated batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ray_st.world import World
 
 
 class RowWeights:
-    """Weights of losses with which a step's loss is the mean over its rows, however they are cut into batches and shares.
+    """Weights of losses that make a step's loss the mean over its rows, however they are split.
 
     The reduction takes the mean over ranks, and the loop the mean over the batches of a step: both count
     unequal parts alike, so a part is weighed by its rows over those that it would have if all were equal.

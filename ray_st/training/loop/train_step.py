@@ -28,7 +28,7 @@ Features = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class LossMethods:
-    """The trainer's methods that make a loss of a step's inputs; what users override has its effect through these.
+    """The trainer's methods that compute a step's loss; overrides by users take effect through these.
 
     Args:
         prepare: Moves inputs to the device.
@@ -146,14 +146,14 @@ class TrainStep:
 
     def _whole_loss(self, inputs: dict[str, Any], num_items: Any) -> Tensor:
         loss: Tensor = self._methods.compute_loss(self._model, inputs, num_items_in_batch=num_items)
-        # With a loss for each dataset, a step uses the weights of one. The reducer waits for all: an empty slice gives
-        # the others a gradient of zero.
+        # With a loss for each dataset, a step uses the weights of one. The reducer waits for all: an
+        # empty slice gives the others a gradient of zero.
         for weight in self._strategy.trained_by_loss():
             loss = loss + weight.reshape(-1)[:0].sum()
         return loss
 
     def count_parts(self, value: Mapping[str, Tensor]) -> None:
-        """Counts the parts of a loss, if it is training's: those of an evaluation are not logged as training's."""
+        """Counts the parts of a training loss; those of an evaluation are not logged as training's."""
         if self._weight is not None:
             self.parts.add(value, self._weight)
 
@@ -186,7 +186,7 @@ class TrainStep:
             LossError: If a loss, or the gradient, is not a number.
         """
         if not self._strategy.keeps_gradient:
-            # The weights have moved: they are looked at instead, so that at least no checkpoint is made of them.
+            # The weights have moved: check them instead, so that at least no checkpoint is made of bad ones.
             norm = nn.utils.get_total_norm(list(self._model.parameters()))
         self._check.check(norm, step, skips_overflow)
 

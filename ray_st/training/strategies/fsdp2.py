@@ -1,4 +1,4 @@
-"""Weights sharded over ranks while training (FSDP): a rank keeps its part of each, and gathers a layer to run it.
+"""Weights sharded over ranks while training (FSDP): each rank keeps a part and gathers layers to run.
 
 Only this file knows PyTorch's ``fully_shard``. What it needs from everything else: all ranks run each layer
 equally often in a step, since each time is a gathering of its weights; evaluations and checkpoints see whole
@@ -50,7 +50,7 @@ class ShardedStep(Step):
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Makes all modules plain ones with whole weights for a while, to read: a rank may run the model by itself.
+        """While open, all modules are plain ones with whole weights, to read; a rank may run the model alone.
 
         Every rank must call it; inside of another one it does nothing.
         """
@@ -156,7 +156,7 @@ def shard(
 
 
 def units(step: Step, config: Mapping[str, Any]) -> list[nn.Module]:
-    """The modules that are gathered one at a time, inner ones first; all other weights are gathered with the step.
+    """The modules that are gathered one at a time, inner ones first; the rest is gathered with the step.
 
     Those of the model's encoders that ``config`` names, by class or by size, unless they share weights with
     others.

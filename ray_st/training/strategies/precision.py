@@ -45,7 +45,7 @@ class StoredTypes:
 
     @contextmanager
     def for_a_while(self) -> Iterator[None]:
-        """While this lasts, weights are of their stored types, to be saved; then exactly what they were before."""
+        """While open, weights have their stored types, for saving; then exactly their earlier values."""
         wide = {name: tensor.data for name, tensor in self._tensors().items()}
         self._narrow()
         try:
@@ -109,7 +109,7 @@ def widened(model: nn.Module, loss: LossOrLosses) -> Iterator[StoredTypes]:
 
 
 def note_on_types(model: nn.Module, loss: LossOrLosses) -> str:
-    """What a run says of weights that it trains in another type than they are stored in; empty if there are none."""
+    """The note on weights that are trained in another type than they are stored in; empty if none are."""
     chosen = _chosen(model, loss)
     tensors = [tensor for tensor in _all_tensors(model, loss).values() if id(tensor) in chosen]
     if not tensors:

@@ -34,7 +34,7 @@ class Step(nn.Module):
 
 
 def describe_weights(model: nn.Module) -> str:
-    """How many weights a model has, and a hash of their names and shapes: what differs between two models' folders."""
+    """The number of a model's weights and a hash of their names and shapes, to tell model folders apart."""
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     values = sum(map(math.prod, shapes.values()))
     return f"{values:,} values in {len(shapes):,} tensors ({xxhash.xxh3_64_hexdigest(repr(shapes).encode())})"

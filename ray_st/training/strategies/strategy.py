@@ -1,4 +1,4 @@
-"""How model and losses are wrapped while training: whole on each rank (DDP), sharded (FSDP2), or as DeepSpeed's engine.
+"""How model and losses are wrapped while training: DDP (whole), FSDP2 (sharded) or DeepSpeed's engine.
 
 A strategy is made once for a trainer and wraps the model anew for each training. Everything that needs whole
 weights or a whole optimizer state asks the strategy for them.
@@ -98,7 +98,7 @@ class Strategy:
         return nullcontext()
 
     def whole_state(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-        """While this lasts, the first rank's optimizer has its whole state, to be saved; every rank must call it."""
+        """While open, the first rank's optimizer has its whole state, for saving; every rank must call it."""
         return nullcontext()
 
     def grad_norm(self, norm: Any) -> Any:
@@ -118,13 +118,16 @@ class Strategy:
         return {"learning_rate": learning_rate()} if self.args.optim in _LOMO else {}
 
     def skips_overflow(self, accelerator: Accelerator) -> bool:
-        """Whether a gradient that is not a number is one of scaled losses (fp16), and the optimizer leaves it out."""
+        """Whether a non-finite gradient comes from scaled losses (fp16), so that the optimizer skips it."""
         scaler = accelerator.scaler
         return scaler is not None and scaler.is_enabled() and scaler.get_scale() > LEAST_SCALE
 
 
 class Sharded(Strategy):
-    """Weights, gradients and optimizer state sharded over ranks (FSDP2); see :mod:`ray_st.training.strategies.fsdp2`."""
+    """Weights, gradients and optimizer state sharded over ranks (FSDP2).
+
+    See :mod:`ray_st.training.strategies.fsdp2`.
+    """
 
     shards = True
     _step: ShardedStep | None = None
@@ -167,7 +170,7 @@ class Sharded(Strategy):
 
 
 class DeepSpeed(Strategy):
-    """DeepSpeed's engine, which takes the optimizer's steps, and the schedule's if its configuration names one."""
+    """DeepSpeed's engine, which steps the optimizer, and the schedule if its configuration names one."""
 
     def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
         """Makes the engine."""

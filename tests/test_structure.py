@@ -127,6 +127,14 @@ def test_the_package_has_no_import_circles(package: list[File]) -> None:
     assert structure.circles(package) == []
 
 
+def test_the_trainer_is_three_classes_deep(package: list[File]) -> None:
+    assert structure.depth(structure.class_tree(package)) == 3
+
+
+def test_no_file_name_is_in_two_rooms(package: list[File]) -> None:
+    assert structure.repeated_names(package) == []
+
+
 @pytest.mark.slow
 def test_every_figure_has_a_line(package: list[File]) -> None:
     assert all(structure.measure(package).values())

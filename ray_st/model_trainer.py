@@ -37,7 +37,7 @@ from ray_st.training.argument_checks import (
     note_kept_activations,
 )
 from ray_st.training.callbacks.hub_upload import NOT_OF_THE_RUN
-from ray_st.training.callbacks.run_description import card_of, default_arguments, describe_run
+from ray_st.training.callbacks.run_description import default_arguments, describe_run
 from ray_st.training.callbacks.run_header import subject
 from ray_st.training.data.dataset_specs import named, prompt_lengths
 from ray_st.training.data.local_source import local_place
@@ -224,7 +224,7 @@ class ModelTrainer(HfLoop):
         self.user_collator = data_collator
         self.scaling_config, self.run_config = scaling_config, run_config
         if model_init is None:
-            self.loss = make_losses(loss, self.model)
+            self.loss = make_losses(loss, self.model, self.family.default_loss)
         self._check_parts()
         known, given = self.callback_handler.callbacks, len(callbacks or [])
         self.default_callbacks = [*known[: -1 - given], known[-1]]  # a bar or printer comes last
@@ -308,7 +308,7 @@ class ModelTrainer(HfLoop):
         model = super().call_model_init(trial)
         if self._tokenizer is not None:
             model.tokenizer = self._tokenizer
-        self.loss = make_losses(self.loss_init, model, anew=True, trial=trial)
+        self.loss = make_losses(self.loss_init, model, self.family.default_loss, anew=True, trial=trial)
         return model
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
@@ -384,11 +384,13 @@ class ModelTrainer(HfLoop):
         start = self._supply(self._run_specs, resume)
         if self.worker.world.is_first:
             self._note_types()
-        if card_of(self.model) is not None:  # elsewhere the driver does
+        if self.family.card(self.model) is not None:  # elsewhere the driver does
             self.add_model_card_callback(default_arguments(self.args))
             if self.card_defaults is not None:
                 specs = self.data.train_specs(self.args.world_size)
-                describe_run(self.model, self.loss, self.args, specs, self.card_defaults)
+                describe_run(
+                    self.family.card(self.model), self.model, self.loss, self.args, specs, self.card_defaults
+                )
         try:
             result = super().train(start, trial, ignore_keys)
             self.save_last()
@@ -518,6 +520,7 @@ class ModelTrainer(HfLoop):
     def data(self) -> RunData:
         """What a run trains and evaluates on, from the trainer's current attributes."""
         return RunData(
+            family=self.family,
             args=self.args,
             model=self.model,
             loss=self.loss,
@@ -702,7 +705,9 @@ class ModelTrainer(HfLoop):
             note_kept_activations(self.args, self.model)
             self._note_types()
         if keeps and self.card_defaults is not None:
-            describe_run(self.model, self.loss, self.args, specs, self.card_defaults)
+            describe_run(
+                self.family.card(self.model), self.model, self.loss, self.args, specs, self.card_defaults
+            )
         from ray_st.runtime.train.dispatch import RunRequest, dispatch
         from ray_st.runtime.train.launch import runs_here
         from ray_st.runtime.train.sendable import check_sendable

@@ -6,11 +6,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from ray_st.model_trainer import ModelTrainer
+from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.training.data.prompting import Batch, prompt_datasets, prompt_transform
+from ray_st.training.family import Family, each_column
 from ray_st.training_args import SentenceTransformerTrainingArguments
+
+
+def _cosent(model: SentenceTransformer) -> nn.Module:
+    from ray_st.losses import CoSENTLoss
+
+    return CoSENTLoss(model)
+
+
+def _embedding(model: SentenceTransformer, features: Mapping[str, Any]) -> Tensor:
+    embedding: Tensor = model(dict(features))["sentence_embedding"]
+    return embedding
+
+
+EMBEDDERS = Family(
+    name="SentenceTransformer",
+    inputs=each_column,
+    encoder=lambda model: model.token_encoder(),
+    tokenize=lambda model: model.tokenize,
+    output=_embedding,
+    default_loss=_cosent,
+    save=lambda model, folder: model.save_pretrained(folder),
+    load_weights=lambda model, folder: model.load_weights(folder),
+    card=lambda model: model.model_card_data,
+)
+"""Embedders: each text column by itself becomes an embedding, which losses see."""
 
 
 class SentenceTransformerTrainer(ModelTrainer):
@@ -56,6 +84,8 @@ class SentenceTransformerTrainer(ModelTrainer):
     Raises:
         ValueError: If the model, the data and the loss don't fit each other.
     """
+
+    family = EMBEDDERS
 
     def __init__(
         self,

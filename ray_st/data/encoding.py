@@ -49,6 +49,7 @@ class Encoding:
         encoder: Turns texts into token ids, or None where the model takes no token ids.
         keep_texts: Whether the encoded rows keep their texts (for a custom collator, or without an encoder).
         prompts: Prompt that is put before each text of a column.
+        inputs: Of which text columns each input of a row is made, by its name; empty where each column is one.
         routes: The columns whose texts take a row of the model's modules of their own, with that row's
             encoder.
     """
@@ -58,10 +59,16 @@ class Encoding:
     keep_texts: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, Route] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def encoder_of(self, column: str) -> Any:
-        """What turns the texts of a column into token ids; None where they stay texts."""
-        return self.routes[column].encoder if column in self.routes else self.encoder
+    def encoder_of(self, name: str) -> Any:
+        """What turns the texts of an input into token ids; None where they stay texts."""
+        return self.routes[name].encoder if name in self.routes else self.encoder
+
+    @property
+    def made_of(self) -> Mapping[str, tuple[str, ...]]:
+        """The text columns of each input."""
+        return self.inputs or {name: (name,) for name in self.columns.texts}
 
 
 def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
@@ -72,8 +79,8 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
         encoding: What to make of them.
 
     Returns:
-        For each text column ``ids:…`` (list of int32, if there is an encoder), ``hash:…`` (uint64) and, if
-        they are kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts);
+        For each input ``ids:…`` (list of int32, if there is an encoder); for each text column ``hash:…``
+        (uint64) and, if they are kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts);
         ``truncated``, whether a text reaches the encoder's longest input; ``fault``, which says what is wrong
         with a row, or null. An unusable text counts as an empty one.
     """
@@ -82,18 +89,23 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     made: dict[str, pa.Array] = {}
     tokens = np.zeros(len(block), dtype=np.int64)
     truncated = np.zeros(len(block), dtype=bool)
+    prompted: dict[str, list[str]] = {}
     for name, values in texts.items():
         made[hash_of(name)] = pa.array(hash_texts(values), pa.uint64())
-        prompted = (
-            [encoding.prompts[name] + text for text in values] if encoding.prompts.get(name) else values
-        )
+        prompt = encoding.prompts.get(name)
+        prompted[name] = [prompt + text for text in values] if prompt else values
+    kept = set(texts if encoding.keep_texts else ())
+    for name, sources in encoding.made_of.items():
         encoder = encoding.encoder_of(name)
-        if encoder is not None:
-            made[ids_of(name)], lengths = _ragged(encoder(prompted))
-            tokens += lengths
-            truncated |= lengths >= (getattr(encoder, "max_seq_length", None) or np.inf)
-        if encoding.keep_texts or encoder is None:
-            made[text_of(name)] = pa.array(prompted, pa.large_string())
+        if encoder is None:
+            kept.update(sources)
+            continue
+        made[ids_of(name)], lengths = _ragged(encoder(joined([prompted[source] for source in sources])))
+        tokens += lengths
+        truncated |= lengths >= (getattr(encoder, "max_seq_length", None) or np.inf)
+    made.update(
+        {text_of(name): pa.array(prompted[name], pa.large_string()) for name in texts if name in kept}
+    )
     label = encoding.columns.label
     if label is not None:
         made[label] = checked_labels(block[label], label, encoding.columns.need, faults)
@@ -102,6 +114,11 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     made[TRUNCATED] = pa.array(truncated)
     made[FAULT] = pa.array(faults, pa.string())
     return pa.table(made)
+
+
+def joined(columns: Sequence[list[str]]) -> list[Any]:
+    """The texts of an input: those of its column, or tuples of those of its columns."""
+    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
 def _found_by_reader(block: pa.Table) -> list[str | None]:

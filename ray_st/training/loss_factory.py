@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -13,13 +13,20 @@ from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, Step
 
 
-def make_losses(given: Any, model: nn.Module, anew: bool = False, trial: Any = None) -> LossOrLosses:
+def make_losses(
+    given: Any,
+    model: nn.Module,
+    default: Callable[[Any], nn.Module],
+    anew: bool = False,
+    trial: Any = None,
+) -> LossOrLosses:
     """The losses of a model.
 
     Args:
         given: What the user gave: a loss, a function that makes it from the model (and ``trial``, if it has
-            an argument of this name), or a dict of these; None for CoSENT.
+            an argument of this name), or a dict of these; None for the default.
         model: The model.
+        default: Makes the loss where none was given.
         anew: Whether losses that were given hold another model, which this one replaces: copies are made,
             with what they own as it was given.
         trial: The trial of a search; None outside of one.
@@ -28,9 +35,7 @@ def make_losses(given: Any, model: nn.Module, anew: bool = False, trial: Any = N
         ValueError: If it is none of these, or a loss holds another model.
     """
     if given is None:
-        from ray_st.losses import CoSENTLoss
-
-        return CoSENTLoss(model)
+        return default(model)
     if isinstance(given, Mapping):
         return {name: _make(part, model, anew, trial) for name, part in given.items()}
     return _make(given, model, anew, trial)

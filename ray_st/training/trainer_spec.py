@@ -157,7 +157,7 @@ def _noted(trainer: Any) -> dict[str, Any]:
     """What a task leaves besides its result: in callbacks, and in the model's card."""
     return {
         "callbacks": tuple(_sendable(callback.__dict__) for callback in trainer.travelled),
-        "card": getattr(trainer.model, "model_card_data", None),
+        "card": trainer.family.card(trainer.model),
     }
 
 

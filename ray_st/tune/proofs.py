@@ -107,7 +107,7 @@ def prove(template: TrialFactory, points: Sequence[Point]) -> TrialFactory:
         for_model, for_loss, for_data = (DrawnTrial(0, point.values) for _ in range(3))
         set_seed(args.seed)
         model = call_model_init(template.model_init, for_model)
-        make_losses(template.loss_init, model, anew=True, trial=for_loss)
+        make_losses(template.loss_init, model, template.family.default_loss, anew=True, trial=for_loss)
         if template.data_init is not None:
             template.data_init(for_data)
         read_by_model |= for_model.read

@@ -249,6 +249,7 @@ def _template(trainer: ModelTrainer, options: SearchOptions) -> TrialFactory:
     bare = {**described.options, "model": None, "loss": None}
     return TrialFactory(
         description=dataclasses.replace(described, options=bare),
+        family=trainer.family,
         model_init=trainer.model_init,
         loss_init=trainer.loss_init,
         base=None,

@@ -17,6 +17,7 @@ from ray_st.study.trial_arguments import with_values
 from ray_st.training.callbacks.trial_runs import TrialRuns
 from ray_st.training.data.run_data import RunData
 from ray_st.training.data.sampler_factory import SamplerMethods
+from ray_st.training.family import Family
 from ray_st.training.loss_factory import make_losses
 from ray_st.training.strategies.step_module import LossOrLosses
 from ray_st.training.trainer_spec import TrainerSpec
@@ -30,6 +31,7 @@ class TrialFactory:
 
     Args:
         description: The driver's trainer, without model and loss.
+        family: What kind of model it is.
         model_init: Makes the model; takes a trial or nothing.
         loss_init: Makes the loss, or one for each dataset by name: functions of the model, or of the model
             and ``trial``.
@@ -45,6 +47,7 @@ class TrialFactory:
     """
 
     description: TrainerSpec
+    family: Family
     model_init: Callable[..., Any]
     loss_init: Any
     base: Any
@@ -77,7 +80,7 @@ class TrialFactory:
         args = self.args(values, name or f"{self.search}-{number}")
         set_seed(args.seed)
         model = copy.deepcopy(self.base) if self.base is not None else call_model_init(self.model_init, trial)
-        loss = make_losses(self.loss_init, model, anew=True, trial=trial)
+        loss = make_losses(self.loss_init, model, self.family.default_loss, anew=True, trial=trial)
         given = self.description.options
         # A trial may change these; the next one in its process must not see it.
         callbacks, attributes = copy.deepcopy((given["callbacks"], self.description.attributes))
@@ -113,6 +116,7 @@ class TrialFactory:
         train_dataset = self.data_init(trial) if self.data_init else self.train_dataset
         around = {"model": model, "loss": loss, "train_dataset": train_dataset}
         return RunData(
+            family=self.family,
             args=args,
             model=model,
             loss=loss,

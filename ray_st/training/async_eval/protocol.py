@@ -173,5 +173,5 @@ def answer(trainer: Any, request: EvalRequest) -> EvalResult:
         {name: value for name, value in entry.items() if name != "step"}
         for entry in trainer.state.log_history
     ]
-    card = getattr(trainer.model, "model_card_data", None)
+    card = trainer.family.card(trainer.model)
     return EvalResult(request.step, request.epoch, tuple(entries), getattr(card, "scores", None))

@@ -33,6 +33,7 @@ _OF_THE_MACHINE = ("use_cpu", "logging_dir", "local_rank")
 
 
 def describe_run(
+    card: Any,
     model: Any,
     loss: LossOrLosses,
     args: SentenceTransformerTrainingArguments,
@@ -42,13 +43,13 @@ def describe_run(
     """Notes a run in the card of the model that it trains, before it starts.
 
     Args:
+        card: The data of the model's card; None for a model without one.
         model: The model.
         loss: The loss, or one for each dataset.
         args: Training arguments.
         specs: The run's datasets, by the name of their source.
         defaults: Training arguments by default.
     """
-    card = card_of(model)
     if card is None:
         return
     card.set_losses(list(losses_of(loss).values()))
@@ -200,14 +201,13 @@ def _token_counter(model: Any) -> Callable[[list[str]], list[int]] | None:
 # ---- surroundings and records ----
 
 
-def note_surroundings(model: Any, context: WorkerContext) -> None:
+def note_surroundings(card: Any, context: WorkerContext) -> None:
     """Records a run's cluster, versions and sizes in its model's card, if any; every rank must call it.
 
     Args:
-        model: The model.
+        card: The data of the model's card, or None.
         context: The worker's.
     """
-    card = card_of(model)
     if card is None:
         return
     found = collectives.gather_objects((_device(), context.world.node_rank))
@@ -221,27 +221,21 @@ def note_surroundings(model: Any, context: WorkerContext) -> None:
 
 
 def note_records(
-    model: Any, state: TrainerState, args: SentenceTransformerTrainingArguments, emissions: Emissions | None
+    card: Any, state: TrainerState, args: SentenceTransformerTrainingArguments, emissions: Emissions | None
 ) -> None:
     """Notes in the model's card what a run has found out so far.
 
     Args:
-        model: The model.
+        card: The data of the model's card, or None.
         state: The trainer's state.
         args: Training arguments.
         emissions: What the run emitted, if that is measured.
     """
-    card = card_of(model)
     if card is None or not card.trained or not state.log_history:
         return
     card.logs = list(state.log_history)
     card.best_step = state.best_global_step if args.load_best_model_at_end else None
     card.emissions = emissions or card.emissions
-
-
-def card_of(model: Any) -> Any:
-    """The data of a model's card; None for a model without one."""
-    return getattr(model, "model_card_data", None)
 
 
 def _device() -> str:

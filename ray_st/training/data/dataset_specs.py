@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -22,6 +22,7 @@ from ray_st.data.encoding import Encoder, Encoding
 from ray_st.data.routes import Route
 from ray_st.data.sources import Source, as_source
 from ray_st.training.data.specs import DatasetSpec, LoaderSpec
+from ray_st.training.family import Inputs, each_column
 from ray_st.training.strategies.step_module import LossOrLosses
 
 
@@ -97,6 +98,7 @@ def make_part(
     batch_size: int,
     make_sampler: Callable[[Any, int], Any],
     routes: Callable[[ColumnSpec], Mapping[str, Route]] = _no_routes,
+    inputs: Callable[[Sequence[str]], Inputs] = each_column,
 ) -> DatasetSpec:
     """One dataset of a run, refused if its loss cannot use it.
 
@@ -109,6 +111,7 @@ def make_part(
         batch_size: Rows of a global batch.
         make_sampler: Makes the batch sampler from the rows' keys and a seed.
         routes: Gives the routes of the text columns that take a row of the model of their own.
+        inputs: Gives the inputs of a row; see :class:`ray_st.training.family.Family`.
 
     Raises:
         ValueError: If the dataset does not fit.
@@ -117,8 +120,11 @@ def make_part(
     columns = check_columns(columns, loss, label)
     if isinstance(source, datasets.Dataset):
         check_rows(len(source), 1, label)
-    encoding = Encoding(columns, encoder, prompts=prompts(columns), routes=routes(columns))
-    encoders = ((column, prompt, encoding.encoder_of(column)) for column, prompt in encoding.prompts.items())
+    encoding = Encoding(
+        columns, encoder, prompts=prompts(columns), routes=routes(columns), inputs=inputs(columns.texts)
+    )
+    alone = {column: text for column, text in encoding.prompts.items() if column in encoding.made_of}
+    encoders = ((column, prompt, encoding.encoder_of(column)) for column, prompt in alone.items())
     lengths = {column: int(one.prompt_length(prompt)) for column, prompt, one in encoders if one is not None}
     return DatasetSpec(label, source, encoding, batch_size, make_sampler, lengths)
 

@@ -35,6 +35,7 @@ from ray_st.training.data.sampler_factory import (
     order_settings,
 )
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_key
+from ray_st.training.family import Family
 from ray_st.training.strategies.step_module import LossOrLosses
 from ray_st.training_args import BadRows, SentenceTransformerTrainingArguments
 
@@ -46,6 +47,7 @@ class RunData:
     """What a run trains and evaluates on.
 
     Args:
+        family: What kind of model it is.
         args: Training arguments.
         model: The model.
         loss: The loss, or one for each dataset.
@@ -57,6 +59,7 @@ class RunData:
             name.
     """
 
+    family: Family
     args: SentenceTransformerTrainingArguments
     model: Any
     loss: LossOrLosses
@@ -165,7 +168,7 @@ class RunData:
                 f"such as MultipleNegativesRankingLoss; {type(loss).__name__} does not."
             )
         rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
-        encoder = self.model.token_encoder()
+        encoder: Any = self.family.encoder(self.model)
         if encoder is not None and self.args.prompts:
             encoder.check_prefixes()
         spec = make_part(
@@ -178,6 +181,7 @@ class RunData:
             batch_size,
             maker,
             lambda columns: self._routes(columns, name, label),
+            self.family.inputs,
         )
         if kind == "train_dataset":
             check_sampler(self.args, spec.encoding.columns, batch_size, label)

@@ -14,8 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from ray_st.data.batch_source import BatchSource
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
+from ray_st.data.encoding import joined
 from ray_st.data.plan import Indices, Plan
 from ray_st.data.routes import Route
+from ray_st.training.family import Inputs as InputsOfRow
+from ray_st.training.family import each_column
 from ray_st.world import World
 
 LABEL = "label"
@@ -85,6 +88,7 @@ class Collate:
         collator: A user's collator, which gets the rows as dictionaries of texts instead.
         text_ids: Whether features tell which texts are the same, for losses that leave repeats out.
         routes_of: Gives the routes of a dataset's columns, where texts take one of several rows of the model.
+        inputs_of: Gives the inputs of a row from its text columns.
     """
 
     def __init__(
@@ -95,9 +99,10 @@ class Collate:
         collator: Collator | None = None,
         text_ids: bool = False,
         routes_of: RoutesOf | None = None,
+        inputs_of: Callable[[Sequence[str]], InputsOfRow] = each_column,
     ) -> None:
         self._text_ids = text_ids
-        self._routes_of = routes_of
+        self._routes_of, self._inputs_of = routes_of, inputs_of
         self._routes: dict[str, Mapping[str, Route]] = {}
         self._tokenize, self._pad = tokenize, pad
         self._prompt_lengths = prompt_lengths or {}
@@ -122,24 +127,30 @@ class Collate:
     def _own(self, window: EncodedDataset, rows: Indices, dataset: str) -> Inputs:
         lengths, routes = self._prompt_lengths.get(dataset, {}), self._routes.get(dataset, {})
         features: dict[str, dict[str, Any]] = {}
-        for name in window.columns.texts:
-            features[name] = self._features(window, rows, name, routes.get(name))
+        for name, columns in self._inputs_of(window.columns.texts).items():
+            features[name] = self._features(window, rows, name, columns, routes.get(name))
             if name in lengths:
                 features[name]["prompt_length"] = lengths[name]
-            if self._text_ids:
+            if self._text_ids and columns == (name,):
                 features[name]["text_id"] = torch.from_numpy(window.hashes(name, rows))
         labels = window.label_array(rows)
         return flatten(features, None if labels is None else torch.from_numpy(labels))
 
     def _features(
-        self, window: EncodedDataset, rows: Indices, column: str, route: Route | None
+        self,
+        window: EncodedDataset,
+        rows: Indices,
+        name: str,
+        columns: Sequence[str],
+        route: Route | None,
     ) -> dict[str, Any]:
         encoder = None if route is None else route.encoder
         pad = self._pad if encoder is None else encoder.pad
-        if pad is not None and window.has_tokens(column):
-            return dict(pad(window.ids(column, rows)))
+        if pad is not None and window.has_tokens(name):
+            return dict(pad(window.ids(name, rows)))
         of_task = {} if route is None or route.task is None else {"task": route.task}
-        return dict(self._tokenize(window.texts(column, rows), **of_task))
+        texts = joined([window.texts(column, rows) for column in columns])
+        return dict(self._tokenize(texts, **of_task))
 
 
 def _dictionaries(window: EncodedDataset, rows: Indices) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from ray_st.evaluation.sentence_evaluator import SINGLE_METRIC
 from ray_st.training.data.step_loader import BATCH, Inputs
 from ray_st.training.distributed import collectives
 from ray_st.training.distributed.evaluator_team import together
-from ray_st.training.loop.predictions import Predictions, Preprocess, Taken, joined, listed
+from ray_st.training.loop.predictions import Output, Predictions, Preprocess, Taken, joined, listed
 from ray_st.training.loop.row_shares import RowShares
 from ray_st.training.loop.train_step import LossMethods
 from ray_st.training_args import SentenceTransformerTrainingArguments
@@ -53,6 +53,7 @@ class EvaluationLoop:
         methods: The trainer's methods.
         evaluator: Called with the model, or None.
         compute_metrics: Makes metrics of predictions, or None.
+        output: What the model says of an input, to be predicted.
         preprocess: ``preprocess_logits_for_metrics``, or None.
         output_path: Gives the folder into which evaluators write; asked on the first rank.
     """
@@ -65,12 +66,13 @@ class EvaluationLoop:
         methods: LossMethods,
         evaluator: Evaluator | None,
         compute_metrics: Callable[..., Mapping[str, float]] | None,
+        output: Output,
         preprocess: Preprocess | None,
         output_path: Callable[[], str],
     ) -> None:
         self._args, self._world, self._names, self._methods = args, world, names, methods
         self._evaluator, self._compute_metrics = evaluator, compute_metrics
-        self._predict = Predictions(preprocess, args.include_for_metrics)
+        self._predict = Predictions(output, preprocess, args.include_for_metrics)
         self._output_path = output_path
         self._of_all_datasets: Mapping[str, Any] | None = None
 

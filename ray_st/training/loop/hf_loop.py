@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate.utils.memory import clear_device_cache
@@ -46,6 +46,7 @@ from ray_st.training.checkpoint.store import MANIFEST, PREFIX
 from ray_st.training.data.router_routes import routes_of, skips_rows
 from ray_st.training.data.step_loader import Collate, Inputs, collect, step_loader
 from ray_st.training.distributed import collectives
+from ray_st.training.family import Family
 from ray_st.training.loop.evaluation_loop import (
     EvaluationLoop,
     Evaluator,
@@ -76,6 +77,7 @@ class HfLoop(Trainer):
     The worker is described by a :class:`~ray_st.training.worker_context.WorkerContext`.
 
     Attributes:
+        family: What kind of model it trains.
         context: What the worker hands to the loop; None on the driver.
         loss: The loss, or one for each dataset.
         evaluator: Called at each evaluation, or None.
@@ -91,6 +93,7 @@ class HfLoop(Trainer):
         brought: Names of the attributes of a subclass that came from there.
     """
 
+    family: ClassVar[Family]
     args: SentenceTransformerTrainingArguments
     model: Any
     callback_handler: ConsensusHandler
@@ -178,14 +181,15 @@ class HfLoop(Trainer):
             context: The worker's; this one's by default.
         """
         context = context or self.worker
-        encoder = self.model.token_encoder()
+        encoder: Any = self.family.encoder(self.model)
         collate = Collate(
-            tokenize=self.model.tokenize,
+            tokenize=self.family.tokenize(self.model),
             pad=None if encoder is None else encoder.pad,
             prompt_lengths=context.prompt_lengths,
             collator=self.user_collator,
             text_ids=self.args.collisions == "mask",
             routes_of=functools.partial(routes_of, self.model, self.args.router_mapping),
+            inputs_of=self.family.inputs,
         )
         pin = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
         return step_loader(source, context.world, collate, pin)
@@ -327,7 +331,7 @@ class HfLoop(Trainer):
         self.restore_types()
         self._types = widen(self.model, self.loss)
         try:
-            note_surroundings(self.model, self.worker)
+            note_surroundings(self.family.card(self.model), self.worker)
             with self._closing_loop_callbacks():
                 result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
@@ -518,8 +522,9 @@ class HfLoop(Trainer):
             self._determine_best_metric(metrics, None)
         self.state.log_history.sort(key=itemgetter("step"))
         self._name_best()
-        if result.scores is not None:
-            self.model.model_card_data.scores = result.scores
+        card = self.family.card(self.model)
+        if card is not None and result.scores is not None:
+            card.scores = result.scores
 
     def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
         """Tells a search of an evaluation; transformers calls this once for all datasets."""
@@ -596,6 +601,7 @@ class HfLoop(Trainer):
                 self._loss_methods(),
                 self.evaluator,
                 self.compute_metrics,
+                self.family.output,
                 self.preprocess_logits_for_metrics,
                 self.evaluator_output_path,
             )
@@ -765,7 +771,7 @@ class HfLoop(Trainer):
         with contextlib.nullcontext() if types is None else types.for_a_while():
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
-            self.model.save_pretrained(str(folder))
+            self.family.save(self.model, str(folder))
             save_loss_and_arguments(folder, self.model, self.loss, self.args)
 
     def restore_types(self) -> None:
@@ -775,13 +781,13 @@ class HfLoop(Trainer):
 
     def _note_records(self) -> None:
         emissions = None if self.tracked_run is None else self.tracked_run.emissions
-        note_records(self.model, self.state, self.args, emissions)
+        note_records(self.family.card(self.model), self.state, self.args, emissions)
 
     # ---- a checkpoint's way back ----
 
     def load_checkpoint(self, folder: str) -> None:
         """Loads the model's and the losses' weights from a checkpoint, in place."""
-        self.model.load_weights(folder)
+        self.family.load_weights(self.model, folder)
         load_loss_weights(folder, self.model, self.loss)
 
     def take_weights(self, folder: str) -> None:
@@ -790,7 +796,7 @@ class HfLoop(Trainer):
         Args:
             folder: A checkpoint, of any program that writes this format, or another model folder.
         """
-        self.model.load_weights(folder)
+        self.family.load_weights(self.model, folder)
         load_loss_weights_if_any(folder, self.model, self.loss, self.worker.world.is_first)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

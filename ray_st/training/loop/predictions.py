@@ -13,6 +13,7 @@ from transformers import EvalPrediction
 from ray_st.training.distributed import collectives
 
 Preprocess = Callable[[Any, Tensor | None], Any]
+Output = Callable[[Any, Mapping[str, Any]], Tensor]
 Figures = Mapping[str, float]
 Join = Callable[[Sequence[EvalPrediction]], EvalPrediction]
 PADDING = -100
@@ -22,14 +23,17 @@ class Predictions:
     """Makes a step's predictions, with the rows of all ranks in order; every rank must call it.
 
     Args:
+        output: What the model says of an input.
         preprocess: Called with a step's tuple of embeddings and its labels; gives the tensor, or the tuple of
             tensors, that is kept instead. Its rows must be those of the step.
         included: What else is kept: ``"inputs"``, the token ids of each text column, ``"loss"``, for each row
             the loss of its rank's share of the step.
     """
 
-    def __init__(self, preprocess: Preprocess | None = None, included: Collection[str] = ()) -> None:
-        self._preprocess, self._included = preprocess, included
+    def __init__(
+        self, output: Output, preprocess: Preprocess | None = None, included: Collection[str] = ()
+    ) -> None:
+        self._output, self._preprocess, self._included = output, preprocess, included
 
     def __call__(
         self,
@@ -48,7 +52,7 @@ class Predictions:
             loss: Of this rank's rows.
             shares: Number of rows of each rank; more than that are fillers.
         """
-        found: Any = tuple(model(dict(column))["sentence_embedding"] for column in features)
+        found: Any = tuple(self._output(model, dict(column)) for column in features)
         rows = len(found[0])
         if self._preprocess is not None:
             found = self._preprocess(found, labels)

@@ -68,7 +68,12 @@ def trained(
     }
     trainer = make(arguments=arguments, loss=matryoshka, evaluator=evaluator(), eval_dataset=EVAL)
     describe_run(
-        trainer.model, trainer.loss, trainer.args, trainer.data.train_specs(1), trainer.card_defaults
+        trainer.model.model_card_data,
+        trainer.model,
+        trainer.loss,
+        trainer.args,
+        trainer.data.train_specs(1),
+        trainer.card_defaults,
     )
     running = sent(trainer)
     running.train()
@@ -138,11 +143,21 @@ def test_its_code_runs(
 def test_a_second_run_replaces_what_the_first_found(make: Any) -> None:
     trainer = make()
     describe_run(
-        trainer.model, trainer.loss, trainer.args, trainer.data.train_specs(1), trainer.card_defaults
+        trainer.model.model_card_data,
+        trainer.model,
+        trainer.loss,
+        trainer.args,
+        trainer.data.train_specs(1),
+        trainer.card_defaults,
     )
     trainer.train_dataset = {"pairs": EVAL}
     describe_run(
-        trainer.model, trainer.loss, trainer.args, trainer.data.train_specs(1), trainer.card_defaults
+        trainer.model.model_card_data,
+        trainer.model,
+        trainer.loss,
+        trainer.args,
+        trainer.data.train_specs(1),
+        trainer.card_defaults,
     )
     (found,) = trainer.model.model_card_data.train_datasets
     assert (found["name"], found["size"]) == ("pairs", 2)
@@ -239,7 +254,12 @@ def test_files_are_described_too_and_streams_are_left_alone(make: Any, tmp_path:
     data["hub"].info.download_checksums = {"hf://datasets/org/name@0a1b2c/train.parquet": {}}
     trainer = make(train_dataset=data, arguments={"max_steps": 1})
     describe_run(
-        trainer.model, trainer.loss, trainer.args, trainer.data.train_specs(1), trainer.card_defaults
+        trainer.model.model_card_data,
+        trainer.model,
+        trainer.loss,
+        trainer.args,
+        trainer.data.train_specs(1),
+        trainer.card_defaults,
     )
     files, stream, hub = trainer.model.model_card_data.train_datasets
     assert files["samples"][0] == ["one 0", "two 0"]

@@ -1,4 +1,4 @@
-"""What a rank asks for batches: the plan of an epoch and the rows of a window."""
+"""The interface that gives a rank its batches: the plan of an epoch and random access to encoded rows."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ray_st.data.samplers import FollowsEpochs, known_steps, plan_of
 
 
 class BatchSource(Protocol):
-    """The batches of a run's datasets for a rank.
+    """The batches of a run's datasets, as one rank sees them.
 
-    Rows are numbered over all datasets, one after the other.
+    Rows are numbered consecutively across all datasets.
     """
 
     @property
     def names(self) -> Sequence[str]:
-        """Names of the datasets; a single one has the name ""."""
+        """Names of the datasets; a single dataset is named ""."""
 
     @property
     def windows(self) -> Sequence[EncodedDataset]:
@@ -26,32 +26,32 @@ class BatchSource(Protocol):
 
     @property
     def steps(self) -> int:
-        """Number of global batches of every epoch."""
+        """Number of global batches in every epoch."""
 
     @property
     def rows(self) -> int:
-        """Number of rows of all datasets."""
+        """Number of rows in all datasets."""
 
     def plan(self, epoch: int) -> Plan:
-        """The global batches of an epoch; the rows of a batch are of one dataset."""
+        """The global batches of an epoch; all rows of a batch come from one dataset."""
 
     def ahead(self, source: int, rows: Indices) -> None:
-        """Says that rows of a dataset will be wanted soon."""
+        """Hints that rows of a dataset will be needed soon."""
 
 
 class Planner:
-    """Plans epochs with a batch sampler, all with the same number of steps.
+    """Plans epochs with a batch sampler, so that all have the same number of steps.
 
-    Where epochs differ in their number of batches, shorter ones are stretched to the longest; with
-    ``drop_last``, which promises full batches, longer ones are cut to the shortest.
+    If epochs differ in their number of batches, shorter ones are stretched to the longest. With
+    ``drop_last``, which guarantees full batches, longer ones are cut to the shortest instead.
 
     Args:
-        sampler: A batch sampler; ``set_epoch`` is called where it has it.
-        epochs: How many epochs the run will at most need.
-        usable: (n,) which row each of the sampler's row indices stands for, where some rows are left out.
+        sampler: A batch sampler; its ``set_epoch`` is called if it has one.
+        epochs: Maximum number of epochs of the run.
+        usable: (n,) maps the sampler's row indices to row numbers, if some rows are left out.
 
     Raises:
-        ValueError: If there is an epoch without a batch.
+        ValueError: If an epoch has no batches.
     """
 
     def __init__(self, sampler: Iterable[list[int]], epochs: int, usable: Indices | None = None) -> None:
@@ -88,10 +88,10 @@ class Planner:
 
 
 class MemoryBatchSource:
-    """A batch source whose rows and planner are in this process.
+    """A batch source that holds its rows and planner in this process.
 
     Args:
-        windows: All rows of each dataset, by name.
+        windows: All rows of each dataset, by dataset name.
         planner: Plans the epochs.
     """
 
@@ -101,12 +101,12 @@ class MemoryBatchSource:
 
     @property
     def steps(self) -> int:
-        """Number of global batches of every epoch."""
+        """Number of global batches in every epoch."""
         return self._planner.steps
 
     @property
     def rows(self) -> int:
-        """Number of rows of all datasets."""
+        """Number of rows in all datasets."""
         return sum(len(window) for window in self.windows)
 
     def plan(self, epoch: int) -> Plan:
@@ -114,4 +114,4 @@ class MemoryBatchSource:
         return self._planner.plan(epoch)
 
     def ahead(self, source: int, rows: Indices) -> None:
-        """Nothing to do: all rows are here."""
+        """Does nothing: all rows are already here."""

@@ -1,4 +1,4 @@
-"""Which columns of a dataset are texts and which is the label, and whether a loss can use them."""
+"""Which columns of a dataset are texts and which one is the label, and whether they fit a loss."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ray_st.data.list_columns import how_to_spread
 from ray_st.util.arrow import is_text
 
 LABEL_COLUMNS = ("label", "labels", "score", "scores")
-"""Column names that hold labels, in the order in which they are looked for."""
+"""Names of label columns, in order of precedence."""
 
 SCORE_COLUMNS = ("score", "scores")
-"""Those of them that say how well a pair matches; others may be there for a sampler alone."""
+"""Those that score how well a pair matches; the others may be present only for a sampler."""
 
 DATASET_NAME_COLUMN = "dataset_name"
 
@@ -30,12 +30,12 @@ class ColumnError(ValueError):
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """The part that each column plays.
+    """The role of each column.
 
     Args:
         texts: Names of the text columns, in the order in which the loss receives them.
-        label: Name of the label column, or None.
-        need: What the loss takes as a label, or None if it does not say.
+        label: Name of the label column, or None if there is none.
+        need: The labels that the loss accepts, or None if it does not declare them.
     """
 
     texts: tuple[str, ...]
@@ -44,19 +44,19 @@ class ColumnSpec:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All columns that are read."""
+        """All columns to read."""
         return self.texts if self.label is None else (*self.texts, self.label)
 
 
 @dataclass(frozen=True)
 class LossNeeds:
-    """What a loss says of itself; a user's own loss may be any module, which says nothing.
+    """What a loss declares about its inputs; a user's own loss may be any module and declare nothing.
 
     Args:
-        text_columns: Least and greatest number of text columns; no bound if the greatest is None.
-        labels: What kind of labels it takes, in a word; ``"none"`` if none.
-        in_batch_negatives: Whether the other rows of a batch are negatives.
-        gather_across_devices: Whether those are the rows of all workers.
+        text_columns: Minimum and maximum number of text columns; a maximum of None means no bound.
+        labels: The kind of labels that it takes, in one word; ``"none"`` if it takes none.
+        in_batch_negatives: Whether the other rows of a batch serve as negatives.
+        gather_across_devices: Whether negatives come from the rows of all workers.
     """
 
     text_columns: tuple[int, int | None] | None = None
@@ -66,35 +66,35 @@ class LossNeeds:
 
     @classmethod
     def of(cls, loss: object) -> LossNeeds:
-        """The needs of a loss."""
+        """The needs that a loss declares."""
         said: dict[str, Any] = {field.name: getattr(loss, field.name, field.default) for field in fields(cls)}
         return cls(**said)
 
 
 @runtime_checkable
 class LimitsLabels(Protocol):
-    """A loss that says which labels it takes."""
+    """A loss that declares which labels it accepts."""
 
     different_labels: int
 
     @property
     def label_limits(self) -> tuple[bool, float, float]:
-        """Whether labels must be whole numbers, the least, the greatest."""
+        """Whether labels must be whole numbers, the minimum, and the maximum."""
 
     @property
     def ignored_label(self) -> float | None:
-        """A label that is not looked at."""
+        """A label value that the loss ignores."""
 
     def label_lengths(self, columns: int) -> tuple[int, ...]:
-        """How long labels may be that are lists, for a number of text columns."""
+        """Accepted lengths of labels that are lists, for a given number of text columns."""
 
 
 def split_columns(names: Sequence[str], label_columns: Sequence[str] = LABEL_COLUMNS) -> ColumnSpec:
-    """Tells text columns from the label by name; order matters for texts, their names do not.
+    """Separates the text columns from the label by name; for texts, only the order matters.
 
     Args:
         names: Column names of a dataset, in order.
-        label_columns: Names that mean a label; the first of them that occurs is the label.
+        label_columns: Names that denote a label; the first one that occurs is the label.
     """
     label = next((name for name in label_columns if name in names), None)
     texts = tuple(name for name in names if name != label and name != DATASET_NAME_COLUMN)
@@ -102,19 +102,19 @@ def split_columns(names: Sequence[str], label_columns: Sequence[str] = LABEL_COL
 
 
 def check_columns(columns: ColumnSpec, loss: object, dataset: str) -> ColumnSpec:
-    """Refuses a dataset that its loss cannot use, before any worker starts.
+    """Rejects a dataset that its loss cannot use, before any worker starts.
 
     Args:
         columns: The dataset's columns.
-        loss: The loss; its class attributes ``text_columns`` (least, most) and ``labels`` state its needs. A
-            loss without them (a plain module) is taken as it is.
-        dataset: What to call the dataset in the error.
+        loss: The loss; its class attributes ``text_columns`` (minimum, maximum) and ``labels`` declare its
+            needs. A loss without them (a plain module) accepts anything.
+        dataset: Name of the dataset in error messages.
 
     Returns:
-        The columns, with what the loss takes as a label.
+        The columns, including which labels the loss accepts.
 
     Raises:
-        ColumnError: If the number of text columns or the presence of a label does not fit.
+        ColumnError: If the number of text columns, or the presence or absence of a label, does not fit.
     """
     name = type(loss).__name__
     found = f"{dataset} has text columns {list(columns.texts)} and " + (
@@ -164,12 +164,12 @@ def _need(columns: ColumnSpec, needs: LossNeeds, loss: object) -> LabelNeed | No
 
 
 def check_classes(columns: ColumnSpec, codes: npt.NDArray[np.int64] | None, dataset: str) -> None:
-    """Refuses labels that are all the same where the loss learns from how they differ.
+    """Rejects labels that are all equal if the loss learns from differences between them.
 
     Args:
         columns: The dataset's columns.
-        codes: (rows,) a number for each label, equal for equal labels; None if labels are lists.
-        dataset: What to call the dataset in the error.
+        codes: (rows,) an integer for each label, equal for equal labels; None if labels are lists.
+        dataset: Name of the dataset in error messages.
     """
     need = columns.need
     if need is None or codes is None or len(codes) == 0 or need.different < 2:
@@ -182,12 +182,12 @@ def check_classes(columns: ColumnSpec, codes: npt.NDArray[np.int64] | None, data
 
 
 def check_lengths(columns: ColumnSpec, lengths: Sequence[tuple[int, int]], dataset: str) -> None:
-    """Refuses labels that are lists of several lengths: no batch could hold them as one array.
+    """Rejects list labels of several lengths, because no batch could hold them as one array.
 
     Args:
         columns: The dataset's columns.
-        lengths: The lengths there are, and the first row of each.
-        dataset: What to call the dataset in the error.
+        lengths: Each length that occurs, with the first row that has it.
+        dataset: Name of the dataset in error messages.
     """
     if len(lengths) > 1:
         (length, row), (other, where) = sorted(lengths, key=lambda found: found[1])[:2]
@@ -198,14 +198,14 @@ def check_lengths(columns: ColumnSpec, lengths: Sequence[tuple[int, int]], datas
 
 
 def check_batch(columns: ColumnSpec, loss: object, batch_size: int, world_size: int, dataset: str) -> None:
-    """Refuses batches of one row for losses whose negatives are the other rows.
+    """Rejects batches of one row for losses whose negatives are the other rows.
 
     Args:
         columns: The dataset's columns.
         loss: The loss.
-        batch_size: Rows of a global batch.
+        batch_size: Rows in a global batch.
         world_size: Number of workers.
-        dataset: What to call the dataset in the error.
+        dataset: Name of the dataset in error messages.
     """
     needs = LossNeeds.of(loss)
     rows = batch_size if needs.gather_across_devices else -(-batch_size // world_size)
@@ -235,7 +235,7 @@ def _remedy(columns: ColumnSpec, least: int) -> str:
 
 
 def check_rows(rows: int, world_size: int, dataset: str) -> None:
-    """Refuses a training set that is empty or smaller than the number of workers."""
+    """Rejects a training set that is empty or has fewer rows than there are workers."""
     if rows == 0:
         raise ColumnError(
             f"{dataset} has no rows; at least one row for each of the {world_size} worker(s) is needed."
@@ -248,7 +248,7 @@ def check_rows(rows: int, world_size: int, dataset: str) -> None:
 
 
 def check_splits(names: Collection[str]) -> None:
-    """Refuses to train on splits that are held out, as a dataset of several splits brings them.
+    """Rejects training on held-out splits, which a dataset with several splits brings along.
 
     Args:
         names: Names of the training datasets.
@@ -268,12 +268,12 @@ def check_splits(names: Collection[str]) -> None:
 
 
 def check_full_batch(rows: int, batch_size: int, dataset: str) -> None:
-    """Refuses a dataset without a full batch where batches that are not full are left out.
+    """Rejects a dataset without a single full batch if incomplete batches are dropped.
 
     Args:
-        rows: Its usable rows.
-        batch_size: Rows of a global batch.
-        dataset: What to call the dataset in the error.
+        rows: Its number of usable rows.
+        batch_size: Rows in a global batch.
+        dataset: Name of the dataset in error messages.
     """
     if rows < batch_size:
         raise ColumnError(
@@ -284,16 +284,16 @@ def check_full_batch(rows: int, batch_size: int, dataset: str) -> None:
 
 
 def check_types(columns: ColumnSpec, types: Mapping[str, Any], dataset: str) -> None:
-    """Refuses text columns whose Arrow type is known and is not a string.
+    """Rejects text columns whose Arrow type is known and is not a string.
 
     Args:
         columns: The dataset's columns.
         types: Arrow type of each column.
-        dataset: What to call the dataset in the error.
+        dataset: Name of the dataset in error messages.
     """
     for name in columns.texts:
         kind = types[name]
-        if not isinstance(kind, pa.DataType):  # Ray's word for what only looking at the rows can tell
+        if not isinstance(kind, pa.DataType):  # Ray's placeholder for a type that only the rows can tell
             continue
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not is_text(kind) and not pa.types.is_null(kind):

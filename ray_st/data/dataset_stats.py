@@ -1,4 +1,4 @@
-"""What is known of a dataset once its rows have been encoded: keys, usable rows, sizes; no rows."""
+"""What is kept about a dataset after its rows are encoded: keys, usable rows, sizes, but no rows."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ray_st.util.arrow import is_list
 
 @dataclass(frozen=True)
 class DatasetStats:
-    """An encoded dataset, described.
+    """Statistics of an encoded dataset.
 
     Args:
         keys: Keys of the usable rows.
-        usable: (n,) number of each usable row among all rows.
-        block_rows: Rows of each block, unusable ones included.
-        size: Bytes of all blocks.
-        truncated: Number of rows with a text that reaches the model's longest input.
-        faults: For each unusable row its number and what is wrong with it.
+        usable: (n,) row number of each usable row among all rows.
+        block_rows: Rows in each block, including unusable ones.
+        size: Total bytes of all blocks.
+        truncated: Number of rows with a text that reaches the model's maximum input length.
+        faults: For each unusable row, its number and what is wrong with it.
         fingerprint: Hash of the usable rows' texts and labels, in order.
-        label_lengths: Where labels are lists, how long those of usable rows are, and the first row of each
-            length.
+        label_lengths: If labels are lists, the lengths that occur among usable rows, each with the first row
+            that has it.
     """
 
     keys: Keys
@@ -45,12 +45,12 @@ class DatasetStats:
 
     @property
     def rows(self) -> int:
-        """Number of all rows, unusable ones included."""
+        """Number of all rows, including unusable ones."""
         return sum(self.block_rows)
 
     @property
     def usable_block_rows(self) -> list[int]:
-        """Usable rows of each block."""
+        """Number of usable rows in each block."""
         edges = np.cumsum([0, *self.block_rows])
         return np.diff(np.searchsorted(self.usable, edges)).tolist()
 
@@ -58,12 +58,12 @@ class DatasetStats:
 def describe_blocks(
     blocks: Sequence[pa.Table], columns: ColumnSpec, sizes: Sequence[int] | None = None
 ) -> DatasetStats:
-    """Describes encoded blocks, in order.
+    """Computes the statistics of encoded blocks, in order.
 
     Args:
-        blocks: The blocks, or just their columns other than token ids and texts.
+        blocks: The blocks, or only their columns other than token ids and texts.
         columns: The dataset's columns.
-        sizes: Bytes of each whole block; those of ``blocks`` by default.
+        sizes: Bytes of each complete block; by default those of ``blocks``.
     """
     filled = [block for block in blocks if len(block)]
     faults: list[tuple[int, str]] = []
@@ -106,7 +106,7 @@ def _fingerprint(keys: Keys, usable: Indices, blocks: Sequence[pa.Table], label:
 
 
 def _bits(labels: pa.Array) -> npt.NDArray[np.float64 | np.int64 | np.uint64]:
-    """Numbers for a digest, integers exactly; nothing of lists but their numbers."""
+    """Numbers to hash, with integers kept exact; of lists, only their elements count."""
     while pa.types.is_nested(labels.type):
         labels = labels.flatten()
     if pa.types.is_integer(labels.type):

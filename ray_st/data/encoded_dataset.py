@@ -1,4 +1,4 @@
-"""A window of encoded rows, read without copying them."""
+"""Encoded rows, read without copying."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ class _Block:
 
 
 class EncodedDataset:
-    """Random access to the rows of encoded blocks, of which a bounded number are held at a time.
+    """Random access to the rows of encoded blocks, with a bounded number of blocks held at a time.
 
-    Blocks stay where they are (in Ray's object store they are shared by all processes of a node): a row is a
-    view. With a bound, the block that was used least recently is let go; plans keep the rows of neighbouring
-    steps in few blocks.
+    Blocks are not copied (Ray's object store shares them among all processes of a node): a row is a view. If
+    there is a bound, the least recently used block is released; plans keep the rows of neighbouring steps in
+    few blocks.
 
     Args:
-        blocks: Encoded blocks by number, in order; fetched when first needed if the sequence is lazy.
+        blocks: Encoded blocks by number, in order; fetched on first use if the sequence is lazy.
         columns: The columns of the rows.
-        block_rows: Number of rows of each block; counted if not given.
-        resident: Most blocks held at a time; all by default.
+        block_rows: Number of rows in each block; counted if not given.
+        resident: Maximum number of blocks held at a time; by default all.
     """
 
     def __init__(
@@ -65,40 +65,40 @@ class EncodedDataset:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def has_tokens(self, column: str) -> bool:
-        """Whether rows hold token ids of a text column (otherwise they hold its texts)."""
+        """Whether rows hold token ids of a text column; otherwise they hold its texts."""
         filled = np.flatnonzero(np.diff(self._ends, prepend=0))
         return bool(len(filled)) and ids_of(column) in self._block(int(filled[0])).columns
 
     def blocks_of(self, rows: Indices) -> list[int]:
-        """Numbers of the blocks that hold some rows."""
+        """Numbers of the blocks that hold the given rows."""
         return np.unique(np.searchsorted(self._ends, rows, side="right")).tolist()
 
     def ids(self, column: str, rows: Indices) -> list[TokenIds]:
-        """Token ids of rows of a text column."""
+        """Token ids of the given rows of a text column."""
         name = ids_of(column)
         return [self._block(block).ids(name, row) for block, row in self._locate(rows)]
 
     def hashes(self, column: str, rows: Indices) -> npt.NDArray[np.int64]:
-        """(n,) hashes of rows of a text column, as signed numbers; equal for equal texts."""
+        """(n,) hashes of the given rows of a text column, as signed integers; equal for equal texts."""
         found = np.array(self._values(hash_of(column), rows), dtype=np.uint64)
         return found.view(np.int64)
 
     def texts(self, column: str, rows: Indices) -> list[str]:
-        """Texts of rows of a text column, prompts included."""
+        """Texts of the given rows of a text column, including prompts."""
         return self._values(text_of(column), rows)
 
     def labels(self, rows: Indices) -> list[Any] | None:
-        """Labels of rows, or None without a label column."""
+        """Labels of the given rows, or None without a label column."""
         return None if self.columns.label is None else self._values(self.columns.label, rows)
 
     def label_array(self, rows: Indices) -> npt.NDArray[Any] | None:
-        """(n,) or (n, ...) labels of rows; None without a label column.
+        """(n,) or (n, ...) labels of the given rows, or None without a label column.
 
         Returns:
-            int64 for a loss that takes whole numbers, and for integers; float32 for other numbers.
+            int64 for integers and for a loss that takes whole numbers; float32 for other numbers.
 
         Raises:
-            ColumnError: If labels are lists of unequal length; names rows.
+            ColumnError: If labels are lists of unequal length; the error names rows.
         """
         labels = self.labels(rows)
         if labels is None:
@@ -109,7 +109,7 @@ class EncodedDataset:
         if need is not None and need.whole and not _are_vectors(labels):
             return _as_classes(labels)
         array = np.array(labels)
-        # Integers above 2**63 make an array of another kind than their neighbours in other batches.
+        # Integers above 2**63 yield another dtype than the labels of other batches.
         return array if array.dtype == np.int64 else array.astype(np.float32)
 
     def _check_lengths(self, labels: list[Any], rows: Indices) -> None:
@@ -127,7 +127,7 @@ class EncodedDataset:
         return [self._block(block).value(name, row) for block, row in self._locate(rows)]
 
     def _locate(self, rows: Indices) -> list[tuple[int, int]]:
-        """(block, row in block) of each row."""
+        """(block, row within the block) of each row."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(
                 f"Rows are numbered 0 to {len(self) - 1}; the batch sampler asks for {rows.min()} to "
@@ -153,7 +153,7 @@ def _are_vectors(labels: list[Any]) -> bool:
 def _as_classes(labels: list[Any]) -> npt.NDArray[np.int64]:
     """(n,) or (n, 1) whole numbers.
 
-    Unsigned ones above 2**63 become negative: different ones stay different.
+    Unsigned values above 2**63 wrap to negative ones, so distinct labels stay distinct.
     """
     try:
         return np.array(labels, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""From rows of text to rows of token ids, hashes and counts: a pure function of one block."""
+"""Turns rows of text into rows of token ids, hashes and counts: a pure function of one block."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FAULT, TOKENS, TRUNCATED = "fault", "tokens", "truncated"
 
 
 def ids_of(column: str) -> str:
-    """Name of the encoded column with the token ids of a text column."""
+    """Name of the encoded column that holds the token ids of a text column."""
     return f"ids:{column}"
 
 
 def hash_of(column: str) -> str:
-    """Name of the encoded column with the hashes of a text column."""
+    """Name of the encoded column that holds the hashes of a text column."""
     return f"hash:{column}"
 
 
@@ -42,15 +42,16 @@ def text_of(column: str) -> str:
 
 @dataclass(frozen=True)
 class Encoding:
-    """What to make of each row.
+    """How to encode each row.
 
     Args:
         columns: Text columns and label.
-        encoder: Turns texts into token ids, or None where the model takes no token ids.
-        keep_texts: Whether the encoded rows keep their texts (for a custom collator, or without an encoder).
-        prompts: Prompt that is put before each text of a column.
-        inputs: Of which text columns each input of a row is made, by its name; empty where each column is one.
-        routes: The columns whose texts take a row of the model's modules of their own, with that row's
+        encoder: Turns texts into token ids; None if the model takes no token ids.
+        keep_texts: Whether encoded rows keep their texts (for a custom collator, or without an encoder).
+        prompts: Prompt to prepend to each text of a column.
+        inputs: The text columns that make up each input of a row, by input name; empty if each column is one
+            input.
+        routes: The columns whose texts take a route of their own through the model, with that route's
             encoder.
     """
 
@@ -62,27 +63,27 @@ class Encoding:
     inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def encoder_of(self, name: str) -> Any:
-        """What turns the texts of an input into token ids; None where they stay texts."""
+        """The encoder of an input's texts; None if they stay texts."""
         return self.routes[name].encoder if name in self.routes else self.encoder
 
     @property
     def made_of(self) -> Mapping[str, tuple[str, ...]]:
-        """The text columns of each input."""
+        """The text columns that make up each input."""
         return self.inputs or {name: (name,) for name in self.columns.texts}
 
 
 def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
-    """Checks and encodes the rows of one block, in order.
+    """Validates and encodes the rows of one block, in order.
 
     Args:
         block: The rows, with at least the columns of ``encoding.columns``.
-        encoding: What to make of them.
+        encoding: How to encode them.
 
     Returns:
         For each input ``ids:…`` (list of int32, if there is an encoder); for each text column ``hash:…``
-        (uint64) and, if they are kept, ``text:…``; the label column under its own name; ``tokens`` (int64, over all texts);
-        ``truncated``, whether a text reaches the encoder's longest input; ``fault``, which says what is wrong
-        with a row, or null. An unusable text counts as an empty one.
+        (uint64) and, if kept, ``text:…``; the label column under its own name; ``tokens`` (int64, summed over
+        all texts); ``truncated``, whether a text reaches the encoder's maximum input length; ``fault``, which
+        says what is wrong with a row, or null. An unusable text is encoded as an empty one.
     """
     faults = _found_by_reader(block)
     texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}
@@ -117,7 +118,7 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
 
 
 def joined(columns: Sequence[list[str]]) -> list[Any]:
-    """The texts of an input: those of its column, or tuples of those of its columns."""
+    """The texts of an input: those of its single column, or tuples of those of its columns."""
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
@@ -128,7 +129,7 @@ def _found_by_reader(block: pa.Table) -> list[str | None]:
 
 
 def _say_where(block: pa.Table, faults: list[str | None]) -> None:
-    """Puts file and row before what the encoder found; the reader has said them already."""
+    """Prefixes the encoder's faults with file and row; the reader's faults already name them."""
     if FILE not in block.column_names:
         return
     known = block[READ_FAULT]
@@ -146,7 +147,7 @@ def _ragged(ids: Sequence[TokenIds]) -> tuple[pa.Array, npt.NDArray[np.int64]]:
 
 
 def _checked_texts(column: pa.ChunkedArray, name: str, faults: list[str | None]) -> list[str]:
-    """The texts of a column; where one is unusable its row gets a fault and an empty text."""
+    """The texts of a column; an unusable one becomes an empty text and adds a fault to its row."""
     values = column.to_pylist()
     for row, value in enumerate(values):
         if isinstance(value, str) and value.strip():
@@ -158,7 +159,7 @@ def _checked_texts(column: pa.ChunkedArray, name: str, faults: list[str | None])
 
 
 def keys_of_blocks(encoded: Sequence[pa.Table], columns: ColumnSpec) -> Keys:
-    """Keys of encoded blocks, in order of rows; blocks without rows may lack columns."""
+    """Keys of encoded blocks, in row order; blocks without rows may lack columns."""
     filled = [block for block in encoded if len(block)]
     if not filled:
         return Keys(np.zeros((0, len(columns.texts)), dtype=np.uint64), np.zeros(0, dtype=np.int64))
@@ -166,6 +167,6 @@ def keys_of_blocks(encoded: Sequence[pa.Table], columns: ColumnSpec) -> Keys:
     hashes = np.stack([table[hash_of(name)].to_numpy() for name in columns.texts], axis=1)
     labels = None
     if columns.label is not None and not any(is_list(block[columns.label].type) for block in filled):
-        # Block by block: as one column, integers in some blocks and floats in others would all be floats.
+        # Block by block: concatenated, integers in some blocks and floats in others would all become floats.
         labels = label_codes([value for block in filled for value in block[columns.label].to_pylist()])
     return Keys(hashes, table[TOKENS].to_numpy(), labels)

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: what is wrong with one, in words, and the error that names the first."""
+"""Unusable rows: a description of what is wrong, and the error that names the first one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class RowError(ValueError):
 
 
 def described(value: object) -> str:
-    """A value and its type, cut to a readable length."""
+    """A value and its type, truncated to a readable length."""
     if isinstance(value, str) and not value.strip():
         return f"an empty text ({value!r})"
     shown = repr(value)
@@ -20,15 +20,15 @@ def described(value: object) -> str:
 
 
 def check_faults(faults: Sequence[tuple[int, str]], rows: int, dataset: str) -> None:
-    """Raises if rows cannot be used.
+    """Raises an error if any row is unusable.
 
     Args:
-        faults: The number of each unusable row, ascending, and what is wrong with it.
+        faults: The number of each unusable row, in ascending order, and what is wrong with it.
         rows: Number of all rows.
-        dataset: What to call the dataset in the error.
+        dataset: Name of the dataset in error messages.
 
     Raises:
-        RowError: Naming the first unusable row, its column and value, and how many there are.
+        RowError: Naming the first unusable row, its column and value, and the number of unusable rows.
     """
     if faults:
         row, reason = faults[0]

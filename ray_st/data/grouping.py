@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 
 class GroupByLabelBatchSampler(PlannedBatchSampler):
-    """Batches with at least two rows of each of their labels, for losses that need positives within a batch.
+    """Batches with at least two rows for each of their labels, for losses that need in-batch positives.
 
-    The rows of a label are paired at random and its pairs are spread evenly over the epoch, so that a batch
-    mirrors the data: one label far larger than the rest is in every batch, beside others. A row without a
-    partner (the odd one of a label, or the only one) sits out the epoch; which one changes from epoch to
-    epoch.
+    The rows of a label are paired at random and its pairs are spread evenly over the epoch, so that each
+    batch mirrors the data: a label far larger than the rest appears in every batch, next to others. A row
+    without a partner (the odd one of a label, or its only one) is skipped for the epoch; which one is skipped
+    changes from epoch to epoch.
 
     Args:
         dataset: The rows: :class:`ray_st.data.keys.Keys` or a :class:`datasets.Dataset`.
-        batch_size: Rows of a global batch; even and at least 4.
-        drop_last: Whether an incomplete last batch is left out.
-        valid_label_columns: Names that mean a label.
+        batch_size: Rows in a global batch; even and at least 4.
+        drop_last: Whether to drop an incomplete last batch.
+        valid_label_columns: Names that denote a label.
         generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
         seed: Seed of the order.
 
     Raises:
-        ValueError: If the batch size does not fit, there is no label, or fewer than two labels have two rows.
+        ValueError: If the batch size is invalid, there is no label, or fewer than two labels have two rows.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class GroupByLabelBatchSampler(PlannedBatchSampler):
 
     @property
     def left_out(self) -> int:
-        """Number of rows that sit out each epoch for want of a partner."""
+        """Number of rows skipped in each epoch because they have no partner."""
         return len(self._labels) - 2 * int(self._pairs.sum())
 
     def steps(self) -> int:
-        """Number of batches of every epoch."""
+        """Number of batches in every epoch."""
         return self._steps_of(2 * int(self._pairs.sum()))
 
     def _plan(self, rng: np.random.Generator) -> Plan:
@@ -88,17 +88,17 @@ class GroupByLabelBatchSampler(PlannedBatchSampler):
 class GroupByLengthBatchSampler(PlannedBatchSampler):
     """Batches of rows of similar length, to save padding.
 
-    Sorted by tokens within random groups of fifty batches.
+    Rows are sorted by token count within random groups of fifty batches.
 
     Args:
         dataset: The rows, as :class:`ray_st.data.keys.Keys` with token counts.
-        batch_size: Rows of a global batch.
-        drop_last: Whether an incomplete batch is left out.
+        batch_size: Rows in a global batch.
+        drop_last: Whether to drop an incomplete batch.
         generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
         seed: Seed of the order.
 
     Raises:
-        ValueError: If token counts are not known.
+        ValueError: If token counts are unknown.
     """
 
     GROUP = 50
@@ -118,7 +118,7 @@ class GroupByLengthBatchSampler(PlannedBatchSampler):
         self._tokens = tokens
 
     def steps(self) -> int:
-        """Number of batches of every epoch."""
+        """Number of batches in every epoch."""
         return self._steps_of(len(self._tokens))
 
     def _plan(self, rng: np.random.Generator) -> Plan:
@@ -129,7 +129,7 @@ class GroupByLengthBatchSampler(PlannedBatchSampler):
 
 
 def _shuffled(plan: Plan, rng: np.random.Generator) -> Plan:
-    """The same batches in random order, but for an incomplete last one."""
+    """The same batches in random order, except that an incomplete last batch stays last."""
     full = len(plan) - int(plan.sizes()[-1] < plan.sizes()[0]) if len(plan) else 0
     order: Indices = np.append(rng.permutation(full), np.arange(full, len(plan)))
     return plan.reorder(order)

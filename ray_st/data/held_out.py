@@ -1,4 +1,4 @@
-"""Names of splits that nobody means to train on."""
+"""Names of splits that are not meant for training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _HELD_OUT = frozenset({"test", "testing", "validation", "valid", "val", "dev", "
 
 
 def held_out(names: Iterable[str]) -> list[str]:
-    """The names of held-out data: ``test``; beside a ``train…`` also ``test_sft`` or ``validation-2``.
+    """The names of held-out data: ``test``; next to a ``train…`` also ``test_sft`` or ``validation-2``.
 
     Args:
         names: Names of datasets.

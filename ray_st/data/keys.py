@@ -1,4 +1,4 @@
-"""Keys: what a sampler needs to know of each row, a few bytes instead of the texts."""
+"""Keys: what a sampler needs to know about each row, in a few bytes instead of its texts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Keys:
 
     Args:
         hashes: (rows, texts) 64-bit hash of each text.
-        tokens: (rows,) number of tokens of a row over all its texts, or None if they are not known.
-        labels: (rows,) code of each row's label, or None without labels.
+        tokens: (rows,) number of tokens in all texts of a row, or None if unknown.
+        labels: (rows,) integer code of each row's label, or None without labels.
     """
 
     hashes: Hashes
@@ -33,35 +33,35 @@ class Keys:
         return len(self.hashes)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Keys:
-        """Keys of some rows, in the given order."""
+        """Keys of the given rows, in the given order."""
         tokens = None if self.tokens is None else self.tokens[rows]
         return Keys(self.hashes[rows], tokens, None if self.labels is None else self.labels[rows])
 
 
 def hash_texts(texts: Iterable[str]) -> Hashes:
-    """64-bit hash (XXH3) of each text; equal on every machine and in every run."""
+    """64-bit hash (XXH3) of each text; identical on every machine and in every run."""
     digest = xxhash.xxh3_64_intdigest
     return np.fromiter((digest(text.encode("utf-8", "surrogatepass")) for text in texts), dtype=np.uint64)
 
 
 def label_codes(values: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """(rows,) the same small integer for equal labels, in order of first appearance."""
+    """(rows,) small integers, equal for equal labels, numbered by first appearance."""
     codes: dict[Any, int] = {}
     return np.fromiter((codes.setdefault(value, len(codes)) for value in values), dtype=np.int64)
 
 
 def keys_of(dataset: Any, label_columns: Sequence[str] | None = None) -> Keys:
-    """Keys of a dataset given to a sampler directly.
+    """Keys of a dataset that is passed to a sampler directly.
 
     Args:
-        dataset: :class:`Keys`, returned as they are, or anything with ``column_names`` and columns by name
-            (a :class:`datasets.Dataset`).
-        label_columns: Names that mean a label; defaults to :data:`ray_st.data.column_spec.LABEL_COLUMNS`.
+        dataset: :class:`Keys`, which are returned unchanged, or anything with ``column_names`` and access to
+            columns by name (a :class:`datasets.Dataset`).
+        label_columns: Names that denote a label; defaults to :data:`ray_st.data.column_spec.LABEL_COLUMNS`.
     """
     if isinstance(dataset, Keys):
         return dataset
     columns = split_columns(dataset.column_names, label_columns or LABEL_COLUMNS)
-    # A slice: one by one, the values of a datasets.Column come slowly.
+    # Sliced at once: iterating over a datasets.Column value by value is slow.
     hashes = [hash_texts(map(str, dataset[name][:])) for name in columns.texts]
     labels = None if columns.label is None else _codes_of_plain(list(dataset[columns.label][:]))
     stacked = np.stack(hashes, axis=1) if hashes else np.zeros((len(dataset), 0), dtype=np.uint64)
@@ -69,5 +69,5 @@ def keys_of(dataset: Any, label_columns: Sequence[str] | None = None) -> Keys:
 
 
 def _codes_of_plain(values: list[Any]) -> npt.NDArray[np.int64] | None:
-    """Codes of labels; None where a label is a list (a score for each text, say), which names no class."""
+    """Codes of labels; None if a label is a list (such as scores for each text), which names no class."""
     return None if any(isinstance(value, list) for value in values) else label_codes(values)

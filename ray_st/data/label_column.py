@@ -1,4 +1,4 @@
-"""The label column of a block: numbers or lists of numbers, and the rows where there are none."""
+"""The label column of a block: numbers or lists of numbers, and the rows whose label is unusable."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ _LEAST, _MOST = -(1 << 63), (1 << 63) - 1
 def checked_labels(
     column: pa.ChunkedArray, name: str, need: LabelNeed | None, faults: list[str | None]
 ) -> pa.Array:
-    """The labels of a column as integers, floats or lists of these, exactly.
+    """The labels of a column as integers, floats, or lists of these, without loss of precision.
 
     Args:
-        column: As it was read.
-        name: The column's name, for faults.
-        need: What the loss takes as a label, if it says so.
-        faults: What is wrong with each row; a row without a fault whose label is unusable gets one.
+        column: The column as read.
+        name: The column's name, for fault messages.
+        need: The labels that the loss accepts, if it declares them.
+        faults: What is wrong with each row; extended for rows whose label is unusable and that have no fault
+            yet.
     """
     whole = need is not None and need.whole
     labels = _as_numbers(column.combine_chunks(), name, whole, faults)
@@ -39,7 +40,7 @@ def checked_labels(
 
 
 def _as_numbers(labels: pa.Array, name: str, whole: bool, faults: list[str | None]) -> pa.Array:
-    """Truth values, coded values and decimals as plain numbers; others as they are."""
+    """Booleans, dictionary-encoded values and decimals as plain numbers; other labels unchanged."""
     if pa.types.is_dictionary(labels.type):
         labels = labels.dictionary_decode()
     if pa.types.is_boolean(labels.type):
@@ -73,7 +74,7 @@ def _holds_numbers(kind: pa.DataType) -> bool:
 
 
 def _usable(labels: pa.Array) -> npt.NDArray[np.bool_]:
-    """Which labels are there, and all their numbers finite."""
+    """Which labels are present, with only finite numbers."""
     valid = pc.is_valid(labels)
     if pa.types.is_floating(labels.type):
         valid = pc.and_(valid, pc.fill_null(pc.is_finite(pc.cast(labels, pa.float64())), False))

@@ -1,4 +1,4 @@
-"""What a loss takes as a label, checked where rows are read, so that no step meets a label it cannot use."""
+"""The labels that a loss accepts, checked when rows are read, so that no step gets an unusable label."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Label = float | list[Any]
 
 @dataclass(frozen=True)
 class LabelNeed:
-    """What a loss takes as a label.
+    """The labels that a loss accepts.
 
     Args:
-        loss: The loss's name, for errors.
-        whole: Whether a number must be whole.
-        least: The least number.
-        most: The most.
-        ignored: A number outside these limits that stands for a row without a label.
-        lengths: How long a list may be; 0 stands for a number that is in no list, -1 for a list of any
-            length. Empty where anything will do.
-        different: How many different labels there must be.
+        loss: The loss's name, for error messages.
+        whole: Whether numbers must be whole.
+        least: The minimum.
+        most: The maximum.
+        ignored: A value outside these limits that marks a row without a label.
+        lengths: Accepted lengths of lists; 0 stands for a number outside a list, -1 for a list of any length.
+            Empty if anything is accepted.
+        different: Minimum number of distinct labels.
     """
 
     loss: str
@@ -38,7 +38,7 @@ class LabelNeed:
     different: int = 1
 
     def unmet(self, labels: pa.Array) -> Iterator[tuple[int, str]]:
-        """The row and the fault of each label that will not do; nulls are not looked at.
+        """Yields the row and the fault of each label that is not accepted; nulls are skipped.
 
         Args:
             labels: Numbers, or lists of numbers.
@@ -52,7 +52,7 @@ class LabelNeed:
                 yield row, fault
 
     def _looks_at(self, number: bool) -> bool:
-        """Whether there are numbers, or lists, that will not do."""
+        """Whether some numbers, or some lists, are not accepted."""
         if not number:
             return bool(self.lengths)
         bounded = self.whole or self.least > -math.inf or self.most < math.inf
@@ -106,7 +106,7 @@ def _shown(value: Label) -> str:
 
 
 def _exact(kind: pa.DataType) -> int | None:
-    """The number up to which a type of floats, or a list of it, holds every whole number; None for others."""
+    """The largest n up to which a float type, or a list of it, holds every integer; None for other types."""
     if is_list(kind):
         return _exact(kind.value_type)
     bits = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}.get(kind)

@@ -1,4 +1,4 @@
-"""Columns of lists, as other trainers write negatives and their scores, and how to spread them."""
+"""List columns, which other trainers use for negatives and their scores, and how to spread them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def how_to_spread(types: Mapping[str, Any], label: str | None) -> str | None:
 
     Args:
         types: Arrow type of each column, in order.
-        label: The label column, which stays as it is.
+        label: The label column, which is kept unchanged.
 
     Returns:
-        The function as code, with what to say about it; None if no column holds lists of texts.
+        The function as source code, with an explanation; None if no column holds lists of texts.
     """
     if not any(is_list(kind) and is_text(kind.value_type) for kind in types.values()):
         return None

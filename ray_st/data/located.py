@@ -1,4 +1,4 @@
-"""Rows on their way from a source to the encoder, with where each is from and what the reader found wrong."""
+"""Rows between a source and the encoder, with their origin and any fault that the reader found."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ FILE, READ_FAULT = "source_file", "source_fault"
 
 
 def read_located(part: Part) -> Iterator[pa.Table]:
-    """Reads a part, all its rows in order; each knows its file and its number there.
+    """Reads all rows of a part in order, each with its file and its row number there.
 
-    Rows that are in memory have no file: their number among all rows says enough. A row that cannot be read
-    is passed on in its place without values and with the reason, so that whoever counts rows counts it.
+    Rows in memory have no file: their number among all rows identifies them. A row that cannot be read is
+    passed on without values but with the reason, so that row counts stay correct.
 
     Args:
         part: What to read.
@@ -24,7 +24,7 @@ def read_located(part: Part) -> Iterator[pa.Table]:
     for table in part.read(report=aside.append, numbered=True):
         nothing = pa.nulls(len(table), pa.string())
         located = table.append_column(FILE, _file(part, len(table))).append_column(READ_FAULT, nothing)
-        # A reader may have looked further ahead than to the end of the table that it hands over.
+        # A reader may have looked ahead, beyond the end of the table that it yields.
         last = located[ROW][-1].as_py()
         here = [bad for bad in aside if bad.row < last]
         aside[:] = [bad for bad in aside if bad.row > last]

@@ -1,4 +1,4 @@
-"""From which of several datasets each batch is taken."""
+"""How several datasets are mixed: which dataset each batch comes from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Concatenated:
-    """Datasets one after the other: row ``i`` of dataset ``d`` is row ``starts[d] + i`` of all.
+    """Concatenated datasets: row ``i`` of dataset ``d`` is row ``starts[d] + i`` overall.
 
     Args:
         datasets: The datasets, or their keys.
@@ -28,12 +28,12 @@ class Concatenated:
 
     @property
     def cumulative_sizes(self) -> list[int]:
-        """Where each dataset ends, as in :class:`torch.utils.data.ConcatDataset`."""
+        """The end of each dataset, as in :class:`torch.utils.data.ConcatDataset`."""
         return np.cumsum([len(dataset) for dataset in self.datasets]).tolist()
 
     @property
     def starts(self) -> Indices:
-        """(datasets,) where each dataset begins."""
+        """(datasets,) the start of each dataset."""
         return np.array([0, *self.cumulative_sizes[:-1]], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -43,8 +43,8 @@ class Concatenated:
 class MultiDatasetDefaultBatchSampler(PlannedBatchSampler):
     """Base of samplers that take each batch from one of several datasets; a subclass yields the batches.
 
-    Its ``__iter__`` yields lists of row indices over all datasets: those of a batch of dataset ``d`` begin at
-    ``dataset.cumulative_sizes[d - 1]``. A mixture has no batch size of its own: each dataset brings its own.
+    Its ``__iter__`` yields lists of row indices over all datasets; those of dataset ``d`` start at
+    ``dataset.cumulative_sizes[d - 1]``. A mixture has no batch size of its own: each dataset has its own.
 
     Args:
         dataset: The datasets: :class:`Concatenated` or a :class:`torch.utils.data.ConcatDataset`.
@@ -53,7 +53,7 @@ class MultiDatasetDefaultBatchSampler(PlannedBatchSampler):
         seed: Seed of the order of datasets.
 
     Raises:
-        ValueError: If there is not one sampler for each dataset.
+        ValueError: If there is not exactly one sampler for each dataset.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class MultiDatasetDefaultBatchSampler(PlannedBatchSampler):
             )
         self.batch_samplers = list(batch_samplers)
         self._starts = np.array([0, *dataset.cumulative_sizes[:-1]], dtype=np.int64)
-        # It holds a key for every row, and travels with this sampler: only batches made elsewhere may need
-        # it.
+        # Kept only for subclasses with their own ``__iter__``: it holds a key for every row and is sent along
+        # with this sampler.
         self.dataset = dataset if self.has_own_batches else None
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose batches are drawn next, for all datasets."""
+        """Selects the epoch whose batches are drawn next, for all datasets."""
         super().set_epoch(epoch)
         for sampler in self.batch_samplers:
             if isinstance(sampler, FollowsEpochs):
@@ -91,12 +91,12 @@ class MultiDatasetDefaultBatchSampler(PlannedBatchSampler):
 
 
 class MixingBatchSampler(MultiDatasetDefaultBatchSampler):
-    """Base of samplers that say only which dataset each step takes its batch from."""
+    """Base of samplers that only decide which dataset each step takes its batch from."""
 
     __iter__ = PlannedBatchSampler.__iter__
 
     def steps(self) -> int | None:
-        """Number of batches of every epoch, or None if only planning an epoch tells."""
+        """Number of batches in every epoch, or None if an epoch must be planned to know it."""
         counts = [known_steps(sampler) for sampler in self.batch_samplers]
         known = [count for count in counts if count is not None]
         if len(known) < len(counts):
@@ -105,7 +105,7 @@ class MixingBatchSampler(MultiDatasetDefaultBatchSampler):
 
     @abstractmethod
     def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
-        """(steps,) the dataset of each step, from the number of batches of each dataset."""
+        """(steps,) the dataset of each step, given the number of batches of each dataset."""
 
     def _plan(self, rng: np.random.Generator) -> Plan:
         plans = [plan_of(sampler) for sampler in self.batch_samplers]
@@ -115,7 +115,7 @@ class MixingBatchSampler(MultiDatasetDefaultBatchSampler):
 
 
 def _interleave(plans: Sequence[Plan], order: Indices) -> Plan:
-    """Batches of several plans, each plan's in its order, in the order of datasets that is given."""
+    """Interleaves the batches of several plans in the given order of datasets; each plan keeps its order."""
     everything = Plan.joined(plans)
     first = np.cumsum([0, *(len(plan) for plan in plans)])[:-1]
     by_dataset = np.argsort(order, kind="stable")
@@ -126,37 +126,37 @@ def _interleave(plans: Sequence[Plan], order: Indices) -> Plan:
 
 
 class RoundRobinBatchSampler(MixingBatchSampler):
-    """Takes a batch from each dataset in turn, until one is used up.
+    """Takes a batch from each dataset in turn, until one is exhausted.
 
-    Rows of larger datasets are left over.
+    The remaining rows of larger datasets are not used.
     """
 
     def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
-        """(steps,) 0, 1, 2, …, 0, 1, 2, …, as often as the smallest dataset has batches."""
+        """(steps,) 0, 1, 2, …, 0, 1, 2, …, repeated as often as the smallest dataset has batches."""
         return np.tile(np.arange(len(counts)), int(counts.min()) if len(counts) else 0)
 
 
 class ProportionalBatchSampler(MixingBatchSampler):
-    """Takes batches from datasets in proportion to their size, in random order, until all are used up."""
+    """Takes batches from datasets in proportion to their size, in random order, until all are exhausted."""
 
     def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
-        """(steps,) each dataset as often as it has batches, shuffled."""
+        """(steps,) each dataset once for each of its batches, shuffled."""
         datasets = np.repeat(np.arange(len(counts)), counts)
         return datasets[rng.permutation(len(datasets))]
 
 
 class WeightedBatchSampler(MixingBatchSampler):
-    """Takes batches from datasets in the ratio of given weights, evenly spread, until one is used up.
+    """Takes batches from datasets in the ratio of given weights, evenly spread, until one is exhausted.
 
     Args:
         dataset: The datasets.
         batch_samplers: A batch sampler for each dataset.
-        weights: A positive weight for each dataset; equal weights give a round robin.
+        weights: A positive weight for each dataset; equal weights give round robin.
         generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
         seed: Seed of the order.
 
     Raises:
-        ValueError: If a weight is not positive, or there is not one for each dataset.
+        ValueError: If a weight is not positive, or there is not exactly one for each dataset.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class WeightedBatchSampler(MixingBatchSampler):
         self._weights = np.asarray(weights, dtype=np.float64)
 
     def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
-        """(steps,) batch ``i`` of a dataset of weight w falls due at time ``(i + 1) / w``."""
+        """(steps,) batch ``i`` of a dataset of weight w is due at time ``(i + 1) / w``."""
         end = float((counts / self._weights).min()) if len(counts) else 0.0
         taken = np.minimum(np.floor(end * self._weights + 1e-9).astype(np.int64), counts)
         dataset = np.repeat(np.arange(len(counts)), taken)

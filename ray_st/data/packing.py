@@ -1,10 +1,10 @@
-"""Packing rows into batches so that no value occurs twice in a batch, in time linear in the number of rows.
+"""Packs rows into batches so that no value occurs twice in a batch, in time linear in the number of rows.
 
-Most values of real data occur once: their rows can go anywhere. The others are dealt like cards: rows sorted
-by their most frequent value go to batches 0, 1, 2, … in turn, so that rows that share this value are in
-different batches. A row that still meets another of its values there tries batches at random; what is left
-after a few tries is packed by the same rule into batches of its own. Rows of unique values then fill the
-batches up from the front.
+Most values of real data occur once, and their rows can go anywhere. The others are dealt like cards: rows
+sorted by their most frequent value go to batches 0, 1, 2, … in turn, so rows that share this value land in
+different batches. A row that still collides on another value tries random batches; what remains after a few
+tries is packed by the same rule into batches of its own. Rows of unique values then fill up the batches from
+the front.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Repeats:
 
     Args:
         rows: (r,) indices of rows with at least one repeated value.
-        values: (r, columns) code of each value, in ``[0, len(counts))``; a value that occurs in one row only,
-            or that an earlier column of the same row has, is -1.
-        counts: (values,) in how many rows a value occurs.
+        values: (r, columns) code of each value, in ``[0, len(counts))``; -1 for a value that occurs in one
+            row only or already occurs in an earlier column of the same row.
+        counts: (values,) number of rows in which a value occurs.
         free: (f,) the other rows.
     """
 
@@ -61,9 +61,9 @@ def find_repeats(hashes: Hashes) -> Repeats:
 
 
 def _may_repeat(hashes: Hashes) -> npt.NDArray[np.bool_]:
-    """Where a value may be one that occurs more than once; few others pass.
+    """Marks values that may occur more than once; few unique values are marked.
 
-    Sorting alone is much cheaper than numbering values, and in most data few occur twice.
+    Sorting alone is much cheaper than numbering values, and in most data few values repeat.
     """
     ordered = np.sort(hashes, axis=None)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -76,18 +76,18 @@ def _may_repeat(hashes: Hashes) -> npt.NDArray[np.bool_]:
 
 
 def _codes(hashes: Hashes) -> tuple[Indices, Indices]:
-    """The rank of each value among the values that occur, and how often each of these does."""
+    """The rank of each value among the distinct values, and how often each distinct value occurs."""
     _, codes, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     return codes.reshape(hashes.shape).astype(np.int64), counts
 
 
 def pack_without_repeats(repeats: Repeats, batch_size: int, rng: np.random.Generator) -> Plan:
-    """Batches in which no value occurs twice; every row exactly once.
+    """Batches in which no value occurs twice; every row is in exactly one batch.
 
     Args:
         repeats: The repeated values of the rows, from :func:`find_repeats`.
-        batch_size: Most rows of a batch. Where repeats leave no other way batches are smaller, at the end of
-            the plan.
+        batch_size: Maximum rows in a batch. If repeats force smaller batches, they come at the end of the
+            plan.
         rng: Draws the order.
     """
     total = len(repeats.rows) + len(repeats.free)
@@ -114,7 +114,7 @@ def _most_frequent(values: Indices, size: int) -> int:
 def _deal(
     values: Indices, counts: Indices, batches: int, batch_size: int, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.bool_], Indices]:
-    """Chooses a batch for each row; tells which rows found one."""
+    """Chooses a batch for each row; also returns which rows found one."""
     rows = len(values)
     main = np.take_along_axis(
         values, np.where(values >= 0, counts[values], 0).argmax(axis=1)[:, None], axis=1
@@ -143,13 +143,13 @@ def _deal(
 
 
 def _pairs(batch_of: Indices, values: Indices, size: int) -> Indices:
-    """One number for each (batch, value) that rows occupy."""
+    """One integer for each (batch, value) pair that rows occupy."""
     pairs = batch_of[:, None] * size + values
     return pairs[values >= 0]
 
 
 def _without_conflict(batch_of: Indices, values: Indices, size: int, taken: Indices) -> npt.NDArray[np.bool_]:
-    """Rows none of whose values is in their batch already, by ``taken`` or by an earlier row."""
+    """Rows none of whose values is already in their batch, through ``taken`` or an earlier row."""
     rows = np.nonzero(values >= 0)[0]
     pairs = _pairs(batch_of, values, size)
     order = _stable_argsort(pairs)
@@ -166,7 +166,7 @@ def _without_conflict(batch_of: Indices, values: Indices, size: int, taken: Indi
 def _within_capacity(
     batch_of: Indices, wanted: npt.NDArray[np.bool_], room: Indices
 ) -> npt.NDArray[np.bool_]:
-    """Of the wanted rows of each batch, in order, as many as it has room for."""
+    """The first wanted rows of each batch, up to its remaining capacity."""
     rows = np.flatnonzero(wanted)
     asked = np.bincount(batch_of[rows], minlength=len(room))
     if (asked <= room).all():
@@ -180,9 +180,9 @@ def _within_capacity(
 
 
 def _stable_argsort(numbers: Indices) -> Indices:
-    """Order of numbers >= 0, equal ones as they come.
+    """Stable argsort of integers >= 0.
 
-    Several times faster than numpy's where both fit 63 bits.
+    Several times faster than numpy's if number and position together fit into 63 bits.
     """
     bits = len(numbers).bit_length()
     if int(numbers.max(initial=0)).bit_length() + bits > 63:
@@ -195,13 +195,13 @@ def _stable_argsort(numbers: Indices) -> Indices:
 def _fill_up(
     repeats: Repeats, batch_of: Indices, steps: int, batch_size: int, rng: np.random.Generator
 ) -> Plan:
-    """Puts the rows of unique values where there is room, from the front.
+    """Puts the rows of unique values into free slots, from the front.
 
-    Then orders rows by batch, full ones first.
+    Then orders rows by batch, full batches first.
     """
     room = batch_size - np.bincount(batch_of, minlength=steps)
-    # Not ``permutation(repeats.free)``: numpy shuffles an empty array in place, and from shared memory it is
-    # read-only.
+    # Not ``permutation(repeats.free)``: numpy shuffles even an empty array in place, which fails on read-only
+    # shared memory.
     free = repeats.free[rng.permutation(len(repeats.free))]
     used = int(np.searchsorted(np.cumsum(room), len(free))) + 1
     seats = np.repeat(np.arange(steps)[:used], room[:used])[: len(free)]

@@ -1,4 +1,4 @@
-"""The batches of an epoch as arrays: which rows, in which step, on which rank."""
+"""The batches of an epoch as arrays: which rows, at which step, on which rank."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Plan:
-    """The global batches of one epoch, in order; the same for any number of workers.
+    """The global batches of one epoch, in order; independent of the number of workers.
 
     Args:
-        rows: (total,) row indices of all batches, one batch after the other.
-        starts: (steps + 1,) where each batch begins in ``rows``; the last entry is ``len(rows)``.
+        rows: (total,) row indices of all batches, concatenated.
+        starts: (steps + 1,) where each batch starts in ``rows``; the last entry is ``len(rows)``.
     """
 
     rows: Indices
@@ -39,11 +39,11 @@ class Plan:
         return batch[world.share(len(batch))]
 
     def sizes(self) -> Indices:
-        """(steps,) number of rows of each batch."""
+        """(steps,) number of rows in each batch."""
         return np.diff(self.starts)
 
     def digest(self) -> str:
-        """A hash of which rows each batch has, in which order."""
+        """A hash of the rows of all batches, in order."""
         digest = xxhash.xxh3_64(np.ascontiguousarray(self.rows, dtype="<i8").data)
         digest.update(np.ascontiguousarray(self.sizes(), dtype="<i8").data)
         return digest.hexdigest()
@@ -56,7 +56,7 @@ class Plan:
     def stretch(self, steps: int) -> Plan:
         """The same rows in the same order in ``steps`` batches; the largest (first) batches are halved.
 
-        transformers derives epochs from one number of steps an epoch, so an epoch that packed into fewer
+        transformers assumes the same number of steps in every epoch, so an epoch that packs into fewer
         batches than another is stretched to the longest.
 
         Raises:
@@ -85,31 +85,31 @@ class Plan:
         return Plan.of_sizes(self.rows[where], sizes)
 
     def moved(self, start: int) -> Plan:
-        """The same batches with ``start`` added to each row index."""
+        """The same batches with ``start`` added to every row index."""
         return Plan(self.rows + start, self.starts)
 
     @staticmethod
     def joined(plans: Sequence[Plan]) -> Plan:
-        """The batches of several plans, one plan after the other."""
+        """The batches of several plans, concatenated."""
         nothing = np.zeros(0, dtype=np.int64)
         rows = np.concatenate([nothing, *(plan.rows for plan in plans)])
         return Plan.of_sizes(rows, np.concatenate([nothing, *(plan.sizes() for plan in plans)]))
 
     @staticmethod
     def of_sizes(rows: Indices, sizes: Indices) -> Plan:
-        """A plan from rows in order and the size of each batch."""
+        """A plan from ordered rows and the size of each batch."""
         return Plan(rows, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64))
 
     @staticmethod
     def consecutive(rows: Indices, batch_size: int, drop_last: bool = False) -> Plan:
-        """Cuts rows into batches of ``batch_size``; the last may be smaller, or is dropped."""
+        """Cuts rows into batches of ``batch_size``; the last one may be smaller, or is dropped."""
         usable = len(rows) - len(rows) % batch_size if drop_last else len(rows)
         starts = np.append(np.arange(0, usable, batch_size, dtype=np.int64), usable)
         return Plan(rows[:usable], starts if usable else np.zeros(1, dtype=np.int64))
 
     @staticmethod
     def of_batches(batches: Iterable[Sequence[int]]) -> Plan:
-        """A plan from any batch sampler, one sequence of row indices for each batch.
+        """A plan from the output of any batch sampler: a sequence of row indices for each batch.
 
         Raises:
             ValueError: If a batch is empty.

@@ -1,4 +1,4 @@
-"""Which prompt goes before which text, from the four forms in which prompts may be given."""
+"""Which prompt is prepended to which text, resolved from the four accepted forms of prompts."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ def prompts_of(
     """The prompt of each text column of a dataset.
 
     Args:
-        prompts: None; one prompt for everything; a prompt for each column name; a prompt for each dataset
-            name; or, for each dataset name, a prompt for each column name.
+        prompts: None; one prompt for everything; a prompt by column name; a prompt by dataset name; or, by
+            dataset name, a prompt by column name.
         columns: The dataset's columns.
         dataset: Its name among several, or None for a single dataset.
-        datasets: Names of all datasets, where there are several.
+        datasets: Names of all datasets, if there are several.
 
     Raises:
-        ValueError: If prompts by dataset name are given for a single dataset, or if a name is neither a
-            dataset's nor a text column's.
+        ValueError: If prompts by dataset name are given for a single dataset, or if a name matches neither a
+            dataset nor a text column.
     """
     if not prompts:
         return {}
@@ -45,7 +45,7 @@ def prompts_of(
 
 
 def refuse_unused(prompts: Any, used: Sequence[str], datasets: Sequence[str]) -> None:
-    """Refuses prompts for columns that none of several datasets has.
+    """Rejects prompts for columns that no dataset has.
 
     Args:
         prompts: As given in the arguments.

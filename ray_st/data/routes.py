@@ -1,4 +1,4 @@
-"""Which route through the model the texts of each column take, from the two forms in which it may be said."""
+"""Which route through the model the texts of each column take, resolved from the two accepted forms."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import numpy.typing as npt
 from ray_st.data.column_spec import ColumnSpec
 
 RouterMapping = Mapping[str, str] | Mapping[str, Mapping[str, str]]
-"""Tasks by column, or for each dataset name by column: ``args.router_mapping``."""
+"""Tasks by column, or by dataset name and column: ``args.router_mapping``."""
 
 
 class TextEncoder(Protocol):
     """Turns texts into token ids, and token ids into a padded batch."""
 
     def __call__(self, texts: Sequence[str]) -> Sequence[npt.NDArray[np.int32]]:
-        """The token ids of each text."""
+        """Token ids of each text."""
 
     def pad(self, ids: Sequence[npt.NDArray[np.int32]]) -> Mapping[str, Any]:
-        """A batch of the ids."""
+        """A padded batch of token ids."""
 
     def check_prefixes(self) -> None:
-        """Makes sure that a prompt may be put before the texts."""
+        """Verifies that a prompt may be prepended to the texts."""
 
     def prompt_length(self, prompt: str) -> int:
-        """Number of tokens that a prompt puts before a text."""
+        """Number of tokens that a prompt adds in front of a text."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """How the texts of a column go through a model that has several rows of modules.
+    """How the texts of a column pass through a model that has several sequences of modules.
 
     Args:
         task: What the texts are, such as "query"; None for the model's default.
-        encoder: Of the row that they take; None where it takes no token ids.
+        encoder: The encoder of this route; None if it takes no token ids.
     """
 
     task: str | None
@@ -45,22 +45,22 @@ class Route:
 
     @property
     def features(self) -> dict[str, str]:
-        """The features by which the model finds the row again."""
+        """The features by which the model selects the route."""
         return {"modality": "text", **({} if self.task is None else {"task": self.task})}
 
 
 def is_by_dataset(mapping: RouterMapping) -> bool:
-    """Whether a mapping says tasks for each dataset, and not for all of them alike."""
+    """Whether a mapping gives tasks by dataset, rather than the same tasks for all datasets."""
     return any(isinstance(value, Mapping) for value in mapping.values())
 
 
 def tasks_of(mapping: RouterMapping | None, columns: ColumnSpec, dataset: str) -> dict[str, str]:
-    """The task of each text column of a dataset that has one.
+    """The task of each text column that has one.
 
     Args:
         mapping: ``args.router_mapping``.
         columns: The dataset's columns.
-        dataset: Its name; a single one has the name "".
+        dataset: Its name; a single dataset is named "".
     """
     if not mapping:
         return {}
@@ -71,15 +71,15 @@ def tasks_of(mapping: RouterMapping | None, columns: ColumnSpec, dataset: str) -
 def refuse_unknown_columns(
     mapping: RouterMapping, datasets: Mapping[str, Sequence[str]], single: bool
 ) -> None:
-    """Refuses names in a mapping that nothing has: the column that is meant would take the default row.
+    """Rejects names in a mapping that match nothing: their columns would silently take the default route.
 
     Args:
         mapping: ``args.router_mapping``.
-        datasets: Text columns of each dataset.
-        single: Whether there is a single dataset, which has no name.
+        datasets: Text columns of each dataset, by name.
+        single: Whether there is a single, unnamed dataset.
 
     Raises:
-        ValueError: Naming what is unknown, and what there is.
+        ValueError: Naming what is unknown, and what exists.
     """
     if not is_by_dataset(mapping):
         known = list(dict.fromkeys(column for columns in datasets.values() for column in columns))

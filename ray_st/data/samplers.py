@@ -1,7 +1,8 @@
-"""Batch samplers: index samplers over keys, run over the batch of the whole cluster.
+"""Batch samplers: index samplers over keys, run on the batch of the whole cluster.
 
 A sampler sees the rows of a source and the *global* batch size and yields lists of row indices. It knows
-nothing of workers: its batches are cut by rank afterwards, so they are the same for any number of workers.
+nothing about workers: its batches are split by rank afterwards, so they are the same on any number of
+workers.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ class FollowsEpochs(Protocol):
     """A sampler whose order depends on the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose batches are drawn next."""
+        """Selects the epoch whose batches are drawn next."""
 
 
 def order_rng(seed: int, epoch: int) -> np.random.Generator:
-    """The generator of an epoch's order.
+    """The random generator for an epoch's order.
 
-    A negative seed stands for its 64-bit two's complement, as in torch.
+    A negative seed is interpreted as its 64-bit two's complement, as in torch.
     """
     return np.random.default_rng([seed % 2**64, epoch])
 
@@ -41,17 +42,17 @@ def order_rng(seed: int, epoch: int) -> np.random.Generator:
 class PlannedBatchSampler(ABC):
     """Base of samplers that plan a whole epoch as arrays.
 
-    The order is a pure function of (seed, epoch): :meth:`set_epoch` moves to another epoch, nothing else
+    The order is a pure function of (seed, epoch): :meth:`set_epoch` selects another epoch; nothing else
     changes it.
 
-    A subclass with an ``__iter__`` of its own, which yields lists of row indices, is a batch sampler too: its
+    A subclass with its own ``__iter__``, which yields lists of row indices, is a batch sampler too: its
     epochs are planned from what it yields.
 
     Args:
-        batch_size: Rows of a global batch.
-        drop_last: Whether batches that are not full are left out.
-        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``. For an
-            ``__iter__`` that draws from it, it is seeded with the seed plus the epoch.
+        batch_size: Rows in a global batch.
+        drop_last: Whether to drop incomplete batches.
+        generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``. For a subclass
+            whose ``__iter__`` draws from it, it is seeded with the seed plus the epoch.
         seed: Seed of the order.
 
     Raises:
@@ -70,14 +71,14 @@ class PlannedBatchSampler(ABC):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose batches are drawn next."""
+        """Selects the epoch whose batches are drawn next."""
         self.epoch = epoch
         if self.generator is not None and self.has_own_batches:
             self.generator.manual_seed(self.seed + epoch)
 
     @property
     def has_own_batches(self) -> bool:
-        """Whether a subclass makes the batches in an ``__iter__`` of its own."""
+        """Whether a subclass yields the batches from its own ``__iter__``."""
         return type(self).__iter__ is not PlannedBatchSampler.__iter__
 
     def plan(self) -> Plan:
@@ -92,7 +93,7 @@ class PlannedBatchSampler(ABC):
         return Plan.of_sizes(plan.rows[np.repeat(full, plan.sizes())], plan.sizes()[full])
 
     def steps(self) -> int | None:
-        """Number of batches of every epoch, or None if only planning an epoch tells."""
+        """Number of batches in every epoch, or None if an epoch must be planned to know it."""
         return None
 
     def _steps_of(self, rows: int) -> int:
@@ -100,7 +101,7 @@ class PlannedBatchSampler(ABC):
 
     @abstractmethod
     def _plan(self, rng: np.random.Generator) -> Plan:
-        """All batches, those that are not full included."""
+        """All batches, including incomplete ones."""
 
     def __iter__(self) -> Iterator[list[int]]:
         plan = self._full_plan()
@@ -113,14 +114,14 @@ class PlannedBatchSampler(ABC):
 
 
 def known_steps(sampler: object) -> int | None:
-    """Number of batches of every epoch of a batch sampler; None if only planning an epoch tells."""
+    """Number of batches in every epoch of a batch sampler; None if an epoch must be planned to know it."""
     if isinstance(sampler, PlannedBatchSampler) and not sampler.has_own_batches:
         return sampler.steps()
     return None
 
 
 def plan_of(sampler: Iterable[list[int]]) -> Plan:
-    """The batches of the epoch of any batch sampler."""
+    """The batches of the current epoch of any batch sampler."""
     return sampler.plan() if isinstance(sampler, PlannedBatchSampler) else Plan.of_batches(sampler)
 
 
@@ -137,11 +138,11 @@ class RandomOrder:
         self.rows, self.seed, self.shuffle, self.epoch = rows, seed, shuffle, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order is drawn next."""
+        """Selects the epoch whose order is drawn next."""
         self.epoch = epoch
 
     def order(self) -> np.ndarray:
-        """(rows,) the order of the epoch."""
+        """(rows,) the order of the current epoch."""
         if not self.shuffle:
             return np.arange(self.rows)
         return order_rng(self.seed, self.epoch).permutation(self.rows)
@@ -154,20 +155,20 @@ class RandomOrder:
 
 
 class DefaultBatchSampler(PlannedBatchSampler):
-    """Consecutive rows of an order, ``batch_size`` at a time; and the base of samplers of one's own.
+    """Consecutive rows of an order, ``batch_size`` at a time; also the base class of custom samplers.
 
-    A subclass given as ``args.batch_sampler`` is made with the dataset in place of the order, and yields
-    lists of row indices from an ``__iter__`` of its own.
+    A subclass given as ``args.batch_sampler`` is constructed with the dataset in place of the order, and
+    yields lists of row indices from its own ``__iter__``.
 
     Args:
-        sampler: Row indices in the wanted order, for example :class:`RandomOrder`; of a subclass, the
+        sampler: Row indices in the wanted order, for example :class:`RandomOrder`; for a subclass, the
             dataset.
-        batch_size: Rows of a global batch.
-        drop_last: Whether an incomplete last batch is left out.
-        valid_label_columns: Names that mean a label; for subclasses.
+        batch_size: Rows in a global batch.
+        drop_last: Whether to drop an incomplete last batch.
+        valid_label_columns: Names that denote a label; for subclasses.
         generator: See :class:`PlannedBatchSampler`; for subclasses.
         seed: Seed of the order; for subclasses.
-        dataset: Another name of ``sampler``.
+        dataset: Alias of ``sampler``.
     """
 
     def __init__(
@@ -186,16 +187,16 @@ class DefaultBatchSampler(PlannedBatchSampler):
         given = dataset if sampler is None else sampler
         self.sampler: Any = (
             list(given) if isinstance(given, Iterator) else given
-        )  # it would end with an epoch
+        )  # an iterator would be exhausted after one epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose batches come next, also in an underlying sampler that follows epochs."""
+        """Selects the epoch whose batches come next, also in an underlying sampler that follows epochs."""
         super().set_epoch(epoch)
         if isinstance(self.sampler, FollowsEpochs):
             self.sampler.set_epoch(epoch)
 
     def steps(self) -> int | None:
-        """Number of batches of every epoch; None if the underlying sampler has no length."""
+        """Number of batches in every epoch; None if the underlying sampler has no length."""
         return self._steps_of(len(self.sampler)) if isinstance(self.sampler, Sized) else None
 
     def _plan(self, rng: np.random.Generator) -> Plan:
@@ -210,26 +211,26 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
     """Batches in which no text occurs twice, across all text columns; labels and dataset names do not count.
 
     For losses that use the other rows of a batch as negatives: a duplicate of a positive would be a false
-    negative. A text that very many rows share cannot be in full batches only: what becomes of the rows that
-    are left over in batches that are not full is the choice of ``collisions``.
+    negative. Rows that share a text with very many others do not all fit into full batches; ``collisions``
+    decides what happens to those left over.
 
     Args:
         dataset: The rows: :class:`ray_st.data.keys.Keys` or a :class:`datasets.Dataset`.
-        batch_size: Rows of a global batch.
-        drop_last: Whether batches that are not full are left out.
-        valid_label_columns: Names that mean a label.
+        batch_size: Rows in a global batch.
+        drop_last: Whether to drop incomplete batches.
+        valid_label_columns: Names that denote a label.
         generator: A :class:`torch.Generator` whose initial seed is used instead of ``seed``.
         seed: Seed of the order.
-        collisions: ``"keep"``: rows left over stay in smaller batches at the end of the epoch, so that every
-            row is in exactly one batch; ``"mask"``: they fill full batches, in which texts do repeat, for a
-            loss that leaves repeats out of its negatives; ``"drop"``: but for one incomplete batch they sit
-            out the epoch.
+        collisions: ``"keep"``: leftover rows stay in smaller batches at the end of the epoch, so every row is
+            in exactly one batch; ``"mask"``: they fill full batches, in which texts do repeat, for a loss
+            that excludes repeats from its negatives; ``"drop"``: they are skipped for the epoch, except for
+            one incomplete batch.
         precompute_hashes: Has no effect: texts are always compared by hashes that are computed once.
-        precompute_num_proc: Likewise.
-        precompute_batch_size: Likewise.
+        precompute_num_proc: Has no effect.
+        precompute_batch_size: Has no effect.
 
     Raises:
-        ValueError: If ``batch_size`` or ``collisions`` is none of these.
+        ValueError: If ``batch_size`` or ``collisions`` is invalid.
     """
 
     def __init__(
@@ -252,12 +253,12 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         self._repeats = find_repeats(keys_of(dataset, valid_label_columns).hashes)
 
     def steps(self) -> int | None:
-        """Number of batches of every epoch, or None if it varies a little, as it does where texts repeat."""
+        """Number of batches in every epoch, or None if it varies slightly, as it does if texts repeat."""
         varies = len(self._repeats.rows) and self.collisions != "mask"
         return None if varies else self._steps_of(len(self._repeats.rows) + len(self._repeats.free))
 
     def crowded(self) -> int:
-        """Number of rows that the first epoch leaves over: too many others share a text with them."""
+        """Number of rows left over in the first epoch because too many others share a text with them."""
         if not len(self._repeats.rows):
             return 0
         plan = pack_without_repeats(self._repeats, self.batch_size, order_rng(self.seed, 0))
@@ -276,6 +277,6 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         return Plan.joined([Plan.consecutive(plan.rows[:full], self.batch_size), rest])
 
     def _settled(self, plan: Plan) -> int:
-        """Rows in full batches, which come first, and in one incomplete batch, which there may always be."""
+        """Rows in full batches, which come first, and in one incomplete batch, which is always allowed."""
         full = int((plan.sizes() == self.batch_size).sum())
         return int(plan.starts[min(full + 1, len(plan))])

@@ -1,4 +1,4 @@
-"""A table of a run file: where its rows are and which of them are wanted, as plain values."""
+"""A table in a run file: the location of its rows and which of them to use, as plain values."""
 
 from __future__ import annotations
 
@@ -32,25 +32,26 @@ _FOR_FILES = ("format", "types", "names", "delimiter", "quoted")
 
 @dataclass(frozen=True)
 class TableSpec:
-    """Where a table is and which of it is wanted. Give either `path` or `hub`.
+    """The location of a table and which rows and columns to use. Give either `path` or `hub`.
 
     Args:
-        path: A file, folder, pattern or URI, a list of them, a folder that ``save_to_disk`` wrote, or any of
-            these by the name of the split that it is.
+        path: A file, folder, pattern or URI, a list of them, a folder written by ``save_to_disk``, or a
+            mapping from split names to any of these.
         hub: Name of a dataset on the Hugging Face Hub.
-        subset: The Hub dataset's configuration, when it has several.
-        format: One of :data:`ray_st.data.sources.FORMATS`; by default told from the files' suffix.
+        subset: The Hub dataset's configuration, if it has several.
+        format: One of :data:`ray_st.data.sources.FORMATS`; by default inferred from the files' suffix.
         split: Split, slice of a split such as ``"train[:80%]"``, or several joined by ``+``. Paths that name
-            no splits are the split ``train``.
+            no splits are treated as the split ``train``.
         columns: Columns to keep, in the order in which a loss or an evaluator receives them; by default all.
-            Named as they are after `rename`.
+            Given by their names after `rename`.
         rename: New names of columns, by their old names.
-        types: Types of columns of files, by their old names, where what the first rows say is not meant.
+        types: Types of columns in files, by their old names, to override what is inferred from the first
+            rows.
         names: Column names of a CSV or TSV file that has no header row.
-        delimiter: What separates the fields of a CSV or TSV file; by default a comma or a tab.
+        delimiter: The field separator of a CSV or TSV file; by default a comma or a tab.
         quoted: Whether quotation marks in a CSV or TSV file enclose fields; by default true for CSV, false
             for TSV.
-        rows: How many rows to keep, from the start; by default all.
+        rows: Number of rows to keep, from the start; by default all.
     """
 
     path: str | list[str] | dict[str, str | list[str]] | None = None
@@ -70,7 +71,7 @@ class TableSpec:
         return str(self.hub if self.path is None else self.path)
 
     def files(self) -> list[str]:
-        """The paths, patterns and URIs that it names; none for a dataset on the Hub."""
+        """Its paths, patterns and URIs; empty for a dataset on the Hub."""
         parts = self.path.values() if isinstance(self.path, dict) else [self.path]
         return [
             one for part in parts if part is not None for one in ([part] if isinstance(part, str) else part)
@@ -81,13 +82,13 @@ def open_table(spec: TableSpec) -> Source:
     """Opens a table.
 
     Args:
-        spec: Where the table is and which of it is wanted.
+        spec: The location of the table and which rows and columns to use.
 
     Returns:
-        A source of the rows and columns asked for; files are not read yet.
+        A source of the requested rows and columns; files are not read yet.
 
     Raises:
-        SourceError: If the spec contradicts itself, or names something that is not there.
+        SourceError: If the spec contradicts itself or names something that does not exist.
     """
     _check(spec)
     slices = [Cut(_open_split(spec, piece.split), piece.bounds) for piece in parse_split(spec.split)]
@@ -101,10 +102,10 @@ def read_table(spec: TableSpec) -> Dataset:
     """Reads a table into memory.
 
     Args:
-        spec: Where the table is and which of it is wanted.
+        spec: The location of the table and which rows and columns to use.
 
     Raises:
-        SourceError: If it cannot be read as its spec says, or a row cannot be used.
+        SourceError: If it cannot be read as specified, or a row is unusable.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""Sampling from data larger than memory: window by window, so that a step's rows lie in few blocks."""
+"""Samples data larger than memory window by window, so that the rows of a step lie in few blocks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ MakeSampler = Callable[[Keys, int], Any]
 
 
 class WindowedBatchSampler(PlannedBatchSampler):
-    """Runs a sampler over one window of blocks after the other.
+    """Runs a sampler over one window of blocks at a time.
 
     The order of blocks is drawn from (seed, epoch); a window is as many consecutive blocks of that order as
-    fit the budget. What does not fill a batch in a window (leftovers, collisions) is carried into the next;
-    at the end of the epoch the sampler has the last word on it.
+    fit the budget. Rows that do not fill a batch in a window (leftovers, collisions) are carried over to the
+    next one; at the end of the epoch, the sampler decides what happens to them.
 
     Args:
         keys: Keys of all rows.
-        block_rows: Number of rows of each block, in the order of rows.
-        window_blocks: Blocks of a window.
-        make_sampler: Makes the sampler of a window.
-        batch_size: Rows of a global batch.
-        drop_last: Whether batches that are not full are left out.
+        block_rows: Number of rows in each block, in row order.
+        window_blocks: Number of blocks in a window.
+        make_sampler: Makes the sampler for a window.
+        batch_size: Rows in a global batch.
+        drop_last: Whether to drop incomplete batches.
         seed: Seed of the order.
     """
 
@@ -49,7 +49,7 @@ class WindowedBatchSampler(PlannedBatchSampler):
 
     @property
     def windows(self) -> int:
-        """Number of windows of an epoch."""
+        """Number of windows in an epoch."""
         return -(-(len(self._edges) - 1) // self._window_blocks)
 
     def _plan(self, rng: np.random.Generator) -> Plan:
@@ -60,8 +60,8 @@ class WindowedBatchSampler(PlannedBatchSampler):
             chosen = blocks[window * self._window_blocks : (window + 1) * self._window_blocks]
             fresh = np.concatenate([np.arange(self._edges[b], self._edges[b + 1]) for b in chosen])
             last = window + 1 == self.windows
-            # As many again as are fresh: with rows that fit nowhere, all of them each time would not be
-            # linear.
+            # Carried rows are limited to the number of fresh ones: rows that fit nowhere would otherwise all
+            # be tried again in each window, which is not linear.
             again = len(carried) if last else max(len(fresh), self.batch_size)
             rows = np.concatenate([carried[:again], fresh])
             plan = self._window_plan(rows, int(rng.integers(2**31)), last)
@@ -74,13 +74,13 @@ class WindowedBatchSampler(PlannedBatchSampler):
     def _window_plan(self, rows: Indices, seed: int, last: bool) -> Plan:
         sampler = self._make_sampler(self._keys.take(rows), seed)
         if isinstance(sampler, NoDuplicatesBatchSampler) and not last:
-            sampler.collisions = "keep"  # what does not fit here may fit the next window
+            sampler.collisions = "keep"  # rows that do not fit here may fit into the next window
         plan = plan_of(sampler)
         return Plan(rows[plan.rows], plan.starts)
 
 
 def _full_batches(plan: Plan, batch_size: int) -> tuple[Plan, Indices]:
-    """The full batches of a plan, and the rows of the others."""
+    """The full batches of a plan, and the rows of the incomplete ones."""
     full = plan.sizes() == batch_size
     in_full = np.repeat(full, plan.sizes())
     return Plan.of_sizes(plan.rows[in_full], plan.sizes()[full]), plan.rows[~in_full]

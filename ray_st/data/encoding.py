@@ -87,26 +87,30 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     """
     faults = _found_by_reader(block)
     texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}
-    made: dict[str, pa.Array] = {}
+    prompted = {
+        name: [prompt + text for text in values] if (prompt := encoding.prompts.get(name)) else values
+        for name, values in texts.items()
+    }
+    ids: dict[str, pa.Array] = {}
+    kept = set(texts if encoding.keep_texts else ())
     tokens = np.zeros(len(block), dtype=np.int64)
     truncated = np.zeros(len(block), dtype=bool)
-    prompted: dict[str, list[str]] = {}
-    for name, values in texts.items():
-        made[hash_of(name)] = pa.array(hash_texts(values), pa.uint64())
-        prompt = encoding.prompts.get(name)
-        prompted[name] = [prompt + text for text in values] if prompt else values
-    kept = set(texts if encoding.keep_texts else ())
     for name, sources in encoding.made_of.items():
         encoder = encoding.encoder_of(name)
         if encoder is None:
             kept.update(sources)
             continue
-        made[ids_of(name)], lengths = _ragged(encoder(joined([prompted[source] for source in sources])))
+        ids[name], lengths = _ragged(encoder(joined([prompted[source] for source in sources])))
         tokens += lengths
         truncated |= lengths >= (getattr(encoder, "max_seq_length", None) or np.inf)
-    made.update(
-        {text_of(name): pa.array(prompted[name], pa.large_string()) for name in texts if name in kept}
-    )
+    made: dict[str, pa.Array] = {}
+    for name, values in texts.items():
+        made[hash_of(name)] = pa.array(hash_texts(values), pa.uint64())
+        if name in ids:
+            made[ids_of(name)] = ids.pop(name)
+        if name in kept:
+            made[text_of(name)] = pa.array(prompted[name], pa.large_string())
+    made.update({ids_of(name): found for name, found in ids.items()})  # of joined columns
     label = encoding.columns.label
     if label is not None:
         made[label] = checked_labels(block[label], label, encoding.columns.need, faults)

@@ -1,4 +1,4 @@
-"""What differs between kinds of models, as one value: trainer, data path, search and checkpoints serve all of them."""
+"""What differs between kinds of models; trainer, data path, search and checkpoints are shared."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class AsyncEvaluation:
     Args:
         queue: Takes requests, keeps results.
         store: The run's folder.
-        world: This rank's place.
+        world: This rank and the number of ranks.
         enter: Enters a result into the trainer's history, as of its own step.
         write_weights: Writes the current weights into a folder, on the first rank.
         whole_weights: Opens the context in which the first rank has whole weights.

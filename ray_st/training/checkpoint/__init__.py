@@ -1,1 +1,1 @@
-"""Where checkpoints are written, found and trusted, who may write them, and what a run resumes from."""
+"""Writing, finding and verifying checkpoints, write leases, and the choice of what a run resumes from."""

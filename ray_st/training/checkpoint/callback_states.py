@@ -23,11 +23,11 @@ def save_state(state: TrainerState, folder: Path) -> None:
 
 
 def export_callbacks(state: TrainerState, callbacks: Iterable[object]) -> None:
-    """Notes in a trainer's state what its callbacks export.
+    """Stores in a trainer's state what its callbacks export.
 
     Args:
         state: The trainer's state.
-        callbacks: Its callbacks, and its control, which is one of them in this respect.
+        callbacks: Its callbacks, and its control, which exports its state in the same way.
     """
     for callback in callbacks:
         if not isinstance(callback, ExportableState):
@@ -41,7 +41,7 @@ def export_callbacks(state: TrainerState, callbacks: Iterable[object]) -> None:
 
 
 def restore_callbacks(state: TrainerState, callbacks: Iterable[object]) -> None:
-    """Restores the states that callbacks exported, each into the callback that it is of.
+    """Restores the states that callbacks exported, each into its own callback.
 
     Args:
         state: The trainer's state, from a checkpoint.

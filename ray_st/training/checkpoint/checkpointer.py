@@ -1,4 +1,4 @@
-"""Writes a run's checkpoints from the first rank, and tells every rank what became of them."""
+"""Writes a run's checkpoints from the first rank and sends the outcome to every rank."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ray_st.world import World
 
 
 class Checkpointer:
-    """The checkpoints of one run, as a rank knows them.
+    """One run's checkpoints, as seen by a rank.
 
     Args:
         store: The run's folder.
-        world: This rank's place.
+        world: This rank and the number of ranks.
 
     Attributes:
         newest: Step of the newest checkpoint that was written; -1 before the first.
@@ -34,15 +34,15 @@ class Checkpointer:
     ) -> SavedCheckpoint | None:
         """Writes a checkpoint and seals it; every rank must call it.
 
-        One that cannot be written is given up: training goes on, with the earlier ones as they are.
+        A checkpoint that cannot be written is discarded: training continues, and earlier ones are kept.
 
         Args:
             step: Global step.
-            fill: Writes its files into a folder; called on the first rank.
-            manifest: Gives what its manifest says besides; called on the first rank.
+            fill: Writes the checkpoint's files into a folder; called on the first rank.
+            manifest: Returns further contents of the manifest; called on the first rank.
 
         Returns:
-            The checkpoint, on every rank; None if it was given up.
+            The checkpoint, on every rank; None if it was discarded.
         """
         found: SavedCheckpoint | None = collectives.broadcast_object(
             self._try_to_write(step, fill, manifest) if self._world.is_first else None
@@ -62,7 +62,7 @@ class Checkpointer:
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
                 raise
-            store.give_up(step)  # first: it may make the room in which the warning can be written
+            store.give_up(step)  # first: it may free the space needed to log the warning
             notes.warning(
                 f"warning: the checkpoint of step {step} could not be written to {store.path} and is given "
                 f"up; training goes on. Is the disk full? {type(error).__name__}: {error}"
@@ -75,7 +75,7 @@ class Checkpointer:
         Args:
             limit: How many to keep; None for all.
             best: Name of the best one, which is kept; empty for none.
-            in_use: Steps of those that something still reads.
+            in_use: Steps of checkpoints that are still being read.
         """
         if self._world.is_first:
             step = int(best.removeprefix(PREFIX)) if best else None

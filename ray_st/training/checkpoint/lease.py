@@ -1,7 +1,7 @@
-"""One writer a folder: its holder keeps a lease in it alive, and whoever lost the lease writes nothing more.
+"""One writer per folder: the holder renews a lease in it, and a holder that lost its lease stops writing.
 
-The driver of a run holds the run's folder (:func:`held`). What writes there on other processes carries the
-lease's :class:`Fence` and checks it before anything becomes visible: workers outlive a driver that is stopped
+The driver of a run holds the run's folder (:func:`held`). Writers in other processes carry the lease's
+:class:`Fence` and check it before anything becomes visible, because workers outlive a driver that is stopped
 or cut off.
 """
 
@@ -26,19 +26,19 @@ from ray_st.util.endings import LeaseLost
 from ray_st.util.events import event
 
 LEASE = "lease.json"
-"""The file, in the folder that is held."""
+"""Name of the lease file in the held folder."""
 
 BEAT_S = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two heartbeats."""
 
 STALE_S = 20.0
-"""Seconds without a sign of life after which the holder is gone.
+"""Seconds without a heartbeat after which the holder is considered gone.
 
-Measured by the reader's own clock, since clocks may differ.
+Measured by the reader's clock, since clocks may differ.
 """
 
 POLL_S = 0.5
-"""Seconds between two looks at another holder's lease."""
+"""Seconds between two reads of another holder's lease."""
 
 
 class RunInUse(ValueError):
@@ -50,7 +50,7 @@ class Folder(Protocol):
 
     @property
     def path(self) -> str:
-        """The folder, as its file system names it."""
+        """The folder's path on its file system."""
 
     @property
     def filesystem(self) -> pafs.FileSystem:
@@ -65,9 +65,9 @@ class Holder:
         owner: Different for each holding.
         host: Name of the machine, and of the process's namespace on it.
         pid: Number of the process there.
-        beat: Goes up with each sign of life.
-        released: Whether the holding has ended. The file stays: someone who lost the folder without noticing
-            must not find it as if nobody had ever taken it.
+        beat: Incremented with each heartbeat.
+        released: Whether the holder has released the folder. The file stays, so that a holder that lost the
+            folder without noticing does not find it as if it had never been taken.
     """
 
     owner: str
@@ -83,14 +83,14 @@ class Holder:
 
     @property
     def is_gone(self) -> bool:
-        """Whether this is known to be a process of this machine that has ended."""
+        """Whether the holder is known to be a process on this machine that has ended."""
         if self.host != _host():
             return False
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # it lives, under another user
+        except PermissionError:  # it is alive, under another user
             return False
         return False
 
@@ -104,12 +104,12 @@ def _host() -> str:
 
 @dataclass(frozen=True)
 class Fence:
-    """The right to write into a folder, which lasts until another holder takes it. Travels to any process.
+    """The right to write to a folder, valid until another holder takes it. Can be sent to any process.
 
     Args:
         path: The folder.
         filesystem: Its file system.
-        owner: The holder whose right this is.
+        owner: The holder that has this right.
     """
 
     path: str
@@ -117,11 +117,11 @@ class Fence:
     owner: str
 
     def check(self) -> None:
-        """Makes sure that the folder has not been taken since. A lease that is not there was taken by nobody.
+        """Checks that the folder has not been taken since. A missing lease counts as not taken.
 
         Raises:
             LeaseLost: If another holder has taken it.
-            OSError: If storage is away.
+            OSError: If storage is unavailable.
         """
         found = read(self)
         if found is not None and found.host and found.owner != self.owner:
@@ -135,7 +135,7 @@ class Lease:
     """A folder that this process holds; see :func:`held`.
 
     Attributes:
-        fence: What every writer into the folder needs.
+        fence: Required by every writer to the folder.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -146,7 +146,7 @@ class Lease:
         self._calls: list[Callable[[], object]] = []
 
     def when_lost(self, call: Callable[[], object]) -> None:
-        """Calls a function, in another thread, when another driver takes the folder; at once if one has."""
+        """Calls a function, in another thread, once another driver takes the folder or already has."""
         with self._lock:
             self._calls.append(call)
             lost = self._lost
@@ -154,11 +154,11 @@ class Lease:
             call()
 
     def take(self, settle_s: float) -> None:
-        """Puts this holder's name on the folder.
+        """Writes this holder's lease to the folder.
 
         Args:
-            settle_s: Seconds after which the name must still be there: of two drivers that start at the same
-                moment, the one that wrote last stays.
+            settle_s: Seconds after which the lease must still be this holder's: of two drivers that start at
+                the same moment, the one that wrote last wins.
 
         Raises:
             RunInUse: If it is not.
@@ -170,9 +170,9 @@ class Lease:
             raise _in_use(self.fence, found)
 
     def keep(self, over: threading.Event, beat_s: float) -> None:
-        """Gives signs of life until it is over, or another driver has taken the folder."""
+        """Sends heartbeats until ``over`` is set or another driver has taken the folder."""
         while not over.wait(beat_s):
-            with suppress(OSError):  # storage may be away for a while
+            with suppress(OSError):  # storage may be temporarily unavailable
                 try:
                     self.fence.check()
                 except LeaseLost as error:
@@ -190,17 +190,17 @@ class Lease:
             call()
 
     def release(self) -> None:
-        """Says that the folder is free, if it is still held."""
-        with suppress(OSError, LeaseLost):  # where storage is away, the lease goes stale
+        """Releases the folder if it is still held."""
+        with suppress(OSError, LeaseLost):  # if storage is unavailable, the lease goes stale
             self.fence.check()
             write(self.fence, replace(self._holder, released=True))
 
 
 def read(folder: Folder) -> Holder | None:
-    """Who holds a folder, or held it last; None where nobody ever did.
+    """The current or last holder of a folder; None if it was never held.
 
-    A lease that cannot be read is being written, or was torn by a crash: its holder has no host, and another
-    owner as soon as its text is another.
+    A lease that cannot be parsed is being written, or was truncated by a crash: its holder has no host, and
+    an owner derived from the text, so that it changes with the text.
     """
     path = f"{folder.path.rstrip('/')}/{LEASE}"
     if not folder.filesystem.get_file_info(path).is_file:
@@ -217,26 +217,26 @@ def read(folder: Folder) -> Holder | None:
 
 
 def write(folder: Folder, holder: Holder) -> None:
-    """Puts a holder's name on a folder, in one piece: nobody reads half a lease."""
+    """Writes a holder's lease to a folder atomically, so that no reader sees a partial one."""
     text = json.dumps(asdict(holder)).encode()
     folder.filesystem.create_dir(folder.path, recursive=True)
     if isinstance(folder.filesystem, pafs.LocalFileSystem):
         write_whole(Path(folder.path) / LEASE, text)
         return
     with folder.filesystem.open_output_stream(f"{folder.path.rstrip('/')}/{LEASE}") as stream:
-        stream.write(text)  # an object store shows the object when the stream is closed
+        stream.write(text)  # object stores publish the object when the stream is closed
 
 
 def check_free(folder: Folder, stale_s: float = STALE_S, poll_s: float = POLL_S) -> None:
-    """Refuses a folder that another driver is writing into.
+    """Raises if another driver is writing to a folder.
 
-    A driver that was killed leaves its lease behind. On the same machine that shows at once; elsewhere only
-    time tells, so this waits until the holder gives a sign of life, or has given none for ``stale_s``.
+    A killed driver leaves its lease behind. On the same machine this is detected immediately; otherwise this
+    waits until the holder sends a heartbeat, or has sent none for ``stale_s``.
 
     Args:
         folder: The folder.
         stale_s: See :data:`STALE_S`.
-        poll_s: Seconds between two looks.
+        poll_s: Seconds between two reads.
 
     Raises:
         RunInUse: Naming the holder.
@@ -279,7 +279,7 @@ def held(
 
     Args:
         folder: The folder; a run's, or a search's.
-        beat_s: Seconds between two signs of life.
+        beat_s: Seconds between two heartbeats.
         stale_s: See :data:`STALE_S`.
         poll_s: See :data:`POLL_S`.
         settle_s: As for :meth:`Lease.take`; by default 0.1 on a local disk, else 1.

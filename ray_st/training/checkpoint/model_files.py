@@ -20,7 +20,7 @@ ARGUMENTS = "training_args.json"
 def save_loss_and_arguments(
     folder: Path, model: nn.Module, loss: LossOrLosses, args: SentenceTransformerTrainingArguments
 ) -> None:
-    """Writes what belongs to a training beside the model's own files.
+    """Writes the training files that accompany the model's own files.
 
     Args:
         folder: The model's folder.
@@ -39,7 +39,7 @@ def load_loss_weights(folder: str, model: nn.Module, loss: LossOrLosses) -> None
     """Loads the weights that losses own, in place.
 
     Raises:
-        ValueError: If the folder holds those of other losses.
+        ValueError: If the folder contains weights of other losses.
     """
     weights = Path(folder) / LOSS_WEIGHTS
     saved = load_file(str(weights)) if weights.exists() else {}

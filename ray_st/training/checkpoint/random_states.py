@@ -1,4 +1,4 @@
-"""Random states of a rank, as a checkpoint holds them: a file for each rank."""
+"""Random states in a checkpoint: one file per rank."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def save_random_states(folder: Path, states: Sequence[RandomStates]) -> None:
 
 
 def load_random_states(checkpoint: str | None, rank: int) -> None:
-    """Restores a rank's states; a rank that the checkpoint does not know keeps its own."""
+    """Restores a rank's states; a rank without a file in the checkpoint keeps its own."""
     file = Path(checkpoint or "") / _FILE.format(rank=rank)
     if checkpoint is None or not file.is_file():
         return

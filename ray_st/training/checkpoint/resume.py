@@ -27,10 +27,10 @@ NOTED_EVER = (
     "global batch size",
     "blocks of a window",
 )
-"""Facts that all versions' manifests have; for those of a dataset, the part after its name."""
+"""Facts in the manifests of all versions; for facts of a dataset, the part after its name."""
 
 EARLIER = "earlier"
-"""How the folders begin, in a run's folder, into which checkpoints of earlier runs are set aside."""
+"""Name prefix of the folders, in a run's folder, to which earlier runs' checkpoints are moved."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Start:
     """The checkpoint from which a run starts.
 
     Args:
-        name: Its name, if it is one of the run's folder; each worker fetches it from there.
-        path: Its folder, if it lies elsewhere; every worker must see it.
-        manifest: What its manifest says; empty without one.
-        only_model: Whether its weights are all that is taken.
+        name: Its name, if it is in the run's folder; each worker fetches it from there.
+        path: Its folder, if it is elsewhere; every worker must be able to read it.
+        manifest: Its manifest; empty without one.
+        only_model: Whether only its weights are used.
     """
 
     name: str | None = None
@@ -69,20 +69,19 @@ def find_checkpoint(
     """The checkpoint from which a run starts.
 
     A run can only resume from a checkpoint that is complete, undamaged, and holds the states of optimizer,
-    schedule and random generators: with less, the samples or the learning rate would differ, and nobody would
-    notice.
+    schedule and random generators: otherwise the samples or the learning rate would silently differ.
 
     Args:
         store: The run's folder.
-        wanted: True for the newest such checkpoint of the run's folder, or a path of a checkpoint folder.
-        only_model: Whether a new run is to begin with the checkpoint's weights; then any model folder will
-            do.
-        restarted: Whether the run was restarted: then its own newest checkpoint overrides what is wanted.
-        optional: Whether True begins a new run in a folder without checkpoints, where it is otherwise an
-            error.
+        wanted: True for the newest such checkpoint in the run's folder, or the path of a checkpoint folder.
+        only_model: Whether to start a new run with the checkpoint's weights; then any model folder is
+            accepted.
+        restarted: Whether the run was restarted: then its own newest checkpoint overrides ``wanted``.
+        optional: Whether ``wanted=True`` starts a new run if the folder has no checkpoints, instead of
+            raising.
 
     Raises:
-        CheckpointError: If there is none, or it cannot be gone on from.
+        CheckpointError: If there is none, or the run cannot resume from it.
     """
     own = own_newest(store) if restarted else NEW_RUN
     if not own.begins_anew:
@@ -109,11 +108,11 @@ def find_checkpoint(
 
 
 def own_newest(store: CheckpointStore, otherwise: Start = NEW_RUN) -> Start:
-    """The newest complete checkpoint that this very run has written, from which a restart resumes.
+    """The newest complete checkpoint written by this run, from which a restart resumes.
 
     Args:
         store: The run's folder, with the run's id.
-        otherwise: Where the run starts before it has written one.
+        otherwise: Where the run starts if it has not written one yet.
     """
     skipped: list[str] = []
     newest = store.newest(store.run_id, skipped, resumable=True)
@@ -168,14 +167,14 @@ def _is_of(store: CheckpointStore, folder: Path) -> bool:
 
 
 def check_model(start: Start, weights: str) -> None:
-    """Refuses to go on from a checkpoint of another model, before workers start.
+    """Raises if a checkpoint is of another model, before workers start.
 
     Args:
         start: The checkpoint.
-        weights: What there is to say of the model's weights.
+        weights: A description of the model's weights.
 
     Raises:
-        CheckpointError: With both models' weights.
+        CheckpointError: Naming both models' weights.
     """
     then = start.manifest.get("model", weights)
     if then != weights:
@@ -186,7 +185,7 @@ def check_model(start: Start, weights: str) -> None:
 
 
 def check_settings(start: Start, settings: Mapping[str, Any]) -> None:
-    """As :func:`check_fingerprint`, with what is known before any row is read."""
+    """Like :func:`check_fingerprint`, for the facts known before any row is read."""
     then = start.manifest.get("data") or {}
     known = {name: value for name, value in settings.items() if name in then}
     _refuse(start, {name: then[name] for name in known}, known)
@@ -195,12 +194,11 @@ def check_settings(start: Start, settings: Mapping[str, Any]) -> None:
 def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
     """Raises if a checkpoint is of a run with other data or settings, since the samples would differ.
 
-    A checkpoint of an earlier version does not say all of it; what it does not say is taken as unchanged, in
-    so many words.
+    A checkpoint of an earlier version lacks some facts; these are assumed to be unchanged, which is logged.
 
     Args:
         start: The checkpoint.
-        facts: What the order of the run's samples depends on.
+        facts: Everything that the run's sample order depends on.
 
     Raises:
         CheckpointError: Naming what differs.
@@ -230,7 +228,7 @@ def _refuse(start: Start, then: Mapping[str, Any], now: Mapping[str, Any]) -> No
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two fingerprints, in words."""
+    """Descriptions of the differences between two fingerprints."""
     names = [name for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
     if names == [FIRST_EPOCH]:
         return [
@@ -244,15 +242,15 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def set_aside(store: CheckpointStore, start: Start) -> Start:
-    """Moves what an earlier run left in a run's folder out of the way, and logs it; deletes nothing.
+    """Moves files of an earlier run in the run's folder out of the way and logs it; deletes nothing.
 
-    A run that goes on from the folder's newest checkpoint has nothing in its way. One that goes on from an
-    earlier one has the later ones, and one that begins anew, or goes on from another folder, has all
-    checkpoints and the ledger. So what is left in the folder belongs together: its newest checkpoint is this
-    run's, or the one that it went on from.
+    A run that resumes from the folder's newest checkpoint leaves everything in place. One that resumes from
+    an earlier checkpoint moves the later ones, and one that starts anew, or resumes from another folder,
+    moves all checkpoints and the ledger. So the remaining files belong together: the newest checkpoint is
+    this run's, or the one that it resumed from.
 
     Args:
-        store: The run's folder, held.
+        store: The run's folder, held by this process.
         start: Where the run starts.
 
     Returns:
@@ -261,7 +259,7 @@ def set_aside(store: CheckpointStore, start: Start) -> Start:
     at = 0 if start.begins_anew or start.name is None else int(start.manifest["step"])
     steps = [step for step in store.steps() if step > at]
     if at and not any(store.has_manifest(step) for step in steps):
-        return start  # a killed run's half checkpoint is in nobody's way
+        return start  # a killed run's incomplete checkpoint does no harm
     ledger = bool(store.filesystem.get_file_info(store.location(LEDGER)).is_file)
     if not steps and not ledger:
         return start
@@ -281,7 +279,7 @@ def set_aside(store: CheckpointStore, start: Start) -> Start:
 
 
 def bring_ledger(store: CheckpointStore, start: Start) -> None:
-    """Copies the ledger beside another folder's checkpoint into the run's folder, to be continued.
+    """Copies the ledger next to another folder's checkpoint to the run's folder, where it is continued.
 
     Args:
         store: The run's folder, on a local disk.
@@ -295,7 +293,7 @@ def bring_ledger(store: CheckpointStore, start: Start) -> None:
 
 
 def _earlier(store: CheckpointStore) -> list[int]:
-    """The numbers of the folders in which earlier runs' checkpoints lie."""
+    """The numbers of the folders that contain earlier runs' checkpoints."""
     infos = store.filesystem.get_file_info(pafs.FileSelector(store.path, allow_not_found=True))
     names = (info.base_name for info in infos if not info.is_file)
     numbers = (name.removeprefix(f"{EARLIER}-") for name in names if name.startswith(f"{EARLIER}-"))

@@ -1,4 +1,4 @@
-"""Hyperparameters that change between a checkpoint and the run that goes on from it."""
+"""Hyperparameters that change between a checkpoint and the run that resumes from it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ RETUNABLE = (
     "max_grad_norm",
     "neftune_noise_alpha",
 )
-"""Training arguments that a run may go on with after a checkpoint that was made with others: they neither
-change the plan of steps, nor the weights, nor what the optimizer remembers of them."""
+"""Training arguments that may differ from the checkpoint's when a run resumes: they change neither the plan
+of steps, nor the weights, nor the optimizer's state."""
 
 Settings = list[dict[str, Any]]
 
 
 def settings_of(optimizer: Any) -> Settings:
-    """What the arguments say of each group of weights: rate, decay, betas, …, as a new optimizer has it.
+    """The settings of each parameter group (rate, decay, betas, …), as in a new optimizer.
 
     Args:
         optimizer: A new optimizer, with its scheduler.
@@ -31,15 +31,15 @@ def settings_of(optimizer: Any) -> Settings:
 
 
 def retune(optimizer: Any, scheduler: Any, settings: Settings) -> None:
-    """Applies the current arguments to a restored optimizer and scheduler, which hold the checkpoint's.
+    """Applies the current arguments to an optimizer and scheduler restored from a checkpoint.
 
-    The rate keeps its place in the schedule: the share of its own rate that each group has at this step
-    stays. A schedule that has a rate of its own (``reduce_lr_on_plateau``) keeps it.
+    The position in the schedule is kept: each group keeps the fraction of its base rate that applies at this
+    step. A schedule with a rate of its own (``reduce_lr_on_plateau``) keeps that rate.
 
     Args:
         optimizer: The optimizer, restored.
         scheduler: Its scheduler, restored.
-        settings: From :func:`settings_of`, before it was restored.
+        settings: The result of :func:`settings_of` from before the optimizer was restored.
     """
     for group, now in zip(optimizer.param_groups, settings, strict=True):
         before, rate = group.get("initial_lr"), group["lr"]

@@ -1,4 +1,4 @@
-"""Which rows each step used, written down for audits."""
+"""Records which rows each step used, for audits."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class SampleLogError(ValueError):
 class SampleLog:
     """A file with one line for each optimizer step: its number and the rows of its global batches.
 
-    Rows are numbered over all datasets of a run, one dataset after the other. A run that goes on from a
-    checkpoint first takes back the lines of steps that it will do again, so that the file always tells of one
-    unbroken run.
+    Rows are numbered over all datasets of a run, one dataset after the other. A run that resumes from a
+    checkpoint first removes the lines of steps that it will repeat, so that the file always describes one
+    uninterrupted run.
 
     Args:
         path: The file.
-        check: Called before anything is written; raises where that is forbidden.
+        check: Called before every write; raises if writing is not allowed.
     """
 
     def __init__(self, path: str | Path, check: Callable[[], object] = bool) -> None:
@@ -35,10 +35,10 @@ class SampleLog:
         self._unwritten = b""
 
     def rewind(self, step: int) -> None:
-        """Takes back the lines of steps after ``step``.
+        """Removes the lines of steps after ``step``.
 
-        A file that is damaged is put aside whole, and what can be read of it is kept: it must not keep a run
-        from going on.
+        A damaged file is moved aside, and its readable lines are kept: it must not prevent a run from
+        resuming.
         """
         self._check()
         lines, faults = _parsed(self.path) if self.path.exists() else ([], [])
@@ -53,7 +53,7 @@ class SampleLog:
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, step: int, batches: Sequence[Any]) -> None:
-        """Adds a line. What a full disk, or storage that is away, does not take is written with the next one.
+        """Adds a line. If the disk is full or storage is unavailable, the line is written with the next one.
 
         Args:
             step: The step's number, from 1.
@@ -71,18 +71,18 @@ class SampleLog:
             written = stream.write(self._unwritten)
             if written == len(self._unwritten):
                 self._unwritten = b""
-            else:  # the disk is full: no half lines
+            else:  # the disk is full: leave no partial lines
                 stream.truncate(size)
 
 
 def read_ledger(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The lines of a ledger; a line that a crash cut short is left out.
+    """The lines of a ledger; a line truncated by a crash is left out.
 
     Args:
         path: The file.
 
     Raises:
-        SampleLogError: If a whole line is none of a ledger; names it.
+        SampleLogError: If a complete line is not a ledger line; names it.
     """
     lines, faults = _parsed(Path(path))
     if faults:
@@ -91,7 +91,7 @@ def read_ledger(path: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _parsed(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """A ledger's lines, and what is wrong with the others."""
+    """A ledger's valid lines, and what is wrong with the others."""
     lines, faults = [], []
     for number, text in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         line = _line(text)

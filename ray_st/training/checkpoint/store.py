@@ -1,9 +1,9 @@
-"""Checkpoints that can be trusted: complete ones carry a manifest of each file's size and hash.
+"""Verifiable checkpoints: a complete one has a manifest with each file's size and hash.
 
 The manifest is written last.
 
-The manifest carries its own hash as well: what it says besides (whose checkpoint it is, of which step, data
-and model) decides how a run goes on.
+The manifest also contains its own hash, because its other contents (run, step, data and model) determine how
+a run resumes.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from ray_st.training.checkpoint.lease import Fence
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
 FORMAT = 2
-"""Of manifests. Those of format 1 have no hash of their own."""
+"""Format version of manifests. Manifests of format 1 have no hash of their own."""
 
 SUM = "xxh3"
-"""Key, in a manifest, of the hash of all else in it."""
+"""Key, in a manifest, of the hash of its other contents."""
 
 STATES = ("optimizer.pt", "scheduler.pt", "rng_state_0.pth")
-"""Without these files a run cannot go on as if it had not been broken. Other ranks' random states may be
-missing, as a run may go on with more workers."""
+"""Without these files a run cannot resume as if it had not been interrupted. Other ranks' random states may
+be missing, since a run may resume with more workers."""
 _CHUNK = 1 << 20
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is incomplete, damaged or not there."""
+    """A checkpoint is incomplete, damaged or missing."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SavedCheckpoint:
     Args:
         name: Folder name, ``checkpoint-STEP``.
         step: Its global step.
-        manifest: What its manifest says.
+        manifest: Its manifest.
     """
 
     name: str
@@ -57,23 +57,24 @@ class SavedCheckpoint:
 
     @property
     def lacks(self) -> list[str]:
-        """Those of :data:`STATES` that it does not hold."""
+        """The files of :data:`STATES` that are missing from it."""
         return [file for file in STATES if file not in self.manifest["files"]]
 
 
 @dataclass
 class CheckpointStore:
-    """The folder of a run, on a local disk or in an object store, with one folder for each checkpoint.
+    """A run's folder, on a local disk or in an object store, with one folder per checkpoint.
 
-    Checkpoints are written to a local folder first. Where the run's folder is local this is its final place;
-    otherwise it is uploaded when it is sealed.
+    Checkpoints are written to a local folder first. If the run's folder is local, this is the final location;
+    otherwise the folder is uploaded when it is sealed.
 
     Args:
-        path: The run's folder, as its file system names it.
+        path: The run's path on its file system.
         filesystem: The file system; local by default.
-        run_id: Name of this run, written into manifests, so that a restart adopts no other run's checkpoints.
-        fence: The right to write here, checked before anything is begun, sealed or deleted; None where nobody
-            else can write.
+        run_id: Name of this run, written to manifests, so that a restart never uses another run's
+            checkpoints.
+        fence: The right to write here, checked before anything is begun, sealed or deleted; None if there can
+            be no other writer.
     """
 
     path: str
@@ -86,7 +87,7 @@ class CheckpointStore:
         self._sealed: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what belongs to this process: its folder for files on their way."""
+        """The state without this process's staging folder."""
         return {**self.__dict__, "_scratch": None}
 
     @property
@@ -105,11 +106,11 @@ class CheckpointStore:
         return self._scratch
 
     def location(self, name: str) -> str:
-        """Where a checkpoint lies, as its file system names it."""
+        """A checkpoint's path on its file system."""
         return f"{self.path.rstrip('/')}/{name}"
 
     def check_fence(self) -> None:
-        """Makes sure that this run still holds its folder.
+        """Checks that this run still holds its folder.
 
         Raises:
             LeaseLost: If another driver has taken it.
@@ -137,7 +138,7 @@ class CheckpointStore:
 
         Args:
             folder: What :meth:`begin` returned, with all files in it.
-            facts: What else the manifest says (cursor, seed, fingerprint of the plan).
+            facts: Further contents of the manifest (cursor, seed, fingerprint of the plan).
 
         Raises:
             LeaseLost: If another driver has taken the run's folder: the checkpoint stays incomplete.
@@ -175,11 +176,10 @@ class CheckpointStore:
 
         Args:
             name: The checkpoint's folder.
-            resumable: Whether it must hold all of :data:`STATES`.
+            resumable: Whether it must contain all of :data:`STATES`.
 
         Raises:
-            CheckpointError: If the checkpoint is not there, has no manifest, or a file differs; names the
-                file.
+            CheckpointError: If the checkpoint is missing, has no manifest, or a file differs; names the file.
         """
         root = self.location(name)
         info = self.filesystem.get_file_info(f"{root}/{MANIFEST}")
@@ -235,12 +235,12 @@ class CheckpointStore:
     def newest(
         self, run_id: str | None = None, skipped: list[str] | None = None, resumable: bool = False
     ) -> SavedCheckpoint | None:
-        """The newest complete checkpoint; incomplete and damaged ones are passed over.
+        """The newest complete checkpoint; incomplete and damaged ones are skipped.
 
         Args:
             run_id: Only checkpoints of this run.
-            skipped: Receives why checkpoints were passed over.
-            resumable: Only checkpoints that hold all of :data:`STATES`.
+            skipped: Receives the reasons why checkpoints were skipped.
+            resumable: Only checkpoints that contain all of :data:`STATES`.
         """
         for step in reversed(self.steps()):
             try:
@@ -276,7 +276,7 @@ class CheckpointStore:
             step: The checkpoint's step.
 
         Raises:
-            CheckpointError: If it is not there, incomplete or damaged.
+            CheckpointError: If it is missing, incomplete or damaged.
         """
         found = other.check(f"{PREFIX}{step}")
         self.check_fence()
@@ -292,7 +292,7 @@ class CheckpointStore:
         )
 
     def _declare(self, manifest: dict[str, Any]) -> SavedCheckpoint:
-        """Writes a checkpoint's manifest, after all else: the moment at which it becomes one."""
+        """Writes a checkpoint's manifest, after everything else; this makes the checkpoint complete."""
         name = f"{PREFIX}{manifest['step']}"
         manifest = json.loads(json.dumps({"format": FORMAT, **manifest}))  # as it will be read
         text = json.dumps({**manifest, SUM: _sum(manifest)}, indent=1).encode()
@@ -310,7 +310,7 @@ class CheckpointStore:
                 or the last complete one. Incomplete ones go first.
             best: Step of the best checkpoint, which is kept and counts, except that with ``keep=1`` both it
                 and the newest stay.
-            in_use: Steps of checkpoints that are kept, and count, for as long as something else needs them.
+            in_use: Steps of checkpoints that are still needed; they are kept, and count towards ``keep``.
 
         Returns:
             The steps that were deleted.
@@ -328,7 +328,7 @@ class CheckpointStore:
         return spare[:surplus]
 
     def delete(self, step: int) -> None:
-        """Deletes a checkpoint, its manifest first, so that a half-deleted one is never taken for complete.
+        """Deletes a checkpoint, its manifest first, so that a partly deleted one never looks complete.
 
         Raises:
             LeaseLost: If another driver has taken the run's folder.
@@ -340,9 +340,9 @@ class CheckpointStore:
         self.filesystem.delete_dir(root)
 
     def give_up(self, step: int) -> None:
-        """Deletes what there is of a checkpoint that could not be written.
+        """Deletes the remains of a checkpoint that could not be written.
 
-        Where storage is away this does nothing: what is left has no manifest, and is passed over.
+        If storage is unavailable this does nothing: the remains have no manifest and are skipped.
         """
         if not self.is_local:
             shutil.rmtree(self.local / f"{PREFIX}{step}", ignore_errors=True)
@@ -351,12 +351,12 @@ class CheckpointStore:
                 self.delete(step)
 
     def has_manifest(self, step: int) -> bool:
-        """Whether the checkpoint of a step was completed; it may be damaged all the same."""
+        """Whether the checkpoint of a step was completed; it may still be damaged."""
         return bool(self.filesystem.get_file_info(f"{self.location(f'{PREFIX}{step}')}/{MANIFEST}").is_file)
 
 
 def _sum(manifest: dict[str, Any]) -> str:
-    """The hash of a manifest, whatever its spaces and the order of its keys."""
+    """The hash of a manifest, independent of whitespace and key order."""
     return xxhash.xxh3_64(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

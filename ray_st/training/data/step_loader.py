@@ -168,7 +168,7 @@ class StepDataset(Dataset[Inputs]):
 
     Args:
         source: Where plans and rows come from.
-        world: This rank's place; decides its share of a batch.
+        world: This rank's position in the cluster; determines its share of a batch.
         collate: Makes inputs of rows.
     """
 

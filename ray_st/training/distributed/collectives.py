@@ -124,7 +124,7 @@ class ClusterGather:
 
     @property
     def idle(self) -> bool:
-        """Whether this rank holds only a filler row in this step."""
+        """Whether this rank has only a filler row in this step."""
         return self._counts[self._world.rank] == 0
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, int]:

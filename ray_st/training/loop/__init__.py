@@ -1,1 +1,1 @@
-"""The loop of one worker: the one adapter over transformers' Trainer, steps, evaluations, predictions."""
+"""One worker's training loop: the adapter over transformers' Trainer, steps, evaluation, predictions."""

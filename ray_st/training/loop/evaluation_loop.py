@@ -48,14 +48,14 @@ class EvaluationLoop:
 
     Args:
         args: Training arguments.
-        world: This rank's place.
+        world: This rank and the number of ranks.
         names: Names of the evaluation datasets; a single one has the name "".
         methods: The trainer's methods.
         evaluator: Called with the model, or None.
-        compute_metrics: Makes metrics of predictions, or None.
-        output: What the model says of an input, to be predicted.
+        compute_metrics: Computes metrics from predictions, or None.
+        output: Computes the model's output for an input, which is the prediction.
         preprocess: ``preprocess_logits_for_metrics``, or None.
-        output_path: Gives the folder into which evaluators write; asked on the first rank.
+        output_path: Returns the folder evaluators write to; called on the first rank.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class EvaluationLoop:
 
     @contextmanager
     def one_evaluator_run(self) -> Iterator[None]:
-        """While this lasts the evaluator runs once: the model is the same for all datasets."""
+        """Within this context the evaluator runs only once, since the model is the same for all datasets."""
         self._of_all_datasets = {}
         try:
             yield
@@ -97,16 +97,16 @@ class EvaluationLoop:
         wants_predictions: bool,
         on_batch: Callable[[], None],
     ) -> EvalLoopOutput:
-        """The loss over a dataset, what ``compute_metrics`` makes of its predictions, then the evaluator.
+        """Computes the loss over a dataset, then the ``compute_metrics`` metrics, then runs the evaluator.
 
         Args:
             model: The model, whole on each rank.
             batches: This rank's share of each batch.
-            shares: Takes the row counts out of a batch.
-            prefix: Of the metrics' names.
-            moment: When.
-            loss_only: Whether predictions are of no interest.
-            wants_predictions: Whether those of all rows are returned.
+            shares: Extracts the row counts from a batch.
+            prefix: Prefix of the metric names.
+            moment: When the evaluation takes place.
+            loss_only: Whether predictions can be skipped.
+            wants_predictions: Whether to return the predictions for all rows.
             on_batch: Called after each batch.
         """
         taken = None if loss_only else self._taken(wants_predictions)
@@ -160,9 +160,9 @@ class EvaluationLoop:
     def _evaluator_prefix(self, prefix: str, moment: Moment) -> str | None:
         """The prefix of the evaluator's metrics, or None if they are reported with another dataset.
 
-        While training they come once, with the first of the named datasets and under names that have no
-        dataset's in them; at other times with each dataset. That is the peer's rule, which
-        ``metric_for_best_model`` follows.
+        During training they are reported once, with the first named dataset and without a dataset name in the
+        metric names; otherwise with each dataset. sentence-transformers does the same, and
+        ``metric_for_best_model`` relies on it.
         """
         names = list(self._names)
         if not moment.in_training or names == [""] or not prefix.startswith(f"{PREFIX}_"):
@@ -174,8 +174,8 @@ class EvaluationLoop:
 
         Args:
             model: The model, whole on each rank.
-            prefix: Of the metrics' names.
-            moment: When.
+            prefix: Prefix of the metric names.
+            moment: When the evaluation takes place.
         """
         if self._evaluator is None:
             return {}
@@ -196,7 +196,7 @@ class EvaluationLoop:
 
 
 def cast_for_evaluation(model: nn.Module, args: SentenceTransformerTrainingArguments, moment: Moment) -> None:
-    """Casts the model where all of an evaluation is to be in half precision; not while training."""
+    """Casts the model if the full evaluation runs in half precision; never during training."""
     if moment.in_training:
         return
     if args.fp16_full_eval:
@@ -206,12 +206,12 @@ def cast_for_evaluation(model: nn.Module, args: SentenceTransformerTrainingArgum
 
 
 def evaluator_folder(output_dir: str) -> str:
-    """The folder of evaluators' files, made if it is missing."""
+    """The folder for evaluators' files, created if missing."""
     folder = Path(output_dir) / "eval"
     folder.mkdir(parents=True, exist_ok=True)
     return str(folder)
 
 
 def with_prefix(metrics: Mapping[str, Any], prefix: str) -> Metrics:
-    """Metrics under names that begin with a prefix."""
+    """The metrics with a prefix added to each name where missing."""
     return {prefixed(key, prefix): float(value) for key, value in metrics.items()}

@@ -1,4 +1,4 @@
-"""How a search's trial reports an evaluation: at once, or when the rest of the step is done."""
+"""How a search trial reports an evaluation: immediately, or after the rest of the step."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 class EvaluationReport(Protocol):
-    """Takes the metrics of each evaluation, on every rank.
+    """Receives the metrics of each evaluation, on every rank.
 
     Attributes:
-        late: Whether it is called when all else of the step is done, so that a checkpoint of the step can
-            exist, and not for an evaluation before the first step. A trial that waits for others, or goes on
-            from another's checkpoint, reports late, and keeps its own hyperparameters in place of the
+        late: Whether it is called after the rest of the step, so that a checkpoint of the step can exist, and
+            not for an evaluation before the first step. A trial that waits for others, or resumes from
+            another trial's checkpoint, reports late and keeps its own hyperparameters instead of the
             checkpoint's.
     """
 
     late: bool
 
     def __call__(self, trainer: HfLoop, metrics: Mapping[str, float]) -> None:
-        """Takes an evaluation's metrics."""
+        """Receives an evaluation's metrics."""

@@ -1,4 +1,4 @@
-"""A step is taken only if its losses and gradient are finite; otherwise the run stops and names the rows."""
+"""Checks that losses and gradients are finite before each step; otherwise stops and names the rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Batch:
     """One batch of a step, as this rank knows it.
 
     Args:
-        rows: Row numbers of the global batch; None for a loader of the user's own.
+        rows: Row numbers of the global batch; None for a user-provided loader.
         dataset: Name of its dataset; empty for a single one.
     """
 
@@ -38,11 +38,11 @@ class Batch:
     dataset: str = ""
 
     def share(self, world: World) -> str:
-        """A rank's rows, for an error."""
+        """A rank's rows, for error messages."""
         return self._named(None if self.rows is None else self.rows[world.share(len(self.rows))])
 
     def whole(self) -> str:
-        """All ranks' rows, for an error."""
+        """All ranks' rows, for error messages."""
         return self._named(self.rows)
 
     def _named(self, rows: Indices | None) -> str:
@@ -55,17 +55,17 @@ class Batch:
 
 
 def never() -> bool:
-    """What is said where no gradient that overflows is expected."""
+    """Always False; the default where no gradient overflow is expected."""
     return False
 
 
 class StepCheck:
     """Collects the losses of a step's batches and checks them and the gradient before the optimizer's step.
 
-    Both are looked at together, once a step: asking an accelerator for a value makes the process wait for it.
+    Both are read together, once per step, because reading a value from an accelerator blocks the process.
 
     Args:
-        world: This rank's place.
+        world: This rank and the number of ranks.
     """
 
     def __init__(self, world: World) -> None:
@@ -73,23 +73,22 @@ class StepCheck:
         self._losses: list[tuple[Tensor, Batch]] = []
 
     def add(self, loss: Tensor, batch: Batch) -> None:
-        """Takes in the loss of a batch."""
+        """Records the loss of a batch."""
         self._losses.append((loss.detach(), batch))
 
     def check(self, norm: Tensor | float, step: int, skips: Callable[[], bool] = never) -> None:
-        """Looks at the step's losses and its gradient.
+        """Checks the step's losses and gradient.
 
-        Every rank must call it: where the gradient, which all share, is not a number, they ask each other
-        whose loss is to blame, and all raise the same error.
+        Every rank must call it: if the shared gradient is not finite, the ranks exchange which losses are not
+        finite, and all raise the same error.
 
         Args:
             norm: Norm of the gradient of the whole cluster, the same on every rank.
             step: Number of the step.
-            skips: Whether the optimizer leaves out a step whose gradient overflows, as it does with scaled
-                losses (fp16).
+            skips: Whether the optimizer skips a step whose gradient overflows, as with scaled losses (fp16).
 
         Raises:
-            LossError: Naming the rows: those of the ranks whose loss is not a number, else those of the whole
+            LossError: Naming the rows: those of the ranks whose loss is not finite, else those of the whole
                 step.
         """
         taken, self._losses = self._losses, []
@@ -113,7 +112,7 @@ class StepCheck:
             )
 
     def at(self, step: int, batch: Batch) -> str:
-        """Where an error of a batch was met: step, rank, and this rank's rows."""
+        """Where an error occurred: step, rank, and this rank's rows of the batch."""
         return f"step {step} on rank {self._world.rank} of {self._world.size}, {batch.share(self._world)}"
 
     @staticmethod

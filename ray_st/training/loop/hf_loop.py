@@ -1,7 +1,7 @@
 """The one adapter over transformers' Trainer: its private methods are overridden here and nowhere else.
 
-What the loop is made of are fields, each of which can be made and tested without a trainer; an override says
-in which order they do what. ``tests/test_upstream.py`` pins every name that is overridden.
+The components of the loop are fields, each of which can be built and tested without a trainer; the overrides
+only call them in order. ``tests/test_upstream.py`` pins every name that is overridden.
 """
 
 from __future__ import annotations
@@ -78,19 +78,19 @@ class HfLoop(Trainer):
 
     Attributes:
         family: What kind of model it trains.
-        context: What the worker hands to the loop; None on the driver.
+        context: The worker's context; None on the driver.
         loss: The loss, or one for each dataset.
         evaluator: Called at each evaluation, or None.
-        user_collator: Makes inputs from rows in place of the default, or None.
+        user_collator: The user's collator, which replaces the default one, or None.
         strategy: How model and losses are wrapped.
-        train_step: The batches of the current training; None before the first.
+        train_step: Computes the steps of the current training run; None before the first.
         evaluation: Evaluates on all ranks.
         checkpointer: Writes checkpoints.
-        async_eval: Has weights evaluated by another process; None where the workers evaluate.
-        loop_callbacks: What takes part in the loop, in this order.
-        on_evaluated: Takes the metrics of each evaluation of a search's trial, or None.
-        travelled: The user's callbacks, as they came from the driver.
-        brought: Names of the attributes of a subclass that came from there.
+        async_eval: Requests evaluations from another process; None if the workers evaluate.
+        loop_callbacks: Internal callbacks, called in this order.
+        on_evaluated: Receives the metrics of each evaluation in a search trial, or None.
+        travelled: The user's callbacks, as received from the driver.
+        brought: Names of the subclass attributes received from the driver.
     """
 
     family: ClassVar[Family]
@@ -130,7 +130,7 @@ class HfLoop(Trainer):
         seen = _seen_by_transformers(args)
         every: list[Any] = [*make_trackers(args.report_to), *callbacks]  # classes of callbacks, too
         super().__init__(args=seen, callbacks=every, **options)
-        # What transformers completed in the arguments, but for what it was not to see.
+        # Copy back what transformers filled in, except for the settings that were hidden from it.
         vars(args).update(vars(seen) | {"report_to": args.report_to, "fsdp": args.fsdp})
         self.args = args
         self.callback_handler = ConsensusHandler(self.callback_handler, self)
@@ -157,7 +157,7 @@ class HfLoop(Trainer):
         """This rank's share of every global batch of an evaluation dataset.
 
         Args:
-            eval_dataset: Its name, where there are several.
+            eval_dataset: Its name, if there are several.
         """
         evals = self.worker.evals
         name = eval_dataset if isinstance(eval_dataset, str) else ""
@@ -177,8 +177,8 @@ class HfLoop(Trainer):
         """A loader over a worker's share of a source's batches.
 
         Args:
-            source: Where batches come from.
-            context: The worker's; this one's by default.
+            source: The source of the batches.
+            context: The worker's context; this worker's by default.
         """
         context = context or self.worker
         encoder: Any = self.family.encoder(self.model)
@@ -195,7 +195,7 @@ class HfLoop(Trainer):
         return step_loader(source, context.world, collate, pin)
 
     def collect_features(self, inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
-        """Turns the inputs of a step into what a loss takes.
+        """Converts the inputs of a step to the arguments of a loss.
 
         Args:
             inputs: ``COLUMN_input_ids``, ``COLUMN_attention_mask``, …, and ``label``.
@@ -218,10 +218,9 @@ class HfLoop(Trainer):
 
         Args:
             model: The model. The loss holds it already, so it is not used here.
-            inputs: The inputs of the step; ``dataset_name`` chooses the loss where there is one for each
-                dataset.
+            inputs: The inputs of the step; ``dataset_name`` selects the loss if each dataset has its own.
             return_outputs: Whether to return ``(loss, {})``.
-            num_items_in_batch: Not used; part of transformers' interface.
+            num_items_in_batch: Unused; part of transformers' interface.
         """
         features, labels = self.collect_features(inputs)
         loss = self.loss[dataset_of(inputs)] if isinstance(self.loss, Mapping) else self.loss
@@ -235,7 +234,7 @@ class HfLoop(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Inputs], num_batches: int, device: torch.device
     ) -> tuple[list[Inputs], Any]:
-        """Takes the batches of one step, and counts their rows.
+        """Fetches the batches of one step and counts their rows.
 
         Args:
             epoch_iterator: This rank's shares of the epoch's batches.
@@ -284,7 +283,7 @@ class HfLoop(Trainer):
         return self.optimizer
 
     def _turn_optimizer(self, mode: str) -> None:
-        """Schedule-free optimizers have two kinds of weights, those of training and those of evaluation."""
+        """Switches schedule-free optimizers, which keep separate weights for training and evaluation."""
         turn = getattr(self.optimizer, mode, None)
         if callable(turn):
             turn()
@@ -305,27 +304,27 @@ class HfLoop(Trainer):
         self.state.num_input_tokens_seen += int(total)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs metrics; beside a loss of several parts, the mean of each since the last time."""
+        """Logs metrics and, for a loss with several parts, the mean of each part since the last log."""
         if "loss" in logs and self.train_step is not None:
             logs.update(self.train_step.parts.means())
         super().log(logs, start_time)
 
-    # ---- a training's begin ----
+    # ---- start of training ----
 
     def train(
         self, resume_from_checkpoint: Any = None, trial: Any = None, ignore_keys_for_eval: Any = None
     ) -> Any:
-        """Runs the loop; see the trainer's method of this name.
+        """Runs the training loop; see the trainer's method of the same name.
 
         Raises:
-            ValueError: If it is to resume from a checkpoint with DeepSpeed.
+            ValueError: If asked to resume from a checkpoint with DeepSpeed.
         """
         if resume_from_checkpoint is not None and self.is_deepspeed_enabled:
             raise ValueError(
                 f"A run with deepspeed cannot go on from {resume_from_checkpoint}, which holds no state of "
                 "its optimizer. Start anew with the checkpoint as the model."
             )
-        # The noise is ours to add: transformers asks the model for embeddings.
+        # Noise is added here: transformers would look for input embeddings on the model itself.
         self.neftune_noise_alpha = None
         self._noise = None
         self.restore_types()
@@ -416,7 +415,7 @@ class HfLoop(Trainer):
         resume_from_checkpoint: str | None,
         trial: Any,
     ) -> Any:
-        """The state of a training that begins or resumes, and all that goes by it; before the first step."""
+        """Initializes the state of a new or resumed training run, and everything that depends on it."""
         checkpoint = self._resumed_from = resume_from_checkpoint
         positions = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
@@ -427,7 +426,7 @@ class HfLoop(Trainer):
         self.loop_callbacks = self._make_loop_callbacks()
         best = self.state.best_global_step
         if best and self.checkpointer.is_kept(best):
-            # transformers forgets a best checkpoint that is not a folder on this machine.
+            # transformers drops a best checkpoint that is not a folder on this machine.
             self.state.best_model_checkpoint = context.store.location(f"{PREFIX}{best}")
         for callback in self.loop_callbacks:
             callback.on_open(self.state)
@@ -465,10 +464,10 @@ class HfLoop(Trainer):
     def _trackers(self) -> list[Tracker]:
         return [one for one in self.callback_handler.callbacks if isinstance(one, Tracker)]
 
-    # ---- a training's course ----
+    # ---- during training ----
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """An epoch, or what a resumed run has left of it; nothing of one whose last step has been."""
+        """Runs an epoch, or the rest of it when resuming; skips one whose last step is already done."""
         self._count_on()
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
@@ -480,7 +479,7 @@ class HfLoop(Trainer):
         self._loss_counter.resume(self.worker.world, self.args.device)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """What happens at the end of a step and of an epoch, in this order."""
+        """Runs everything due at the end of a step or an epoch, in this order."""
         self._unreported = None
         for callback in self.loop_callbacks:
             callback.on_step_done(self.state)
@@ -502,7 +501,7 @@ class HfLoop(Trainer):
             self.on_evaluated(self, self._unreported)
 
     def _take_in_and_expect(self) -> bool:
-        """Logs results of evaluations in other processes; True if this step's is to be requested there."""
+        """Logs finished asynchronous evaluations; returns True if one of this step should be requested."""
         if self.async_eval is None:
             return False
         control = self.control
@@ -512,7 +511,7 @@ class HfLoop(Trainer):
         return wanted and self.async_eval.expect(self.state.global_step, self.state.epoch)
 
     def _enter_late(self, result: EvalResult) -> None:
-        """Enters the result of another process's evaluation as of its own step."""
+        """Records the result of an asynchronous evaluation under the step it was requested at."""
         with as_of(result, self.state, lambda: self.control):
             metrics: dict[str, Any] = {}
             for entry in result.entries:
@@ -527,7 +526,7 @@ class HfLoop(Trainer):
             card.scores = result.scores
 
     def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
-        """Tells a search of an evaluation; transformers calls this once for all datasets."""
+        """Reports an evaluation to the search; transformers calls this once for all datasets."""
         if self.on_evaluated is None:
             return
         if self.on_evaluated.late:
@@ -538,7 +537,7 @@ class HfLoop(Trainer):
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         """Counts losses over the whole run and waits for outstanding evaluations.
 
-        They must be in before the best model is chosen.
+        Their results must arrive before the best model is selected.
         """
         self._count_on()
         assert self._loss_counter is not None
@@ -566,9 +565,9 @@ class HfLoop(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """The loss over an evaluation dataset, the metrics of ``compute_metrics``, then the evaluator.
+        """Computes the loss over a dataset, the ``compute_metrics`` metrics, then the evaluator's.
 
-        All of it is shared by all ranks.
+        The work is distributed over all ranks.
         """
         with self.strategy.whole_weights():
             self._turn_optimizer("eval")
@@ -591,7 +590,7 @@ class HfLoop(Trainer):
 
     @property
     def evaluation(self) -> EvaluationLoop:
-        """Evaluates on all ranks; made anew where what it depends on was replaced."""
+        """The evaluation over all ranks; rebuilt if anything it depends on was replaced."""
         made, depends = self._evaluation, (self.context, self.evaluator, self.compute_metrics)
         if made is None or any(old is not new for old, new in zip(made[0], depends, strict=True)):
             loop = EvaluationLoop(
@@ -613,7 +612,7 @@ class HfLoop(Trainer):
         return Moment(self.state.global_step, self.state.epoch, self.is_in_train)
 
     def evaluator_output_path(self) -> str:
-        """The folder into which the evaluator writes, on the first rank."""
+        """The folder that the evaluator writes to, on the first rank."""
         return evaluator_folder(str(self.args.output_dir))
 
     def evaluate(
@@ -627,8 +626,8 @@ class HfLoop(Trainer):
             metric_key_prefix: Prefix of the metrics' names.
 
         Returns:
-            Metrics by name: ``eval_loss`` (``eval_NAME_loss`` for named datasets), the evaluator's, and
-                speed.
+            Metrics by name: ``eval_loss`` (``eval_NAME_loss`` for named datasets), the evaluator's metrics,
+                and throughput.
         """
         if self.worker.evals and eval_dataset is not None:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -648,7 +647,7 @@ class HfLoop(Trainer):
     def _evaluate(
         self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False
     ) -> dict[str, float]:
-        """An evaluation during training; another process, if any, also does the one before the first step."""
+        """Evaluates during training; an asynchronous evaluation before the first step is requested, too."""
         if self.async_eval is None:
             return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
         step = self.state.global_step
@@ -659,7 +658,7 @@ class HfLoop(Trainer):
     # ---- checkpoints ----
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Writes one checkpoint from the first rank, seals it, then tells Ray and deletes old ones."""
+        """Writes a checkpoint from the first rank, seals it, reports it to Ray and deletes old ones."""
         assert self._loss_counter is not None
         self.store_flos()
         step, best = self.state.global_step, self.state.best_model_checkpoint
@@ -682,13 +681,13 @@ class HfLoop(Trainer):
         self._rotate()
 
     def save_last(self) -> None:
-        """Writes a checkpoint of the end of training, unless there is one, or the best one was loaded."""
+        """Writes a final checkpoint, unless one exists for this step or the best model was loaded."""
         newest = self.checkpointer.newest
         if newest < 0 or not (self.args.load_best_model_at_end or newest == self.state.global_step):
             self._save_checkpoint(self.model_wrapped, None)
 
     def save_now(self) -> None:
-        """Writes a checkpoint of this step, unless there is one."""
+        """Writes a checkpoint of this step, unless one exists."""
         if self.checkpointer.newest != self.state.global_step:
             self._save_checkpoint(self.model_wrapped, None)
 
@@ -706,7 +705,7 @@ class HfLoop(Trainer):
         save_state(self.state, folder)
 
     def _position(self) -> dict[str, Any]:
-        """Where in the data the run is, and of what model, as files say it too; and what it waits for."""
+        """The run's position in the data, a description of the model, and outstanding evaluations."""
         facts = {"model": describe_weights(self.model), "data": dict(self.worker.facts)}
         awaited = {} if self.async_eval is None else self.async_eval.awaited
         return {"epoch": self.state.epoch, **facts, AWAITED: awaited}
@@ -727,7 +726,7 @@ class HfLoop(Trainer):
         return Path(self.state.best_model_checkpoint or "").name
 
     def _name_best(self, *coming: int) -> None:
-        """Says where the best checkpoint is; to a best step without a checkpoint there is no way back.
+        """Sets the path of the best checkpoint; a best step without a checkpoint cannot be restored.
 
         Args:
             coming: A step whose checkpoint is about to be written.
@@ -763,7 +762,7 @@ class HfLoop(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Saves the model folder, the weights that losses own, and the arguments as JSON, on the first rank.
 
-        In the types that the weights are stored in, but for checkpoints: these hold them as they are trained.
+        Weights are saved in their stored types; checkpoints keep the types used in training.
         """
         if not self.is_world_process_zero():
             return
@@ -775,7 +774,7 @@ class HfLoop(Trainer):
             save_loss_and_arguments(folder, self.model, self.loss, self.args)
 
     def restore_types(self) -> None:
-        """Restores the types that weights had before training; :meth:`train` leaves those of training."""
+        """Restores the types weights had before training; :meth:`train` keeps the training types."""
         if self._types is not None:
             self._types.restore()
 
@@ -783,7 +782,7 @@ class HfLoop(Trainer):
         emissions = None if self.tracked_run is None else self.tracked_run.emissions
         note_records(self.family.card(self.model), self.state, self.args, emissions)
 
-    # ---- a checkpoint's way back ----
+    # ---- restoring from checkpoints ----
 
     def load_checkpoint(self, folder: str) -> None:
         """Loads the model's and the losses' weights from a checkpoint, in place."""
@@ -794,7 +793,7 @@ class HfLoop(Trainer):
         """Loads a model folder's weights, and those of losses if present, for a new run to start from.
 
         Args:
-            folder: A checkpoint, of any program that writes this format, or another model folder.
+            folder: A checkpoint in this format, from any program, or another model folder.
         """
         self.family.load_weights(self.model, folder)
         load_loss_weights_if_any(folder, self.model, self.loss, self.worker.world.is_first)
@@ -803,7 +802,7 @@ class HfLoop(Trainer):
         self.load_checkpoint(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
-        """Loads the weights of the best checkpoint, from wherever the run keeps its checkpoints."""
+        """Loads the weights of the best checkpoint from the run's checkpoint storage."""
         store, name = self.worker.store, self._best_name()
         store.check(name)
         self.load_checkpoint(str(store.fetch(name)))
@@ -824,15 +823,15 @@ class HfLoop(Trainer):
     def _load_callback_state(self) -> None:
         """Restores the states that callbacks exported.
 
-        Where the run was restarted they always are; where a user resumes, as
-        ``restore_callback_states_from_checkpoint`` says.
+        Always after a restart; when a user resumes, only if ``restore_callback_states_from_checkpoint`` is
+        set.
         """
         restarted = self._manifest().get("run_id") == self.worker.store.run_id
         if self.args.restore_callback_states_from_checkpoint or restarted:
             restore_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
 
     def _manifest(self) -> dict[str, Any]:
-        """What the manifest says of the checkpoint that the run resumes from; empty without one."""
+        """The manifest of the checkpoint that the run resumes from; empty without one."""
         file = Path(self._resumed_from or "") / MANIFEST
         return dict(json.loads(file.read_text())) if self._resumed_from is not None and file.is_file() else {}
 
@@ -842,11 +841,10 @@ class HfLoop(Trainer):
 
 
 def _seen_by_transformers(args: SentenceTransformerTrainingArguments) -> SentenceTransformerTrainingArguments:
-    """The arguments without what is ours to do.
+    """The arguments without the settings that this trainer implements itself.
 
-    transformers' own callbacks for trackers know nothing of restarts, and it would leave sharding to
-    accelerate.
+    transformers' tracker callbacks do not support restarts, and it would delegate sharding to accelerate.
     """
-    seen = type(args).__new__(type(args))  # a copy would leave out what does not travel, such as devices
+    seen = type(args).__new__(type(args))  # a copy would drop unpicklable fields, such as devices
     vars(seen).update(vars(args), report_to=[], fsdp=None)
     return seen

@@ -1,4 +1,4 @@
-"""What is counted while training: the parts of a loss, and tokens."""
+"""Counters kept during training: the parts of a loss, and tokens."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class LossParts:
         self._steps: dict[str, int] = {}
 
     def add(self, parts: Mapping[str, Tensor], weight: float) -> None:
-        """Counts one step's parts, with the weight of this rank's rows."""
+        """Adds one step's parts, weighted by this rank's rows."""
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().double() * weight
             self._steps[name] = self._steps.get(name, 0) + 1
 
     def means(self) -> dict[str, float]:
-        """The means since the last call. All ranks must call it; their steps are of the same datasets."""
+        """The means since the last call. All ranks must call it; steps use the same dataset on all ranks."""
         found = {
             name: float(
                 collectives.sum_over_ranks(total) / collectives.current_world().size / self._steps[name]
@@ -36,11 +36,11 @@ class LossParts:
         return found
 
     def sums(self) -> dict[str, tuple[float, int]]:
-        """This rank's sums and numbers of steps since the last call of :meth:`means`."""
+        """This rank's sums and step counts since the last call to :meth:`means`."""
         return {name: (float(total), self._steps[name]) for name, total in self._sums.items()}
 
     def restore(self, sums: Mapping[str, Sequence[float]], device: torch.device) -> None:
-        """Counts on from what :meth:`sums` gave."""
+        """Restores the state returned by :meth:`sums`."""
         self._sums = {
             name: torch.tensor(total, dtype=torch.float64, device=device) for name, (total, _) in sums.items()
         }

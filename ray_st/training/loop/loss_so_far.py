@@ -1,7 +1,7 @@
 """The loss of the steps so far, carried over a restart, so that logs match an uninterrupted run.
 
-transformers counts from the step where it goes on: the first loss that it logs is a mean over fewer steps
-than an unbroken run's, and the loss that ``train()`` returns one over the steps of that call only.
+transformers counts from the step where it resumes: the first loss it logs is a mean over fewer steps than in
+an uninterrupted run, and the loss that ``train()`` returns covers the steps of that call only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOSS_SO_FAR = "loss so far"
 
 
 class CountsLosses(Protocol):
-    """Where transformers' Trainer counts losses."""
+    """The attributes in which transformers' Trainer accumulates losses."""
 
     state: TrainerState
     _tr_loss: Tensor
@@ -37,10 +37,11 @@ class LossSoFar:
     """Sums of losses at a step.
 
     Args:
-        total: Over all steps that have been logged.
+        total: Sum over all logged steps.
         logged_at: The last of these steps.
-        since: For each rank, over the steps after that.
-        parts: For each rank, likewise, by the name of a part of a loss: the sum, and the number of steps.
+        since: For each rank, the sum over the steps after that.
+        parts: For each rank, over the same steps, by name of a part of the loss: the sum and the number of
+            steps.
     """
 
     total: float
@@ -49,7 +50,7 @@ class LossSoFar:
     parts: Sequence[Mapping[str, Sequence[float]]]
 
     def of_rank(self, rank: int, ranks: int) -> tuple[float, Mapping[str, Sequence[float]]]:
-        """What a rank goes on with: its own sums, or where there were other ranks, the mean of all."""
+        """What a rank resumes with: its own sums, or the mean over all if the number of ranks changed."""
         if ranks == len(self.since):
             return self.since[rank], self.parts[rank]
         names = {name for part in self.parts for name in part}
@@ -65,13 +66,13 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class LossCounter:
-    """transformers' own count of losses: carried into checkpoints, and over from them.
+    """Saves transformers' loss sums to checkpoints and restores them.
 
     Args:
-        loop: The trainer, whose count lies in attributes of transformers.
-        parts: The parts of losses, counted beside.
-        manifest: What the checkpoint says from which the run resumes; empty without one, and one of an
-            earlier version does not know the losses.
+        loop: The trainer, which holds the sums in transformers' attributes.
+        parts: The parts of the loss, counted separately.
+        manifest: Manifest of the checkpoint that the run resumes from; empty without one. Manifests of
+            earlier versions do not contain losses.
     """
 
     def __init__(self, loop: CountsLosses, parts: LossParts, manifest: Mapping[str, Any]) -> None:
@@ -81,7 +82,7 @@ class LossCounter:
         self._at_end: dict[str, Any] = {}
 
     def resume(self, world: World, device: torch.device) -> None:
-        """Counts on from the checkpoint; the first call does, before the first step."""
+        """Restores the sums from the checkpoint; only the first call has an effect."""
         noted, self._then = self._then, {}
         if not noted:
             return
@@ -111,6 +112,6 @@ class LossCounter:
             return
         loop = self._loop
         rest = loop._tr_loss.item()
-        steps_here = max(loop.state.global_step - loop._initial_global_step, 0.001)  # as transformers has it
+        steps_here = max(loop.state.global_step - loop._initial_global_step, 0.001)  # as in transformers
         mean = (loop._total_loss_scalar + rest) / max(loop.state.global_step, 1)
         loop._total_loss_scalar = mean * steps_here - rest

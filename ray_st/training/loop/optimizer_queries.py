@@ -1,4 +1,4 @@
-"""What a trainer says of its optimizer, which lives where training runs."""
+"""A trainer's queries about its optimizer, which exists only where training runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from torch.optim import Optimizer
 
 
 def learning_rates(optimizer: Optimizer | None) -> list[float]:
-    """The learning rate of each group of parameters.
+    """The learning rate of each parameter group.
 
     Raises:
-        ValueError: If there is no optimizer here.
+        ValueError: If there is no optimizer in this process.
     """
     return [group["lr"] for group in _groups(optimizer)]
 
 
 def group_of(optimizer: Optimizer | None, model: nn.Module, param: str | nn.Parameter | None) -> Any:
-    """The group of a parameter; see :meth:`ray_st.SentenceTransformerTrainer.get_optimizer_group`."""
+    """A parameter's group; see :meth:`ray_st.SentenceTransformerTrainer.get_optimizer_group`."""
     groups = _groups(optimizer)
     if param is None:
         return [group["params"] for group in groups]

@@ -20,13 +20,13 @@ PADDING = -100
 
 
 class Predictions:
-    """Makes a step's predictions, with the rows of all ranks in order; every rank must call it.
+    """Collects a step's predictions for the rows of all ranks, in order; every rank must call it.
 
     Args:
-        output: What the model says of an input.
-        preprocess: Called with a step's tuple of embeddings and its labels; gives the tensor, or the tuple of
-            tensors, that is kept instead. Its rows must be those of the step.
-        included: What else is kept: ``"inputs"``, the token ids of each text column, ``"loss"``, for each row
+        output: Computes the model's output for an input.
+        preprocess: Called with a step's tuple of embeddings and its labels; returns the tensor, or tuple of
+            tensors, to keep instead. It must have one entry per row of the step.
+        included: What else to keep: ``"inputs"``, the token ids of each text column; ``"loss"``, for each row
             the loss of its rank's share of the step.
     """
 
@@ -47,10 +47,10 @@ class Predictions:
 
         Args:
             model: The model.
-            features: Of each text column.
+            features: Features of each text column.
             labels: (rows,) or None.
-            loss: Of this rank's rows.
-            shares: Number of rows of each rank; more than that are fillers.
+            loss: Loss of this rank's rows.
+            shares: Number of rows of each rank; any further rows are fillers.
         """
         found: Any = tuple(self._output(model, dict(column)) for column in features)
         rows = len(found[0])
@@ -75,19 +75,19 @@ def joined(steps: Sequence[EvalPrediction]) -> EvalPrediction:
 
 
 def listed(steps: Sequence[EvalPrediction]) -> EvalPrediction:
-    """The predictions of all steps, each field a list with one entry a step."""
+    """The predictions of all steps, each field a list with one entry per step."""
     return _each_field(steps, list)
 
 
 class Taken:
-    """The predictions of an evaluation's steps, and the figures that ``compute_metrics`` makes of them.
+    """Collects the predictions of an evaluation and the metrics that ``compute_metrics`` computes from them.
 
     Args:
         compute: ``compute_metrics``, or None.
-        stepwise: Whether it is called for each step, and asked for the figures at the last
-            (``batch_eval_metrics``); otherwise once, for all rows.
-        keeps: Whether the predictions of all rows are wanted.
-        join: Makes one of those of all steps: :func:`joined` or :func:`listed`.
+        stepwise: Whether it is called for each step and returns the metrics at the last one
+            (``batch_eval_metrics``); otherwise it is called once, with all rows.
+        keeps: Whether to keep the predictions of all rows.
+        join: Combines the predictions of all steps: :func:`joined` or :func:`listed`.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Taken:
         self._newest: EvalPrediction | None = None
 
     def add(self, step: EvalPrediction) -> None:
-        """Takes in one step."""
+        """Adds one step."""
         if self._stepwise and self._compute is not None and self._newest is not None:
             self._compute(self._newest, compute_result=False)
         self._newest = step
@@ -106,7 +106,7 @@ class Taken:
             self._steps.append(step)
 
     def figures(self) -> Figures:
-        """The figures over all steps."""
+        """The metrics over all steps."""
         if self._compute is None:
             return {}
         return (
@@ -116,7 +116,7 @@ class Taken:
         )
 
     def whole(self) -> EvalPrediction:
-        """The predictions of all rows, as far as they were kept."""
+        """The predictions of all rows, if they were kept."""
         return self._join(self._steps) if self._steps else _made(predictions=np.zeros(0), label_ids=None)
 
 
@@ -129,7 +129,7 @@ def _each_field(steps: Sequence[EvalPrediction], join: Callable[[list[Any]], Any
 
 
 def _made(**fields: Any) -> EvalPrediction:
-    return EvalPrediction(**fields)  # annotated for one column, and with labels always
+    return EvalPrediction(**fields)  # its annotations assume one column and labels
 
 
 def _concatenated(steps: list[Any]) -> Any:
@@ -139,7 +139,7 @@ def _concatenated(steps: list[Any]) -> Any:
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Rows one after the other; token ids of unequal length are padded."""
+    """Concatenates rows; token ids of unequal length are padded."""
     if parts[0].ndim < 2 or len({part.shape[1:] for part in parts}) == 1:
         return np.concatenate(parts)
     longest = max(part.shape[1] for part in parts)

@@ -1,4 +1,4 @@
-"""How a step's rows are spread over the ranks, as losses that gather them need to know."""
+"""How a step's rows are distributed over the ranks, for losses that gather them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 
 
 class RowShares:
-    """Takes the number of rows of each rank out of a step's inputs, and tells the losses.
+    """Extracts each rank's row count from a step's inputs and passes it to the losses.
 
-    Training and evaluations of a trainer share one, as a loss has one door to the other ranks.
+    A trainer uses one for both training and evaluation, since a loss has a single link to the other ranks.
 
     Args:
         loss: The loss, or one for each dataset.
         device: This rank's device.
-        one_call: Whether a loss may run the model only once a step, as sharded weights are gathered for each
-            run.
+        one_call: Whether a loss may run the model only once per step, because sharded weights are gathered
+            for each call.
     """
 
     def __init__(self, loss: LossOrLosses, device: torch.device, one_call: bool) -> None:
@@ -30,7 +30,7 @@ class RowShares:
         self._gather = collectives.ClusterGather()
 
     def bind(self) -> None:
-        """Moves the losses to the device, and gives them their door to the other ranks."""
+        """Moves the losses to the device and gives them access to the other ranks."""
         for each in losses_of(self.loss).values():
             each.to(self._device)
             for part in each.modules():
@@ -41,7 +41,7 @@ class RowShares:
     def take(self, inputs: dict[str, Any]) -> list[int]:
         """The number of rows of each rank; removed from the inputs.
 
-        A loader of the user's own does not say it: then ranks ask each other.
+        User-provided loaders do not include it; then the ranks exchange their counts.
         """
         shares: list[int] | None = inputs.pop(SHARES, None)
         if shares is None:
@@ -51,5 +51,5 @@ class RowShares:
 
     @property
     def idle(self) -> bool:
-        """Whether this rank holds only a filler row in this step."""
+        """Whether this rank has only a filler row in this step."""
         return self._gather.idle

@@ -1,4 +1,4 @@
-"""Weights of a rank's part of a batch, by its rows: among ranks, and among accumulated batches."""
+"""Row-based weights of a rank's share of a batch, among ranks and among accumulated batches."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ray_st.world import World
 
 
 class RowWeights:
-    """Weights of losses that make a step's loss the mean over its rows, however they are split.
+    """Loss weights that make a step's loss the mean over its rows, however they are split.
 
-    The reduction takes the mean over ranks, and the loop the mean over the batches of a step: both count
-    unequal parts alike, so a part is weighed by its rows over those that it would have if all were equal.
+    The reduction averages over ranks, and the loop over the batches of a step, regardless of size. So each
+    share is weighted by its row count divided by the count it would have if all shares were equal.
 
     Args:
-        world: This rank's place.
+        world: This rank and the number of ranks.
     """
 
     def __init__(self, world: World) -> None:
@@ -28,11 +28,11 @@ class RowWeights:
         self._rows_a_batch: float | None = None
 
     def begin(self, batches: Sequence[Inputs]) -> None:
-        """Counts the rows of the batches of a step, those of all ranks; every rank must call it.
+        """Counts the rows of a step's batches over all ranks; every rank must call it.
 
         Args:
-            batches: This rank's shares. Those that do not say how many rows the others hold, because a user's
-                loader made them, say so from now on.
+            batches: This rank's shares. Batches from a user-provided loader lack the row counts of the other
+                ranks; these are added in place.
         """
         if any(SHARES not in inputs for inputs in batches):
             counts = collectives.gather_objects([rows_of(inputs) for inputs in batches])
@@ -46,8 +46,8 @@ class RowWeights:
 
         Args:
             shares: Rows of each rank.
-            sums: Whether the loss is a sum over rows: then batches count alike, as larger ones have larger
-                losses.
+            sums: Whether the loss is a sum over rows. Then all batches have equal weight, since larger ones
+                already have larger losses.
         """
         rows = sum(shares) if sums or self._rows_a_batch is None else self._rows_a_batch
         return shares[self._world.rank] * self._world.size / rows
@@ -59,5 +59,5 @@ def rows_of(inputs: Mapping[str, Any]) -> int:
 
 
 def is_sum(loss: nn.Module) -> bool:
-    """Whether a loss, or the one that it is made around, is a sum over rows."""
+    """Whether a loss, or the loss it wraps, is a sum over rows."""
     return any(isinstance(part, Loss) and part.sums for part in loss.modules())

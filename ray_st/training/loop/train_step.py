@@ -1,4 +1,4 @@
-"""One batch of training: this rank's share, the weight of its rows, its loss, and errors that name rows."""
+"""One training batch: this rank's share, its weight, its loss, and errors that name rows."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Features = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class LossMethods:
-    """The trainer's methods that compute a step's loss; overrides by users take effect through these.
+    """The trainer's methods that compute a step's loss; calling these makes users' overrides take effect.
 
     Args:
         prepare: Moves inputs to the device.
         autocast: Opens the context in which losses are computed.
         compute_loss: ``(model, inputs, num_items_in_batch=…)``, the documented method.
-        collect_features: Gives features and labels, the documented method.
+        collect_features: Returns features and labels, the documented method.
     """
 
     prepare: Callable[[dict[str, Any]], dict[str, Any]]
@@ -49,7 +49,7 @@ class Share:
 
     Args:
         batch: The batch, as errors name it.
-        weight: Of this rank's loss; see :class:`ray_st.training.loop.row_weights.RowWeights`.
+        weight: Weight of this rank's loss; see :class:`ray_st.training.loop.row_weights.RowWeights`.
     """
 
     batch: Batch
@@ -57,19 +57,19 @@ class Share:
 
 
 class TrainStep:
-    """Computes the losses of a training's steps, one batch after the other.
+    """Computes the losses of training steps, batch by batch.
 
     The loss is computed inside the wrapped module's forward, so that gradients are reduced whatever a
-    subclass does in ``compute_loss``. Unequal batches of a step, and ranks with unequal shares of a batch,
-    weigh their loss by rows: the mean over ranks, which is what the reduction takes, is then the loss of the
-    global batch, and the mean over the batches of a step that of all of its rows.
+    subclass does in ``compute_loss``. Losses of unequal batches, and of unequal shares of a batch, are
+    weighted by rows: the mean over ranks, as taken by the reduction, is then the loss of the global batch,
+    and the mean over a step's batches is the loss over all of its rows.
 
     Args:
         model: The model.
         loss: The loss, or one for each dataset.
         args: Training arguments.
-        world: This rank's place.
-        shares: Takes the row counts of the ranks out of a batch.
+        world: This rank and the number of ranks.
+        shares: Extracts each rank's row count from a batch.
         strategy: How model and losses are wrapped.
         methods: The trainer's methods.
 
@@ -104,7 +104,7 @@ class TrainStep:
         self._weights.begin(batches)
 
     def take(self, inputs: dict[str, Any]) -> Share:
-        """Takes what is not for the model out of a batch's inputs."""
+        """Removes everything that is not a model input from a batch."""
         dataset = dataset_of(inputs)
         batch = Batch(inputs.pop(BATCH, None), dataset)
         if batch.rows is not None:
@@ -120,14 +120,14 @@ class TrainStep:
         Args:
             wrapped: Model and losses, wrapped.
             inputs: The batch's inputs, on the device.
-            share: Of the same batch.
+            share: This rank's share of the same batch.
             step: Number of the step, from 1.
             num_items: Part of transformers' interface.
 
         Raises:
-            LossError: If the loss refuses its inputs, or is not a number where the optimizer moves in the
+            LossError: If the loss rejects its inputs, or is not finite and the optimizer steps in the
                 backward pass.
-            BatchTooLarge: If memory runs out and the batch size is being searched for.
+            BatchTooLarge: If memory runs out during a batch size search.
         """
         self._weight = share.weight
         try:
@@ -153,20 +153,20 @@ class TrainStep:
         return loss
 
     def count_parts(self, value: Mapping[str, Tensor]) -> None:
-        """Counts the parts of a training loss; those of an evaluation are not logged as training's."""
+        """Counts the parts of a training loss; those of evaluations are ignored."""
         if self._weight is not None:
             self.parts.add(value, self._weight)
 
     @contextmanager
     def backward_errors(self) -> Iterator[None]:
-        """Turns errors of a backward pass whose cause is known into ones that say what to do."""
+        """Converts backward errors with a known cause into errors that name the remedy."""
         try:
             yield
         except RuntimeError as error:
             raise (too_large(error, self._args) or ready_twice(error, self._args) or error) from error
 
     def check_gradients(self, wrapped: nn.Module, step: int) -> None:
-        """Raises where gradients are missing, once they have been reduced."""
+        """Raises if gradients are missing after the reduction."""
         collectives.check_reduced(wrapped, step)
         if self._is_first_step and isinstance(self._loss, nn.Module) and self._strategy.keeps_gradient:
             check_reached(self._model, self._loss)
@@ -175,22 +175,22 @@ class TrainStep:
     def check_before_optimizer(
         self, norm: Tensor | float, step: int, skips_overflow: Callable[[], bool]
     ) -> None:
-        """The last look at a step, before the optimizer moves; every rank must call it.
+        """Checks a step before the optimizer updates the weights; every rank must call it.
 
         Args:
-            norm: Of the gradient, the same on every rank.
+            norm: Norm of the gradient, the same on every rank.
             step: Number of the step.
-            skips_overflow: Whether the optimizer leaves out a step whose gradient overflows.
+            skips_overflow: Whether the optimizer skips a step whose gradient overflows.
 
         Raises:
-            LossError: If a loss, or the gradient, is not a number.
+            LossError: If a loss or the gradient is not finite.
         """
         if not self._strategy.keeps_gradient:
-            # The weights have moved: check them instead, so that at least no checkpoint is made of bad ones.
+            # The weights are already updated: check them instead, so that no checkpoint contains bad ones.
             norm = nn.utils.get_total_norm(list(self._model.parameters()))
         self._check.check(norm, step, skips_overflow)
 
 
 def dataset_of(inputs: Mapping[str, Any]) -> str:
-    """Name of the dataset that a batch is of; empty for a single one."""
+    """Name of the batch's dataset; empty for a single one."""
     return str(inputs.get(DATASET_NAME, ""))

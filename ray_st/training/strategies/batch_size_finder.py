@@ -1,4 +1,4 @@
-"""Batches that fit into memory: what says that one does not, and the search for one that does."""
+"""Batches that fit into memory: detecting one that does not, and searching for a size that does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class BatchTooLarge(ValueError):
-    """A step ran out of memory where the batch size is being searched for (``auto_find_batch_size``)."""
+    """A step ran out of memory during a batch size search (``auto_find_batch_size``)."""
 
 
 def too_large(error: Exception, args: Any) -> BatchTooLarge | None:
-    """The error to raise in place of another where the batch size is being searched for.
+    """The error to raise instead of another one during a batch size search.
 
     Args:
         error: What a step raised.
@@ -33,14 +33,14 @@ def too_large(error: Exception, args: Any) -> BatchTooLarge | None:
 
 
 def with_fitting_batches(args: Any, attempt: Callable[[], T]) -> T:
-    """Trains; where a batch does not fit into memory, begins again with half the rows a worker.
+    """Trains; if a batch does not fit into memory, starts over with half the rows per worker.
 
     Args:
-        args: Training arguments; their batch size is changed for the attempts and put back at the end.
-        attempt: Trains with the arguments as they are.
+        args: Training arguments; their batch size is changed for the attempts and restored at the end.
+        attempt: Trains with the current arguments.
 
     Raises:
-        ValueError: If the batch size is not the workers' to choose.
+        ValueError: If the batch size cannot be chosen by the workers.
         BatchTooLarge: If not even one row fits (as an error of the run, on a cluster).
     """
     if not args.auto_find_batch_size:
@@ -59,7 +59,7 @@ def with_fitting_batches(args: Any, attempt: Callable[[], T]) -> T:
             except ColumnError as error:  # the loss cannot use so few rows
                 raise too_many or error from error
             except (BatchTooLarge, RuntimeError) as error:
-                from_cluster = f"{type(error).__name__}: {error}"  # from there it comes as text
+                from_cluster = f"{type(error).__name__}: {error}"  # errors from the cluster arrive as text
                 if BatchTooLarge.__name__ not in from_cluster or args.per_device_train_batch_size == 1:
                     raise
                 too_many = error

@@ -1,4 +1,4 @@
-"""What training arguments ask of a model's encoder: noise on its embeddings, compilation."""
+"""Encoder settings from the training arguments: noise on embeddings, compilation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_noise(model: Any, alpha: float | None) -> RemovableHandle | None:
         alpha: Strength of the noise; None for none.
 
     Returns:
-        What takes the noise away again.
+        A handle that removes the noise.
 
     Raises:
         ValueError: If the model has no encoder with token embeddings.
@@ -36,7 +36,7 @@ def add_noise(model: Any, alpha: float | None) -> RemovableHandle | None:
 
 
 def compile_encoder(model: Any, args: Any) -> None:
-    """Compiles the encoder, or the whole model where it has none, as ``torch_compile…`` ask for; in place.
+    """Compiles the encoder, or the whole model if it has none, in place, as set by ``torch_compile…``.
 
     Args:
         model: The model.

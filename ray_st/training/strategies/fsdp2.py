@@ -1,8 +1,7 @@
-"""Weights sharded over ranks while training (FSDP): each rank keeps a part and gathers layers to run.
+"""Weights sharded over ranks while training (FSDP): each rank keeps a shard and gathers layers to run.
 
-Only this file knows PyTorch's ``fully_shard``. What it needs from everything else: all ranks run each layer
-equally often in a step, since each time is a gathering of its weights; evaluations and checkpoints see whole
-weights.
+Only this file uses PyTorch's ``fully_shard``. It requires that all ranks run each layer equally often in a
+step, since each call gathers its weights; evaluations and checkpoints see whole weights.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ class ShardedStep(Step):
     _is_whole: bool = False
 
     def forward(self, compute: Callable[[], Any]) -> Any:
-        """Runs one computation of the loss, with the first rank's buffers, as DDP does."""
+        """Runs one loss computation with the first rank's buffers, as DDP does."""
         for buffer in self.buffers():
             dist.broadcast(buffer, 0)
         return super().forward(compute)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Lets gradients add up without being reduced; what accelerate calls while it accumulates them."""
+        """Accumulates gradients without reducing them; called by accelerate during accumulation."""
         sharded: Any = self
         sharded.set_requires_gradient_sync(False)
         try:
@@ -50,9 +49,9 @@ class ShardedStep(Step):
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """While open, all modules are plain ones with whole weights, to read; a rank may run the model alone.
+        """Within this context all modules are plain, with whole, read-only weights; one rank may run alone.
 
-        Every rank must call it; inside of another one it does nothing.
+        Every rank must call it; nested calls do nothing.
         """
         if self._is_whole:
             yield
@@ -66,7 +65,7 @@ class ShardedStep(Step):
             self._is_whole = False
 
     def end(self) -> None:
-        """Makes all modules plain ones with whole weights, for good; every rank must call it."""
+        """Permanently turns all modules into plain ones with whole weights; every rank must call it."""
         self._gather()
         for unit in self._units:
             unit.forget()
@@ -79,11 +78,11 @@ class ShardedStep(Step):
 
 
 class _Unit:
-    """A module that ``fully_shard`` manages, and its way to being a plain one and back.
+    """A module managed by ``fully_shard``, which can be switched to a plain module and back.
 
-    It becomes one of another class, with hooks around its forward and around saving and loading, and ``to()``
-    shards it: nothing of this may happen while a rank runs or saves it by itself. PyTorch has no way to pause
-    or to undo it.
+    ``fully_shard`` changes the module's class and adds hooks around its forward, saving and loading, and
+    ``to()`` shards it. None of this may happen while a rank runs or saves the module alone, and PyTorch
+    cannot pause or undo it.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -100,7 +99,7 @@ class _Unit:
         for group in self._state._fsdp_param_groups:
             for weight in group.fsdp_params:
                 weight._post_load_hook_handle.remove()
-                mine = weight.unsharded_param  # PyTorch's own, whose memory nobody else may exchange
+                mine = weight.unsharded_param  # owned by PyTorch: its memory must not be replaced
                 weight._setattr_on_modules(nn.Parameter(mine.detach(), mine.requires_grad))
             saving = group._module_to_pre_save_state_dict_hook_handle
             loading = group._module_to_pre_load_state_dict_hook_handle
@@ -108,7 +107,7 @@ class _Unit:
                 handle.remove()
 
     def close(self) -> None:
-        """Shards the weights again; what was done to the whole ones is lost."""
+        """Shards the weights again; changes to the whole weights are lost."""
         module, state = self.module, self._state
         module.__class__ = self._sharded
         module.reshard()
@@ -117,7 +116,7 @@ class _Unit:
         state._post_forward_hook_handle = module.register_forward_hook(state._post_forward)
 
     def forget(self) -> None:
-        """Leaves nothing behind that could not be copied or pickled."""
+        """Removes everything that cannot be copied or pickled."""
         for key in (STATE_KEY, REGISTRY_KEY):
             vars(self.module).pop(key)
         _module_state_mapping.pop(self.module)
@@ -129,19 +128,19 @@ class _Unit:
 def shard(
     model: nn.Module, loss: LossOrLosses, config: Mapping[str, Any], device: torch.device
 ) -> ShardedStep:
-    """Shards a model and its losses over all ranks, in place; the first rank's weights count.
+    """Shards a model and its losses over all ranks, in place, with the first rank's weights.
 
     Args:
         model: The model, whole on each rank.
         loss: The loss, or one for each dataset.
-        config: ``fsdp_config``, as :func:`ray_st.training_args.sharding_options.check_sharding` lets it pass.
-        device: This rank's.
+        config: ``fsdp_config``, as accepted by :func:`ray_st.training_args.sharding_options.check_sharding`.
+        device: This rank's device.
 
     Raises:
-        ValueError: If there is no layer of a wanted name.
+        ValueError: If no layer has a configured name.
     """
     step = ShardedStep(model, loss)
-    numbers = {weight for weight in step.parameters() if not weight.ndim}  # frozen ones, which nobody cuts
+    numbers = {weight for weight in step.parameters() if not weight.ndim}  # frozen scalars: unshardable
     parts = units(step, config)
     for tensor in (*step.parameters(), *step.buffers()):
         dist.broadcast(tensor.detach(), 0)
@@ -156,17 +155,17 @@ def shard(
 
 
 def units(step: Step, config: Mapping[str, Any]) -> list[nn.Module]:
-    """The modules that are gathered one at a time, inner ones first; the rest is gathered with the step.
+    """The modules that are gathered separately, inner ones first; the rest is gathered with the step.
 
-    Those of the model's encoders that ``config`` names, by class or by size, unless they share weights with
-    others.
+    These are the modules of the model's encoders that ``config`` selects by class or size, unless they share
+    weights with others.
 
     Args:
         step: Model and losses.
         config: ``fsdp_config``.
 
     Raises:
-        ValueError: If there is no module of a wanted name.
+        ValueError: If no module has a configured name.
     """
     encoders = [part for part in step.model.modules() if isinstance(part, PreTrainedModel)]
     policy = config.get("auto_wrap_policy")
@@ -209,7 +208,7 @@ def _by_size(encoders: Sequence[PreTrainedModel], least: int) -> list[nn.Module]
 
 
 def _inner_parts(encoders: Sequence[PreTrainedModel]) -> list[nn.Module]:
-    """The modules inside of encoders that run themselves, inner ones first."""
+    """The submodules of encoders that have a forward of their own, inner ones first."""
     parts = {id(part): part for encoder in encoders for part in list(encoder.modules())[1:]}
     lists = (nn.ModuleList, nn.ModuleDict, PreTrainedModel)
     return [part for part in reversed(parts.values()) if not isinstance(part, lists)]
@@ -224,12 +223,12 @@ def _uses_alone(part: nn.Module, uses: Mapping[int, int]) -> bool:
 
 
 def follow(optimizer: Any, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    """Lets an optimizer update other tensors: the parts of its weights, or the whole ones.
+    """Makes an optimizer update other tensors: the shards of its weights, or the whole weights.
 
     Args:
-        optimizer: Made with the weights before; its state moves along.
-        before: Weights by name.
-        after: Those that replace them.
+        optimizer: An optimizer of the weights in ``before``; its state moves along.
+        before: Current weights by name.
+        after: The weights that replace them.
     """
     new = {id(weight): after[name] for name, weight in before.items()}
     for group in optimizer.param_groups:
@@ -240,7 +239,7 @@ def follow(optimizer: Any, before: Mapping[str, Tensor], after: Mapping[str, Ten
 
 
 def share_state(optimizer: Any) -> None:
-    """Keeps only this rank's part of an optimizer's whole state, wherever the weight is sharded."""
+    """Keeps only this rank's shard of an optimizer's whole state, for each sharded weight."""
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             if isinstance(weight, DTensor) and isinstance(value, Tensor) and value.shape == weight.shape:
@@ -249,11 +248,11 @@ def share_state(optimizer: Any) -> None:
 
 @contextmanager
 def whole_state(optimizer: Any, keeps: bool) -> Iterator[None]:
-    """Gives an optimizer its whole state for a while, to be saved; every rank must call it.
+    """Temporarily gives an optimizer its whole state, for saving; every rank must call it.
 
     Args:
         optimizer: The optimizer.
-        keeps: Whether this rank wants it; the others only take part.
+        keeps: Whether this rank keeps the state; the others only take part in the collectives.
     """
     sharded = optimizer.state
     whole: Any = type(sharded)(sharded.default_factory)
@@ -271,7 +270,7 @@ def whole_state(optimizer: Any, keeps: bool) -> Iterator[None]:
 
 
 def whole_tensor(value: Any) -> Any:
-    """A sharded tensor as a whole one, on every rank; anything else as it is."""
+    """The whole tensor of a sharded one, on every rank; other values are returned unchanged."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 

@@ -1,4 +1,4 @@
-"""Which weights an optimizer updates how: with or without decay, and with which learning rate."""
+"""Parameter groups of an optimizer: weights with and without decay, and their learning rates."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def weight_names(step: Step, loss: LossOrLosses) -> dict[str, str]:
         loss: The loss, or one for each dataset.
 
     Returns:
-        By the name in ``step``: ``model.…`` for the model's weights; for what a loss owns its name in the
-        loss, after the dataset's name and a dot where each dataset has its own loss.
+        For each name in ``step``: ``model.…`` for the model's weights; for a weight that a loss owns, its
+        name in the loss, prefixed with the dataset's name and a dot if each dataset has its own loss.
     """
     prefixes = {_LOSS: ""}
     if isinstance(loss, Mapping):
@@ -42,21 +42,21 @@ def param_groups(
     weight_decay: float,
     rates: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Groups weights for an optimizer; weights that are not trained are in no group.
+    """Groups weights for an optimizer; untrained weights are left out.
 
     Args:
         weights: By name.
-        decaying: Names of those that decay; biases and norms don't.
-        weight_decay: Their decay.
-        rates: For each regular expression, the learning rate of the weights in whose names it is found; of
-            several, the last counts. All others have the optimizer's own.
+        decaying: Names of the weights with weight decay; biases and norms have none.
+        weight_decay: The weight decay.
+        rates: For each regular expression, the learning rate of the weights whose names it matches; the last
+            match wins. All others have the optimizer's own rate.
 
     Returns:
-        Groups with ``params``, ``weight_decay`` and maybe ``lr``, none of them empty: first those with the
-        optimizer's own rate, then in the order of ``rates``; of each rate, first those that decay.
+        Non-empty groups with ``params``, ``weight_decay`` and possibly ``lr``: first those with the
+        optimizer's own rate, then in the order of ``rates``; for each rate, weights with decay come first.
 
     Raises:
-        ValueError: If an expression is found in no trained weight's name.
+        ValueError: If an expression matches no trained weight's name.
     """
     trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
     rate_of: dict[str, str | None] = dict.fromkeys(trained)
@@ -86,14 +86,14 @@ def param_groups(
 def groups_of_step(
     step: Step, loss: LossOrLosses, decaying: Collection[str], weight_decay: float, rates: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """:func:`param_groups` of a model and its losses.
+    """Applies :func:`param_groups` to a model and its losses.
 
     Args:
         step: Model and losses.
         loss: The loss, or one for each dataset.
         decaying: Names in ``step`` of the weights that decay.
-        weight_decay: Their decay.
-        rates: Learning rates by regular expression, found in the names of :func:`weight_names`.
+        weight_decay: The weight decay.
+        rates: Learning rates by regular expression, matched against the names of :func:`weight_names`.
     """
     names = weight_names(step, loss)
     weights = {names[name]: weight for name, weight in step.named_parameters()}
@@ -108,7 +108,7 @@ def with_learning_rates(
     optimizer: tuple[type[Any], dict[str, Any]],
     decaying: Collection[str],
 ) -> tuple[type[Any], dict[str, Any]]:
-    """An optimizer's class and options, with groups of parameters as ``learning_rate_mapping`` wants them.
+    """An optimizer's class and options, with parameter groups according to ``learning_rate_mapping``.
 
     Args:
         step: Model and losses.

@@ -1,7 +1,7 @@
-"""Weights in training are float32, whatever type they are stored in; afterwards they are of that type again.
+"""Weights are trained in float32, whatever type they are stored in, and converted back afterwards.
 
-In bfloat16, which has 8 significant bits, a step of a usual learning rate changes no weight: w + 1e-6 is w.
-Mixed precision (``bf16``, ``fp16``) is another matter: it computes in few bits, and adds up in float32.
+bfloat16 has 8 significant bits, so a step at a typical learning rate changes no weight: w + 1e-6 is w. Mixed
+precision (``bf16``, ``fp16``) is different: it computes in low precision and accumulates in float32.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _NARROW = (torch.float16, torch.bfloat16)
 class StoredTypes:
     """The types that weights had before :func:`widen`.
 
-    Weights are known by their names: sharding exchanges the tensors.
+    Weights are identified by name, because sharding replaces the tensors.
 
     Args:
         model: The model.
         loss: The loss, or one for each dataset.
         kinds: The types of the tensors that were widened, by name.
-        hooks: What widens the outputs of modules that were not.
+        hooks: Hooks that widen the outputs of modules that were not widened.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class StoredTypes:
 
     @contextmanager
     def for_a_while(self) -> Iterator[None]:
-        """While open, weights have their stored types, for saving; then exactly their earlier values."""
+        """Within this context weights have their stored types; then exactly their earlier values again."""
         wide = {name: tensor.data for name, tensor in self._tensors().items()}
         self._narrow()
         try:
@@ -55,7 +55,7 @@ class StoredTypes:
                 tensor.data = wide[name]
 
     def restore(self) -> None:
-        """Gives weights their stored types back, for good."""
+        """Permanently restores the weights' stored types."""
         self._narrow()
         for hook in self._hooks:
             hook.remove()
@@ -76,18 +76,18 @@ class StoredTypes:
 
 
 def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
-    """Makes the weights in training float32, in place.
+    """Converts the trained weights to float32, in place.
 
-    A module of the model that trains is widened as a whole, as layers take one type; of one whose adapters
-    train, these alone: the frozen weights beside them keep their type, and so do modules that don't train at
-    all. What such a module puts out is widened for those that follow.
+    A trained module of the model is widened as a whole, because layers expect a single type. If only its
+    adapters are trained, only these are widened: the frozen weights keep their type, and so do modules that
+    are not trained at all. The outputs of such modules are widened for the modules that follow.
 
     Args:
         model: The model.
         loss: The loss, or one for each dataset.
 
     Returns:
-        What gives weights their types back.
+        An object that restores the weights' types.
     """
     chosen = _chosen(model, loss)
     found = {name: tensor for name, tensor in _all_tensors(model, loss).items() if id(tensor) in chosen}
@@ -100,7 +100,7 @@ def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
 
 @contextmanager
 def widened(model: nn.Module, loss: LossOrLosses) -> Iterator[StoredTypes]:
-    """While this lasts, weights in training are float32; see :func:`widen`."""
+    """Within this context, trained weights are float32; see :func:`widen`."""
     types = widen(model, loss)
     try:
         yield types
@@ -109,7 +109,7 @@ def widened(model: nn.Module, loss: LossOrLosses) -> Iterator[StoredTypes]:
 
 
 def note_on_types(model: nn.Module, loss: LossOrLosses) -> str:
-    """The note on weights that are trained in another type than they are stored in; empty if none are."""
+    """A note on weights whose training type differs from their stored type; empty if there are none."""
     chosen = _chosen(model, loss)
     tensors = [tensor for tensor in _all_tensors(model, loss).values() if id(tensor) in chosen]
     if not tensors:

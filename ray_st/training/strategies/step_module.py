@@ -13,7 +13,7 @@ LossOrLosses = nn.Module | Mapping[str, nn.Module]
 
 
 class Step(nn.Module):
-    """Model and losses as one module, so that both are reduced across workers, clipped and optimised.
+    """Model and losses as one module, so that both are reduced across workers, clipped and optimized.
 
     Its forward runs any computation of the loss: whatever a trainer's subclass does in ``compute_loss``, the
     wrapper around this module (DDP, FSDP) sees the backward pass that follows.
@@ -26,7 +26,7 @@ class Step(nn.Module):
     def __init__(self, model: nn.Module, loss: LossOrLosses) -> None:
         super().__init__()
         self.model = model
-        self.loss = nn.ModuleList(loss.values()) if isinstance(loss, Mapping) else loss  # names may hold dots
+        self.loss = nn.ModuleList(loss.values()) if isinstance(loss, Mapping) else loss  # names may have dots
 
     def forward(self, compute: Callable[[], Any]) -> Any:
         """Runs one computation of the loss."""
@@ -34,7 +34,7 @@ class Step(nn.Module):
 
 
 def describe_weights(model: nn.Module) -> str:
-    """The number of a model's weights and a hash of their names and shapes, to tell model folders apart."""
+    """The number of a model's weights and a hash of their names and shapes, to tell architectures apart."""
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     values = sum(map(math.prod, shapes.values()))
     return f"{values:,} values in {len(shapes):,} tensors ({xxhash.xxh3_64_hexdigest(repr(shapes).encode())})"
@@ -48,8 +48,8 @@ def losses_of(loss: LossOrLosses) -> dict[str, nn.Module]:
 def owned_by_loss(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
     """Parameters and buffers of the losses that are not the model's, by name.
 
-    These are what a checkpoint holds besides the model: classifiers, projections, learned scales. What
-    several losses share is named after the first.
+    A checkpoint stores these besides the model: classifiers, projections, learned scales. Tensors shared by
+    several losses are named after the first.
     """
     seen = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     owned: dict[str, Tensor] = {}
@@ -63,7 +63,7 @@ def owned_by_loss(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
 
 
 def check_reached(model: nn.Module, loss: nn.Module) -> None:
-    """Refuses a loss whose backward pass gave no weight of the model a gradient: nothing would be trained.
+    """Raises if the backward pass of a loss gave no model weight a gradient: nothing would be trained.
 
     Raises:
         ValueError: Naming the loss.

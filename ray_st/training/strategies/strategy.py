@@ -1,7 +1,7 @@
 """How model and losses are wrapped while training: DDP (whole), FSDP2 (sharded) or DeepSpeed's engine.
 
-A strategy is made once for a trainer and wraps the model anew for each training. Everything that needs whole
-weights or a whole optimizer state asks the strategy for them.
+A strategy is made once for a trainer and wraps the model anew for each training. Code that needs whole
+weights or a whole optimizer state gets them from the strategy.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ray_st.util.events import notes
 from ray_st.world import World
 
 LEAST_SCALE = 1e-4
-"""Scale of losses (fp16) below which an overflow is no longer put down to the scale."""
+"""Loss scale (fp16) below which an overflow is no longer attributed to the scale."""
 
 _LOMO = (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
 _IN_BACKWARD = (*_LOMO, *(name for name in OptimizerNames if "layerwise" in name.value))
-"""Optimizers that take their steps in the backward pass, weight by weight, and leave no gradient."""
+"""Optimizers that update each weight during the backward pass and leave no gradient."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Parts:
     Args:
         model: The model.
         loss: The loss, or one for each dataset.
-        optimizer: Made for the plain weights of both.
+        optimizer: An optimizer of the plain weights of both.
         lr_scheduler: Its schedule.
         skips_rows: Whether batches of some dataset leave rows of the model's Router unused.
     """
@@ -54,7 +54,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Wrapped:
-    """What training uses in place of the plain parts.
+    """What training uses instead of the plain parts.
 
     Args:
         module: Model and losses as one module.
@@ -72,7 +72,7 @@ class Strategy:
 
     Args:
         args: Training arguments.
-        world: This process's place among the ranks.
+        world: This process's rank and the number of ranks.
     """
 
     shards = False
@@ -90,15 +90,15 @@ class Strategy:
         return Wrapped(module, parts.optimizer, parts.lr_scheduler)
 
     def trained_by_loss(self) -> list[Tensor]:
-        """The weights in training that losses own."""
+        """The trained weights that losses own."""
         return self._owned
 
     def whole_weights(self) -> AbstractContextManager[None]:
-        """While this lasts, every rank has the whole weights, to read; every rank must call it."""
+        """Within this context every rank has the whole weights, read-only; every rank must call it."""
         return nullcontext()
 
     def whole_state(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-        """While open, the first rank's optimizer has its whole state, for saving; every rank must call it."""
+        """Within this context the first rank's optimizer has its whole state; every rank must call it."""
         return nullcontext()
 
     def grad_norm(self, norm: Any) -> Any:
@@ -106,15 +106,15 @@ class Strategy:
         return norm
 
     def end(self, optimizer: torch.optim.Optimizer) -> None:
-        """Training has ended: every rank has the whole weights, for good."""
+        """Ends training: afterwards every rank has the whole weights."""
 
     @property
     def keeps_gradient(self) -> bool:
-        """Whether gradients are there after the backward pass; otherwise the optimizer has moved by then."""
+        """Whether gradients remain after the backward pass; otherwise the optimizer has already stepped."""
         return self.args.optim not in _IN_BACKWARD
 
     def backward_options(self, learning_rate: Callable[[], float]) -> dict[str, Any]:
-        """What accelerate's ``backward`` is told besides the loss."""
+        """Keyword arguments for accelerate's ``backward``."""
         return {"learning_rate": learning_rate()} if self.args.optim in _LOMO else {}
 
     def skips_overflow(self, accelerator: Accelerator) -> bool:
@@ -136,31 +136,31 @@ class Sharded(Strategy):
         """Shards model and losses; the optimizer, which was made for whole weights, follows."""
         self._parts, optimizer = parts, plain_optimizer(parts.optimizer)
         before = dict(Step(parts.model, parts.loss).named_parameters())
-        config: Any = self.args.fsdp_config  # transformers documents a path as well; a run has read it
+        config: Any = self.args.fsdp_config  # transformers also documents a path; it has been read by now
         self._step = fsdp2.shard(parts.model, parts.loss, config, self.args.device)
         fsdp2.follow(optimizer, before, dict(self._step.named_parameters()))
         optimizer.register_load_state_dict_post_hook(fsdp2.share_state)
         return Wrapped(self._step, parts.optimizer, parts.lr_scheduler)
 
     def trained_by_loss(self) -> list[Tensor]:
-        """The weights in training that losses own: other ones at each step."""
+        """The trained weights that losses own; the tensors differ from step to step."""
         assert self._parts is not None
         return _trained(self._parts)
 
     def whole_weights(self) -> AbstractContextManager[None]:
-        """Gathers the weights for a while."""
+        """Gathers the weights temporarily."""
         return nullcontext() if self._step is None else self._step.whole()
 
     def whole_state(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
-        """Gathers the optimizer's state for a while."""
+        """Gathers the optimizer's state temporarily."""
         return fsdp2.whole_state(plain_optimizer(optimizer), self.world.is_first)
 
     def grad_norm(self, norm: Any) -> Any:
-        """Gathers the norm, of which each rank has a part."""
+        """Gathers the norm, of which each rank holds a shard."""
         return fsdp2.whole_tensor(norm)
 
     def end(self, optimizer: torch.optim.Optimizer) -> None:
-        """Gathers the weights, for good."""
+        """Gathers the weights permanently."""
         if self._step is None:
             return
         before = dict(self._step.named_parameters())
@@ -173,7 +173,7 @@ class DeepSpeed(Strategy):
     """DeepSpeed's engine, which steps the optimizer, and the schedule if its configuration names one."""
 
     def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
-        """Makes the engine."""
+        """Creates the engine."""
         self._parts, self._owned = parts, _trained(parts)
         given: list[Any] = [Step(parts.model, parts.loss), parts.optimizer]
         if type(parts.lr_scheduler).__name__ == "DummyScheduler":  # the configuration names one
@@ -183,11 +183,11 @@ class DeepSpeed(Strategy):
 
     @property
     def keeps_gradient(self) -> bool:
-        """The engine has moved the weights after the backward pass."""
+        """False: the engine updates the weights in the backward pass."""
         return False
 
     def backward_options(self, learning_rate: Callable[[], float]) -> dict[str, Any]:
-        """The loss is divided by the number of batches already."""
+        """The loss is already divided by the number of batches."""
         return {"scale_wrt_gas": False}
 
     def skips_overflow(self, accelerator: Accelerator) -> bool:
@@ -202,7 +202,7 @@ def make_strategy(
 
     Args:
         args: Training arguments.
-        world: This process's place among the ranks.
+        world: This process's rank and the number of ranks.
         with_deepspeed: Whether accelerate was set up for DeepSpeed.
     """
     if args.fsdp and world.size > 1:
@@ -211,13 +211,13 @@ def make_strategy(
 
 
 def note_on_fsdp(args: SentenceTransformerTrainingArguments, world: World) -> None:
-    """Says so where ``fsdp`` has no effect."""
+    """Logs if ``fsdp`` has no effect."""
     if args.fsdp and world.size == 1:
         notes.info("fsdp has no effect: there is one worker, which holds the whole model")
 
 
 def plain_optimizer(optimizer: Any) -> Any:
-    """The optimizer of torch inside of accelerate's wrapper."""
+    """The torch optimizer inside accelerate's wrapper."""
     return getattr(optimizer, "optimizer", optimizer)
 
 

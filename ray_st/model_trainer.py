@@ -1,7 +1,6 @@
-"""The trainer on the driver: it checks a run, describes it as one value, and has workers carry it out.
+"""The trainer on the driver: checks a run, describes it as one value, and runs it on workers.
 
-What is documented of trainers and does not depend on the kind of model is here; :mod:`ray_st.trainer` adds
-what does.
+Holds the public methods that do not depend on the kind of model; :mod:`ray_st.trainer` adds those that do.
 """
 
 from __future__ import annotations
@@ -107,7 +106,7 @@ MOVED = {
     "push_checkpoint": "ray_st.training.callbacks.hub_upload.CheckpointUpload",
     "_trackers": "ray_st.training.callbacks.tracked_run.TrackedRun",
 }
-"""Methods that earlier releases had and nobody calls any more, and where their work is done now."""
+"""Methods of earlier releases that are no longer called, and what replaces each of them."""
 
 
 class ModelTrainer(HfLoop):
@@ -115,38 +114,39 @@ class ModelTrainer(HfLoop):
 
     Each kind of model has a subclass with the documented signature.
 
-    Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds
-    the trained weights and ``state`` the history, as if they had run in place. On each worker the same class
-    is the loop.
+    Create it on the driver: ``train()`` and ``evaluate()`` run on Ray Train workers. Afterwards ``model``
+    holds the trained weights and ``state`` the history, as if training had run locally. On each worker an
+    instance of the same class runs the training loop.
 
     Args:
         model: The model to train.
-        args: Training arguments; None for those of an output folder ``tmp_trainer``.
-        train_dataset: See :class:`ray_st.SentenceTransformerTrainer`, also for all that follow.
-        eval_dataset: Likewise.
-        loss: A loss, or a function that makes it from the model.
-        evaluator: An evaluator or a list of them.
-        data_collator: Makes inputs from rows.
+        args: Training arguments; None for those with the output folder ``tmp_trainer``.
+        train_dataset: The training data. :class:`ray_st.SentenceTransformerTrainer` documents this argument
+            and all that follow in full.
+        eval_dataset: The evaluation data, in the same forms.
+        loss: A loss, or a function that creates it from the model.
+        evaluator: An evaluator or a list of evaluators.
+        data_collator: Builds inputs from rows.
         tokenizer: Replaces the model's tokenizer.
-        model_init: Makes the model, in place of ``model``.
-        compute_metrics: Makes metrics of predictions.
+        model_init: Creates the model; pass it instead of ``model``.
+        compute_metrics: Computes metrics from predictions.
         callbacks: transformers callbacks.
         optimizers: Optimizer and scheduler.
         preprocess_logits_for_metrics: Called with each batch's predictions and labels.
-        scaling_config: Ray Train's, number and kind of workers.
-        run_config: Ray Train's, name, storage and failure handling.
-        optimizer_cls_and_kwargs: Class of the optimizer and its arguments.
-        processing_class: The later name of ``tokenizer``.
+        scaling_config: Ray Train's ``ScalingConfig``: number and kind of workers.
+        run_config: Ray Train's ``RunConfig``: name, storage and failure handling.
+        optimizer_cls_and_kwargs: Optimizer class and its keyword arguments.
+        processing_class: The newer name of ``tokenizer``.
 
     Attributes:
-        card_defaults: Training arguments by default; the card names those that differ. None where runs are
-            not noted.
-        default_callbacks: Those that the library adds by itself.
-        batch_orders: What makes a training dataset's sampler in place of the documented methods, by the
-            dataset's name.
+        card_defaults: Default training arguments; the model card lists those that differ. None if runs are
+            not recorded in the card.
+        default_callbacks: Callbacks that the library adds itself.
+        batch_orders: Sampler factories that replace the documented methods, by the name of the training
+            dataset.
 
     Raises:
-        ValueError: If the model, the data and the loss don't fit each other.
+        ValueError: If the model, the data and the loss are incompatible.
     """
 
     scaling_config: Any
@@ -158,7 +158,7 @@ class ModelTrainer(HfLoop):
     _library_attributes: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Warns of methods that were the library's once, and that nobody calls any more."""
+        """Warns if a subclass defines methods of earlier releases that are no longer called."""
         super().__init_subclass__(**options)
         for name in sorted(MOVED.keys() & vars(cls).keys()):
             warnings.warn(
@@ -201,7 +201,7 @@ class ModelTrainer(HfLoop):
         if tokenizer is not None and model is not None:
             model.tokenizer = tokenizer
         self.evaluator = _one_evaluator(evaluator)
-        # transformers refuses a missing metric too, without a word of those that there are.
+        # transformers rejects a missing metric too, but does not name the available ones.
         names = names_in_training(list(named(eval_dataset)), self.evaluator, model, True)
         check_best_metric(args, (), None, names)
         make_folder(str(args.output_dir))
@@ -210,7 +210,7 @@ class ModelTrainer(HfLoop):
             model=model,
             args=args,
             data_collator=data_collator,
-            # transformers checks datasets that it reads itself; ours are checked and read by the run.
+            # transformers validates datasets that it reads itself; ours are validated and read by the run.
             eval_dataset=_NO_DATASET,
             model_init=model_init,
             compute_metrics=compute_metrics,
@@ -227,7 +227,7 @@ class ModelTrainer(HfLoop):
             self.loss = make_losses(loss, self.model, self.family.default_loss)
         self._check_parts()
         known, given = self.callback_handler.callbacks, len(callbacks or [])
-        self.default_callbacks = [*known[: -1 - given], known[-1]]  # a bar or printer comes last
+        self.default_callbacks = [*known[: -1 - given], known[-1]]  # the progress bar or printer comes last
         if self._in_place:
             show_progress(self)
         if self.context is None:
@@ -237,7 +237,7 @@ class ModelTrainer(HfLoop):
             self.check_run()
 
     def _check_parts(self) -> None:
-        """Raises where loss, adapters, Router or optimizer don't fit the model."""
+        """Raises if the loss, adapters, Router or optimizer do not fit the model."""
         check_losses(self.args, self.loss)
         if isinstance(self.model, AdaptableStack):
             self.model.check_adapters()
@@ -253,15 +253,15 @@ class ModelTrainer(HfLoop):
         options: Mapping[str, Any],
         attributes: Mapping[str, Any],
     ) -> AnyTrainer:
-        """Makes a trainer of this class in a worker.
+        """Creates a trainer of this class in a worker.
 
-        A subclass's own constructor is not called, as its arguments are not known; the attributes that it set
+        A subclass's own constructor is not called, as its arguments are unknown; the attributes that it set
         are restored instead.
 
         Args:
-            context: The worker's.
+            context: The worker's context.
             options: Arguments of the library's constructor.
-            attributes: Those that a subclass set by itself.
+            attributes: Attributes that a subclass set itself.
         """
         trainer = cls.__new__(cls)
         trainer.context = context
@@ -273,7 +273,7 @@ class ModelTrainer(HfLoop):
     def _settled(
         self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
     ) -> SentenceTransformerTrainingArguments:
-        """Takes the context of this process if it is a worker of the user's own run; gives its arguments."""
+        """Adopts this process's context if it is a worker of the user's own run; returns the arguments."""
         if self.context is not None or "ray.train" not in sys.modules:
             return args
         from ray_st.runtime.train import in_worker
@@ -290,7 +290,7 @@ class ModelTrainer(HfLoop):
     def _placed(
         self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
     ) -> Any:
-        """The number and kind of workers; on the driver, raises if they or the output folders cannot work."""
+        """The scaling configuration; on the driver, raises if it or the output folders cannot work."""
         if self.context is not None:
             return scaling_config
         scaling_config = scaling_config or _scaling_of_local_mode()
@@ -299,11 +299,11 @@ class ModelTrainer(HfLoop):
         return scaling_config
 
     def call_model_init(self, trial: Any = None) -> Any:
-        """Makes the model with ``model_init``, and the losses for it.
+        """Creates the model with ``model_init``, and the losses for it.
 
         Args:
-            trial: Passed on if ``model_init`` takes an argument, and to losses' functions with an argument of
-                this name.
+            trial: Passed to ``model_init`` if that takes an argument, and to loss functions that have an
+                argument of this name.
         """
         model = super().call_model_init(trial)
         if self._tokenizer is not None:
@@ -312,20 +312,20 @@ class ModelTrainer(HfLoop):
         return model
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
-        # On the driver the model stays where its owner has it: devices belong to workers.
+        # On the driver the model stays on the device the user chose: only workers move it.
         if self.context is not None:
             super()._move_model_to_device(model, device)
 
     def own_callbacks(self) -> list[TrainerCallback]:
-        """The callbacks that the user gave or added."""
+        """The callbacks that the user passed or added."""
         defaults = set(map(id, self.default_callbacks))
         return [callback for callback in self.callback_handler.callbacks if id(callback) not in defaults]
 
     def own_attributes(self) -> dict[str, Any]:
-        """The attributes that a subclass set by itself; they travel to workers.
+        """The attributes that a subclass set itself; they are sent to workers.
 
-        Nothing but its name tells such an attribute from transformers' own, of which it has some sixty: they
-        are those that were not there when the library's constructor ended.
+        Only its name distinguishes such an attribute from the sixty or so of transformers itself, so these
+        are the attributes that did not exist when the library's constructor returned.
         """
         return {name: value for name, value in vars(self).items() if name not in self._library_attributes}
 
@@ -340,18 +340,18 @@ class ModelTrainer(HfLoop):
         """Trains the model on the cluster; in a worker, runs the loop.
 
         Args:
-            resume_from_checkpoint: Path of a checkpoint, or True for the newest complete one of the run's
-                folder. With ``resume_only_model=True`` in the arguments, of any model folder: a new run
-                begins with its weights.
+            resume_from_checkpoint: Path of a checkpoint, or True for the newest complete one in the run's
+                folder. With ``resume_only_model=True`` in the arguments, the path of any model folder: a new
+                run starts from its weights.
             trial: Passed to ``model_init``.
-            ignore_keys_for_eval: Part of transformers' interface; models have one output.
+            ignore_keys_for_eval: Unused: part of transformers' interface, but models have a single output.
 
         Returns:
-            transformers' ``TrainOutput``: global step, mean loss, and metrics of speed.
+            transformers' ``TrainOutput``: global step, mean loss, and speed metrics.
 
         Raises:
-            ValueError: If the run cannot work; before any worker starts.
-            KeyboardInterrupt: At Ctrl-C; after a checkpoint, unless it is pressed again.
+            ValueError: If the run cannot work; raised before any worker starts.
+            KeyboardInterrupt: On Ctrl-C, after a checkpoint; at once if pressed again.
             Interrupted: If SIGTERM stopped the run after a checkpoint.
         """
         if trial is not None and self.model_init is None:
@@ -407,14 +407,14 @@ class ModelTrainer(HfLoop):
         """Evaluates the model on the cluster; in a worker, as part of the loop.
 
         Args:
-            eval_dataset: Evaluates this dataset, or dict of datasets, in place of the trainer's own.
-            ignore_keys: Part of transformers' interface.
-            metric_key_prefix: Prefix of the metrics' names.
+            eval_dataset: A dataset, or a dict of datasets, to evaluate instead of the trainer's own.
+            ignore_keys: Unused: part of transformers' interface.
+            metric_key_prefix: Prefix of the metric names.
 
         Returns:
             Metrics by name: ``eval_loss``, or ``eval_NAME_loss`` for each of several datasets, and the
-            evaluator's, with named datasets under the prefix of each: ``eval_NAME_…``. (In a training run
-            they come once, as ``eval_…``.)
+            evaluator's metrics, repeated for each named dataset under its prefix ``eval_NAME_…``. (During
+            training they are reported once, as ``eval_…``.)
 
         Raises:
             ValueError: If there is neither a dataset nor an evaluator.
@@ -442,12 +442,12 @@ class ModelTrainer(HfLoop):
 
         Args:
             test_dataset: The dataset, with the columns that the loss needs.
-            ignore_keys: Part of transformers' interface.
-            metric_key_prefix: Prefix of the metrics' names.
+            ignore_keys: Unused: part of transformers' interface.
+            metric_key_prefix: Prefix of the metric names.
 
         Returns:
-            transformers' ``PredictionOutput``: for each text column an array (rows, dimensions), or what
-            ``preprocess_logits_for_metrics`` makes of them; the labels or None; metrics by name.
+            transformers' ``PredictionOutput``: for each text column an array (rows, dimensions), or the
+            results of ``preprocess_logits_for_metrics``; the labels or None; metrics by name.
         """
         if self.context is not None and not self._in_place:
             return super().predict(test_dataset, ignore_keys, metric_key_prefix)
@@ -462,7 +462,7 @@ class ModelTrainer(HfLoop):
 
     @contextmanager
     def _evaluating(self, dataset: Any) -> Iterator[MakeSpecs]:
-        """Lets a dataset be the one that is evaluated; gives what makes its specs."""
+        """Temporarily makes a dataset the evaluation dataset; yields the function that makes its specs."""
         own = self.eval_dataset
         self.eval_dataset = own if dataset is None else dataset
         try:
@@ -482,18 +482,18 @@ class ModelTrainer(HfLoop):
     ) -> Any:
         """Searches for good hyperparameters with Ray Tune and Optuna; see docs/search.md.
 
-        Needs ``model_init``, and the loss as a function of the model: each trial makes its own.
+        Requires ``model_init``, and the loss as a function of the model: each trial creates its own.
 
         Args:
             hp_space: A function of a trial in Optuna's define-by-run form, or a dict of Ray Tune domains by
                 name; by default learning rate, epochs, seed and batch size. Names are training arguments, or
-                what ``model_init`` or the loss initialiser reads from the trial.
-            compute_objective: The objective from an evaluation's metrics, or the name of one; by default the
-                evaluation loss if there is nothing else, otherwise the sum of all metrics.
-            n_trials: How many trials; 0 with ``points_to_evaluate`` tries these only.
+                names that ``model_init`` or the loss initialiser reads from the trial.
+            compute_objective: Computes the objective from an evaluation's metrics, or names a metric; by
+                default the evaluation loss if it is the only metric, otherwise the sum of all metrics.
+            n_trials: Number of trials; 0 with ``points_to_evaluate`` runs only those points.
             direction: ``"minimize"`` or ``"maximize"``; a list for several objectives.
             backend: ``"ray"`` (default), or ``"optuna"`` for the same search one trial at a time.
-            hp_name: A trial's name from the Optuna trial.
+            hp_name: Returns a trial's name, given the Optuna trial.
             kwargs: As for :class:`ray_st.tune.SearchOptions`: name, sampler, scheduler, rungs,
                 resources_per_trial, …
 
@@ -502,7 +502,7 @@ class ModelTrainer(HfLoop):
                 objectives.
 
         Raises:
-            ValueError: If the search cannot work; before any trial starts, as far as can be known.
+            ValueError: If the search cannot work; raised before any trial starts wherever possible.
         """
         if self.scaling_config is not None and self.scaling_config.num_workers == 0:
             raise ValueError(
@@ -518,7 +518,7 @@ class ModelTrainer(HfLoop):
 
     @property
     def data(self) -> RunData:
-        """What a run trains and evaluates on, from the trainer's current attributes."""
+        """The training and evaluation data of a run, from the trainer's current attributes."""
         return RunData(
             family=self.family,
             args=self.args,
@@ -546,17 +546,17 @@ class ModelTrainer(HfLoop):
         generator: torch.Generator | None = None,
         seed: int = 0,
     ) -> Any:
-        """The batch sampler that ``args.batch_sampler`` names; override it for one of your own.
+        """The batch sampler that ``args.batch_sampler`` names; override this to use your own.
 
         Called on the driver, before workers start. For data larger than memory it is called again for each
-        window of rows, away from the driver: it may use ``self.args`` and attributes of its own there, not
+        window of rows, outside the driver: there it may use ``self.args`` and attributes of its own, but not
         the model.
 
         Args:
             dataset: The rows: their keys, or the dataset itself for an overridden method.
-            batch_size: Rows of a *global* batch; it is cut by rank afterwards.
-            drop_last: Whether batches that are not full are left out.
-            valid_label_columns: Names that mean a label.
+            batch_size: Rows of a *global* batch, which is split across ranks afterwards.
+            drop_last: Whether incomplete batches are dropped.
+            valid_label_columns: Column names that are treated as labels.
             generator: A generator whose initial seed is used instead of ``seed``.
             seed: Seed of the order.
 
@@ -572,34 +572,34 @@ class ModelTrainer(HfLoop):
         generator: torch.Generator | None = None,
         seed: int | None = 0,
     ) -> Any:
-        """The sampler over several datasets that the arguments name; override it for one of your own.
+        """The multi-dataset sampler that the arguments name; override this to use your own.
 
         Args:
-            dataset: The datasets' keys as one, with ``datasets`` and ``cumulative_sizes``.
-            batch_samplers: A batch sampler for each dataset.
+            dataset: The concatenated keys of the datasets, with ``datasets`` and ``cumulative_sizes``.
+            batch_samplers: One batch sampler per dataset.
             generator: A generator whose initial seed is used instead of ``seed``.
-            seed: Seed of the order of datasets.
+            seed: Seed of the order in which datasets are drawn.
 
         Returns:
-            An iterable of lists of row indices over all datasets, each list from one of them.
+            An iterable of lists of row indices over all datasets; each list is from a single dataset.
         """
         names = list(named(self.train_dataset))
         return multi_dataset_batch_sampler(self.args, names, dataset, batch_samplers, generator, seed)
 
     def get_train_dataloader(self) -> DataLoader[Inputs]:
-        """The training batches: on a worker, its share of each; on the driver, whole batches.
+        """The training batches: on a worker, its share of each batch; on the driver, whole batches.
 
-        Those of the driver are made in this process.
+        On the driver they are built in this process.
         """
         if self.context is not None:
             return super().get_train_dataloader()
         return self._loader_here(TRAIN, self.data.train_specs(1))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Inputs]:
-        """The batches of an evaluation dataset, likewise.
+        """The batches of an evaluation dataset, split as in :meth:`get_train_dataloader`.
 
         Args:
-            eval_dataset: On a worker, the name of one of several datasets; on the driver that, or a dataset.
+            eval_dataset: The name of one of several datasets; on the driver, also a dataset.
         """
         if self.context is not None:
             return super().get_eval_dataloader(eval_dataset)
@@ -617,26 +617,26 @@ class ModelTrainer(HfLoop):
     # ---- checks ----
 
     def check_run(self) -> None:
-        """Raises what can be known not to work before there is a cluster, or any row was read.
+        """Checks all that can be checked before a cluster is started or any row is read.
 
         Raises:
-            ValueError: If the datasets, the loss, the evaluator and the arguments don't fit each other.
+            ValueError: If the datasets, the loss, the evaluator and the arguments are incompatible.
         """
         self._check_metrics()
         self.data.check(self.workers_asked)
 
     @property
     def workers_asked(self) -> int:
-        """The number of workers that the scaling names; one where the cluster decides or there are none."""
+        """The number of workers in the scaling config; 1 if the cluster decides or there are no workers."""
         return 1 if self.scaling_config is None else max(self.scaling_config.num_workers, 1)
 
     def metric_names(self) -> MetricNames:
-        """The metrics that each evaluation reports while training, as far as they are known before it starts.
+        """The metrics that each evaluation reports during training, as far as known before it starts.
 
-        They are all of them unless ``compute_metrics``, an evaluator that does not say its own, a callback
-        with an ``on_evaluate``, or an overridden method of the trainer may add others.
+        The list is complete unless ``compute_metrics``, an evaluator that does not declare its metrics, a
+        callback with an ``on_evaluate``, or an overridden method of the trainer may add others.
         """
-        # transformers' callbacks read metrics; those of users may enter more of them.
+        # transformers' own callbacks only read metrics; user callbacks may add some.
         may_add = any(
             type(callback).on_evaluate is not TrainerCallback.on_evaluate
             and type(callback).__module__.split(".")[0] != "transformers"
@@ -651,7 +651,7 @@ class ModelTrainer(HfLoop):
         )
 
     def _evaluates_otherwise(self) -> bool:
-        """Whether a subclass has an evaluation of its own."""
+        """Whether a subclass overrides the evaluation."""
         kind, base = type(self), ModelTrainer
         return (
             kind.evaluate is not base.evaluate
@@ -669,7 +669,7 @@ class ModelTrainer(HfLoop):
         check_best_metric(self.args, self.own_callbacks(), self.lr_scheduler, self.metric_names())
 
     def _check(self) -> None:
-        """Raises where arguments were changed since they were checked and cannot work."""
+        """Checks the arguments again, as they may have been changed since the trainer was created."""
         self.args.check()
         check_arguments(self.args)
         if self.context is None:
@@ -677,10 +677,10 @@ class ModelTrainer(HfLoop):
             check_outputs_last(self.args, self.run_config)
         check_losses(self.args, self.loss)
 
-    # ---- the way to workers ----
+    # ---- dispatch to workers ----
 
     def _run_specs(self, world_size: int) -> dict[str, LoaderSpec]:
-        """The data of a training run, of a trainer whose arguments may have changed since it was made."""
+        """The data specs of a training run; metrics are checked again, as the arguments may have changed."""
         self._check_metrics()
         return self.data.train_specs(world_size)
 
@@ -694,13 +694,13 @@ class ModelTrainer(HfLoop):
         """Runs a task on workers.
 
         Args:
-            task: What the trainer does there.
-            make_specs: Makes the run's data specs for a number of workers; raises what cannot work.
+            task: What the trainer does on each worker.
+            make_specs: Makes the run's data specs for a number of workers; raises if the run cannot work.
             resume: The checkpoint to start from.
             keeps: Whether the run writes into the output folder.
         """
         self._check()
-        specs = make_specs(self.workers_asked)  # raises what cannot work before Ray is started
+        specs = make_specs(self.workers_asked)  # raises before Ray is started
         if keeps:
             note_kept_activations(self.args, self.model)
             self._note_types()
@@ -731,12 +731,12 @@ class ModelTrainer(HfLoop):
         )
 
     def spec(self) -> TrainerSpec:
-        """What workers need to make this trainer again."""
+        """What workers need to rebuild this trainer."""
         own_loader = type(self).get_train_dataloader is not ModelTrainer.get_train_dataloader
         return describe(self, own_loader)
 
     def _supply(self, make_specs: MakeSpecs, resume: Any = None) -> str | None:
-        """In a worker of the user's run, opens the data there; says from which checkpoint training starts."""
+        """Opens the data in a worker of the user's run; returns the checkpoint that training resumes from."""
         from ray_st.runtime.train import in_worker
 
         self._check()
@@ -760,12 +760,12 @@ class ModelTrainer(HfLoop):
     # ---- model card and Hub ----
 
     def add_model_card_callback(self, default_args_dict: Mapping[str, Any]) -> None:
-        """Has runs noted in the model's card: data, losses, settings. Called once, when the trainer is made.
+        """Enables recording of runs in the model card: data, losses, settings. Called once, on creation.
 
-        Override it to leave that out, or to add callbacks that note more.
+        Override it to disable this, or to add callbacks that record more.
 
         Args:
-            default_args_dict: Training arguments by default.
+            default_args_dict: Default training arguments.
         """
         self.card_defaults = default_args_dict
 
@@ -782,19 +782,19 @@ class ModelTrainer(HfLoop):
         dataset_args: Words | None = None,
         **kwargs: Any,
     ) -> None:
-        """Writes README.md into ``args.output_dir`` from what is known of the model; the first rank does.
+        """Writes README.md into ``args.output_dir`` from the model's card data; only on the first rank.
 
         Args:
             language: Language code.
             license: Licence, such as "apache-2.0".
             tags: Tags to add.
             model_name: The card's title.
-            finetuned_from: Name on the Hub of the model that training started from, if that is not known.
-            tasks: Tags to add, too.
-            dataset_tags: Names on the Hub of the training data, if none are known.
-            dataset: Names of the training data, if none are known; overrides ``dataset_tags``.
-            dataset_args: Not used: the card has its own facts of the data.
-            kwargs: Not used.
+            finetuned_from: Hub name of the base model, if it is not already known.
+            tasks: More tags to add.
+            dataset_tags: Hub names of the training datasets, if none are known.
+            dataset: Names of the training datasets, if none are known; overrides ``dataset_tags``.
+            dataset_args: Unused: the card records the data itself.
+            kwargs: Unused.
         """
         if not self.is_world_process_zero():
             return
@@ -820,16 +820,16 @@ class ModelTrainer(HfLoop):
         """Saves the model in ``args.output_dir`` and uploads it to the repository ``args.hub_model_id``.
 
         Args:
-            commit_message: Of the commit.
-            blocking: Whether to wait for the end of the upload.
-            token: In place of ``args.hub_token``.
-            revision: Branch; by default ``args.hub_revision``, or the main one.
-            private: Whether a repository that is made here is private; by default ``args.hub_private_repo``.
+            commit_message: The commit message.
+            blocking: Whether to wait for the upload to finish.
+            token: Overrides ``args.hub_token``.
+            revision: Branch; by default ``args.hub_revision``, or the main branch.
+            private: Whether a newly created repository is private; by default ``args.hub_private_repo``.
             kwargs: Arguments of :meth:`create_model_card`.
 
         Returns:
-            What huggingface_hub says of the commit, or a future of it with ``blocking=False``; None but on
-            the first rank.
+            huggingface_hub's commit info, or a future of it with ``blocking=False``; None on all ranks but
+            the first.
         """
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         token = self.args.hub_token if token is None else token
@@ -851,40 +851,40 @@ class ModelTrainer(HfLoop):
             revision=revision or self.args.hub_revision,
         )
 
-    # ---- what earlier releases answered ----
+    # ---- methods of earlier releases ----
 
     def get_num_trainable_parameters(self) -> int:
-        """Number of the model's parameters that are trained."""
+        """Number of trainable parameters of the model."""
         return sum(weight.numel() for weight in self.model.parameters() if weight.requires_grad)
 
     def get_learning_rates(self) -> list[float]:
-        """The learning rate of each group of parameters.
+        """The learning rate of each parameter group.
 
         Raises:
-            ValueError: If there is no optimizer here.
+            ValueError: If this process has no optimizer.
         """
         return optimizer_queries.learning_rates(self.optimizer)
 
     def get_optimizer_group(self, param: str | nn.Parameter | None = None) -> Any:
-        """The optimizer's group of a parameter.
+        """The optimizer group of a parameter.
 
         Args:
-            param: A parameter of the model or of a loss, or the name of one of the model's; None for all
+            param: A parameter of the model or of a loss, or the name of a model parameter; None for all
                 groups.
 
         Returns:
-            The group, a dict, or a list with the parameters of each group.
+            The group, a dict; or, for None, a list of the parameters of each group.
 
         Raises:
-            ValueError: If there is no optimizer here, or the parameter is in none of its groups.
+            ValueError: If this process has no optimizer, or the parameter is in none of its groups.
         """
         return optimizer_queries.group_of(self.optimizer, self.model, param)
 
     def propagate_args_to_deepspeed(self, auto_find_batch_size: bool = False) -> None:
-        """Completes DeepSpeed's configuration from the arguments; transformers does so by itself.
+        """Completes DeepSpeed's configuration from the arguments; transformers calls this itself.
 
         Args:
-            auto_find_batch_size: Whether the batch size is being searched for.
+            auto_find_batch_size: Whether a batch size search is in progress.
 
         Raises:
             ValueError: If DeepSpeed is not used: there is nothing to complete.
@@ -898,7 +898,7 @@ class ModelTrainer(HfLoop):
 
 
 def _scaling_of_local_mode() -> Any:
-    """``num_workers=0`` where Ray Train runs a loop of the user's in this process; else None."""
+    """``num_workers=0`` if Ray Train runs the user's loop in this process (local mode); else None."""
     if "ray.train" not in sys.modules:
         return None
     from ray_st.runtime.train import in_worker

@@ -1,4 +1,4 @@
-"""The trainer of embedding models, as it is documented."""
+"""The public trainer for embedding models."""
 
 from __future__ import annotations
 
@@ -38,51 +38,52 @@ EMBEDDERS = Family(
     load_weights=lambda model, folder: model.load_weights(folder),
     card=lambda model: model.model_card_data,
 )
-"""Embedders: each text column by itself becomes an embedding, which losses see."""
+"""Embedders: each text column is encoded on its own, and losses receive the embeddings."""
 
 
 class SentenceTransformerTrainer(ModelTrainer):
     """Trains and evaluates embedding models on a Ray cluster.
 
-    Made on the driver, ``train()`` and ``evaluate()`` run on Ray Train workers; afterwards ``model`` holds
-    the trained weights and ``state`` the history, as if they had run in place. What a subclass overrides
-    (``compute_loss``, ``get_batch_sampler``, …) has its effect on every worker.
+    Create it on the driver: ``train()`` and ``evaluate()`` run on Ray Train workers. Afterwards ``model``
+    holds the trained weights and ``state`` the history, as if training had run locally. Methods that a
+    subclass overrides (``compute_loss``, ``get_batch_sampler``, …) take effect on every worker.
 
     Args:
         model: The model to train.
-        args: Training arguments; defaults to those of an output folder ``tmp_trainer``.
-        train_dataset: A :class:`datasets.Dataset` or :class:`datasets.IterableDataset`, a Ray Dataset, paths
-            of files, a table, columns, rows, or a :class:`ray_st.data.sources.Source`; or a dict of these.
-            Columns are passed to the loss in their order; a column named label, labels, score or scores is
-            the label.
-        eval_dataset: Likewise.
-        loss: A loss, or a function that makes it from the model; CoSENT by default.
-        evaluator: An evaluator or a list of them.
-        data_collator: Makes inputs from rows (a list of dicts of texts) in place of the default.
+        args: Training arguments; by default those with the output folder ``tmp_trainer``.
+        train_dataset: A :class:`datasets.Dataset` or :class:`datasets.IterableDataset`, a Ray Dataset, file
+            paths, a table, columns, rows, or a :class:`ray_st.data.sources.Source`; or a dict of these.
+            Columns are passed to the loss in the dataset's order; a column named label, labels, score or
+            scores is the label.
+        eval_dataset: The evaluation data, in the same forms as ``train_dataset``.
+        loss: A loss, or a function that creates it from the model; CoSENT by default.
+        evaluator: An evaluator or a list of evaluators.
+        data_collator: Builds inputs from rows (a list of dicts of texts), replacing the default collator.
         tokenizer: Replaces the model's tokenizer.
-        model_init: Makes the model; instead of ``model``. Called here, with the trial or nothing, when the
-            trainer is made and again by each ``train()``; a loss given as a module is copied for each.
+        model_init: Creates the model; pass it instead of ``model``. Called on the driver, with the trial or
+            without arguments, when the trainer is created and again by each ``train()``; a loss given as a
+            module is copied for each model.
         compute_metrics: Called at each evaluation of a dataset with an ``EvalPrediction``: the embeddings of
-            each text column and the labels. Returns figures by name.
+            each text column and the labels. Returns metrics by name.
         callbacks: transformers callbacks; they run on the workers.
-        optimizers: Optimizer and scheduler to use instead of those that the arguments name. Made from the
-            parameters of ``model`` here, they act on the workers' model there.
+        optimizers: Optimizer and scheduler to use instead of those that the arguments name. They are created
+            here from the parameters of ``model``, and are applied to the workers' copy of the model.
         preprocess_logits_for_metrics: Called for each batch with the tuple of its embeddings and its labels;
-            what it returns (a tensor, or a tuple of them) goes to ``compute_metrics`` instead.
-        scaling_config: Ray Train's, number and kind of workers; by default one for each GPU of the cluster,
-            or one CPU worker. With ``num_workers=0`` all runs in this process, without Ray: for debugging and
-            first tries.
-        run_config: Ray Train's, name, storage and failure handling; by default checkpoints go to
-            ``args.output_dir`` and a failed worker group is restarted up to three times.
-        optimizer_cls_and_kwargs: Class of the optimizer and its arguments, in place of what the arguments
-            name; made on the workers.
-        processing_class: The later name of ``tokenizer``.
+            its return value (a tensor, or a tuple of tensors) is passed to ``compute_metrics`` instead.
+        scaling_config: Ray Train's ``ScalingConfig``: number and kind of workers. By default one worker per
+            GPU of the cluster, or one CPU worker. With ``num_workers=0`` everything runs in this process,
+            without Ray: for debugging and first experiments.
+        run_config: Ray Train's ``RunConfig``: name, storage and failure handling. By default checkpoints go
+            to ``args.output_dir`` and a failed worker group is restarted up to three times.
+        optimizer_cls_and_kwargs: Optimizer class and its keyword arguments, overriding the training
+            arguments; created on the workers.
+        processing_class: The newer name of ``tokenizer``.
 
-    Inside a ``train_loop_per_worker`` of Ray Train the trainer runs in that worker. Datasets are then what is
-    the same on each rank, or the shards of ``ray.train.get_dataset_shard``; see docs/trainer.md.
+    Inside a Ray Train ``train_loop_per_worker`` the trainer runs in that worker. Datasets must then be
+    identical on every rank, or be the shards of ``ray.train.get_dataset_shard``; see docs/trainer.md.
 
     Raises:
-        ValueError: If the model, the data and the loss don't fit each other.
+        ValueError: If the model, the data and the loss are incompatible.
     """
 
     family = EMBEDDERS
@@ -132,17 +133,17 @@ class SentenceTransformerTrainer(ModelTrainer):
     ) -> Any:
         """Datasets that prepend prompts to their texts when rows are read, and add their name where needed.
 
-        ``train`` and ``evaluate`` do this by themselves, with ``args.prompts``. Rows get a ``dataset_name``
-        if there is a loss for each of several datasets, or a prompt.
+        ``train`` and ``evaluate`` do this automatically, with ``args.prompts``. Rows get a ``dataset_name``
+        if several datasets have a loss or a prompt each.
 
         Args:
-            dataset_dict: A dataset, several by name, or None; left as they are.
-            prompts: One prompt; one by column; one by dataset; or, by dataset, one by column.
+            dataset_dict: A dataset, a dict of datasets, or None; not modified.
+            prompts: One prompt; a prompt per column; a prompt per dataset; or, per dataset, one per column.
             dataset_name: Name of a single dataset, if it has one.
 
         Raises:
-            ValueError: If prompts by dataset are given for a dataset without a name, or name no dataset or
-                column; or the model puts texts into a chat template.
+            ValueError: If prompts per dataset are given for an unnamed dataset, or name an unknown dataset
+                or column; or the model formats texts with a chat template.
         """
         excludes = any(getattr(part, "include_prompt", True) is False for part in self.model.modules())
         encoder = self.model.token_encoder()
@@ -161,14 +162,14 @@ class SentenceTransformerTrainer(ModelTrainer):
         transform: Callable[[Batch], Batch] | None = None,
         **kwargs: Any,
     ) -> Batch:
-        """Puts prompts before the texts of a batch, and says which dataset it is of.
+        """Prepends prompts to the texts of a batch, and adds the name of its dataset.
 
         Args:
             batch: Values by column.
-            prompts: One for all columns of texts, or one by column.
-            prompt_lengths: Tokens of the prompt, or of each prompt by its text.
+            prompts: One prompt for all text columns, or one per column.
+            prompt_lengths: Number of tokens of the prompt, or of each prompt by its text.
             dataset_name: Name of the dataset, where there are several.
             transform: Applied first.
-            **kwargs: Not used; what a dataset's format brings along.
+            **kwargs: Unused; accepted because a dataset's format may pass more arguments.
         """
         return prompt_transform(batch, prompts, prompt_lengths, dataset_name, transform)

@@ -134,7 +134,7 @@ class SentenceTransformerTrainer(ModelTrainer):
         """Datasets that prepend prompts to their texts when rows are read, and add their name where needed.
 
         ``train`` and ``evaluate`` do this automatically, with ``args.prompts``. Rows get a ``dataset_name``
-        if several datasets have a loss or a prompt each.
+        column if losses or prompts are given per dataset.
 
         Args:
             dataset_dict: A dataset, a dict of datasets, or None; not modified.

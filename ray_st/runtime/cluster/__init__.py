@@ -1,1 +1,1 @@
-"""The Ray cluster: connecting to it, actors and values that live on it."""
+"""The Ray cluster: connecting to it, and the actors and values that live on it."""

@@ -1,4 +1,4 @@
-"""Actors that share a list of tasks: each gets the next one when it is free; one that dies is replaced."""
+"""Actors that share a list of tasks: each takes the next task when idle; dead actors are replaced."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ray_st.runtime.cluster.connection import NODE_ID
 
 Needs = dict[str, float]
-"""What an actor asks of the cluster: an amount of "CPU" or "GPU", such as ``{"GPU": 0.5}``."""
+"""The resources an actor requests: an amount of "CPU" or "GPU", such as ``{"GPU": 0.5}``."""
 
 RESERVE_S = 15.0
-"""How long to wait for resources that the cluster has but others may be about to give back."""
+"""Seconds to wait for resources that the cluster has but that other jobs may be about to release."""
 
 MOST_DEATHS = 3
-"""How many actors a task may take with it before it is given up."""
+"""How many actors may die while running a task before the task is abandoned."""
 
 
 @dataclass
 class _Task:
-    """A call of a method; the one with which an actor begins has no number."""
+    """A method call; an actor's initial call has no number."""
 
     method: str
     arguments: tuple[Any, ...] = ()
@@ -35,16 +35,16 @@ class _Task:
 
 
 class ActorPool:
-    """Actors of one kind with their resources reserved, so that a replacement finds room too.
+    """Actors of one class with reserved resources, so that replacements can always be scheduled.
 
     Args:
-        kind: The actors' class. It has a method ``ready()`` that returns when it is called.
-        arguments: Of its constructor; object references are resolved where the actor starts.
-        needs: What each actor asks for.
-        here: Whether they must run on this process's node.
+        kind: The actors' class. Its method ``ready()`` returns once the actor has been constructed.
+        arguments: Constructor arguments; object references are resolved where the actor starts.
+        needs: The resources of each actor.
+        here: Whether the actors must run on this process's node.
 
     Raises:
-        ValueError: If the cluster does not have what they need, or does not have it free.
+        ValueError: If the cluster does not have these resources, or they are not free.
     """
 
     def __init__(
@@ -62,21 +62,21 @@ class ActorPool:
 
     @property
     def actors(self) -> list[Any]:
-        """Their handles, as they are now."""
+        """The current actor handles."""
         return list(self._actors)
 
     def run(self, method: str, tasks: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-        """Calls a method for each task, one task an actor at a time.
+        """Calls a method for each task; each actor runs one task at a time.
 
         Args:
             method: A method of the actors.
-            tasks: Its arguments, for each task.
+            tasks: The method's arguments for each task.
 
         Returns:
-            Number and result of each task, as they come.
+            Number and result of each task, in order of completion.
 
         Raises:
-            RuntimeError: If an actor cannot be started again, or a task was on several actors that died.
+            RuntimeError: If an actor cannot be restarted, or several actors died while running one task.
             Exception: Whatever the method raises.
         """
         waiting = deque(_Task(method, arguments, number) for number, arguments in enumerate(tasks))
@@ -101,7 +101,7 @@ class ActorPool:
                     yield task.number, result
 
     def stop(self) -> None:
-        """Ends the actors and gives their resources back."""
+        """Kills the actors and releases their resources."""
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
@@ -129,7 +129,7 @@ class ActorPool:
 
 
 def granted_device() -> str:
-    """Where an actor of a crew computes: on the GPU (or share of one) that it asked for, else on the CPU."""
+    """The device of an actor of a pool: "cuda" if it was granted a GPU or a share of one, else "cpu"."""
     return "cuda" if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
 
 
@@ -141,7 +141,7 @@ def _result(reference: Any) -> Any:
 
 
 def resources(here: bool) -> Needs:
-    """What the cluster has in all, or this process's node alone."""
+    """The total resources of the cluster, or of this process's node only."""
     if not here:
         return dict(ray.cluster_resources())
     mine = ray.get_runtime_context().get_node_id()
@@ -152,7 +152,7 @@ def _reserve(needs: Sequence[Needs], here: bool) -> PlacementGroup:
     total = {name: sum(each.get(name, 0) for each in needs) for name in ("CPU", "GPU")}
     total = {
         name: round(amount, 3) for name, amount in total.items() if amount
-    }  # three thirds of a GPU are one
+    }  # three thirds of a GPU make one
     have = _only(total, resources(here))
     whose = "this node, which alone sees the local files," if here else "the cluster"
     if any(amount > have[name] for name, amount in total.items()):

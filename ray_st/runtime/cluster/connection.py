@@ -1,4 +1,4 @@
-"""The Ray cluster that a run uses."""
+"""Connecting to the Ray cluster that a run uses."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ray_st.util.events import notes
 from ray_st.util.signals import children_apart, handlers_kept
 
 NODE_ID = "ray.io/node-id"
-"""The label by which Ray names a node."""
+"""The label that holds the id of a Ray node."""
 
 
 class _Own:
-    """The local Ray that this process started; it stays until the process ends or ``ray.shutdown()``.
+    """The local Ray that this process started; it runs until the process ends or ``ray.shutdown()``.
 
     Attributes:
-        address: Where it is; None before there is one.
-        calls: How many calls use a cluster now, one within the other.
+        address: Its address; None before it is started.
+        calls: Number of nested calls that currently use a cluster.
     """
 
     address: str | None = None
@@ -39,12 +39,12 @@ class _Own:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Uses the cluster that this process is connected to, or one that Ray finds, or starts a local one.
+    """Uses the cluster this process is connected to, or one that Ray finds, or starts a local one.
 
-    A local Ray that is started here stays for later calls, and Ray ends it with the process; only what is
-    interrupted must not go on in it. A connection to a cluster that was there is closed again: it is made in
-    a second, and Ray ends a process whose cluster has gone. Handlers of signals are afterwards what they
-    were.
+    A local Ray that is started here is kept for later calls, and Ray stops it when the process ends; it is
+    shut down early only on an interrupt, so that interrupted work does not continue in it. A connection to an
+    existing cluster is closed again: reconnecting takes a second, and Ray kills a process whose cluster
+    disappears. Signal handlers are restored on exit.
 
     Raises:
         ConnectionError: If the cluster that the user connected to, or that Ray would join, is gone.
@@ -64,10 +64,10 @@ def connected() -> Iterator[None]:
 
 
 def _connect() -> bool:
-    """Connects where there is no connection that works.
+    """Connects unless there already is a working connection.
 
     Returns:
-        Whether the connection is to be closed at the end.
+        Whether to close the connection at the end.
     """
     if ray.is_initialized():
         if any(node["Alive"] for node in ray.nodes()):
@@ -83,7 +83,7 @@ def _connect() -> bool:
     joins = found_address()
     if joins is not None:
         expect(joins)
-    # Ray's own variable brings its messages, and all that workers print, to this console.
+    # If set, Ray's own variable forwards its messages, and all worker output, to this console.
     log_to_driver = None if "RAY_LOG_TO_DRIVER" in os.environ else False
     with children_apart():
         ray.init(log_to_driver=log_to_driver, logging_level=logging.ERROR)
@@ -95,7 +95,7 @@ def _connect() -> bool:
 
 
 def expect(address: str) -> None:
-    """Makes ready to join a cluster: Ray waits for minutes where none answers.
+    """Checks that a cluster answers before joining it: Ray itself would wait for minutes.
 
     Args:
         address: HOST:PORT.
@@ -105,8 +105,8 @@ def expect(address: str) -> None:
     """
     check_answers(address)
     if is_loopback(address):
-        # `ray-st cluster start` made it for this machine alone. Ray read this setting when it was imported;
-        # with it on, it looks for the cluster at an address of the network, where nothing listens.
+        # `ray-st cluster start` made it for this machine only. Ray read this setting at import time; if it
+        # is on, Ray looks for the cluster at a network address, where nothing listens.
         ray_constants.ENABLE_RAY_CLUSTER = False
 
 
@@ -119,41 +119,40 @@ def default_scaling() -> ScalingConfig:
 def takes_all_cores(scaling: ScalingConfig | None) -> bool:
     """Whether a worker computes with all cores of its node.
 
-    It does if it is the only one, on a CPU, and nobody said otherwise.
+    True for a single CPU worker, unless the user configured scaling or threads.
 
-    Ray gives a worker as many threads as it asked for CPUs, one by default; on a machine that has nothing
-    else to do, most cores would idle.
+    Ray gives a worker as many threads as it requested CPUs, one by default; on an otherwise idle machine most
+    cores would be unused.
 
     Args:
-        scaling: The user's, or None.
+        scaling: The user's scaling config, or None.
     """
     return scaling is None and "OMP_NUM_THREADS" not in os.environ and not default_scaling().use_gpu
 
 
 def cores_of_node() -> int:
-    """The CPUs that this process's node has, by Ray's count, which knows a container's limit."""
+    """The CPUs of this process's node as counted by Ray, which respects container limits."""
     here = ray.get_runtime_context().get_node_id()
     (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
     return max(int(node["Resources"].get("CPU", 0)), 1)
 
 
 def resources_of_worker(scaling: ScalingConfig) -> dict[str, float]:
-    """What each worker of a scaling gets, by the name of the resource."""
+    """The resources of each worker, by resource name."""
     each: dict[str, float] = dict(scaling.resources_per_worker or {})  # type: ignore[arg-type]
     each.setdefault("GPU" if scaling.use_gpu else "CPU", 1)
     return each
 
 
 def check_fits(scaling: ScalingConfig, beside: Mapping[str, float] = MappingProxyType({})) -> None:
-    """Refuses a run that asks for more than the cluster has, which would wait for ever.
+    """Rejects a run that requests more than the cluster has and would therefore wait forever.
 
     Args:
         scaling: Number and kind of workers.
-        beside: What the process that evaluates beside them gets, by the name of the resource; nothing without
-            one.
+        beside: Resources of the background evaluation process, by name; empty if there is none.
 
     Raises:
-        ValueError: Naming what is asked for and what the cluster has.
+        ValueError: If resources are lacking; names those requested and those the cluster has.
     """
     workers = scaling.num_workers
     if not isinstance(workers, int):

@@ -1,4 +1,4 @@
-"""An object of the driver whose methods a process of the cluster can call."""
+"""A driver-side object whose methods can be called from a process of the cluster."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ _LIGHT = {"num_cpus": 0}
 
 
 class DriverProxyError(ValueError):
-    """A method raised; the driver raises what it raised when the run has ended."""
+    """A method raised an error; the driver re-raises the original error when the run has ended."""
 
 
 class DriverProxy:
-    """Calls methods of the driver's object and waits for what they return. Picklable; one caller at a time.
+    """Calls methods of the driver's object and waits for the results. Picklable; one caller at a time.
 
     Args:
-        asked: Takes the calls there.
-        answered: Takes the results back.
+        asked: Queue of calls to the driver.
+        answered: Queue of results from the driver.
     """
 
     def __init__(self, asked: Queue, answered: Queue) -> None:
         self._asked, self._answered = asked, answered
 
     def __call__(self, method: str, *arguments: Any) -> Any:
-        """What a method returns.
+        """Calls a method on the driver and returns its result.
 
         Args:
-            method: Its name.
+            method: Name of the method.
             *arguments: Its arguments.
 
         Raises:
-            DriverProxyError: If it raised.
+            DriverProxyError: If the method raised an error.
         """
         number = uuid.uuid4().hex
         self._asked.put((number, method, arguments))
         answer: tuple[str, bool, Any] = ("", False, None)
-        while answer[0] != number:  # an answer may be left that a lost process did not fetch
+        while answer[0] != number:  # skips results that a lost process never fetched
             answer = self._answered.get()
         _, succeeded, value = answer
         if not succeeded:
@@ -51,11 +51,11 @@ class DriverProxy:
 
 @contextmanager
 def proxied(target: Any) -> Iterator[DriverProxy]:
-    """Lets processes of the cluster call an object's methods, which run here, in a thread of their own.
+    """Lets processes of the cluster call an object's methods, which run here, in a separate thread.
 
     Args:
-        target: Its methods take and return what can be pickled. What one raises is raised here at the end,
-            too.
+        target: Its methods take and return picklable values. An error that one raises is re-raised here on
+            exit.
     """
     asked, answered = Queue(actor_options=_LIGHT), Queue(actor_options=_LIGHT)
     with ThreadPoolExecutor(max_workers=1) as threads:

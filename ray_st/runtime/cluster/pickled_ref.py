@@ -1,4 +1,4 @@
-"""Values that go to workers unopened."""
+"""Values that stay pickled until a worker opens them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ray import cloudpickle
 
 
 class PickledRef:
-    """A value in the object store that nothing between here and a worker looks into.
+    """A value in the object store that stays pickled between this process and a worker.
 
-    Ray Train's controller loads what it hands on, and would first import all that it needs; what Ray exports
-    to dashboards shows no part of it; and a module that a worker lacks is an ``ImportError`` there, no error
-    of Ray's.
+    Ray Train's controller unpickles what it passes on, and would have to import everything the value needs;
+    Ray's dashboard exports do not show its content; and a module missing on a worker raises an
+    ``ImportError`` there instead of an error of Ray's.
 
     Args:
-        value: Anything that cloudpickle takes.
+        value: Any value that cloudpickle supports.
     """
 
     def __init__(self, value: Any) -> None:
         self._reference = ray.put(cloudpickle.dumps(value))
 
     def open(self) -> Any:
-        """The value, made anew."""
+        """A fresh copy of the value."""
         return cloudpickle.loads(ray.get(self._reference))

@@ -1,4 +1,4 @@
-"""Batches over Ray: blocks in the object store, plans from one light actor for the whole cluster."""
+"""Batches over Ray: blocks in the object store, plans from one lightweight actor per cluster."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from ray_st.data.plan import Indices, Plan
 class EpochPlans:
     """The epochs of a batch source, each planned once for all ranks.
 
-    The driver plans the first, an actor the others.
+    The driver plans the first epoch, an actor the others.
 
-    The actor's process starts when the second epoch is wanted: it would be in the way of the workers'
-    processes, and many runs never need it. It takes no CPU from the workers; should it be lost, another makes
-    the same plans.
+    The actor starts when the second epoch is requested: starting earlier would delay the workers' processes,
+    and many runs never need it. It reserves no CPU; if it is lost, its replacement makes the same plans.
 
     Args:
         planner: The source's planner.
     """
 
     def __init__(self, planner: Planner) -> None:
-        planner.plan(0)  # goes with the planner
+        planner.plan(0)  # cached, so it is pickled with the planner
         self._planner = ray.put(planner)
         self._name = f"planner-{uuid.uuid4().hex}"
 
@@ -50,7 +49,7 @@ class EpochPlans:
 
 
 class PlannerActor:
-    """A planner in a process of its own.
+    """A planner in a separate process.
 
     Args:
         planner: The planner.
@@ -66,13 +65,13 @@ class PlannerActor:
 
 @dataclass(frozen=True)
 class BlockRefs:
-    """Where the blocks of one dataset are.
+    """References to the blocks of one dataset.
 
     Args:
         references: The blocks in the object store, in order.
-        rows: Rows of each block.
+        rows: Number of rows of each block.
         columns: The columns of the rows.
-        resident: Most blocks that a rank holds at a time; None for all.
+        resident: Maximum number of blocks that a rank holds at a time; None for all.
     """
 
     references: list[Any]
@@ -82,7 +81,7 @@ class BlockRefs:
 
 
 class _Fetched(Sequence[pa.Table]):
-    """Blocks by number, fetched from the object store when asked for."""
+    """Blocks by index, fetched from the object store on access."""
 
     def __init__(self, references: list[Any]) -> None:
         self._references = references
@@ -95,12 +94,12 @@ class _Fetched(Sequence[pa.Table]):
 
 
 class RayBatchSource:
-    """A batch source whose rows are blocks in the object store; small, and the same for every rank.
+    """A batch source whose rows are blocks in the object store; small, and identical on every rank.
 
     Args:
-        blocks: Where each dataset's blocks are, by name.
-        steps: Number of global batches of every epoch.
-        epochs: Plans them: :class:`EpochPlans`, or a planner in this process.
+        blocks: References to each dataset's blocks, by name.
+        steps: Number of global batches per epoch.
+        epochs: Plans the epochs: :class:`EpochPlans`, or a planner in this process.
     """
 
     def __init__(self, blocks: dict[str, BlockRefs], steps: int, epochs: EpochPlans | Planner) -> None:
@@ -114,14 +113,14 @@ class RayBatchSource:
 
     @cached_property
     def windows(self) -> list[EncodedDataset]:
-        """The rows of each dataset; blocks are fetched when they are needed."""
+        """The rows of each dataset; blocks are fetched on demand."""
         return [
             EncodedDataset(_Fetched(refs.references), refs.columns, refs.rows, refs.resident)
             for refs in self._blocks.values()
         ]
 
     def ahead(self, source: int, rows: Indices) -> None:
-        """Asks Ray to bring the blocks of rows to this node, without waiting."""
+        """Prefetches the blocks of some rows to this node, without waiting."""
         references = self._blocks[self.names[source]].references
         wanted = [references[block] for block in self.windows[source].blocks_of(rows)]
         if wanted:

@@ -1,4 +1,4 @@
-"""Builds batch sources of encoded blocks in the object store: fresh ones, or those that a search shares."""
+"""Builds batch sources from encoded blocks in the object store, new or shared by the trials of a search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def build_on_cluster(spec: LoaderSpec) -> BuiltSource[RayBatchSource]:
         spec: The datasets.
 
     Raises:
-        ValueError: If rows cannot be used, or there are too few.
+        ValueError: If rows are unusable, or there are too few.
     """
     if spec.window_bytes is None:
         spec = dataclasses.replace(spec, window_bytes=default_window_bytes())
@@ -37,16 +37,16 @@ def build_of_blocks(
     epochs_of: Callable[[Planner], EpochPlans | Planner] = EpochPlans,
     first_epoch: bool = True,
 ) -> BuiltSource[RayBatchSource]:
-    """Builds a batch source of blocks in the object store.
+    """Builds a batch source from blocks in the object store.
 
     Args:
         spec: The datasets.
         blocks: Their encoded blocks, by name.
-        epochs_of: Says where epochs are planned: once for all ranks by default.
+        epochs_of: Chooses where epochs are planned; by default once for all ranks.
         first_epoch: As for :func:`ray_st.training.data.source_builder.build_source`.
 
     Raises:
-        ValueError: If rows cannot be used, or there are too few.
+        ValueError: If rows are unusable, or there are too few.
     """
 
     def source_of(planner: Planner, arrangement: Arrangement) -> RayBatchSource:

@@ -1,4 +1,4 @@
-"""Opens a source as a Ray Dataset and maps over it once: rows in, encoded blocks in the object store out."""
+"""Opens a source as a Ray Dataset and encodes it in one pass into blocks in the object store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ray_st.data.sources import Part, as_source
 from ray_st.runtime.cluster.connection import NODE_ID
 
 BLOCK_ROWS = 8192
-"""Rows of a block. Readers split and merge as they like; the order of samples must not depend on it."""
+"""Rows per block. Fixed, so that the sample order does not depend on how readers split their output."""
 
 _WINDOW_SHARE = 0.25
 
@@ -30,8 +30,8 @@ class EncodedBlocks:
     """An encoded dataset in the object store.
 
     Args:
-        references: Its blocks, in order. The process that made them owns them.
-        stats: What is known of its rows.
+        references: Its blocks, in order, owned by the process that created them.
+        stats: Statistics of its rows.
     """
 
     references: list[Any]
@@ -41,12 +41,12 @@ class EncodedBlocks:
 def ingest(source: object, encoding: Encoding, label: str) -> EncodedBlocks:
     """Encodes all rows of a source, in parallel, in order.
 
-    What outgrows the object store, Ray spills to disk.
+    Ray spills blocks to disk if they exceed the object store.
 
     Args:
-        source: A Ray Dataset, or what :func:`ray_st.data.sources.as_source` opens.
-        encoding: What to make of its rows.
-        label: What to call it in errors.
+        source: A Ray Dataset, or anything that :func:`ray_st.data.sources.as_source` accepts.
+        encoding: How to encode its rows.
+        label: Name of the source in error messages.
     """
     encoded = (
         open_source(source, encoding, label)
@@ -78,12 +78,12 @@ def _describe(references: Sequence[Any], encoding: Encoding) -> DatasetStats:
 
 
 def _without_tokens(block: pa.Table, names: list[str]) -> tuple[pa.Table, int]:
-    """The columns that a plan needs, and the size of the whole block; done where the block lies."""
+    """The columns that planning needs, and the size of the whole block; runs on the block's node."""
     return (block.select(names) if len(block) else block), block.nbytes
 
 
 def open_source(source: object, encoding: Encoding, label: str) -> ray.data.Dataset:
-    """A Ray Dataset of the columns that are read, in order, in blocks of :data:`BLOCK_ROWS` rows."""
+    """A Ray Dataset of the columns to read, in order, in blocks of :data:`BLOCK_ROWS` rows."""
     names = list(encoding.columns.names)
     if isinstance(source, ray.data.Dataset):
         opened = source.select_columns(names)
@@ -91,22 +91,22 @@ def open_source(source: object, encoding: Encoding, label: str) -> ray.data.Data
         parts = as_source(source, label).parts(names)
         opened = _from_here(parts) if any(part.held for part in parts) else _from_tasks(parts)
     opened = opened.repartition(target_num_rows_per_block=BLOCK_ROWS)
-    step: Any = opened._logical_plan.dag  # `repartition` itself takes no options of tasks
+    step: Any = opened._logical_plan.dag  # `repartition` itself accepts no task options
     step.ray_remote_args.update(beside_workers())
     opened.context.execution_options.preserve_order = True
     opened.context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plan, its timings, its guesses about CPUs
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # hides its plan, timings and CPU warnings
     return opened
 
 
 def _from_here(parts: Sequence[Part]) -> ray.data.Dataset:
-    """Rows of this process, put into the object store table by table."""
+    """Rows held by this process, put into the object store table by table."""
     references: list[Any] = [ray.put(table) for part in parts for table in read_located(part)]
     return ray.data.from_arrow_refs(references)
 
 
 def _from_tasks(parts: Sequence[Part]) -> ray.data.Dataset:
-    """Files and queries, each part read by a task; what only this machine sees is read on this machine."""
+    """Files and queries, one read task per part; parts local to this machine are read on it."""
     pickled = pa.table({"part": pa.array([cloudpickle.dumps(part) for part in parts], pa.large_binary())})
     options = _on_this_machine() if any(part.local for part in parts) else beside_workers()
     tables = [pickled.slice(row, 1) for row in range(len(pickled))]
@@ -116,13 +116,14 @@ def _from_tasks(parts: Sequence[Part]) -> ray.data.Dataset:
 
 
 def beside_workers() -> dict[str, Any]:
-    """Options of tasks that make blocks: as many at a time as the nodes have CPUs, without taking one.
+    """Options of tasks that create blocks: as many at a time as the nodes have CPUs, without reserving any.
 
-    A block that goes with a lost node is made again by the tasks that made it, with the options they had,
-    while workers may hold every CPU. So each takes the memory that comes with a CPU, on nodes that have CPUs.
+    If a node is lost, Ray recreates its blocks by rerunning the original tasks with their original options,
+    while workers may hold every CPU. So each task requests one CPU's share of memory instead, on nodes that
+    have CPUs.
 
     Returns:
-        Options of Ray; empty, which is a CPU each, where no node has one yet.
+        Ray's task options; empty, meaning one CPU each, if no node has CPUs yet.
     """
     nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
     without = [node for node, resources in nodes.items() if not resources.get("CPU")]
@@ -137,9 +138,9 @@ def _without_cpu(nodes: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def _on_this_machine() -> dict[str, Any]:
-    """Where tasks run that read what only this machine sees.
+    """Options of tasks that read data local to this machine.
 
-    They run one at a time where it has no CPUs, as on a cluster's head.
+    They run one at a time if Ray has no CPUs here, as on a cluster's head node.
     """
     me = ray.get_runtime_context().get_node_id()
     (resources,) = [node["Resources"] for node in ray.nodes() if node["NodeID"] == me]
@@ -152,9 +153,9 @@ def _read_part(table: pa.Table) -> Iterator[pa.Table]:
 
 
 def default_window_bytes() -> int:
-    """Most bytes of a window, where the arguments do not say.
+    """Default maximum size of a window, in bytes.
 
-    A quarter of the smallest node's object store, as every node maps all of a window.
+    A quarter of the smallest node's object store, because every node maps the whole window.
     """
     stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
     return int(_WINDOW_SHARE * min(store for store in stores if store))

@@ -1,6 +1,6 @@
-"""Batch sources through Ray Train's door for datasets.
+"""Passes batch sources to workers through Ray Train's ``DataConfig``.
 
-It imports little: an actor of Ray Train's loads it while workers wait.
+It imports little, because a Ray Train actor loads it while workers wait.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from ray_st.runtime.data.block_source import RayBatchSource
 
 
 class SourceConfig(DataConfig):
-    """Ray Train's door for datasets, opened for batch sources: every rank gets the same small, picklable one.
+    """A ``DataConfig`` that gives every rank the same small, picklable batch sources.
 
     Args:
-        sources: A batch source for each dataset name.
+        sources: One batch source per dataset name.
     """
 
     def __init__(self, sources: Mapping[str, RayBatchSource]) -> None:

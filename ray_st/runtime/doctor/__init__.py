@@ -1,4 +1,4 @@
-"""What is wrong with a cluster, and what to do about it.
+"""Diagnoses a cluster: what is wrong, and how to fix it.
 
-It gathers facts from every node; checks are functions of them.
+Facts are gathered from every node; checks are functions of these facts.
 """

@@ -1,4 +1,4 @@
-"""Checks of who can get into a cluster, and who can listen."""
+"""Checks of who can access a cluster, and who can eavesdrop on it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ray_st.runtime.doctor.findings import ERROR, NOTE, WARNING, Finding, Node
 from ray_st.runtime.doctor.node import is_ray
 
 CLUSTER = "cluster"
-"""Where a finding is that is no single node's."""
+"""Location of a finding that concerns no single node."""
 
 
 def authentication(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Whether who reaches a port may run code."""
+    """Whether anyone who can reach a port can run code."""
     open_to_others = [node for node in nodes if _open_ports(node)]
     without = [node for node in nodes if node.settings.get("RAY_AUTH_MODE", "disabled") != "token"]
     if without and open_to_others:
@@ -45,7 +45,7 @@ def authentication(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def token_files(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Whether the token is for this user only."""
+    """Whether only this user can read the token."""
     for node in nodes:
         if node.exposed_token and node.settings.get("RAY_AUTH_MODE") == "token":
             yield Finding(
@@ -58,7 +58,7 @@ def token_files(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def tls(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Certificates that work, or the knowledge that there are none."""
+    """Whether TLS certificates work, or a note that TLS is off."""
     for node in nodes:
         if node.tls_fault:
             yield Finding(
@@ -91,7 +91,7 @@ def tls(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def ports(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """What Ray leaves open without a token even in token mode."""
+    """Ports that Ray leaves open without a token even in token mode."""
     for node in nodes:
         if any(port == node.metrics_port for _, port in _open_ports(node)):
             yield Finding(
@@ -104,17 +104,17 @@ def ports(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def addresses(nodes: Iterable[Node]) -> str:
-    """The addresses of some nodes, as a finding names them."""
+    """The addresses of some nodes, formatted for a finding."""
     return ", ".join(sorted({node.address for node in nodes}))
 
 
 def hosts(nodes: Iterable[Node]) -> set[str]:
-    """The machines that some nodes are on."""
+    """The machines that some nodes run on."""
     return {node.hostname for node in nodes}
 
 
 def _open_ports(node: Node) -> list[tuple[str, int]]:
-    """Where Ray's processes can be reached from other machines."""
+    """Ports at which other machines can reach Ray's processes."""
     return [
         (address, port)
         for address, port, command in node.listeners

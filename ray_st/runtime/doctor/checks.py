@@ -1,4 +1,4 @@
-"""Checks of a cluster's nodes, each a function of what the nodes say of themselves."""
+"""Checks of a cluster's nodes, each a function of the facts that nodes report."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ray_st.runtime.doctor.node import PACKAGES
 from ray_st.util.versions import misfits
 
 MAX_SKEW_S = 2.0
-"""Seconds by which clocks may differ: signatures of S3 allow minutes, ages of leases and checkpoints less."""
+"""Seconds by which clocks may differ: S3 signatures tolerate minutes, lease and checkpoint ages less."""
 
 _MUST_AGREE = ("ray", "ray-st")
 _OPEN_FILES = 4096
-_FREE_SHARE = 0.05  # Ray spills no objects onto a disk with less
+_FREE_SHARE = 0.05  # below this, Ray does not spill objects to the disk
 
 
 def versions(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """The same packages everywhere: what one node pickles another reads."""
+    """Whether package versions match: what one node pickles, another unpickles."""
     for package in PACKAGES:
         there = _by_value(nodes, [node.versions[package] for node in nodes])
         if None in there and package in _MUST_AGREE:
@@ -46,7 +46,7 @@ def versions(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def memory(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """An object store that lies in memory."""
+    """Whether the object store is in memory."""
     for node in nodes:
         store = node.resources.get("object_store_memory", 0)
         if node.shm_bytes < store:
@@ -78,7 +78,7 @@ def memory(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def accelerators(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """GPUs that Ray offers, and a torch that can use them."""
+    """Whether Ray offers the GPUs, and torch can use them."""
     for node in nodes:
         offered = node.resources.get("GPU", 0)
         if node.gpus > offered:
@@ -121,7 +121,7 @@ def accelerators(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def clocks(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Clocks that agree."""
+    """Whether clocks agree."""
     for node in nodes:
         if abs(node.clock_skew) - node.clock_error > MAX_SKEW_S:
             yield Finding(
@@ -134,7 +134,7 @@ def clocks(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def interfaces(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Interfaces that Gloo and NCCL will choose."""
+    """Whether Gloo and NCCL will choose usable network interfaces."""
     several = len(hosts(nodes)) > 1
     for node in nodes:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
@@ -160,7 +160,7 @@ def interfaces(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def traps(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Settings and neighbours that are known to break runs."""
+    """Settings and other processes that are known to break runs."""
     for node in nodes:
         if node.settings.get("RAY_TRAIN_V2_ENABLED", "1").lower() in ("0", "false"):
             yield Finding(
@@ -197,11 +197,11 @@ CHECKS: tuple[Callable[[Sequence[Node]], Iterable[Finding]], ...] = (
     interfaces,
     traps,
 )
-"""All checks of nodes, in the order in which they are shown."""
+"""All node checks, in display order."""
 
 
 def _by_value(nodes: Sequence[Node], values: Sequence[str | None]) -> dict[str | None, str]:
-    """The addresses of the nodes that share a value, by the value."""
+    """Node addresses grouped by a value."""
     grouped = defaultdict(list)
     for node, value in zip(nodes, values, strict=True):
         grouped[value].append(node)

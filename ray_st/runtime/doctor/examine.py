@@ -1,4 +1,4 @@
-"""Asks every node of a cluster for facts, tries what only nodes together can show, and runs the checks."""
+"""Gathers facts from every node of a cluster, runs tests that need several nodes, and applies the checks."""
 
 from __future__ import annotations
 
@@ -32,16 +32,17 @@ _ANSWER_S = 120
 
 
 def examine(address: str | None = None, place: str | None = None, collectives: bool = True) -> list[Finding]:
-    """Looks for what is wrong with a cluster.
+    """Looks for problems of a cluster.
 
     Args:
-        address: The cluster's; by default the one that this process is connected to, or that Ray finds, or
-            else a local one that is started.
-        place: A folder or URI that every node must be able to write, such as a run's ``storage_path``.
-        collectives: Whether workers on all nodes form a process group, as training does; takes half a minute.
+        address: The cluster's address; by default the cluster this process is connected to, or that Ray
+            finds, or else a local one that is started.
+        place: A folder or URI that every node must be able to write to, such as a run's ``storage_path``.
+        collectives: Whether to test that workers on all nodes can form a process group, as training does;
+            takes half a minute.
 
     Returns:
-        The findings, one of level ``ok`` for each check that found nothing.
+        The findings, with one of level ``ok`` for each check that found nothing.
     """
     try:
         with _connected(address):
@@ -99,7 +100,7 @@ def _or_ok(findings: list[Finding], name: str) -> list[Finding]:
 
 @dataclass(frozen=True)
 class _Probe:
-    """A node as Ray's table has it, and the actor that was started there."""
+    """A node's entry in Ray's node table, and the actor started on it."""
 
     row: dict[str, Any]
     actor: Any
@@ -111,7 +112,7 @@ class _Probe:
 
 @contextmanager
 def _probes() -> Iterator[list[_Probe]]:
-    """One actor on each node, sent by value: a node without ray_st can tell so."""
+    """One actor on each node, sent by value so that it also works on nodes without ray_st."""
     ray.cloudpickle.register_pickle_by_value(node_module)
     try:
         remote = ray.remote(num_cpus=0)(node_module.Probe)
@@ -135,7 +136,7 @@ def _probes() -> Iterator[list[_Probe]]:
 
 
 def _describe(probe: _Probe) -> Node | Finding:
-    """What a node says of itself; or that it does not."""
+    """The facts that a node reports, or a finding that it does not answer."""
     try:
         facts = ray.get(probe.actor.gather.remote(), timeout=_ANSWER_S)
         skew, error = _clock(probe)
@@ -161,9 +162,9 @@ def _describe(probe: _Probe) -> Node | Finding:
 
 
 def _clock(probe: _Probe) -> tuple[float, float]:
-    """How far a node's clock is ahead, and by how much that may be wrong.
+    """How far a node's clock is ahead, and the uncertainty of that estimate.
 
-    The error is half of the quickest answer's way.
+    The uncertainty is half of the fastest round trip.
     """
     rounds = []
     for _ in range(_CLOCK_ROUNDS):
@@ -176,7 +177,7 @@ def _clock(probe: _Probe) -> tuple[float, float]:
 
 
 def _network(probes: Sequence[_Probe]) -> Iterator[Finding]:
-    """Whether every node reaches a port of every other, as process groups need."""
+    """Whether every node can reach a port of every other node, as process groups require."""
     doors = [(probe.address, ray.get(probe.actor.listen.remote(probe.address))) for probe in probes]
     faults = ray.get([probe.actor.reach.remote(doors) for probe in probes])
     for here, found in zip(probes, faults, strict=True):
@@ -193,7 +194,7 @@ def _network(probes: Sequence[_Probe]) -> Iterator[Finding]:
 
 
 def _storage(probes: Sequence[_Probe], place: str) -> Iterator[Finding]:
-    """Whether every node writes into a place and sees there what the others wrote."""
+    """Whether every node can write to a location and sees what the others wrote there."""
     names = [f".ray_st-doctor-{uuid.uuid4().hex}" for _ in probes]
     faults = ray.get(
         [probe.actor.write.remote(place, name) for probe, name in zip(probes, names, strict=True)]
@@ -225,7 +226,7 @@ def _storage(probes: Sequence[_Probe], place: str) -> Iterator[Finding]:
 
 
 def _dashboard(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Whether the job server refuses who shows no token."""
+    """Whether the job server rejects requests without a token."""
     url = ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url  # of this connection
     if not url or not any(node.settings.get("RAY_AUTH_MODE") == "token" for node in nodes):
         return
@@ -246,7 +247,7 @@ def _dashboard(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def _process_group(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Whether workers on all nodes form a process group, by Gloo, or NCCL where there are GPUs."""
+    """Whether workers on all nodes can form a process group, with Gloo, or with NCCL if there are GPUs."""
     kind = "GPU" if any(node.resources.get("GPU") for node in nodes) else "CPU"
     backend = "nccl" if kind == "GPU" else "gloo"
     able = [node for node in nodes if node.resources.get(kind) and node.versions["ray-st"]]
@@ -272,7 +273,7 @@ def _process_group(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def _meeting_fault(scaling: ScalingConfig, backend: str) -> str | None:
-    """What keeps workers from meeting; None if each hears of all."""
+    """What prevents workers from forming a process group; None if each one sees all others."""
     with storage.run_folder("", keeps=False) as scratch:
         once = FailureConfig(max_failures=0)
         run_config = RunConfig(name="doctor", storage_path=scratch, failure_config=once)
@@ -285,5 +286,5 @@ def _meeting_fault(scaling: ScalingConfig, backend: str) -> str | None:
 
 
 def _meet() -> int:
-    """How many nodes' workers are in this worker's group."""
+    """Number of nodes whose workers are in this worker's process group."""
     return len(set(gather_objects(ray.get_runtime_context().get_node_id())))

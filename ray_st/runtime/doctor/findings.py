@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The findings of checks, and the facts they are based on."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ ERROR, WARNING, NOTE, OK = "error", "warning", "note", "ok"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check found.
+    """One result of a check.
 
     Args:
-        level: ``error`` (a run will fail, or anybody can get in), ``warning`` (a run will suffer), ``note``
-            (worth knowing) or ``ok``.
+        level: ``error`` (a run will fail, or anyone can get access), ``warning`` (a run will suffer),
+            ``note`` (worth knowing) or ``ok``.
         check: The check's name.
         where: The node's address, or ``cluster``.
         found: What was found.
-        cure: What to do; empty where nothing is to be done.
+        cure: How to fix it; empty if nothing needs to be done.
     """
 
     level: str
@@ -31,31 +31,31 @@ class Finding:
 
 @dataclass(frozen=True)
 class Node:
-    """A node as Ray sees it, and what it says of itself.
+    """A node as Ray sees it, and the facts it reports.
 
     Args:
         address: Its IP address.
-        is_head: Whether the cluster's state lives there.
-        resources: What it offers, as Ray counts it.
-        metrics_port: Where it shows metrics.
+        is_head: Whether it is the cluster's head node.
+        resources: Its resources as counted by Ray.
+        metrics_port: The port that exports metrics.
         hostname: Its name.
         python: Python's version.
-        versions: Versions of packages by name; None for one that is not there.
+        versions: Package versions by name; None if a package is not installed.
         torch_cuda: The CUDA version that torch was built for.
-        settings: Environment variables that matter.
-        host_addresses: What its own name resolves to.
+        settings: Relevant environment variables.
+        host_addresses: The addresses that its own hostname resolves to.
         interfaces: Names of its network interfaces.
-        listeners: Address, port and command of what listens there.
-        gcs_servers: Heads of Ray clusters that run on the machine.
+        listeners: Address, port and command of each listening process.
+        gcs_servers: GCS servers (cluster heads) that run on the machine.
         shm_bytes: Size of ``/dev/shm``.
         scratch_free_share: Free share of the disk of ``/tmp``.
-        open_files: Files that a process may hold open.
-        cpus: Cores that it may use.
-        gpus: GPUs that the driver sees.
-        exposed_token: The file with the token, if other users of the machine may read it.
+        open_files: Maximum number of open files of a process.
+        cpus: Number of cores that it may use.
+        gpus: GPUs that the device driver sees.
+        exposed_token: The token file, if other users of the machine can read it.
         tls_fault: What is wrong with its certificates, if it uses any.
-        clock_skew: Seconds that its clock is ahead of the driver's.
-        clock_error: Most seconds by which that may be wrong.
+        clock_skew: Seconds by which its clock is ahead of the driver's.
+        clock_error: Maximum error of ``clock_skew``, in seconds.
     """
 
     address: str
@@ -83,11 +83,11 @@ class Node:
 
 
 def worst(findings: Iterable[Finding]) -> str:
-    """The worst level of some findings; ``ok`` without any."""
+    """The worst level among some findings; ``ok`` if there are none."""
     levels = {finding.level for finding in findings}
     return next((level for level in (ERROR, WARNING, NOTE) if level in levels), OK)
 
 
 def as_plain(findings: Iterable[Finding]) -> list[dict[str, Any]]:
-    """Findings as values for programs."""
+    """Findings as plain values, for programs."""
     return [dict(vars(finding)) for finding in findings]

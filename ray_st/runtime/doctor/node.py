@@ -1,6 +1,6 @@
-"""What a node says of itself.
+"""The facts that a node reports.
 
-It runs on every node by value, also where ray_st is not installed: standard library only.
+This module is sent by value and runs on nodes without ray_st too, so it uses the standard library only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SETTINGS = (
     "NCCL_SOCKET_IFNAME",
     "HF_HUB_OFFLINE",
 )
-"""Environment variables that checks look at; none of them is a secret."""
+"""Environment variables that checks inspect; none of them is secret."""
 
 _LISTEN = "0A"
 _RAY = re.compile(r"gcs_server|raylet|ray/dashboard|ray/_private|ray/util/client|ray::|ray-dashboard")
@@ -98,7 +98,7 @@ def listeners() -> list[tuple[str, int, str]]:
 
 
 def _ip(text: str) -> str:
-    """An address of /proc/net/tcp, whose 32-bit words are in the machine's order."""
+    """An address from /proc/net/tcp, whose 32-bit words are in native byte order."""
     raw = bytes.fromhex(text)
     words = [raw[start : start + 4] for start in range(0, len(raw), 4)]
     packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
@@ -106,10 +106,10 @@ def _ip(text: str) -> str:
 
 
 def _socket_owners() -> dict[str, str]:
-    """The command line behind each socket, by the socket's inode, as far as this user may see it."""
+    """The command line that owns each socket, by inode, as far as this user is allowed to see it."""
     owners = {}
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it ended, or is another user's
+        with suppress(OSError):  # the process ended, or belongs to another user
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             for link in _links(process / "fd"):
                 if link.startswith("socket:["):
@@ -119,12 +119,12 @@ def _socket_owners() -> dict[str, str]:
 
 def _links(folder: Path) -> Iterator[str]:
     for entry in folder.iterdir():
-        with suppress(FileNotFoundError):  # closed meanwhile
+        with suppress(FileNotFoundError):  # closed in the meantime
             yield os.readlink(entry)
 
 
 def is_ray(command: str) -> bool:
-    """Whether a command line is one of Ray's processes."""
+    """Whether a command line belongs to one of Ray's processes."""
     return bool(_RAY.search(command))
 
 
@@ -154,7 +154,7 @@ def _open_files() -> int:
 
 
 def _cpus() -> float:
-    """Cores that this container may use."""
+    """Number of cores that this container may use."""
     cores = float(len(os.sched_getaffinity(0)))
     limit = Path("/sys/fs/cgroup/cpu.max")
     if limit.is_file():
@@ -164,7 +164,7 @@ def _cpus() -> float:
 
 
 def _gpus() -> int:
-    """GPUs that the driver shows here, whether Ray knows them or not."""
+    """GPUs that the device driver sees here, whether or not Ray knows them."""
     table, devices = Path("/proc/driver/nvidia/gpus"), list(Path("/dev").glob("nvidia[0-9]*"))
     return max(len(list(table.iterdir())) if table.is_dir() else 0, len(devices))
 
@@ -174,7 +174,7 @@ def _is_on(name: str) -> bool:
 
 
 def exposed_token() -> str | None:
-    """The file with the token, if other users of the machine may read it; Ray makes it so."""
+    """The token file, if other users of the machine can read it; Ray creates it that way."""
     if "RAY_AUTH_TOKEN" in os.environ:
         return None
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
@@ -182,7 +182,7 @@ def exposed_token() -> str | None:
 
 
 def tls_fault() -> str | None:
-    """What is wrong with the certificates that Ray is told to use; None if a handshake with them works."""
+    """What is wrong with the certificates configured for Ray; None if a handshake with them succeeds."""
     names = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
     lacking = [name for name in names if not os.path.isfile(os.environ.get(name, ""))]
     if lacking:
@@ -200,9 +200,10 @@ def tls_fault() -> str | None:
 
 
 def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
-    """A handshake in memory.
+    """Performs a TLS handshake in memory.
 
-    It fails for a key of another certificate, an expired one, or one of another authority.
+    It fails if the key does not match the certificate, or the certificate has expired or is from another
+    authority.
     """
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
@@ -219,18 +220,18 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
 
 
 class Probe:
-    """An actor's class: one for each node, to try what only nodes together can show."""
+    """An actor class, started once per node, for tests that need several nodes."""
 
     def gather(self) -> dict[str, Any]:
         """Facts about this node."""
         return gather()
 
     def now(self) -> float:
-        """This node's clock."""
+        """The time of this node's clock."""
         return time.time()
 
     def listen(self, address: str) -> int:
-        """Opens a port for others to try; returns its number."""
+        """Opens a port for other nodes to connect to; returns its number."""
         self._server = socket.create_server((address, 0))
         threading.Thread(target=self._accept, daemon=True).start()
         return int(self._server.getsockname()[1])
@@ -244,7 +245,7 @@ class Probe:
             connection.close()
 
     def reach(self, others: list[tuple[str, int]]) -> list[str | None]:
-        """What keeps this node from each of other nodes' ports; None where nothing does."""
+        """Why this node cannot connect to each of the other nodes' ports; None where it can."""
         return [self._try(address, port) for address, port in others]
 
     def _try(self, address: str, port: int) -> str | None:
@@ -255,30 +256,30 @@ class Probe:
         return None
 
     def write(self, place: str, name: str) -> str | None:
-        """Writes a small file into a folder or bucket; returns what went wrong."""
+        """Writes a small file to a folder or bucket; returns the error, if any."""
         try:
             filesystem, path = _opened(place)
             filesystem.create_dir(path, recursive=True)
             with filesystem.open_output_stream(f"{path}/{name}") as stream:
                 stream.write(name.encode())
-        except (OSError, ValueError, ImportError, NotImplementedError) as error:  # pyarrow's are among these
+        except (OSError, ValueError, ImportError, NotImplementedError) as error:  # includes pyarrow's errors
             return f"{type(error).__name__}: {error}"
         return None
 
     def missing(self, place: str, names: list[str]) -> list[str]:
-        """Which of the files, written by all nodes, this node does not see."""
+        """The files, of those written by all nodes, that this node does not see."""
         filesystem, path = _opened(place)
         infos = filesystem.get_file_info([f"{path}/{name}" for name in names])
         return [name for name, info in zip(names, infos, strict=True) if not info.is_file]
 
     def remove(self, place: str, name: str) -> None:
-        """Removes what this node wrote."""
+        """Removes the file that this node wrote."""
         filesystem, path = _opened(place)
         filesystem.delete_file(f"{path}/{name}")
 
 
 def _opened(place: str) -> tuple[Any, str]:
-    # Not ray_st.util's: this file travels by value.
+    # Not the one in ray_st.util: this file is sent by value.
     import pyarrow.fs as pafs
 
     if "://" in place:

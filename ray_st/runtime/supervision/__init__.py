@@ -1,1 +1,1 @@
-"""A run under supervision: stops, hangs, lost workers, metrics, the driver's console."""
+"""Supervision of a run: stops, hangs, lost workers, metrics, the driver's console."""

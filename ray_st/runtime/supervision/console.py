@@ -1,9 +1,8 @@
-"""What workers say, on the driver's console: lines, and a bar where there is a terminal or a notebook.
+"""Worker output on the driver's console: lines, and a progress bar on a terminal or in a notebook.
 
-Events of workers go through the driver's ``logging``, as if they had happened there; what workers print is
-shown as it is. Workers send both to the run's monitor, and the driver fetches it from there. Ray's own way to
-the driver would put the worker's name before each line, leave out lines that look alike, and bring Ray's own
-messages along.
+Worker events go through the driver's ``logging``, as if raised there; printed text is shown unchanged. Workers
+send both to the run's monitor, from which the driver fetches them. Ray's own log forwarding would prefix each
+line with the worker's name, drop similar lines, and include Ray's own messages.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from ray_st.world import World
 WORKER_OUTPUT = "RAY_ST_WORKER_OUTPUT"
 """Environment variable of the driver.
 
-``first`` (default) or ``all``, the workers whose ``print`` it shows.
+``first`` (default) or ``all``: the workers whose printed output is shown.
 """
 
 _BAR_EVERY_S = 0.2
@@ -36,13 +35,13 @@ _BAR_EVERY_S = 0.2
 
 @dataclass(frozen=True)
 class Channel:
-    """A worker's way to the driver's console.
+    """A worker's channel to the driver's console.
 
     Args:
-        monitor: The actor that passes on what is said.
+        monitor: The actor that forwards items.
         run: Name of the run.
-        log_format: Of events, see :data:`ray_st.util.events.LOG_FORMAT`.
-        all_ranks: Whether to show what every rank prints, not only the first.
+        log_format: Format of events, see :data:`ray_st.util.events.LOG_FORMAT`.
+        all_ranks: Whether to show the output of every rank, not only the first.
     """
 
     monitor: Any
@@ -55,7 +54,7 @@ class Channel:
         ray.get(self.monitor.say.remote(item))
 
     def open_bar(self, total: int) -> SentBar:
-        """Opens a bar of so many steps on the driver's console; it hears of it a few times a second."""
+        """Opens a bar with a number of steps on the driver's console, updated a few times per second."""
         return SentBar(self.monitor.say.remote, total, _BAR_EVERY_S)
 
 
@@ -64,10 +63,10 @@ class Channel:
 
 @contextmanager
 def shown(monitor: Any, run: str) -> Iterator[Channel]:
-    """Shows on this process's console what workers say while the context is open.
+    """Shows worker output on this process's console while the context is open.
 
     Args:
-        monitor: The actor to fetch it from.
+        monitor: The actor to fetch the output from.
         run: Name of the run.
 
     Raises:
@@ -79,7 +78,7 @@ def shown(monitor: Any, run: str) -> Iterator[Channel]:
     over = threading.Event()
 
     def pump(screen: Screen) -> None:
-        with suppress(RayError):  # the monitor is gone, and the run with it
+        with suppress(RayError):  # the monitor is gone, so the run has ended
             while not over.is_set():
                 for item in ray.get(monitor.lines.remote()):
                     if isinstance(item, logging.LogRecord):
@@ -104,15 +103,15 @@ def shown(monitor: Any, run: str) -> Iterator[Channel]:
 
 @contextmanager
 def speaking(channel: Channel, world: World, log_level: int) -> Iterator[None]:
-    """Sends this worker's events, and the first one's output, to the driver's console.
+    """Sends this worker's events, and its output if it is the first worker, to the driver's console.
 
-    What is printed, and what is logged from ``log_level`` on, comes from the first worker, or from all; the
-    others' goes to Ray's files as ever.
+    Printed text, and log records from ``log_level`` up, are sent by the first worker, or by all of them; the
+    other workers' output goes to Ray's log files as usual.
 
     Args:
-        channel: The way there.
-        world: This worker's place.
-        log_level: Least level of ``logging`` records to show.
+        channel: The channel to the console.
+        world: This worker's position in its group.
+        log_level: Minimum level of ``logging`` records to show.
     """
     os.environ[LOG_FORMAT] = channel.log_format
     set_context(run=channel.run, rank=world.rank)
@@ -136,5 +135,5 @@ def speaking(channel: Channel, world: World, log_level: int) -> Iterator[None]:
 
 
 def _say_if_heard(channel: Channel, line: str) -> None:
-    with suppress(RayError):  # a run that ends has bigger trouble than a line nobody hears
+    with suppress(RayError):  # the run is ending: a lost line does not matter
         channel.say(line)

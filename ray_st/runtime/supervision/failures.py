@@ -1,4 +1,4 @@
-"""Which failures of workers are worth a restart, and what they come from."""
+"""Which worker failures are worth a restart, and their causes."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ REPEATABLE = (
     AssertionError,
     NotImplementedError,
 )
-"""Errors of the program or its input: a restarted worker would meet them again."""
+"""Errors of the program or its input, which a restarted worker would raise again."""
 
 
 class RunStopped(RuntimeError):
-    """A worker met an error that a restart would not mend. The text holds the worker's traceback."""
+    """A worker raised an error that a restart would not fix. The message holds the worker's traceback."""
 
 
 def cause_of(error: Exception) -> str:
     """Why a worker was lost: one of :data:`ray_st.runtime.supervision.run_monitor.CAUSES`.
 
     Args:
-        error: What Ray Train says of it.
+        error: The error that Ray Train reports.
     """
     error = getattr(error, "_base_exc", error)
     lost = getattr(error, "health_check_failure", error)
     if isinstance(lost, RayActorError):
         if lost.preempted:
             return "preempted"
-        return "node" if "its node" in str(lost) else "process"  # Ray has no other way to tell
+        return "node" if "its node" in str(lost) else "process"  # Ray offers no other way to tell
     if isinstance(error, Moved):
         return "preempted" if error.why is Why.PREEMPTED else "moved"
     return "hang" if isinstance(error, HangError) else "error"

@@ -1,6 +1,6 @@
-"""What Ray Train calls at the turns of a run.
+"""Callbacks that Ray Train calls during a run.
 
-Its controller loads these before it starts a worker, so nothing here imports torch or transformers.
+Its controller loads them before it starts a worker, so this module imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from ray_st.runtime.supervision.failures import REPEATABLE, RunStopped, cause_of
 from ray_st.util.endings import Interrupted, LeaseLost, StopRequest, Why
 
 wish = StopRequest()
-"""Of this worker's process: signal handlers know of nothing else."""
+"""The stop request of this worker's process; global, as signal handlers take no arguments."""
 
 
 class StopAtRepeatableErrors(UserCallback):
-    """Ends a run at once where Ray Train would restart its workers only to fail in the same way.
+    """Ends a run at once if restarted workers would only fail in the same way again.
 
-    Ray Train retries whatever a worker raises; a lost process or node, or a broken connection, is still
-    retried.
+    Ray Train retries any error that a worker raises; with this callback it still retries after a lost process
+    or node, or a broken connection.
     """
 
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Raises, which ends the run, if any rank's error is repeatable, or the run was told to stop."""
+        """Raises, which ends the run, if any rank's error is repeatable, or the run was asked to stop."""
         for rank, error in sorted(worker_exceptions.items()):
-            # Ray wraps what a worker raises, and has no public way to unwrap it.
+            # Ray wraps a worker's exception, and has no public way to unwrap it.
             cause = getattr(error, "_base_exc", error)
             if isinstance(cause, (Interrupted, LeaseLost)):
                 raise type(cause)(str(cause))
@@ -39,7 +39,7 @@ class StopAtRepeatableErrors(UserCallback):
 
 
 class HearOfLosses(UserCallback):
-    """Tells the monitor why workers were lost; runs in Ray Train's controller.
+    """Reports to the monitor why workers were lost; runs in Ray Train's controller.
 
     Args:
         monitor: The run's monitor.
@@ -49,17 +49,17 @@ class HearOfLosses(UserCallback):
         self._monitor = monitor
 
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Tells the cause of each rank's error."""
+        """Reports the cause of each rank's error."""
         for error in worker_exceptions.values():
             self._monitor.lost.remote(cause_of(error))
 
 
 class CatchSigterm(WorkerCallback):
-    """Turns a worker's SIGTERM into a request to leave.
+    """Turns SIGTERM in a worker into a request to leave.
 
-    Runs in the worker's main thread, where handlers are set.
+    Runs in the worker's main thread, where signal handlers must be installed.
     """
 
     def after_init_train_context(self) -> None:
-        """Sets the handler."""
+        """Installs the handler."""
         signal.signal(signal.SIGTERM, lambda number, frame: wish.ask(Why.LEAVE))

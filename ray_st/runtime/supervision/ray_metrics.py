@@ -1,4 +1,4 @@
-"""The figures that a run and a search show to Prometheus, through Ray's metrics."""
+"""The metrics that a run and a search export to Prometheus, through Ray's metrics."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from ray.util.metrics import Counter, Gauge
 
 PREFIX = "ray_"
-"""What Ray puts before the names."""
+"""The prefix that Ray adds to names."""
 
 STATES = ("RUNNING", "COMPLETE", "PRUNED", "FAIL")
-"""States of a trial."""
+"""The states of a trial."""
 
 EVERY_S = 5.0
-"""Seconds between two settings of a run's figures of speed."""
+"""Seconds between two updates of a run's speed metrics."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure.
+    """A metric.
 
     Args:
         name: Its name, without Ray's prefix.
-        help: What it is, and its unit.
-        labels: What tells its series apart.
-        counts: Whether it only goes up, and has ``_total`` after its name.
+        help: Its description and unit.
+        labels: Names of the labels that distinguish its series.
+        counts: Whether it is a counter, exported with the suffix ``_total``.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Metric:
 
     @property
     def exported(self) -> str:
-        """The name that Prometheus sees."""
+        """The name under which Prometheus sees it."""
         return f"{PREFIX}{self.name}{'_total' if self.counts else ''}"
 
 
@@ -67,7 +67,7 @@ METRICS = (
         "st_search_pruned_share", "Share of a search's finished trials that were stopped early", ("search",)
     ),
 )
-"""All metrics. Boards, alerts and docs/operations.md name no others; a test compares them."""
+"""All metrics. Dashboards, alerts and docs/operations.md use no others; a test compares them."""
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
@@ -90,27 +90,27 @@ def show(name: str, value: float, **labels: str) -> None:
 
 
 def count(name: str, **labels: str) -> None:
-    """Lets a counter go up by one; arguments as for :func:`show`."""
+    """Increments a counter by one; arguments as for :func:`show`."""
     _made(name).inc(1, labels)
 
 
 class RunMetrics:
-    """Shows the figures of one run; see :class:`ray_st.training.callbacks.throughput.MetricSink`.
+    """Exports the metrics of one run; see :class:`ray_st.training.callbacks.throughput.MetricSink`.
 
     Args:
         run: Its name.
-        every_s: Seconds between two settings of its figures of speed.
+        every_s: Seconds between two updates of its speed metrics.
     """
 
     def __init__(self, run: str, every_s: float = EVERY_S) -> None:
         self._run, self._every_s, self._last = run, every_s, 0.0
 
     def set(self, name: str, value: float, **labels: str) -> None:
-        """Sets a figure."""
+        """Sets a metric."""
         show(name, value, run=self._run, **labels)
 
     def due(self) -> bool:
-        """Whether figures of speed should be set now: at first, and then every few seconds."""
+        """Whether to update speed metrics now: on the first call, and then every few seconds."""
         if time.monotonic() - self._last < self._every_s:
             return False
         self._last = time.monotonic()
@@ -118,12 +118,12 @@ class RunMetrics:
 
 
 def show_search(search: str, states: Mapping[str, int], best: float | None) -> None:
-    """Shows how a search goes.
+    """Exports the progress of a search.
 
     Args:
         search: Its name.
-        states: Number of trials by state, one of :data:`STATES`; 0 where it is not named.
-        best: Best value of the first objective so far; None before there is one.
+        states: Number of trials by state, one of :data:`STATES`; 0 for states not given.
+        best: Best value of the first objective so far; None if there is none yet.
     """
     for state in STATES:
         show("st_search_trials", states.get(state, 0), search=search, state=state)

@@ -1,9 +1,8 @@
-"""The actor that a run's driver and workers watch.
+"""The actor through which a run's driver and workers communicate.
 
-Requests to stop, hangs, lost workers, what the console shows.
+It handles stop requests, hangs, lost workers and console output.
 
-It imports nothing heavy, so that its process starts at once. It belongs to the driver and outlives worker
-groups.
+It imports nothing heavy, so that its process starts quickly. The driver owns it; it outlives worker groups.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from ray_st.util.hang import Hang
 from ray_st.util.screen import BarMove
 
 POLL_S = 20.0
-"""How long a question waits for its answer; then it is asked anew."""
+"""Seconds that a poll waits for a change before it returns; the caller then polls again."""
 
 CAUSES = ("preempted", "hang", "node", "moved", "process", "error")
 """Why workers are replaced.
 
-Where ranks say different things the first of these counts: the others follow from it.
+If ranks report different causes, the first in this order counts: the others are its consequences.
 """
 
 
 @dataclass(frozen=True)
 class MonitorUpdate:
-    """What workers have to know.
+    """The state that workers need to know.
 
     Args:
-        version: Goes up with each change.
-        stop: Whether the run is to stop.
-        hang: What a rank's watchdog saw, or None.
+        version: Incremented with each change.
+        stop: Whether the run should stop.
+        hang: The hang that a rank's watchdog detected, or None.
     """
 
     version: int = 0
@@ -49,7 +48,7 @@ class MonitorUpdate:
 
 
 class RunMonitor:
-    """Hears everything, and tells whoever asks.
+    """Collects reports from driver and workers, and answers their queries.
 
     Args:
         run: The run's name.
@@ -77,10 +76,10 @@ class RunMonitor:
             self._changed.notify_all()
 
     async def news(self, seen: int) -> MonitorUpdate:
-        """What is new; waits for it, but not for ever.
+        """The current state; waits for a newer version, up to :data:`POLL_S`.
 
         Args:
-            seen: The version that is known.
+            seen: The version that the caller knows.
         """
         await self._until(lambda: self._news.version > seen, POLL_S)
         return self._news
@@ -92,20 +91,20 @@ class RunMonitor:
         await self._change(stop=True)
 
     async def hang(self, hang: Hang) -> None:
-        """Has all ranks write down where they are; what a second rank sees is the same hang."""
+        """Asks all ranks to write their stacks; reports from other ranks count as the same hang."""
         if self._news.hang is None:
             self._answers = set()
-            self._causes.add("hang")  # Ray may tell of the silent rank's end only
+            self._causes.add("hang")  # Ray may report only that the silent rank died
             await self._change(hang=hang)
 
     async def answer(self, rank: int) -> None:
-        """A rank has written down where it is."""
+        """Records that a rank has written its stacks."""
         async with self._changed:
             self._answers.add(rank)
             self._changed.notify_all()
 
     async def answers(self, ranks: int, wait_s: float) -> list[int]:
-        """The ranks that have; waits for all, but not for ever."""
+        """The ranks that have written their stacks; waits for all, for a limited time."""
         await self._until(lambda: len(self._answers) >= ranks, wait_s)
         return sorted(self._answers)
 
@@ -117,7 +116,7 @@ class RunMonitor:
     # ---- worker groups ----
 
     async def enter(self, rank: int, worker: ActorHandle) -> None:
-        """A rank's worker begins.
+        """Registers a rank's worker.
 
         Args:
             rank: Its rank.
@@ -126,14 +125,14 @@ class RunMonitor:
         self._workers[rank] = worker
 
     async def lost(self, cause: str) -> None:
-        """Workers were lost, for one of :data:`CAUSES`."""
+        """Records that workers were lost, for one of :data:`CAUSES`."""
         self._causes.add(cause)
 
     async def group_started(self) -> tuple[int, str]:
-        """A worker group begins.
+        """Records the start of a worker group.
 
         Returns:
-            How many there were before, and why the last one ended.
+            The number of earlier groups, and why the last one ended.
         """
         before, cause = self._groups, min(self._causes, key=CAUSES.index, default="unknown")
         self._groups, self._causes = before + 1, set()
@@ -144,25 +143,25 @@ class RunMonitor:
         return before, cause
 
     async def book(self, step: int, total: float) -> None:
-        """Notes the seconds that were well spent up to a step."""
+        """Records the productive seconds up to a step."""
         self._booked.book(step, total)
 
     async def total_at(self, step: int) -> float:
-        """These seconds at a step; later ones are dropped."""
+        """The productive seconds up to a step; records of later steps are dropped."""
         return self._booked.total_at(step)
 
     # ---- the driver's console ----
 
     async def say(self, item: str | BarMove | LogRecord) -> None:
-        """Takes a line or an event for the driver's console, or a move of its bar."""
+        """Queues a line or an event for the driver's console, or a move of its bar."""
         self._said.put_nowait(item)
 
     async def close_lines(self) -> None:
-        """Lets who waits for lines go."""
+        """Wakes up a caller that waits for lines."""
         self._said.put_nowait(None)
 
     async def lines(self) -> list[str | BarMove | LogRecord]:
-        """What has come since the last call; waits for the first item, but not for ever."""
+        """The items queued since the last call; waits for the first one, for a limited time."""
         found = []
         with suppress(asyncio.TimeoutError):
             found.append(await asyncio.wait_for(self._said.get(), POLL_S))

@@ -1,7 +1,4 @@
-"""A run under watch: stops at a signal, hangs, lost workers, figures and events.
-
-Both ends, driver and worker.
-"""
+"""Supervision of a run, on both driver and workers: signals, hangs, lost workers, metrics and events."""
 
 from __future__ import annotations
 
@@ -42,20 +39,20 @@ STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
 """Environment variable of the driver: seconds without progress after which a step counts as hung."""
 
 STACKS = "stacks"
-"""Folder, in the run's folder, of what the watchdog wrote down."""
+"""Subfolder of the run's folder for the stacks written after a hang."""
 
 ANSWER_S = 5.0
-"""How long ranks have to write down where they are."""
+"""Seconds that ranks have to write their stacks."""
 
 
 @dataclass(frozen=True)
 class Supervisor:
-    """What a run's workers need in order to be watched.
+    """What a run's workers need for supervision.
 
     Args:
         monitor: The run's monitor.
         run: Its name.
-        started: When it began, in seconds since 1970.
+        started: Its start time, in seconds since 1970.
         step_limit_s: See :data:`STEP_LIMIT`.
     """
 
@@ -70,12 +67,12 @@ class Supervisor:
 
 @contextmanager
 def monitor_of(run: str) -> Iterator[Any]:
-    """The actor of a run that driver and workers talk through, while the context is open.
+    """Starts a run's monitor actor, which lives while the context is open.
 
     Args:
         run: The run's name.
     """
-    # On no other node, which may be lost without the driver: soft affinity is not kept under load.
+    # Only on this node: another one could be lost without the driver, and soft affinity yields under load.
     here = {NODE_ID: ray.get_runtime_context().get_node_id()}
     actor: Any = ray.remote(RunMonitor)
     monitor = actor.options(num_cpus=0, label_selector=here).remote(run)
@@ -87,12 +84,12 @@ def monitor_of(run: str) -> Iterator[Any]:
 
 @contextmanager
 def supervised(monitor: Any, run: str, lease: Lease) -> Iterator[Supervisor]:
-    """Has the loss of its folder stop the run at once, while the context is open.
+    """Stops the run at once if it loses the lease on its folder, while the context is open.
 
     Args:
         monitor: The run's monitor.
         run: The run's name.
-        lease: The run's folder.
+        lease: The lease on the run's folder.
     """
     set_context(run=run)
     lease.when_lost(lambda: ask_to_stop(monitor))
@@ -109,15 +106,15 @@ def step_limit_s() -> float:
 
 @contextmanager
 def at_sigterm(call: Callable[[], object]) -> Iterator[None]:
-    """Has the first SIGTERM of this process call something; the next one does what it did before.
+    """Calls a function on this process's first SIGTERM; the next one has its previous effect.
 
     Args:
-        call: Called in a thread of its own: calls of actors are not safe in a handler, which runs in the
-            middle of another.
+        call: Called in a separate thread: actor calls are not safe in a signal handler, which may interrupt
+            another one.
     """
     if (
         threading.current_thread() is not threading.main_thread()
-    ):  # a search's trial: the search has the signal
+    ):  # a trial of a search: the search handles the signal
         yield
         return
 
@@ -138,16 +135,16 @@ def ask_to_stop(monitor: Any) -> None:
     Args:
         monitor: The run's monitor.
     """
-    with suppress(RayError):  # the run has just ended by itself
+    with suppress(RayError):  # the run has just ended on its own
         ray.get(monitor.stop.remote())
 
 
 def watched(run_config: RunConfig, oversight: Supervisor) -> RunConfig:
-    """A run's configuration, with what watches its workers.
+    """A run's configuration, extended by the callbacks that supervise its workers.
 
     Args:
-        run_config: The run's.
-        oversight: Its oversight.
+        run_config: The run's configuration.
+        oversight: Its supervisor.
     """
     watching: list[Any] = [HearOfLosses(oversight.monitor), CatchSigterm()]
     return dataclasses.replace(run_config, callbacks=[*(run_config.callbacks or []), *watching])
@@ -158,12 +155,12 @@ def watched(run_config: RunConfig, oversight: Supervisor) -> RunConfig:
 
 @contextmanager
 def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor) -> Iterator[None]:
-    """Watches a worker's training while the context is open.
+    """Supervises a worker's training while the context is open.
 
     Args:
         trainer: The worker's trainer.
-        place: Its place.
-        oversight: The run's.
+        place: The worker's context.
+        oversight: The run's supervisor.
     """
     monitor, rank = oversight.monitor, place.world.rank
     if speaks_json():
@@ -175,7 +172,7 @@ def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor)
     )
     roll_call = StopConsensus(trainer, wish, _a_node_is_taken, lambda: meter.pace())
     meter = Throughput(trainer, figures, lambda: roll_call.skew, tally)
-    for callback in (watchdog, meter, EventReport(trainer), roll_call):  # the last one may end it all
+    for callback in (watchdog, meter, EventReport(trainer), roll_call):  # the last one may end the run
         trainer.add_callback(callback)
     ray.get(monitor.enter.remote(rank, ray.get_runtime_context().current_actor))
     if place.world.is_first:
@@ -185,7 +182,7 @@ def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor)
     try:
         yield
     except Moved as moved:
-        if moved.why is Why.PREEMPTED:  # said so, it is none of the failures that Ray Train counts
+        if moved.why is Why.PREEMPTED:  # reported as such, Ray Train does not count it as a failure
             raise RayActorError(error_msg=str(moved), preempted=True) from moved
         raise
     finally:
@@ -201,12 +198,12 @@ def _introduce(monitor: Any, place: WorkerContext) -> None:
 
 
 def _a_node_is_taken() -> bool:
-    """Whether a node of the run is drained; a barrier of all ranks."""
+    """Whether a node of the run is being drained; a barrier across all ranks."""
     return ray.train.get_preemption_info() is not None
 
 
 def _listen(monitor: Any, place: WorkerContext) -> None:
-    """Does what the monitor asks for, until it is gone."""
+    """Carries out the monitor's requests until it is gone."""
     news = MonitorUpdate()
     answered = None
     with suppress(RayError):
@@ -221,15 +218,15 @@ def _listen(monitor: Any, place: WorkerContext) -> None:
 
 
 def write_stacks(store: CheckpointStore, rank: int, hang: Hang) -> str:
-    """Writes down where each thread of this process is; gives the folder.
+    """Writes the stack of each thread of this process to a file; returns the folder.
 
     Args:
         store: The run's folder.
         rank: This process's rank.
-        hang: What was seen.
+        hang: The detected hang.
     """
     folder = f"{store.path}/{STACKS}/step-{hang.step}"
-    with suppress(OSError):  # storage may be what hangs
+    with suppress(OSError):  # storage itself may be what hangs
         store.filesystem.create_dir(folder, recursive=True)
         with store.filesystem.open_output_stream(f"{folder}/rank-{rank}.txt") as stream:
             stream.write(f"{hang}\n\n{stacks()}".encode())
@@ -237,10 +234,10 @@ def write_stacks(store: CheckpointStore, rank: int, hang: Hang) -> str:
 
 
 def _give_up(hang: Hang, place: WorkerContext, monitor: Any) -> None:
-    """Has all ranks say where they are, then ends this worker's run with an error that Ray restarts.
+    """Has all ranks write their stacks, then fails this worker with an error after which Ray restarts.
 
-    A rank that does not answer is killed: a process that is stopped does not end when it is asked to, and Ray
-    Train would wait for it at each step of the group's end, a minute in all.
+    Ranks that do not answer are killed: a stopped process does not exit on request, and Ray Train would wait
+    for it at each step of the group's shutdown, a minute in total.
     """
     event("hang.seen", str(hang), **dataclasses.asdict(hang))
     answered: list[int] = []
@@ -257,7 +254,7 @@ def _give_up(hang: Hang, place: WorkerContext, monitor: Any) -> None:
 
 
 def _fail(error: Exception) -> None:
-    """Ends the training thread's run with an error although it is stuck.
+    """Fails the run of the training thread even though the thread is stuck.
 
     Ray Train has no public way to do so.
     """

@@ -1,6 +1,6 @@
-"""Evaluation beside training on Ray.
+"""Background evaluation on Ray.
 
-An actor with resources of its own evaluates, a light one keeps the results.
+One actor with its own resources evaluates; a lightweight one stores the results.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ray_st.training.worker_context import WorkerContext
 from ray_st.world import World
 
 RESTARTS = 3
-"""How often the evaluating process is replaced when it is lost; its request is then repeated."""
+"""How many times a lost evaluation process is replaced; its request is then repeated."""
 
 
 @dataclass(frozen=True)
 class BackgroundEval:
-    """How a run is evaluated beside training.
+    """How a run is evaluated in the background.
 
     Args:
         store: The run's folder.
         ranks: Number of its workers.
-        resources: What the evaluating process gets, by the name of the resource.
+        resources: Resources of the evaluation process, by name.
     """
 
     store: CheckpointStore
@@ -42,23 +42,23 @@ class BackgroundEval:
 
 
 def resources_beside(asked: Mapping[str, float] | None, scaling: ScalingConfig) -> dict[str, float]:
-    """What the evaluating process gets.
+    """The resources of the evaluation process.
 
-    What the user asked for, or one GPU if workers use them, else one CPU.
+    Those the user requested; by default one GPU if workers use GPUs, else one CPU.
 
     Args:
-        asked: Amounts by the name of the resource, or None.
-        scaling: The workers'.
+        asked: Amounts by resource name, or None.
+        scaling: The workers' scaling config.
     """
     return dict(asked) if asked else {"GPU" if scaling.use_gpu else "CPU": 1}
 
 
 @dataclass(frozen=True)
 class EvalSetup:
-    """What the evaluating process needs to know of a run.
+    """What the evaluation process needs to know about a run.
 
     Args:
-        sealed: The run.
+        sealed: The run, pickled.
         sources: Its evaluation datasets, by name.
         store: The run's folder.
         ranks: Number of its workers.
@@ -71,7 +71,7 @@ class EvalSetup:
 
 
 class EvalWorker:
-    """The process that evaluates, one request at a time.
+    """The evaluation process; handles one request at a time.
 
     Each request carries the settings, so a replacement needs no earlier state.
     """
@@ -79,7 +79,7 @@ class EvalWorker:
     _trainer: Any = None
 
     def prepare(self, setting: EvalSetup) -> None:
-        """Makes the trainer, unless it is there."""
+        """Creates the trainer if it does not exist yet."""
         if self._trainer is None:
             run = setting.sealed.open()
             sources = eval_names(setting.sources)
@@ -88,35 +88,36 @@ class EvalWorker:
             stand_in(self._trainer, setting.ranks)
 
     def answer(self, setting: EvalSetup, request: EvalRequest) -> EvalResult:
-        """The metrics of a step."""
+        """The metrics of the checkpoint of a step."""
         self.prepare(setting)
         return answer(self._trainer, request)
 
 
 class EvalRequestLog:
-    """Knows what was requested and its results, through restarts of the workers.
+    """Keeps requests and results; survives restarts of the workers.
 
     Args:
-        evaluating: The actor that evaluates.
+        evaluating: The evaluation actor.
         setting: What it needs to know.
     """
 
     def __init__(self, evaluating: Any, setting: EvalSetup) -> None:
         self._evaluating, self._setting = evaluating, setting
         self._requested: dict[int, tuple[EvalRequest, Any]] = {}
-        evaluating.prepare.remote(setting)  # while the workers start; what goes wrong, the first answer says
+        # Runs while the workers start; an error surfaces with the first answer.
+        evaluating.prepare.remote(setting)
 
     def known(self) -> list[int]:
         """The steps that were requested."""
         return sorted(self._requested)
 
     def order(self, request: EvalRequest) -> None:
-        """Has a step evaluated, unless it is known."""
+        """Requests evaluation of a step, unless already requested."""
         if request.step not in self._requested:
             self._requested[request.step] = request, self._evaluating.answer.remote(self._setting, request)
 
     def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
-        """The available results for some steps; waits for the first if there is none."""
+        """The available results for some steps; blocks until there is at least one."""
         asked = [self._requested[step] for step in sorted(steps) if step in self._requested]
         references = [reference for _, reference in asked]
         if references:
@@ -132,16 +133,16 @@ class EvalRequestLog:
 def _fetched(request: EvalRequest, reference: Any) -> EvalResult:
     try:
         found: EvalResult = ray.get(reference)
-    except RayError as error:  # an error of the evaluation, or the loss of its process
+    except RayError as error:  # the evaluation failed, or its process was lost
         return EvalResult(request.step, request.epoch, error=str(error))
     return found
 
 
 class RayEvalQueue:
-    """The queue that workers are given; see :class:`ray_st.training.async_eval.protocol.EvalQueue`.
+    """The queue passed to workers; see :class:`ray_st.training.async_eval.protocol.EvalQueue`.
 
     Args:
-        resources: What the evaluating process gets, by the name of the resource.
+        resources: Resources of the evaluation process, by name.
         setting: What it needs to know.
     """
 
@@ -156,7 +157,7 @@ class RayEvalQueue:
         return ray.get(self._log.known.remote())
 
     def order(self, request: EvalRequest) -> None:
-        """Has a step evaluated."""
+        """Requests evaluation of a step."""
         ray.get(self._log.order.remote(request))
 
     def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
@@ -168,7 +169,7 @@ class RayEvalQueue:
         ray.get(self._log.forget.remote(after))
 
     def close(self) -> None:
-        """Ends its processes."""
+        """Stops its processes."""
         for actor in (self._log, self._evaluating):
             ray.kill(actor)
 
@@ -180,9 +181,9 @@ def open_queue(
     """The queue of a run, for as long as the context is open.
 
     Args:
-        beside: How the run is evaluated beside training; None where its workers evaluate, which need no
+        beside: How the run is evaluated in the background; None if its workers evaluate, which needs no
             queue.
-        sealed: The run.
+        sealed: The run, pickled.
         sources: Its datasets, by name.
     """
     if beside is None:
@@ -197,7 +198,7 @@ def open_queue(
 
 
 def _options(resources: Mapping[str, float]) -> dict[str, Any]:
-    """Resources as Ray's options name them."""
+    """Resources under the names that Ray's options use."""
     rest = dict(resources)
     options: dict[str, Any] = {"num_cpus": rest.pop("CPU", 0), "num_gpus": rest.pop("GPU", 0)}
     if "memory" in rest:

@@ -1,4 +1,4 @@
-"""A trainer's task, from the driver to the cluster's workers and back."""
+"""Runs a trainer's task on the cluster's workers and returns its result to the driver."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from ray_st.util.signals import handlers_kept
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a trainer has done on workers.
+    """A task that a trainer runs on workers.
 
     Args:
-        args: Its training arguments.
-        weights: What there is to say of its model's weights.
-        subject: What is trained, and with what, for the first line that users see.
-        build: Makes it again at a worker's place.
-        task: What it does there.
-        make_parts: Makes the run's data parts for a number of workers; refuses what cannot work.
-        resume: The checkpoint to start from: a path, True for the newest of the run's folder, or nothing.
+        args: The trainer's arguments.
+        weights: Description of the model's weights.
+        subject: What is trained, and with what, for the first line of output.
+        build: Rebuilds the trainer in a worker's context.
+        task: What the trainer does there.
+        make_parts: Makes the run's data specs for a number of workers; raises if the run cannot work.
+        resume: The checkpoint to start from: a path, True for the newest in the run's folder, or nothing.
         keeps: Whether the run writes into the output folder.
         scaling_config: Number and kind of workers, or None for the cluster's default.
         run_config: Name, storage and failure handling, or None for the default.
@@ -59,14 +59,14 @@ class RunRequest:
 
 
 def dispatch(errand: RunRequest) -> RunResult:
-    """Runs an errand on workers, or in this process where there are to be none.
+    """Runs a request on workers, or in this process if ``num_workers=0``.
 
     Raises:
-        ValueError: If the run cannot work; before any worker starts.
+        ValueError: If the run cannot work; raised before any worker starts.
     """
     args, keeps = errand.args, errand.keeps
     with ExitStack() as stack:
-        # The folder first, before Ray is started: of two runs that want it one is refused at once.
+        # Take the folder before starting Ray: if two runs want the same one, the second fails at once.
         output_dir = stack.enter_context(storage.run_folder(str(args.output_dir), keeps))
         run_config = launch.complete_run_config(errand.run_config if keeps else None, output_dir)
         store = storage.open_store(run_config, uuid.uuid4().hex)
@@ -94,14 +94,14 @@ def dispatch(errand: RunRequest) -> RunResult:
 
 @dataclass(frozen=True)
 class _Begun:
-    """An errand whose folder is ready.
+    """A request whose run folder is ready.
 
     Args:
-        errand: The errand.
-        run_config: Where the run is kept, and how failures are handled.
-        store: Its folder.
-        start: The checkpoint from which it starts.
-        lease: The hold on the folder; None for a run that keeps nothing.
+        errand: The request.
+        run_config: Storage and failure handling of the run.
+        store: The run's folder.
+        start: The checkpoint that the run starts from.
+        lease: The lease on the folder; None for a run that keeps nothing.
     """
 
     errand: RunRequest
@@ -116,7 +116,7 @@ class _Begun:
         build: Callable[[LoaderSpec], BuiltSource[AnySource]],
         all_cores: bool = False,
     ) -> tuple[RunSpec, dict[str, AnySource]]:
-        """The run, with its batch sources; refuses data that cannot be used."""
+        """The run, with its batch sources; raises if the data is unusable."""
         args, store = self.errand.args, self.store
         specs = self.errand.make_parts(workers)
         built, start = _build_sources(self.errand, specs, store, self.start, build)
@@ -173,13 +173,13 @@ def _build_sources(
     """Encodes and plans a run's data, checks it against the checkpoint, and sets earlier runs aside.
 
     Returns:
-        The batch sources, and where the run starts, which may have been moved.
+        The batch sources, and the checkpoint the run starts from, which may have been moved.
     """
-    anew = errand.args.ignore_data_skip  # the user knows that the data is another
+    anew = errand.args.ignore_data_skip  # the user accepts different data
     if not anew and TRAIN in specs:
         resume.check_settings(start, specs[TRAIN].settings)
     if errand.keeps and start.begins_anew:
-        # Before encoding, which takes long: a run that is killed there is not to go on from another one's
+        # Before encoding, which takes long: a run killed during it must not resume from another run's
         # checkpoint.
         start = resume.set_aside(store, start)
     built = {name: build(spec) for name, spec in specs.items()}

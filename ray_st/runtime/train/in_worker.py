@@ -1,6 +1,6 @@
 """A trainer inside a user's own ``train_loop_per_worker``.
 
-Its place in that worker, with data that is at hand there.
+Provides its context in that worker, with the data available there.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ _made = itertools.count()
 
 
 def find_place() -> WorkerContext | None:
-    """The place of this process if it is a worker of Ray Train, without data; else None.
+    """The context of this process, without data, if it is a Ray Train worker; else None.
 
-    Checkpoints go to the run's folder. A restarted worker comes to the same trainers in the same order, so
-    their numbers tell whose checkpoints are whose.
+    Checkpoints go to the run's folder. A restarted worker creates the same trainers in the same order, so
+    the index of a trainer identifies its checkpoints.
 
     Raises:
-        ValueError: If the workers cannot talk to each other.
+        ValueError: If the workers have no process group.
     """
     try:
         storage = ray.train.get_context().get_storage()
-    except (RuntimeError, NotImplementedError):  # Ray's ways to say that this is no worker, and local mode
+    except (RuntimeError, NotImplementedError):  # raised by Ray outside a worker, and in local mode
         return None
     world = world_of_worker()
     if current_world().size != world.size:
@@ -56,7 +56,7 @@ def find_place() -> WorkerContext | None:
 
 
 def scaling_of_local_mode() -> ScalingConfig | None:
-    """``num_workers=0`` where Ray Train runs the user's loop in this process (its local mode); else None."""
+    """``num_workers=0`` if Ray Train runs the user's loop in this process (local mode); else None."""
     try:
         ray.train.get_context().get_storage()
     except NotImplementedError:
@@ -73,20 +73,20 @@ def start(
     ignore_data_skip: bool = False,
     only_model: bool = False,
 ) -> Start:
-    """The checkpoint from which a trainer starts, with its folder on this machine.
+    """The checkpoint that a trainer starts from, fetched to this machine.
 
-    A worker that Ray Train restarted goes on from the newest checkpoint of this trainer, whatever the user
-    asks for.
+    A worker restarted by Ray Train resumes from the newest checkpoint of this trainer, whatever the user
+    requested.
 
     Args:
-        place: Its place.
-        wanted: What the user asks for: a folder, or True for the run's newest checkpoint if there is one.
-        weights: What there is to say of the model's weights.
-        ignore_data_skip: Whether the data may be another than the checkpoint's.
-        only_model: Whether a new run is to begin with the checkpoint's weights.
+        place: The worker's context.
+        wanted: The user's choice: a folder, or True for the run's newest checkpoint if there is one.
+        weights: Description of the model's weights.
+        ignore_data_skip: Whether the data may differ from the checkpoint's.
+        only_model: Whether to start a new run from the checkpoint's weights.
 
     Raises:
-        CheckpointError: If there is no checkpoint, or it is of another model or other data.
+        CheckpointError: If there is no checkpoint, or it is for a different model or different data.
     """
     restarted = ray.train.get_checkpoint() is not None
     found = find_checkpoint(place.store, wanted, only_model, restarted, optional=True)
@@ -100,23 +100,23 @@ def start(
 
 
 def gathered(dataset: Any) -> Any:
-    """A dataset, or a dict of them, with the rows of all ranks in place of ``get_dataset_shard``'s shards.
+    """A dataset, or a dict of datasets, with each ``get_dataset_shard`` shard replaced by all ranks' rows.
 
-    Every rank must call it. Ranks share the rows over the object store: the global batches are planned over
-    all of them, as if the driver had been given the whole dataset.
+    Every rank must call it. Ranks share the rows through the object store: the global batches are planned
+    over all rows, as if the driver had been given the whole dataset.
 
     Args:
-        dataset: What the user gave to the trainer.
+        dataset: What the user passed to the trainer.
 
     Raises:
-        ValueError: If it is a Ray Dataset: each rank would read all of it by itself.
+        ValueError: If it is a Ray Dataset: each rank would read all of it separately.
     """
     if is_mixture(dataset):
         return {name: gathered(part) for name, part in dataset.items()}
-    if isinstance(dataset, Mapping):  # columns: transformers takes a dict for several datasets
+    if isinstance(dataset, Mapping):  # a dict of columns; transformers would take it for several datasets
         return datasets.Dataset.from_dict(dict(dataset))
     if isinstance(dataset, DataIterator):
-        whole: Any = None  # each block as it is
+        whole: Any = None  # None keeps each block as it is
         batches = dataset.iter_batches(batch_size=whole, batch_format="pyarrow")
         return _concatenated([table for table in batches if len(table)])
     if is_ray_dataset(dataset):
@@ -128,15 +128,14 @@ def gathered(dataset: Any) -> Any:
 
 
 def with_sources(place: WorkerContext, specs: Mapping[str, LoaderSpec]) -> WorkerContext:
-    """A place with the batch sources of a run; every rank must call it.
+    """A worker context with the batch sources of a run; every rank must call it.
 
     Args:
-        place: The place.
-        specs: The run's datasets, by the name of their batch source; what they read is the same on every
-            rank.
+        place: The context.
+        specs: The run's datasets, by the name of their batch source; their rows are identical on every rank.
 
     Raises:
-        ValueError: If rows cannot be used.
+        ValueError: If rows are unusable.
     """
     built = {
         name: build_in_memory(spec, lambda dataset: _encoded(dataset, place.world))
@@ -153,7 +152,7 @@ def with_sources(place: WorkerContext, specs: Mapping[str, LoaderSpec]) -> Worke
 
 
 def _encoded(dataset: DatasetSpec, world: World) -> list[pa.Table]:
-    """All rows, encoded, in one block: each rank does its share."""
+    """All rows, encoded, in one block; each rank encodes its share."""
     rows = rows_of(dataset)
     share = world.share(len(rows))
     mine = rows.slice(share.start, share.stop - share.start)
@@ -161,7 +160,7 @@ def _encoded(dataset: DatasetSpec, world: World) -> list[pa.Table]:
 
 
 def _concatenated(mine: list[pa.Table]) -> pa.Table:
-    """The rows of all ranks, in order of rank, mapped from the object store."""
+    """The rows of all ranks, in rank order, memory-mapped from the object store."""
     reference = ray.put(pa.concat_tables(mine) if mine else None)
     pickled = gather_objects(ray.cloudpickle.dumps(reference))
     tables = ray.get([ray.cloudpickle.loads(one) for one in pickled])

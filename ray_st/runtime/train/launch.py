@@ -1,4 +1,4 @@
-"""From a run on the driver to its result: a worker group, its data, and what the first worker sends back."""
+"""Launches a run from the driver: starts workers with their data and returns the first one's result."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ from ray_st.util.events import notes, speaks_json
 from ray_st.util.signals import StopSignals
 
 BAD_ROWS = "bad-rows"
-"""How the files begin that list the rows that were left out."""
+"""Prefix of the files that list rows that were left out."""
 
 RESTARTS = 3
-"""How often a worker group is restarted when the user gave no ``run_config``."""
+"""How many times a worker group is restarted if the user passed no ``run_config``."""
 
 
 def say(lines: Iterable[str]) -> None:
-    """Writes lines for people; a program that reads events has the same facts in those."""
+    """Writes lines for people; JSON events carry the same facts for programs."""
     if not speaks_json():
         for line in lines:
             notes.info(line)
 
 
 def announce(built: Mapping[str, BuiltSource[Any]], store: CheckpointStore) -> None:
-    """Says what a run is about to do, and puts unusable rows aside in a file of the run's folder.
+    """Logs what a run is about to do, and lists unusable rows in a file in the run's folder.
 
     Args:
         built: The run's batch sources, by name.
@@ -85,22 +85,22 @@ def launch(
     torch_config: TorchConfig | None = None,
     lease: Lease | None = None,
 ) -> RunResult:
-    """Runs workers until they end, restarting them as ``run_config`` allows.
+    """Runs workers to completion, restarting them as ``run_config`` allows.
 
     Args:
         run: What each worker does.
         sources: Its data, by name.
         scaling: Number and kind of workers.
         run_config: Name and storage of the run.
-        beside: How the run is evaluated beside training; None where its workers evaluate.
-        torch_config: Of the workers' process group; None for Ray Train's default.
-        lease: The run's folder, held; training needs it.
+        beside: How the run is evaluated in the background; None if its workers evaluate.
+        torch_config: Configuration of the workers' process group; None for Ray Train's default.
+        lease: The lease on the run's folder; required for training.
 
     Returns:
-        What the first worker sent back.
+        The first worker's result.
 
     Raises:
-        KeyboardInterrupt: If Ctrl-C stopped it: training after a checkpoint, or at once if pressed again.
+        KeyboardInterrupt: On Ctrl-C: training stops after a checkpoint, or at once if it is pressed again.
     """
     no_datasets: Any = dict.fromkeys(sources)  # names only: the sources come from the data config
     sealed = PickledRef(run)
@@ -111,7 +111,7 @@ def launch(
         channel = stack.enter_context(shown(monitor, name))
         if TRAIN in sources:
             assert lease is not None
-            lease.fence.check()  # encoding may have taken long
+            lease.fence.check()  # encoding may have taken a long time
             oversight = stack.enter_context(supervised(monitor, name, lease))
             run_config = watched(run_config, oversight)
             signals = StopSignals(lambda: ask_to_stop(monitor))
@@ -130,9 +130,9 @@ def launch(
 
 
 class _Trainer(TorchTrainer):
-    """Ray Train's trainer without its handler of Ctrl-C.
+    """Ray Train's trainer without its Ctrl-C handler.
 
-    That one ends the program with exit code 0, and stays installed when the run is over.
+    That handler exits the program with code 0, and stays installed after the run.
     """
 
     _controller: Any = None
@@ -141,12 +141,12 @@ class _Trainer(TorchTrainer):
         self._controller = controller
 
     def fit(self) -> Result:
-        """Runs the workers; ends them where this process is told to end at once."""
+        """Runs the workers; aborts them if this process is told to exit at once."""
         try:
             return super().fit()
         except (KeyboardInterrupt, SystemExit):
             if self._controller is not None:
-                with suppress(RayActorError):  # it ends itself, and cannot say so
+                with suppress(RayActorError):  # it ends itself, which raises here
                     ray.get(self._controller.abort.remote())
             raise
 
@@ -163,18 +163,18 @@ def run_workers(
         options: Other arguments of ``TorchTrainer``.
 
     Returns:
-        What the first worker returned.
+        The first worker's return value.
 
     Raises:
-        RunStopped: If a worker met an error that a restart would not mend.
-        LeaseLost: If another driver took the run's folder.
-        Interrupted: If the run was told to stop, or its storage was away when Ray Train's controller wrote
-            there; it can go on.
+        RunStopped: If a worker raised an error that a restart would not fix.
+        LeaseLost: If another driver took over the run's folder.
+        Interrupted: If the run was asked to stop, or its storage was unavailable when Ray Train's controller
+            wrote to it; the run can be resumed.
         OutOfRetries: If workers were lost more often than ``run_config`` allows.
     """
     run_config = _stopping_at_repeatable_errors(run_config)
-    # Ray Train's workers write what is printed twice, through a logger and as it is; ours have a console of
-    # their own.
+    # Ray Train's workers emit printed text twice, through a logger and unchanged; ours use the driver's
+    # console instead.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     sealed = PickledRef(task)
     trainer = _Trainer(
@@ -186,7 +186,7 @@ def run_workers(
         cause = error.controller_failure
         if isinstance(cause, (RunStopped, Interrupted, LeaseLost)):
             raise cause from None
-        if isinstance(cause, OSError):  # the controller notes each reported checkpoint in the run's folder
+        if isinstance(cause, OSError):  # the controller records each reported checkpoint in the run's folder
             raise Interrupted(
                 f"Ray Train's controller could not write to the run's storage ({cause}). Complete "
                 "checkpoints are not harmed: when it is there again, go on with resume_from_checkpoint=True"
@@ -198,10 +198,10 @@ def run_workers(
 
 
 def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunConfig:
-    """Where a run keeps its checkpoints: in ``output_dir``, unless the user's configuration says otherwise.
+    """A run configuration that stores checkpoints in ``output_dir``, unless the user's says otherwise.
 
     Args:
-        run_config: The user's, or None.
+        run_config: The user's configuration, or None.
         output_dir: The training arguments' output folder.
     """
     parent, name = os.path.split(os.path.abspath(output_dir))
@@ -213,21 +213,21 @@ def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunCon
 
 
 def store_of(run_config: RunConfig | None, output_dir: str) -> CheckpointStore:
-    """The folder of a run, to look into.
+    """The folder of a run, for reading.
 
     Args:
         run_config: As for :func:`complete_run_config`.
-        output_dir: Likewise.
+        output_dir: As for :func:`complete_run_config`.
     """
     return open_store(complete_run_config(run_config, output_dir), "")
 
 
 def has_checkpoint(run_config: RunConfig | None, output_dir: str) -> bool:
-    """Whether the folder of a run holds a complete checkpoint.
+    """Whether a run's folder contains a complete checkpoint.
 
     Args:
         run_config: As for :func:`complete_run_config`.
-        output_dir: Likewise.
+        output_dir: As for :func:`complete_run_config`.
     """
     return store_of(run_config, output_dir).newest() is not None
 
@@ -240,12 +240,12 @@ def _stopping_at_repeatable_errors(run_config: RunConfig) -> RunConfig:
 
 
 def runs_here(scaling: ScalingConfig | None) -> bool:
-    """Whether there are no workers and all is done in this process: Ray Train's ``num_workers=0``."""
+    """Whether everything runs in this process, without workers: Ray Train's ``num_workers=0``."""
     return scaling is not None and scaling.num_workers == 0
 
 
 def workers_of(scaling: ScalingConfig) -> int:
-    """Number of workers of a scaling.
+    """Number of workers of a scaling config.
 
     Raises:
         ValueError: If it is a range: the global batch would change with the number of workers.
@@ -256,14 +256,14 @@ def workers_of(scaling: ScalingConfig) -> int:
 
 
 def resolve_scaling(scaling: ScalingConfig | None, use_cpu: bool = False) -> ScalingConfig:
-    """The user's scaling, or the default for the cluster.
+    """The user's scaling config, or the default for the cluster.
 
     Args:
-        scaling: The user's, or None.
-        use_cpu: Whether the training arguments want CPUs.
+        scaling: The user's config, or None.
+        use_cpu: Whether the training arguments request CPUs.
 
     Raises:
-        ValueError: If they want CPUs and the scaling GPUs.
+        ValueError: If the arguments request CPUs and the config GPUs.
     """
     if scaling is None:
         return ScalingConfig(num_workers=1) if use_cpu else default_scaling()
@@ -276,7 +276,7 @@ def resolve_scaling(scaling: ScalingConfig | None, use_cpu: bool = False) -> Sca
 
 
 def process_group(args: Any) -> TorchConfig:
-    """The workers' process group, as ``ddp_backend`` and ``ddp_timeout`` want it.
+    """The configuration of the workers' process group, from ``ddp_backend`` and ``ddp_timeout``.
 
     Args:
         args: Training arguments.

@@ -1,4 +1,4 @@
-"""Ray Train's configurations from plain values, as a run file holds them."""
+"""Ray Train's configurations, made from the plain values of a run file."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ SCALING_KEYS = (
     "trainer_resources",
     "label_selector",
 )
-"""Arguments of ``ScalingConfig`` that plain values can give."""
+"""Arguments of ``ScalingConfig`` that plain values can express."""
 
 _MADE_OF_THE_TIME = re.compile(r"ray_train_run-\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 
 RUN_KEYS = ("name", "storage_path", "max_failures")
-"""Arguments of ``RunConfig`` that plain values can give, and that of its ``FailureConfig``."""
+"""Arguments of ``RunConfig`` that plain values can express, and one of its ``FailureConfig``."""
 
 
 def scaling_config(values: Mapping[str, Any]) -> ScalingConfig | None:
-    """Make a ``ScalingConfig``.
+    """Makes a ``ScalingConfig``.
 
     Args:
         values: Some of :data:`SCALING_KEYS`.
 
     Returns:
-        The configuration; None without values, which leaves the choice to the cluster.
+        The configuration; None if there are no values, in which case the cluster decides.
 
     Raises:
-        ValueError: If Ray refuses a value.
+        ValueError: If Ray rejects a value.
     """
     workers = values.get("num_workers", 1)
     if not is_whole(workers, least=0):
@@ -49,13 +49,13 @@ def scaling_config(values: Mapping[str, Any]) -> ScalingConfig | None:
 
 
 def run_config(values: Mapping[str, Any]) -> RunConfig | None:
-    """Make a ``RunConfig``.
+    """Makes a ``RunConfig``.
 
     Args:
         values: Some of :data:`RUN_KEYS`.
 
     Returns:
-        The configuration; None without values.
+        The configuration; None if there are no values.
     """
     if not values:
         return None
@@ -67,22 +67,22 @@ def run_config(values: Mapping[str, Any]) -> RunConfig | None:
 
 
 def given_storage(run_config: RunConfig) -> str | None:
-    """The storage path that a user gave to a run; None where Ray filled in its own folder.
+    """The storage path that the user gave to a run; None if Ray filled in its own default.
 
     Args:
-        run_config: The user's.
+        run_config: The user's configuration.
     """
     path = run_config.storage_path
     return None if path == RunConfig().storage_path else path
 
 
 def given_name(run_config: RunConfig) -> str | None:
-    """The name that a user gave to a run.
+    """The name that the user gave to a run.
 
-    None where Ray made one of the time, under which a run is not found again.
+    None if Ray generated one from the time, under which a run cannot be found again.
 
     Args:
-        run_config: The user's.
+        run_config: The user's configuration.
     """
     name = run_config.name
     return None if name is None or _MADE_OF_THE_TIME.fullmatch(name) else name

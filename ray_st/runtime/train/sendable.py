@@ -1,6 +1,6 @@
-"""Whether what goes to workers can be pickled.
+"""Checks that everything sent to workers can be pickled.
 
-Where it cannot, which attribute of which part is in the way.
+If not, reports which attribute of which part is the cause.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray import cloudpickle
 from torch import nn
 
 _BULK = (torch.Tensor, datasets.Dataset, pa.Table, pa.RecordBatch)
-"""What can always be pickled, and is left out of the trial as it may be large."""
+"""Types that can always be pickled; the check skips them because they may be large."""
 
 _FAILURES = (
     TypeError,
@@ -31,17 +31,17 @@ _FAILURES = (
     RuntimeError,
     OSError,
 )
-"""What objects raise that refuse to be pickled."""
+"""Errors raised by objects that cannot be pickled."""
 
 
 def check_sendable(parts: Mapping[str, Any]) -> None:
-    """Refuses parts of a run that cannot be pickled, before there is a cluster.
+    """Rejects parts of a run that cannot be pickled, before a cluster is started.
 
     Args:
-        parts: What goes to the workers, by the names that users know.
+        parts: What is sent to the workers, by the names that users know.
 
     Raises:
-        ValueError: Naming the first such part, the path to what is in the way, and what that is.
+        ValueError: If a part cannot be pickled; names the first one, and the path and type of the cause.
     """
     for name, part in parts.items():
         error = _failure(part)
@@ -56,10 +56,10 @@ def check_sendable(parts: Mapping[str, Any]) -> None:
 
 
 class _Trial(cloudpickle.Pickler):
-    """Pickles to nowhere, without what is large."""
+    """A pickler that discards its output and skips large values."""
 
     def persistent_id(self, value: Any) -> str | None:
-        """Says what is to be taken for granted."""
+        """Marks values that are assumed to be picklable."""
         bulk = isinstance(value, _BULK) or (isinstance(value, np.ndarray) and not value.dtype.hasobject)
         return "bulk" if bulk else None
 
@@ -98,7 +98,7 @@ def _trace(path: str, value: Any) -> tuple[str, Any]:
 
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:
-    """What a value holds that is pickled with it, and how users write the way to it."""
+    """The values that are pickled along with a value, and the expressions by which users reach them."""
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", part) for key, part in value.items())
     elif isinstance(value, (list, tuple, set, frozenset)):
@@ -117,9 +117,9 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Variables that a function takes from around it, and defaults of its arguments."""
+    """A function's closure variables and argument defaults."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        if cell != types.CellType():  # one that is not filled yet
+        if cell != types.CellType():  # an empty cell
             yield f".{name}", cell.cell_contents
     for name in function.__code__.co_names:
         if name in function.__globals__:
@@ -128,22 +128,22 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
-    """The state of an object as it is pickled; modules of torch by their names."""
+    """The pickled state of an object; torch modules by name."""
     try:
         reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     except _FAILURES:
-        return  # the object itself refuses
+        return  # the object itself raises
     if not isinstance(reduced, tuple):
         return
     state = reduced[2] if len(reduced) > 2 else None
-    layers = state if isinstance(state, tuple) else (state,)  # attributes, and those in slots
+    layers = state if isinstance(state, tuple) else (state,)  # the instance dict, and slots
     for layer in layers:
         for name, part in layer.items() if isinstance(layer, Mapping) else ():
             if isinstance(value, nn.Module) and name in ("_modules", "_buffers", "_parameters"):
                 yield from ((f".{inner}", module) for inner, module in part.items())
             else:
                 yield f".{name}", part
-    yield from _inside(reduced[1])  # what its maker is called with
+    yield from _inside(reduced[1])  # arguments of the reconstructor
 
 
 def _kind(value: Any) -> str:

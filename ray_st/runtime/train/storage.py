@@ -1,4 +1,4 @@
-"""Where a run keeps its checkpoints, seen from the driver."""
+"""A run's checkpoint storage, as seen from the driver."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
     """The folder of a run.
 
     Args:
-        run_config: With name and storage path.
+        run_config: A configuration with name and storage path.
         run_id: Name of the run in manifests.
     """
     root = str(run_config.storage_path)
@@ -35,11 +35,11 @@ def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
 
 @contextmanager
 def taken(store: CheckpointStore) -> Iterator[tuple[CheckpointStore, Lease]]:
-    """Holds a run's folder while the context is open; gives the store that only the holder can write with.
+    """Holds the lease on a run's folder while the context is open; yields a store only the holder can write.
 
-    The folder is taken before anything else is done, so that of two runs one is refused at once. Then Ray
-    Train's record of an earlier run there is cleared: Ray resumes by itself from it, and dies where it is
-    torn; where to go on is ours to say, from manifests.
+    The lease is acquired before anything else, so that if two runs want the folder, the second fails at once.
+    Then Ray Train's snapshot of an earlier run is deleted: Ray would resume from it on its own, and crash if
+    it is corrupt. Our manifests alone determine where a run resumes.
 
     Args:
         store: The run's folder.
@@ -62,14 +62,14 @@ def taken(store: CheckpointStore) -> Iterator[tuple[CheckpointStore, Lease]]:
 
 
 def publish(folder: Path, run_config: RunConfig) -> str:
-    """Copies a folder beside a run's checkpoints, where these are in an object store.
+    """Copies a folder next to a run's checkpoints if they are in an object store.
 
     Args:
         folder: A local folder.
-        run_config: With name and storage path.
+        run_config: A configuration with name and storage path.
 
     Returns:
-        Where it is.
+        The folder's location.
     """
     store = open_store(run_config, "")
     if store.is_local:
@@ -86,7 +86,7 @@ def publish(folder: Path, run_config: RunConfig) -> str:
 
 @contextmanager
 def run_folder(output_dir: str, keeps: bool) -> Iterator[str]:
-    """The folder of a run: the user's, or a temporary one for a run that keeps nothing (an evaluation)."""
+    """The folder of a run: the user's, or a temporary one if the run keeps nothing (an evaluation)."""
     if keeps:
         yield output_dir
         return

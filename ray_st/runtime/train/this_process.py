@@ -1,7 +1,7 @@
 """A run without workers (``num_workers=0``): a worker's loop in this process, on the user's own objects.
 
-No Ray is started: rows are encoded here. It is for debugging and first tries, and computes what one worker
-computes.
+Ray is not started; rows are encoded here. Meant for debugging and first experiments; the results are those of
+one worker.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from ray_st.world import World
 
 
 def build_source(spec: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
-    """Encodes datasets here, in the blocks that a cluster makes, and plans their first epoch.
+    """Encodes datasets in this process, into the same blocks as on a cluster, and plans their first epoch.
 
     Args:
         spec: The datasets.
 
     Raises:
-        ValueError: If rows cannot be used, or there are too few.
+        ValueError: If rows are unusable, or there are too few.
     """
     return build_in_memory(spec, _encoded)
 
@@ -52,7 +52,7 @@ def build_source(spec: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
 def _encoded(dataset: DatasetSpec) -> list[pa.Table]:
     if not is_ray_dataset(dataset.source):
         return encode_here(dataset, BLOCK_ROWS)
-    with connection.connected():  # the user's dataset is read by Ray, which its maker has started
+    with connection.connected():  # a Ray Dataset: Ray reads it, and the user has already started Ray
         opened = open_source(dataset.source, dataset.encoding, dataset.label)
         rows = pa.concat_tables(ray.get(opened.to_arrow_refs()))
     return encode_here(dataclasses.replace(dataset, source=rows), BLOCK_ROWS)
@@ -64,15 +64,15 @@ def launch(
     """Runs a task as the only worker.
 
     Args:
-        run: What to do.
+        run: The run.
         sources: Its data, by name.
         store: The run's folder.
-        lease: The hold on it; None for a run that keeps nothing.
+        lease: The lease on it; None for a run that keeps nothing.
 
     Raises:
-        KeyboardInterrupt: If Ctrl-C stopped it: training after a checkpoint, or at once if pressed again.
+        KeyboardInterrupt: On Ctrl-C: training stops after a checkpoint, or at once if it is pressed again.
     """
-    # The driver's trainer has set accelerate's state, of which a process has one; a worker begins without.
+    # The driver's trainer has set accelerate's process-wide state; a worker starts with none.
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     with shown() as screen:
@@ -87,12 +87,13 @@ def launch(
             sample_log=SampleLog(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger else None,
         )
         trainer = run.build(place)
-        callbacks, trainer.travelled = trainer.travelled, ()  # they are the user's own, and need no way back
+        # These are the user's own callbacks: their state need not be copied back.
+        callbacks, trainer.travelled = trainer.travelled, ()
         try:
             with _attended(trainer, lease) as signals:
                 outcome = carry_out(run, trainer, store)
         finally:
-            trainer.restore_types()  # the user's own weights
+            trainer.restore_types()  # the weights are the user's own
     return dataclasses.replace(
         outcome,
         callbacks=tuple(vars(callback) for callback in callbacks),
@@ -103,7 +104,7 @@ def launch(
 
 @contextmanager
 def _attended(trainer: Any, lease: Lease | None) -> Iterator[StopSignals]:
-    """Listens to signals and to the loss of the run's folder. No watchdog: someone may be at a breakpoint."""
+    """Handles signals and loss of the lease. No watchdog: the user may be at a breakpoint."""
     wish = StopRequest()
     signals = StopSignals(lambda: wish.ask(Why.STOP))
     if lease is None:
@@ -116,6 +117,6 @@ def _attended(trainer: Any, lease: Lease | None) -> Iterator[StopSignals]:
         trainer.remove_callback(ProgressReport)
         event("run.started", f"run {folder.rpartition('/')[2]} in {folder}", folder=folder)
     trainer.add_callback(EventReport(trainer))
-    trainer.add_callback(StopConsensus(trainer, wish, every_s=0.0))  # there is nobody to wait for
+    trainer.add_callback(StopConsensus(trainer, wish, every_s=0.0))  # there are no other ranks to wait for
     with signals.taken():
         yield signals

@@ -1,4 +1,4 @@
-"""What a Ray Train worker does with a run."""
+"""Runs a task inside a Ray Train worker."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ from ray_st.world import World
 def work(
     run: RunSpec, channel: Channel, queue: EvalQueue | None = None, oversight: Supervisor | None = None
 ) -> RunResult | None:
-    """Builds the trainer at this worker's place and runs its task.
+    """Builds the trainer in this worker's context and runs its task.
 
     Args:
         run: The run.
-        channel: The way to the driver's console.
-        queue: Takes requests for evaluation in another process; None where the workers evaluate.
-        oversight: How training is watched; None for a task that is over soon.
+        channel: The channel to the driver's console.
+        queue: Takes requests for background evaluation; None if the workers evaluate.
+        oversight: How training is supervised; None for a short task.
 
     Returns:
-        The outcome, on the first worker; None on the others.
+        The result on the first worker; None on the others.
     """
     _quiet_reports()
-    gc.freeze()  # what imports made stays; a full collection, with which training begins, need not look at it
+    # Objects created by imports stay alive: exclude them from the full collection that starts training.
+    gc.freeze()
     if run.all_cores:
         torch.set_num_threads(cores_of_node())
     place = dataclasses.replace(_place(run, channel), eval_queue=queue)
@@ -53,15 +54,15 @@ def work(
 
 
 def _quiet_reports() -> None:
-    # Ray Train writes a line for each report of each rank, through a logger named after its file; what users
-    # want to see the loop writes itself.
+    # Ray Train logs a line for each report of each rank, through a logger named after its file; our loop
+    # logs what users want to see.
     module = sys.modules.get("ray.train.v2._internal.execution.context")
     if module is not None:
         logging.getLogger(module.__file__).setLevel(logging.WARNING)
 
 
 def world_of_worker() -> World:
-    """This worker's place in its group: the only place where Ray is asked for it."""
+    """This worker's position in its group; the only function that asks Ray for it."""
     context = ray.train.get_context()
     return World(
         rank=context.get_world_rank(),
@@ -92,7 +93,7 @@ def _place(run: RunSpec, channel: Channel) -> WorkerContext:
 
 
 def carry_out(run: RunSpec, trainer: Any, store: CheckpointStore) -> RunResult:
-    """Runs a run's task from the checkpoint that it starts from.
+    """Runs the task, starting from the run's checkpoint.
 
     Args:
         run: The run.
@@ -107,7 +108,7 @@ def carry_out(run: RunSpec, trainer: Any, store: CheckpointStore) -> RunResult:
 
 
 class CheckpointReport:
-    """Tells Ray Train of a checkpoint that is already in storage. A barrier: every rank calls it.
+    """Reports a checkpoint that is already in storage to Ray Train. A barrier: every rank must call it.
 
     Args:
         store: The run's folder.

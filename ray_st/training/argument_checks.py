@@ -1,4 +1,4 @@
-"""Documented training arguments that a run on Ray cannot follow: they raise by name and are not ignored."""
+"""Documented training arguments that a run on Ray does not support: they raise instead of being ignored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REFUSED = {
         "newest one. Set save_steps to what may be lost"
     ),
 }
-"""Why an argument is refused, and what to do instead, by its name."""
+"""Why an argument is rejected, and what to do instead, by argument name."""
 
 REFUSED_IN_PLACE = {
     "ledger": "it is written by runs that the driver starts",
@@ -30,7 +30,7 @@ REFUSED_IN_PLACE = {
     "ddp_backend": "your TorchTrainer has made the process group; give it "
     "torch_config=TorchConfig(backend=…)",
 }
-"""Why an argument is refused inside a worker of the user's own run, by its name."""
+"""Why an argument is rejected inside a worker of the user's own run, by argument name."""
 
 _SEVERAL = "there is one process to run on. Give it two workers or more"
 REFUSED_WITHOUT_WORKERS = {
@@ -39,11 +39,11 @@ REFUSED_WITHOUT_WORKERS = {
     "fp16_full_eval": "it would cast the weights of the model that you hold",
     "bf16_full_eval": "it would cast the weights of the model that you hold",
 }
-"""Why an argument is refused where the run takes place in the driver's process, by its name."""
+"""Why an argument is rejected if the run takes place in the driver's process, by argument name."""
 
 
 def check_arguments(args: Any) -> None:
-    """Refuses arguments that would be ignored or fail on the workers.
+    """Raises for arguments that would be ignored or fail on the workers.
 
     Args:
         args: Training arguments.
@@ -55,7 +55,7 @@ def check_arguments(args: Any) -> None:
 
 
 def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
-    """Refuses what cannot take effect inside a worker of the user's own run.
+    """Raises for settings that cannot take effect inside a worker of the user's own run.
 
     Args:
         args: Training arguments.
@@ -63,7 +63,7 @@ def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
         run_config: Likewise.
 
     Raises:
-        ValueError: Naming what it is and what to do instead.
+        ValueError: Naming the setting and what to do instead.
     """
     for name, value in (("scaling_config", scaling_config), ("run_config", run_config)):
         if value is not None:
@@ -75,14 +75,14 @@ def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
 
 
 def check_without_workers(args: Any, scaling_config: Any) -> None:
-    """Refuses what a run in this process (``num_workers=0``) cannot follow.
+    """Raises for settings that a run in this process (``num_workers=0``) does not support.
 
     Args:
         args: Training arguments.
         scaling_config: The trainer's; anything but ``num_workers=0`` passes.
 
     Raises:
-        ValueError: Naming what it is and what to do instead.
+        ValueError: Naming the setting and what to do instead.
     """
     if scaling_config is None or scaling_config.num_workers != 0:
         return
@@ -100,7 +100,7 @@ def check_without_workers(args: Any, scaling_config: Any) -> None:
 
 
 def check_outputs_last(args: Any, run_config: Any) -> None:
-    """Refuses folders for a run that Ray would delete with the upload of the job that this is.
+    """Raises for output folders inside a Ray job's uploaded working directory, which Ray deletes.
 
     Args:
         args: Training arguments.
@@ -123,7 +123,7 @@ def check_outputs_last(args: Any, run_config: Any) -> None:
 
 
 def check_losses(args: Any, loss: LossOrLosses) -> None:
-    """Refuses losses that cannot train sharded weights.
+    """Raises for losses that cannot train sharded weights.
 
     Args:
         args: Training arguments.
@@ -151,17 +151,17 @@ def check_losses(args: Any, loss: LossOrLosses) -> None:
 
 
 def check_recomputation(args: Any, loss: LossOrLosses, workers: int) -> None:
-    """Raises if reentrant recomputation of activations runs more than once a step.
+    """Raises if reentrant recomputation of activations runs more than once per step.
 
-    Reentrant: activations are computed again by a backward pass inside another.
+    Reentrant means that activations are recomputed by a backward pass inside another one.
 
-    Each such pass gives the weights their gradients at once, and on several workers a gradient may come once
-    a step.
+    Each such pass produces the weights' gradients immediately, and on several workers each gradient may be
+    produced only once per step.
 
     Args:
         args: Training arguments.
         loss: The loss, or one for each dataset.
-        workers: How many workers train.
+        workers: Number of workers.
 
     Raises:
         ValueError: Naming the loss and what to do instead.
@@ -184,7 +184,7 @@ _REENTERS = (
 
 
 def reenters(args: Any) -> bool:
-    """Whether activations are computed again by a backward pass inside of another."""
+    """Whether activations are recomputed by a backward pass inside another one."""
     return _recomputes(args) and bool((args.gradient_checkpointing_kwargs or {}).get("use_reentrant"))
 
 
@@ -195,17 +195,17 @@ def _recomputes(args: Any) -> bool:
 
 
 def ready_twice(error: RuntimeError, args: Any) -> ValueError | None:
-    """The error to raise in place of a backward pass's, if some weight got its gradient twice in it.
+    """The error to raise instead of a backward pass's, if a weight got its gradient twice.
 
-    A restart would meet it again. Losses without a cache come to this where a batch is more than one run of
-    the model.
+    A restart would fail in the same way. Losses without a cache hit this if a batch takes more than one run
+    of the model.
 
     Args:
         error: What the backward pass raised.
         args: Training arguments.
 
     Returns:
-        None if it is another error, or activations are not computed again that way.
+        None if it is another error, or activations are not recomputed that way.
     """
     if not reenters(args) or "mark a variable ready only once" not in str(error):
         return None
@@ -221,7 +221,7 @@ def _is_cached(part: Any) -> bool:
 
 
 def note_kept_activations(args: Any, model: nn.Module) -> None:
-    """Says so where activations are to be computed again and the model cannot.
+    """Logs if activations should be recomputed but the model does not support it.
 
     Args:
         args: Training arguments.
@@ -232,13 +232,13 @@ def note_kept_activations(args: Any, model: nn.Module) -> None:
 
 
 def make_folder(output_dir: str) -> None:
-    """Makes the output folder.
+    """Creates the output folder.
 
     Args:
         output_dir: Its path.
 
     Raises:
-        ValueError: If it cannot be written.
+        ValueError: If it is not writable.
     """
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)

@@ -12,16 +12,16 @@ from ray_st.data.encoding import Encoder
 
 Features = Mapping[str, Any]
 Inputs = Mapping[str, tuple[str, ...]]
-"""Of which text columns each input of a row is made, by the input's name."""
+"""The text columns that make up each input of a row, by input name."""
 
 
 def each_column(texts: Sequence[str]) -> Inputs:
-    """Each text column is an input by itself, as embedders take them."""
+    """Each text column is a separate input, as for embedders."""
     return {name: (name,) for name in texts}
 
 
 def first_with_each(texts: Sequence[str]) -> Inputs:
-    """The first text column joined with each of the others, as rerankers take a query and its documents.
+    """The first text column paired with each of the others, as for rerankers (query and documents).
 
     Raises:
         ValueError: If there is only one column.
@@ -37,14 +37,14 @@ class Family:
     """A kind of model.
 
     Args:
-        name: What to call it.
-        inputs: Gives the inputs of a row from the names of its text columns: :func:`each_column` or
+        name: Its name in messages.
+        inputs: Returns the inputs of a row from the names of its text columns: :func:`each_column` or
             :func:`first_with_each`.
-        encoder: Gives what turns the texts of an input, or tuples of texts where it joins columns, into token
-            ids; None for a model that takes texts.
-        tokenize: Turns the texts of an input into features, where rows stay texts.
-        output: What the model says of an input: what losses see, and what ``predict`` returns.
-        default_loss: Makes the loss of a trainer that was given none.
+        encoder: Returns a function that converts an input's texts (tuples of texts if it joins columns) to
+            token ids; None for a model that takes texts.
+        tokenize: Converts the texts of an input to features, if rows stay texts.
+        output: Computes the model's output for an input: what losses see, and what ``predict`` returns.
+        default_loss: Creates the loss of a trainer that was given none.
         save: Writes a model's folder.
         load_weights: Loads the weights of a folder into a model, in place.
         card: The data of a model's card; None for a model without one.

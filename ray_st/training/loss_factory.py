@@ -1,4 +1,4 @@
-"""Losses for a model, and again for another one where ``model_init`` makes the model anew."""
+"""Creates the losses for a model, and again for each new model from ``model_init``."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def make_losses(
     """The losses of a model.
 
     Args:
-        given: What the user gave: a loss, a function that makes it from the model (and ``trial``, if it has
+        given: The user's value: a loss, a function that creates it from the model (and ``trial``, if it has
             an argument of this name), or a dict of these; None for the default.
         model: The model.
-        default: Makes the loss where none was given.
-        anew: Whether losses that were given hold another model, which this one replaces: copies are made,
-            with what they own as it was given.
+        default: Creates the loss if none was given.
+        anew: Whether the given losses hold another model, to be replaced by this one: they are copied, with
+            their own weights as given.
         trial: The trial of a search; None outside of one.
 
     Raises:
-        ValueError: If it is none of these, or a loss holds another model.
+        ValueError: If ``given`` is none of these, or a loss holds another model.
     """
     if given is None:
         return default(model)
@@ -42,7 +42,7 @@ def make_losses(
 
 
 def takes_trial(given: Any) -> bool:
-    """Whether what makes a loss wants the trial besides the model: it has an argument of this name."""
+    """Whether a loss function takes the trial besides the model, as an argument named ``trial``."""
     if not callable(given) or isinstance(given, (type, nn.Module)):
         return False
     return "trial" in inspect.signature(given).parameters
@@ -62,7 +62,7 @@ def _make(given: Any, model: nn.Module, anew: bool, trial: Any) -> nn.Module:
 
 
 def _models_in(loss: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
-    """The models that a loss and its parts hold, as modules or in attributes, by the names of these."""
+    """The models that a loss and its submodules hold, as modules or attributes, by name."""
     kinds = (type(model), Stack)
     found: dict[str, nn.Module] = {}
     for place, part in loss.named_modules():
@@ -84,8 +84,8 @@ def _listed(value: Any) -> Iterable[Any]:
 def _in_training(loss: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
     """The models that a loss trains, by the names of the attributes that hold them.
 
-    Those that it and its parts hold as ``model``, as ours do, whatever else they hold: that is a guide or a
-    teacher. Otherwise all that it holds, under whatever names.
+    These are the models that it and its submodules hold as ``model``, as this library's losses do; any others
+    are guides or teachers. Without such an attribute, all models that it holds, under any name.
     """
     held = _models_in(loss, model)
     named = {path: one for path, one in held.items() if path.rpartition(".")[2] == "model"}
@@ -100,7 +100,7 @@ def _reaches(loss: nn.Module, model: nn.Module) -> bool:
 
 
 def check_model(loss: nn.Module, model: nn.Module) -> None:
-    """Refuses a loss that trains another model than the given one.
+    """Raises if a loss trains another model than the given one.
 
     Args:
         loss: The loss.
@@ -111,7 +111,7 @@ def check_model(loss: nn.Module, model: nn.Module) -> None:
     """
     foreign = {path: one for path, one in _in_training(loss, model).items() if one is not model}
     named = any(path.rpartition(".")[2] == "model" for path in foreign)
-    if not foreign or (not named and _reaches(loss, model)):  # a teacher beside the model
+    if not foreign or (not named and _reaches(loss, model)):  # a teacher next to the model
         return
     name = type(loss).__name__
     raise ValueError(
@@ -122,7 +122,7 @@ def check_model(loss: nn.Module, model: nn.Module) -> None:
 
 
 def _renewed(loss: nn.Module, model: nn.Module) -> nn.Module:
-    """A copy of a loss, the model that it trains replaced wherever it is held."""
+    """A copy of a loss in which every reference to the trained model is replaced."""
     trained = _in_training(loss, model)
     named = any(path.rpartition(".")[2] == "model" for path in trained)
     if not named and len(set(map(id, trained.values()))) > 1:
@@ -145,16 +145,16 @@ def _listing(paths: Iterable[str]) -> str:
 
 
 def check_optimizer(optimizer: Any, model: nn.Module, loss: LossOrLosses, rates: Any = None) -> None:
-    """Refuses an optimizer that would train nothing, or not as the arguments say.
+    """Raises if an optimizer would train nothing, or not follow the arguments.
 
     Args:
-        optimizer: The user's, or None.
+        optimizer: The user's optimizer, or None.
         model: The trainer's model.
         loss: Its losses.
         rates: ``learning_rate_mapping``.
 
     Raises:
-        ValueError: If it holds no parameter of them, or rates are given that it would not follow.
+        ValueError: If it has none of their parameters, or learning rates are given that it would not use.
     """
     if optimizer is None:
         return

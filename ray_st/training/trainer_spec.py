@@ -1,4 +1,4 @@
-"""A trainer's way to the workers and back: described on the driver, rebuilt there, its results returned."""
+"""Sends a trainer to the workers and back: described on the driver, rebuilt there, results returned."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from ray_st.util.events import notes
 
 
 class Rebuildable(Protocol):
-    """A trainer's class, which can be made again in a worker."""
+    """A trainer class that can be rebuilt in a worker."""
 
     @classmethod
     def rebuilt(
         cls, context: WorkerContext, options: Mapping[str, Any], attributes: Mapping[str, Any]
     ) -> HfLoop:
-        """Makes a trainer of this class; see :meth:`ray_st.model_trainer.ModelTrainer.rebuilt`."""
+        """Rebuilds a trainer of this class; see :meth:`ray_st.model_trainer.ModelTrainer.rebuilt`."""
 
 
 @dataclass(frozen=True)
 class TrainerSpec:
-    """What a worker needs to make the driver's trainer again.
+    """What a worker needs to rebuild the driver's trainer.
 
     Args:
-        kind: The trainer's class; a user's subclass, maybe.
+        kind: The trainer's class, possibly a user's subclass.
         options: Arguments of the library's constructor, with their current values.
-        removed: Default callbacks that the user removed. Without a bar or printer, workers show no progress
-            either.
-        attributes: Those that a subclass set by itself.
+        removed: Default callbacks that the user removed. If the bar or printer was removed, workers show no
+            progress.
+        attributes: Attributes set by a subclass.
         state: The trainer's state as JSON: what was trained so far, and its history.
     """
 
@@ -53,12 +53,12 @@ class TrainerSpec:
     state: str
 
     def parts(self) -> dict[str, Any]:
-        """All that goes to the workers, by the names that users know."""
+        """Everything sent to the workers, by user-facing names."""
         own = {f"trainer.{name}": value for name, value in self.attributes.items()}
         return {**self.options, **own, "the trainer's class": self.kind}
 
     def rebuild(self, context: WorkerContext) -> HfLoop:
-        """Makes the trainer in a worker."""
+        """Rebuilds the trainer in a worker."""
         args = copy.copy(self.options["args"])
         args.settle(str(context.store.local))
         _acquaint(*self.options["optimizers"])
@@ -69,11 +69,11 @@ class TrainerSpec:
 
 
 def describe(trainer: Any, own_loader: bool) -> TrainerSpec:
-    """A trainer as it is now.
+    """Describes a trainer in its current state.
 
     Args:
         trainer: The driver's :class:`ray_st.model_trainer.ModelTrainer`.
-        own_loader: Whether a subclass makes the batches of training itself, from the dataset.
+        own_loader: Whether a subclass creates the training batches itself, from the dataset.
     """
     kept = trainer.callback_handler.callbacks
     return TrainerSpec(
@@ -103,14 +103,14 @@ def _written(state: TrainerState) -> str:
 
 
 def _restore(trainer: HfLoop, state: str) -> None:
-    """Gives a trainer the state of another process, with its own place among the ranks."""
+    """Sets a trainer's state to that of another process, but with its own rank."""
     own = ("is_local_process_zero", "is_world_process_zero")
     ours = {name: getattr(trainer.state, name) for name in own}
     trainer.state = TrainerState(**{**json.loads(state), **ours})
 
 
 def show_progress(trainer: Any, removed: Sequence[type[TrainerCallback]] = ()) -> None:
-    """Replaces transformers' bar or printer on a worker by one that suits a cluster's log.
+    """Replaces transformers' bar or printer on a worker with one suited to a cluster's log.
 
     Args:
         trainer: The worker's trainer.
@@ -125,7 +125,7 @@ def show_progress(trainer: Any, removed: Sequence[type[TrainerCallback]] = ()) -
 
 
 def _acquaint(optimizer: Any, schedule: Any) -> None:
-    """Lets a schedule see its optimizer's steps: torch's own mark on the optimizer does not travel."""
+    """Lets a schedule see its optimizer's steps: torch's marker on the optimizer is not pickled."""
     if optimizer is None or schedule is None or hasattr(optimizer.step, "_wrapped_by_lr_sched"):
         return
     step = optimizer.step
@@ -140,7 +140,7 @@ def _acquaint(optimizer: Any, schedule: Any) -> None:
 
 
 def train_task(trainer: Any, resume_from: str | None) -> RunResult:
-    """Trains in a worker and packs what the driver needs."""
+    """Trains in a worker and packs the result for the driver."""
     result = trainer.train(resume_from_checkpoint=resume_from)
     trainer.restore_types()
     owned = owned_by_loss(trainer.model, trainer.loss)
@@ -154,7 +154,7 @@ def train_task(trainer: Any, resume_from: str | None) -> RunResult:
 
 
 def _noted(trainer: Any) -> dict[str, Any]:
-    """What a task leaves besides its result: in callbacks, and in the model's card."""
+    """What a task produces besides its result: callback attributes and the model's card."""
     return {
         "callbacks": tuple(_sendable(callback.__dict__) for callback in trainer.travelled),
         "card": trainer.family.card(trainer.model),
@@ -162,7 +162,7 @@ def _noted(trainer: Any) -> dict[str, Any]:
 
 
 def _sendable(attributes: dict[str, Any]) -> dict[str, Any]:
-    """The attributes that can travel: an open file or a lock in a callback must not cost a trained model."""
+    """The picklable attributes: an open file or a lock in a callback must not lose a trained model."""
     sendable = {}
     for name, value in attributes.items():
         try:
@@ -188,7 +188,7 @@ def predict_task(trainer: Any, resume_from: str | None, prefix: str = "test") ->
 
 
 def take_over(trainer: Any, outcome: RunResult) -> None:
-    """Makes the driver's trainer what it would be had the task been there.
+    """Updates the driver's trainer as if the task had run there.
 
     Args:
         trainer: The driver's trainer.

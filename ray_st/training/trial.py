@@ -1,4 +1,4 @@
-"""A trial of a search as a training run: what its trainer is made from, and the data that it reads."""
+"""A search trial as a training run: the description of its trainer, and its data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Trial:
     """A trial, ready to run.
 
     Args:
-        data: What it trains and evaluates on.
-        description: Makes its trainer on a worker.
+        data: Its training and evaluation data.
+        description: Rebuilds its trainer on a worker.
     """
 
     data: RunData

@@ -1,4 +1,4 @@
-"""What a worker's surroundings hand to the loop: who it is, its batches, where checkpoints go."""
+"""The context of a worker's loop: its rank, its batches, its checkpoint store."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Report = Callable[[dict[str, Any], SavedCheckpoint], None]
 
 
 def no_report(metrics: dict[str, Any], checkpoint: SavedCheckpoint) -> None:
-    """Tells nobody of a checkpoint."""
+    """Ignores a checkpoint; the default for ``report``."""
 
 
 @dataclass
 class WorkerContext:
-    """The surroundings of one worker's loop.
+    """The context of one worker's loop.
 
     Args:
-        world: Who this worker is.
+        world: This worker's rank and the number of ranks.
         store: Where checkpoints are written and found.
         train: Batches to train on.
         evals: Batches of each evaluation dataset; a single dataset has the name "".
         prompt_lengths: For each dataset, the number of prompt tokens of each text column.
-        facts: What a checkpoint notes besides its step: what the order of samples depends on.
-        sample_log: Where to write down which rows each step used, or None.
-        eval_queue: Takes requests for evaluation in another process; None where the workers evaluate.
+        facts: What a checkpoint records besides its step: everything the sample order depends on.
+        sample_log: Records which rows each step used, or None.
+        eval_queue: Receives requests for evaluation in another process; None if the workers evaluate.
         report: Called on every rank after each checkpoint with the newest metrics.
         open_bar: Opens a progress bar of so many steps on the user's terminal; None for plain lines.
     """

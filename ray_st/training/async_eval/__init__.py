@@ -1,1 +1,1 @@
-"""Evaluation in another process: what a worker asks of it, and how it enters the answers."""
+"""Evaluation in another process: requests from workers, and logging of the results."""

@@ -1,4 +1,4 @@
-"""The workers' side of background evaluation: they send requests, train on, and log results late."""
+"""The worker side of asynchronous evaluation: sends requests, continues training, logs results late."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ray_st.util.events import notes
 from ray_st.world import World
 
 MOST_AWAITED = 2
-"""Evaluations that may be outstanding. With one more to come, the workers wait: a slow evaluation slows
-training down rather than fall behind without bound."""
+"""Maximum number of outstanding evaluations. Beyond it the workers wait: slow evaluations slow training down
+instead of falling behind without bound."""
 
 AWAITED = "awaited"
 """Key, in a checkpoint's manifest, of the steps whose results were outstanding, with their epochs."""
@@ -34,17 +34,16 @@ class EvaluationError(ValueError):
 
 
 class AsyncEvaluation:
-    """Has weights evaluated by another process, step by step.
+    """Requests evaluations of weights from another process.
 
-    Every rank does the same at the same step: what has arrived the first rank finds out, and tells the
-    others.
+    All ranks act alike at the same step: the first rank fetches the results and broadcasts them.
 
     Args:
-        queue: Takes requests, keeps results.
+        queue: Receives requests and keeps results.
         store: The run's folder.
         world: This rank and the number of ranks.
-        enter: Enters a result into the trainer's history, as of its own step.
-        write_weights: Writes the current weights into a folder, on the first rank.
+        enter: Enters a result into the trainer's history under its own step.
+        write_weights: Writes the current weights to a folder, on the first rank.
         whole_weights: Opens the context in which the first rank has whole weights.
 
     Attributes:
@@ -126,7 +125,7 @@ class AsyncEvaluation:
             self._queue.order(EvalRequest(step, self.awaited[step], store))
 
     def _snapshot(self, step: int) -> bool:
-        """Writes the current weights for the evaluating process; says whether there was room."""
+        """Writes the current weights for the evaluating process; returns whether there was enough space."""
         store = self._snapshots
         try:
             folder = store.begin(step)
@@ -174,7 +173,7 @@ class AsyncEvaluation:
         self.note_checkpoint()
 
     def note_checkpoint(self) -> None:
-        """Notes that a checkpoint was written that awaits what is awaited now; older promises are void."""
+        """Records that a checkpoint awaiting the current evaluations was written, superseding older ones."""
         self._promised = set(self.awaited)
         self._drop_snapshots()
 
@@ -187,14 +186,14 @@ class AsyncEvaluation:
 
 @contextmanager
 def as_of(result: EvalResult, state: TrainerState, control: Callable[[], TrainerControl]) -> Iterator[None]:
-    """While this lasts, the state is that of a result's step, so that its metrics are entered as of then.
+    """Within this context, the state is that of a result's step, so that metrics are logged under it.
 
-    What callbacks ask for meanwhile comes too late to be done.
+    Requests that callbacks make meanwhile come too late and are dropped.
 
     Args:
         result: The result.
         state: The trainer's state.
-        control: Gives the trainer's control, which callbacks may replace.
+        control: Returns the trainer's control, which callbacks may replace.
     """
     current: Any = state  # transformers annotates `epoch` as a number
     flags, now = control(), (state.global_step, state.epoch)
@@ -223,10 +222,10 @@ def check_without_queue(
     Args:
         args: Training arguments.
         checkpoint: The checkpoint from which the run resumes, or None.
-        is_first: Whether this is the first rank, which says so.
+        is_first: Whether this is the first rank, which logs the warning.
 
     Raises:
-        ValueError: If the arguments want evaluation in another process.
+        ValueError: If the arguments request evaluation in another process.
     """
     evaluates = IntervalStrategy(args.eval_strategy) != IntervalStrategy.NO
     if args.eval_on == EvalOn.BACKGROUND and evaluates:

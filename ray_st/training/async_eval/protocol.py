@@ -26,7 +26,7 @@ class EvalRequest:
 
     Args:
         step: The step, which names the folder ``checkpoint-STEP`` with the weights.
-        epoch: When that was, in passes over the data.
+        epoch: The step's epoch, in passes over the data.
         store: Where that folder is.
     """
 
@@ -41,7 +41,7 @@ class EvalResult:
 
     Args:
         step: The step.
-        epoch: When that was.
+        epoch: The step's epoch.
         entries: What an evaluation by the workers would have logged, an entry for each evaluation dataset.
         scores: The metrics in the model's card, or None without a card.
         error: Why there are no metrics, or "".
@@ -55,7 +55,7 @@ class EvalResult:
 
 
 class EvalQueue(Protocol):
-    """Takes requests from a run's first rank and keeps the results.
+    """Receives requests from a run's first rank and keeps the results.
 
     It outlives the workers and their restarts.
     """
@@ -112,7 +112,7 @@ class SlicedBatchSource:
         return Plan.of_sizes(plan.rows, np.array([share for share in shares if share], dtype=np.int64))
 
     def ahead(self, source: int, rows: Indices) -> None:
-        """Says that rows of a dataset will be wanted soon."""
+        """Announces that rows of a dataset will be needed soon."""
         self._source.ahead(source, rows)
 
 
@@ -123,7 +123,7 @@ def stand_in(trainer: Any, ranks: int) -> None:
     batch. Only a loss that gathers the ranks' rows, or sums over them, sees whole batches.
 
     Args:
-        trainer: The trainer. Its callbacks are taken away: those of the run report the metrics.
+        trainer: The trainer. Its callbacks are removed, since the run's own callbacks report the metrics.
         ranks: Number of ranks of the run.
     """
     losses = trainer.loss

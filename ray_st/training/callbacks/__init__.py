@@ -1,1 +1,1 @@
-"""What watches a run: progress, events, throughput, goodput, stops, trackers, model card, Hub."""
+"""Callbacks of a run: progress, events, throughput, goodput, stops, trackers, model card, Hub."""

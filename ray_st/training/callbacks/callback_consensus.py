@@ -1,10 +1,10 @@
-"""What a callback asks for on one rank happens on all ranks.
+"""Applies what a callback requests on one rank to all ranks.
 
-A checkpoint, an evaluation or an end that one rank enters alone hangs.
+A checkpoint, an evaluation or a stop that only one rank enters would hang.
 
-A callback that acts only where ``state.is_world_process_zero``, or goes by its own clock, sets flags of its
-rank's ``control``. Where the loop is about to act on them, all ranks take the union. That costs a reduction
-of five numbers, at each step only where a part of the user's can have set one in it.
+A callback that acts only if ``state.is_world_process_zero``, or depends on its own clock, sets flags of its
+rank's ``control``. Before the loop acts on them, all ranks take the union. This costs a reduction of five
+numbers, at each step only if a user's callback has a hook that is called in each step.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ IN_STEPS = (
 )
 """Hooks whose flags are acted on at the end of a step.
 
-Flags of other hooks are rarer, and are agreed on right after the hook.
+Flags of other hooks are rarer and are synchronized right after the hook.
 """
 
 _LIBRARIES = ("ray_st", "transformers")
 
 
 def of_users(kind: type) -> bool:
-    """Whether a class is the user's own; those of the libraries decide by what is the same on all ranks."""
+    """Whether a class is user-defined; library callbacks depend only on values that all ranks share."""
     return kind.__module__.split(".")[0] not in _LIBRARIES
 
 
@@ -45,7 +45,7 @@ def acts_in_steps(callback: TrainerCallback) -> bool:
     """Whether a callback has a hook that is called in each step.
 
     Args:
-        callback: The callback; hooks may be set on the object, too.
+        callback: The callback; hooks may also be set on the instance.
     """
     hooks = ((name, getattr(callback, name, None)) for name in IN_STEPS)
     return any(
@@ -55,10 +55,10 @@ def acts_in_steps(callback: TrainerCallback) -> bool:
 
 
 class ConsensusHandler(CallbackHandler):
-    """Calls callbacks as transformers' handler does, then lets ranks agree on what these asked for.
+    """Calls callbacks as transformers' handler does, then synchronizes their requests over ranks.
 
     Args:
-        handler: The handler that it replaces.
+        handler: The handler to replace.
         trainer: The worker's trainer.
     """
 
@@ -87,14 +87,14 @@ class ConsensusHandler(CallbackHandler):
         return control
 
     def _hold(self, control: TrainerControl, *names: str) -> TrainerControl:
-        """Takes flags away until ranks agree."""
+        """Holds flags back until ranks agree."""
         for name in names if self._asked else ():
             setattr(self._held, name, getattr(self._held, name) or getattr(control, name))
             setattr(control, name, False)
         return control
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Finds out, on all ranks alike, whether there is anything to agree on."""
+        """Determines, equally on all ranks, whether there is anything to synchronize."""
         control = super().on_train_begin(args, state, control)
         own = [callback for callback in self.callbacks if of_users(type(callback))]
         subclass = of_users(type(self._trainer))
@@ -107,12 +107,12 @@ class ConsensusHandler(CallbackHandler):
         return control
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Defers an end until the step is whole: until then, other ranks wait for this rank's gradient."""
+        """Defers a stop to the end of the step: until then, other ranks wait for this rank's gradient."""
         control = super().on_substep_end(args, state, control)
         return self._hold(control, "should_epoch_stop", "should_training_stop")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> TrainerControl:
-        """Puts off what is asked for: one rank alone may log, and the loop would act at once."""
+        """Defers requests: a single rank may log alone, and the loop would act immediately."""
         before = control.should_evaluate, control.should_save
         control.should_evaluate = control.should_save = False
         control = self._hold(super().on_log(args, state, control, logs), "should_evaluate", "should_save")
@@ -121,33 +121,33 @@ class ConsensusHandler(CallbackHandler):
         return control
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Agrees on what the loop does after a step."""
+        """Synchronizes the flags after a step."""
         control = super().on_step_end(args, state, control)
         return self.agreed(control) if self._in_steps else control
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Likewise after an epoch."""
+        """Synchronizes the flags after an epoch."""
         return self.agreed(super().on_epoch_end(args, state, control))
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
     ) -> TrainerControl:
-        """Likewise after an evaluation, which all ranks take part in."""
+        """Synchronizes the flags after an evaluation, in which all ranks take part."""
         return self.agreed(super().on_evaluate(args, state, control, metrics))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Likewise after a checkpoint."""
+        """Synchronizes the flags after a checkpoint."""
         return self.agreed(super().on_save(args, state, control))
 
 
 def agree_after_log(trainer: Trainer, act: Callable[[], None]) -> None:
-    """Lets a trainer log, evaluate and save as its control says.
+    """Lets a trainer log, evaluate and save according to its control.
 
-    What ``on_log`` asks for follows on all ranks.
+    Requests made in ``on_log`` are applied on all ranks afterwards.
 
     Args:
         trainer: The worker's trainer, with a :class:`ConsensusHandler`.
-        act: Does what the control says.
+        act: Acts on the control's flags.
     """
     control, handler = trainer.control, trainer.callback_handler
     assert isinstance(handler, ConsensusHandler)

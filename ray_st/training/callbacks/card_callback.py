@@ -1,4 +1,4 @@
-"""The documented methods with which a caller has a say in the model's card."""
+"""The documented callback through which callers control the model card."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 class NotesRuns(Protocol):
-    """A trainer, as far as its card goes."""
+    """The part of a trainer that concerns its model card."""
 
     card_defaults: Mapping[str, Any] | None
 
 
 class SentenceTransformerModelCardCallback(TrainerCallback):
-    """Has a trainer's runs noted in its model's card, as every trainer does by itself.
+    """Records a trainer's runs in its model card, as every trainer does by default.
 
-    For scripts that override ``add_model_card_callback`` in the way of later releases: they add this callback
-    and call its ``on_init_end``.
+    For scripts that override ``add_model_card_callback`` as in later releases: they add this callback and
+    call its ``on_init_end``.
 
     Args:
-        default_args_dict: Training arguments by default; the card names those that differ.
+        default_args_dict: Default training arguments; the card lists those that differ.
     """
 
     def __init__(self, default_args_dict: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class SentenceTransformerModelCardCallback(TrainerCallback):
         trainer: NotesRuns | None = None,
         **kwargs: Any,
     ) -> None:
-        """Tells the trainer to note its runs.
+        """Makes the trainer record its runs.
 
         Args:
             args: Part of transformers' interface.

@@ -1,4 +1,4 @@
-"""A run's events, from its first rank: where it starts, its figures, its checkpoints."""
+"""A run's events, logged by its first rank: its start, metrics and checkpoints."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EventReport(TrainerCallback):
             event(code, f"step {state.global_step}/{state.max_steps}", step=state.global_step, figures=logs)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Notes when a checkpoint may begin."""
+        """Records when a checkpoint may begin."""
         self._last = time.monotonic()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -37,7 +37,7 @@ class EventReport(TrainerCallback):
         self._last = time.monotonic()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tells of a checkpoint."""
+        """Logs a checkpoint."""
         if state.is_world_process_zero and self._trainer.checkpointer.newest == state.global_step:
             seconds = round(time.monotonic() - self._last, 3)
             message = f"step {state.global_step}/{state.max_steps}  checkpoint written"

@@ -1,4 +1,4 @@
-"""Effective training time: how much of a run's time was spent on work that counts."""
+"""Goodput: the share of a run's time spent on productive work."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 
 class Goodput:
-    """Adds up the seconds that were spent on steps and evaluations.
+    """Sums the seconds spent on steps and evaluations.
 
-    What a restart does again does not count twice: the sum goes on from what it was at the checkpoint's step.
+    Work repeated after a restart is not counted twice: the sum resumes from its value at the checkpoint's
+    step.
 
     Args:
         started: When the run began, in seconds since 1970.
-        total_at: Gives the sum at a step, or before, as it was booked; what was booked for later steps is
-            dropped.
-        book: Notes the sum at a step, outside of this process.
-        wall: Tells the time since 1970.
+        total_at: Returns the sum recorded at or before a step; records of later steps are dropped.
+        book: Records the sum at a step, outside this process.
+        wall: Returns the time in seconds since 1970.
     """
 
     def __init__(
@@ -31,14 +31,14 @@ class Goodput:
         self._total = 0.0
 
     def begin(self, step: int) -> None:
-        """Goes on from a step."""
+        """Resumes from a step."""
         self._total = self._total_at(step)
 
     def add(self, step: int, seconds: float) -> float:
-        """Adds seconds that led to a step.
+        """Adds seconds spent up to a step.
 
         Returns:
-            The share of the run's time, restarts included, that is in the sum.
+            The sum as a share of the run's time, including restarts.
         """
         self._total += seconds
         self._book(step, self._total)

@@ -1,4 +1,4 @@
-"""Pushing to the Hub: the trained model when asked, checkpoints while training, as ``hub_strategy`` says."""
+"""Pushes to the Hub: the trained model on request, checkpoints during training, by ``hub_strategy``."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ NOT_OF_THE_RUN = [
 
 
 class CheckpointUpload(LoopCallback):
-    """Uploads checkpoints from the first rank, as ``hub_strategy`` says.
+    """Uploads checkpoints from the first rank, according to ``hub_strategy``.
 
     Args:
         args: Training arguments.
-        context: The worker's.
-        repository: Gives the name of the repository, which is made when the trainer is.
+        context: The worker's context.
+        repository: Returns the name of the repository, which is created with the trainer.
         on_push: Called before an upload begins.
     """
 
@@ -54,7 +54,7 @@ class CheckpointUpload(LoopCallback):
         self._pushes: dict[int, list[Future[Any]]] = {}
 
     def on_checkpoint(self, state: TrainerState, checkpoint: SavedCheckpoint) -> None:
-        """Begins to upload a checkpoint, unless the strategy or an unfinished upload speaks against it."""
+        """Starts uploading a checkpoint, unless the strategy or an unfinished upload prevents it."""
         args = self._args
         if not self._context.world.is_first:
             return
@@ -92,7 +92,7 @@ class CheckpointUpload(LoopCallback):
         return {step for step, jobs in self._pushes.items() if not all(job.done() for job in jobs)}
 
     def finish(self) -> None:
-        """Waits for uploads; says which failed: the checkpoints themselves are where the run keeps them."""
+        """Waits for uploads and logs failed ones; the checkpoints themselves stay in the run's storage."""
         for step, jobs in self._pushes.items():
             for job in jobs:
                 error = job.exception()

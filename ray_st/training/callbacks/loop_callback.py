@@ -1,4 +1,4 @@
-"""What takes part in a worker's loop at turns that transformers' callbacks do not have."""
+"""Callbacks of a worker's loop for events that transformers' callbacks do not have."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from ray_st.training.checkpoint.store import SavedCheckpoint
 class LoopCallback:
     """Called by :class:`ray_st.training.loop.hf_loop.HfLoop` on every rank, in the order of its list.
 
-    Every turn may be left out.
+    Every method is optional.
     """
 
     def on_open(self, state: TrainerState) -> None:
-        """The trainer's state is there, new or from a checkpoint; the first step follows."""
+        """Called before the first step, once the trainer's state is initialized or restored."""
 
     def on_step_done(self, state: TrainerState) -> None:
-        """The optimizer has moved; nothing was logged, evaluated or saved yet."""
+        """Called after the optimizer step, before anything is logged, evaluated or saved."""
 
     def before_outputs(self, state: TrainerState, control: TrainerControl) -> None:
-        """What the control says is about to be logged, evaluated and saved."""
+        """Called before the loop logs, evaluates and saves according to the control."""
 
     def on_checkpoint(self, state: TrainerState, checkpoint: SavedCheckpoint) -> None:
-        """A checkpoint is complete in the run's storage."""
+        """Called when a checkpoint is complete in the run's storage."""
 
     def after_outputs(self, saved: bool) -> None:
-        """All was logged, evaluated and saved.
+        """Called after the loop has logged, evaluated and saved.
 
         Args:
-            saved: Whether a checkpoint was to be written.
+            saved: Whether a checkpoint was due.
         """
 
     def on_close(self, state: TrainerState, failed: bool) -> None:
-        """Training has ended.
+        """Called when training has ended.
 
         Args:
             state: The trainer's state.
-            failed: Whether by an error.
+            failed: Whether it ended with an error.
         """

@@ -1,4 +1,4 @@
-"""What a user sees while a run trains: a bar on a terminal, plain lines in a job's log."""
+"""Progress of a run for the user: a bar on a terminal, plain lines in a job's log."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ class Bar(Protocol):
     """The part of tqdm's interface that is used."""
 
     def update(self, n: int = 1) -> Any:
-        """Moves on by n steps."""
+        """Advances by n steps."""
 
     def set_description(self, desc: str) -> Any:
         """Sets the text before the bar."""
 
     def close(self) -> Any:
-        """Ends the bar."""
+        """Closes the bar."""
 
 
 OpenBar = Callable[[int], Bar]
 
 
 class ProgressReport(TrainerCallback):
-    """Shows steps, loss and samples a second, and each evaluation's figures, from the first rank only.
+    """Shows steps, loss, samples per second, and each evaluation's metrics, on the first rank only.
 
     Args:
         open_bar: Opens a bar of so many steps on the user's terminal; None writes plain lines with ``write``.
         write: Writes one line to the user.
-        every_s: Least seconds between two plain lines of progress.
+        every_s: Minimum seconds between two plain progress lines.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class ProgressReport(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Opens the bar where training begins or goes on."""
+        """Opens the bar when training starts or resumes."""
         if not state.is_world_process_zero:
             return
         self._start = self._last = time.monotonic()
@@ -70,7 +70,7 @@ class ProgressReport(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Moves the bar, or writes a line every few seconds."""
+        """Advances the bar, or writes a line every few seconds."""
         if not state.is_world_process_zero:
             return
         if self._bar is not None:
@@ -94,7 +94,7 @@ class ProgressReport(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Takes up the loss; writes everything else (evaluations, the final figures) as a line."""
+        """Stores the loss; writes everything else (evaluations, final metrics) as a line."""
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:

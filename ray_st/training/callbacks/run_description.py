@@ -1,4 +1,4 @@
-"""What a training run tells the model's card: data, losses, settings, the cluster, versions."""
+"""What a training run records in the model card: data, losses, settings, cluster, versions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def describe_run(
     specs: Mapping[str, LoaderSpec],
     defaults: Mapping[str, Any],
 ) -> None:
-    """Notes a run in the card of the model that it trains, before it starts.
+    """Records a run in its model's card before it starts.
 
     Args:
         card: The data of the model's card; None for a model without one.
@@ -48,7 +48,7 @@ def describe_run(
         loss: The loss, or one for each dataset.
         args: Training arguments.
         specs: The run's datasets, by the name of their source.
-        defaults: Training arguments by default.
+        defaults: Default training arguments.
     """
     if card is None:
         return
@@ -69,7 +69,7 @@ def describe_run(
 
 
 def default_arguments(args: Any) -> dict[str, Any]:
-    """What training arguments are by default.
+    """The default values of training arguments.
 
     Args:
         args: The arguments.
@@ -122,7 +122,7 @@ def _dataset_facts(
 
 
 def _plain(value: Any) -> Any:
-    """A setting as JSON holds it."""
+    """A setting as a JSON value."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -133,7 +133,7 @@ def _plain(value: Any) -> Any:
 
 
 def _first_rows(part: DatasetSpec, count: int) -> list[dict[str, Any]]:
-    """The first rows of what is at hand; a Ray Dataset, a query or a stream is not run for the card."""
+    """The first rows of data at hand; Ray Datasets, queries and streams are not executed for the card."""
     columns, source = list(part.encoding.columns.names), part.source
     if isinstance(source, datasets.Dataset):
         chosen = source.select(range(min(count, len(source)))).select_columns(columns)
@@ -161,7 +161,7 @@ def _texts(part: DatasetSpec) -> list[list[str]]:
 
 
 def _on_hub(source: Any) -> dict[str, str]:
-    """Name and revision on the Hub of a dataset that was loaded from there."""
+    """Hub name and revision of a dataset that was loaded from the Hub."""
     info = getattr(source, "info", None)
     files = getattr(info, "download_checksums", None) or {}
     found = next((match for file in files if (match := _ON_HUB.match(str(file)))), None)
@@ -169,7 +169,7 @@ def _on_hub(source: Any) -> dict[str, str]:
 
 
 def widget_examples(data: Iterable[Sequence[list[str]]]) -> list[dict[str, Any]]:
-    """Examples for the Hub's widget: short texts of the data, each with up to three others.
+    """Examples for the Hub's widget: short texts from the data, each with up to three others.
 
     Args:
         data: For each dataset the texts of some rows.
@@ -186,7 +186,7 @@ def widget_examples(data: Iterable[Sequence[list[str]]]) -> list[dict[str, Any]]
 
 
 def _token_counter(model: Any) -> Callable[[list[str]], list[int]] | None:
-    """Counts the tokens that the model sees of texts; None where it takes no token ids."""
+    """A function that counts the tokens the model sees in texts; None if it takes no token ids."""
     tokenizer = getattr(model, "tokenizer", None)
     if model.token_encoder() is None or not callable(tokenizer):
         return None
@@ -198,7 +198,7 @@ def _token_counter(model: Any) -> Callable[[list[str]], list[int]] | None:
     return count
 
 
-# ---- surroundings and records ----
+# ---- environment and records ----
 
 
 def note_surroundings(card: Any, context: WorkerContext) -> None:
@@ -206,7 +206,7 @@ def note_surroundings(card: Any, context: WorkerContext) -> None:
 
     Args:
         card: The data of the model's card, or None.
-        context: The worker's.
+        context: The worker's context.
     """
     if card is None:
         return
@@ -223,13 +223,13 @@ def note_surroundings(card: Any, context: WorkerContext) -> None:
 def note_records(
     card: Any, state: TrainerState, args: SentenceTransformerTrainingArguments, emissions: Emissions | None
 ) -> None:
-    """Notes in the model's card what a run has found out so far.
+    """Records a run's results so far in the model's card.
 
     Args:
         card: The data of the model's card, or None.
         state: The trainer's state.
         args: Training arguments.
-        emissions: What the run emitted, if that is measured.
+        emissions: The run's emissions, if measured.
     """
     if card is None or not card.trained or not state.log_history:
         return

@@ -12,7 +12,7 @@ from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 
 
 def subject(model: nn.Module, loss: LossOrLosses) -> str:
-    """What is trained, and with what: the model's kind and size, the losses' names.
+    """A description of what is trained: the model's kind and size, and the losses' names.
 
     Args:
         model: The model.
@@ -27,7 +27,7 @@ def subject(model: nn.Module, loss: LossOrLosses) -> str:
 
 
 def header(args: TrainingArguments, run: str, folder: str, what: str) -> list[str]:
-    """What a run is, a line for each fact, said before its data are read.
+    """A description of a run, one fact per line, logged before its data are read.
 
     Args:
         args: Training arguments.
@@ -44,7 +44,7 @@ def header(args: TrainingArguments, run: str, folder: str, what: str) -> list[st
 
 
 def starting(workers: int, each: Mapping[str, float]) -> str:
-    """What happens once the data are there.
+    """A line about what happens once the data are ready.
 
     Args:
         workers: Number of workers.
@@ -56,7 +56,7 @@ def starting(workers: int, each: Mapping[str, float]) -> str:
 
 
 def computing(args: TrainingArguments) -> str:
-    """What this process computes with: its device, its threads, its precision."""
+    """The compute settings of this process: device, threads, precision."""
     device = torch.device(args.device)
     precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
     if device.type == "cuda":

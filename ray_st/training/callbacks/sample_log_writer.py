@@ -1,4 +1,4 @@
-"""Writes down which rows each step used, where ``ledger=True`` asks for it."""
+"""Records which rows each step used, with ``ledger=True``."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ray_st.training.checkpoint.sample_log import SampleLog
 
 
 class SampleLogWriter(LoopCallback):
-    """Writes a line a step, and takes back those of steps that a resumed run does again.
+    """Writes one line per step, and removes those of steps that a resumed run repeats.
 
     Args:
         log: The file.
-        used: Gives the row numbers of the step's global batches.
+        used: Returns the row numbers of the step's global batches.
     """
 
     def __init__(self, log: SampleLog, used: Callable[[], list[Indices]]) -> None:
         self._log, self._used = log, used
 
     def on_open(self, state: TrainerState) -> None:
-        """Takes back the lines of steps after this one."""
+        """Removes the lines of steps after this one."""
         self._log.rewind(state.global_step)
 
     def on_step_done(self, state: TrainerState) -> None:
-        """Writes the step's line; there is none where an epoch ends."""
+        """Writes the step's line; there is none at the end of an epoch."""
         if used := self._used():
             self._log.write(state.global_step, used)

@@ -14,7 +14,7 @@ from ray_st.util.endings import Interrupted, Moved, StopRequest, Why
 from ray_st.util.events import event, speaks_json
 
 EVERY_S = 2.0
-"""Seconds between two roll calls; at least a step."""
+"""Seconds between two exchanges; at least one step."""
 
 
 REASONS = {
@@ -25,21 +25,21 @@ REASONS = {
 
 
 class StopConsensus(TrainerCallback):
-    """Every two seconds or so the ranks tell each other their wishes and how fast they are.
+    """About every two seconds, the ranks exchange stop requests and their speed.
 
-    How many steps lie between two calls follows from the last call's figures, which are the same on all
-    ranks: so all call at the same step, and what they agree on happens at the same step. A call is one
-    reduction of a few numbers.
+    The number of steps between two exchanges follows from the last exchange, whose result is the same on all
+    ranks: so all ranks take part at the same step, and act on the outcome at the same step. An exchange is
+    one reduction of a few numbers.
 
     Args:
         trainer: The worker's trainer.
-        wish: This process's wish.
-        preempted: Whether a node of the run is being taken away; every rank asks it equally often.
-        pace: Gives this rank's seconds of forward computation since the last call.
-        every_s: Seconds between two calls.
+        wish: This process's stop request.
+        preempted: Whether a node of the run is being preempted; every rank calls it equally often.
+        pace: Returns this rank's seconds of forward computation since the last call.
+        every_s: Seconds between two exchanges.
 
     Attributes:
-        skew: The slowest rank's forward seconds over the mean of all; 1 where all are alike.
+        skew: The slowest rank's forward seconds over the mean of all; 1 if all are equal.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class StopConsensus(TrainerCallback):
         self.skew = 1.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Calls first at the end of the first step."""
+        """Schedules the first exchange at the end of the first step."""
         self._agreed = Why.GO_ON
         self._last_step, self._next = state.global_step, state.global_step + 1
         self._last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Calls, if it is time to; where the ranks agree to stop, has them save and evaluates no more."""
+        """Exchanges requests when due; if the ranks agree to stop, requests a save and no evaluation."""
         step = state.global_step
         if step < self._next or step >= state.max_steps:
             return
@@ -91,13 +91,13 @@ class StopConsensus(TrainerCallback):
         """Stops after the checkpoint.
 
         Raises:
-            Interrupted: If the run is to end.
-            Moved: If it is to go on elsewhere.
+            Interrupted: If the run should end.
+            Moved: If the run should resume on other nodes.
         """
         if not self._agreed:
             return
         message = f"{REASONS[self._agreed]}: stopped after step {state.global_step} of {state.max_steps}"
-        # People read it in the run's last line, which the driver writes.
+        # The driver shows this to the user in the run's last line.
         if state.is_world_process_zero and (self._agreed is not Why.STOP or speaks_json()):
             event("stop.saved", message, step=state.global_step, reason=self._agreed.name.lower())
         if self._agreed is Why.STOP:

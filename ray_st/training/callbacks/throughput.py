@@ -1,4 +1,4 @@
-"""What operators of a run look at: where a step's time goes, how fast it is, how well it learns."""
+"""Operational metrics of a run: time per part of a step, throughput, loss."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from ray_st.training.callbacks.goodput import Goodput
 
 PARTS = ("data", "forward", "backward", "optimizer", "rest")
 """The parts of a step: waiting for its data; the losses' forward passes; the backward passes, with the
-reduction of gradients, and their clipping; the optimizer; what is left, such as the schedule."""
+reduction of gradients, and their clipping; the optimizer; and the rest, such as the schedule."""
 
 
 class MetricSink(Protocol):
-    """Takes figures."""
+    """Receives metrics."""
 
     def set(self, name: str, value: float, **labels: str) -> None:
-        """Sets a figure to a value."""
+        """Sets a metric."""
 
     def due(self) -> bool:
-        """Whether it is time to set the figures of speed."""
+        """Whether throughput metrics are due."""
 
 
 class Throughput(TrainerCallback):
-    """Measures the loop of a worker.
+    """Measures a worker's loop.
 
-    Times are the training thread's. On a GPU, work that the host has only asked for counts where the host
-    next waits for it.
+    Times are those of the training thread. On a GPU, asynchronous work is attributed to the part in which the
+    host next waits for it.
 
     Args:
         trainer: The worker's trainer.
-        sink: Where figures go.
-        skew: Gives the slowest rank's forward time over the mean.
-        tally: Keeps account of the time that was spent well.
-        wall: Tells the time since 1970.
+        sink: Receives the metrics.
+        skew: Returns the slowest rank's forward time divided by the mean.
+        tally: Tracks productive time.
+        wall: Returns the time in seconds since 1970.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Throughput(TrainerCallback):
     # ---- the parts of a step ----
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Attaches to the model that was wrapped for this training."""
+        """Attaches hooks to the model wrapped for this training run."""
         wrapped, first = self._trainer.model_wrapped, getattr(self._trainer.model, "first", None)
         self._hooks = [
             wrapped.register_forward_pre_hook(self._begin_forward),
@@ -79,7 +79,7 @@ class Throughput(TrainerCallback):
         self._mark = self._since = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The data is there."""
+        """Ends the time of waiting for data."""
         self._lap("data")
         self._step_forward = 0.0
 
@@ -91,18 +91,18 @@ class Throughput(TrainerCallback):
             self._step_forward += time.monotonic() - self._forward_from
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Gradients are there, and clipped."""
+        """Ends the backward time, after gradients were clipped."""
         self._lap("backward")
         self._parts["backward"] -= self._step_forward
         self._parts["forward"] += self._step_forward
         self._forward_since_call += self._step_forward
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Weights are new."""
+        """Ends the optimizer time."""
         self._lap("optimizer")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A step is done; hands its figures on, now and then."""
+        """Ends a step; reports its metrics when due."""
         self._lap("rest")
         self._steps += 1
         self._rows += sum(len(batch) for batch in self._trainer.train_step.used)
@@ -113,14 +113,14 @@ class Throughput(TrainerCallback):
         self._parts[part] += self._spend()
 
     def _spend(self) -> float:
-        """Seconds since the last mark, which count as well spent; sets the mark."""
+        """Seconds since the last mark, counted as productive; resets the mark."""
         now = time.monotonic()
         seconds, self._mark = now - self._mark, now
         self._well_spent += seconds
         return seconds
 
     def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        """Counts tokens, real and encoded ones. Counts stay on the device and are read when due."""
+        """Counts tokens, with and without padding. Counts stay on the device and are read when due."""
         mask = inputs[0].get("attention_mask") if inputs and isinstance(inputs[0], Mapping) else None
         if mask is None or not torch.is_grad_enabled():  # evaluations, and a gradient cache's first pass
             return
@@ -129,7 +129,7 @@ class Throughput(TrainerCallback):
         counted = torch.stack([real, whole])
         self._tokens = counted if self._tokens is None else self._tokens + counted
 
-    # ---- figures ----
+    # ---- metrics ----
 
     def _hand_on(self, state: Any) -> None:
         now = time.monotonic()
@@ -157,7 +157,7 @@ class Throughput(TrainerCallback):
         self._sink.set("st_train_effective_time_ratio", ratio)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Hands on the loss, and the figures of an evaluation."""
+        """Reports the loss and the metrics of an evaluation."""
         self._spend()
         if not state.is_world_process_zero or not logs:
             return
@@ -170,11 +170,11 @@ class Throughput(TrainerCallback):
                 self._sink.set("st_eval", float(value), metric=name)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """An evaluation is time well spent, and no waiting for data."""
+        """Counts an evaluation as productive time, not as waiting for data."""
         self._spend()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hands on when the newest checkpoint was written, and how long that took."""
+        """Reports when the newest checkpoint was written, and how long it took."""
         seconds, self._mark = time.monotonic() - self._mark, time.monotonic()
         if state.is_world_process_zero:
             self._sink.set("st_checkpoint_seconds", seconds)
@@ -183,7 +183,7 @@ class Throughput(TrainerCallback):
             self._book(state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hands on what is left, and lets go of the model."""
+        """Reports the remaining metrics and detaches from the model."""
         if self._steps:
             self._hand_on(state)
         for hook in self._hooks:

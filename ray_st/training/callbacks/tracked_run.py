@@ -21,25 +21,25 @@ from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.atomic import replacing_in
 
 TRACKED = "trackers"
-"""Key, in the trainer's state and so in each checkpoint, of what trackers need to go on."""
+"""Key, in the trainer's state and so in each checkpoint, of what trackers need to resume."""
 
 _RECORD = ".trackers.json"
 WRITTEN = ("runs", "wandb", "mlflow.db", "emissions.csv")
-"""Files and folders that trackers write into a run's folder."""
+"""Files and folders that trackers write to a run's folder."""
 
 _EMISSIONS = CodeCarbon.name
 
 
 class TrackedRun(LoopCallback):
-    """Opens a run's trackers where training begins or resumes, on the first rank, and closes them.
+    """Opens a run's trackers on the first rank when training starts or resumes, and closes them.
 
     Args:
         args: Training arguments.
-        context: The worker's.
-        trackers: Gives those among the trainer's callbacks that are not removed.
+        context: The worker's context.
+        trackers: Returns the trainer's tracker callbacks that were not removed.
 
     Attributes:
-        emissions: What the run emitted so far, on all nodes; None where CodeCarbon does not measure.
+        emissions: The run's emissions so far, on all nodes; None if CodeCarbon does not measure.
     """
 
     def __init__(
@@ -69,17 +69,17 @@ class TrackedRun(LoopCallback):
             _record(store, known)
 
     def before_outputs(self, state: TrainerState, control: TrainerControl) -> None:
-        """Notes emissions, which evaluations report and checkpoints keep."""
+        """Records emissions, which evaluations report and checkpoints store."""
         if control.should_save or control.should_evaluate:
             self._note_emissions(state)
 
     def after_outputs(self, saved: bool) -> None:
-        """Brings the trackers' files to where the checkpoint is."""
+        """Copies the trackers' files to the checkpoint's storage."""
         if saved:
             self._bring_to_storage()
 
     def on_close(self, state: TrainerState, failed: bool) -> None:
-        """Closes them, and brings their files to storage."""
+        """Closes the trackers and copies their files to storage."""
         try:
             if not failed:
                 self._note_emissions(state)
@@ -92,7 +92,7 @@ class TrackedRun(LoopCallback):
             self._bring_to_storage()
 
     def _bring_to_storage(self) -> None:
-        """Copies what trackers wrote on this machine to where the run's folder is."""
+        """Copies what trackers wrote on this machine to the run's folder."""
         store = self._context.store
         if store.is_local or not self._context.world.is_first:
             return
@@ -105,7 +105,7 @@ class TrackedRun(LoopCallback):
                 pafs.copy_files(str(here), store.location(name), destination_filesystem=store.filesystem)
 
     def _note_emissions(self, state: TrainerState) -> None:
-        """Adds up what all nodes emitted; every rank must call it."""
+        """Sums the emissions of all nodes; every rank must call it."""
         meters = [tracker for tracker in self._trackers() if isinstance(tracker, CodeCarbon)]
         if not meters:
             return
@@ -118,7 +118,7 @@ class TrackedRun(LoopCallback):
 
 
 def _recorded(store: CheckpointStore) -> dict[str, Any]:
-    """What this run's folder knows of its trackers, from a start of the same run."""
+    """The tracker record in the run's folder, from an earlier start of the same run."""
     path = store.location(_RECORD)
     if not store.filesystem.get_file_info(path).is_file:
         return {}

@@ -1,7 +1,7 @@
-"""Experiment trackers: transformers' callbacks, opened by one process and continued where a run goes on.
+"""Experiment trackers: transformers' callbacks, opened by one process and continued when a run resumes.
 
-Each is opened with what it returned when the run began, if the run goes on: after a restart of the workers,
-or from a checkpoint. Figures of steps that are done again are the same again, as the order of samples is;
+If a run resumes, after a restart of the workers or from a checkpoint, each tracker is opened with what it
+returned when the run began. Repeated steps give the same metrics again, since the sample order is the same;
 TensorBoard hides the earlier ones, W&B and MLflow keep both.
 """
 
@@ -24,7 +24,7 @@ from transformers.integrations.integration_utils import default_logdir, get_repo
 from ray_st.models.card.run_facts import Emissions
 
 FLUSHED_S = 0.2
-"""Seconds after which W&B's file holds what was logged; W&B's own default is 15.
+"""Seconds after which logged values are in W&B's file; W&B's own default is 15.
 
 A worker that is killed loses no more than that.
 """
@@ -38,11 +38,11 @@ class TrackerError(ValueError):
 
 @runtime_checkable
 class Tracker(Protocol):
-    """A callback that records figures elsewhere; silent unless it is open.
+    """A callback that records metrics elsewhere; inactive unless it is open.
 
     Attributes:
-        name: As in ``report_to``.
-        every_node: Whether a process on each node opens it, and not only the first rank's.
+        name: Its name in ``report_to``.
+        every_node: Whether one process per node opens it, instead of the first rank only.
     """
 
     name: str
@@ -53,15 +53,15 @@ class Tracker(Protocol):
 
         Args:
             args: The worker's training arguments.
-            step: The step from which training goes on.
-            known: What this method returned where the run began; None for a new run.
+            step: The step from which training resumes.
+            known: What this method returned when the run began; None for a new run.
 
         Returns:
-            What it needs to go on, as JSON can hold it.
+            What it needs to resume, as a JSON value.
         """
 
     def close(self, failed: bool) -> None:
-        """Closes it, if it is open: what it holds is written.
+        """Closes it if it is open, and flushes its data.
 
         Args:
             failed: Whether training ended with an error.
@@ -69,7 +69,7 @@ class Tracker(Protocol):
 
 
 def make_trackers(report_to: str | list[str] | None) -> list[type[TrainerCallback]]:
-    """The callbacks that training arguments name.
+    """The tracker callbacks named by the training arguments.
 
     Args:
         report_to: As in the training arguments.
@@ -90,7 +90,7 @@ class TensorBoard(TensorBoardCallback):
         self._given = self.logging_dir
 
     def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
-        """Opens a file; in the same folder if the run goes on, where it hides what is done again."""
+        """Opens a file; if the run resumes, in the same folder, where it hides repeated steps."""
         folder = known or self._given or default_logdir()
         self.logging_dir = str(Path(str(args.output_dir), folder))
         again = {} if known is None else {"purge_step": step + 1 if step else 0}
@@ -98,7 +98,7 @@ class TensorBoard(TensorBoardCallback):
         return folder
 
     def _init_summary_writer(self, args: TrainingArguments) -> None:
-        """Nothing: transformers would open one by itself, wherever the process happens to be."""
+        """Does nothing: transformers would open a writer itself, in any process."""
 
     def close(self, failed: bool) -> None:
         """Closes the file."""
@@ -114,21 +114,21 @@ class Wandb(WandbCallback):
     _open = _mine = False
 
     def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
-        """Starts a run, or goes on with one; joins one that the user's own loop has started.
+        """Starts or resumes a run; joins one that the user's own loop has started.
 
-        Offline, a run that goes on counts W&B's own steps from where the checkpoint was: rows that are logged
-        again are the same rows when all its folders are synchronised.
+        Offline, a resumed run counts W&B's own steps from the checkpoint's position: rows that are logged
+        again coincide with the earlier ones when all folders are synchronized.
 
         Returns:
-            The run's id, and how far W&B counts in the run: this object is kept up to date.
+            The run's id and W&B's step count; this object is kept up to date.
 
         Raises:
-            TrackerError: If W&B refuses, as without a key.
+            TrackerError: If W&B fails to start, such as without a key.
         """
         self._mine = self._wandb.run is None
         before = (
             known if isinstance(known, dict) else {"id": known, "step": 0}
-        )  # an id alone: of an earlier release
+        )  # only an id: written by an earlier release
         if self._mine:
             again = {} if known is None else {"id": before["id"], "resume": "allow"}
             try:
@@ -158,7 +158,7 @@ class Wandb(WandbCallback):
         return {"settings": settings(**{_FLUSH: FLUSHED_S})} if known else {}
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
-        """Records figures."""
+        """Records metrics."""
         if self._open:
             super().on_log(*args, **kwargs)
             self._mark["step"] = self._wandb.run.step
@@ -169,7 +169,7 @@ class Wandb(WandbCallback):
             super().on_train_begin(*args, **kwargs)
 
     def on_predict(self, *args: Any, **kwargs: Any) -> None:
-        """Records figures of a prediction."""
+        """Records the metrics of a prediction."""
         if self._open:
             super().on_predict(*args, **kwargs)
 
@@ -187,7 +187,7 @@ class MLflow(MLflowCallback):
     _open = _mine = _continued = False
 
     def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
-        """Starts a run, or goes on with one; joins one that the user's own loop has started."""
+        """Starts or resumes a run; joins one that the user's own loop has started."""
         flow = self._ml_flow
         if not (flow.is_tracking_uri_set() or os.environ.get("MLFLOW_TRACKING_URI")):
             records = Path(str(args.output_dir)).absolute() / "mlflow.db"
@@ -203,7 +203,7 @@ class MLflow(MLflowCallback):
         return flow.active_run().info.run_id
 
     def setup(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
-        """Records the settings, of a new run only: MLflow refuses others later, such as more epochs."""
+        """Records the settings, for a new run only: MLflow rejects later changes, such as more epochs."""
         given: Any = SimpleNamespace(run_name=args.run_name, to_dict=dict) if self._continued else args
         super().setup(given, state, None if self._continued else model)
 
@@ -213,7 +213,7 @@ class MLflow(MLflowCallback):
             super().on_train_begin(*args, **kwargs)
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
-        """Records figures."""
+        """Records metrics."""
         if self._open:
             super().on_log(*args, **kwargs)
 
@@ -226,24 +226,24 @@ class MLflow(MLflowCallback):
 
 
 class CodeCarbon(CodeCarbonCallback):
-    """Measures the energy of each node, in one process of each; the first rank's alone writes a file."""
+    """Measures each node's energy, in one process per node; only the first rank writes a file."""
 
     name, every_node = "codecarbon", True
 
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Nothing: transformers would measure where the trainer is made, on the driver too."""
+        """Does nothing: transformers would measure wherever a trainer is created, including the driver."""
 
     def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
-        """Makes the meter; what was measured before the run went on is the caller's to add."""
+        """Creates the meter; the caller adds what was measured before the run resumed."""
         self.tracker = self._codecarbon.EmissionsTracker(
             output_dir=str(args.output_dir), save_to_file=args.process_index == 0, log_level="error"
         )
         return known
 
     def measured(self) -> Emissions | None:
-        """What was measured since it was opened; None where this process does not measure."""
+        """Emissions measured since it was opened; None if this process does not measure."""
         if self.tracker is None:
             return None
         data = self.tracker._prepare_emissions_data()
@@ -260,10 +260,10 @@ class CodeCarbon(CodeCarbonCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Nothing: what was measured is asked for after this."""
+        """Does nothing: the measurement is read later."""
 
     def close(self, failed: bool) -> None:
-        """Ends the measurement."""
+        """Stops the measurement."""
         if self.tracker is not None:
             self.tracker.stop()
             self.tracker = None

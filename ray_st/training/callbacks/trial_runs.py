@@ -1,4 +1,4 @@
-"""What experiment trackers are told of a trial: the search that it belongs to, and its parameters."""
+"""What experiment trackers record about a trial: its search and its parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TrialRuns(TrainerCallback):
 
     Args:
         search: The search's name.
-        values: The trial's parameters, also those that are no training arguments.
+        values: The trial's parameters, including those that are not training arguments.
     """
 
     def __init__(self, search: str, values: Mapping[str, Any]) -> None:
@@ -24,7 +24,7 @@ class TrialRuns(TrainerCallback):
     def on_init_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Names the group and the experiment, unless the user's environment does."""
+        """Sets the group and the experiment, unless the user's environment does."""
         os.environ.setdefault("WANDB_RUN_GROUP", self._search)
         os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", self._search)
 

@@ -1,4 +1,4 @@
-"""Noticing that a rank makes no progress, and writing down where it is."""
+"""Detects that a rank makes no progress, and records where it hangs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from transformers import TrainerCallback
 from ray_st.util.hang import Hang
 
 STEP_LIMIT_S = 300.0
-"""Longest time that a step, or the wait for its data, may take."""
+"""Maximum seconds for a step, or for waiting for its data."""
 
 PATIENCE = 12
-"""So many times longer may take what is no ordinary step: a process's first one, evaluations, checkpoints."""
+"""Factor on the limit for a process's first step, evaluations and checkpoints."""
 
 
 class Watchdog(TrainerCallback):
-    """Calls for help, once, when the loop has shown no sign of life for too long.
+    """Reports a hang, once, when the loop has made no progress for too long.
 
     Args:
         rank: This process's rank.
-        on_hang: Takes the hang; called in the watchdog's thread.
+        on_hang: Receives the hang; called in the watchdog's thread.
         limit_s: See :data:`STEP_LIMIT_S`.
     """
 
@@ -37,11 +37,11 @@ class Watchdog(TrainerCallback):
         self._seen: tuple[float, str, int] | None = None  # when, doing what, at which step
 
     def start(self) -> None:
-        """Begins to watch."""
+        """Starts watching."""
         threading.Thread(target=self._watch, name="ray_st-watchdog", daemon=True).start()
 
     def stop(self) -> None:
-        """Ends watching."""
+        """Stops watching."""
         self._over.set()
 
     def _watch(self) -> None:
@@ -66,7 +66,7 @@ class Watchdog(TrainerCallback):
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """Pauses the watch while the context is open: the process waits for something of any length."""
+        """Pauses the watchdog within this context, for waits of unlimited length."""
         seen, self._seen = self._seen, None
         try:
             yield
@@ -78,47 +78,47 @@ class Watchdog(TrainerCallback):
         self._seen = time.monotonic(), phase, step
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A sign of life."""
+        """Records progress at the start of training."""
         self._beat("other", state.global_step + 1)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A step begins."""
+        """Records that a step begins."""
         self._beat("step", state.global_step + 1)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A part of a step is done."""
+        """Records that part of a step is done."""
         self._beat("step", state.global_step + 1)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A step is done; what comes now is the next one's data, unless there is something else to do."""
+        """Records that a step is done; next is loading data, unless other work is due."""
         self._steps += 1
         busy = control.should_evaluate or control.should_save
         self._beat("other" if busy else "data", state.global_step + 1)
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A batch of an evaluation is done."""
+        """Records that an evaluation batch is done."""
         self._beat("other", state.global_step)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """An evaluation is done."""
+        """Records that an evaluation is done."""
         self._beat("other", state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint is done."""
+        """Records that a checkpoint is done."""
         self._beat("data", state.global_step + 1)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Between epochs, plans are made."""
+        """Records the end of an epoch, after which plans are made."""
         self._beat("other", state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """There is nothing more to watch."""
+        """Stops watching at the end of training."""
         self._seen = None
 
 
 @contextmanager
 def at_rest(callbacks: Iterable[TrainerCallback]) -> Iterator[None]:
-    """Has the watchdogs among a trainer's callbacks rest while the context is open.
+    """Pauses the watchdogs among a trainer's callbacks within this context.
 
     Args:
         callbacks: The trainer's callbacks.
@@ -131,7 +131,7 @@ def at_rest(callbacks: Iterable[TrainerCallback]) -> Iterator[None]:
 
 
 def stacks() -> str:
-    """Where each thread of this process is, the longest-lived first."""
+    """The stack of each thread of this process, oldest thread first."""
     frames = sys._current_frames()
     parts = []
     for thread in threading.enumerate():

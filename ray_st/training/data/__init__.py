@@ -1,1 +1,1 @@
-"""From the user's datasets to a rank's batches: specs, one builder of sources, samplers, loaders."""
+"""From the user's datasets to a rank's batches: specs, the batch source builder, samplers, loaders."""

@@ -1,4 +1,4 @@
-"""From described datasets to a sampler over all of them, and what is logged about the coming batches."""
+"""From dataset specs to a sampler over all datasets, and a summary of the batches for the log."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Arrangement:
     Args:
         sampler: Batch sampler over the usable rows of all datasets, one dataset after the other.
         usable: Number of each usable row among all rows, or None if all are usable.
-        epochs: How many epochs will at most be planned.
-        resident: For each dataset, how many blocks a window holds; None for all.
-        windows: For each dataset, the number of windows of an epoch.
-        crowded: For each dataset, the rows of an epoch that share a text with too many others to fit full
-            batches.
+        epochs: Upper bound on the number of epochs to plan.
+        resident: For each dataset, the number of blocks in a window; None for all.
+        windows: For each dataset, the number of windows per epoch.
+        crowded: For each dataset, the number of rows per epoch that share a text with too many others to fit
+            into full batches.
     """
 
     sampler: Any
@@ -42,11 +42,11 @@ class Arrangement:
 
 
 def check_stats(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> None:
-    """Refuses datasets that cannot be trained on.
+    """Raises for datasets that cannot be trained on.
 
-    That is unusable rows (unless they are to be skipped), too few rows (for a full batch, where others are
-    left out), labels that are all the same for a loss that learns from how they differ, or labels that are
-    lists of several lengths.
+    Reasons are unusable rows (unless they are skipped), too few rows (for a full batch, if partial ones are
+    dropped), identical labels for a loss that learns from their differences, or list labels of different
+    lengths.
 
     Raises:
         ValueError: Naming the dataset and what is wrong.
@@ -58,7 +58,7 @@ def check_stats(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> None:
         if spec.drop_last:
             check_full_batch(len(stats[name].keys), dataset.batch_size, dataset.label)
         check_classes(dataset.encoding.columns, stats[name].keys.labels, dataset.label)
-        # Without an encoder a collator of the user's may take lists of any length.
+        # Without an encoder, a user's collator may accept lists of any length.
         if dataset.encoding.encoder is not None:
             check_lengths(dataset.encoding.columns, stats[name].label_lengths, dataset.label)
     label = next(iter(spec.datasets.values())).label if len(spec.datasets) == 1 else "all datasets together"
@@ -70,14 +70,14 @@ def arrange(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> Arrangement:
 
     Args:
         spec: The datasets.
-        stats: What is known of their rows, by name.
+        stats: Statistics of their rows, by name.
     """
     samplers, resident = [], []
     for number, (name, dataset) in enumerate(spec.datasets.items()):
         blocks = window_blocks(stats[name], spec.window_bytes)
         seed = spec.seed + number
         samplers.append(_sampler(spec, dataset, stats[name], blocks, seed))
-        # A step may still want rows of the window before; twice the blocks hold both.
+        # A step may still need rows of the previous window; twice the blocks hold both.
         resident.append(None if blocks is None else 2 * blocks)
     keys = [described.keys for described in stats.values()]
     mixed = samplers[0] if spec.mix is None else spec.mix(Concatenated(keys), samplers, spec.seed)
@@ -119,13 +119,12 @@ def _sampler(
 def fingerprint(
     spec: LoaderSpec, stats: Mapping[str, DatasetStats], plan: Plan | None = None
 ) -> dict[str, Any]:
-    """What the order of samples depends on: if any of it differs, a run cannot go on where another stopped.
+    """Everything the sample order depends on: if any of it differs, a run cannot resume from another one.
 
     Args:
         spec: The datasets.
-        stats: What is known of their rows, by name.
-        plan: The batches of the first epoch. Their hash tells even where a sampler of the user's own was
-            changed.
+        stats: Statistics of their rows, by name.
+        plan: The batches of the first epoch. Their hash also reveals changes to a user's own sampler.
     """
     facts: dict[str, Any] = {"seed": spec.seed, "drop_last": spec.drop_last, **spec.settings}
     for name, dataset in spec.datasets.items():
@@ -150,11 +149,11 @@ def fingerprint(
 def summary(
     spec: LoaderSpec, stats: Mapping[str, DatasetStats], arrangement: Arrangement, plan: Plan
 ) -> list[str]:
-    """What a run is about to do with its data, one fact a line.
+    """A description of how a run will use its data, one fact per line.
 
     Args:
         spec: The datasets.
-        stats: What is known of their rows, by name.
+        stats: Statistics of their rows, by name.
         arrangement: How they are sampled.
         plan: The batches of the first epoch.
     """
@@ -196,9 +195,9 @@ def _crowded_line(name: str, dataset: DatasetSpec, described: DatasetStats, crow
 
 
 def _padding(plan: Plan, stats: Mapping[str, DatasetStats]) -> str:
-    """Share of padding if each batch were padded to its longest row.
+    """The share of padding if each batch were padded to its longest row.
 
-    What the losses embed is sorted and cut finer.
+    The actual share is lower, since losses sort rows by length and embed smaller chunks.
     """
     tokens = [described.keys.tokens for described in stats.values()]
     if len(stats) != 1 or tokens[0] is None or not tokens[0].any() or next(iter(stats.values())).faults:

@@ -1,4 +1,4 @@
-"""From the user's datasets to the parts of a run, checked on the driver before anything is started."""
+"""Converts the user's datasets to specs, with checks on the driver before anything is started."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from ray_st.training.strategies.step_module import LossOrLosses
 
 
 def opened(value: Any, label: str, rows: int | None = None) -> Any:
-    """What a user gave as a dataset, as something that a run can read.
+    """Opens a user's dataset as a source that a run can read.
 
     Args:
-        value: A Ray Dataset or a :class:`datasets.Dataset`, returned as they are, or anything that
+        value: A Ray Dataset or a :class:`datasets.Dataset`, which are returned unchanged, or anything that
             :func:`ray_st.data.sources.as_source` opens: paths, tables, columns, rows, streams, queries.
-        label: What to call it in errors.
-        rows: How many rows of a stream are needed at most; None for all.
+        label: Its name in error messages.
+        rows: Maximum number of rows needed from a stream; None for all.
 
     Raises:
-        ValueError: If it is nothing that can be read.
+        ValueError: If it cannot be read.
     """
     if isinstance(value, datasets.Dataset) or is_ray_dataset(value):
         return value
@@ -44,7 +44,7 @@ def opened(value: Any, label: str, rows: int | None = None) -> Any:
 
 
 def is_ray_dataset(value: Any) -> bool:
-    """Whether something is a Ray Dataset; only runtime/ knows Ray, so this goes by what it can do."""
+    """Whether a value is a Ray Dataset; decided by its methods, since only runtime/ imports Ray."""
     return hasattr(value, "map_batches") and hasattr(value, "iter_internal_ref_bundles")
 
 
@@ -53,7 +53,7 @@ def columns_of(source: Any, label: str) -> ColumnSpec:
 
     Args:
         source: From :func:`opened`.
-        label: What to call it in errors.
+        label: Its name in error messages.
 
     Raises:
         ValueError: If a text column does not hold strings.
@@ -69,7 +69,7 @@ def columns_of(source: Any, label: str) -> ColumnSpec:
 
 
 def is_mixture(value: Any) -> bool:
-    """Whether a value is several datasets by name, and not the columns of one.
+    """Whether a value holds several named datasets, rather than the columns of one.
 
     Args:
         value: A dict of datasets, a :class:`datasets.DatasetDict`, a dict of columns, or a dataset.
@@ -100,21 +100,21 @@ def make_part(
     routes: Callable[[ColumnSpec], Mapping[str, Route]] = _no_routes,
     inputs: Callable[[Sequence[str]], Inputs] = each_column,
 ) -> DatasetSpec:
-    """One dataset of a run, refused if its loss cannot use it.
+    """Creates the spec of one dataset; raises if its loss cannot use it.
 
     Args:
         source: From :func:`opened`.
-        label: What to call it in errors.
+        label: Its name in error messages.
         loss: Its loss.
-        encoder: Turns texts into token ids; None where rows stay texts.
-        prompts: Gives the prompt of each text column.
+        encoder: Converts texts to token ids; None if rows stay texts.
+        prompts: Returns the prompt of each text column.
         batch_size: Rows of a global batch.
-        make_sampler: Makes the batch sampler from the rows' keys and a seed.
-        routes: Gives the routes of the text columns that take a row of the model of their own.
-        inputs: Gives the inputs of a row; see :class:`ray_st.training.family.Family`.
+        make_sampler: Creates the batch sampler from the rows' keys and a seed.
+        routes: Returns the routes of the text columns that use a separate route of the model.
+        inputs: Returns the inputs of a row; see :class:`ray_st.training.family.Family`.
 
     Raises:
-        ValueError: If the dataset does not fit.
+        ValueError: If the dataset does not fit the loss.
     """
     columns = columns_of(source, label)
     columns = check_columns(columns, loss, label)
@@ -135,10 +135,10 @@ def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:
     Args:
         loss: One loss for all, or one for each dataset name.
         dataset: The dataset's name.
-        label: What to call it in errors.
+        label: Its name in error messages.
 
     Raises:
-        ValueError: If losses are given by name and there is none for this dataset.
+        ValueError: If losses are given by dataset name and there is none for this dataset.
     """
     if not isinstance(loss, Mapping):
         return loss
@@ -149,7 +149,7 @@ def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:
 
 
 def negatives_pool(loss: nn.Module, batch_size: int, world_size: int) -> int | None:
-    """Number of rows that in-batch negatives come from; None for a loss without them.
+    """Number of rows that provide in-batch negatives; None for a loss without them.
 
     These are a worker's rows, or all rows of a global batch.
 
@@ -165,7 +165,7 @@ def negatives_pool(loss: nn.Module, batch_size: int, world_size: int) -> int | N
 
 
 def epochs_needed(args: Any, global_batch: int) -> Callable[[int], int]:
-    """How many epochs a run needs at most, as a function of the number of rows.
+    """The maximum number of epochs of a run, as a function of the number of rows.
 
     Args:
         args: Training arguments.
@@ -188,7 +188,7 @@ def named(dataset: Any) -> Mapping[str, Any]:
 
 
 def names_of(eval_dataset: Any) -> Any:
-    """Names in the form of the evaluation datasets, which they replace where workers use batch sources."""
+    """The names, in the structure of the evaluation datasets, which workers replace by batch sources."""
     if is_mixture(eval_dataset):
         return {name: name for name in eval_dataset}
     return None if eval_dataset is None else ""

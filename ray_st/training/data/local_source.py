@@ -20,7 +20,7 @@ from ray_st.world import World
 
 
 def rows_of(dataset: DatasetSpec) -> pa.Table:
-    """The rows of a dataset as they are, in order; of anything but a Ray Dataset."""
+    """The unencoded rows of a dataset, in order; not for Ray Datasets."""
     parts = as_source(dataset.source, dataset.label).parts(list(dataset.encoding.columns.names))
     return pa.concat_tables([table for part in parts for table in read_located(part)])
 
@@ -53,12 +53,12 @@ def build_here(spec: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
 def local_place(
     specs: Mapping[str, LoaderSpec], folder: str | Path, world: World | None = None, **options: Any
 ) -> WorkerContext:
-    """The surroundings of a worker in this process.
+    """The context of a worker in this process.
 
     Args:
         specs: The run's datasets, by the name of their batch source.
-        folder: Where checkpoints go.
-        world: Who this process is; alone by default.
+        folder: The folder for checkpoints.
+        world: This process's rank and the number of ranks; a single rank by default.
         options: Other fields of :class:`WorkerContext`.
     """
     built = {name: build_here(spec) for name, spec in specs.items()}

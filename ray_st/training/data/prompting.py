@@ -1,6 +1,6 @@
-"""Datasets that put prompts before their texts, and name themselves, as their rows are read.
+"""Datasets that add prompts and the dataset name as their rows are read.
 
-The trainer does both by itself; this is for code that calls the documented methods.
+The trainer does both itself; this is for code that calls the documented methods.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ def prompt_batch(
     lengths: Mapping[str, int] | int | None,
     dataset_name: str | None,
 ) -> Batch:
-    """Puts prompts before the texts of a batch, and says which dataset it is of.
+    """Adds prompts to the texts of a batch, and the name of its dataset.
 
     Args:
-        batch: Values by column; left as it is.
+        batch: Values by column; not modified.
         prompts: One for all columns of texts, or one by column.
-        lengths: Tokens of the prompt, or of each prompt by its text; None for no ``COLUMN_prompt_length``.
+        lengths: Token count of the prompt, or of each prompt by its text; None for no
+            ``COLUMN_prompt_length``.
         dataset_name: Value of the column ``dataset_name``; None for no such column.
     """
     rows = len(next(iter(batch.values()), []))
@@ -59,14 +60,14 @@ def prompt_datasets(
     names_wanted: bool,
     count: Lengths | None,
 ) -> Any:
-    """Datasets whose rows come with prompts and, where losses or prompts go by it, the name of their dataset.
+    """Adds prompts and, if losses or prompts depend on it, the dataset name to the rows of datasets.
 
     Args:
-        rows: A dataset, several by name, or None, which stays None.
-        prompts: As the training arguments have them, in one of their four forms.
+        rows: A dataset, several by name, or None, which is returned unchanged.
+        prompts: Prompts in one of the four forms that the training arguments accept.
         dataset_name: Name of a single dataset, if it has one.
-        names_wanted: Whether several datasets are to say their names.
-        count: Tokens of a prompt; None where nobody needs to know.
+        names_wanted: Whether to add the dataset names if there are several datasets.
+        count: Counts the tokens of a prompt; None if the count is not needed.
 
     Raises:
         ValueError: If prompts by dataset are given for a dataset without a name, or name no dataset or
@@ -118,7 +119,7 @@ def _prompted(
         return rows.map(transform, batched=True, features=_features(rows, chosen if lengths else {}, said))
     before = rows.format["format_kwargs"].get("transform")
     if getattr(before, "func", None) is prompt_transform:
-        return rows  # it has its prompts
+        return rows  # prompts were already added
     return rows.with_transform(partial(prompt_transform, transform=before, **options))
 
 
@@ -129,7 +130,7 @@ def _columns(rows: Rows) -> list[str]:
 def _features(
     rows: datasets.IterableDataset, prompts: Mapping[str, str], said: str | None
 ) -> datasets.Features | None:
-    """The columns of a stream with those that are added; None if it does not know its own."""
+    """The features of a stream including the added columns; None if its own are unknown."""
     if rows.features is None:
         return None
     more = {_LENGTH.format(column=column): datasets.Value("int64") for column in prompts}

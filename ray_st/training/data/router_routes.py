@@ -1,4 +1,4 @@
-"""A model's Router and its training data: which row each text column takes; raises where unspecified."""
+"""A model's Router and its training data: the route of each text column; raises if unspecified."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ray_st.models.stack import Stack
 
 
 def routers_of(model: nn.Module) -> list[Asym]:
-    """The parts of a model that send texts through one of several rows of modules."""
+    """The modules of a model that route texts through one of several sequences of modules."""
     return [part for part in model.modules() if isinstance(part, Asym)]
 
 
 def check_router_mapping(model: nn.Module, mapping: RouterMapping | None) -> None:
-    """Refuses to train a model with a Router where nothing says which columns take which row.
+    """Raises if a model has a Router and no mapping specifies the routes of columns.
 
     Args:
         model: The model.
         mapping: ``args.router_mapping``.
 
     Raises:
-        ValueError: Saying what to write.
+        ValueError: Naming the setting to add.
     """
     routers = routers_of(model)
     if mapping and not routers:
@@ -46,10 +46,11 @@ def checked_routes(
         mapping: ``args.router_mapping``.
         columns: The dataset's columns.
         dataset: Its name; a single one has the name "".
-        label: What to call it in errors.
+        label: Its name in error messages.
 
     Raises:
-        ValueError: If no column of it has a task where one is needed, or there is no row for a column.
+        ValueError: If none of its columns has a task although one is needed, or a column's route does not
+            exist.
     """
     routers = routers_of(model)
     tasks = tasks_of(mapping, columns, dataset)
@@ -85,7 +86,7 @@ def routes_of(
 def uses_all_rows(
     model: nn.Module, mapping: RouterMapping | None, datasets: Mapping[str, ColumnSpec]
 ) -> bool:
-    """Whether a batch of any of the datasets reaches all weights of the model's Routers.
+    """Whether a batch of any of the datasets uses all weights of the model's Routers.
 
     Args:
         model: The model.
@@ -103,12 +104,12 @@ def uses_all_rows(
 
 
 def skips_rows(model: nn.Module, mapping: RouterMapping | None, source: BatchSource | None) -> bool:
-    """Whether some dataset's batches leave rows of the Router unused, so that their weights stay unchanged.
+    """Whether some dataset's batches leave routes of the Router unused, so that their weights do not change.
 
     Args:
         model: The model.
         mapping: ``args.router_mapping``.
-        source: The training data; None if batches come from a loader of the user's own.
+        source: The training data; None if batches come from a user-provided loader.
     """
     if source is None:
         return bool(routers_of(model))

@@ -1,4 +1,4 @@
-"""A run's data as one value: the datasets of each source and their batches; raises where they cannot work."""
+"""A run's data: the datasets of each source and their batches; raises if they cannot work."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class RunData:
         args: Training arguments.
         model: The model.
         loss: The loss, or one for each dataset.
-        train_dataset: As the trainer was given it; None for none.
+        train_dataset: The dataset passed to the trainer, or None.
         eval_dataset: Likewise.
         collator: The user's collator, or None.
-        samplers: The trainer's methods that make samplers.
-        orders: What makes a training dataset's sampler in place of the trainer's methods, by the dataset's
-            name.
+        samplers: The trainer's methods that create samplers.
+        orders: Functions that create a training dataset's sampler instead of the trainer's methods, by
+            dataset name.
     """
 
     family: Family
@@ -70,17 +70,17 @@ class RunData:
     orders: Mapping[str, MakeSampler] = field(default_factory=dict)
 
     def check(self, world_size: int) -> None:
-        """Raises what can be known not to work before there is a cluster, or any row was read.
+        """Raises for problems that can be detected before a cluster is started or any row is read.
 
         Args:
-            world_size: Number of workers, as far as it is known.
+            world_size: Number of workers, if known.
 
         Raises:
-            ValueError: If the datasets, the loss and the arguments don't fit each other.
+            ValueError: If datasets, losses and arguments do not fit together.
         """
         given = [*named(self.train_dataset).values(), *named(self.eval_dataset).values()]
         if any(is_ray_dataset(value) for value in given):
-            return  # which columns it has only the cluster knows
+            return  # only the cluster knows its columns
         if self.train_dataset is None:
             self.eval_specs(world_size)
         else:
@@ -144,7 +144,7 @@ class RunData:
         )
 
     def _maker(self, name: str, source: Any, batch_size: int) -> MakeSampler:
-        """Makes samplers of a training dataset, here or, for its windows, where the plan is made."""
+        """Creates samplers of a training dataset, here or, for its windows, where plans are made."""
         if name in self.orders:
             return self.orders[name]
         whole = source if self.samplers.wants_dataset and isinstance(source, datasets.Dataset) else None
@@ -175,7 +175,7 @@ class RunData:
             opened(source, label, rows if rows > 0 and kind == "train_dataset" else None),
             label,
             loss,
-            # Turns texts into token ids ahead of training; a collator of the user's wants texts.
+            # Texts are tokenized ahead of training, except for a user's collator, which takes texts.
             None if self.collator is not None else encoder,
             lambda columns: prompts_of(self.args.prompts, columns, name or None, names),
             batch_size,
@@ -192,7 +192,7 @@ class RunData:
         return spec
 
     def _routes(self, columns: ColumnSpec, name: str, label: str) -> Mapping[str, Route]:
-        """The rows of the model that a dataset's text columns take."""
+        """The model's routes for a dataset's text columns."""
         routes = checked_routes(self.model, self.args.router_mapping, columns, name, label)
         for route in routes.values() if self.args.prompts else ():
             if route.encoder is not None:
@@ -202,7 +202,7 @@ class RunData:
         return {column: dataclasses.replace(route, encoder=None) for column, route in routes.items()}
 
     def _check_router_mapping(self) -> None:
-        """Raises where ``router_mapping`` names what neither the training nor the evaluation data has."""
+        """Raises if ``router_mapping`` names something in neither the training nor the evaluation data."""
         mapping = self.args.router_mapping
         if not mapping or not routers_of(self.model):
             return

@@ -31,7 +31,7 @@ def batch_sampler(
     generator: Any,
     seed: int,
 ) -> Any:
-    """The batch sampler that ``args.batch_sampler`` names, or that the class or function given there makes.
+    """The batch sampler that ``args.batch_sampler`` names, or that its class or function creates.
 
     Arguments as in :meth:`ray_st.SentenceTransformerTrainer.get_batch_sampler`.
     """
@@ -58,23 +58,23 @@ def batch_sampler(
 
 
 def _seeded(generator: torch.Generator | None, seed: int) -> torch.Generator:
-    """What samplers of the user's draw from, as they may not check whether there is one."""
+    """A generator for user-defined samplers, which may not handle None."""
     return torch.Generator().manual_seed(seed) if generator is None else generator
 
 
 def check_sampler(
     args: SentenceTransformerTrainingArguments, columns: ColumnSpec, batch_size: int, label: str
 ) -> None:
-    """Refuses what the named sampler cannot do with a dataset, before its rows are read.
+    """Raises if the selected sampler cannot work with a dataset, before its rows are read.
 
     Args:
         args: The arguments.
         columns: The dataset's columns.
         batch_size: Rows of a global batch.
-        label: What to call the dataset in errors.
+        label: The dataset's name in error messages.
 
     Raises:
-        ValueError: If labels are to be grouped and there are none, or the batch size does not allow it.
+        ValueError: If the sampler groups labels and there are none, or the batch size does not allow it.
     """
     if args.batch_sampler != BatchSamplers.GROUP_BY_LABEL:
         return
@@ -101,7 +101,7 @@ def multi_dataset_batch_sampler(
     """The sampler over several datasets that the arguments name.
 
     Args:
-        args: The arguments; ``dataset_weights`` go before ``multi_dataset_batch_sampler``.
+        args: The arguments; ``dataset_weights`` overrides ``multi_dataset_batch_sampler``.
         names: Names of the datasets, in order.
         dataset: The datasets as one.
         batch_samplers: A batch sampler for each dataset.
@@ -122,11 +122,11 @@ def multi_dataset_batch_sampler(
 def order_settings(
     args: SentenceTransformerTrainingArguments, methods: SamplerMethods, names: Sequence[str]
 ) -> dict[str, Any]:
-    """What the order of samples depends on besides the data, by what to call it in errors.
+    """The settings that the sample order depends on, by their names in error messages.
 
     Args:
         args: Training arguments.
-        methods: The trainer's methods; those that a subclass overrides are named instead of the arguments.
+        methods: The trainer's methods; overridden ones are named instead of the arguments.
         names: Names of the training datasets, in order.
     """
     settings = {
@@ -157,7 +157,7 @@ def _mixing_name(args: SentenceTransformerTrainingArguments) -> str:
 
 
 def code_name(code: Any) -> str:
-    """The dotted name of a class or function, or of the class of an object that makes samplers."""
+    """The dotted name of a class or function, or of the class of an object that creates samplers."""
     if isinstance(code, functools.partial):
         given = ", ".join(
             [*map(repr, code.args), *(f"{key}={value!r}" for key, value in code.keywords.items())]
@@ -168,25 +168,25 @@ def code_name(code: Any) -> str:
 
 
 def in_order(keys: Any, seed: int, batch_size: int) -> DefaultBatchSampler:
-    """Rows as they come, for evaluation."""
+    """A sampler of rows in their original order, for evaluation."""
     return DefaultBatchSampler(RandomOrder(len(keys), shuffle=False), batch_size)
 
 
 @dataclass(frozen=True)
 class SamplerMethods:
-    """The trainer's documented methods that make samplers, callable on the driver and where plans are made.
+    """The trainer's documented sampler methods, callable on the driver and where plans are made.
 
-    An overridden ``get_batch_sampler`` needs an object of its class wherever it is called. That object has no
-    model, on the driver neither, so that a method which would miss it fails at once.
+    An overridden ``get_batch_sampler`` needs an instance of its class wherever it is called. The instance has
+    no model, not even on the driver, so that a method that needs one fails immediately.
 
     Args:
         kind: The trainer's class.
-        base: The library's class, whose methods do what the arguments name.
+        base: The library's class, whose methods follow the arguments.
         args: Training arguments.
-        attributes: Those that a subclass set by itself.
-        trainer: The driver's trainer, which mixes datasets there; it does not travel. Without it, an object
-            of the class with ``surroundings`` does.
-        surroundings: Attributes of that object: the training data, model and loss.
+        attributes: Attributes set by a subclass.
+        trainer: The driver's trainer, which mixes datasets there; it is not pickled. Elsewhere, an instance
+            of the class with ``surroundings`` is used instead.
+        surroundings: Attributes of that instance: the training data, model and loss.
     """
 
     kind: type
@@ -197,7 +197,7 @@ class SamplerMethods:
     surroundings: Mapping[str, Any] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the driver's trainer."""
+        """The state without the driver's trainer."""
         return {**vars(self), "trainer": None}
 
     def overridden(self, method: str) -> str | None:
@@ -207,7 +207,7 @@ class SamplerMethods:
 
     @property
     def wants_dataset(self) -> bool:
-        """Whether samplers are the user's own, which may look into the dataset itself."""
+        """Whether samplers are user-defined, and may therefore read the dataset itself."""
         own_class = not isinstance(self.args.batch_sampler, BatchSamplers)
         return own_class or self.overridden("get_batch_sampler") is not None
 
@@ -217,7 +217,7 @@ class SamplerMethods:
         return method
 
     def over_several(self, keys: Any, samplers: list[Any], seed: int) -> Any:
-        """Makes the sampler over several datasets, by the documented method.
+        """Creates the sampler over several datasets with the documented method.
 
         Args:
             keys: The datasets' keys as one.
@@ -236,13 +236,13 @@ class SamplerMethods:
 
 @dataclass(frozen=True)
 class SamplerMaker:
-    """Makes the sampler of a training dataset through the trainer's method, here or where plans are made.
+    """Creates a training dataset's sampler with the trainer's method, here or where plans are made.
 
     Args:
         methods: The trainer's methods.
-        whole: The dataset itself, for a sampler of the user's own; None to pass keys.
+        whole: The dataset itself, for a user-defined sampler; None to pass keys.
         batch_size: Rows of a global batch.
-        drop_last: Whether batches that are not full are left out.
+        drop_last: Whether to drop partial batches.
     """
 
     methods: SamplerMethods
@@ -256,7 +256,7 @@ class SamplerMaker:
         options: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.drop_last}
         more: dict[str, Any] = {"valid_label_columns": list(LABEL_COLUMNS), "seed": seed}
         make = self.methods.get_batch_sampler()
-        # Overrides written for earlier versions of the documented method know fewer arguments.
+        # Overrides written for earlier versions of the documented method take fewer arguments.
         known = inspect.signature(make).parameters
         takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values())
         options.update({key: value for key, value in more.items() if takes_any or key in known})

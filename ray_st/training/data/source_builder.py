@@ -1,4 +1,4 @@
-"""Batch sources: the one way from encoded rows to batches in order, wherever the rows lie."""
+"""Batch sources: from encoded rows to ordered batches, wherever the rows are stored."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ AnySource = TypeVar("AnySource", bound=BatchSource)
 
 @dataclass(frozen=True)
 class BuiltSource(Generic[AnySource]):
-    """A batch source with what is known of its data.
+    """A batch source with statistics of its data.
 
     Args:
-        source: Gives the batches.
+        source: The source of the batches.
         spec: The datasets that it was built from.
-        stats: What is known of each dataset's rows, by name.
+        stats: Statistics of each dataset's rows, by name.
         arrangement: How the rows are sampled.
-        first_epoch: The batches of the first epoch; None where they were not wanted.
+        first_epoch: The batches of the first epoch; None if they were not requested.
     """
 
     source: AnySource
@@ -39,12 +39,12 @@ class BuiltSource(Generic[AnySource]):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """What the order of the samples depends on."""
+        """Everything the sample order depends on."""
         return fingerprint(self.spec, self.stats, self.first_epoch)
 
     @cached_property
     def summary(self) -> list[str]:
-        """What a user should know of the batches to come, one fact a line."""
+        """A description of the batches for the user, one fact per line."""
         plan = self.source.plan(0) if self.first_epoch is None else self.first_epoch
         return summary(self.spec, self.stats, self.arrangement, plan)
 
@@ -64,8 +64,8 @@ def build_source(
 
     Args:
         spec: The datasets.
-        stats: What is known of their rows, by name.
-        source_of: Makes the source from a planner and the arrangement that it follows.
+        stats: Statistics of their rows, by name.
+        source_of: Creates the source from a planner and its arrangement.
         first_epoch: Whether to plan the first epoch now; its hash is then part of the fingerprint.
 
     Raises:
@@ -81,11 +81,11 @@ def build_source(
 def build_in_memory(
     spec: LoaderSpec, encode: Callable[[DatasetSpec], list[pa.Table]]
 ) -> BuiltSource[MemoryBatchSource]:
-    """Builds a batch source whose encoded rows this process holds.
+    """Builds a batch source whose encoded rows are in this process's memory.
 
     Args:
         spec: The datasets.
-        encode: Gives the encoded blocks of a dataset, in order.
+        encode: Returns the encoded blocks of a dataset, in order.
 
     Raises:
         ValueError: If rows cannot be used, or there are too few.
@@ -98,7 +98,7 @@ def build_in_memory(
 
 
 def facts_of(built: Mapping[str, BuiltSource[Any]]) -> dict[str, Any]:
-    """What the order of a run's training samples depends on; nothing for a run that does not train."""
+    """Everything the order of training samples depends on; empty for a run that does not train."""
     return built[TRAIN].fingerprint if TRAIN in built else {}
 
 

@@ -1,4 +1,4 @@
-"""A run as one value: what goes from the driver to every worker, and what comes back."""
+"""The specification of a run, sent from the driver to every worker, and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TRAIN = "train"
 
 
 def eval_names(sources: Mapping[str, Any]) -> dict[str, Any]:
-    """What belongs to evaluation datasets, by the name of the dataset."""
+    """The entries of evaluation datasets, by dataset name."""
     prefix = eval_key("")
     return {name.removeprefix(prefix): source for name, source in sources.items() if name.startswith(prefix)}
 
@@ -33,13 +33,13 @@ class DatasetSpec:
     """One dataset of a run.
 
     Args:
-        label: What to call it in errors.
+        label: Its name in error messages.
         source: A :class:`datasets.Dataset`, a Ray Dataset, or a :class:`ray_st.data.sources.Source`.
-        encoding: What to make of its rows.
+        encoding: How to encode its rows.
         batch_size: Rows of a global batch.
-        make_sampler: Makes the batch sampler from the keys of the rows, or of a window's rows, and a seed.
+        make_sampler: Creates the batch sampler from the keys of the rows, or of a window's rows, and a seed.
         prompt_lengths: Number of prompt tokens of each text column.
-        pool: How many rows in-batch negatives come from; None for a loss without them.
+        pool: Number of rows that provide in-batch negatives; None for a loss without them.
     """
 
     label: str
@@ -57,15 +57,15 @@ class LoaderSpec:
 
     Args:
         datasets: The datasets by name; a single one has the name "".
-        mix: Makes the sampler over several datasets from :class:`ray_st.data.mixing.Concatenated` keys, a
+        mix: Creates the sampler over several datasets from :class:`ray_st.data.mixing.Concatenated` keys, a
             sampler for each, and a seed; None for a single dataset.
-        epochs: How many epochs will at most be planned, as a function of the number of rows.
-        rows_needed: Least number of rows.
+        epochs: Upper bound on the number of epochs to plan, as a function of the number of rows.
+        rows_needed: Minimum number of rows.
         seed: Seed of the order.
-        drop_last: Whether batches that are not full are left out.
-        skip_bad_rows: Whether unusable rows are left out; otherwise they are an error.
-        window_bytes: Most bytes of a dataset's encoded rows to shuffle at once; None for no bound.
-        settings: What else the order of samples depends on, by what to call it; see
+        drop_last: Whether to drop partial batches.
+        skip_bad_rows: Whether to skip unusable rows; otherwise they are an error.
+        window_bytes: Maximum size of a dataset's encoded rows to shuffle at once; None for no limit.
+        settings: Further settings that the sample order depends on, by name; see
             :func:`ray_st.training.data.sampler_factory.order_settings`.
     """
 
@@ -85,19 +85,18 @@ class RunSpec:
     """Everything that a worker needs.
 
     Args:
-        run_id: Name of this run in manifests; a restarted worker goes on from checkpoints of this run.
-        build: Makes the trainer at a worker's place.
-        task: What the trainer does there; returns a picklable value.
+        run_id: Name of this run in manifests; a restarted worker resumes from checkpoints of this run.
+        build: Creates the trainer from a worker's context.
+        task: What the trainer runs there; returns a picklable value.
         sources: Names of its batch sources.
         start: The checkpoint from which it starts.
         prompt_lengths: For each dataset, the number of prompt tokens of each text column.
-        bar: Whether the driver's console can show a bar.
-        log_level: Least level of ``logging`` records that the driver's console shows.
-        facts: What the order of samples depends on; goes into manifests.
-        ledger: Whether to write down which rows each step used.
-        fence: The right to write into the run's folder; None for a run that keeps nothing.
-        all_cores: Whether a worker computes with all cores of its node, not only with those that it asked
-            for.
+        bar: Whether the driver's console can show a progress bar.
+        log_level: Minimum level of ``logging`` records shown on the driver's console.
+        facts: Everything the sample order depends on; recorded in manifests.
+        ledger: Whether to record which rows each step used.
+        fence: The right to write to the run's folder; None for a run that stores nothing.
+        all_cores: Whether a worker uses all cores of its node, not only those that it requested.
     """
 
     run_id: str
@@ -119,14 +118,14 @@ class RunResult:
     """What the first worker sends back.
 
     Args:
-        result: What the task returned (transformers' ``TrainOutput``, or evaluation figures).
+        result: What the task returned (transformers' ``TrainOutput``, or evaluation metrics).
         state: The trainer's state as JSON; empty if the task did not change it.
         model: The model's tensors by name; empty if the task did not change them.
         loss: The tensors that losses own.
-        callbacks: For each of the user's callbacks its attributes.
-        card: The model's card data, with the figures of the run.
+        callbacks: The attributes of each of the user's callbacks.
+        card: The model's card data, with the metrics of the run.
         extras: Attributes of the trainer's subclass, where the task ran in the driver's process.
-        interrupted: Whether Ctrl-C was pressed too late to stop the run, which had reached its end.
+        interrupted: Whether Ctrl-C came too late to stop the run, because it had already finished.
     """
 
     result: Any

@@ -1,4 +1,4 @@
-"""One step's rows for one rank: from a window to padded features, ahead of the training thread."""
+"""One rank's rows of a step: from a window to padded features, prefetched in a background thread."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from ray_st.world import World
 LABEL = "label"
 DATASET_NAME = "dataset_name"
 SHARES = "shares"
-"""Key of the number of rows that each rank holds in a step; only the loop reads it."""
+"""Key of each rank's row count in a step; read only by the loop."""
 BATCH = "batch"
-"""Key of the row numbers of the step's global batch; only the loop reads it."""
+"""Key of the row numbers of the step's global batch; read only by the loop."""
 
 _FEATURES = (
     "input_ids",
@@ -58,7 +58,7 @@ def flatten(features: Mapping[str, Mapping[str, Any]], label: Any = None) -> Inp
 def collect(inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | None]:
     """Undoes :func:`flatten`: one feature dictionary for each text column, in order, and the labels.
 
-    A feature whose name is not among the usual ones goes to the column whose name begins the input's.
+    A feature with an unknown name is assigned to the column whose name is a prefix of the input's name.
     """
     columns: dict[str, dict[str, Any]] = {}
     others: list[str] = []
@@ -77,18 +77,17 @@ def collect(inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | N
 
 
 class Collate:
-    """Turns rows of a window into the inputs of a step.
+    """Converts rows of a window to the inputs of a step.
 
     Args:
-        tokenize: Turns texts, of the task that a keyword names, into padded features; used for rows that hold
-            texts.
-        pad: Turns token ids into padded features; used for rows that hold token ids.
+        tokenize: Converts texts, of the task given by keyword, to padded features; used for rows of texts.
+        pad: Converts token ids to padded features; used for rows of token ids.
         prompt_lengths: For each dataset, the number of prompt tokens of each column, passed on to the
             pooling.
-        collator: A user's collator, which gets the rows as dictionaries of texts instead.
-        text_ids: Whether features tell which texts are the same, for losses that leave repeats out.
-        routes_of: Gives the routes of a dataset's columns, where texts take one of several rows of the model.
-        inputs_of: Gives the inputs of a row from its text columns.
+        collator: A user's collator, which receives the rows as dictionaries of texts instead.
+        text_ids: Whether features identify equal texts, for losses that ignore duplicates.
+        routes_of: Returns the routes of a dataset's columns, for models with a Router.
+        inputs_of: Returns the inputs of a row from its text columns.
     """
 
     def __init__(
@@ -115,7 +114,7 @@ class Collate:
         inputs = self._own(window, rows, dataset) if self._collator is None else self._users(window, rows)
         for column, route in self._routes.get(dataset, {}).items():
             for name, value in route.features.items():
-                inputs.setdefault(f"{column}_{name}", value)  # a collator of the user's may know better
+                inputs.setdefault(f"{column}_{name}", value)  # a user's collator takes precedence
         if dataset:
             inputs[DATASET_NAME] = dataset
         return inputs
@@ -162,14 +161,14 @@ def _dictionaries(window: EncodedDataset, rows: Indices) -> list[dict[str, Any]]
 
 
 class StepDataset(Dataset[Inputs]):
-    """A rank's batches, addressed by (epoch, step); the next ones are made in a background thread.
+    """A rank's batches, addressed by (epoch, step); upcoming ones are prepared in a background thread.
 
-    Because a step is an address, skipping steps on resume skips integers: nothing is read or tokenised again.
+    Because a step is an address, skipping steps on resume skips integers: nothing is read or tokenized again.
 
     Args:
-        source: Where plans and rows come from.
+        source: The source of plans and rows.
         world: This rank's position in the cluster; determines its share of a batch.
-        collate: Makes inputs of rows.
+        collate: Converts rows to inputs.
     """
 
     def __init__(self, source: BatchSource, world: World, collate: Collate) -> None:
@@ -199,7 +198,7 @@ class StepDataset(Dataset[Inputs]):
         if step + _FETCH_AHEAD < len(plan):
             self._source.ahead(*self._locate(plan.cut(step + _FETCH_AHEAD, self._world)))
         batch, rows = plan.batch(step), plan.cut(step, self._world)
-        # A rank without a row still takes part in every collective: it computes on a filler row of no weight.
+        # A rank without rows still takes part in every collective: it computes a filler row of zero weight.
         dataset, local = self._locate(rows if len(rows) else batch[:1])
         inputs = self._collate(self._source.windows[dataset], local, self._source.names[dataset])
         inputs[SHARES] = self._world.shares(len(batch))
@@ -215,7 +214,7 @@ class StepDataset(Dataset[Inputs]):
 
 
 class EpochSteps:
-    """Batch sampler of addresses, with the attributes that accelerate's ``skip_first_batches`` asks for.
+    """Batch sampler of addresses, with the attributes that accelerate's ``skip_first_batches`` reads.
 
     Args:
         steps: Number of steps of an epoch.
@@ -229,11 +228,11 @@ class EpochSteps:
 
     @property
     def batch_sampler(self) -> EpochSteps:
-        """Itself: transformers looks for the sampler under a wrapper when it sets the epoch."""
+        """Returns itself: transformers looks for the sampler inside a wrapper when it sets the epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose addresses come next."""
+        """Sets the epoch to iterate over."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

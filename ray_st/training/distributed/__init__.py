@@ -1,1 +1,1 @@
-"""What ranks say to each other: all collectives, and evaluators whose work they share."""
+"""Communication between ranks: all collectives, and evaluators distributed over ranks."""

@@ -89,7 +89,7 @@ def _gather(rows: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """Gathers rows; the gradient of a row is the sum of what all ranks' losses say of it."""
+    """Gathers rows; the gradient of a row is the sum of its gradients from all ranks' losses."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, counts: tuple[int, ...]) -> Tensor:
@@ -110,7 +110,7 @@ class _GatherWithGradient(torch.autograd.Function):
 class ClusterGather:
     """Gives losses the rows of the whole cluster.
 
-    Before each step :meth:`share` says how many rows each rank holds. A rank without rows holds one filler
+    Before each step :meth:`share` sets how many rows each rank holds. A rank without rows holds one filler
     row, which never reaches the pool.
     """
 
@@ -166,13 +166,13 @@ def reduce_gradients(step: torch.nn.Module, args: Any, unused: bool = False) -> 
 
 
 class UnusedWeightsError(ValueError):
-    """Trained weights took no part in a step's loss, so that ranks wait for their gradients for ever."""
+    """Trained weights are not used by a step's loss, so ranks would wait for their gradients forever."""
 
 
 def check_reduced(step: torch.nn.Module, number: int) -> None:
-    """Refuses a step whose gradients were not reduced, before the optimizer moves.
+    """Raises if a step's gradients were not reduced, before the optimizer steps.
 
-    PyTorch says so in the next step only, and not at all after the last one.
+    PyTorch reports this only in the next step, and never after the last one.
 
     Args:
         step: Model and losses, after a backward pass that reduces gradients.

@@ -1,4 +1,4 @@
-"""An evaluator on all ranks at once: its work is shared, and where it fails on one rank it ends on all."""
+"""An evaluator distributed over all ranks; if it fails on one rank, it ends on all."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ray_st.world import World
 
 
 class PeerError(RuntimeError):
-    """Another rank failed in what all ranks do together; its own error tells more."""
+    """Another rank failed in a joint operation; see that rank's own error for details."""
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a rank that fails says in place of what the others expect of it."""
+    """What a failed rank sends instead of the value that the others expect."""
 
     rank: int
     reason: str
@@ -27,7 +27,7 @@ class _Failure:
 
 @dataclass(frozen=True)
 class _WatchfulTeam:
-    """A team whose members notice when one of them has failed instead of taking part."""
+    """A team whose members detect that one of them has failed instead of taking part."""
 
     team: Team
 
@@ -47,13 +47,13 @@ class _WatchfulTeam:
 def together(model: Any, world: World) -> Iterator[None]:
     """Lets all ranks run the same evaluators, sharing a model's work, for as long as the context is open.
 
-    The figures are the same on every rank, to the last bit those of one process. Before the context closes
-    the ranks tell each other how they fared. A rank that fails earlier says so in its next exchange, which is
-    where the others wait for it: without, they would wait in vain.
+    The metrics are the same on every rank, bit-identical to those of one process. Before the context closes
+    the ranks exchange whether they succeeded. A rank that fails earlier reports it in its next exchange,
+    where the others wait for it: otherwise they would wait forever.
 
     Args:
         model: The model; see :func:`ray_st.training.distributed.shared_encoding.dealt_encoding`.
-        world: This process's place.
+        world: This process's rank and the number of ranks.
 
     Raises:
         PeerError: If another rank failed, naming the rank and its error; that rank raises its own.

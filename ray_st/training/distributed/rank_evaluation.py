@@ -12,12 +12,12 @@ from ray_st.world import World
 
 @dataclass(frozen=True)
 class Measured:
-    """What evaluators found, and what they noted.
+    """The results of evaluators.
 
     Args:
-        figures: Figures by name.
-        primary_metrics: For each evaluator its ``primary_metric``, known after its first call, or None.
-        card: The model's card data, with the figures.
+        figures: Metrics by name.
+        primary_metrics: Each evaluator's ``primary_metric``, known after its first call, or None.
+        card: The model's card data, with the metrics.
     """
 
     figures: dict[str, float]
@@ -33,13 +33,13 @@ def measure(
     epoch: float = -1,
     steps: int = -1,
 ) -> Measured:
-    """Runs evaluators; every rank must call it, and all get the same figures.
+    """Runs evaluators; every rank must call it, and all get the same metrics.
 
     Args:
         model: The model, on this rank's device.
         evaluators: Evaluators, or any callables like them. One that returns a single number is named
-            ``evaluator_{i}`` by its place.
-        world: This process's place.
+            ``evaluator_{i}`` by its position.
+        world: This process's rank and the number of ranks.
         output_path: Folder for the evaluators' files, which the first rank writes; None for none.
         epoch: Passed to the evaluators.
         steps: Likewise.

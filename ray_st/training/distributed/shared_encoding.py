@@ -1,4 +1,4 @@
-"""The ranks of a run as a team: for as long as an evaluator runs, they share the model's work."""
+"""The ranks of a run as a team that shares the model's work while an evaluator runs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class RankTeam:
     Attributes:
         rank: Index of this process.
         size: Number of processes.
-        device: Where this process wants tensors; they travel through main memory, as devices have other names
-            elsewhere.
+        device: The device for received tensors; they are sent through main memory, since device names differ
+            between processes.
     """
 
     rank: int
@@ -38,13 +38,13 @@ class RankTeam:
 def dealt_encoding(model: Any, world: World) -> Iterator[None]:
     """Lets all ranks share a model's work for as long as the context is open.
 
-    All ranks must run the same evaluators in the same order. ``model.encode`` deals out its batches and each
-    rank gets all embeddings; retrieval deals out the corpus and exchanges only what was found. Both give the
-    same to the last bit as one process, because the batches are the same and only who runs them differs.
+    All ranks must run the same evaluators in the same order. ``model.encode`` distributes its batches and
+    each rank gets all embeddings; retrieval distributes the corpus and exchanges only the hits. Both are
+    bit-identical to one process, because the batches are the same and only the rank that runs them differs.
 
     Args:
-        model: A model with a ``team``; another one computes everything on every rank.
-        world: This process's place.
+        model: A model with a ``team``; any other model computes everything on every rank.
+        world: This process's rank and the number of ranks.
     """
     if world.size == 1:
         yield

@@ -1,7 +1,7 @@
-"""Mining by the whole cluster: actors embed and search shards of the corpus, what they find is merged.
+"""Mining on the whole cluster: actors embed and search shards of the corpus, and their results are merged.
 
-This process holds the texts, the embeddings of the queries and the candidates found so far; the embeddings of
-the corpus never leave the actor that made them, one shard at a time.
+This process holds the texts, the query embeddings and the candidates found so far; corpus embeddings never
+leave the actor that computed them, which holds one shard at a time.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
 
 
 class Miner:
-    """Embeds and searches, in a process of its own.
+    """Embeds and searches in a separate process.
 
     Args:
         model: The model.
-        options: Of the :class:`~ray_st.mining.embedder.Embedder`.
+        options: Options of the :class:`~ray_st.mining.embedder.Embedder`.
     """
 
     def __init__(self, model: SentenceTransformer, options: dict[str, Any]) -> None:
         self._embedder = Embedder(model.to(granted_device()), **options)
 
     def ready(self) -> None:
-        """Returns once the model is there."""
+        """Returns once the model is loaded."""
 
     def embed(self, queries: list[str]) -> Tensor:
         """Embeddings (n, d) of queries."""
         return self._embedder.queries(queries)
 
     def search(self, queries: Tensor, documents: list[str], first: int, pairs: Pairs, k: int) -> Found:
-        """What one shard holds for all queries.
+        """Searches one shard for all queries.
 
         Args:
             queries: Embeddings of all queries (q, d).
             documents: Texts of the shard.
-            first: Number in the corpus of the first of them.
+            first: Index in the corpus of the shard's first text.
             pairs: The pairs; their texts may be missing.
-            k: Documents to find for each query.
+            k: Number of documents to find per query.
         """
         numbers = range(first, first + len(documents))
         embeddings = self._embedder.documents(documents)
@@ -61,24 +61,25 @@ class Miner:
 
 @dataclass(frozen=True)
 class ClusterSearch:
-    """The ``search`` of ``mine_hard_negatives`` that uses the Ray cluster; started here if there is none.
+    """A ``search`` for ``mine_hard_negatives`` that uses the Ray cluster, or a local Ray if there is none.
 
-    It finds what one process finds, but for the last bits of embeddings that are computed in other batches.
+    The results equal those of a single process, except for rounding: embeddings are computed in different
+    batches.
 
     Args:
-        devices: One for each actor: "cuda" asks for a GPU, "cpu" for a CPU. By default every GPU of the
-            cluster; without GPUs some CPUs.
-        texts_at_once: Texts that an actor embeds, and documents that it searches, in one task.
+        devices: One per actor: "cuda" requests a GPU, "cpu" a CPU. By default every GPU of the cluster;
+            without GPUs, several CPUs.
+        texts_at_once: Number of texts that an actor embeds, and documents that it searches, per task.
     """
 
     devices: Sequence[str] | None = None
     texts_at_once: int = 2**14
 
     def __call__(self, embedder: Embedder, pairs: Pairs, k: int) -> Found:
-        """Embeds and searches, as :data:`ray_st.mining.candidates.Search` says.
+        """Embeds and searches, as defined by :data:`ray_st.mining.candidates.Search`.
 
         Raises:
-            ValueError: If the cluster lacks what the devices ask for, or an embedding is not finite.
+            ValueError: If the cluster lacks the requested devices, or an embedding is not finite.
         """
         options = {name: getattr(embedder, name) for name in ("query", "document", "batch_size")}
         with connected():

@@ -1,4 +1,4 @@
-"""A corpus of any size encoded by the whole cluster: files in, a folder of Parquet files with vectors out."""
+"""Encodes a corpus of any size on the whole cluster: files in, a folder of Parquet files with vectors out."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a job did.
+    """The result of a job.
 
     Args:
-        rows: Rows of the whole output.
-        encoded: Rows that were encoded now; the rest was there already.
-        parts: Files of the whole output.
+        rows: Number of rows of the whole output.
+        encoded: Number of rows encoded by this call; the others already existed.
+        parts: Number of files of the whole output.
     """
 
     rows: int
@@ -41,19 +41,19 @@ class Encoded:
 
 
 class CorpusWorker:
-    """Encodes pieces in a process of its own.
+    """Encodes pieces in a separate process.
 
     Args:
         model: The model.
-        options: What to make of each text.
-        folder: Where the files go.
+        options: How to encode each text.
+        folder: The output folder.
     """
 
     def __init__(self, model: SentenceTransformer, options: EncodeOptions, folder: OutputFolder) -> None:
         self._model, self._options, self._folder = model.to(granted_device()), options, folder
 
     def ready(self) -> None:
-        """Returns once the model is there."""
+        """Returns once the model is loaded."""
 
     def bounds(self, piece: WorkPiece) -> np.ndarray:
         """See :func:`ray_st.runtime.encode.work.bounds_of`."""
@@ -76,38 +76,39 @@ def encode_corpus(
     show_progress: bool = True,
     **options: Any,
 ) -> Encoded:
-    """Encodes the texts of files into a folder, and goes on where an earlier call was cut off.
+    """Encodes the texts of files into a folder, and resumes where an earlier call was interrupted.
 
-    Each part of the input becomes one file of the output, which appears when it is complete;
-    ``_manifest.json`` lists them and is written last. A worker holds some thousand rows at a time, the caller
-    none. Which rows go together, and so the output, does not depend on the workers.
+    Each part of the input becomes one output file, which appears once it is complete; ``_manifest.json``
+    lists the files and is written last. A worker holds a few thousand rows at a time, the caller none. How
+    rows are grouped, and therefore the output, does not depend on the workers.
 
     Args:
-        model: A :class:`~ray_st.SentenceTransformer`; a copy of it goes to each worker.
-        source: Files of one format, a folder, a pattern or a URI of them, or
+        model: A :class:`~ray_st.SentenceTransformer`; each worker gets a copy.
+        source: Files of one format, or a folder, pattern or URI of such files, or
             :class:`~ray_st.data.sources.Files`.
-        output: The folder, or its URI; made if it is not there.
+        output: The folder, or its URI; created if it does not exist.
         column: The column to encode; by default the only one, or ``text``.
-        workers: Processes that encode; by default as many as the cluster's GPUs (or CPUs) allow.
-        num_gpus: GPUs of each, such as 0.5; by default 1, or 0 (one CPU) on a cluster without GPUs.
-        part_rows: Most rows of a part.
-        shared_disk: Whether all nodes see the local paths; otherwise such a job stays on this node.
-        show_progress: Show a bar on a terminal, and lines elsewhere.
-        **options: Of each text: ``prompt_name``, ``prompt``, ``batch_size``, ``normalize_embeddings``,
-            ``truncate_dim``, ``precision``; see :class:`~ray_st.runtime.encode.job.EncodeOptions`. Ranges for
-            int8 and uint8 are those of 8192 rows spread over the corpus.
+        workers: Number of encoding processes; by default as many as the cluster's GPUs (or CPUs) allow.
+        num_gpus: GPUs per worker, such as 0.5; by default 1, or 0 (one CPU) on a cluster without GPUs.
+        part_rows: Maximum number of rows of a part.
+        shared_disk: Whether all nodes see local paths; if not, a job with local paths runs on this node only.
+        show_progress: Whether to show a bar on a terminal, and lines elsewhere.
+        **options: How to encode each text: ``prompt_name``, ``prompt``, ``batch_size``,
+            ``normalize_embeddings``, ``truncate_dim``, ``precision``; see
+            :class:`~ray_st.runtime.encode.job.EncodeOptions`. Ranges for int8 and uint8 are those of 8192 rows
+            spread over the corpus.
 
     Returns:
-        What there was to do.
+        The result of the job.
 
     Raises:
-        ValueError: Before anything is encoded: if files, columns, options or resources do not fit, or the
-            folder holds something else. Later: if a row cannot be used.
+        ValueError: Before anything is encoded: if files, columns, options or resources are unsuitable, or the
+            folder holds something else. Later: if a row is unusable.
     """
     files = source if isinstance(source, Files) else Files(source)
     named, pieces = plan_pieces(files, column, part_rows)
     said = EncodeOptions(named, **options)
-    model.encode([], **said.for_encode(), precision=said.precision)  # refuses what is wrong with the options
+    model.encode([], **said.for_encode(), precision=said.precision)  # raises if the options are invalid
     folder, facts = OutputFolder.at(output), facts_of(model, files, pieces, said)
     job = folder.begin(facts)
     done = folder.done(pieces)
@@ -126,9 +127,9 @@ def encode_corpus(
 
 
 def _needs(workers: int | None, num_gpus: float | None, pieces: int, here: bool) -> list[Needs]:
-    """What each worker asks for.
+    """The resources of each worker.
 
-    By default as many workers as the cluster has room for and pieces keep busy.
+    By default, as many workers as the cluster has room for and the pieces can keep busy.
     """
     have = resources(here)
     gpus = min(1.0, have.get("GPU", 0)) if num_gpus is None else num_gpus
@@ -157,7 +158,7 @@ def _begin(
     pieces: list[WorkPiece],
     options: EncodeOptions,
 ) -> dict[str, Any]:
-    """Finds the ranges, once for all parts, and writes down what the job is."""
+    """Computes the ranges, once for all parts, and records what the job is."""
     ranges = None
     if options.precision in ("int8", "uint8"):
         sample = [(piece,) for piece in calibration_pieces(pieces)]

@@ -1,4 +1,4 @@
-"""Several processes that encode for one: actors with a copy of a model each."""
+"""A pool of encoding processes: actors with one copy of a model each."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from ray_st.models.sentence_transformer import SentenceTransformer
 
 CPU_ENCODERS = 4
-"""How many encoders there are by default on a cluster without GPUs, if it has as many CPUs."""
+"""Default number of encoders on a cluster without GPUs, if it has that many CPUs."""
 
 
 class Encoder:
-    """Encodes what it is given, in a process of its own.
+    """Encodes texts in a separate process.
 
     Args:
         model: The model.
@@ -30,13 +30,13 @@ class Encoder:
 
     def __init__(self, model: SentenceTransformer) -> None:
         self._model = model.to(granted_device())
-        model.truncate_dim = model.default_prompt_name = None  # each call says what holds for it
+        model.truncate_dim = model.default_prompt_name = None  # each call passes its own values
 
     def ready(self) -> None:
-        """Returns once the model is there."""
+        """Returns once the model is loaded."""
 
     def encode(self, texts: list[str], options: dict[str, Any]) -> Any:
-        """What ``model.encode`` returns, in main memory."""
+        """The result of ``model.encode``, in CPU memory."""
         result = self._model.encode(texts, **options)
         return result.cpu() if isinstance(result, Tensor) else [_on_cpu(value) for value in result]
 
@@ -46,7 +46,7 @@ class EncodePool:
 
     Args:
         crew: The encoders.
-        closing: What is to be closed after them.
+        closing: Contexts to close after the encoders.
     """
 
     def __init__(self, crew: ActorPool, closing: ExitStack) -> None:
@@ -61,7 +61,7 @@ class EncodePool:
 
     @property
     def actors(self) -> list[Any]:
-        """Their handles."""
+        """The actor handles."""
         return [] if self._crew is None else self._crew.actors
 
     def encode(self, chunks: Sequence[list[str]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
@@ -75,7 +75,7 @@ class EncodePool:
         return self._crew.run("encode", [(chunk, options) for chunk in chunks])
 
     def stop(self) -> None:
-        """Ends the encoders, and Ray if it was started for them; does nothing a second time."""
+        """Stops the encoders, and Ray if it was started for them. Idempotent."""
         if self._crew is not None:
             crew, self._crew = self._crew, None
             crew.stop()
@@ -83,16 +83,15 @@ class EncodePool:
 
 
 def start_pool(model: SentenceTransformer, target_devices: Sequence[Any] | None = None) -> EncodePool:
-    """Starts encoders, each with a copy of the model as it is now.
+    """Starts encoders, each with a copy of the model's current state.
 
     Args:
         model: A model with ``encode``, ``to`` and ``device``.
-        target_devices: A device for each encoder: "cuda:0" asks for a GPU (entries of the same name share
-            one), "cpu" for a CPU. By default every GPU of the cluster; without GPUs four CPUs, or as many as
-            there are.
+        target_devices: One device per encoder: "cuda:0" requests a GPU (entries of the same name share one),
+            "cpu" a CPU. By default every GPU of the cluster; without GPUs four CPUs, or as many as there are.
 
     Raises:
-        ValueError: If a device is of another kind, there is none, or the cluster lacks them.
+        ValueError: If a device is of another kind, there are none, or the cluster lacks them.
     """
     with ExitStack() as closing:
         closing.enter_context(connected())
@@ -103,7 +102,7 @@ def start_pool(model: SentenceTransformer, target_devices: Sequence[Any] | None 
 
 
 def put_model(model: Any) -> Any:
-    """A reference to a copy of a model in the object store; encoders on any kind of device can take it."""
+    """A reference to a copy of a model in the object store, which encoders on any device can load."""
     device = model.device
     try:
         return ray.put(model.to("cpu"))
@@ -112,10 +111,10 @@ def put_model(model: Any) -> Any:
 
 
 def needs_of(devices: Sequence[str]) -> list[Needs]:
-    """What the encoder on each device asks for.
+    """The resources of the encoder on each device.
 
     Args:
-        devices: Such as "cuda:0" or "cpu".
+        devices: Device names such as "cuda:0" or "cpu".
 
     Raises:
         ValueError: If there are none, or one is of another kind.
@@ -128,7 +127,7 @@ def needs_of(devices: Sequence[str]) -> list[Needs]:
 
 
 def default_devices() -> list[str]:
-    """One process a GPU of the cluster; without GPUs four on CPUs, or as many as there are."""
+    """One process per GPU of the cluster; without GPUs four on CPUs, or as many as there are CPUs."""
     have = ray.cluster_resources()
     gpus = int(have.get("GPU", 0))
     return ["cuda"] * gpus or ["cpu"] * max(min(CPU_ENCODERS, int(have.get("CPU", 0))), 1)

@@ -1,4 +1,4 @@
-"""What a job is: its options, and by what it is known again when it goes on in the same folder."""
+"""An encoding job: its options, and the facts that identify it when it resumes in the same folder."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from ray_st.models.sentence_transformer import SentenceTransformer
 
 _PROBE = "Zwölf Boxkämpfer, 12 of THEM: naïve “quotes”, 東京 and café?! don't un-believ_able\t🙂 x²"
-"""A text that tokenizers of different vocabularies and rules take apart differently."""
+"""A text that tokenizers with different vocabularies or rules split differently."""
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """What is made of each text.
+    """How each text is encoded.
 
     Args:
         column: The column that holds the texts.
-        prompt_name: Name of the prompt to put before each.
-        prompt: The prompt itself.
-        batch_size: Texts computed at once.
+        prompt_name: Name of the prompt to prepend to each text.
+        prompt: The prompt text. Overrides ``prompt_name``.
+        batch_size: Number of texts per batch.
         normalize_embeddings: Whether embeddings are scaled to unit length.
         truncate_dim: Dimensions to keep; None keeps the model's.
         precision: "float32", "int8", "uint8", "binary" or "ubinary".
@@ -46,7 +46,7 @@ class EncodeOptions:
     def for_encode(self) -> dict[str, Any]:
         """Arguments of ``model.encode``.
 
-        Precision comes afterwards, as its ranges are those of the whole corpus.
+        Precision is applied afterwards, because its ranges are those of the whole corpus.
         """
         names = ("prompt_name", "prompt", "batch_size", "normalize_embeddings", "truncate_dim")
         return {name: getattr(self, name) for name in names} | {"show_progress_bar": False}
@@ -55,16 +55,15 @@ class EncodeOptions:
 def facts_of(
     model: SentenceTransformer, source: Files, pieces: Sequence[WorkPiece], options: EncodeOptions
 ) -> dict[str, Any]:
-    """What the output depends on, as JSON values.
+    """The facts that the output depends on, as JSON values.
 
-    The batch size is no part of it, nor are the workers: a job that ran out of memory may go on with other
-    ones.
+    Batch size and workers are not included: a job that ran out of memory may resume with different ones.
 
     Args:
         model: The model.
         source: The input.
         pieces: Its pieces.
-        options: What is made of them.
+        options: How they are encoded.
     """
     said = {name: value for name, value in asdict(options).items() if name != "batch_size"}
     return {
@@ -78,7 +77,7 @@ def facts_of(
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where two jobs differ, in words."""
+    """A description of how two jobs differ."""
     words = {"model": "another model", "input": "other input files, or changed ones"}
     return [
         words.get(name, f"{name} was {then.get(name)!r}, is {now[name]!r}")
@@ -88,9 +87,9 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def model_hash(model: SentenceTransformer) -> str:
-    """A hash of what a model makes of texts: its weights, its modules' settings, its prompts, its tokens.
+    """A hash of all that determines a model's embeddings: weights, module settings, prompts and tokenizer.
 
-    Where it was loaded from and on which device it is makes no difference.
+    It does not depend on the model's origin or device.
     """
     digest = xxhash.xxh3_64()
     for name, tensor in model.state_dict().items():

@@ -1,4 +1,4 @@
-"""How far a corpus job is: a bar on a terminal, plain lines in a job's log."""
+"""Progress of a corpus job: a bar on a terminal, plain lines in a job's log."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _EVERY_S = 5.0
 
 
 class JobProgress:
-    """Shows rows and parts, while the block is open.
+    """Shows rows and parts while the context is open.
 
     Args:
         pieces: All pieces of the job.
-        done: Names of those that are there already.
+        done: Names of the pieces that are already complete.
         show: Whether to show anything.
     """
 
@@ -40,7 +40,7 @@ class JobProgress:
         return self
 
     def add(self, piece: WorkPiece) -> None:
-        """Counts a piece."""
+        """Counts a completed piece."""
         self._rows += piece.rows
         self._done += 1
         if self._bar is not None:

@@ -1,4 +1,4 @@
-"""The output folder of a job: parts that are there are complete, and the manifest comes last."""
+"""The output folder of a job: existing parts are complete, and the manifest is written last."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from ray_st.util.atomic import is_unfinished, replacing_in
 from ray_st.util.filesystems import is_uri, open_place
 
 JOB = "_job.json"
-"""What the folder's job is; written before the first part."""
+"""Describes the folder's job; written before the first part."""
 
 MANIFEST = "_manifest.json"
-"""The complete output, part by part; written after the last one."""
+"""Lists the parts of the complete output; written after the last one."""
 
 _READERS = 16
 
 
 class OutputError(ValueError):
-    """A folder that cannot take a job's output."""
+    """The folder cannot be used for a job's output."""
 
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """A folder on any file system of pyarrow. Picklable.
+    """A folder on any pyarrow file system. Picklable.
 
     Args:
-        path: The folder, as its file system names it.
+        path: The folder's path on its file system.
         filesystem: The file system.
     """
 
@@ -49,7 +49,7 @@ class OutputFolder:
         """The folder that a path or a URI such as ``s3://bucket/vectors`` names.
 
         Raises:
-            OutputError: If no file system opens it.
+            OutputError: If no file system can open it.
         """
         try:
             filesystem, path = open_place(place if is_uri(place) else Path(place).expanduser())
@@ -59,17 +59,17 @@ class OutputFolder:
 
     @property
     def local(self) -> bool:
-        """Whether it is on this machine's disk."""
+        """Whether the folder is on this machine's disk."""
         return isinstance(self.filesystem, LocalFileSystem)
 
     def begin(self, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Makes the folder ready for a job.
+        """Prepares the folder for a job.
 
         Args:
             facts: What the job's output depends on.
 
         Returns:
-            What :meth:`keep` wrote when the same job began; None if it never did.
+            The facts that :meth:`keep` wrote when the same job started; None if it is new.
 
         Raises:
             OutputError: If the folder cannot be written, or holds something else: another job's output, or
@@ -94,11 +94,11 @@ class OutputFolder:
         return job
 
     def keep(self, job: Mapping[str, Any]) -> None:
-        """Writes down what the job is."""
+        """Records what the job is."""
         self._write(JOB, job)
 
     def done(self, pieces: Sequence[WorkPiece]) -> set[str]:
-        """Names of the pieces whose files are there with all their rows."""
+        """Names of the pieces whose files exist with all their rows."""
         names = set(self._names())
         there = [piece for piece in pieces if piece.name in names]
         with ThreadPoolExecutor(_READERS) as readers:
@@ -106,11 +106,11 @@ class OutputFolder:
         return {piece.name for piece, found in zip(there, rows, strict=True) if found == piece.rows}
 
     def writing(self, name: str) -> AbstractContextManager[pa.NativeFile]:
-        """A stream whose content becomes the file of this name, at once, if the block ends well."""
+        """A stream whose content atomically becomes the named file if the block succeeds."""
         return replacing_in(self.filesystem, f"{self.path}/{name}")
 
     def finish(self, job: Mapping[str, Any], pieces: Sequence[WorkPiece]) -> None:
-        """Clears what killed workers left, and writes the manifest, after which the output is complete.
+        """Removes leftovers of killed workers and writes the manifest, which completes the output.
 
         Raises:
             OutputError: If a part is missing or was changed.

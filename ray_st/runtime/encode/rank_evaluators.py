@@ -1,4 +1,4 @@
-"""Evaluators on Ray workers: encoding is shared, the figures are those of one process."""
+"""Evaluators on Ray workers: encoding is distributed, the metrics equal those of one process."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def evaluate_on_workers(
     epoch: float = -1,
     steps: int = -1,
 ) -> dict[str, float]:
-    """Measures a model on a cluster, the one that this process is connected to or the one that Ray finds.
+    """Evaluates a model on the cluster that this process is connected to, or that Ray finds.
 
-    Afterwards evaluators know their ``primary_metric`` and the model's card its figures, as if they had run
-    in place.
+    Afterwards the evaluators' ``primary_metric`` and the metrics in the model's card are set, as if the
+    evaluators had run locally.
 
     Args:
         model: The model; each worker gets a copy of it.
-        evaluators: An evaluator or several, or any callables like them.
-        scaling_config: Number and kind of workers; by default one for each GPU of the cluster, or one CPU
-            worker. ``num_workers=0`` evaluates in this process.
-        output_path: Folder for the evaluators' CSV files, which the first worker writes: one that it can see.
+        evaluators: One or several evaluators, or callables with the same signature.
+        scaling_config: Number and kind of workers; by default one per GPU of the cluster, or one CPU worker.
+            ``num_workers=0`` evaluates in this process.
+        output_path: Folder for the evaluators' CSV files; the first worker writes them and must see it.
         epoch: Passed to the evaluators, for their files.
-        steps: Likewise.
+        steps: Passed to the evaluators, for their files.
 
     Returns:
-        The figures by name, the same to the last digit for any number of workers of one kind.
+        Metrics by name, identical to the last digit for any number of workers of the same kind.
 
     Raises:
-        ValueError: If the cluster has too little for the workers.
+        ValueError: If the cluster has too few resources for the workers.
         RunStopped: If an evaluator fails.
     """
     asked = list(evaluators) if isinstance(evaluators, Sequence) else [evaluators]
@@ -71,7 +71,7 @@ def _measure(
 ) -> Measured | None:
     world, device = world_of_worker(), ray.train.torch.get_device()
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # collectives of objects use the current one
+        torch.cuda.set_device(device)  # object collectives use the current device
     measured = measure(model.to(device), evaluators, world, **options)
     return measured if world.is_first else None
 

@@ -1,4 +1,4 @@
-"""What a worker does with a piece of a corpus: rows in, rows with vectors out, some thousands at a time."""
+"""Encodes a piece of a corpus in a worker: rows in, rows with vectors out, a few thousand at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ray_st.models.sentence_transformer import SentenceTransformer
 
 CALIBRATION_ROWS = 8192
-"""Rows whose embeddings show the ranges for int8 and uint8."""
+"""Number of rows whose embeddings determine the ranges for int8 and uint8."""
 
 _CALIBRATION_PIECES = 64
 _ZSTD = "zstd"
@@ -38,15 +38,15 @@ def encode_piece(
     Args:
         model: The model.
         piece: What to encode.
-        options: What to make of it.
-        folder: Where to write.
-        ranges: (2, d) the least and greatest value of each dimension, for int8 and uint8.
+        options: How to encode it.
+        folder: The output folder.
+        ranges: (2, d) minimum and maximum of each dimension, for int8 and uint8.
 
     Returns:
         The number of rows.
 
     Raises:
-        SourceError: If a row cannot be used, naming file, row and column; or if the file has changed.
+        SourceError: If a row is unusable, naming file, row and column; or if the file has changed.
     """
     writer, rows = None, 0
     with folder.writing(piece.name) as stream:
@@ -67,9 +67,9 @@ def encode_piece(
 
 
 def windows(tables: Iterable[pa.Table], limits: Limits | None = None) -> Iterator[pa.Table]:
-    """Tables put together while they stay within the limits.
+    """Concatenates tables up to the size limits.
 
-    The more texts, the more alike are those of a batch.
+    More texts at once means batches of more similar lengths.
     """
     limits = limits or Limits()
     held: list[pa.Table] = []
@@ -89,12 +89,12 @@ def vector_column(vectors: np.ndarray) -> pa.Array:
 
 
 def calibration_pieces(pieces: Sequence[WorkPiece]) -> list[WorkPiece]:
-    """The rows that show the ranges.
+    """The rows that determine the ranges.
 
-    The first of up to 64 pieces spread evenly over the corpus, 8192 rows in all.
+    The first rows of up to 64 pieces spread evenly over the corpus, 8192 rows in total.
 
     Raises:
-        SourceError: If there is a single row, which would be its own range.
+        SourceError: If there is only one row, from which no range can be computed.
     """
     if sum(piece.rows for piece in pieces) < 2:
         raise SourceError(f"{pieces[0].part.name}: int8 and uint8 need at least two rows, to find ranges.")
@@ -108,14 +108,14 @@ def calibration_pieces(pieces: Sequence[WorkPiece]) -> list[WorkPiece]:
 
 
 def bounds_of(model: SentenceTransformer, piece: WorkPiece, options: EncodeOptions) -> np.ndarray:
-    """(2, d) the least and the greatest value of each dimension among a piece's embeddings."""
+    """(2, d) minimum and maximum of each dimension over a piece's embeddings."""
     tables = windows(piece.part.read(_refuse, numbered=True))
     found = [_embeddings(model, piece.part.name, table, options) for table in tables]
     return joined_bounds([np.stack([each.min(axis=0), each.max(axis=0)]) for each in found])
 
 
 def joined_bounds(bounds: Sequence[np.ndarray]) -> np.ndarray:
-    """(2, d) bounds that hold all of some; their order makes no difference."""
+    """(2, d) bounds that enclose all the given ones, whatever their order."""
     return np.stack(
         [np.min([each[0] for each in bounds], axis=0), np.max([each[1] for each in bounds], axis=0)]
     )

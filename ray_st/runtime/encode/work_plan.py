@@ -1,4 +1,4 @@
-"""Which rows of a corpus are encoded together, and what can be seen to be wrong with them before."""
+"""Plans which rows of a corpus are encoded together, and checks them as far as possible beforehand."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from ray_st.data.sources.parquet import RowGroups
 from ray_st.util.names import did_you_mean
 
 EMBEDDING = "embedding"
-"""The column that is added."""
+"""Name of the added column."""
 
 PART_ROWS = 32_768
-"""Most rows of a part: about what a stopped job has to do again for each worker."""
+"""Maximum rows of a part: roughly the work that each worker must repeat after an interruption."""
 
 _READERS = 16
 
 
 @dataclass(frozen=True)
 class WorkPiece:
-    """Rows that become one file of the output.
+    """Rows that become one output file.
 
     Args:
-        name: The file.
+        name: Name of the file.
         part: The rows.
-        rows: How many there are.
+        rows: Number of rows.
     """
 
     name: str
@@ -41,10 +41,10 @@ class WorkPiece:
 
 
 def choose_column(names: Sequence[str], asked: str | None) -> str:
-    """The column to encode: the one asked for, or the only one, or ``text``.
+    """The column to encode: the requested one, or the only one, or ``text``.
 
     Raises:
-        ValueError: If it is not there, or there is a column ``embedding`` already.
+        ValueError: If the column is missing, or a column ``embedding`` already exists.
     """
     if EMBEDDING in names:
         raise ValueError(f"already has a column `{EMBEDDING}`; rename or drop it")
@@ -55,17 +55,17 @@ def choose_column(names: Sequence[str], asked: str | None) -> str:
 
 
 def plan_pieces(source: Files, asked: str | None, part_rows: int = PART_ROWS) -> tuple[str, list[WorkPiece]]:
-    """The column to encode and the pieces of a corpus, in order; none holds rows of two files.
+    """The column to encode and the pieces of a corpus, in order; no piece spans two files.
 
     Args:
         source: The files.
         asked: The column that the user named.
-        part_rows: Most rows of a piece.
+        part_rows: Maximum number of rows of a piece.
 
     Raises:
-        SourceError: If a file cannot be read or has other columns than the first, the column is missing or
-            holds no texts, a Parquet file's statistics count nulls in it, or there are no rows. Names the
-            file.
+        SourceError: If a file cannot be read or its columns differ from the first file's, the column is
+            missing or does not hold texts, a Parquet file's statistics count nulls in it, or there are no
+            rows. Names the file.
     """
     if part_rows < 1:
         raise SourceError(f"part_rows must be at least 1; got {part_rows}.")
@@ -95,7 +95,7 @@ def _cut(parts: Iterable[Part], counts: Iterable[int], part_rows: int) -> list[W
 
 
 def _check_nulls(unit: Any, column: str) -> None:
-    """Refuses a Parquet file whose own statistics say that texts are missing."""
+    """Rejects a Parquet file whose own statistics count missing texts."""
     if not isinstance(unit, RowGroups):
         return
     with reading(unit.name, "Parquet"), unit.file.open_random() as handle:

@@ -1,8 +1,8 @@
 """Worker output on the driver's console: lines, and a progress bar on a terminal or in a notebook.
 
-Worker events go through the driver's ``logging``, as if raised there; printed text is shown unchanged. Workers
-send both to the run's monitor, from which the driver fetches them. Ray's own log forwarding would prefix each
-line with the worker's name, drop similar lines, and include Ray's own messages.
+Worker events go through the driver's ``logging``, as if raised there; printed text is shown unchanged.
+Workers send both to the run's monitor, from which the driver fetches them. Ray's own log forwarding would
+prefix each line with the worker's name, drop similar lines, and include Ray's own messages.
 """
 
 from __future__ import annotations

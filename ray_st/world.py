@@ -1,4 +1,4 @@
-"""Who a process is among the processes of a run."""
+"""The position of a process among the processes of a run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class World:
-    """The place of one process in a run, as a value that is passed in, never looked up.
+    """The position of one process in a run; passed in as a value, never looked up.
 
     Args:
         rank: Index of this process, ``0 <= rank < size``.
-        size: Number of processes of the run.
+        size: Number of processes in the run.
         local_rank: Index of this process on its node.
         node_rank: Index of its node.
 
@@ -31,18 +31,18 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes files and talks to the user."""
+        """Whether this process writes files and reports to the user."""
         return self.rank == 0
 
     def share(self, rows: int) -> slice:
         """The slice of ``rows`` consecutive rows that belongs to this rank.
 
-        Slices of all ranks are disjoint, cover ``range(rows)`` in order of rank and differ by at most one
+        The slices of all ranks are disjoint, cover ``range(rows)`` in rank order, and differ by at most one
         row.
         """
         return slice(rows * self.rank // self.size, rows * (self.rank + 1) // self.size)
 
     def shares(self, rows: int) -> list[int]:
-        """Number of rows of each rank's :meth:`share`."""
+        """Number of rows in each rank's :meth:`share`."""
         edges = [rows * rank // self.size for rank in range(self.size + 1)]
         return [end - start for start, end in pairwise(edges)]

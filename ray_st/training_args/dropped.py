@@ -162,7 +162,7 @@ class DroppedArguments(PlacedArguments):
     ] = False
 
     def __post_init__(self) -> None:
-        """Applies the older arguments, then completes and validates all."""
+        """Applies the older arguments, then completes and validates all arguments."""
         if not 0.0 <= self.warmup_ratio <= 1.0:
             raise ValueError(f"warmup_ratio must lie in [0, 1]; got {self.warmup_ratio}.")
         if self.fsdp_config and not self.fsdp:
@@ -175,7 +175,7 @@ class DroppedArguments(PlacedArguments):
         """Number of steps over which the learning rate rises.
 
         Args:
-            num_training_steps: Number of all steps.
+            num_training_steps: Total number of steps.
         """
         if not self.warmup_steps:
             return math.ceil(num_training_steps * self.warmup_ratio)

@@ -1,4 +1,4 @@
-"""What happens to an argument that the current transformers does not have."""
+"""What happens to an argument that the current transformers lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CALLER = 6  # warn, apply, apply_effects, __post_init__, the dataclass's __init
 
 @dataclass(frozen=True)
 class Becomes:
-    """The argument is the older name of another, or a special value of it; it is then reset to its default.
+    """The argument is an older name of another, or a special value of it; it is then reset to its default.
 
     Args:
         new: The current argument.
@@ -26,7 +26,7 @@ class Becomes:
     value: Any = None
 
     def note(self) -> str:
-        """What to tell people."""
+        """Explanation for users."""
         given = "" if self.value is None else f"={self.value!r}"
         return f"becomes `{self.new}{given}`"
 
@@ -61,7 +61,7 @@ class Does:
     effect: Callable[[Any, Any], None]
 
     def note(self) -> str:
-        """What to tell people."""
+        """Explanation for users."""
         return self.what
 
     def apply(self, args: Any, name: str, given: Any) -> None:
@@ -81,7 +81,7 @@ class Kept:
     what: str
 
     def note(self) -> str:
-        """What to tell people."""
+        """Explanation for users."""
         return self.what
 
     def apply(self, args: Any, name: str, given: Any) -> None:
@@ -94,14 +94,14 @@ class Unused:
 
     Args:
         why: Why, and what to use instead.
-        today: Values that match the current behaviour, and need no warning.
+        today: Values that match the current behaviour and need no warning.
     """
 
     why: str
     today: tuple[Any, ...] = ()
 
     def note(self) -> str:
-        """What to tell people."""
+        """Explanation for users."""
         return self.why
 
     def apply(self, args: Any, name: str, given: Any) -> None:
@@ -114,7 +114,7 @@ Effect = Becomes | Does | Kept | Unused
 
 
 def default_of(args: Any, name: str) -> Any:
-    """The default of a dataclass's field.
+    """The default of a dataclass field.
 
     Args:
         args: The dataclass, or one of its values.

@@ -35,11 +35,11 @@ class GroupedArguments(DroppedArguments):
         activation_checkpointing: bool = False,
         gradient_checkpointing: bool | None = None,
     ) -> Self:
-        """Sets the arguments of training, and ``do_train``.
+        """Sets the training arguments, and ``do_train``.
 
         Args:
             learning_rate: Initial learning rate.
-            batch_size: Rows of a batch on each worker.
+            batch_size: Rows in a batch on each worker.
             weight_decay: Weight decay of all weights except biases and norms.
             num_epochs: Passes over the data.
             max_steps: Number of steps, in place of ``num_epochs`` if positive.
@@ -75,22 +75,22 @@ class GroupedArguments(DroppedArguments):
         Args:
             strategy: ``"no"``, ``"steps"`` or ``"epoch"``.
             steps: Steps between evaluations.
-            batch_size: Rows of a batch on each worker.
+            batch_size: Rows in a batch on each worker.
             accumulation_steps: Batches after which predictions are moved to the CPU.
             delay: Steps or epochs before the first evaluation.
             loss_only: Whether to return nothing but the loss.
-            jit_mode: Has no effect, and says so.
+            jit_mode: Has no effect; a warning says so.
         """
         super().set_evaluate(strategy, steps, batch_size, accumulation_steps, delay or 0, loss_only)
         return self._jit(jit_mode)
 
     def set_testing(self, batch_size: int = 8, loss_only: bool = False, jit_mode: bool = False) -> Self:
-        """Sets the arguments of testing, and ``do_predict``.
+        """Sets the test arguments, and ``do_predict``.
 
         Args:
-            batch_size: Rows of a batch on each worker.
+            batch_size: Rows in a batch on each worker.
             loss_only: Whether to return nothing but the loss.
-            jit_mode: Has no effect, and says so.
+            jit_mode: Has no effect; a warning says so.
         """
         super().set_testing(batch_size, loss_only)
         return self._jit(jit_mode)
@@ -130,11 +130,11 @@ class GroupedArguments(DroppedArguments):
         sampler_seed: int | None = None,
         **newer: Any,
     ) -> Self:
-        """Sets the arguments of batches.
+        """Sets the batch and data loading arguments.
 
         Args:
-            train_batch_size: Rows of a training batch on each worker.
-            eval_batch_size: Rows of an evaluation batch on each worker.
+            train_batch_size: Rows in a training batch on each worker.
+            eval_batch_size: Rows in an evaluation batch on each worker.
             drop_last: Whether to drop an incomplete last batch.
             num_workers: Passed on.
             pin_memory: Whether to keep batches in pinned memory.
@@ -143,7 +143,7 @@ class GroupedArguments(DroppedArguments):
             auto_find_batch_size: Whether to search for a batch size that fits into memory.
             ignore_data_skip: Whether a resumed run starts the epoch over.
             sampler_seed: Seed of the order of samples; by default ``seed``.
-            newer: Further options of transformers.
+            newer: Further transformers options.
         """
         super().set_dataloader(
             train_batch_size=train_batch_size,

@@ -52,7 +52,7 @@ class PlacedArguments(WrittenArguments):
         for name in (
             "checkpointing",
             "checkpointing_kwargs",
-        ):  # the pages' names, without transformers' warning
+        ):  # the documented names, without transformers' warning
             if getattr(self, f"activation_{name}", "not in this release") is None:
                 setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
         if self.logging_dir is not None and "://" not in str(self.logging_dir):
@@ -111,7 +111,7 @@ class PlacedArguments(WrittenArguments):
         if self.push_to_hub and self.hub_model_id is None:  # the driver's folder names the repository
             self.hub_model_id = Path(str(self.output_dir)).absolute().name
         self.output_dir = output_dir
-        # accelerate joins a process group of CPU workers only if use_cpu says that they have no accelerator.
+        # accelerate joins a CPU process group only if use_cpu declares that the workers have no accelerator.
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         if self.fp16 and self.use_cpu:
             raise ValueError(

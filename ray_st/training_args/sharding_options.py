@@ -75,13 +75,13 @@ def check_sharding(args: Any) -> None:
 
 
 def check_deepspeed(args: Any) -> None:
-    """Rejects what DeepSpeed does not support here; reads its configuration file, which workers may not have.
+    """Rejects settings that DeepSpeed does not support here; reads its config file, which workers may lack.
 
     Args:
         args: Training arguments.
 
     Raises:
-        ValueError: Naming what it is and what to do.
+        ValueError: Naming the setting and what to do.
     """
     if not args.deepspeed:
         return

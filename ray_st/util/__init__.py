@@ -1,4 +1,4 @@
-"""Functions on embeddings: similarities, search, mining, normalising, truncating, moving to a device."""
+"""Functions on embeddings: similarity, search, mining, normalisation, truncation, moving to a device."""
 
 from __future__ import annotations
 

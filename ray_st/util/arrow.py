@@ -1,4 +1,4 @@
-"""Kinds of Arrow types, of which there are several each."""
+"""Groups of Arrow types that have several variants each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: object) -> TypeGuard[pa.ListType]:
-    """Whether a type holds lists; what Ray gives as a type may be none of Arrow's."""
+    """Whether a type holds lists; accepts Ray's types too, some of which are not Arrow types."""
     return isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, then moved there."""
+"""Files that appear completely or not at all: written next to their final path, then moved there."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
     from pyarrow.lib import NativeFile
 
-_PREFIX, _SUFFIX = ".writing-", ".part"  # readers of folders skip names that begin with a dot
+_PREFIX, _SUFFIX = ".writing-", ".part"  # readers of folders skip names that start with a dot
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The path of a new file that replaces another if the block ends well, and is deleted otherwise.
+    """Yields a temporary path that replaces the file if the block succeeds, and is deleted otherwise.
 
     Args:
-        path: The file to replace, on a local disk; its folder exists.
+        path: The file to replace, on a local disk; its folder must exist.
     """
     part = path.with_name(_unfinished(path.name))
     try:
@@ -31,11 +31,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a local file in one piece.
+    """Writes a local file atomically.
 
     Args:
-        path: The file; its folder exists.
-        content: What it holds; text as UTF-8.
+        path: The file; its folder must exist.
+        content: Its content; text is encoded as UTF-8.
     """
     with replacing(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -43,10 +43,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replacing_in(filesystem: FileSystem, path: str) -> Iterator[NativeFile]:
-    """A stream whose content becomes a file if the block ends well; otherwise it is deleted.
+    """Yields a stream whose content becomes the file if the block succeeds; otherwise it is deleted.
 
     Args:
-        filesystem: Where the file is.
+        filesystem: The file system.
         path: Its path there.
     """
     folder, slash, name = path.rpartition("/")
@@ -61,7 +61,7 @@ def replacing_in(filesystem: FileSystem, path: str) -> Iterator[NativeFile]:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file of this name was left by a writer that was killed."""
+    """Whether a file with this name is the leftover of a killed writer."""
     return name.startswith(_PREFIX)
 
 

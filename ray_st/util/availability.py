@@ -1,4 +1,4 @@
-"""What is installed."""
+"""Checks of which optional packages are installed."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from importlib.util import find_spec
 
 
 def is_training_available() -> bool:
-    """Whether what training needs beyond encoding is installed: the packages accelerate and datasets."""
+    """Whether the packages for training are installed: accelerate and datasets."""
     return all(find_spec(package) is not None for package in ("accelerate", "datasets"))

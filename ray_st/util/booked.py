@@ -1,10 +1,10 @@
-"""Sums by step, from which a restart goes on."""
+"""Totals by step, from which a restarted run continues."""
 
 from __future__ import annotations
 
 
 class Booked:
-    """The sums that were noted, by step.
+    """Recorded totals, by step.
 
     Attributes:
         totals: Seconds by step.
@@ -14,10 +14,10 @@ class Booked:
         self.totals: dict[int, float] = {}
 
     def book(self, step: int, total: float) -> None:
-        """Notes the sum at a step."""
+        """Records the total at a step."""
         self.totals[step] = total
 
     def total_at(self, step: int) -> float:
-        """The sum at the last step up to ``step``; drops later ones."""
+        """The total at the last recorded step up to ``step``; discards later ones."""
         self.totals = {then: total for then, total in self.totals.items() if then <= step}
         return self.totals[max(self.totals)] if self.totals else 0.0

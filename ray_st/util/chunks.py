@@ -6,17 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Chunk = tuple[NDArray[np.int64], int]
-"""Row numbers (k,) of a chunk, the shortest row first, and its width in tokens."""
+"""Row numbers (k,) of a chunk, shortest row first, and the chunk's width in tokens."""
 
 
 def cheapest_chunks(lengths: NDArray[np.int64], call_tokens: int) -> list[Chunk]:
-    """Cuts rows into chunks of similar length for the least sum of padded tokens and cost of chunks.
+    """Cuts rows into chunks of similar length that minimise padded tokens plus the cost of chunks.
 
-    Rows are sorted by length and cut between different lengths; the cuts are found by dynamic programming.
+    Rows are sorted by length and cut only between different lengths; dynamic programming finds the cuts.
 
     Args:
-        lengths: Tokens of each row, at least 1 (n,).
-        call_tokens: Cost of one more chunk, in tokens.
+        lengths: Number of tokens in each row, at least 1 (n,).
+        call_tokens: Cost of each additional chunk, in tokens.
     """
     order = np.argsort(lengths, kind="stable")
     widths, counts = np.unique(lengths, return_counts=True)

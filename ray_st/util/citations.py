@@ -1,4 +1,4 @@
-"""The papers that losses and model cards cite, each once, in ``citations.bib`` beside this file."""
+"""The papers that losses and model cards cite, each stored once, in ``citations.bib`` next to this file."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def cited(*keys: str) -> str:
-    """BibTeX entries of some papers, one after the other.
+    """BibTeX entries of some papers, concatenated.
 
     Args:
         keys: Keys of entries in ``citations.bib``.
 
     Returns:
-        The entries, each on lines of its own; empty without keys.
+        The entries, each on its own lines; empty if there are no keys.
     """
     return "".join(f"\n{_entries()[key]}\n" for key in keys)
 

@@ -1,4 +1,4 @@
-"""The Ray cluster that a process would join, probed first: Ray waits long for one that is gone."""
+"""The Ray cluster that a process would join, probed first because Ray waits long for one that is gone."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _TRY_S = 5.0
 
 
 def found_address(environment: Mapping[str, str] = os.environ) -> str | None:
-    """HOST:PORT of the cluster that Ray joins when no address is given, or None if it would start one.
+    """HOST:PORT of the cluster that Ray joins if no address is given, or None if Ray would start one.
 
-    That is ``RAY_ADDRESS``, or what the last ``ray start`` on this machine left in its folder.
+    This is ``RAY_ADDRESS``, or the address that the last ``ray start`` on this machine recorded.
 
     Args:
-        environment: Variables of the process.
+        environment: Environment variables of the process.
     """
     named = environment.get("RAY_ADDRESS")
     if not named or named == "auto":
@@ -26,30 +26,30 @@ def found_address(environment: Mapping[str, str] = os.environ) -> str | None:
         named = note.read_text().strip() if note.is_file() else None
     if (
         not named or named == "local" or "://" in named
-    ):  # a client's or an API server's address is Ray's to resolve
+    ):  # addresses of Ray Client or an API server are resolved by Ray
         return None
     return named
 
 
 def is_loopback(address: str) -> bool:
-    """Whether HOST:PORT is an address that only this machine reaches."""
+    """Whether HOST:PORT is reachable only from this machine."""
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # another name
+    except ValueError:  # a host name other than localhost
         return False
 
 
 def check_answers(address: str) -> None:
-    """Makes sure that something listens where a cluster is said to be.
+    """Verifies that something listens at a cluster's address.
 
     Args:
         address: HOST:PORT.
 
     Raises:
-        ConnectionError: If nothing does.
+        ConnectionError: If nothing listens there.
     """
     host, _, port = address.rpartition(":")
     try:

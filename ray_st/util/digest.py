@@ -1,4 +1,4 @@
-"""A short digest of a value's content, equal in every process: for comparing the inputs of two runs."""
+"""A short digest of a value's content, equal in every process, for comparing the inputs of two runs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PLAIN = (str, bytes, bool, int, float, complex, type(None))
 
 
 def digest(value: Any) -> str:
-    """The digest of a value, equal for equal plain values, containers, arrays, tensors and functions.
+    """The digest of a value; equal for equal plain values, containers, arrays, tensors and functions.
 
-    Of any other object only the class counts: its attributes may differ from process to process.
+    Other objects count only by class, because their attributes may differ between processes.
 
     Args:
         value: The value.
@@ -38,7 +38,7 @@ def _add(hashed: xxhash.xxh3_64, value: Any) -> None:
 
 
 def _add_plain(hashed: xxhash.xxh3_64, value: Any) -> None:
-    # Strings by far the most often: their length keeps neighbours apart.
+    # Strings first, as they are by far the most frequent; the length prefix separates adjacent values.
     text = value if isinstance(value, str) else repr(value)
     encoded = text.encode("utf-8", "surrogatepass")
     hashed.update(b"%s:%d;" % (type(value).__name__.encode(), len(encoded)) + encoded)
@@ -68,7 +68,7 @@ def _add_tensor(hashed: xxhash.xxh3_64, tensor: torch.Tensor) -> None:
 
 
 def _add_function(hashed: xxhash.xxh3_64, function: FunctionType) -> None:
-    """Adds an importable function by its name, so that a new version of a library changes nothing."""
+    """Hashes an importable function by name, so that a new library version does not change the digest."""
     name = f"{function.__module__}.{function.__qualname__}"
     _add_plain(hashed, name)
     if function.__module__ == "__main__" or "<" in function.__qualname__:

@@ -1,89 +1,89 @@
-"""How a run can end, and the exit codes that tell a scheduler whether to start it again."""
+"""The ways a run can end, and exit codes that tell a scheduler whether to restart it."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 
 OK = 0
-"""All went well."""
+"""Success."""
 
 FAILED = 1
-"""An error that is in the program or its data: the same again would fail again."""
+"""An error in the program or its data: a restart would fail again."""
 
 USER_ERROR = 2
-"""Something was asked for that cannot be; said in one line before anything was started."""
+"""An invalid request; reported in one line before anything was started."""
 
 OUT_OF_RETRIES = 69
 """Workers were lost more often than ``max_failures`` allows (``EX_UNAVAILABLE``)."""
 
 INTERRUPTED = 75
-"""The run was stopped or lost its storage; its newest checkpoint can be resumed (``EX_TEMPFAIL``)."""
+"""The run was stopped or lost its storage; its latest checkpoint can be resumed (``EX_TEMPFAIL``)."""
 
 
 CTRL_C = 130
-"""The user pressed Ctrl-C (128 + SIGINT); a run that was training can go on from its newest checkpoint."""
+"""The user pressed Ctrl-C (128 + SIGINT); a training run can resume from its latest checkpoint."""
 
 
 class RunEnded(RuntimeError):
-    """A run ended before its last step.
+    """A run that ended before its last step.
 
     Attributes:
-        exit_code: What a program that runs nothing else should exit with.
+        exit_code: Exit code for a program that runs nothing else.
     """
 
     exit_code = FAILED
 
 
 class Interrupted(RunEnded):
-    """The run was told to stop, or its storage was away at a bad moment.
+    """The run was told to stop, or its storage was unavailable.
 
-    Started again with ``resume_from_checkpoint=True``, it goes on from its newest checkpoint.
+    If restarted with ``resume_from_checkpoint=True``, it resumes from its latest checkpoint.
     """
 
     exit_code = INTERRUPTED
 
 
 class LeaseLost(RunEnded):
-    """Another driver took the run's folder; see :mod:`ray_st.training.checkpoint.lease`."""
+    """Another driver took over the run's folder; see :mod:`ray_st.training.checkpoint.lease`."""
 
     exit_code = USER_ERROR
 
 
 class OutOfRetries(RunEnded):
-    """Workers were lost more often than the run's ``max_failures`` allows; the text holds the last loss."""
+    """Workers were lost more often than ``max_failures`` allows; the message holds the last loss."""
 
     exit_code = OUT_OF_RETRIES
 
 
 class Why(IntEnum):
-    """Why a run's workers should stop; the greatest of all ranks' wishes counts."""
+    """Why a run's workers should stop; the greatest reason among all ranks wins."""
 
     GO_ON = 0
     LEAVE = 1
-    """A worker's process was asked to end: the run goes on in another."""
+    """A worker's process was asked to stop: the run continues in another process."""
     PREEMPTED = 2
-    """A worker's node is being taken away: likewise."""
+    """A worker's node is about to be removed: the run continues in another process."""
     STOP = 3
-    """The run was asked to end."""
+    """The run was asked to stop."""
 
 
 class StopRequest:
-    """What this process was asked for; set from any thread or signal handler, read by the loop."""
+    """The stop request of this process; set from any thread or signal handler, read by the training loop."""
 
     def __init__(self) -> None:
         self.why = Why.GO_ON
 
     def ask(self, why: Why) -> None:
-        """Asks to stop; a lesser wish does not take back a greater one."""
+        """Requests a stop; a lesser reason does not override a greater one."""
         self.why = max(self.why, why)
 
 
 class Moved(RuntimeError):
-    """The ranks saved a checkpoint and stopped, to go on elsewhere.
+    """The ranks saved a checkpoint and stopped, in order to continue elsewhere.
 
     Args:
         why: The reason.
-        message: What people read.
+        message: Message for people.
     """
 
     def __init__(self, why: Why, message: str) -> None:
@@ -95,4 +95,4 @@ class Moved(RuntimeError):
 
 
 class HangError(RuntimeError):
-    """Ranks waited for each other for too long; the text says where their stacks are."""
+    """Ranks waited for each other for too long; the message says where to find their stack traces."""

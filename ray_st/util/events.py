@@ -1,14 +1,13 @@
 """A run's messages as ``logging`` records: plain lines for people, or JSON lines with stable codes.
 
-The logger of an event is named after its code, such as ``ray_st.events.workers.lost``, so that a level or a
-handler of ``logging`` routes or silences one event, a group (``ray_st.events.train``) or all
-(``ray_st.events``). Loggers of modules (``logging.getLogger(__name__)``) are for what users see only if they
-ask for it: the level of those also decides whether models show progress bars, so events cannot share it.
+The logger of an event is named after its code, for example ``ray_st.events.workers.lost``, so that a level or
+a handler of ``logging`` can route or silence one event, a group (``ray_st.events.train``) or all events
+(``ray_st.events``). Loggers of modules (``logging.getLogger(__name__)``) are for details that users see only
+on request: their level also decides whether models show progress bars, so events cannot share it.
 
-Nothing is configured at import. From the first event on :class:`ConsoleHandler` is attached to
-``ray_st.events``, as long as ``ray_st`` has no handlers, and the level is INFO, unless one of the two has a
-level. Handlers on ``ray_st`` replace the console; those on ``ray_st.events``, or on an event's logger, come
-on top.
+Nothing is configured at import. At the first event, :class:`ConsoleHandler` is attached to ``ray_st.events``
+unless ``ray_st`` has handlers, and the level is set to INFO unless one of the two has a level. Handlers on
+``ray_st`` replace the console; those on ``ray_st.events``, or on an event's logger, are used in addition.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     _LoggerAdapter = logging.LoggerAdapter[logging.Logger]
 else:
-    _LoggerAdapter = logging.LoggerAdapter  # takes no type parameters before Python 3.11
+    _LoggerAdapter = logging.LoggerAdapter  # not generic before Python 3.11
 
 LOG_FORMAT = "RAY_ST_LOG_FORMAT"
 """Environment variable: ``text`` (default) or ``json``."""
@@ -53,7 +52,7 @@ EVENTS = {
     "lease.taken": "the run's folder was left by a driver that is gone, and was taken over",
     "lease.lost": "another driver took over the run's folder; this one stops",
 }
-"""Code and meaning of every event. Codes stay; new ones may be added."""
+"""Code and meaning of every event. Codes are stable; new ones may be added."""
 
 WARNINGS = ("workers.lost", "checkpoint.passed_over", "hang.seen", "hang.stacks", "stop.asked", "lease.taken")
 ERRORS = ("run.failed", "run.refused", "lease.lost")
@@ -69,8 +68,8 @@ def event(code: str, message: str, **facts: object) -> None:
 
     Args:
         code: One of :data:`EVENTS`.
-        message: What people read.
-        facts: What programs read, in JSON only; what JSON has no value for becomes text.
+        message: Message for people.
+        facts: Values for programs, in JSON only; those that JSON cannot represent become text.
 
     Raises:
         ValueError: If the code is unknown.
@@ -83,7 +82,7 @@ def event(code: str, message: str, **facts: object) -> None:
 
 
 def relayed(record: logging.LogRecord) -> None:
-    """Logs a record from another process if its logger passes it here; see :func:`send_records_to`."""
+    """Logs a record from another process, subject to its logger's level; see :func:`send_records_to`."""
     _set_up()
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
@@ -91,7 +90,7 @@ def relayed(record: logging.LogRecord) -> None:
 
 
 class _Notes(_LoggerAdapter):
-    """The logger of lines for people that have no code of their own."""
+    """The logger for messages to people without a code of their own."""
 
     def isEnabledFor(self, level: int) -> bool:
         _set_up()
@@ -102,11 +101,11 @@ class _Notes(_LoggerAdapter):
 
 
 class PeopleFormatter(logging.Formatter):
-    """The message alone."""
+    """The message only."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), event, level, message, the context of the process, facts."""
+    """One JSON object per line: time (UTC), event, level, message, the context of the process, facts."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line of JSON."""
@@ -122,7 +121,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
-        # JSON has no NaN and no infinity: they become text.
+        # JSON has no NaN or infinity: they become text.
         return json.dumps(json.loads(json.dumps(said, default=str), parse_constant=str), ensure_ascii=False)
 
 
@@ -130,10 +129,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class ConsoleHandler(logging.Handler):
-    """Shows records on the user's console: on standard output, or from a worker through the driver.
+    """Shows records on the user's console: on standard output, or in a worker through the driver.
 
-    A record that cannot be shown, because the disk of the log is full or its reader is gone, goes to standard
-    error if that can be written to. It never ends a run.
+    A record that cannot be shown, because the log's disk is full or its reader is gone, is written to
+    standard error if possible. This never ends a run.
     """
 
     def __init__(self) -> None:
@@ -142,7 +141,7 @@ class ConsoleHandler(logging.Handler):
         self._take = self._as_line(_to_stdout)
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as a line, in the format of :data:`LOG_FORMAT` unless a formatter was set."""
+        """The record as a line, in the format of :data:`LOG_FORMAT` unless a formatter is set."""
         formatter = self.formatter or (JsonFormatter() if speaks_json() else PeopleFormatter())
         return formatter.format(record)
 
@@ -154,11 +153,11 @@ class ConsoleHandler(logging.Handler):
             _to_stderr(self.format(record))
 
     def write_to(self, write: Callable[[str], object]) -> None:
-        """Gives a function the lines from now on."""
+        """Passes all further lines to a function."""
         self.takes_all, self._take = False, self._as_line(write)
 
     def send_to(self, send: Callable[[logging.LogRecord], object]) -> None:
-        """Sends all records to a function from now on, even if the process has handlers of its own."""
+        """Passes all further records to a function, even if the process has handlers of its own."""
         self.takes_all, self._take = True, lambda record: send(_sendable(record))
 
     def _as_line(self, write: Callable[[str], object]) -> Callable[[logging.LogRecord], object]:
@@ -166,7 +165,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def _to_stdout(line: str) -> None:
-    sys.stdout.write(line + "\n")  # Ray replaces print in workers by one that writes twice
+    sys.stdout.write(line + "\n")  # not print: Ray replaces it in workers by a function that writes twice
     sys.stdout.flush()
 
 
@@ -177,7 +176,7 @@ def _to_stderr(line: str) -> None:
 
 
 def _sendable(record: logging.LogRecord) -> logging.LogRecord:
-    """A copy of plain values, which any process can unpickle, with the context of this one."""
+    """A copy with plain values, which any process can unpickle, and the context of this process."""
     sent = copy.copy(record)
     sent.msg, sent.args, sent.exc_info = record.getMessage(), None, None
     facts = json.loads(json.dumps(record.__dict__.get("facts", {}), default=str))
@@ -193,23 +192,23 @@ _console = ConsoleHandler()
 _context: dict[str, Any] = {}
 
 notes = _Notes(_EVENTS.getChild("note"), {})
-"""Logs lines for people that have no code of their own, with the methods of a ``logging.Logger``."""
+"""Logs messages to people without a code of their own, with the methods of a ``logging.Logger``."""
 
 
 def _set_up() -> None:
-    """Sets a handler and a level where the user has not.
+    """Sets a handler and a level unless the user has set them.
 
-    Cheap; runs at each event, since they may change at any time.
+    Cheap; runs at each event, because the user's settings may change at any time.
     """
     wanted = _console.takes_all or not _PACKAGE.handlers
     if wanted != (_console in _EVENTS.handlers):
         (_EVENTS.addHandler if wanted else _EVENTS.removeHandler)(_console)
-        # The root logger's handlers would show a line a second time.
+        # The root logger's handlers would show each line twice.
         _EVENTS.propagate = not wanted
     if not (_EVENTS.level or _PACKAGE.level):
         _EVENTS.setLevel(logging.INFO)
         _console.level_is_default = True
-    elif _console.level_is_default and _PACKAGE.level:  # set since
+    elif _console.level_is_default and _PACKAGE.level:  # set by the user in the meantime
         _EVENTS.setLevel(logging.NOTSET)
         _console.level_is_default = False
 
@@ -220,24 +219,24 @@ def speaks_json() -> bool:
 
 
 def set_context(**context: Any) -> None:
-    """Sets what each event of this process says besides, such as its run and rank."""
+    """Sets the context that is added to every event of this process, such as its run and rank."""
     _context.clear()
     _context.update(context)
 
 
 def send_to(write: Callable[[str], object] | None) -> None:
-    """Sends this process's lines elsewhere; None for standard output.
+    """Redirects this process's lines; None restores standard output.
 
     Args:
-        write: Takes one line without its end.
+        write: Called with each line, without its line end.
     """
     _console.write_to(write or _to_stdout)
 
 
 def send_records_to(send: Callable[[logging.LogRecord], object]) -> None:
-    """Sends this process's events to another one, which passes them to :func:`relayed`.
+    """Sends this process's events to another process, which passes them to :func:`relayed`.
 
     Args:
-        send: Takes one record, which can be pickled.
+        send: Called with each record, which can be pickled.
     """
     _console.send_to(send)

@@ -1,4 +1,4 @@
-"""Packages that are not always installed."""
+"""Optional packages."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from types import ModuleType
 
 
 def load_extra(module: str, extra: str, purpose: str) -> ModuleType:
-    """A module of a package that one of ray_st's extras installs.
+    """Imports a module of a package that one of ray_st's extras installs.
 
     Args:
         module: Name of the module.
-        extra: The extra that brings it.
-        purpose: What needs it, for the message.
+        extra: The extra that includes it.
+        purpose: What needs it, for the error message.
 
     Raises:
-        ImportError: If it is not installed, saying how to install it.
+        ImportError: If it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)

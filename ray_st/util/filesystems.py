@@ -1,4 +1,4 @@
-"""From a path or a URI to a file system of pyarrow."""
+"""Resolves a path or a URI to a pyarrow file system."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def is_uri(place: str | Path) -> bool:
-    """Whether a place is named by a URI such as ``s3://bucket/folder``, and not by a path of this machine."""
+    """Whether a location is a URI such as ``s3://bucket/folder`` rather than a local path."""
     return "://" in str(place)
 
 
@@ -18,10 +18,10 @@ def open_place(place: str | Path) -> tuple[FileSystem, str]:
     """The file system of a file or folder, and its path there.
 
     Args:
-        place: A path of this machine, or a URI.
+        place: A local path, or a URI.
 
     Raises:
-        ValueError, OSError, ImportError: pyarrow's, if no file system opens it.
+        ValueError, OSError, ImportError: From pyarrow, if no file system can open it.
     """
     from pyarrow.fs import FileSystem, LocalFileSystem
 

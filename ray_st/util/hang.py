@@ -1,4 +1,4 @@
-"""What is reported about a rank without progress; the run monitor reads it, so imports are light."""
+"""The report about a rank without progress; the run monitor reads it, so imports are light."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Hang:
 
     Args:
         rank: Its rank.
-        step: The step that it is in, or before.
-        phase: What it is doing: ``step``, ``data``, or ``other``.
-        waited_s: For how long.
+        step: The current or next step.
+        phase: Its current activity: ``step``, ``data``, or ``other``.
+        waited_s: Seconds without progress.
     """
 
     rank: int

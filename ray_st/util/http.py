@@ -13,23 +13,23 @@ from tqdm import tqdm
 from ray_st.util.atomic import replacing
 
 _CHUNK = 1 << 20
-_SILENCE = 60  # seconds without a byte after which a server is given up
+_SILENCE = 60  # seconds without data after which the download fails
 
 
 def http_get(url: str, path: str | Path) -> None:
     """Downloads a file, with a progress bar.
 
-    It has its name only once it is complete: until then it is a file beside it that ends with ``.part``.
+    The file gets its final name only when it is complete; until then its name ends with ``.part``.
 
     Args:
-        url: An address that starts with ``http://`` or ``https://``. Redirections are followed, from https to
-            https only.
-        path: The file to write; its folder is made if it is not there, an older file is replaced.
+        url: A URL that starts with ``http://`` or ``https://``. Redirects are followed, but from https only
+            to https.
+        path: The file to write; its folder is created if missing, and an existing file is replaced.
 
     Raises:
-        ValueError: If the address is of another scheme.
-        OSError: If the server cannot be reached, answers with an error or breaks off, or the file cannot be
-            written.
+        ValueError: If the URL has another scheme.
+        OSError: If the server cannot be reached, returns an error or closes the connection early, or the file
+            cannot be written.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).netloc:
         raise ValueError(f"http_get needs an address that starts with http:// or https://; got {url!r}.")
@@ -58,7 +58,7 @@ def _copy(response: Any, file: BinaryIO, name: str) -> None:
 
 
 class Redirections(request.HTTPRedirectHandler):
-    """Follows redirections, but for those from https to http."""
+    """Follows redirects, except those from https to http."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         """The next request; see :meth:`urllib.request.HTTPRedirectHandler.redirect_request`."""
@@ -68,7 +68,7 @@ class Redirections(request.HTTPRedirectHandler):
 
 
 def _opener() -> request.OpenerDirector:
-    """One that knows neither files nor FTP."""
+    """An opener that does not handle ``file:`` or FTP URLs."""
     opener = request.OpenerDirector()
     for handler in (
         request.ProxyHandler(),

@@ -1,4 +1,4 @@
-"""Packages that list their parts without loading them (PEP 562), and module files of earlier releases."""
+"""Packages that list their members without loading them (PEP 562), and module files of earlier releases."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def lazy_module(
     module_files: bool = False,
     unserved: Mapping[str, str] | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Make the three names by which a package offers parts that are loaded at their first use.
+    """Creates the three names with which a package offers members that are loaded on first use.
 
     Use it as ``__getattr__, __dir__, __all__ = lazy_module(__name__, {"Part": "package.file"})``.
 
     Args:
         package: ``__name__`` of the package.
-        table: Each public name and the full name of the module that holds it. A name whose module is
-            ``package.name`` itself stands for that module.
-        module_files: Whether ``from package.Part import Part`` works for each class, too, as in releases that
-            had a file for each.
-        unserved: Names that scripts ask for and that are not there, with what to tell them.
+        table: The full name of the defining module for each public name. A name whose module is
+            ``package.name`` itself refers to that module.
+        module_files: Whether ``from package.Part import Part`` also works for each class, as in releases that
+            had one file per class.
+        unserved: Names that scripts ask for but that do not exist, each with its error message.
 
     Returns:
         ``__getattr__``, ``__dir__`` and ``__all__`` (sorted) for the package.
@@ -39,7 +39,7 @@ def lazy_module(
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = importlib.import_module(table[name])
         value = module if table[name] == f"{package}.{name}" else getattr(module, name)
-        setattr(sys.modules[package], name, value)  # the next use finds it at once
+        setattr(sys.modules[package], name, value)  # the next access skips __getattr__
         return value
 
     def names() -> list[str]:
@@ -57,13 +57,13 @@ def lazy_module(
 def offer_module(name: str, holder: str, parts: list[str] | None = None) -> None:
     """Makes a module without a file importable; its attributes come from the module that holds the parts.
 
-    It is put into ``sys.modules`` ahead of any import. There the import system takes it as it is; a module
-    that it had to load it would set in the package, in place of the class of the same name.
+    It is put into ``sys.modules`` before any import. The import system uses it from there unchanged; a module
+    that it loads itself would be set as an attribute of the package, and replace the class of the same name.
 
     Args:
-        name: Full name of the module.
+        name: Full name of the new module.
         holder: Full name of the module that holds the parts.
-        parts: Their names; None for all that the holder has.
+        parts: Their names; None for all of the holder's.
     """
     sys.modules[name] = _StandIn(name, holder, parts)
 
@@ -81,7 +81,7 @@ class _StandIn(ModuleType):
         return getattr(importlib.import_module(self._holder), name)
 
     def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
-        # A function that is sent by value takes along the modules whose names it uses: losses, CoSENTLoss.
+        # Pickling a function by value includes modules whose names it uses, such as losses.CoSENTLoss.
         return importlib.import_module, (self.__name__,)
 
     def __dir__(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""A text stream that gives whole lines to a function."""
+"""A text stream that passes whole lines to a function."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 class LineStream(io.TextIOBase):
-    r"""Collects what is written and passes on each line without its end.
+    r"""Collects written text and passes on each line without its line end.
 
-    Of a line that is written over again and again (``\r``, as progress bars do) only the last version is
-    passed on. Safe to write to from several threads.
+    If a line is overwritten repeatedly (``\r``, as by progress bars), only its last version is passed on.
+    Safe to write to from several threads.
 
     Args:
         take: Called with each line.
@@ -24,11 +24,11 @@ class LineStream(io.TextIOBase):
         self._lock = threading.RLock()
 
     def writable(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def write(self, text: str) -> int:
-        """Takes text; passes on the lines that it completes."""
+        """Adds text; passes on the lines that it completes."""
         with self._lock:
             *lines, self._rest = (self._rest + text.replace("\r\n", "\n")).split("\n")
             for line in lines:
@@ -36,7 +36,7 @@ class LineStream(io.TextIOBase):
         return len(text)
 
     def close(self) -> None:
-        """Passes on the line that was begun."""
+        """Passes on an incomplete last line."""
         with self._lock:
             rest, self._rest = self._rest, ""
             if rest:

@@ -1,4 +1,4 @@
-"""Log records that leave progress bars whole."""
+"""A log handler that does not break progress bars."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     _StreamHandler = logging.StreamHandler[io.TextIOBase]
 else:
-    _StreamHandler = logging.StreamHandler  # takes no type parameters before Python 3.11
+    _StreamHandler = logging.StreamHandler  # not generic before Python 3.11
 
 
 class _AboveBars(io.TextIOBase):
-    """A stream whose lines appear above the bars of tqdm."""
+    """A stream whose lines appear above tqdm's progress bars."""
 
     def write(self, text: str) -> int:
         from tqdm import tqdm
@@ -23,10 +23,10 @@ class _AboveBars(io.TextIOBase):
 
 
 class LoggingHandler(_StreamHandler):
-    """Writes records to the standard output, above progress bars instead of into them.
+    """Writes records to standard output, above progress bars.
 
     Args:
-        level: Least level of the records that are written.
+        level: Minimum level of the records to write.
     """
 
     def __init__(self, level: int | str = logging.NOTSET) -> None:

@@ -1,4 +1,4 @@
-"""What somebody means by a name: one that is not known, or another one of the same thing."""
+"""Resolves names: suggestions for unknown ones, and arguments that have two names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that a name is probably meant for, or None when none is near.
+    """The known name that was probably meant, or None if no name is close.
 
     Args:
-        name: What was found.
-        known: What there is.
+        name: The unknown name.
+        known: The known names.
     """
     lower = {other.lower(): other for other in sorted(known, reverse=True)}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
@@ -25,11 +25,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message about an unknown name.
 
     Args:
-        name: What was found.
-        known: What there is.
+        name: The unknown name.
+        known: The known names.
 
     Returns:
-        ``"did you mean 'nearest'?"``, or the list of all known names when none is near.
+        ``"did you mean 'nearest'?"``, or the list of all known names if none is close.
     """
     names = sorted(known)
     near = closest(name, names)
@@ -37,11 +37,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def nearest_first(name: str, known: Iterable[str]) -> list[str]:
-    """All known names, those that a name is probably meant for first.
+    """All known names, starting with those that were probably meant.
 
     Args:
-        name: What was found; empty for the alphabetical order.
-        known: What there is.
+        name: The unknown name; empty for alphabetical order.
+        known: The known names.
     """
     likeness = difflib.SequenceMatcher(b=name.lower())
 
@@ -53,13 +53,13 @@ def nearest_first(name: str, known: Iterable[str]) -> list[str]:
 
 
 def either(name: str, value: T | None, later: str, other: T | None) -> T | None:
-    """An argument that has two names, of which a caller uses one.
+    """The value of an argument that has two names, of which a caller may use one.
 
     Args:
-        name: The name that it had first.
-        value: What was given under it, or None.
-        later: The name that it has in later releases.
-        other: What was given under that one, or None.
+        name: The older name.
+        value: The value given under it, or None.
+        later: The newer name.
+        other: The value given under that name, or None.
 
     Raises:
         ValueError: If both were given.

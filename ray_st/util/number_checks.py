@@ -1,4 +1,4 @@
-"""What counts as a number: ``True`` and ``False`` do not, although Python takes them for 1 and 0."""
+"""Checks for numbers; ``True`` and ``False`` do not count, although Python treats them as 1 and 0."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def is_whole(value: object, least: float = -math.inf, numpy: bool = False) -> Ty
 
     Args:
         value: The value.
-        least: The smallest number that counts.
-        numpy: Whether numpy's integers count too.
+        least: The smallest accepted number.
+        numpy: Whether numpy's integers are accepted too.
     """
     if isinstance(value, bool) or not isinstance(value, Integral if numpy else int):
         return False
@@ -21,10 +21,10 @@ def is_whole(value: object, least: float = -math.inf, numpy: bool = False) -> Ty
 
 
 def is_number(value: object, least: float = -math.inf) -> TypeGuard[float]:
-    """Whether a value is a whole number or a float of Python.
+    """Whether a value is a Python integer or float.
 
     Args:
         value: The value.
-        least: The smallest number that counts; a NaN is not refused.
+        least: The smallest accepted number; NaN is accepted.
     """
     return isinstance(value, int | float) and not isinstance(value, bool) and not value < least

@@ -1,4 +1,4 @@
-"""Parts that a lower layer uses without knowing who provides them; the root package says who does."""
+"""Parts that a lower layer uses without knowing their provider; the root package registers providers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _PROVIDERS: dict[str, tuple[str, str]] = {}
 
 
 def provide(port: str, module: str, name: str) -> None:
-    """Says who provides a part; the module is loaded at its first use.
+    """Registers the provider of a part; its module is loaded on first use.
 
     Args:
-        port: What lower layers call it.
-        module: The full name of the module that holds it.
-        name: Its name there.
+        port: The name that lower layers use.
+        module: The full name of the module that defines the part.
+        name: The part's name there.
     """
     _PROVIDERS[port] = (module, name)
 
 
 def use(port: str) -> Any:
-    """The part that is provided under a name."""
+    """The part that is registered under a name."""
     module, name = _PROVIDERS[port]
     return getattr(importlib.import_module(module), name)

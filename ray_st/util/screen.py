@@ -17,13 +17,13 @@ from ray_st.util.events import send_to
 
 @dataclass(frozen=True)
 class BarMove:
-    """Where a progress bar is.
+    """The position of a progress bar.
 
     Args:
-        step: Steps done.
-        total: Steps in all.
-        text: What stands before the bar.
-        closed: Whether it has ended.
+        step: Number of completed steps.
+        total: Total number of steps.
+        text: Text in front of the bar.
+        closed: Whether the bar has ended.
     """
 
     step: int
@@ -43,14 +43,14 @@ def in_notebook() -> bool:
 
 
 class Screen:
-    """Shows lines on standard output, above a bar if there is one. Safe to use from several threads."""
+    """Shows lines on standard output, above the bar if there is one. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._bar: Any = None
         self._lock = threading.Lock()
 
     def show(self, item: str | BarMove) -> None:
-        """Writes a line, or moves the bar."""
+        """Writes a line or moves the bar."""
         with self._lock:
             if isinstance(item, BarMove):
                 self._move(item)
@@ -69,7 +69,7 @@ class Screen:
             self._close_bar()
 
     def close(self) -> None:
-        """Ends the bar, if there is one: a run that failed left it open."""
+        """Closes the bar, if there is one: a failed run leaves it open."""
         with self._lock:
             self._close_bar()
 
@@ -81,7 +81,7 @@ class Screen:
 
 @contextmanager
 def shown() -> Iterator[Screen]:
-    """This process's console while the context is open: its own events do not break the bar either."""
+    """This process's console while the context is open; its own events do not break the bar either."""
     screen = Screen()
     send_to(screen.show)
     try:
@@ -92,12 +92,12 @@ def shown() -> Iterator[Screen]:
 
 
 class SentBar:
-    """A bar that a screen draws, here or in another process.
+    """A progress bar that a screen draws, in this or another process.
 
     Args:
-        send: Takes each move of the bar.
-        total: Its steps.
-        every_s: Least seconds between two moves; the last one and the end are always sent.
+        send: Called with each move of the bar.
+        total: Total number of steps.
+        every_s: Minimum seconds between two moves; the last move and the end are always sent.
     """
 
     def __init__(self, send: Callable[[BarMove], object], total: int, every_s: float = 0.0) -> None:
@@ -105,17 +105,17 @@ class SentBar:
         self._step, self._text, self._last = 0, "", 0.0
 
     def update(self, n: int = 1) -> None:
-        """Moves on by n steps."""
+        """Advances by n steps."""
         self._step += n
         if self._step >= self._total or time.monotonic() - self._last >= self._every_s:
             self._move()
 
     def set_description(self, desc: str) -> None:
-        """Sets the text before the bar, shown with its next move."""
+        """Sets the text in front of the bar, shown with its next move."""
         self._text = desc
 
     def close(self) -> None:
-        """Ends the bar."""
+        """Closes the bar."""
         self._move(closed=True)
 
     def _move(self, closed: bool = False) -> None:

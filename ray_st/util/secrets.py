@@ -1,4 +1,4 @@
-"""Leaving out of records what nobody should read."""
+"""Removes secrets from records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECRET = re.compile(
 
 
 def placeholder(name: str) -> str:
-    """What stands in place of a secret, such as ``"<HUB_TOKEN>"``.
+    """The placeholder for a secret, such as ``"<HUB_TOKEN>"``.
 
     Args:
         name: The secret's name.
@@ -21,14 +21,14 @@ def placeholder(name: str) -> str:
 
 
 def without_secrets(value: Any, name: str = "") -> Any:
-    """A copy in which texts whose names say that they are secret are replaced by placeholders.
+    """A copy in which texts whose names mark them as secret are replaced by placeholders.
 
     Args:
-        value: A value; mappings, lists and tuples are searched.
+        value: A value; mappings, lists and tuples are searched recursively.
         name: Its name.
     """
     if isinstance(value, Mapping):
-        secret = _SECRET.search(name)  # then so is all that it holds
+        secret = _SECRET.search(name)  # then everything inside it is secret too
         return {key: without_secrets(inner, name if secret else str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_secrets(inner, name) for inner in value]
@@ -36,11 +36,11 @@ def without_secrets(value: Any, name: str = "") -> Any:
 
 
 def with_secrets(value: Any, current: Any, name: str = "") -> Any:
-    """A copy of what :func:`without_secrets` made, with the secrets that a living value of the same form has.
+    """A copy of the output of :func:`without_secrets`, with the secrets of a live value of that structure.
 
     Args:
         value: The copy with placeholders.
-        current: The living value.
+        current: The live value.
         name: Its name.
     """
     if isinstance(value, Mapping):

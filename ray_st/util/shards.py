@@ -1,4 +1,4 @@
-"""The index of weights in several files: which files it may name."""
+"""Validates the index of weights that are split over several files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ INDICES = "*.safetensors.index.json"
 
 
 def check_shards(folder: Path) -> None:
-    """Makes sure that the indices of weights in a folder name safetensors of that folder, and nothing else.
+    """Verifies that weight indices in a folder name only safetensors files of that folder.
 
     Raises:
-        ValueError: If an index is damaged, or names a file elsewhere, of another kind, or that is not there.
+        ValueError: If an index is damaged, or names a file that is elsewhere, of another type, or missing.
     """
     for index in sorted(folder.glob(INDICES)):
         for name in _named(index):

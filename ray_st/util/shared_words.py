@@ -1,4 +1,4 @@
-"""Words that both arguments and the parts that they set know."""
+"""Words that arguments share with the parts that they configure."""
 
 COLLISIONS = ("keep", "mask", "drop")
-"""What may become of rows that share a text with too many others to fit full batches."""
+"""What can happen to rows that share a text with too many others to fit into full batches."""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: who has them while a call lasts, and that their handlers are back afterwards."""
+"""Ctrl-C and SIGTERM: who handles them during a call, and restoring their handlers afterwards."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Puts the handlers of :data:`STOPS` back at the end, whoever set others meanwhile, whatever way it ends.
+    """Restores the handlers of :data:`STOPS` at the end, however the block ends and whoever changed them.
 
-    While it lasts, a SIGTERM that nobody handles raises ``SystemExit``, so that what is open is closed.
+    Inside the block, an otherwise unhandled SIGTERM raises ``SystemExit``, so that open resources are closed.
     """
     if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
@@ -37,17 +37,17 @@ def handlers_kept() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # None: set by no Python code, which cannot set it again
+            if handler is not None:  # None: not set by Python code, which cannot restore it
                 signal.signal(number, handler)
 
 
 @contextmanager
 def children_apart() -> Iterator[None]:
-    """Lets processes that are started meanwhile have a process group that is not this process's.
+    """Puts processes that are started inside the block into a process group other than this process's.
 
-    What is sent to the whole group then reaches this process alone, and what it needs to save its work stays:
-    `timeout` and shells send SIGTERM to groups. The leader of a group cannot leave it; groups that it leads
-    are its own.
+    Signals to the whole group then reach only this process, and what it needs to save its work keeps running:
+    `timeout` and shells send SIGTERM to groups. The leader of a group cannot leave it; a group that it leads
+    is its own.
     """
     group = os.getpgrp()
     if group == os.getpid():
@@ -57,20 +57,20 @@ def children_apart() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(PermissionError):  # all others of the group have ended
+        with suppress(PermissionError):  # all other processes of the group have ended
             os.setpgid(0, group)
 
 
 class StopSignals:
-    """Asks a run to stop at the first signal; the next one does what it did before.
+    """Asks a run to stop at the first signal; the next one has its previous effect.
 
-    A handler of Ctrl-C that the user set, or one that ignores it, stays: only Python's own is replaced.
+    A Ctrl-C handler that the user set, or one that ignores it, stays: only Python's default is replaced.
 
     Args:
-        ask: Asks the run to stop. Called in a thread, as a handler runs in the middle of other code.
+        ask: Requests the stop. Called in a thread, because a handler runs in the middle of other code.
 
     Attributes:
-        by: The signal that asked, or None.
+        by: The signal that requested the stop, or None.
     """
 
     def __init__(self, ask: Callable[[], object]) -> None:
@@ -84,12 +84,12 @@ class StopSignals:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Has the signals while the context is open.
+        """Handles the signals while the context is open.
 
         Raises:
-            KeyboardInterrupt: In place of ``Interrupted``, where it was Ctrl-C that stopped the run.
+            KeyboardInterrupt: Instead of ``Interrupted``, if Ctrl-C stopped the run.
         """
-        if threading.current_thread() is not threading.main_thread():  # a trial: the search has the signals
+        if threading.current_thread() is not threading.main_thread():  # a trial: the search handles signals
             yield
             return
         with handlers_kept():

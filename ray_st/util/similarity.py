@@ -1,4 +1,4 @@
-"""How alike two sets of embeddings are: each with each, or row by row. Larger always means more alike."""
+"""Similarity of two sets of embeddings, all pairs or row by row. Higher always means more similar."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ray_st.util.tensors import Embeddings, normalize_embeddings, to_rows, to_te
 
 
 def cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
-    """Cosine of each embedding of ``a`` with each of ``b``.
+    """Cosine similarity of each embedding of ``a`` with each of ``b``.
 
     Args:
         a: (n, d), or one embedding (d,).
@@ -22,7 +22,7 @@ def cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
 
 
 def pytorch_cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
-    """Another name of :func:`cos_sim`, kept for older scripts."""
+    """Alias of :func:`cos_sim`, kept for older scripts."""
     return cos_sim(a, b)
 
 
@@ -66,7 +66,7 @@ def manhattan_sim(a: Embeddings, b: Embeddings) -> Tensor:
 
 
 def pairwise_cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
-    """Cosine of ``a[i]`` with ``b[i]``.
+    """Cosine similarity of ``a[i]`` and ``b[i]``.
 
     Args:
         a: (n, d).
@@ -79,7 +79,7 @@ def pairwise_cos_sim(a: Embeddings, b: Embeddings) -> Tensor:
 
 
 def pairwise_dot_score(a: Embeddings, b: Embeddings) -> Tensor:
-    """Dot product of ``a[i]`` with ``b[i]``.
+    """Dot product of ``a[i]`` and ``b[i]``.
 
     Args:
         a: (n, d).
@@ -118,11 +118,11 @@ def pairwise_manhattan_sim(a: Embeddings, b: Embeddings) -> Tensor:
 
 
 def pairwise_angle_sim(a: Embeddings, b: Embeddings) -> Tensor:
-    """How little the angle between ``a[i]`` and ``b[i]`` in complex space is, as AnglE measures it.
+    """Angle-based similarity of ``a[i]`` and ``b[i]`` in complex space, as defined by AnglE.
 
-    The first half of each embedding is taken as real parts x, the second as imaginary parts y. With z and w
-    the two unit-length vectors this is ``|Re<z, w> + Im<z, w>|`` (Li and Li, "AnglE-optimized Text
-    Embeddings", arXiv:2309.12871, section 3.3). An odd dimension is filled up with a zero.
+    The first half of each embedding is taken as real parts x, the second as imaginary parts y. For the
+    resulting unit-length vectors z and w this is ``|Re<z, w> + Im<z, w>|`` (Li and Li, "AnglE-optimized Text
+    Embeddings", arXiv:2309.12871, section 3.3). An odd dimension is padded with a zero.
 
     Args:
         a: (n, d).

@@ -10,7 +10,7 @@ def check_at_least_one(**sizes: int) -> None:
         sizes: The sizes by argument name.
 
     Raises:
-        ValueError: Naming the first that is not.
+        ValueError: Naming the first that is smaller.
     """
     for name, size in sizes.items():
         if size < 1:

@@ -1,4 +1,4 @@
-"""Who works together on one task, as a value passed in: evaluation and encoding never ask a cluster."""
+"""The processes that share a task, passed in as a value: evaluation and encoding never query a cluster."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ class Team(Protocol):
         """Number of processes."""
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every process, in order of rank; every process must call it.
+        """The values of all processes, in rank order; every process must call it.
 
         Args:
-            value: Anything that can be pickled. Tensors, also in lists and dicts, arrive on the receiver's
-                device.
+            value: Anything that can be pickled. Tensors, including those in lists and dicts, arrive on the
+                receiver's device.
         """
 
 
 @dataclass(frozen=True)
 class Alone:
-    """A team of one."""
+    """A team of one process."""
 
     rank: int = 0
     size: int = 1
 
     def gather(self, value: Any) -> list[Any]:
-        """The value itself, in a list."""
+        """The value itself, as a list of one."""
         return [value]
 
 
 def team_of(model: Any) -> Team:
-    """The team that shares a model's work: its ``team``; a model without one works alone.
+    """The team that shares a model's work: its ``team``, or ``Alone()`` if it has none.
 
     Args:
         model: Any model.
@@ -55,11 +55,11 @@ def team_of(model: Any) -> Team:
 
 @contextmanager
 def in_team(model: Any, team: Team) -> Iterator[None]:
-    """Makes a team share a model's work for as long as the context is open.
+    """Makes a team share a model's work while the context is open.
 
     Args:
-        model: A model with a ``team``; another one is left as it is.
-        team: Who shares the work; ``Alone()`` for no one.
+        model: A model with a ``team``; other models are left unchanged.
+        team: The team that shares the work; ``Alone()`` for none.
     """
     if not hasattr(model, "team"):
         yield
@@ -73,15 +73,15 @@ def in_team(model: Any, team: Team) -> Iterator[None]:
 
 
 def share_out(team: Team, items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
-    """The results of some work on all items, in their order, on every process.
+    """The results of applying a function to all items, in item order, on every process.
 
-    Items are dealt back and forth: where they are sorted by cost, no process always gets the dearest of a
-    round.
+    Items are dealt back and forth: if they are sorted by cost, no process always gets the most expensive one
+    of a round.
 
     Args:
-        team: Who shares the work; all must call this with the same items.
-        items: Items of which neighbours cost about the same.
-        work: What is to be done with an item; its result travels as :meth:`Team.gather` says.
+        team: The team that shares the work; all must call this with the same items.
+        items: Items, ordered so that neighbours cost about the same.
+        work: The function to apply; its results are transferred as described in :meth:`Team.gather`.
     """
     hands = [hand(rank, team.size, len(items)) for rank in range(team.size)]
     shares = team.gather([work(items[place]) for place in hands[team.rank]])
@@ -93,7 +93,7 @@ def share_out(team: Team, items: Sequence[Item], work: Callable[[Item], Result])
 
 
 def hand(rank: int, size: int, items: int) -> list[int]:
-    """Which of some items a process works on, dealt back and forth.
+    """The indices of the items that a process works on, dealt back and forth.
 
     Args:
         rank: Index of the process.

@@ -1,4 +1,4 @@
-"""Embeddings as tensors: whatever form they come in, and the few things one does to them."""
+"""Embeddings as tensors: conversion from any accepted form, and basic operations."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 Embeddings: TypeAlias = "Tensor | np.ndarray | Sequence[Any]"
-"""Embeddings as users hand them over: a tensor, an array, or a list of either or of numbers."""
+"""Accepted forms of embeddings: a tensor, an array, or a list of either or of numbers."""
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
 
 def to_tensor(embeddings: Embeddings) -> Tensor:
-    """One floating-point tensor from embeddings of any form.
+    """Converts embeddings of any form to one floating-point tensor.
 
-    Types of less than 32 bits become float32, since a product in them would round close scores to ties.
+    Types of less than 32 bits become float32, because products in them would round close scores to ties.
 
     Args:
         embeddings: A tensor, an array, or a list of tensors, arrays or numbers of equal length.
@@ -38,7 +38,7 @@ def to_tensor(embeddings: Embeddings) -> Tensor:
 
 
 def to_rows(embeddings: Embeddings) -> Tensor:
-    """Like :func:`to_tensor`, with a single embedding (d,) turned into one row (1, d)."""
+    """Like :func:`to_tensor`, but a single embedding (d,) becomes one row (1, d)."""
     tensor = to_tensor(embeddings)
     return tensor.unsqueeze(0) if tensor.dim() == 1 else tensor
 
@@ -49,7 +49,7 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def normalize_embeddings(embeddings: Tensor) -> Tensor:
-    """Scales each embedding to unit length; an all-zero one stays zero.
+    """Scales each embedding to unit length; all-zero embeddings stay zero.
 
     Args:
         embeddings: (..., d).
@@ -62,17 +62,17 @@ def truncate_embeddings(embeddings: Array, truncate_dim: int | None) -> Array:
 
     Args:
         embeddings: (..., d), a tensor or an array.
-        truncate_dim: Dimensions to keep; None, or more than there are, keeps all.
+        truncate_dim: Number of dimensions to keep; None, or more than there are, keeps all.
     """
     return embeddings[..., :truncate_dim]
 
 
 def batch_to_device(batch: dict[str, Any], target_device: torch.device | str) -> dict[str, Any]:
-    """The batch with its tensors moved to a device; other values stay as they are.
+    """Moves a batch's tensors to a device; other values stay unchanged.
 
     Args:
-        batch: Named values, some of them tensors. It is changed in place and returned.
-        target_device: Where the tensors shall be.
+        batch: Named values, some of them tensors. Changed in place and returned.
+        target_device: The device.
     """
     for name, value in batch.items():
         if isinstance(value, Tensor):

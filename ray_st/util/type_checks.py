@@ -1,9 +1,9 @@
-"""Whether a value has an annotated type, and that type in words: the checker of run files and arguments.
+"""Whether a value matches an annotation, and type names for errors: the checker of run files and arguments.
 
-It is not pydantic, which was tried in strict mode. A run file writes enumerations and paths as text and
-tuples as lists, which only pydantic's JSON mode accepts; arguments are Python values, such as NumPy's numbers
-and paths in place of text, which neither mode accepts. The words of an error would still have to be found
-here, and importing pydantic takes a quarter of a second at each start of the command line.
+pydantic in strict mode was tried instead. A run file writes enumerations and paths as text and tuples as
+lists, which only pydantic's JSON mode accepts; arguments are Python values, such as NumPy's numbers and paths
+in place of text, which neither mode accepts. Error messages would still have to be worded here, and importing
+pydantic adds a quarter of a second to each start of the command line.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, Union, get_args, get_origin
 
 Hint: TypeAlias = object
-"""An annotation, resolved: a class, a union, a generic."""
+"""A resolved annotation: a class, a union, a generic."""
 
 PYTHON_WORDS = {
     bool: "True or False",
@@ -26,25 +26,25 @@ PYTHON_WORDS = {
     str: "text",
     types.NoneType: "None",
 }
-"""Plain types as a script writes their values."""
+"""Names of plain types for values in a script."""
 
 YAML_WORDS = {**PYTHON_WORDS, bool: "true or false", types.NoneType: "null"}
-"""Plain types as a file writes their values."""
+"""Names of plain types for values in a file."""
 
 
 def options_of(hint: Hint) -> tuple[Hint, ...]:
-    """The types of which a value may have any: those of a union, or the annotation itself."""
+    """The alternatives of an annotation: the members of a union, or the annotation itself."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def fits(value: object, hint: Hint) -> bool:
     """Whether a value matches an annotation.
 
-    Enumerations and paths may be written as text, tuples as lists; whole numbers match float. Annotations
-    that are no class are not checked; one of a class that no file can express refuses only plain values.
+    Enumerations and paths may be given as text, tuples as lists; whole numbers match float. Annotations that
+    are not classes are not checked; a class that no file can express rejects only plain values.
 
     Args:
-        value: What was given.
+        value: The given value.
         hint: The annotation.
     """
     return any(_fits(value, option) for option in options_of(hint))
@@ -85,7 +85,7 @@ def type_name(hint: Hint, words: Mapping[type, str]) -> str:
 
     Args:
         hint: The annotation.
-        words: What to call plain types: :data:`PYTHON_WORDS` or :data:`YAML_WORDS`.
+        words: Names of plain types: :data:`PYTHON_WORDS` or :data:`YAML_WORDS`.
     """
     return " or ".join(dict.fromkeys(_name(option, words) for option in options_of(hint)))
 

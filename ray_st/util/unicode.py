@@ -1,13 +1,13 @@
-"""Texts that UTF-8 cannot encode: with half of a surrogate pair, as broken JSON escapes give."""
+"""Texts that UTF-8 cannot encode: those with half of a surrogate pair, which broken JSON escapes produce."""
 
 from __future__ import annotations
 
 
 def lone_surrogate(text: str) -> str | None:
-    """What is wrong with a text that has half of a surrogate pair; None for all others.
+    """The fault of a text that contains half of a surrogate pair; None for all others.
 
     Args:
-        text: Any text; one in ASCII costs next to nothing.
+        text: Any text; the check is almost free for ASCII.
     """
     try:
         text.encode()

@@ -1,4 +1,4 @@
-"""Names that scripts bring and that are not there: each import says so in one line."""
+"""Names that scripts import but that do not exist here: each import fails with a one-line explanation."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ _SAID = {
 }
 
 UNSERVED: Mapping[str, str] = {name: said.format(name=f"ray_st.{name}") for name, said in _SAID.items()}
-"""What to tell whoever imports a name of the root package that is not there, modules among them."""
+"""Error messages for imports of names that the root package lacks, including modules."""
 
 
 class _Refusing(MetaPathFinder):
-    """Asked last, for modules that nothing else finds: refuses the known ones and what would lie in them."""
+    """Last finder in the import chain: rejects known missing modules and their submodules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -66,6 +66,6 @@ class _Refusing(MetaPathFinder):
 
 
 def refuse_unserved_modules() -> None:
-    """Lets ``import ray_st.NAME`` say in one line what is not there."""
+    """Makes ``import ray_st.NAME`` explain in one line what is missing."""
     if not any(isinstance(finder, _Refusing) for finder in sys.meta_path):
         sys.meta_path.append(_Refusing())

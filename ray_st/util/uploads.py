@@ -1,4 +1,4 @@
-"""Folders that Ray makes of a job's ``working_dir`` and deletes with their content after the last use."""
+"""Folders that Ray creates for a job's ``working_dir`` and deletes with their content after the last use."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _PLACE = ("runtime_resources", "working_dir_files")  # in the session's folder, 
 
 
 def upload_of(path: str | Path) -> Path | None:
-    """The folder that Ray made of an upload in which a path lies, or None.
+    """The upload folder, created by Ray, that contains a path; None if there is none.
 
     Args:
-        path: A local path, or a URI, which lies in none.
+        path: A local path, or a URI, which is never in one.
     """
     if is_uri(path):
         return None
@@ -25,15 +25,15 @@ def upload_of(path: str | Path) -> Path | None:
 
 
 def check_kept(path: str | Path, name: str, remedy: str = "Give an absolute path that lasts") -> None:
-    """Refuses an output folder or file that Ray would delete.
+    """Rejects an output folder or file that Ray would delete.
 
     Args:
         path: Its path.
-        name: What to call it in the error.
+        name: Name in the error message.
         remedy: What to do instead.
 
     Raises:
-        ValueError: If it lies in the folder of an upload.
+        ValueError: If it lies in an upload folder.
     """
     upload = upload_of(path)
     if upload is not None:

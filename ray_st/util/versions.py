@@ -11,13 +11,13 @@ from packaging.specifiers import SpecifierSet
 
 @dataclass(frozen=True)
 class Misfit:
-    """Two packages that do not work together in some versions.
+    """Two packages that are incompatible in some versions.
 
     Args:
-        package: The one.
-        versions: Its versions, such as ``>=5.24``.
-        other: The other.
-        other_versions: Its versions.
+        package: The first package.
+        versions: Its affected versions, such as ``>=5.24``.
+        other: The second package.
+        other_versions: Its affected versions.
         cure: What to install instead.
     """
 
@@ -29,7 +29,7 @@ class Misfit:
 
 
 MISFITS = (
-    # transformers 5.24 raises when it switches adapters of peft < 0.22, not yet released at this writing.
+    # transformers 5.24 raises when it switches adapters of peft < 0.22, which is unreleased as of writing.
     Misfit("transformers", ">=5.24", "peft", "<0.22", "pip install 'transformers<5.24'"),
 )
 
@@ -43,10 +43,10 @@ def installed(package: str) -> str | None:
 
 
 def misfits(version_of: Callable[[str], str | None] = installed) -> list[tuple[str, str]]:
-    """The known misfits among versions: for each what is there, and the cure.
+    """The known incompatibilities among installed versions: for each, what is installed, and the cure.
 
     Args:
-        version_of: Gives a package's version, or None where it is not installed.
+        version_of: Returns a package's version, or None if it is not installed.
     """
     found = []
     for pair in MISFITS:
@@ -60,7 +60,7 @@ def misfits(version_of: Callable[[str], str | None] = installed) -> list[tuple[s
 
 
 def check_misfits(package: str) -> None:
-    """Refuses a package that is about to be imported and does not work with another that is installed.
+    """Rejects a package about to be imported if it is incompatible with another installed one.
 
     Args:
         package: The package.

@@ -1,4 +1,4 @@
-"""Sources: rows from files, queries, memory and the Hub, in checked and bounded parts."""
+"""Sources: rows from files, queries, memory and the Hub, in validated parts of bounded size."""
 
 from __future__ import annotations
 

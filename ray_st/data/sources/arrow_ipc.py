@@ -23,7 +23,7 @@ _FILE_MAGIC, _FEATHER_1_MAGIC = b"ARROW1", b"FEA1"
 class ArrowFile:
     """An Arrow file.
 
-    A local one is mapped; of a remote one a record batch, as the file has them, is held at a time.
+    A local file is memory-mapped; of a remote file, one record batch is held at a time.
 
     Args:
         file: The file.
@@ -34,7 +34,7 @@ class ArrowFile:
 
     @property
     def name(self) -> str:
-        """The file."""
+        """The file's name."""
         return self.file.name
 
     @property
@@ -43,12 +43,12 @@ class ArrowFile:
         return self.file.local
 
     def count(self, most: int | None = None) -> int:
-        """Rows, by going through the record batches."""
+        """Number of rows, counted by going through the record batches."""
         with reading(self.name, _KIND), _opened(self.file) as reader:
             return sum(len(batch) for batch in _batches(reader))
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
-        """The rows, record batch by record batch."""
+        """The rows, one record batch at a time."""
         first = 0
         with reading(self.name, _KIND), _opened(self.file) as reader:
             for batch in _batches(reader):
@@ -60,7 +60,7 @@ class ArrowFile:
 
 
 def open_arrow(file: File) -> tuple[dict[str, pa.DataType], list[ArrowFile]]:
-    """Columns of an Arrow file and its one unit."""
+    """Columns of an Arrow file, and the file as a single unit."""
     with reading(file.name, _KIND), _opened(file) as reader:
         columns = {field.name: plain(field.type) for field in reader.schema}
     return columns, [ArrowFile(file)]

@@ -1,4 +1,4 @@
-"""How large cells are, which are too large or not UTF-8, and where to cut a table into small pieces."""
+"""Sizes of cells, cells that are too large or not UTF-8, and where to cut a table into small pieces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def cell_sizes(array: pa.Array) -> Sizes:
-    """(n,) bytes of each value once it stands for itself: what a dictionary shares counts in full."""
+    """(n,) bytes of each value on its own: values shared through a dictionary count in full each time."""
     kind = array.type
     if pat.is_dictionary(kind):
         return _spread(cell_sizes(array.dictionary), array.indices)
@@ -51,7 +51,7 @@ def is_binary(kind: pa.DataType) -> bool:
 
 
 def not_utf8(array: pa.Array) -> Flags:
-    """(n,) which texts are not UTF-8; Arrow files are not checked when they are opened."""
+    """(n,) which texts are not valid UTF-8; Arrow files are not validated when they are opened."""
     if pat.is_dictionary(array.type):
         flags = not_utf8(array.dictionary)
         return _spread(flags.astype(np.int64), array.indices).astype(bool)
@@ -66,7 +66,7 @@ def not_utf8(array: pa.Array) -> Flags:
 
 
 def bounded(chunk: Chunk, limits: Limits) -> Iterator[Chunk]:
-    """Cuts a chunk into pieces within the limits; a row that is larger than the limit stands alone."""
+    """Cuts a chunk into pieces within the limits; a row that exceeds them becomes a piece of its own."""
     if not len(chunk.rows):
         return
     sizes = np.sum([cell_sizes(flat(column)) for column in chunk.table.columns], axis=0, dtype=np.int64)
@@ -81,9 +81,9 @@ def bounded(chunk: Chunk, limits: Limits) -> Iterator[Chunk]:
 
 
 def _view_sizes(array: pa.Array) -> Sizes:
-    """Each view is 16 bytes, of which the first four are the length.
+    """Sizes of views, read from their buffers: each view is 16 bytes, the first four of which are the length.
 
-    No kernel of pyarrow reads them.
+    pyarrow has no kernel for this.
     """
     views = array.buffers()[1]
     if views is None or not len(array):

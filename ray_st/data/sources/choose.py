@@ -1,4 +1,4 @@
-"""Less of a source, or several as one: columns by name, rows by slices."""
+"""Selections from a source, and several sources as one: columns by name, rows by slices."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ray_st.util.names import did_you_mean
 
 @dataclass(frozen=True)
 class Chosen:
-    """A source with columns renamed, then chosen and put in order.
+    """A source with columns renamed, then selected and reordered.
 
     Args:
         source: The source.
-        keep: Columns in their order, by their new names; by default all. Others are not read.
-        rename: New names by old ones.
+        keep: Columns in their order, by their new names; by default all. Other columns are not read.
+        rename: New names by old names.
     """
 
     source: Source
@@ -31,7 +31,7 @@ class Chosen:
 
     @property
     def name(self) -> str:
-        """The source's."""
+        """The source's name."""
         return self.source.name
 
     def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
@@ -41,7 +41,7 @@ class Chosen:
         return {new: types[old] for old, new in pairs}
 
     def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
-        """The source's parts, with these columns."""
+        """The source's parts, restricted to these columns."""
         pairs = self._pairs(wanted)
         return [part.chosen(pairs) for part in self.source.parts([old for old, _ in pairs])]
 
@@ -76,12 +76,12 @@ class Chosen:
 class Cut:
     """A slice of a source's rows.
 
-    Rows that cannot be used count, so a slice does not depend on what becomes of them.
+    Unusable rows count, so a slice does not depend on how they are handled.
 
     Args:
         source: The source.
-        bounds: Where to cut. Percentages and places from the end need all rows counted first: footers say it
-            for Parquet; text files and queries are read once for it.
+        bounds: Where to cut. Percentages and positions from the end require the number of rows: Parquet
+            footers contain it; text files and queries are read once to count it.
     """
 
     source: Source
@@ -89,15 +89,15 @@ class Cut:
 
     @property
     def name(self) -> str:
-        """The source's."""
+        """The source's name."""
         return self.source.name
 
     def columns(self, wanted: Sequence[str] | None = None) -> Mapping[str, pa.DataType]:
-        """The source's."""
+        """The source's columns."""
         return self.source.columns(wanted)
 
     def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
-        """The source's parts that the slice touches, cut where it ends.
+        """The parts that overlap the slice, cut at its ends.
 
         Raises:
             SourceError: If the slice is empty.
@@ -129,25 +129,25 @@ class Cut:
 
 @dataclass(frozen=True)
 class Joined:
-    """Sources with the same columns, one after the other.
+    """Sources with the same columns, concatenated.
 
     Args:
-        sources: At least one.
+        sources: The sources; at least one.
     """
 
     sources: Sequence[Source]
 
     @property
     def name(self) -> str:
-        """All names."""
+        """The names of all sources."""
         return " + ".join(source.name for source in self.sources)
 
     def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
-        """Arrow type of each column, one that holds the values of all; see :meth:`Source.columns`."""
+        """For each column an Arrow type that holds the values of all sources; see :meth:`Source.columns`."""
         return agreed((source.name, source.columns(wanted)) for source in self.sources)
 
     def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
-        """The parts of each, in order."""
+        """The parts of each source, in order."""
         types = self.columns(wanted)
         return [_typed(part, types) for source in self.sources for part in source.parts(list(types))]
 

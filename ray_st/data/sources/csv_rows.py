@@ -1,4 +1,4 @@
-"""CSV and TSV: records by the rules of RFC 4180, each line accounted for."""
+"""CSV and TSV: records according to RFC 4180, with every line accounted for."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ray_st.data.sources.source_kinds import Converted, first_double, from_words
 
 @dataclass(frozen=True)
 class Csv:
-    """How to read delimited text. Only an empty field is a missing value: ``NA`` and ``null`` are words.
+    """How to read delimited text. Only an empty field is a missing value: ``NA`` and ``null`` are text.
 
     Args:
-        delimiter: What separates fields.
+        delimiter: The field separator.
         quoted: Whether quotation marks enclose fields.
         names: Column names, if there is no header row.
     """
@@ -31,13 +31,13 @@ class Csv:
     names: tuple[str, ...] | None = None
 
     def columns(self, stream: pa.NativeFile, limits: Limits, name: str) -> dict[str, pa.DataType]:
-        """Header and types of a file."""
+        """Header and column types of a file."""
         feed = _Feed(read_lines(stream, limits.line, name), limits.line)
         header = self._header(feed, name)
         return infer(sample(self._rows(feed, header)), type_of_words, header)
 
     def records(self, stream: pa.NativeFile, limits: Limits, name: str) -> Iterator[Record]:
-        """The rows after the header; blank lines are none."""
+        """The rows after the header; blank lines are skipped."""
         feed = _Feed(read_lines(stream, limits.line, name), limits.line)
         yield from self._rows(feed, self._header(feed, name))
 
@@ -69,9 +69,9 @@ class Csv:
                 yield Record(row, feed.line, dict(zip(header, values, strict=True)), feed.size)
 
     def _parsed(self, feed: _Feed) -> Iterator[tuple[list[str], str | None]]:
-        """Fields of each record and what is wrong with it.
+        """Fields of each record, and what is wrong with it.
 
-        After a fault reading goes on with the next line.
+        After a fault, reading continues on the next line.
         """
         reader = self._reader(feed)
         while True:
@@ -89,7 +89,7 @@ class Csv:
                 yield fields, feed.fault
 
     def _reader(self, feed: _Feed) -> Any:
-        # The module's own bound is 128 KiB a field, for the whole process; ours is on lines and cells.
+        # The csv module limits a field to 128 KiB, for the whole process; our limits are on lines and cells.
         csv.field_size_limit(max(csv.field_size_limit(), feed.limit))
         options: dict[str, Any] = {} if self.quoted else {"quoting": csv.QUOTE_NONE}
         return csv.reader(feed, delimiter=self.delimiter, strict=True, **options)
@@ -101,7 +101,7 @@ class Csv:
 
 
 class _Feed:
-    """Lines as ``csv.reader`` takes them, and what to remember of the record under way."""
+    """Feeds lines to ``csv.reader`` and keeps track of the current record."""
 
     def __init__(self, lines: Iterator[Line], limit: int) -> None:
         self.limit = limit

@@ -1,4 +1,4 @@
-"""What is wrong with a source, or with one of its rows, said so that it can be found and put right."""
+"""Errors of a source or one of its rows, with enough context to locate and fix them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _SHOWN = 80
 
 
 class SourceError(ValueError):
-    """A source that cannot be read, or holds rows that cannot be used."""
+    """A source that cannot be read, or that contains unusable rows."""
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used.
+    """An unusable row.
 
     Args:
-        file: The file, table or query that it is in.
-        row: Its number among the rows there, from 0; rows that cannot be used count.
+        file: The file, table or query that contains it.
+        row: Its 0-based row number there; unusable rows count.
         reason: What was expected and what was found.
-        column: The column at fault, if it is one.
-        line: For text files, the line on which it starts, from 1; a header is a line.
+        column: The faulty column, if it is a single one.
+        line: For text files, the 1-based line on which it starts; a header counts as a line.
         raw: The beginning of what was found.
     """
 
@@ -42,11 +42,11 @@ class BadRow:
 
 
 Report = Callable[[BadRow], None]
-"""Takes rows that cannot be used: raises, or puts them aside."""
+"""Handles unusable rows: raises an error or sets them aside."""
 
 
 def refuse(bad: BadRow) -> None:
-    """Ends reading at the first row that cannot be used.
+    """Stops reading at the first unusable row.
 
     Raises:
         SourceError: Always.
@@ -55,14 +55,14 @@ def refuse(bad: BadRow) -> None:
 
 
 def shown(value: object) -> str:
-    """A value and its type, cut to a readable length."""
+    """A value and its type, truncated to a readable length."""
     if value is None:
         return "nothing"
     return f"{snippet(repr(value))} ({type(value).__name__})"
 
 
 def snippet(text: str | bytes) -> str:
-    """The beginning of a text, in one printable line."""
+    """The beginning of a text, as one printable line."""
     start = text[: _SHOWN + 1]
     plain = start.decode("utf-8", "backslashreplace") if isinstance(start, bytes) else start
     plain = " ".join(plain.encode("utf-8", "backslashreplace").decode().split())
@@ -71,11 +71,11 @@ def snippet(text: str | bytes) -> str:
 
 @contextmanager
 def reading(name: str, kind: str) -> Iterator[None]:
-    """Turns what goes wrong with a file into a :class:`SourceError` that names it.
+    """Converts exceptions about a file into a :class:`SourceError` that names it.
 
     Args:
         name: The file.
-        kind: What it is read as.
+        kind: The format that it is read as.
     """
     try:
         yield
@@ -94,6 +94,6 @@ def reading(name: str, kind: str) -> Iterator[None]:
 
 
 def said(error: BaseException) -> str:
-    """What an exception says, in one line that ends with a full stop."""
+    """The message of an exception, as one line that ends with a full stop."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return text if text.endswith((".", "!", "?")) else text + "."

@@ -26,7 +26,7 @@ from ray_st.data.sources.source_kinds import agreed, named_type, pick
 from ray_st.util.names import did_you_mean
 
 FORMATS = ("csv", "tsv", "json", "parquet", "arrow", "text")
-"""The file formats that are read."""
+"""The supported file formats."""
 
 _SUFFIXES = {
     ".csv": "csv",
@@ -55,9 +55,9 @@ class TextFile:
 
     Args:
         file: The file.
-        form: What its lines are.
-        kind: The format's name, for errors.
-        known: The only keys that its rows may have; None takes any.
+        form: The format of its lines.
+        kind: The format's name, for error messages.
+        known: The only keys that its rows may have; None allows any.
     """
 
     file: File
@@ -68,21 +68,21 @@ class TextFile:
 
     @property
     def name(self) -> str:
-        """The file."""
+        """The file's name."""
         return self.file.name
 
     @property
     def local(self) -> bool:
-        """Whether it is on this machine."""
+        """Whether the file is on this machine."""
         return self.file.local
 
     def columns(self, limits: Limits) -> dict[str, pa.DataType]:
-        """Columns and types, from its first rows; where these hold nothing the type is null."""
+        """Columns and types, from the first rows; the type is null if these have no values."""
         with reading(self.name, self.kind), self.file.open_stream() as stream:
             return self.form.columns(stream, limits, self.name)
 
     def count(self, most: int | None = None) -> int:
-        """Rows, by reading it."""
+        """Number of rows, counted by reading the file."""
         with reading(self.name, self.kind), self.file.open_stream() as stream:
             return sum(1 for _ in islice(self.form.records(stream, Limits(), self.name), most))
 
@@ -97,21 +97,21 @@ class TextFile:
 
 @dataclass(frozen=True)
 class Files:
-    """Rows in files of one format, in the order of the files, which are sorted by path.
+    """Rows in files of one format, in file order; files are sorted by path.
 
-    In CSV and TSV files only an empty field is a missing value. Types of text formats are told from the first
-    rows of each file; a value that does not fit them is an error that names it. All files have the same
-    columns.
+    In CSV and TSV files only an empty field is a missing value. Types of text formats are inferred from the
+    first rows of each file; a value that does not fit raises an error that names it. All files must have the
+    same columns.
 
     Args:
         path: A file, folder, pattern or URI, or a list of them; see
             :func:`~ray_st.data.sources.places.list_files`.
-        format: One of :data:`FORMATS`; by default told from the suffixes.
-        filesystem: A pyarrow file system on which the paths are; by default told from the URI's scheme.
+        format: One of :data:`FORMATS`; by default inferred from the suffixes.
+        filesystem: The pyarrow file system of the paths; by default inferred from the URI's scheme.
         names: Column names of a CSV or TSV file that has no header row.
-        delimiter: What separates fields in CSV and TSV; by default a comma, or a tab.
+        delimiter: The field separator of CSV and TSV; by default a comma or a tab.
         quoted: Whether quotation marks enclose fields; by default true for CSV, false for TSV.
-        types: Types of columns by name, where what the first rows say is not meant.
+        types: Types of columns by name, to override what is inferred from the first rows.
         limits: Bounds on what is held in memory.
 
     Raises:
@@ -137,7 +137,7 @@ class Files:
 
     @property
     def name(self) -> str:
-        """The paths as they were given."""
+        """The paths as given."""
         return ", ".join(map(str, self.path)) if isinstance(self.path, list | tuple) else str(self.path)
 
     @cached_property
@@ -150,7 +150,7 @@ class Files:
 
     @cached_property
     def kind(self) -> str:
-        """The files' format."""
+        """The file format."""
         kinds = [self.format or _format_of(file) for file in self.files]
         other = next((place for place, kind in enumerate(kinds) if kind != kinds[0]), None)
         if other is not None:
@@ -210,7 +210,7 @@ class Files:
         return Csv(delimiter, quoted, None if self.names is None else tuple(self.names))
 
     def _declared(self, types: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
-        """Types as the user says; a key of JSON that the first rows lack is a column by being named there."""
+        """Types with the user's overrides; naming a JSON key that the first rows lack makes it a column."""
         said = {
             name: named_type(kind, name)
             for name, kind in self.types.items()
@@ -232,7 +232,7 @@ def _strict(unit: Unit, known: tuple[str, ...]) -> Unit:
 
 
 def _with_known_keys(records: Iterator[Record], known: tuple[str, ...]) -> Iterator[Record]:
-    """Faults rows with a key that is no column: it would be lost without a word."""
+    """Adds a fault to rows with a key that is not a column: it would be dropped silently."""
     columns = set(known)
     for record in records:
         odd = next((key for key in record.values if key not in columns), None)

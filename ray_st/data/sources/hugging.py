@@ -28,13 +28,13 @@ _FIRST_STEP = 16
 
 @dataclass(frozen=True)
 class Mapped:
-    """Rows of a Dataset that is mapped from disk.
+    """Rows of a memory-mapped Dataset.
 
     Args:
-        dataset: The dataset, whose rows are read through its indices.
-        name: What errors call it.
+        dataset: The dataset; its rows are read through its indices.
+        name: Name in error messages.
         first: Number of the first row.
-        stop: Number after the last one.
+        stop: Number after the last row.
     """
 
     dataset: Dataset
@@ -45,11 +45,11 @@ class Mapped:
     local: bool = True
 
     def count(self, most: int | None = None) -> int:
-        """Rows."""
+        """Number of rows."""
         return self.stop - self.first
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
-        """The rows, as many at a time as the last ones' sizes suggest."""
+        """The rows, in chunks whose length is estimated from the sizes of preceding rows."""
         rows = self.dataset.select_columns(schema.names).with_format("arrow")
         start, step = self.first, min(_FIRST_STEP, limits.rows)
         while start < self.stop:
@@ -62,12 +62,12 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows as the library hands them over one by one: streams, and datasets with a transform.
+    """Rows that the library returns one by one: streams, and datasets with a transform.
 
     Args:
-        make: Starts reading.
-        name: What errors call it.
-        rows: How many are read; None reads all.
+        make: Starts an iteration.
+        name: Name in error messages.
+        rows: How many rows to read; None reads all.
         first: Number of the first row.
     """
 
@@ -84,7 +84,7 @@ class Examples:
             yield Record(row, None, values, sum(map(value_size, values.values())))
 
     def count(self, most: int | None = None) -> int:
-        """Rows, by reading them."""
+        """Number of rows, counted by reading them."""
         return sum(1 for _ in islice(self.records(), most))
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
@@ -94,7 +94,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class _Range:
-    """Iterates over some rows of a dataset, through its transform."""
+    """Iterates over a range of a dataset's rows, through its transform."""
 
     dataset: Dataset
     start: int
@@ -117,10 +117,10 @@ class HfDataset:
     """A :class:`datasets.Dataset` as a source: its rows in the order of its indices, through its transform.
 
     Args:
-        dataset: The dataset. A format (``with_format("torch")``) is left aside; a transform
-            (``set_transform``) is applied row by row, and may change the columns.
-        name: What errors call it.
-        limits: Bounds on what is read at a time.
+        dataset: The dataset. A format (``with_format("torch")``) is ignored; a transform (``set_transform``)
+            is applied row by row, and may change the columns.
+        name: Name in error messages.
+        limits: Bounds on how much is read at a time.
     """
 
     dataset: Dataset
@@ -155,7 +155,7 @@ class HfDataset:
     def _unit(self, start: int, stop: int, names: list[str]) -> Any:
         if self._transformed:
             return Examples(_Range(self.dataset, start, stop), self.name, first=start)
-        if self.dataset.cache_files:  # mapped from files: what travels is where they are
+        if self.dataset.cache_files:  # mapped from files: only their paths are pickled
             return Mapped(self.dataset, self.name, start, stop)
         table = self.dataset.select_columns(names).with_format("arrow")[start:stop]
         return Slice(table, self.name, start)
@@ -166,10 +166,10 @@ class HfStream:
     """A :class:`datasets.IterableDataset` as a source, read from its start each time.
 
     Args:
-        dataset: The stream. It must start anew, with the same rows, each time it is iterated over.
-        rows: How many rows are read; None reads all, so the stream must end.
-        name: What errors call it.
-        limits: Bounds on what is read at a time.
+        dataset: The stream. Every iteration must start over with the same rows.
+        rows: How many rows to read; None reads all, so the stream must be finite.
+        name: Name in error messages.
+        limits: Bounds on how much is read at a time.
     """
 
     dataset: IterableDataset
@@ -182,7 +182,7 @@ class HfStream:
         return pick(self._types, wanted, self.name)
 
     def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
-        """One part: a stream is read from its start; see :meth:`Source.parts`."""
+        """A single part, since a stream must be read from its start; see :meth:`Source.parts`."""
         schema = pa.schema(list(self.columns(wanted).items()))
         return [Part(self._unit, schema, tuple(schema.names), limits=self.limits)]
 
@@ -207,12 +207,12 @@ def load_hub(
     revision: str | None = None,
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
-    """Loads one split of a dataset of the Hub, or of the Hub's cache when offline.
+    """Loads one split of a dataset from the Hub, or from the Hub's cache when offline.
 
-    No code of a dataset is run.
+    Never runs code of a dataset.
 
     Raises:
-        SourceError: If it is not there, cannot be reached, or has no such configuration or split.
+        SourceError: If it does not exist, cannot be reached, or has no such configuration or split.
     """
     import datasets
     from datasets.exceptions import DatasetsError
@@ -232,12 +232,12 @@ def load_hub(
 
 
 def is_saved(path: str) -> bool:
-    """Whether a path is a folder that ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote."""
+    """Whether a path is a folder written by ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``."""
     return any((Path(path) / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def load_saved(path: str, split: str = "train") -> Dataset:
-    """Opens a folder that ``save_to_disk`` wrote; a single dataset is the split ``train``.
+    """Opens a folder written by ``save_to_disk``; a single dataset is treated as the split ``train``.
 
     Raises:
         SourceError: If it is damaged or has no such split.
@@ -257,10 +257,10 @@ def load_saved(path: str, split: str = "train") -> Dataset:
 
 
 def from_hugging_face(value: Any, name: str, rows: int | None, limits: Limits) -> HfDataset | HfStream | None:
-    """A source for what the library makes; None if it is something else.
+    """A source for an object of the ``datasets`` library; None for other objects.
 
     Raises:
-        SourceError: If it is several datasets at once.
+        SourceError: If it contains several datasets.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""JSON: an object a line, or one list of objects; and plain text, a line a row."""
+"""JSON: one object per line, or a single list of objects; and plain text, one row per line."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from ray_st.data.sources.source_kinds import Converted, from_values, from_words,
 class Json:
     """JSON lines.
 
-    A file that starts with ``[`` is one list of objects, held in memory as a whole while it is read.
+    A file that starts with ``[`` is a single list of objects and is held in memory as a whole while it is
+    read.
     """
 
     def columns(self, stream: pa.NativeFile, limits: Limits, name: str) -> dict[str, pa.DataType]:
-        """Keys in the order in which they first appear, and types."""
+        """Keys in order of first appearance, and their types."""
         first = sample_of_some(self.records(stream, limits, name), name)
         return infer(first, lambda _, values: type_of_values(values))
 
     def records(self, stream: pa.NativeFile, limits: Limits, name: str) -> Iterator[Record]:
-        """The objects; blank lines are none, a key that is not there is a missing value."""
+        """The objects; blank lines are skipped, and an absent key is a missing value."""
         lines = read_lines(stream, limits.line, name)
         filled = (line for line in lines if not line.data.isspace())
         first = next(filled, None)
@@ -50,14 +51,14 @@ class Json:
 
 @dataclass(frozen=True)
 class Text:
-    """Plain text: the one column ``text``, a line a row, without the line's end."""
+    """Plain text: a single column ``text``, one row per line, without line ends."""
 
     def columns(self, stream: pa.NativeFile, limits: Limits, name: str) -> dict[str, pa.DataType]:
-        """The one column."""
+        """The single column."""
         return {"text": pa.string()}
 
     def records(self, stream: pa.NativeFile, limits: Limits, name: str) -> Iterator[Record]:
-        """The lines, empty ones included."""
+        """The lines, including empty ones."""
         for row, line in enumerate(read_lines(stream, limits.line, name)):
             fault = undecodable(line.data) if line.whole else too_long(limits.line)
             text = None if fault else line.data.decode().rstrip("\r\n")

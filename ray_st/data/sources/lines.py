@@ -1,4 +1,4 @@
-"""Lines of a text file, each of bounded length, and what text formats have in common."""
+"""Lines of a text file, each of bounded length, and what text formats share."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Line(NamedTuple):
     """A line of a text file.
 
     Args:
-        number: From 1.
-        data: Its bytes with the line end; only the beginning of one that is too long.
-        whole: Whether that is all of it.
+        number: 1-based line number.
+        data: Its bytes including the line end; only the beginning if the line is too long.
+        whole: Whether the line is complete.
     """
 
     number: int
@@ -28,12 +28,12 @@ class Line(NamedTuple):
 
 
 def read_lines(stream: io.RawIOBase, limit: int, name: str) -> Iterator[Line]:
-    """The lines of a stream of bytes, without a byte-order mark; never holds more than a line.
+    """The lines of a byte stream, without a byte-order mark; never holds more than one line.
 
     Args:
         stream: A file opened for reading bytes.
-        limit: Most bytes of a line that are kept.
-        name: The file, for errors.
+        limit: Maximum bytes to keep of a line.
+        name: The file, for error messages.
 
     Raises:
         SourceError: If the file is UTF-16.
@@ -58,12 +58,12 @@ def _skip_line(stream: io.BufferedIOBase) -> None:
 
 
 def too_long(limit: int) -> str:
-    """What is wrong with a line that was not read whole."""
+    """The fault of a line that was not read completely."""
     return f"the line is longer than {limit:,} bytes"
 
 
 def undecodable(data: bytes) -> str | None:
-    """What is wrong with bytes that are not UTF-8."""
+    """The fault of bytes that are not UTF-8; None if they are."""
     try:
         data.decode()
     except UnicodeDecodeError as error:

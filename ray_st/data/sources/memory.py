@@ -17,17 +17,17 @@ from ray_st.data.sources.source_kinds import first_double, from_values, pick, pl
 from ray_st.util.unicode import lone_surrogate
 
 PART_ROWS = 65_536
-"""Rows of a part of a table in memory."""
+"""Number of rows in a part of an in-memory table."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows of a table. What is pickled is these rows, not the table that they are cut from.
+    """Rows of a table. Pickling includes only these rows, not the table that they are cut from.
 
     Args:
         table: The rows.
-        name: What errors call the table.
-        first: Number of the first row in it.
+        name: Name of the table in error messages.
+        first: Number of the first row within the table.
     """
 
     table: pa.Table
@@ -37,7 +37,7 @@ class Slice:
     local: bool = False
 
     def count(self, most: int | None = None) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.table)
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
@@ -65,8 +65,8 @@ class Table:
 
     Args:
         table: The rows.
-        name: What errors call it.
-        limits: Bounds on what is read at a time.
+        name: Name in error messages.
+        limits: Bounds on how much is read at a time.
     """
 
     table: pa.Table
@@ -91,11 +91,11 @@ class Table:
 
 @dataclass(frozen=True)
 class RowList:
-    """Rows as Python mappings; they are converted where they are read.
+    """Rows as Python mappings, converted when they are read.
 
     Args:
         rows: The rows.
-        name: What errors call them.
+        name: Name in error messages.
         first: Number of the first row.
     """
 
@@ -106,11 +106,11 @@ class RowList:
     local: bool = False
 
     def count(self, most: int | None = None) -> int:
-        """Rows."""
+        """Number of rows."""
         return len(self.rows)
 
     def records(self) -> Iterator[Record]:
-        """The rows, each checked to be a mapping."""
+        """The rows; each is checked to be a mapping."""
         for row, values in enumerate(self.rows, self.first):
             if isinstance(values, Mapping):
                 yield Record(row, None, values, sum(map(value_size, values.values())))
@@ -127,12 +127,12 @@ class RowList:
 class Rows:
     """A list of rows, each a mapping from column to value, as a source.
 
-    A key that is not there is a missing value.
+    An absent key is a missing value.
 
     Args:
-        rows: The rows. Columns and types are told from the first ones.
-        name: What errors call them.
-        limits: Bounds on what is read at a time.
+        rows: The rows. Columns and types are inferred from the first ones.
+        name: Name in error messages.
+        limits: Bounds on how much is read at a time.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -162,7 +162,7 @@ def from_columns(columns: Mapping[str, Any], name: str, limits: Limits) -> Table
     """A dict of columns, each a sequence of values, as a source.
 
     Raises:
-        SourceError: If columns are not sequences of one length, or hold values of several types.
+        SourceError: If columns are not sequences of equal length, or contain values of several types.
     """
     for column, values in columns.items():
         if isinstance(values, str | bytes) or not isinstance(values, Sized):
@@ -179,7 +179,7 @@ def from_pandas(frame: Any, name: str, limits: Limits) -> Table:
     """A pandas frame as a source, without its index; NaN and None are missing values.
 
     Raises:
-        SourceError: If columns are not named by words, or hold values of several types.
+        SourceError: If column names are not strings, or columns contain values of several types.
     """
     odd = next((column for column in frame.columns if not isinstance(column, str)), None)
     if odd is not None:

@@ -1,4 +1,4 @@
-"""Anything that holds rows as a source."""
+"""Opens any supported container of rows as a source."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def as_source(
     rows: int | None = None,
     limits: Limits | None = None,
 ) -> Source:
-    """Opens anything that holds rows.
+    """Opens any supported container of rows.
 
     Args:
-        value: A path, pattern or URI of files (or a list of them), a folder that ``save_to_disk`` wrote, the
-            name of a dataset on the Hub (``owner/name``, its split ``train``), a :class:`datasets.Dataset` or
+        value: A path, pattern or URI of files (or a list of them), a folder written by ``save_to_disk``, the
+            name of a dataset on the Hub (``owner/name``, split ``train``), a :class:`datasets.Dataset` or
             :class:`datasets.IterableDataset`, a pyarrow table, a pandas frame, a dict of columns, a list of
-            rows that are mappings, or a :class:`Source`.
-        name: What errors call it, where it has no name of its own.
-        filesystem: Where paths are; by default what their URI says, or this machine.
-        rows: How many rows to read, from the start; by default all. An endless stream needs it.
+            rows as mappings, or a :class:`Source`.
+        name: Name in error messages, if it has none of its own.
+        filesystem: The file system of paths; by default inferred from their URI, or this machine's.
+        rows: How many rows to read, from the start; by default all. Required for an endless stream.
         limits: Bounds on what is held in memory.
 
     Raises:
@@ -65,7 +65,7 @@ def _opened(
         return Table(value, name, limits)
     if isinstance(value, pa.RecordBatch):
         return Table(pa.Table.from_batches([value]), name, limits)
-    # What such a value is an instance of has been imported by whoever made it.
+    # The library of such a value is already imported: the caller needed it to create the value.
     pandas = sys.modules.get("pandas")
     if pandas is not None and isinstance(value, pandas.DataFrame):
         return from_pandas(value, name, limits)
@@ -83,7 +83,7 @@ def _opened(
 
 
 def _at(path: str, filesystem: FileSystem | None, rows: int | None, limits: Limits) -> Source:
-    """What a word stands for: what is there on the disk goes before a name on the Hub."""
+    """What a string refers to: an existing local path overrides a name on the Hub."""
     if filesystem is None and is_saved(path):
         return from_hugging_face(load_saved(path), path, rows, limits)  # type: ignore[return-value]
     is_path = filesystem is not None or "://" in path or Path(path).exists() or not _HUB_NAME.fullmatch(path)
@@ -93,5 +93,5 @@ def _at(path: str, filesystem: FileSystem | None, rows: int | None, limits: Limi
 
 
 def _names_file(path: str) -> bool:
-    """Whether a name that no file has is still more likely a file's than one on the Hub."""
+    """Whether a name without a matching file still looks more like a file than like a name on the Hub."""
     return "/" not in path or re.search(r"\.[A-Za-z0-9]{2,7}$", path) is not None

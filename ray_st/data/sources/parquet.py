@@ -1,4 +1,4 @@
-"""Parquet files, read by row groups."""
+"""Parquet files, read by row group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ray_st.data.sources.source_kinds import plain
 from ray_st.util.arrow import is_text
 
 UNIT_BYTES = 128 * MIB
-"""About how many bytes, uncompressed, a task reads."""
+"""Approximate number of uncompressed bytes that a task reads."""
 
 _KIND = "Parquet"
 _BUFFER = 4 * MIB
@@ -31,8 +31,8 @@ class RowGroups:
     Args:
         file: The file.
         groups: The row groups.
-        first: Number of their first row in the file.
-        rows: How many rows they hold.
+        first: Number of their first row within the file.
+        rows: Number of rows in them.
     """
 
     file: File
@@ -42,7 +42,7 @@ class RowGroups:
 
     @property
     def name(self) -> str:
-        """The file."""
+        """The file's name."""
         return self.file.name
 
     @property
@@ -51,11 +51,11 @@ class RowGroups:
         return self.file.local
 
     def count(self, most: int | None = None) -> int:
-        """Rows, from the footer."""
+        """Number of rows, from the footer."""
         return self.rows
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
-        """The rows, group by group."""
+        """The rows, one row group at a time."""
         first = self.first
         with reading(self.name, _KIND), self.file.open_random() as handle:
             file = pq.ParquetFile(handle, pre_buffer=False, buffer_size=_BUFFER)
@@ -72,7 +72,7 @@ class RowGroups:
 
 
 def open_parquet(file: File) -> tuple[dict[str, pa.DataType], list[RowGroups]]:
-    """Columns of a Parquet file and its units, from its footer."""
+    """Columns of a Parquet file and its units, read from its footer."""
     with reading(file.name, _KIND), file.open_random() as handle:
         opened = pq.ParquetFile(handle)
         metadata, schema = opened.metadata, opened.schema_arrow
@@ -101,7 +101,7 @@ def _batch_rows(
 
 
 def _largest_shared(handle: pa.NativeFile, metadata: pq.FileMetaData, group: int, texts: list[str]) -> int:
-    """Bytes of the longest text in the dictionaries of a row group: in every row it would be decoded anew."""
+    """Bytes of the longest text in a row group's dictionaries: decoding repeats it for each of its rows."""
     if not texts:
         return 0
     coded = pq.ParquetFile(handle, metadata=metadata, read_dictionary=texts, buffer_size=_BUFFER)

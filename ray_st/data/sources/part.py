@@ -1,4 +1,4 @@
-"""A part of a source: what one task reads, from raw chunks to checked tables of bounded size."""
+"""A part of a source: what one task reads, turned from raw chunks into validated tables of bounded size."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ray_st.data.sources.source import Chunk, Limits, Unit
 from ray_st.data.sources.source_kinds import cast
 
 ROW = "source_row"
-"""Name of the column with each row's number in its file, where it is asked for."""
+"""Name of the optional column with each row's number in its file."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of a source that are read together. Picklable; reads anew each time.
+    """Rows of a source that are read together. Picklable; every read starts over.
 
     Args:
         unit: What is read.
-        schema: The unit's columns to read, with the types they shall have.
-        names: What the columns are called in the end.
-        start: Number of the first row, as the unit's file counts.
+        schema: The unit's columns to read, with their target types.
+        names: Final names of the columns.
+        start: Number of the first row, in the numbering of the unit's file.
         stop: Number after the last row; None reads to the end.
         limits: Bounds on the tables.
     """
@@ -39,24 +39,24 @@ class Part:
 
     @property
     def name(self) -> str:
-        """The file, table or query, for errors; with :data:`ROW` it names a row."""
+        """The file, table or query, for error messages; together with :data:`ROW` it identifies a row."""
         return self.unit.name
 
     @property
     def local(self) -> bool:
-        """Whether it can only be read on the machine that made it (or one that sees the same files)."""
+        """Whether it can only be read on the machine that created it, or one that shares its files."""
         return self.unit.local
 
     @property
     def held(self) -> bool:
-        """Whether the rows are in this process: to send the part elsewhere would be to send them."""
+        """Whether the rows are held in this process, so that sending the part would send them too."""
         return bool(getattr(self.unit, "held", False))
 
     def count(self, most: int | None = None) -> int:
-        """Rows, those that cannot be used included: from a footer if there is one, otherwise by reading.
+        """Number of rows, including unusable ones: from a footer if there is one, otherwise by reading.
 
         Args:
-            most: Counting may stop there.
+            most: Counting may stop at this number.
         """
         if self.stop is None:
             skipped = self._base - self.unit.first
@@ -64,21 +64,21 @@ class Part:
         return max(self.stop - self._base, 0)
 
     def within(self, start: int, stop: int) -> Part:
-        """The part of rows `start` up to `stop`, counted from this part's first."""
+        """The part of rows `start` up to `stop`, counted from this part's first row."""
         end = self._base + stop
         return replace(self, start=self._base + start, stop=end if self.stop is None else min(end, self.stop))
 
     def chosen(self, columns: Sequence[tuple[str, str]]) -> Part:
-        """The part with only some columns: for each its name here, and its new name."""
+        """The part restricted to some columns: for each its name here, and its new name."""
         places = {name: place for place, name in enumerate(self.names)}
         schema = pa.schema([self.schema.field(places[old]) for old, _ in columns])
         return replace(self, schema=schema, names=tuple(new for _, new in columns))
 
     def read(self, report: Report | None = None, numbered: bool = False) -> Iterator[pa.Table]:
-        """Reads the rows, in order.
+        """Reads the rows in order.
 
         Args:
-            report: Takes each row that cannot be used, once; without it the first one is an error.
+            report: Called once for each unusable row; without it, the first one raises an error.
             numbered: Whether to add the column :data:`ROW` (int64).
 
         Returns:
@@ -86,7 +86,7 @@ class Part:
             with :attr:`names` as columns and the schema's types.
 
         Raises:
-            SourceError: If the file cannot be read, or, without `report`, a row cannot be used.
+            SourceError: If the file cannot be read, or, without `report`, a row is unusable.
         """
         take = self._report(report or refuse)
         for chunk in self.unit.chunks(self.schema, self.limits, take):
@@ -115,7 +115,7 @@ class Part:
         return chunk if stop - start == len(chunk.rows) else chunk.slice(start, stop)
 
     def _checked(self, chunk: Chunk, report: Report) -> Chunk:
-        """Without rows whose texts are not UTF-8 or whose cells are too large; before anything is copied."""
+        """Drops rows with non-UTF-8 texts or oversized cells, before anything is copied."""
         chunk = Chunk(chunk.table.select(self.schema.names), chunk.rows)
         keep = np.ones(len(chunk.rows), dtype=bool)
         for column in self.schema.names:

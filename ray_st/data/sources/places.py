@@ -1,4 +1,4 @@
-"""Where files are: paths, folders, patterns and URIs on any pyarrow file system, listed in one order."""
+"""The locations of files: paths, folders, patterns and URIs on any pyarrow file system, in a fixed order."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class File:
     """A file on a file system.
 
     Args:
-        filesystem: Where it is.
+        filesystem: Its file system.
         path: Its path there.
-        name: What errors call it.
-        size: Its bytes.
+        name: Name in error messages.
+        size: Its size in bytes.
     """
 
     filesystem: FileSystem
@@ -47,30 +47,30 @@ class File:
         return isinstance(base, LocalFileSystem)
 
     def open_stream(self) -> Any:
-        """Opens it for reading from start to end, decompressing what a suffix such as ``.gz`` says."""
+        """Opens it for sequential reading and decompresses it according to a suffix such as ``.gz``."""
         return self.filesystem.open_input_stream(self.path)
 
     def open_random(self) -> Any:
-        """Opens it for reading at any place; a local file is mapped, not read."""
+        """Opens it for random access; a local file is memory-mapped."""
         if isinstance(self.filesystem, LocalFileSystem):
             return pa.memory_map(self.path)
         return self.filesystem.open_input_file(self.path)
 
 
 def list_files(paths: Paths, filesystem: FileSystem | None, suffixes: Sequence[str]) -> list[File]:
-    """The files that paths stand for.
+    """The files that paths refer to.
 
     Args:
         paths: A file, a folder, a pattern (``*``, ``?``, ``[…]`` and ``**`` for folders at any depth) or a
             URI of one of these (``s3://bucket/folder/*.parquet``), or several.
-        filesystem: Where paths without a scheme are; by default this machine.
-        suffixes: Of the files that are taken from a folder.
+        filesystem: The file system of paths without a scheme; by default this machine's.
+        suffixes: The suffixes of files to take from a folder.
 
     Returns:
-        Files in the order of `paths`; those of a folder or a pattern sorted by path.
+        Files in the order of `paths`; those from a folder or a pattern are sorted by path.
 
     Raises:
-        SourceError: If a path stands for no file, or a file is empty.
+        SourceError: If a path matches no file, or a file is empty.
     """
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     if not listed:
@@ -92,7 +92,7 @@ def _expanded(path: str, filesystem: FileSystem | None, suffixes: Sequence[str])
 
 
 def _opened(path: str, filesystem: FileSystem | None) -> tuple[FileSystem, str, str]:
-    """File system, path in it, and what to put before its paths to name them."""
+    """The file system, the path in it, and the prefix that turns its paths into full names."""
     uri = _URI.fullmatch(path)
     if filesystem is not None or uri is None:
         return filesystem or LocalFileSystem(), path, ""
@@ -132,7 +132,7 @@ def _matching(store: FileSystem, path: str, suffixes: Sequence[str]) -> list[Fil
 
 
 def _below(store: FileSystem, folder: str, recursive: bool) -> list[FileInfo]:
-    """Files in a folder, but no hidden ones nor those that tools leave behind (``_SUCCESS``)."""
+    """Files in a folder, except hidden ones and those that tools leave behind (``_SUCCESS``)."""
     here = "." if not folder and isinstance(store, LocalFileSystem) else folder
     real = _real_path(store, here)
     if recursive and real is not None:
@@ -149,9 +149,9 @@ def _below(store: FileSystem, folder: str, recursive: bool) -> list[FileInfo]:
 
 
 def _walked(store: FileSystem, folder: str, above: tuple[str, ...]) -> Iterator[FileInfo]:
-    """All in a folder of this machine, at any depth.
+    """Everything in a folder on this machine, at any depth.
 
-    Links are followed, but not to a folder that they lie in.
+    Follows links, except to a folder that contains them.
     """
     for info in store.get_file_info(FileSelector(folder, allow_not_found=True)):
         yield info
@@ -161,21 +161,21 @@ def _walked(store: FileSystem, folder: str, above: tuple[str, ...]) -> Iterator[
 
 
 def _real_path(store: FileSystem, path: str) -> str | None:
-    """Where a path leads on this machine's disk, links followed; None on other file systems."""
+    """The real path on this machine's disk, with links resolved; None on other file systems."""
     while isinstance(store, SubTreeFileSystem):
         store, path = store.base_fs, posixpath.join(store.base_path, path)
     return os.path.realpath(path) if isinstance(store, LocalFileSystem) else None
 
 
 def _fixed(path: str) -> str:
-    """The folder before the first part of a pattern that has wildcards."""
+    """The folder before the first component of a pattern that contains wildcards."""
     match = _MAGIC.search(path)
     assert match is not None
     return path[: match.start()].rpartition("/")[0] or ("/" if path.startswith("/") else "")
 
 
 def _as_regex(pattern: str) -> str:
-    """A pattern as a regular expression; only ``**/`` crosses folders."""
+    """A pattern as a regular expression; only ``**/`` crosses folder boundaries."""
     kinds = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]/]+\])", pattern)
     made = []

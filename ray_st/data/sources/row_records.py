@@ -1,4 +1,4 @@
-"""From records, one Python mapping a row, to chunks: what text files, queries and streams share."""
+"""Turns records (one Python mapping per row) into chunks: shared by text files, queries and streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ray_st.data.sources.source_kinds import Converted
 from ray_st.util.unicode import lone_surrogate
 
 SAMPLE_ROWS = 1000
-"""First rows of a text file, a query or a stream from which the types of its columns are told."""
+"""Number of first rows of a text file, query or stream from which column types are inferred."""
 
 _SAMPLE_BYTES = 4 << 20
 
@@ -23,15 +23,15 @@ Convert = Callable[[Sequence[Any], pa.DataType], Converted]
 
 
 class Record(NamedTuple):
-    """A row as it was read.
+    """A row as read.
 
     Args:
-        row: Its number, from 0.
-        line: The line of a text file on which it starts, from 1; None elsewhere.
-        values: Its values by column; a column that is not there has none.
-        size: About how many bytes it holds.
-        fault: Why it cannot be used, or None.
-        raw: The beginning of a faulty one.
+        row: Its 0-based number.
+        line: The 1-based line of a text file on which it starts; None for other sources.
+        values: Its values by column; absent columns are missing values.
+        size: Approximate size in bytes.
+        fault: Why it is unusable, or None.
+        raw: The beginning of a faulty row.
     """
 
     row: int
@@ -43,26 +43,26 @@ class Record(NamedTuple):
 
 
 def value_size(value: object) -> int:
-    """About how many bytes a Python value holds."""
+    """Approximate size of a Python value in bytes."""
     if isinstance(value, str | bytes | list | tuple):
         return 16 + len(value) * (1 if isinstance(value, str | bytes) else 8)
     return 16
 
 
 def sample(records: Iterable[Record]) -> list[Record]:
-    """The first usable rows, few and small enough to look at."""
+    """The first usable rows, bounded in number and size."""
     return [record for record in _first(records) if record.fault is None]
 
 
 def sample_of_some(records: Iterable[Record], name: str) -> list[Record]:
-    """The first usable rows, where nothing but rows tells the columns.
+    """The first usable rows, for sources whose columns can only be inferred from rows.
 
     Args:
         records: The rows.
-        name: What errors call the source.
+        name: Name of the source in error messages.
 
     Raises:
-        SourceError: If there are rows and the first ones cannot be used.
+        SourceError: If there are rows but the first ones are unusable.
     """
     first = list(_first(records))
     found = [record for record in first if record.fault is None]
@@ -90,12 +90,12 @@ def infer(
     type_of: Callable[[str, Sequence[Any]], pa.DataType],
     names: Sequence[str] | None = None,
 ) -> dict[str, pa.DataType]:
-    """Columns in the order in which they first appear, and their types.
+    """Columns in order of first appearance, and their types.
 
     Args:
-        records: First rows.
-        type_of: Tells the type of a column from its name and values.
-        names: The columns, where a header says them.
+        records: The first rows.
+        type_of: Infers the type of a column from its name and values.
+        names: The columns, if a header gives them.
     """
     if names is None:
         names = list(dict.fromkeys(name for record in records for name in record.values))
@@ -105,15 +105,15 @@ def infer(
 def gather(
     records: Iterable[Record], schema: pa.Schema, convert: Convert, limits: Limits, report: Report, name: str
 ) -> Iterator[Chunk]:
-    """Collects records into chunks within the limits, reporting those that cannot be used.
+    """Collects records into chunks within the limits and reports unusable ones.
 
     Args:
         records: The rows.
         schema: Columns to keep, and their types.
-        convert: Makes a column of a type from values.
+        convert: Makes a column of a given type from values.
         limits: Bounds on a chunk.
-        report: Takes rows that cannot be used.
-        name: What errors call the source.
+        report: Called for each unusable row.
+        name: Name of the source in error messages.
     """
     held: list[Record] = []
     size = 0

@@ -1,4 +1,4 @@
-"""The words of this package: a source has columns and parts, a part reads a unit, a unit yields chunks."""
+"""The concepts of this package: a source has columns and parts, a part reads a unit, a unit yields chunks."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what is held in memory at a time.
+    """Bounds on how much is held in memory at a time.
 
     Args:
-        rows: Most rows of a table.
-        bytes: Most bytes of a table of more than one row.
-        cell: Most bytes of one value; larger ones are refused.
+        rows: Maximum rows in a table.
+        bytes: Maximum bytes of a table with more than one row.
+        cell: Maximum bytes of one value; larger values are rejected.
     """
 
     rows: int = 8192
@@ -34,17 +34,17 @@ class Limits:
 
     @property
     def line(self) -> int:
-        """Most bytes of a line of a text file: some cells may well be long."""
+        """Maximum bytes of a line in a text file, with room for several long cells."""
         return 4 * self.cell
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of a unit, in order.
+    """Consecutive rows of a unit.
 
     Args:
         table: The rows.
-        rows: (n,) their numbers in the unit's file.
+        rows: (n,) their row numbers in the unit's file.
     """
 
     table: pa.Table
@@ -54,7 +54,7 @@ class Chunk:
         """The rows for which `keep` (n,) is true."""
         if keep.all():
             return self
-        # Not ``filter``: pyarrow has none for views, and it would copy texts that rows share.
+        # Not ``filter``: pyarrow lacks it for views, and it would copy texts that rows share.
         runs = np.split(np.flatnonzero(keep), np.flatnonzero(np.diff(np.flatnonzero(keep)) > 1) + 1)
         kept = [self.table.slice(run[0], len(run)) for run in runs if len(run)]
         return Chunk(pa.concat_tables(kept) if kept else self.table.slice(0, 0), self.rows[keep])
@@ -69,54 +69,54 @@ class Unit(Protocol):
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """Name in error messages."""
 
     @property
     def local(self) -> bool:
-        """Whether it can only be read on the machine that made it."""
+        """Whether it can only be read on the machine that created it."""
 
     @property
     def first(self) -> int:
         """Number of its first row in its file."""
 
     def count(self, most: int | None = None) -> int:
-        """Its rows, those that cannot be used included; may stop counting at `most`."""
+        """Number of rows, including unusable ones; counting may stop at `most`."""
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
         """Its rows, in order.
 
         Args:
-            schema: Columns to read. Their types are what the reader of a text format converts to; others may
-                leave that to :class:`Part`.
-            limits: Bounds to keep to as far as the format allows.
-            report: Takes rows that cannot be used.
+            schema: Columns to read. Readers of text formats convert to its types; others may leave the
+                conversion to :class:`Part`.
+            limits: Bounds to respect as far as the format allows.
+            report: Called for each unusable row.
         """
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Rows with named columns, and where they live."""
+    """Rows with named columns, and their location."""
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """Name in error messages."""
 
     def columns(self, wanted: Sequence[str] | None = None) -> Mapping[str, pa.DataType]:
         """Arrow type of each column, in order, from schemas and first rows.
 
         Args:
-            wanted: The columns to tell, in this order; by default all.
+            wanted: The columns to return, in this order; by default all.
 
         Raises:
-            SourceError: If a column is missing, or of another type in one of the files.
+            SourceError: If a column is missing, or has a different type in one of the files.
         """
 
     def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
-        """What can be read on its own, in order.
+        """The independently readable parts, in order.
 
         Args:
             wanted: The columns to read, in this order; by default all.
 
         Raises:
-            SourceError: As :meth:`columns`.
+            SourceError: As for :meth:`columns`.
         """

@@ -1,4 +1,4 @@
-"""Types of columns: plain ones, what two files agree on, and values that are to become one."""
+"""Column types: plain types, types on which files agree, and conversion of values to a type."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ray_st.util.names import did_you_mean
 from ray_st.util.number_checks import is_whole
 
 Converted = tuple[pa.Array, list[int]]
-"""Values as a column, null where one cannot be converted, and the places of those."""
+"""Values as a column, with null for each that cannot be converted, and the positions of those."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _LONGEST, _ROUNDED = 24, 16
-"""No integer type of 64 bits holds more digits; a float64 holds all whole numbers of fewer digits."""
+"""No 64-bit integer has more digits; a float64 represents all integers of fewer digits exactly."""
 
 _DECIMAL_DIGITS = 38
-"""The most that decimal128 holds."""
+"""The maximum number of digits in a decimal128."""
 
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(nan|NaN|inf|Inf)")
 _TRUTH = re.compile(r"true|True|TRUE|false|False|FALSE")
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """The type that a column is read as: texts are ``string`` however a file stores them."""
+    """The type that a column is read as: texts are always ``string``, however a file stores them."""
     if pat.is_dictionary(kind):
         return plain(kind.value_type)
     return pa.string() if is_text(kind) else kind
@@ -43,7 +43,7 @@ def named_type(value: str | pa.DataType, column: str) -> pa.DataType:
     """An Arrow type by its name, such as ``string``, ``int64`` or ``float64``.
 
     Raises:
-        SourceError: If there is no type of that name.
+        SourceError: If no type has that name.
     """
     if isinstance(value, pa.DataType):
         return value
@@ -57,7 +57,7 @@ def named_type(value: str | pa.DataType, column: str) -> pa.DataType:
 
 
 def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that holds values of both without loss of meaning, or None."""
+    """The type that holds the values of both types without changing their meaning, or None."""
     if one == other or pat.is_null(other):
         return one
     if pat.is_null(one):
@@ -73,7 +73,7 @@ def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def agreed(schemas: Iterable[tuple[str, Mapping[str, pa.DataType]]]) -> dict[str, pa.DataType]:
-    """The columns of several files, which must have the same.
+    """The columns of several files, which must all have the same ones.
 
     Args:
         schemas: Name and columns of each file, in order.
@@ -119,7 +119,7 @@ def _check_names(name: str, found: Mapping[str, Any], leader: str, expected: Map
 
 
 def first_double(names: Iterable[str]) -> str | None:
-    """The first name that is there twice, or None."""
+    """The first name that occurs twice, or None."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -134,7 +134,7 @@ def pick(
     """The wanted columns, in their order.
 
     Raises:
-        SourceError: If one is not there.
+        SourceError: If a column does not exist.
     """
     for column in wanted or ():
         if column not in columns:
@@ -143,10 +143,10 @@ def pick(
 
 
 def type_of_words(column: str, words: Sequence[str | None]) -> pa.DataType:
-    """The type of a column of a text file, from its first fields; None is an empty one.
+    """The type of a text file's column, inferred from its first fields; None is an empty field.
 
-    A column that is named as a label holds numbers as soon as most of its fields are, so that a stray word in
-    it is found and named instead of making all of them words.
+    A column named as a label is numeric as soon as most of its fields are, so that a stray word in it is
+    reported instead of turning the whole column into text.
     """
     filled = [word for word in words if word is not None]
     if not filled:
@@ -160,20 +160,20 @@ def type_of_words(column: str, words: Sequence[str | None]) -> pa.DataType:
 
 
 def _wide_enough(digits: Sequence[str], is_label: bool) -> pa.DataType:
-    """A type for whole numbers.
+    """A type for integers with these digits.
 
-    Those that no type holds are words, or, as labels, to be refused one by one.
+    Integers that no type can hold become text; in a label column they are rejected one by one.
     """
     return _holding(list(map(_whole, digits))) or (pa.int64() if is_label else pa.string())
 
 
 def _whole(digits: str) -> int:
-    # Python refuses to read more than 4300 digits; all of more than 20 are too large alike.
+    # Python cannot parse integers of more than 4300 digits; anything over 20 digits is too large anyway.
     return int(digits) if len(digits) <= _LONGEST else 10**_LONGEST
 
 
 def _holding(numbers: Sequence[int]) -> pa.DataType | None:
-    """The type of integer that holds some numbers: int64 if it does, then uint64; None if neither does."""
+    """The integer type that holds the numbers: int64 if possible, else uint64; None if neither can."""
     least, most = min(numbers), max(numbers)
     if least >= -(1 << 63) and most < 1 << 63:
         return pa.int64()
@@ -181,7 +181,7 @@ def _holding(numbers: Sequence[int]) -> pa.DataType | None:
 
 
 def type_of_values(values: Sequence[Any]) -> pa.DataType:
-    """The type of a column of Python values, from its first ones; odd ones among them do not count."""
+    """The type of a column, inferred from its first Python values; outliers among them are ignored."""
     try:
         kind = plain(pa.array(values, from_pandas=True).type)
         # Later decimals may have more digits than the first ones.
@@ -198,7 +198,7 @@ def type_of_values(values: Sequence[Any]) -> pa.DataType:
 
 
 def from_words(words: Sequence[str | None], kind: pa.DataType) -> Converted:
-    """Fields of a text file as a column of a type."""
+    """Fields of a text file as a column of a given type."""
     if kind == pa.string():
         return pa.array(words, kind), []
     if not pat.is_floating(kind):
@@ -210,25 +210,25 @@ def from_words(words: Sequence[str | None], kind: pa.DataType) -> Converted:
 
 
 def _is_rounded(word: str) -> bool:
-    """Whether a word is a whole number that a float64 does not hold; fractions are rounded without a word."""
+    """Whether a field is an integer that float64 cannot represent; rounding of fractions is not reported."""
     if len(word) < _ROUNDED or not _INTEGER.fullmatch(word):
         return False
     return len(word) > _LONGEST or int(float(word)) != int(word)
 
 
 def from_values(values: Sequence[Any], kind: pa.DataType) -> Converted:
-    """Python values as a column of a type."""
+    """Python values as a column of a given type."""
     if pat.is_floating(kind):
         values = [float(value) if isinstance(value, Decimal) else value for value in values]
     return _converted(values, lambda some: pa.array(some, kind, from_pandas=True))
 
 
 def cast(array: pa.Array, kind: pa.DataType) -> Converted:
-    """A column as one of another type, refusing to lose anything."""
+    """Casts a column to another type, without allowing any loss."""
     if array.type == kind:
         return array, []
     if pat.is_dictionary(array.type) and pat.is_string_view(array.type.value_type):
-        # pyarrow decodes no dictionary of views.
+        # pyarrow cannot decode a dictionary of views.
         array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.large_string()))
     try:
         return array.cast(kind), []
@@ -266,7 +266,7 @@ def _converted(values: Sequence[Any], convert: Callable[[Sequence[Any]], pa.Arra
 
 def _type_of_value(value: object) -> pa.DataType | None:
     if isinstance(value, str):
-        return pa.string()  # also where Arrow cannot hold it, so that it is found as a bad text
+        return pa.string()  # also if Arrow cannot hold it, so that it is reported as an invalid text
     try:
         return plain(pa.array([value], from_pandas=True).type)
     except (ValueError, TypeError, OverflowError):

@@ -1,4 +1,4 @@
-"""Slices of splits, written as ``datasets.load_dataset`` takes them: ``train[:80%]+test[-100:]``."""
+"""Slices of splits in the syntax of ``datasets.load_dataset``: ``train[:80%]+test[-100:]``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BOUND = re.compile(r"\s*(?P<number>-?[0-9]+)\s*(?P<percent>%)?\s*")
 
 @dataclass(frozen=True)
 class Bound:
-    """A place among rows: a number of rows, or of hundredths of all rows, from the end if it is negative."""
+    """A position among rows: a number of rows, or a percentage of all rows; negative counts from the end."""
 
     number: int
     percent: bool = False
@@ -22,20 +22,20 @@ class Bound:
         return f"{self.number}{'%' * self.percent}"
 
     def row(self, rows: int) -> int:
-        """The place among `rows` rows: hundredths are rounded to the nearest row, half to even."""
+        """The position among `rows` rows: percentages round to the nearest row, half to even."""
         found = round(self.number * rows / 100) if self.percent else self.number
         return min(max(found + rows if found < 0 else found, 0), rows)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """From one place up to another; None is the start, or the end."""
+    """A range between two positions; None is the start, or the end."""
 
     start: Bound | None = None
     stop: Bound | None = None
 
     def rows(self, rows: int) -> tuple[int, int]:
-        """First row and the one after the last, of `rows` rows."""
+        """The first row and the one after the last, out of `rows` rows."""
         start = 0 if self.start is None else self.start.row(rows)
         stop = rows if self.stop is None else self.stop.row(rows)
         return start, max(start, stop)
@@ -45,33 +45,33 @@ class Bounds:
 
     @property
     def relative(self) -> bool:
-        """Whether the number of rows must be known to tell the places."""
+        """Whether resolving the positions requires the number of rows."""
         return any(
             bound is not None and (bound.percent or bound.number < 0) for bound in (self.start, self.stop)
         )
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is cut."""
+        """Whether the range includes all rows."""
         return self.start is None and self.stop is None
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A split, or a slice of it."""
+    """A split or a slice of it."""
 
     split: str
     bounds: Bounds = Bounds()
 
 
 def parse_split(text: str) -> list[Piece]:
-    """Reads a split: names with optional slices, joined by ``+``.
+    """Parses a split: names with optional slices, joined by ``+``.
 
     Args:
-        text: Such as ``train``, ``train[:80%]``, ``train[100:200]+validation``.
+        text: For example ``train``, ``train[:80%]`` or ``train[100:200]+validation``.
 
     Raises:
-        SourceError: If it is not written so, or a percentage is beyond 100.
+        SourceError: If the syntax is invalid, or a percentage is over 100.
     """
     return [_piece(part, text) for part in text.split("+")]
 

@@ -1,4 +1,4 @@
-"""The rows of a query, over any driver that follows Python's database interface (PEP 249)."""
+"""The rows of a query, through any driver that implements Python's database API (PEP 249)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ray_st.data.sources.source_kinds import first_double, from_values, named_ty
 
 @dataclass(frozen=True)
 class Query:
-    """A query and how to reach its database.
+    """A query and its database connection.
 
     Args:
         query: The query.
-        connect: Makes a connection.
+        connect: Opens a connection.
         parameters: Values for the query's placeholders.
     """
 
@@ -36,14 +36,14 @@ class Query:
 
     @property
     def name(self) -> str:
-        """The query's beginning."""
+        """The beginning of the query."""
         shown = f" with {snippet(repr(self.parameters))}" if self.parameters else ""
         return f"the query {snippet(self.query)!r}{shown}"
 
     def records(self) -> Iterator[Record]:
-        """The rows, fetched one by one as the driver buffers them."""
+        """The rows, fetched one by one with the driver's buffering."""
         with closing(self.connect()) as connection:
-            # PEP 249 lets a connection name its own exceptions; where it does not they pass as they are.
+            # PEP 249 lets a connection expose its own exceptions; without that, they propagate unchanged.
             errors = getattr(connection, "Error", ())
             try:
                 with closing(connection.cursor()) as cursor:
@@ -56,13 +56,13 @@ class Query:
                 raise SourceError(f"{self.name}: the database says: {said(error)}") from error
 
     def names(self) -> list[str]:
-        """The columns, without fetching rows."""
+        """The column names, without fetching rows."""
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
             cursor.execute(self.query, self.parameters)
             return self._names(cursor)
 
     def count(self, most: int | None = None) -> int:
-        """Rows, by reading them."""
+        """Number of rows, counted by reading them."""
         return sum(1 for _ in islice(self.records(), most))
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
@@ -83,15 +83,15 @@ class Query:
 class Sql:
     """The rows of a query as a source.
 
-    The query should say ORDER BY: a database promises no order without it.
+    The query should have an ORDER BY: a database guarantees no order without it.
 
     Args:
         query: The query.
-        connect: Makes a connection, without arguments; it is called wherever rows are read, so it must be
+        connect: Opens a connection; takes no arguments. It is called wherever rows are read, so it must be
             picklable.
-        parameters: Values for the query's placeholders, a set for each part; parts are read side by side,
-            their rows are taken in this order.
-        types: Types of columns by name, where what the first rows say is not meant.
+        parameters: Values for the query's placeholders, one set per part; parts are read in parallel, and
+            their rows are used in this order.
+        types: Types of columns by name, to override what is inferred from the first rows.
         limits: Bounds on what is held in memory.
     """
 
@@ -103,7 +103,7 @@ class Sql:
 
     @property
     def name(self) -> str:
-        """The query's beginning."""
+        """The beginning of the query."""
         return Query(self.query, self.connect).name
 
     def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:

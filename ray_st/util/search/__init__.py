@@ -1,5 +1,5 @@
-"""Search among embeddings: the best of a corpus, the best pairs, communities, fewer bits.
+"""Search among embeddings: nearest documents, most similar pairs, communities, quantization.
 
-Functions of tensors and arrays; may import ``ray_st.util`` alone. What users call is offered by
-``ray_st.util`` and ``ray_st.quantization``.
+Functions on tensors and arrays; may import only ``ray_st.util``. ``ray_st.util`` and ``ray_st.quantization``
+export the public ones.
 """

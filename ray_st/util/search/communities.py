@@ -19,22 +19,22 @@ def community_detection(
     batch_size: int = 1024,
     show_progress_bar: bool = False,
 ) -> list[list[int]]:
-    """Groups of embeddings whose cosine to the group's centre is at least a threshold.
+    """Groups of embeddings whose cosine similarity to the group's centre is at least a threshold.
 
-    Centres are tried in descending order of the number of embeddings close to them, skipping those in a
-    community already; a community takes only embeddings that are in none. Each row of similarities is
-    computed at most twice and never kept, so memory is linear in the number of embeddings.
+    Centres are tried in descending order of the number of embeddings close to them, except those already in a
+    community; a community takes only embeddings that are in none. Each row of similarities is computed at
+    most twice and never kept, so memory is linear in the number of embeddings.
 
     Args:
         embeddings: (n, d): a tensor, an array, or a list.
-        threshold: Least cosine of a member to its centre.
-        min_community_size: Least number of members, the centre among them.
-        batch_size: Embeddings compared with all others at a time.
-        show_progress_bar: Whether to show one.
+        threshold: Minimum cosine similarity of a member to its centre.
+        min_community_size: Minimum number of members, including the centre.
+        batch_size: Number of embeddings compared with all others at a time.
+        show_progress_bar: Whether to show a progress bar.
 
     Returns:
-        Lists of row numbers, the largest community first; in each the centre first, then the others by
-        descending cosine.
+        Lists of row numbers, largest community first; in each, the centre comes first, then the others by
+        descending cosine similarity.
 
     Raises:
         ValueError: If a size is less than 1, or an embedding holds NaN.
@@ -76,7 +76,7 @@ def _communities(
 
 
 def _members(row: Tensor, threshold: float) -> NDArray[np.int64]:
-    """Indices of the scores that reach a threshold, highest first."""
+    """Indices of the scores that reach a threshold, in descending order of score."""
     places = (row >= threshold).nonzero()[:, 0]
     order = row[places].sort(descending=True, stable=True).indices
     return np.asarray(places[order].cpu())

@@ -16,11 +16,11 @@ from ray_st.util.team import Alone, Team, team_of
 from ray_st.util.tensors import Embeddings, to_rows
 
 Pair = list[float | int]
-"""The score of two texts and their numbers, the lower one first."""
+"""The score of two texts and their numbers, the lower number first."""
 
 
 class Encoder(Protocol):
-    """What paraphrase mining needs of a model."""
+    """The part of a model's interface that paraphrase mining uses."""
 
     @property
     def encode(self) -> Callable[..., Any]:
@@ -43,27 +43,27 @@ def paraphrase_mining(
 ) -> list[Pair]:
     """The most similar pairs among some texts; see :func:`paraphrase_mining_embeddings`.
 
-    A team that shares the model's work shares the search too; every process gets all pairs.
+    A team that shares the model's work also shares the search; every process gets all pairs.
 
     Args:
         model: Encodes the texts.
         sentences: n texts.
-        show_progress_bar: Whether to show one while encoding.
-        batch_size: Texts encoded at once.
-        query_chunk_size: Texts compared at a time.
-        corpus_chunk_size: Texts that they are compared with at a time.
-        max_pairs: Most pairs to return.
-        top_k: Most neighbours of each text that become pairs.
+        show_progress_bar: Whether to show a progress bar while encoding.
+        batch_size: Number of texts encoded at a time.
+        query_chunk_size: Number of texts compared at a time.
+        corpus_chunk_size: Number of texts that they are compared with at a time.
+        max_pairs: Maximum number of pairs to return.
+        top_k: Maximum number of neighbours of each text that become pairs.
         score_function: Maps (q, d) and (m, d) to scores (q, m); must be symmetric.
         truncate_dim: Dimensions to keep; by default the model's.
-        prompt_name: Name of the model's prompt to put before each text.
+        prompt_name: Name of the model's prompt to prepend to each text.
         prompt: The prompt text. Overrides ``prompt_name``.
 
     Returns:
-        Lists of a score and two numbers of texts, the best first.
+        Lists of a score and two text numbers, best first.
 
     Raises:
-        ValueError: As :func:`paraphrase_mining_embeddings` does.
+        ValueError: As for :func:`paraphrase_mining_embeddings`.
     """
     embeddings = model.encode(
         sentences,
@@ -89,24 +89,24 @@ def paraphrase_mining_embeddings(
 ) -> list[Pair]:
     """The most similar pairs among some embeddings.
 
-    Each embedding's ``top_k`` nearest others become pairs, and the ``max_pairs`` best of these are returned;
-    of equal scores, those with lower numbers. Memory grows with the sizes of the chunks, with ``max_pairs``,
-    and with ``query_chunk_size`` times ``top_k``, never with the square of the embeddings.
+    Each embedding forms pairs with its ``top_k`` nearest neighbours, and the ``max_pairs`` best pairs are
+    returned; ties go to the lower numbers. Memory grows with the chunk sizes, with ``max_pairs``, and with
+    ``query_chunk_size`` times ``top_k``, never with the square of the number of embeddings.
 
     Args:
         embeddings: (n, d): a tensor, an array, or a list.
-        query_chunk_size: Embeddings compared at a time.
-        corpus_chunk_size: Embeddings that they are compared with at a time.
-        max_pairs: Most pairs to return.
-        top_k: Most neighbours of each embedding that become pairs.
+        query_chunk_size: Number of embeddings compared at a time.
+        corpus_chunk_size: Number of embeddings that they are compared with at a time.
+        max_pairs: Maximum number of pairs to return.
+        top_k: Maximum number of neighbours of each embedding that become pairs.
         score_function: Maps (q, d) and (m, d) to scores (q, m); must be symmetric.
-        team: Processes that hold the same embeddings and share the search; by default this one alone.
+        team: Processes that hold the same embeddings and share the search; by default only this one.
 
     Returns:
-        Lists of a score and the numbers i < j, the best first.
+        Lists of a score and the numbers i < j, best first.
 
     Raises:
-        ValueError: If there is no embedding, a size is less than 1, or a score is nan.
+        ValueError: If there are no embeddings, a size is less than 1, or a score is NaN.
     """
     check_at_least_one(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size)
     check_at_least_one(max_pairs=max_pairs, top_k=top_k)
@@ -120,7 +120,7 @@ def paraphrase_mining_embeddings(
     best = _best([_Pairs(*share) for share in team.gather([best.scores, best.keys])], max_pairs)
     triples = zip(best.scores.tolist(), best.keys.tolist(), strict=True)
     pairs: list[Pair] = [[score, *divmod(key, len(rows))] for score, key in triples]
-    if pairs and pairs[0][0] != pairs[0][0]:  # nan sorts first
+    if pairs and pairs[0][0] != pairs[0][0]:  # NaN sorts first
         raise ValueError(
             f"The score of texts {pairs[0][1]} and {pairs[0][2]} is no number: look for NaN there."
         )
@@ -144,9 +144,9 @@ def _neighbours(rows: Tensor, own: Tensor, function: ScoreFunction, k: int, chun
 
 
 def _pairs(near: Ranking, own: Tensor, top_k: int, count: int) -> _Pairs:
-    """Each text with its neighbours, but not with itself."""
+    """Each text paired with its neighbours, except itself."""
     other = near.documents != own[:, None]
-    other &= other.cumsum(dim=1) <= top_k  # among many copies of a text it may not have found itself
+    other &= other.cumsum(dim=1) <= top_k  # among many copies of a text, it may not be its own neighbour
     left, right = own[:, None].expand_as(other)[other], near.documents[other]
     return _Pairs(near.scores[other], torch.minimum(left, right) * count + torch.maximum(left, right))
 

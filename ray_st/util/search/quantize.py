@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
-_STEADY_ROWS = 100  # fewer rows than this give unreliable ranges
+_STEADY_ROWS = 100  # fewer rows give unreliable ranges
 
 
 def quantize_embeddings(
@@ -24,22 +24,22 @@ def quantize_embeddings(
 ) -> np.ndarray:
     """Quantizes embeddings.
 
-    ``int8`` and ``uint8`` cut the range of each dimension into 255 equal steps and keep the number of the
-    step; values outside the range are clipped to it. ``binary`` and ``ubinary`` keep the sign, eight
-    dimensions per byte, the first in the highest bit; ``binary`` is ``ubinary`` minus 128.
+    ``int8`` and ``uint8`` divide the range of each dimension into 255 equal steps and keep the step's number;
+    values outside the range are clipped. ``binary`` and ``ubinary`` keep the sign, eight dimensions per byte,
+    the first in the highest bit; ``binary`` is ``ubinary`` minus 128.
 
     Args:
         embeddings: (n, d): an array, a tensor, or a list of either.
         precision: One of "float32", "int8", "uint8", "binary", "ubinary".
-        ranges: (2, d), the least and the greatest value of each dimension; for int8 and uint8.
+        ranges: (2, d), minimum and maximum of each dimension; for int8 and uint8.
         calibration_embeddings: (k, d), embeddings from which to take the ranges if none are given.
 
     Returns:
-        (n, d) of the named type, or (n, d / 8 rounded up) of int8 or uint8 for the two binary precisions.
+        (n, d) of the named type, or (n, d / 8 rounded up) int8 or uint8 for the two binary precisions.
 
     Raises:
-        ValueError: If the precision is unknown, the embeddings are quantized already, or a single embedding
-            would be its own range.
+        ValueError: If the precision is unknown, the embeddings are already quantized, or a single embedding
+            would define its own range.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}.")
@@ -59,8 +59,8 @@ def quantize_embeddings(
 
 
 def as_array(embeddings: Embeddings) -> np.ndarray:
-    """Embeddings, given as an array, a tensor or a list of either, as one array."""
-    # Tensors are recognised by their methods, so that arrays don't need torch.
+    """Converts embeddings, given as an array, a tensor or a list of either, to one array."""
+    # Tensors are recognised by their methods, so that using arrays does not require torch.
     match embeddings:
         case [object(detach=_), *_]:
             return np.stack([as_array(row) for row in embeddings])
@@ -70,7 +70,7 @@ def as_array(embeddings: Embeddings) -> np.ndarray:
 
 
 def find_ranges(values: np.ndarray, precision: str, calibration: Embeddings | None = None) -> np.ndarray:
-    """The least and the greatest value of each dimension (2, d).
+    """Minimum and maximum of each dimension (2, d).
 
     Args:
         values: Embeddings (n, d).
@@ -78,7 +78,7 @@ def find_ranges(values: np.ndarray, precision: str, calibration: Embeddings | No
         calibration: Embeddings (k, d) from which to take the ranges instead.
 
     Raises:
-        ValueError: If a single embedding would be its own range.
+        ValueError: If a single embedding would define its own range.
     """
     if calibration is not None:
         source = as_array(calibration)
@@ -106,7 +106,7 @@ def _steps(values: np.ndarray, ranges: np.ndarray, precision: str) -> np.ndarray
 
 
 def restore(codes: np.ndarray, precision: str, ranges: np.ndarray | None, dimensions: int) -> np.ndarray:
-    """Approximate values of quantized embeddings: a step's lower end, or 1 and 0 for a bit.
+    """Approximate values of quantized embeddings: the lower end of a step, or 1 and 0 for a bit.
 
     Args:
         codes: (..., d), or (..., d / 8 rounded up) bytes of "ubinary".

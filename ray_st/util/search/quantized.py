@@ -1,6 +1,6 @@
 """Search with faiss and usearch among embeddings of full or lower precision.
 
-An index over quantized embeddings finds more documents than requested; the full queries then reorder them.
+An index over quantized embeddings returns more documents than requested; the full queries then reorder them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Hits: TypeAlias = list[list[dict[str, Any]]]
-"""For each query the documents found, best first: ``corpus_id``, its number, and ``score``."""
+"""For each query the documents found, best first: ``corpus_id`` (document number) and ``score``."""
 
 _QUERIES_AT_ONCE = 1024
-_USEARCH_KINDS = {  # metric and type of numbers by precision
+_USEARCH_KINDS = {  # metric and scalar type by precision
     "float32": ("cos", "f32"),
     "int8": ("ip", "i8"),
     "ubinary": ("hamming", "b1"),
@@ -40,7 +40,7 @@ class Matches(NamedTuple):
     Attributes:
         scores: (q, k), best first.
         documents: Their numbers (q, k).
-        there: Whether there is a document (q, k); False pads queries with fewer.
+        there: Whether there is a document (q, k); False marks padding of queries with fewer documents.
     """
 
     scores: np.ndarray
@@ -48,7 +48,7 @@ class Matches(NamedTuple):
     there: np.ndarray
 
     def hits(self) -> Hits:
-        """The same as lists of dicts."""
+        """The matches as lists of dicts."""
         return [
             [
                 {"corpus_id": document, "score": score}
@@ -60,7 +60,7 @@ class Matches(NamedTuple):
 
 
 class _Index:
-    """A library's index; subclasses make or open ``native``, and search it."""
+    """A wrapper around a library's index; subclasses create or open ``native``, and search it."""
 
     library: str
     module: str
@@ -155,7 +155,7 @@ class _Usearch(_Index):
         match found:
             case object(counts=counts):
                 there = places < np.atleast_1d(counts)[:, None]
-            case _:  # the results of a single query have no counts
+            case _:  # the results of a single query come without counts
                 there = np.ones_like(documents, dtype=bool)
         return Matches(scores, documents.astype(np.int64), there)
 
@@ -165,7 +165,7 @@ class _Usearch(_Index):
 
 @dataclass(frozen=True)
 class _Request:
-    """How to search; attributes as the arguments of :func:`semantic_search_faiss`."""
+    """How to search; attributes match the arguments of :func:`semantic_search_faiss`."""
 
     precision: str
     top_k: int
@@ -179,7 +179,7 @@ class _Request:
 
     @property
     def stored(self) -> str:
-        """The precision as an index stores it: bits have no sign there."""
+        """The precision as an index stores it, where binary codes are unsigned."""
         return "ubinary" if self.precision == "binary" else self.precision
 
 
@@ -196,31 +196,31 @@ def semantic_search_faiss(
     exact: bool = True,
     output_index: bool = False,
 ) -> tuple[Hits, float] | tuple[Hits, float, Any]:
-    """The nearest documents of each query, searched by faiss (the extra "faiss").
+    """The nearest documents of each query, found with faiss (the extra "faiss").
 
-    With full queries and a quantized corpus, ``top_k * rescore_multiplier`` documents are found by the
-    quantized embeddings and reordered by the product of the query with the values that the documents' codes
-    stand for.
+    With full-precision queries and a quantized corpus, ``top_k * rescore_multiplier`` documents are found by
+    quantized embeddings, then reordered by the dot product of the query with the values that the documents'
+    codes represent.
 
     Args:
-        query_embeddings: (q, d) or (d,), of full precision or quantized like the corpus.
+        query_embeddings: (q, d) or (d,), in full precision or quantized like the corpus.
         corpus_embeddings: (n, d), or its codes as :func:`quantize_embeddings` returns them.
-        corpus_index: An index of them instead, such as one returned before.
+        corpus_index: An existing index of them instead, such as one returned by an earlier call.
         corpus_precision: "float32", "uint8" or "ubinary".
-        top_k: Documents to find for each query.
+        top_k: Number of documents to find for each query.
         ranges: (2, d), the ranges with which the corpus was quantized to bytes.
-        calibration_embeddings: Embeddings from which the ranges were taken. Without both, the ranges of the
-            queries are used, which differ from the corpus's.
-        rescore: Whether to reorder; a warning says if that is impossible.
-        rescore_multiplier: How many times ``top_k`` documents to find first.
-        exact: Whether a new index compares every document, or follows a graph (HNSW).
-        output_index: Whether to return the index too.
+        calibration_embeddings: Embeddings from which the ranges were taken. Without both, the queries' ranges
+            are used, which differ from the corpus's.
+        rescore: Whether to reorder; warns if that is impossible.
+        rescore_multiplier: Multiple of ``top_k`` documents to find before reordering.
+        exact: Whether a new index compares every document instead of following a graph (HNSW).
+        output_index: Whether to return the index as well.
 
     Returns:
         For each query a list of dicts with ``corpus_id`` and ``score``, best first, shorter if there are
-        fewer documents; the seconds that the search took; and the index if requested. Scores are products
-        (higher is better), except for a ubinary corpus without rescoring: numbers of different bits (lower is
-        better).
+        fewer documents; the seconds that the search took; and the index if requested. Scores are dot products
+        (higher is better), except for a ubinary corpus without rescoring: the number of differing bits (lower
+        is better).
 
     Raises:
         ValueError: If arguments contradict each other or the index, or dimensions differ.
@@ -243,15 +243,16 @@ def semantic_search_usearch(
     exact: bool = True,
     output_index: bool = False,
 ) -> tuple[Hits, float] | tuple[Hits, float, Any]:
-    """The nearest documents of each query, searched by usearch (the extra "usearch").
+    """The nearest documents of each query, found with usearch (the extra "usearch").
 
-    Arguments and errors are those of :func:`semantic_search_faiss`. But ``corpus_precision`` is "float32",
-    "int8", "ubinary" or "binary", and ``exact`` decides for any index whether to compare every document or
+    Arguments and errors are those of :func:`semantic_search_faiss`, except that ``corpus_precision`` is
+    "float32", "int8", "ubinary" or "binary", and ``exact`` applies to any index: compare every document, or
     follow its graph.
 
     Returns:
-        As :func:`semantic_search_faiss`. Scores are products (higher is better) if they were rescored, else
-        usearch's distances (lower is better): 1 - cosine, 1 - product, or the number of different bits.
+        As for :func:`semantic_search_faiss`. Scores are dot products (higher is better) if rescored,
+        otherwise usearch's distances (lower is better): 1 - cosine, 1 - dot product, or the number of
+        differing bits.
     """
     request = _Request(corpus_precision, top_k, ranges, calibration_embeddings, rescore, rescore_multiplier)
     return _searched(
@@ -292,12 +293,12 @@ def _check_not_empty(size: int) -> None:
 
 
 def _unsigned_bits(codes: np.ndarray) -> np.ndarray:
-    """The bytes of "ubinary" from those of "binary", which are less by 128."""
+    """The bytes of "ubinary" from those of "binary", which are lower by 128."""
     return codes.view(np.uint8) ^ 0x80 if codes.dtype == np.int8 else codes
 
 
 def _find(index: _Faiss | _Usearch, query_embeddings: Embeddings, request: _Request) -> tuple[Hits, float]:
-    """Searches an index and rescores what it finds; also returns the seconds that this took."""
+    """Searches an index and rescores the results; also returns the seconds taken."""
     queries = np.atleast_2d(as_array(query_embeddings))
     full = queries.dtype not in (np.int8, np.uint8)
     if full and not np.isfinite(queries).all():
@@ -331,7 +332,7 @@ def _may_rescore(index: _Faiss | _Usearch, full: bool, request: _Request) -> boo
 
 
 def _rescored(index: _Faiss | _Usearch, queries: np.ndarray, found: Matches, request: _Request) -> Matches:
-    """Rescores some queries at a time, since the values of all their documents are held at once."""
+    """Rescores a few queries at a time, because the values of all their documents are held at once."""
     starts = range(0, len(queries), _QUERIES_AT_ONCE)
     blocks = [slice(start, start + _QUERIES_AT_ONCE) for start in starts]
     parts = [
@@ -346,7 +347,7 @@ def _rescored_block(
 ) -> Matches:
     if not found.there.any():
         return found
-    # Padding takes any document that was found: its score is set to -inf below.
+    # For padding, any document's values will do: its score is set to -inf below.
     documents = np.where(found.there, found.documents, found.documents[found.there][0])
     each, places = np.unique(documents, return_inverse=True)
     values = restore(index.codes(each), request.stored, request.ranges, queries.shape[1])

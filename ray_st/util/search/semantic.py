@@ -13,7 +13,7 @@ from ray_st.util.sizes import check_at_least_one
 from ray_st.util.tensors import Embeddings, to_rows
 
 Hit = dict[str, int | float]
-"""What was found: ``corpus_id``, its number in the corpus, and ``score``."""
+"""A search result: ``corpus_id`` (its number in the corpus) and ``score``."""
 
 
 def semantic_search(
@@ -24,24 +24,23 @@ def semantic_search(
     top_k: int = 10,
     score_function: ScoreFunction = cos_sim,
 ) -> list[list[Hit]]:
-    """The best documents of each query, best first; of equal scores, the lower number first.
+    """The best documents of each query, best first; ties go to the lower document number.
 
-    Memory grows with the sizes of the chunks and with queries times ``top_k``, never with queries times
-    documents.
+    Memory grows with the chunk sizes and with queries times ``top_k``, never with queries times documents.
 
     Args:
         query_embeddings: (q, d), or one embedding (d,): a tensor, an array, or a list.
-        corpus_embeddings: (n, d), in any of these forms; the search runs on its device.
-        query_chunk_size: Queries compared at a time.
-        corpus_chunk_size: Documents that they are compared with at a time.
-        top_k: Documents to find for each query; all if there are fewer.
+        corpus_embeddings: (n, d), in any of these forms; the search runs on their device.
+        query_chunk_size: Number of queries compared at a time.
+        corpus_chunk_size: Number of documents that they are compared with at a time.
+        top_k: Number of documents to find for each query; all if there are fewer.
         score_function: Maps (q, d) and (m, d) to scores (q, m); higher is better.
 
     Returns:
         For each query a list of dicts with ``corpus_id`` and ``score``.
 
     Raises:
-        ValueError: If the corpus is empty, dimensions differ, a size is less than 1, or a score is nan.
+        ValueError: If the corpus is empty, dimensions differ, a size is less than 1, or a score is NaN.
     """
     check_at_least_one(query_chunk_size=query_chunk_size, corpus_chunk_size=corpus_chunk_size, top_k=top_k)
     if not len(corpus_embeddings):
@@ -77,7 +76,7 @@ def _hits(found: Ranking) -> list[list[Hit]]:
 
 
 def _rows(name: str, embeddings: Embeddings) -> Any:
-    """Two-dimensional embeddings. Arrays are not copied, since only chunks of them are made into tensors."""
+    """Two-dimensional embeddings. Arrays are not copied, since only chunks of them become tensors."""
     match embeddings:
         case object(ndim=int()):
             rows: Any = embeddings

@@ -1,4 +1,4 @@
-"""The best documents of each query, found part by part; ties go to the lower document number."""
+"""The best documents of each query, merged from parts of a corpus; ties go to the lower document number."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ScoreFunction: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Maps queries (q, d) and documents (m, d) to scores (q, m); higher is better."""
 
 SCORES_AT_ONCE = 2**25
-"""Most similarities held at a time: 128 MiB in float32."""
+"""Maximum number of similarities held at a time: 128 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Ranking:
         return cls(empty, empty.long())
 
     def place_of_nan(self) -> tuple[int, int] | None:
-        """A query and a document whose score is nan, if there are any; nan ranks first."""
+        """A query and a document whose score is NaN, if there are any; NaN ranks first."""
         places = self.scores.isnan().nonzero()
         if not len(places):
             return None
@@ -55,7 +55,7 @@ def merge(rankings: Sequence[Ranking], k: int) -> Ranking:
 
     Args:
         rankings: At least one, in any order.
-        k: Documents to keep for each query.
+        k: Number of documents to keep for each query.
     """
     scores = torch.cat([ranking.scores for ranking in rankings], dim=1)
     # Sorted by number first, so that the stable sort by score leaves ties in the order of numbers.
@@ -71,15 +71,15 @@ def rank(
     numbers: Tensor,
     scores_at_once: int = SCORES_AT_ONCE,
 ) -> Ranking:
-    """Ranks some documents for all queries, some queries at a time.
+    """Ranks some documents for all queries, a few queries at a time.
 
     Args:
         queries: (q, d).
         documents: (m, d).
         similarity: Scores each query with each document.
-        k: Documents to keep for each query.
+        k: Number of documents to keep for each query.
         numbers: Numbers of these documents in the corpus (m,), ascending.
-        scores_at_once: Most scores held at a time; at least one query's.
+        scores_at_once: Maximum number of scores held at a time; at least those of one query.
 
     Raises:
         ValueError: If queries and documents have different dimensions.
@@ -105,11 +105,11 @@ def rank(
 
 
 def best(scores: Tensor, k: int) -> Ranking:
-    """The k highest scores of each row; the first of equal ones.
+    """The k highest scores of each row; ties go to the first.
 
     Args:
         scores: (q, m).
-        k: Columns to keep; all if there are fewer.
+        k: Number of columns to keep; all if there are fewer.
     """
     k = min(k, scores.shape[1])
     values, places = scores.topk(min(k + 1, scores.shape[1]), dim=1)

@@ -20,8 +20,8 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.training.data.local_source import local_place
 from ray_st.training.checkpoint.model_files import LOSS_WEIGHTS
+from ray_st.training.data.local_source import local_place
 from ray_st.training.strategies.step_module import owned_by_loss
 from runtime_helpers import KillOnce, difference, losses_of
 

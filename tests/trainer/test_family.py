@@ -93,7 +93,7 @@ def test_on_a_cluster(cluster: Any, tmp_path: Path) -> None:
 @pytest.mark.ray
 def test_it_is_searched(cluster: Any, tmp_path: Path) -> None:
     searched = PairTrainer(
-        model_init=PairModel,
+        model_init=lambda: PairModel(),
         args=SentenceTransformerTrainingArguments(
             str(tmp_path),
             num_train_epochs=2,

@@ -30,6 +30,13 @@ ROWS = Dataset.from_dict({"a": [f"one {i}" for i in range(12)], "b": [f"two {i}"
 SAVING = {"save_strategy": "steps", "save_steps": 1}
 
 
+def describe(trainer: Any) -> None:
+    """Notes the trainer's run in its model's card, as the driver does."""
+    model, args = trainer.model, trainer.args
+    specs = trainer.data.train_specs(1)
+    describe_run(model.model_card_data, model, trainer.loss, args, specs, trainer.card_defaults)
+
+
 class Stop(TrainerCallback):
     """Ends the process, as far as the loop can tell."""
 
@@ -67,14 +74,7 @@ def trained(
         "save_steps": 2,
     }
     trainer = make(arguments=arguments, loss=matryoshka, evaluator=evaluator(), eval_dataset=EVAL)
-    describe_run(
-        trainer.model.model_card_data,
-        trainer.model,
-        trainer.loss,
-        trainer.args,
-        trainer.data.train_specs(1),
-        trainer.card_defaults,
-    )
+    describe(trainer)
     running = sent(trainer)
     running.train()
     return running
@@ -142,23 +142,9 @@ def test_its_code_runs(
 
 def test_a_second_run_replaces_what_the_first_found(make: Any) -> None:
     trainer = make()
-    describe_run(
-        trainer.model.model_card_data,
-        trainer.model,
-        trainer.loss,
-        trainer.args,
-        trainer.data.train_specs(1),
-        trainer.card_defaults,
-    )
+    describe(trainer)
     trainer.train_dataset = {"pairs": EVAL}
-    describe_run(
-        trainer.model.model_card_data,
-        trainer.model,
-        trainer.loss,
-        trainer.args,
-        trainer.data.train_specs(1),
-        trainer.card_defaults,
-    )
+    describe(trainer)
     (found,) = trainer.model.model_card_data.train_datasets
     assert (found["name"], found["size"]) == ("pairs", 2)
 
@@ -253,14 +239,7 @@ def test_files_are_described_too_and_streams_are_left_alone(make: Any, tmp_path:
     }
     data["hub"].info.download_checksums = {"hf://datasets/org/name@0a1b2c/train.parquet": {}}
     trainer = make(train_dataset=data, arguments={"max_steps": 1})
-    describe_run(
-        trainer.model.model_card_data,
-        trainer.model,
-        trainer.loss,
-        trainer.args,
-        trainer.data.train_specs(1),
-        trainer.card_defaults,
-    )
+    describe(trainer)
     files, stream, hub = trainer.model.model_card_data.train_datasets
     assert files["samples"][0] == ["one 0", "two 0"]
     assert files["counted"] == 5

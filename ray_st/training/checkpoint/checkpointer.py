@@ -80,7 +80,3 @@ class Checkpointer:
         if self._world.is_first:
             step = int(best.removeprefix(PREFIX)) if best else None
             self._store.rotate(limit, step, in_use=set(in_use))
-
-    def is_kept(self, step: int) -> bool:
-        """Whether there is a checkpoint of a step."""
-        return step in self._store.steps()

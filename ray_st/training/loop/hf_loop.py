@@ -424,10 +424,7 @@ class HfLoop(Trainer):
         self.checkpointer = Checkpointer(context.store, context.world)
         self.async_eval = self._make_async_eval(checkpoint)
         self.loop_callbacks = self._make_loop_callbacks()
-        best = self.state.best_global_step
-        if best and self.checkpointer.is_kept(best):
-            # transformers drops a best checkpoint that is not a folder on this machine.
-            self.state.best_model_checkpoint = context.store.location(f"{PREFIX}{best}")
+        self._name_best()  # transformers forgets a best checkpoint that is not a folder on this machine
         for callback in self.loop_callbacks:
             callback.on_open(self.state)
         return positions

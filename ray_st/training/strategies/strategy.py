@@ -80,11 +80,9 @@ class Strategy:
 
     def __init__(self, args: SentenceTransformerTrainingArguments, world: World) -> None:
         self.args, self.world = args, world
-        self._parts: Parts | None = None
 
     def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
         """Wraps model and losses for a training."""
-        self._parts = parts
         self._owned = _trained(parts)
         module = collectives.reduce_gradients(Step(parts.model, parts.loss), self.args, parts.skips_rows)
         return Wrapped(module, parts.optimizer, parts.lr_scheduler)
@@ -130,6 +128,7 @@ class Sharded(Strategy):
     """
 
     shards = True
+    _parts: Parts | None = None
     _step: ShardedStep | None = None
 
     def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
@@ -174,7 +173,7 @@ class DeepSpeed(Strategy):
 
     def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
         """Creates the engine."""
-        self._parts, self._owned = parts, _trained(parts)
+        self._owned = _trained(parts)
         given: list[Any] = [Step(parts.model, parts.loss), parts.optimizer]
         if type(parts.lr_scheduler).__name__ == "DummyScheduler":  # the configuration names one
             given.append(parts.lr_scheduler)

@@ -39,7 +39,7 @@ from ray_st.training.callbacks.hub_upload import NOT_OF_THE_RUN
 from ray_st.training.callbacks.run_description import default_arguments, describe_run
 from ray_st.training.callbacks.run_header import subject
 from ray_st.training.data.dataset_specs import named, prompt_lengths
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from ray_st.training.data.router_routes import check_router_mapping
 from ray_st.training.data.run_data import MakeSampler, RunData
 from ray_st.training.data.sampler_factory import (
@@ -611,7 +611,7 @@ class ModelTrainer(HfLoop):
         if key not in specs:
             raise ValueError(f"There is no dataset {key!r} to load; there are {sorted(specs)}.")
         lengths = prompt_lengths(specs)
-        context = local_place({key: specs[key]}, str(self.args.output_dir), prompt_lengths=lengths)
+        context = local_context({key: specs[key]}, str(self.args.output_dir), prompt_lengths=lengths)
         return self.loader(context.train or next(iter(context.evals.values())), context)
 
     # ---- checks ----

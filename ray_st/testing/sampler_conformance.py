@@ -158,7 +158,7 @@ class SamplerConformance:
         self, case: SamplerCase, dataset: str, size: int
     ) -> None:
         """As training plans it: transformers derives epochs from one number of steps."""
-        planned, rows = feed(case, dataset, size), len(DATASETS[dataset])
+        planned, rows = batch_source(case, dataset, size), len(DATASETS[dataset])
         orders = []
         for epoch in range(EPOCHS):
             plan = planned.plan(epoch)
@@ -175,7 +175,7 @@ class SamplerConformance:
         self, case: SamplerCase, dataset: str, size: int
     ) -> None:
         """Workers' shares differ by one row at most; together they are the batch that the case promises."""
-        plan, rows = feed(case, dataset, size).plan(1), len(DATASETS[dataset])
+        plan, rows = batch_source(case, dataset, size).plan(1), len(DATASETS[dataset])
         ends = [0, *edges(rows)] if case.mixes else [0, rows]
         for world in WORLDS:
             for step, whole in enumerate(batches(plan)):
@@ -195,7 +195,7 @@ class SamplerConformance:
         self, case: SamplerCase, dataset: str, world: int
     ) -> None:
         """As a loader reads it: ranks agree on dataset and shares, and their rows are the batch's."""
-        planned = feed(case, dataset, 12)
+        planned = batch_source(case, dataset, 12)
         ranks = [rank_of(planned, World(rank, world)) for rank in range(world)]
         starts = dict(zip(planned.names, np.cumsum([0, *map(len, planned.windows)]).tolist(), strict=False))
         expected = batches(planned.plan(0))
@@ -218,7 +218,7 @@ class SamplerConformance:
         self, case: SamplerCase, dataset: str
     ) -> None:
         """A run that goes on from a checkpoint sees the rows that it would have seen."""
-        unbroken, restored = feed(case, dataset, 12), feed(case, dataset, 12)
+        unbroken, restored = batch_source(case, dataset, 12), batch_source(case, dataset, 12)
         worlds = (World(0, 2), World(1, 2), World(2, 3))
         for epoch in range(2):
             before = [
@@ -254,8 +254,8 @@ class RowNumbers:
         return self.count
 
 
-class PlannedFeed:
-    """A feed over a planner, of one dataset or of the parts of a mixture.
+class PlannedSource:
+    """A batch source over a planner, of one dataset or of the parts of a mixture.
 
     Args:
         planner: Plans the epochs.
@@ -283,19 +283,19 @@ def collate(window: RowNumbers, rows: Indices, dataset: str) -> dict[str, Any]:
     return {"source": dataset, "rows": rows}
 
 
-def feed(case: SamplerCase, dataset: str, size: int) -> PlannedFeed:
+def batch_source(case: SamplerCase, dataset: str, size: int) -> PlannedSource:
     """What a worker reads batches from, over one of :data:`ray_st.testing.sampler_rows.DATASETS`."""
     rows = DATASETS[dataset]
     sizes = {"": len(rows)}
     if case.mixes:
         sizes = {str(number): len(part) for number, part in enumerate(split(rows))}
     made = case.make(in_shared_memory(rows), size, False, 5)
-    return PlannedFeed(in_shared_memory(Planner(made, EPOCHS)), sizes)
+    return PlannedSource(in_shared_memory(Planner(made, EPOCHS)), sizes)
 
 
-def rank_of(feed: PlannedFeed, world: World) -> StepDataset:
+def rank_of(source: PlannedSource, world: World) -> StepDataset:
     """What a rank reads: numbers of rows, where training reads the rows."""
-    return StepDataset(cast(BatchSource, feed), world, cast(Collate, collate))
+    return StepDataset(cast(BatchSource, source), world, cast(Collate, collate))
 
 
 def batches(plan: Plan) -> list[list[int]]:

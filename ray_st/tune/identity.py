@@ -134,9 +134,9 @@ def trial_facts(example: Trial, evaluator: object, workers: int) -> dict[str, An
         "evaluators": [_evaluator(one) for one in _parts(evaluator)],
         **{_place("loss", name): _loss(one, data.model) for name, one in losses_of(data.loss).items()},
         **{
-            _place(f"data.{feed}", name): _data(part)
-            for feed, fed in parts.items()
-            for name, part in fed.datasets.items()
+            _place(f"data.{source}", name): _data(part)
+            for source, spec in parts.items()
+            for name, part in spec.datasets.items()
         },
     }
 

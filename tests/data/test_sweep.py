@@ -21,10 +21,10 @@ from ray_st.data.window_sampler import WindowedBatchSampler
 from ray_st.testing import SamplerCase, SamplerConformance
 from ray_st.testing.sampler_conformance import (
     MakeSampler,
+    batch_source,
     batches,
     every_dataset,
     every_size,
-    feed,
     mixed,
 )
 from ray_st.testing.sampler_rows import DATASETS
@@ -90,7 +90,7 @@ class TestEverySampler(SamplerConformance):
 @every_dataset
 @every_size
 def test_rows_of_a_label_are_never_alone(dataset: str, size: int) -> None:
-    planned, labels = feed(CASES["by label"], dataset, size), DATASETS[dataset].labels
+    planned, labels = batch_source(CASES["by label"], dataset, size), DATASETS[dataset].labels
     assert labels is not None
     for rows in batches(planned.plan(1)):
         assert (np.bincount(labels[rows])[labels[rows]] >= 2).all()

@@ -12,7 +12,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from ray_st import SentenceTransformerTrainer
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from ray_st.util.events import event
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -29,7 +29,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def run(self: Any, task: Any, make_parts: Any, resume: Any, keeps: bool) -> Any:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        place = local_place(make_parts(1), tmp_path / "run")
+        place = local_context(make_parts(1), tmp_path / "run")
         return task(self.spec().rebuild(place), resume)
 
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,7 @@ from offline import in_format, load_dataset, rows, stand_ins, start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer
 from ray_st.cli import main as cli
 from ray_st.training.data.dataset_specs import prompt_lengths
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 
 Play = Callable[..., str]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -65,7 +65,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         parts = make_parts(1)
         sent = cloudpickle.loads(cloudpickle.dumps(self.spec()))
         lengths = prompt_lengths(parts)
-        return task(sent.rebuild(local_place(parts, self.args.output_dir, prompt_lengths=lengths)), resume)
+        return task(sent.rebuild(local_context(parts, self.args.output_dir, prompt_lengths=lengths)), resume)
 
     monkeypatch.setattr(SentenceTransformerTrainer, "_on_cluster", on_cluster)
 

@@ -18,7 +18,7 @@ from ray_st.legacy.best_model import Best
 from ray_st.legacy.fit import evaluations, make_trainer, resumes
 from ray_st.legacy.objectives import read_objectives
 from ray_st.models.fit_methods import FitOptions
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             trainer.add_callback(
                 evaluations(len(read), options, lambda name, *call: getattr(best, name)(*call))
             )
-        trainer.spec().rebuild(local_place(trainer.data.train_specs(1), tmp_path / "run")).train()
+        trainer.spec().rebuild(local_context(trainer.data.train_specs(1), tmp_path / "run")).train()
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ray_st.models.fit_methods.use", lambda name: fit)

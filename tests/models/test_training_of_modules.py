@@ -19,7 +19,7 @@ from ray_st import (
     losses,
 )
 from ray_st.models import CNN, LSTM, BoW, Dense, Pooling, StaticEmbedding
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 
 ROWS = [
     (f"{VOCABULARY[1 + i % 5]} {VOCABULARY[6 + i % 5]} {i}", f"{VOCABULARY[6 + i % 5]} red word {i}")
@@ -60,7 +60,7 @@ def test_three_steps(name: str, cached: bool, tiny_encoder: Path, tmp_path: Path
     )
     rows = Dataset.from_dict({"anchor": [a for a, _ in ROWS], "positive": [b for _, b in ROWS]})
     trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=rows, loss=loss)
-    loop = trainer.spec().rebuild(local_place(trainer.data.train_specs(1), tmp_path))
+    loop = trainer.spec().rebuild(local_context(trainer.data.train_specs(1), tmp_path))
     loop.train()
     found = [entry["loss"] for entry in loop.state.log_history if "loss" in entry]
     assert len(found) == 3

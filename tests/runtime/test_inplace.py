@@ -19,7 +19,7 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from runtime_helpers import losses_of
 
 pytestmark = pytest.mark.ray
@@ -79,7 +79,7 @@ def test_shards_of_the_users_own_run(cluster: None, tiny_folder: Path, tmp_path:
         train_dataset=ROWS,
         loss=losses.MultipleNegativesRankingLoss(alone),
     )
-    running = expected.spec().rebuild(local_place(expected.data.train_specs(1), tmp_path / "alone"))
+    running = expected.spec().rebuild(local_context(expected.data.train_specs(1), tmp_path / "alone"))
     running.train()
 
     config = {

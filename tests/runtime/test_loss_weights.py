@@ -21,7 +21,7 @@ from ray_st import (
     losses,
 )
 from ray_st.training.checkpoint.model_files import LOSS_WEIGHTS
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from ray_st.training.strategies.step_module import owned_by_loss
 from runtime_helpers import KillOnce, difference, losses_of
 
@@ -157,7 +157,7 @@ def test_a_loss_made_of_the_model_is_fresh_for_each_trainer(tiny_folder: Path, t
             loss=lambda model: losses.SoftmaxLoss(model, DIM, CLASSES),
         )
         start = weights_of(trainer)
-        running = trainer.spec().rebuild(local_place(trainer.data.train_specs(1), tmp_path / name))
+        running = trainer.spec().rebuild(local_context(trainer.data.train_specs(1), tmp_path / name))
         running.train()
         return start, weights_of(running), running
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 
 ROWS = Dataset.from_dict({"a": [f"one {i}" for i in range(12)], "b": [f"two {i * i}" for i in range(12)]})
 ARGUMENTS = {
@@ -63,7 +63,7 @@ def sent(tmp_path: Path) -> Callable[..., Any]:
     def sent(trainer: Any, **place: Any) -> Any:
         parts = place.pop("parts", None) or trainer.data.train_specs(1)
         description = cloudpickle.loads(cloudpickle.dumps(trainer.spec()))
-        return description.rebuild(local_place(parts, place.pop("folder", tmp_path / "run"), **place))
+        return description.rebuild(local_context(parts, place.pop("folder", tmp_path / "run"), **place))
 
     return sent
 

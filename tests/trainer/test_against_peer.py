@@ -20,7 +20,7 @@ from ray_st import (
 )
 from ray_st.data.samplers import DefaultBatchSampler, RandomOrder
 from ray_st.models import Pooling, Router, Transformer
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 
 ROWS, BATCH, STEPS = 100, 10, 20
 
@@ -99,7 +99,7 @@ def _our_losses(folder: Path, model: Any, rows: Dataset, name: str, **more: Any)
         train_dataset=rows,
         loss=getattr(losses, name)(model),
     )
-    loop = trainer.spec().rebuild(local_place(trainer.data.train_specs(1), folder))
+    loop = trainer.spec().rebuild(local_context(trainer.data.train_specs(1), folder))
     loop.train()
     return [entry["loss"] for entry in loop.state.log_history if "loss" in entry]
 
@@ -207,7 +207,7 @@ def _our_run(folder: Path, model_folder: Path, rows: Dataset, dev: Dataset) -> A
             loss=losses.CoSENTLoss(model),
             evaluator=_dev(evaluation, dev),
         )
-        return trainer.spec().rebuild(local_place(trainer.data.train_specs(1), folder))
+        return trainer.spec().rebuild(local_context(trainer.data.train_specs(1), folder))
 
     return _trained(make, str(folder / "checkpoint-25"))
 
@@ -329,6 +329,6 @@ def rebuilt() -> Any:
     """Makes a worker's trainer of a driver's, in this process."""
 
     def rebuilt(trainer: Any, folder: Path) -> Any:
-        return trainer.spec().rebuild(local_place(trainer.data.train_specs(1), folder))
+        return trainer.spec().rebuild(local_context(trainer.data.train_specs(1), folder))
 
     return rebuilt

@@ -28,7 +28,7 @@ from ray_st.training.async_eval.protocol import (
     stand_in,
 )
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.data.local_source import build_here, local_place
+from ray_st.training.data.local_source import build_here, local_context
 from ray_st.world import World
 
 WORDS = ["sunny", "weather", "good", "bad", "man", "eats", "pasta", "query"]
@@ -80,7 +80,7 @@ class Desk:
     """Finds answers at once and hands each out when it was asked for often enough, or is waited for."""
 
     def __init__(self, trainer: SentenceTransformerTrainer, folder: Path, late: int) -> None:
-        self.trainer = trainer.spec().rebuild(local_place(parts_of(trainer), folder))
+        self.trainer = trainer.spec().rebuild(local_context(parts_of(trainer), folder))
         stand_in(self.trainer, 1)
         self.late, self.ordered = late, list[EvalRequest]()
         self.found: dict[int, EvalResult] = {}
@@ -125,7 +125,7 @@ def run(folder: Path, tiny: Path, late: int | None, desk: Desk | None = None, **
         same = {name: value for name, value in options.items() if name != "callbacks"}
         desk = Desk(trainer_of(folder, tiny, **copy.copy(same)), folder, late)
     trainer = trainer_of(folder, tiny, **options)
-    running = trainer.spec().rebuild(local_place(trainer.data.train_specs(1), folder, eval_queue=desk))
+    running = trainer.spec().rebuild(local_context(trainer.data.train_specs(1), folder, eval_queue=desk))
     running.desk = desk
     running.train(resume_from_checkpoint=resume)
     return running
@@ -302,7 +302,7 @@ def test_figures_whose_weights_are_gone_are_left_out_aloud(
 
 def test_a_single_process_without_ray_refuses(tiny_folder: Path, tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, tiny_folder)
-    running = trainer.spec().rebuild(local_place(trainer.data.train_specs(1), tmp_path))
+    running = trainer.spec().rebuild(local_context(trainer.data.train_specs(1), tmp_path))
     with pytest.raises(ValueError, match=r'eval_on="background" needs a run on Ray'):
         running.train()
 

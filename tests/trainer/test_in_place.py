@@ -11,7 +11,7 @@ import pytest
 import ray_st.runtime.train.in_worker as inplace
 from ray_st import SentenceTransformerTrainingArguments
 from ray_st.training.checkpoint.resume import Start
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 
 from .conftest import ROWS
 
@@ -21,9 +21,9 @@ def in_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_accelerat
     folder = tmp_path / "run"
 
     def with_sources(place: Any, parts: Any) -> Any:
-        return dataclasses.replace(place, **vars(local_place(parts, folder)))
+        return dataclasses.replace(place, **vars(local_context(parts, folder)))
 
-    monkeypatch.setattr(inplace, "find_place", lambda: local_place({}, folder))
+    monkeypatch.setattr(inplace, "find_place", lambda: local_context({}, folder))
     monkeypatch.setattr(inplace, "with_sources", with_sources)
     monkeypatch.setattr(
         inplace, "start", lambda place, resume, *given: Start(path=resume, only_model=given[-1])

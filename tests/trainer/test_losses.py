@@ -14,7 +14,7 @@ from torch import nn
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import ContrastiveLoss, CosineSimilarityLoss, MultipleNegativesRankingLoss
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from ray_st.training.loop.finite_check import LossError
 
 PAIRS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
@@ -50,7 +50,7 @@ def loop(model: Any, folder: Path, loss: Any, data: Any = PAIRS, **arguments: An
     trainer = SentenceTransformerTrainer(
         model=model, args=SentenceTransformerTrainingArguments(**options), train_dataset=data, loss=loss
     )
-    return trainer.spec().rebuild(local_place(trainer.data.train_specs(1), folder))
+    return trainer.spec().rebuild(local_context(trainer.data.train_specs(1), folder))
 
 
 def test_parts_are_summed_and_logged_by_name(tiny_model: Any, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ray_st.training.callbacks.run_description import describe_run
 from ray_st.training.callbacks.tracked_run import TRACKED
 from ray_st.training.callbacks.trackers import TensorBoard
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 
 CANARY = "hf_canaryCANARYcanaryCANARY"
 HIDDEN = "hf_hiddenHIDDENhiddenHIDDEN"
@@ -199,7 +199,7 @@ def test_event_files_are_brought_to_remote_storage(
     trainer = make(arguments={"report_to": ["tensorboard"], **SAVING})
     (tmp_path / "bucket").mkdir()
     bucket = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
-    place = local_place(trainer.data.train_specs(1), tmp_path / "run")
+    place = local_context(trainer.data.train_specs(1), tmp_path / "run")
     place.store = CheckpointStore("run", bucket, "one")
     running = trainer.spec().rebuild(place)
     running.train()

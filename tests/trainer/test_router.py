@@ -18,7 +18,7 @@ from ray_st.evaluation import InformationRetrievalEvaluator
 from ray_st.losses import CachedMultipleNegativesRankingLoss, GISTEmbedLoss, MultipleNegativesRankingLoss
 from ray_st.models import Normalize, Pooling, Router, StaticEmbedding, Transformer
 from ray_st.training.checkpoint.resume import differences
-from ray_st.training.data.local_source import build_here, local_place
+from ray_st.training.data.local_source import build_here, local_context
 from ray_st.world import World
 
 ROWS = Dataset.from_dict(
@@ -223,7 +223,7 @@ def mixed_run(folder: str, encoder: str, world: World) -> dict[str, torch.Tensor
         loss=MultipleNegativesRankingLoss(model, gather_across_devices=True),
     )
     parts = trainer.data.train_specs(world.size)
-    loop = trainer.spec().rebuild(local_place(parts, folder, world))
+    loop = trainer.spec().rebuild(local_context(parts, folder, world))
     loop.train()
     return {name: tensor.clone() for name, tensor in loop.model.state_dict().items()}
 

@@ -16,7 +16,7 @@ from ray_st.data.mixing import Concatenated, MultiDatasetDefaultBatchSampler, Ro
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, PlannedBatchSampler
 from ray_st.training.checkpoint.resume import differences
 from ray_st.training.checkpoint.sample_log import SampleLog, read_ledger
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from ray_st.training_args import BatchSamplers
 
 ROWS = {"a": [f"one {i}" for i in range(12)], "b": [f"two {i}" for i in range(12)]}
@@ -68,7 +68,7 @@ def used(
         loss=losses.MultipleNegativesRankingLoss(model),
     )
     ledger = SampleLog(folder / "ledger.jsonl")
-    place = local_place(trainer.data.train_specs(1), folder, sample_log=ledger)
+    place = local_context(trainer.data.train_specs(1), folder, sample_log=ledger)
     trainer.spec().rebuild(place).train(resume_from_checkpoint=resume)
     return [batch for line in read_ledger(ledger.path) for batch in line["rows"]]
 
@@ -244,7 +244,7 @@ def facts(
         train_dataset=data,
         loss=losses.MultipleNegativesRankingLoss(model),
     )
-    return json.loads(json.dumps(local_place(trainer.data.train_specs(1), folder).facts))
+    return json.loads(json.dumps(local_context(trainer.data.train_specs(1), folder).facts))
 
 
 def mixed(dataset: Any, batch_samplers: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ import torch
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import CachedMultipleNegativesRankingLoss, MultipleNegativesRankingLoss
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 
 peft = pytest.importorskip("peft")
 
@@ -42,7 +42,7 @@ def loop(model: Any, folder: Path, kind: Any = MultipleNegativesRankingLoss, **a
         **{"save_strategy": "no", "learning_rate": 0.01, **arguments},
     )
     trainer = SentenceTransformerTrainer(model=model, args=args, train_dataset=PAIRS, loss=kind(model))
-    return trainer.spec().rebuild(local_place(trainer.data.train_specs(1), folder))
+    return trainer.spec().rebuild(local_context(trainer.data.train_specs(1), folder))
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from processes import run_ranks
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.training.callbacks.callback_consensus import acts_in_steps
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from ray_st.training.distributed import collectives
 from ray_st.world import World
 
@@ -106,7 +106,7 @@ def trainer(rank: int, folder: str, model: str, name: str) -> Any:
         callbacks=[hooked(hook)(hook, flag, step)] if hook else [],
     )
     parts = {**made.data.train_specs(2), **made.data.eval_specs(2)}
-    return made.spec().rebuild(local_place(parts, f"{folder}/{name}", World(rank, 2)))
+    return made.spec().rebuild(local_context(parts, f"{folder}/{name}", World(rank, 2)))
 
 
 def work(rank: int, folder: str, model: str) -> None:
@@ -210,7 +210,7 @@ def test_ranks_talk_no_more_than_they_must(
         loss=MultipleNegativesRankingLoss(tiny_model),
         callbacks=callbacks,
     )
-    running = made.spec().rebuild(local_place(made.data.train_specs(1), tmp_path))
+    running = made.spec().rebuild(local_context(made.data.train_specs(1), tmp_path))
     monkeypatch.setattr(collectives, "sum_over_ranks", summed)
     begin = type(running.callback_handler).on_train_begin
 

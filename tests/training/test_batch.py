@@ -74,7 +74,7 @@ class Epochs:
         yield from (order[start : start + self.batch_size] for start in range(0, ROWS, self.batch_size))
 
 
-def feed(batch_size: int = 4, **options: Any) -> MemoryBatchSource:
+def memory_source(batch_size: int = 4, **options: Any) -> MemoryBatchSource:
     return MemoryBatchSource({"": window(**options)}, Planner(Epochs(batch_size), 3))
 
 
@@ -182,7 +182,7 @@ def test_a_model_with_its_own_tokens(tiny_model: Any) -> None:
 
 @pytest.mark.parametrize("size", range(1, 9))
 def test_the_ranks_batches_are_the_global_batches(size: int) -> None:
-    source = feed()
+    source = memory_source()
     datasets = [StepDataset(source, World(rank, size), collate()) for rank in range(size)]
     for epoch in (0, 2):
         for step in range(source.steps):
@@ -195,14 +195,14 @@ def test_the_ranks_batches_are_the_global_batches(size: int) -> None:
 
 
 def test_a_rank_without_rows_holds_one_filler() -> None:
-    inputs = StepDataset(feed(), World(0, 8), collate())[0, 0]
+    inputs = StepDataset(memory_source(), World(0, 8), collate())[0, 0]
     assert inputs[SHARES][0] == 0
     assert rows_of(inputs) == [0]
     assert inputs["label"].tolist() == [0.0]
 
 
 def test_loader_walks_epochs_in_order() -> None:
-    source = feed(4)
+    source = memory_source(4)
     loader = step_loader(source, World(), collate())
     assert len(loader) == source.steps == 6
     assert len(loader.dataset) == ROWS  # type: ignore[arg-type]
@@ -220,7 +220,7 @@ def test_resuming_skips_addresses_and_makes_nothing_twice() -> None:
             made.append(rows.tolist())
             return super().__call__(held, rows, dataset)
 
-    source = feed(4)
+    source = memory_source(4)
     loader = step_loader(source, World(), Counting(no_tokenizer, pad))
     loader.batch_sampler.set_epoch(2)  # type: ignore[union-attr]
     walked = [rows_of(inputs) for inputs in accelerate.skip_first_batches(loader, 4)]
@@ -254,7 +254,7 @@ class Recorder:
 
 
 class SingleRows:
-    """A feed of single rows: step i of epoch e is row 100 e + i."""
+    """A source of single rows: step i of epoch e is row 100 e + i."""
 
     steps, rows, names, windows = 8, 8, ("",), (range(1000),)
 

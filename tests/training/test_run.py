@@ -7,10 +7,10 @@ from ray_st.training.data.specs import TRAIN, eval_key, eval_names
 from ray_st.training.trainer_spec import _sendable
 
 
-def test_feeds_of_evaluation_datasets_are_found_by_their_names() -> None:
-    feeds: Any = {TRAIN: 0, eval_key(""): 1, eval_key("a:b"): 2, eval_key("train"): 3}
-    assert len(feeds) == 4
-    assert eval_names(feeds) == {"": 1, "a:b": 2, "train": 3}
+def test_sources_of_evaluation_datasets_are_found_by_their_names() -> None:
+    sources: Any = {TRAIN: 0, eval_key(""): 1, eval_key("a:b"): 2, eval_key("train"): 3}
+    assert len(sources) == 4
+    assert eval_names(sources) == {"": 1, "a:b": 2, "train": 3}
 
 
 def test_an_attribute_that_cannot_travel_is_left_and_named(capsys: Any) -> None:

@@ -33,7 +33,7 @@ from ray_st.losses import (
     SoftmaxLoss,
 )
 from ray_st.training.argument_checks import check_losses
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from ray_st.training.strategies.fsdp2 import units
 from ray_st.training.strategies.step_module import Step, describe_weights
 from ray_st.training.trainer_spec import train_task
@@ -198,7 +198,7 @@ class Runs:
         parts = {**driver.data.train_specs(self.size)}
         if "eval_dataset" in given:
             parts |= driver.data.eval_specs(self.size)
-        return driver.spec().rebuild(local_place(parts, folder, World(self.rank, self.size)))
+        return driver.spec().rebuild(local_context(parts, folder, World(self.rank, self.size)))
 
     def run(self, *given: Any, times: int = 1, resume: str | None = None, **options: Any) -> Any:
         """Final weights, and the figures of all steps and evaluations."""

@@ -32,7 +32,7 @@ from ray_st.training.callbacks.trackers import (
     Wandb,
     make_trackers,
 )
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 
 CONTROL = TrainerControl()
 
@@ -218,7 +218,7 @@ def segment(folder: str, model: str, kill_at: int) -> None:
         loss=MultipleNegativesRankingLoss(opened),
         callbacks=[KillAt(kill_at)],
     )
-    worker = made.spec().rebuild(local_place(made.data.train_specs(1), folder))
+    worker = made.spec().rebuild(local_context(made.data.train_specs(1), folder))
     newest = worker.worker.store.newest()
     worker.train(resume_from_checkpoint=None if newest is None else str(Path(folder) / newest.name))
 

@@ -21,7 +21,7 @@ from ray_st.study.objective import ObjectiveError, check_objective
 from ray_st.study.search_options import as_backend, as_options, trials_wanted
 from ray_st.study.space import as_space, probe
 from ray_st.study.trial_arguments import SpaceError
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from ray_st.tune.proofs import prove
 from ray_st.tune.search import SearchFailed, _template, prove_search
 from ray_st.tune.trial_factory import TrialFactory
@@ -89,7 +89,7 @@ def test_the_last_evaluation_reports_what_those_before_it_did(tmp_path: Path, ti
     one.args.save_strategy = "no"
     made = proved(one, rate, rungs=3)(0, {"learning_rate": 1e-3})
     parts = {**made.data.train_specs(1), **made.data.eval_specs(1)}
-    running: Any = made.description.rebuild(local_place(parts, tmp_path / "run"))
+    running: Any = made.description.rebuild(local_context(parts, tmp_path / "run"))
     told: list[dict[str, Any]] = []
     Reports(told.append).attach(running)
     running.train()

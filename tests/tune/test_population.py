@@ -20,7 +20,7 @@ from ray_st.study.mutation import as_asked, within
 from ray_st.study.population import Population, Rounds
 from ray_st.study.trial_arguments import SpaceError
 from ray_st.training.checkpoint.store import MANIFEST
-from ray_st.training.data.local_source import local_place
+from ray_st.training.data.local_source import local_context
 from ray_st.tune.search import Proved, prove_search
 
 
@@ -273,7 +273,7 @@ def train(template: Any, rate: float, folder: Path, resume: Path | None = None) 
     """Trains a trial here; what it was when it told of evaluations: the step, and whether it had its checkpoint."""
     one = template(0, {"learning_rate": rate})
     parts = {**one.data.train_specs(1), **one.data.eval_specs(1)}
-    running = one.description.rebuild(local_place(parts, folder))
+    running = one.description.rebuild(local_context(parts, folder))
     told = []
 
     def tell(trainer: Any, metrics: dict[str, float]) -> None:

@@ -50,7 +50,7 @@ def build_here(spec: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
     return build_in_memory(spec, encode_here)
 
 
-def local_place(
+def local_context(
     specs: Mapping[str, LoaderSpec], folder: str | Path, world: World | None = None, **options: Any
 ) -> WorkerContext:
     """The context of a worker in this process.

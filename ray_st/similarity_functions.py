@@ -36,7 +36,7 @@ class SimilarityFunction(Enum):
         Raises:
             ValueError: If there is no such similarity.
         """
-        return _EACH[SimilarityFunction(similarity_function)]
+        return _FUNCTIONS[SimilarityFunction(similarity_function)][0]
 
     @staticmethod
     def to_similarity_pairwise_fn(similarity_function: str | SimilarityFunction) -> Similarity:
@@ -48,7 +48,7 @@ class SimilarityFunction(Enum):
         Raises:
             ValueError: If there is no such similarity.
         """
-        return _PAIRWISE[SimilarityFunction(similarity_function)]
+        return _FUNCTIONS[SimilarityFunction(similarity_function)][1]
 
     @staticmethod
     def possible_values() -> list[str]:
@@ -56,16 +56,10 @@ class SimilarityFunction(Enum):
         return [member.value for member in SimilarityFunction]
 
 
-_EACH: dict[SimilarityFunction, Similarity] = {
-    SimilarityFunction.COSINE: similarity.cos_sim,
-    SimilarityFunction.DOT_PRODUCT: similarity.dot_score,
-    SimilarityFunction.EUCLIDEAN: similarity.euclidean_sim,
-    SimilarityFunction.MANHATTAN: similarity.manhattan_sim,
-}
-
-_PAIRWISE: dict[SimilarityFunction, Similarity] = {
-    SimilarityFunction.COSINE: similarity.pairwise_cos_sim,
-    SimilarityFunction.DOT_PRODUCT: similarity.pairwise_dot_score,
-    SimilarityFunction.EUCLIDEAN: similarity.pairwise_euclidean_sim,
-    SimilarityFunction.MANHATTAN: similarity.pairwise_manhattan_sim,
+# Each with each, and row by row.
+_FUNCTIONS: dict[SimilarityFunction, tuple[Similarity, Similarity]] = {
+    SimilarityFunction.COSINE: (similarity.cos_sim, similarity.pairwise_cos_sim),
+    SimilarityFunction.DOT_PRODUCT: (similarity.dot_score, similarity.pairwise_dot_score),
+    SimilarityFunction.EUCLIDEAN: (similarity.euclidean_sim, similarity.pairwise_euclidean_sim),
+    SimilarityFunction.MANHATTAN: (similarity.manhattan_sim, similarity.pairwise_manhattan_sim),
 }

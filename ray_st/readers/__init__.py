@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from ray_st.util.lazy import lazy_module
 
-_STS = "ray_st.readers.delimited_files"
+_DELIMITED = "ray_st.readers.delimited_files"
 
 _NAMES = {
     "InputExample": "ray_st.readers.input_example",
-    "LabelSentenceReader": "ray_st.readers.delimited_files",
+    "LabelSentenceReader": _DELIMITED,
     "NLIDataReader": "ray_st.readers.line_files",
     "PairedFilesReader": "ray_st.readers.line_files",
     "ReaderError": "ray_st.readers.text_rows",
-    "STSBenchmarkDataReader": _STS,
-    "STSDataReader": _STS,
-    "TripletReader": "ray_st.readers.delimited_files",
+    "STSBenchmarkDataReader": _DELIMITED,
+    "STSDataReader": _DELIMITED,
+    "TripletReader": _DELIMITED,
 }
 
 __getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True)

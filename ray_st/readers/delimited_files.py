@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ray_st.readers.input_example import InputExample
 from ray_st.readers.text_rows import ReaderError, Row, first, read_rows
 
 
+@dataclass(eq=False)
 class LabelSentenceReader:
     """Reads sentences with labels, for losses that form triplets within a batch.
 
@@ -24,13 +26,12 @@ class LabelSentenceReader:
         separator: The separator of columns; one character.
     """
 
-    def __init__(
-        self, folder: str | Path, label_col_idx: int = 0, sentence_col_idx: int = 1, separator: str = "\t"
-    ) -> None:
-        self.folder = folder
-        self.label_col_idx = label_col_idx
-        self.sentence_col_idx = sentence_col_idx
-        self.separator = separator
+    folder: str | Path
+    label_col_idx: int = 0
+    sentence_col_idx: int = 1
+    separator: str = "\t"
+
+    def __post_init__(self) -> None:
         self.label_map: dict[str, int] = {}
 
     def get_examples(self, filename: str, max_examples: int = 0) -> list[InputExample]:
@@ -52,6 +53,7 @@ class LabelSentenceReader:
             yield InputExample(f"{filename}-{number}", [row.field(self.sentence_col_idx)], label)
 
 
+@dataclass(eq=False)
 class STSDataReader:
     """Reads pairs of sentences with a score.
 
@@ -70,29 +72,19 @@ class STSDataReader:
         ValueError: If ``max_score`` is not above ``min_score``.
     """
 
-    def __init__(
-        self,
-        dataset_folder: str | Path,
-        s1_col_idx: int = 0,
-        s2_col_idx: int = 1,
-        score_col_idx: int = 2,
-        delimiter: str = "\t",
-        quoting: int = csv.QUOTE_NONE,
-        normalize_scores: bool = True,
-        min_score: float = 0,
-        max_score: float = 5,
-    ) -> None:
-        if not min_score < max_score:
-            raise ValueError(f"max_score must be above min_score; got {max_score} and {min_score}.")
-        self.dataset_folder = dataset_folder
-        self.s1_col_idx = s1_col_idx
-        self.s2_col_idx = s2_col_idx
-        self.score_col_idx = score_col_idx
-        self.delimiter = delimiter
-        self.quoting = quoting
-        self.normalize_scores = normalize_scores
-        self.min_score = min_score
-        self.max_score = max_score
+    dataset_folder: str | Path
+    s1_col_idx: int = 0
+    s2_col_idx: int = 1
+    score_col_idx: int = 2
+    delimiter: str = "\t"
+    quoting: int = csv.QUOTE_NONE
+    normalize_scores: bool = True
+    min_score: float = 0
+    max_score: float = 5
+
+    def __post_init__(self) -> None:
+        if not self.min_score < self.max_score:
+            raise ValueError(f"max_score must be above min_score; got {self.max_score} and {self.min_score}.")
 
     def get_examples(self, filename: str, max_examples: int = 0) -> list[InputExample]:
         """The examples of a file, plain or compressed by gzip.
@@ -127,6 +119,7 @@ class STSDataReader:
         return (score - low) / (high - low) if self.normalize_scores else score
 
 
+@dataclass(eq=False)
 class STSBenchmarkDataReader(STSDataReader):
     """Reads the STS benchmark: sentences in columns 5 and 6, the score, 0 to 5, in column 4.
 
@@ -142,31 +135,12 @@ class STSBenchmarkDataReader(STSDataReader):
         max_score: The highest possible score.
     """
 
-    def __init__(
-        self,
-        dataset_folder: str | Path,
-        s1_col_idx: int = 5,
-        s2_col_idx: int = 6,
-        score_col_idx: int = 4,
-        delimiter: str = "\t",
-        quoting: int = csv.QUOTE_NONE,
-        normalize_scores: bool = True,
-        min_score: float = 0,
-        max_score: float = 5,
-    ) -> None:
-        super().__init__(
-            dataset_folder,
-            s1_col_idx,
-            s2_col_idx,
-            score_col_idx,
-            delimiter,
-            quoting,
-            normalize_scores,
-            min_score,
-            max_score,
-        )
+    s1_col_idx: int = 5
+    s2_col_idx: int = 6
+    score_col_idx: int = 4
 
 
+@dataclass(eq=False)
 class TripletReader:
     """Reads triplets of an anchor, a positive and a negative.
 
@@ -180,23 +154,13 @@ class TripletReader:
         quoting: One of the ``QUOTE_…`` constants of :mod:`csv`.
     """
 
-    def __init__(
-        self,
-        dataset_folder: str | Path,
-        s1_col_idx: int = 0,
-        s2_col_idx: int = 1,
-        s3_col_idx: int = 2,
-        has_header: bool = False,
-        delimiter: str = "\t",
-        quoting: int = csv.QUOTE_NONE,
-    ) -> None:
-        self.dataset_folder = dataset_folder
-        self.s1_col_idx = s1_col_idx
-        self.s2_col_idx = s2_col_idx
-        self.s3_col_idx = s3_col_idx
-        self.has_header = has_header
-        self.delimiter = delimiter
-        self.quoting = quoting
+    dataset_folder: str | Path
+    s1_col_idx: int = 0
+    s2_col_idx: int = 1
+    s3_col_idx: int = 2
+    has_header: bool = False
+    delimiter: str = "\t"
+    quoting: int = csv.QUOTE_NONE
 
     def get_examples(self, filename: str, max_examples: int = 0) -> list[InputExample]:
         """The examples of a file, plain or compressed by gzip.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ray_st.readers.input_example import InputExample
@@ -11,6 +12,7 @@ from ray_st.readers.text_rows import ReaderError, first, read_together
 _LABELS = {"contradiction": 0, "entailment": 1, "neutral": 2}
 
 
+@dataclass(eq=False)
 class NLIDataReader:
     """Reads pairs of sentences and whether the first entails the second.
 
@@ -18,8 +20,7 @@ class NLIDataReader:
         dataset_folder: The folder of the files ``s1.NAME``, ``s2.NAME`` and ``labels.NAME``.
     """
 
-    def __init__(self, dataset_folder: str | Path) -> None:
-        self.dataset_folder = dataset_folder
+    dataset_folder: str | Path
 
     def get_examples(self, filename: str, max_examples: int = 0) -> list[InputExample]:
         """The examples of a split.
@@ -58,6 +59,7 @@ class NLIDataReader:
         return _LABELS[label.strip().lower()]
 
 
+@dataclass(eq=False)
 class PairedFilesReader:
     """Reads texts from corresponding lines of several files; their label is 1.
 
@@ -65,8 +67,7 @@ class PairedFilesReader:
         filepaths: The files, plain or compressed by gzip.
     """
 
-    def __init__(self, filepaths: Sequence[str | Path]) -> None:
-        self.filepaths = filepaths
+    filepaths: Sequence[str | Path]
 
     def get_examples(self, max_examples: int = 0) -> list[InputExample]:
         """The examples.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, SupportsIndex
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from ray_st.evaluation.evaluated_model import EvaluatedModel
 from ray_st.util.tensors import batch_to_device
 
 
+@runtime_checkable
 class FeatureModel(EvaluatedModel, Protocol):
     """What a classifier of features needs of a model."""
 
@@ -101,12 +102,17 @@ class LabelAccuracyEvaluator(BuiltInEvaluator):
             raise ValueError(f"{type(self).__name__}: the classifier's outputs for example {row} are nan.")
         return logits
 
-    def _outputs(self, model: Any) -> Tensor:
+    def _outputs(self, model: EvaluatedModel) -> Tensor:
         match self.softmax_model:
             case object(classify=classify) if callable(classify):
                 texts = [text for column in self.columns for text in column]
                 embeddings: Tensor = self._encode(model, texts, convert_to_tensor=True)
                 return classify(*embeddings.split(len(self.labels)))
+        if not isinstance(model, FeatureModel):
+            raise ValueError(
+                f"{type(self).__name__}: a softmax_model without a method classify needs a model with "
+                f"tokenize, train, eval and device; found {type(model).__name__}."
+            )
         return self._from_features(model)
 
     def _from_features(self, model: FeatureModel) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from transformers import EarlyStoppingCallback, IntervalStrategy, SchedulerType, TrainerCallback
 from transformers.optimization import GreedyLR
 from transformers.trainer_utils import SaveStrategy
@@ -22,6 +23,8 @@ LOSS_AND_SPEED = ("loss", "runtime", "samples_per_second", "steps_per_second")
 """Metrics reported for each evaluation dataset."""
 
 _SHOWN = 24
+
+Schedule: TypeAlias = LRScheduler | GreedyLR
 
 
 def prefixed(name: str, prefix: str) -> str:
@@ -60,7 +63,12 @@ class MetricNames:
         return ", ".join(names[:_SHOWN]) + (f", and {more} more" if more > 0 else "")
 
 
-def names_in_training(datasets: Sequence[str], evaluator: Any, model: Any, open_ended: bool) -> MetricNames:
+def names_in_training(
+    datasets: Sequence[str],
+    evaluator: Callable[..., object] | None,
+    model: nn.Module | None,
+    open_ended: bool,
+) -> MetricNames:
     """The names of the metrics that each evaluation reports while a run trains.
 
     Args:
@@ -86,7 +94,7 @@ def names_in_training(datasets: Sequence[str], evaluator: Any, model: Any, open_
 def check_best_metric(
     args: SentenceTransformerTrainingArguments,
     callbacks: Iterable[TrainerCallback],
-    schedule: Any,
+    schedule: Schedule | None,
     names: MetricNames,
 ) -> None:
     """Raises if anything in a run depends on a metric that no evaluation reports.
@@ -149,7 +157,7 @@ def _early_stopping(callbacks: Iterable[TrainerCallback]) -> Iterator[str]:
             yield type(callback).__name__
 
 
-def _schedules(args: SentenceTransformerTrainingArguments, schedule: Any) -> Iterator[str]:
+def _schedules(args: SentenceTransformerTrainingArguments, schedule: Schedule | None) -> Iterator[str]:
     """Learning rate schedules that step after evaluations."""
     if schedule is None:
         kind = SchedulerType(args.lr_scheduler_type)

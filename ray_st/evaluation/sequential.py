@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
+from ray_st.evaluation.evaluated_model import EvaluatedModel
 from ray_st.evaluation.sentence_evaluator import SINGLE_METRIC, SentenceEvaluator, metric_names_of
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class SequentialEvaluator(SentenceEvaluator):
         self.primary_metric = "sequential_score"
 
     def __call__(
-        self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
+        self, model: EvaluatedModel, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """Measures a model with each evaluator in turn.
 
@@ -64,7 +64,7 @@ class SequentialEvaluator(SentenceEvaluator):
             results |= metrics
         return {**results, "sequential_score": self.main_score_function(scores)}
 
-    def metric_names(self, model: Any) -> list[str] | None:
+    def metric_names(self, model: EvaluatedModel) -> list[str] | None:
         """The names of all metrics; None if any evaluator does not know its own."""
         names: list[str] = []
         for i, evaluator in enumerate(self.evaluators):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from tqdm import tqdm
 
 from ray_st.losses.embed import Chunks, call, embedding_of
+from ray_st.util.tensors import AutogradContext
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,16 @@ class CachedRun:
         return tqdm(chunks, "mini-batches", leave=False) if self.show_progress_bar else chunks
 
 
+class _Context(AutogradContext, Protocol):
+    run: CachedRun
+    model: nn.Module
+    chunks: Chunks
+    states: list[_State]
+
+
 class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: CachedRun, model: nn.Module, chunks: Chunks, *weights: Tensor) -> Tensor:
+    def forward(ctx: _Context, run: CachedRun, model: nn.Module, chunks: Chunks, *weights: Tensor) -> Tensor:
         ctx.run, ctx.model, ctx.chunks = run, model, chunks
         ctx.save_for_backward(*weights)  # a weight changed between the passes then raises
         ctx.states, embeddings = [], []
@@ -63,7 +71,7 @@ class _Embed(torch.autograd.Function):
         return torch.cat(embeddings)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         names = [name for name, weight in ctx.model.named_parameters() if weight.requires_grad]
         reached: set[str] = set()
         weights = {

@@ -109,7 +109,9 @@ def without_cache(model: PreTrainedModel) -> dict[str, bool]:
     return dict.fromkeys(sorted(names), False)
 
 
-def setting_of(config: PreTrainedConfig | type[PreTrainedConfig], name: str, default: Any = None) -> Any:
+def setting_of(
+    config: PreTrainedConfig | type[PreTrainedConfig], name: str, default: bool | None = None
+) -> Any:
     """A setting that not every configuration has."""
     return getattr(config, name, default)
 

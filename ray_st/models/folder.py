@@ -20,7 +20,7 @@ from torch import nn
 from ray_st._version import __version__
 from ray_st.models.encoder_loading import setting_of
 from ray_st.models.folder_files import ModelFolderError, read_json, write_json
-from ray_st.models.model_hub import source_of
+from ray_st.models.model_hub import find_folder, source_of
 from ray_st.models.module import LoadOptions, SavesInRoot, folder_kwargs, set_folder_kwargs
 from ray_st.models.module_table import inside, module_class, read_module, saveable, type_name
 from ray_st.models.pooling import Pooling
@@ -84,17 +84,26 @@ class Opened:
         return cls(modules)
 
 
-def open_folder(folder: Path, **options: Unpack[LoadOptions]) -> Opened:
-    """Modules, settings and model card of a folder.
+def open_model(name: str | Path, revision: str | None = None, **options: Unpack[LoadOptions]) -> Opened:
+    """Modules, settings and model card of a folder, which is downloaded from the Hub if necessary.
 
     Args:
-        folder: A model folder.
+        name: A model folder, or a name on the Hub.
+        revision: Branch, tag or commit on the Hub.
         **options: As for :func:`read_modules`.
 
     Raises:
-        ModelFolderError: If the folder is not a model folder, holds another kind of model, or is incomplete
-            or unsafe.
+        ModelFolderError: If there is no such model, or the folder is not a model folder, holds another kind
+            of model, or is incomplete or unsafe.
     """
+    folder = find_folder(
+        name,
+        cache_folder=options.get("cache_dir"),
+        revision=revision,
+        token=options.get("token"),
+        local_files_only=options.get("local_files_only", False),
+        trust_remote_code=options.get("trust_remote_code", False),
+    )
     settings = read_settings(folder)
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else None

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from ray_st.util.tensors import AutogradContext
+
 LEAST_PRODUCTS = 2**20
 """Multiplications from which oneDNN is faster: below, its preparation takes longer than the product."""
 
@@ -84,13 +86,15 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: AutogradContext, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
         return _multiply(rows.flatten(0, -2), weight, bias).unflatten(0, rows.shape[:-1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(
+        ctx: AutogradContext, gradient: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
         flat = gradient.flatten(0, -2)
         need_rows, need_weight, need_bias = ctx.needs_input_grad

@@ -18,7 +18,7 @@ from ray_st.models.adapter.peft_layers import encoder_within, refill
 from ray_st.models.card.model_card_data import SentenceTransformerModelCardData
 from ray_st.models.card.render import write_card
 from ray_st.models.fit_methods import FittedStack
-from ray_st.models.folder import Opened, Settings, open_folder, read_modules, write_modules, write_settings
+from ray_st.models.folder import Opened, Settings, open_model, read_modules, write_modules, write_settings
 from ray_st.models.model_hub import find_folder
 from ray_st.models.module_table import with_classes_of
 from ray_st.models.process_pool import Pool, encode_pooled, open_pool
@@ -95,32 +95,29 @@ class SentenceTransformer(AdaptableStack, FittedStack):
                 f"backend must be 'torch'; got {backend!r}. ONNX and OpenVINO are not supported yet."
             )
         tokenizer_kwargs = either("tokenizer_kwargs", tokenizer_kwargs, "processor_kwargs", processor_kwargs)
-        token = use_auth_token if token is None else token
         if model_name_or_path is None:
             opened = Opened.of(modules)
         elif modules is not None:
             raise ValueError("SentenceTransformer takes either model_name_or_path or modules, not both.")
         else:
-            folder = find_folder(
+            opened = open_model(
                 model_name_or_path,
-                cache_folder=cache_folder,
-                revision=revision,
-                token=token,
-                local_files_only=local_files_only,
-                trust_remote_code=trust_remote_code,
-            )
-            opened = open_folder(
-                folder,
+                revision,
                 trust_remote_code=trust_remote_code,
                 cache_dir=cache_folder,
-                token=token,
+                token=use_auth_token if token is None else token,
                 local_files_only=local_files_only,
                 model_args=model_kwargs,
                 tokenizer_args=tokenizer_kwargs,
                 config_args=config_kwargs,
             )
         super().__init__(OrderedDict(opened.modules))
-        self._settle(opened.settings, prompts, default_prompt_name, similarity_fn_name, truncate_dim)
+        saved = opened.settings
+        self.prompts: dict[str, str] = {"query": "", "document": "", **saved.prompts, **(prompts or {})}
+        self.default_prompt_name = default_prompt_name or saved.default_prompt_name
+        self._similarity = SimilarityFunction(similarity_fn_name or saved.similarity_fn_name or "cosine")
+        self.truncate_dim = saved.truncate_dim if truncate_dim is None else truncate_dim
+        self._prompt(None, None)  # raises for a default prompt that does not exist
         self.trust_remote_code = trust_remote_code
         known = model_card_data or SentenceTransformerModelCardData(local_files_only=local_files_only)
         self.model_card_data = known
@@ -128,20 +125,6 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         self._readme = opened.readme
         self.share_dtype()
         self.to(device or best_device())
-
-    def _settle(
-        self,
-        saved: Settings,
-        prompts: Mapping[str, str] | None,
-        default_prompt_name: str | None,
-        similarity_fn_name: str | SimilarityFunction | None,
-        truncate_dim: int | None,
-    ) -> None:
-        self.prompts: dict[str, str] = {"query": "", "document": "", **saved.prompts, **(prompts or {})}
-        self.default_prompt_name = default_prompt_name or saved.default_prompt_name
-        self._similarity = SimilarityFunction(similarity_fn_name or saved.similarity_fn_name or "cosine")
-        self.truncate_dim = saved.truncate_dim if truncate_dim is None else truncate_dim
-        self._prompt(None, None)
 
     def encode(
         self,
@@ -360,16 +343,16 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"A model is saved into a folder; {folder} is a file.")
         folder.mkdir(parents=True, exist_ok=True)
-        write_settings(folder, self._settings())
+        write_settings(
+            folder,
+            Settings(self.prompts, self.default_prompt_name, self.similarity_fn_name, self.truncate_dim),
+        )
         write_modules(folder, dict(self.named_children()))
         if create_model_card:
             self.model_card_data.name_model(model_name, train_datasets)
             write_card(folder, self, self.model_card_data, self._readme)
 
     save = save_pretrained
-
-    def _settings(self) -> Settings:
-        return Settings(self.prompts, self.default_prompt_name, self.similarity_fn_name, self.truncate_dim)
 
     def load_weights(self, path: str | Path) -> None:
         """Loads the weights of a saved model with the same modules, in place; also for your own classes.

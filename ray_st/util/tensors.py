@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,16 @@ Embeddings: TypeAlias = "Tensor | np.ndarray | Sequence[Any]"
 """Accepted forms of embeddings: a tensor, an array, or a list of either or of numbers."""
 
 Array = TypeVar("Array", Tensor, np.ndarray)
+
+
+class AutogradContext(Protocol):
+    """What the two passes of a :class:`torch.autograd.Function` use of their context."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keeps tensors for the backward pass."""
 
 
 def to_tensor(embeddings: Embeddings) -> Tensor:

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import IntervalStrategy, TrainerCallback, enable_full_determinism, set_seed
 from transformers.integrations.deepspeed import propagate_args_to_deepspeed
+from transformers.trainer_utils import PredictionOutput, TrainOutput
 from transformers.utils.hub import hf_api
 
 from ray_st.data.column_spec import check_splits
@@ -50,8 +53,10 @@ from ray_st.training.data.sampler_factory import (
 from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, eval_key
 from ray_st.training.data.step_loader import Inputs
 from ray_st.training.loop import optimizer_queries
-from ray_st.training.loop.hf_loop import HfLoop
-from ray_st.training.loss_factory import check_optimizer, make_losses
+from ray_st.training.loop.evaluation_loop import ComputeMetrics, Evaluator
+from ray_st.training.loop.hf_loop import Collator, HfLoop, SearchTrial
+from ray_st.training.loop.predictions import Preprocess
+from ray_st.training.loss_factory import GivenLoss, check_optimizer, make_losses
 from ray_st.training.strategies.batch_size_finder import with_fitting_batches
 from ray_st.training.strategies.precision import note_on_types
 from ray_st.training.strategies.step_module import describe_weights
@@ -71,6 +76,9 @@ from ray_st.util.names import either
 from ray_st.util.ports import use
 from ray_st.util.uploads import check_kept
 
+if TYPE_CHECKING:
+    from ray_st.runtime.train.ray_configs import RunConfig, ScalingConfig
+
 _NO_DATASET = "none"
 Words = str | Sequence[str]
 MakeSpecs = Callable[[int], dict[str, LoaderSpec]]
@@ -87,9 +95,9 @@ MOVED = {
     "_extras": "ModelTrainer.own_attributes",
     "_loader": "HfLoop.loader",
     "_whole_loss": "ray_st.training.loop.train_step.TrainStep",
-    "_take_shares": "ray_st.training.loop.row_shares.RowShares",
+    "_take_shares": "ray_st.training.loop.row_weights.RowShares",
     "_look_at_gradients": "ray_st.training.loop.train_step.TrainStep.check_gradients",
-    "bind_losses": "ray_st.training.loop.row_shares.RowShares",
+    "bind_losses": "ray_st.training.loop.row_weights.RowShares",
     "wrapped": "ray_st.training.strategies.strategy.Strategy.wrap",
     "whole_weights": "trainer.strategy.whole_weights",
     "whole_state": "trainer.strategy.whole_state",
@@ -141,7 +149,6 @@ class ModelTrainer(HfLoop):
     Attributes:
         card_defaults: Default training arguments; the model card lists those that differ. None if runs are
             not recorded in the card.
-        default_callbacks: Callbacks that the library adds itself.
         batch_orders: Sampler factories that replace the documented methods, by the name of the training
             dataset.
 
@@ -149,10 +156,9 @@ class ModelTrainer(HfLoop):
         ValueError: If the model, the data and the loss are incompatible.
     """
 
-    scaling_config: Any
-    run_config: Any
+    scaling_config: ScalingConfig | None
+    run_config: RunConfig | None
     card_defaults: Mapping[str, Any] | None = None
-    default_callbacks: Sequence[TrainerCallback] = ()
     batch_orders: Mapping[str, MakeSampler] = MappingProxyType({})
     _in_place: bool = False
     _library_attributes: frozenset[str] = frozenset()
@@ -169,22 +175,22 @@ class ModelTrainer(HfLoop):
 
     def __init__(
         self,
-        model: Any = None,
+        model: nn.Module | None = None,
         args: SentenceTransformerTrainingArguments | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
-        loss: Any = None,
-        evaluator: Any = None,
-        data_collator: Any = None,
+        loss: GivenLoss | None = None,
+        evaluator: Evaluator | list[Evaluator] | tuple[Evaluator, ...] | None = None,
+        data_collator: Collator | None = None,
         tokenizer: Any = None,
-        model_init: Callable[..., Any] | None = None,
-        compute_metrics: Any = None,
+        model_init: Callable[..., nn.Module] | None = None,
+        compute_metrics: ComputeMetrics | None = None,
         callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
-        preprocess_logits_for_metrics: Any = None,
-        scaling_config: Any = None,
-        run_config: Any = None,
-        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        optimizers: tuple[Optimizer | None, LRScheduler | None] = (None, None),
+        preprocess_logits_for_metrics: Preprocess | None = None,
+        scaling_config: ScalingConfig | None = None,
+        run_config: RunConfig | None = None,
+        optimizer_cls_and_kwargs: tuple[type[Optimizer], dict[str, Any]] | None = None,
         processing_class: Any = None,
     ) -> None:
         set_before = set(vars(self))
@@ -198,8 +204,6 @@ class ModelTrainer(HfLoop):
         args = self._settled(args, scaling_config, run_config)
         scaling_config = self._placed(args, scaling_config, run_config)
         self._tokenizer = tokenizer = either("tokenizer", tokenizer, "processing_class", processing_class)
-        if tokenizer is not None and model is not None:
-            model.tokenizer = tokenizer
         self.evaluator = _one_evaluator(evaluator)
         # transformers rejects a missing metric too, but does not name the available ones.
         names = names_in_training(list(named(eval_dataset)), self.evaluator, model, True)
@@ -219,6 +223,8 @@ class ModelTrainer(HfLoop):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        if tokenizer is not None:
+            self.model.tokenizer = tokenizer
         check_splits(named(train_dataset))
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.user_collator = data_collator
@@ -226,8 +232,6 @@ class ModelTrainer(HfLoop):
         if model_init is None:
             self.loss = make_losses(loss, self.model, self.family.default_loss)
         self._check_parts()
-        known, given = self.callback_handler.callbacks, len(callbacks or [])
-        self.default_callbacks = [*known[: -1 - given], known[-1]]  # the progress bar or printer comes last
         if self._in_place:
             show_progress(self)
         if self.context is None:
@@ -271,7 +275,10 @@ class ModelTrainer(HfLoop):
         return trainer
 
     def _settled(
-        self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
+        self,
+        args: SentenceTransformerTrainingArguments,
+        scaling_config: ScalingConfig | None,
+        run_config: RunConfig | None,
     ) -> SentenceTransformerTrainingArguments:
         """Adopts this process's context if it is a worker of the user's own run; returns the arguments."""
         if self.context is not None or "ray.train" not in sys.modules:
@@ -288,8 +295,11 @@ class ModelTrainer(HfLoop):
         return args
 
     def _placed(
-        self, args: SentenceTransformerTrainingArguments, scaling_config: Any, run_config: Any
-    ) -> Any:
+        self,
+        args: SentenceTransformerTrainingArguments,
+        scaling_config: ScalingConfig | None,
+        run_config: RunConfig | None,
+    ) -> ScalingConfig | None:
         """The scaling configuration; on the driver, raises if it or the output folders cannot work."""
         if self.context is not None:
             return scaling_config
@@ -298,7 +308,7 @@ class ModelTrainer(HfLoop):
         check_outputs_last(args, run_config)
         return scaling_config
 
-    def call_model_init(self, trial: Any = None) -> Any:
+    def call_model_init(self, trial: SearchTrial = None) -> nn.Module:
         """Creates the model with ``model_init``, and the losses for it.
 
         Args:
@@ -316,11 +326,6 @@ class ModelTrainer(HfLoop):
         if self.context is not None:
             super()._move_model_to_device(model, device)
 
-    def own_callbacks(self) -> list[TrainerCallback]:
-        """The callbacks that the user passed or added."""
-        defaults = set(map(id, self.default_callbacks))
-        return [callback for callback in self.callback_handler.callbacks if id(callback) not in defaults]
-
     def own_attributes(self) -> dict[str, Any]:
         """The attributes that a subclass set itself; they are sent to workers.
 
@@ -334,9 +339,9 @@ class ModelTrainer(HfLoop):
     def train(
         self,
         resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
+        trial: SearchTrial = None,
         ignore_keys_for_eval: list[str] | None = None,
-    ) -> Any:
+    ) -> TrainOutput:
         """Trains the model on the cluster; in a worker, runs the loop.
 
         Args:
@@ -379,7 +384,9 @@ class ModelTrainer(HfLoop):
             raise KeyboardInterrupt("the run had reached its last step; the trainer has the trained model")
         return outcome.result
 
-    def _train_in_place(self, resume: str | bool | None, trial: Any, ignore_keys: list[str] | None) -> Any:
+    def _train_in_place(
+        self, resume: str | bool | None, trial: SearchTrial, ignore_keys: list[str] | None
+    ) -> TrainOutput:
         """Trains in a worker of the user's own run."""
         start = self._supply(self._run_specs, resume)
         if self.worker.world.is_first:
@@ -437,7 +444,7 @@ class ModelTrainer(HfLoop):
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
-    ) -> Any:
+    ) -> PredictionOutput:
         """Predicts for a dataset's rows and evaluates on it, on the cluster.
 
         Args:
@@ -628,7 +635,8 @@ class ModelTrainer(HfLoop):
     @property
     def workers_asked(self) -> int:
         """The number of workers in the scaling config; 1 if the cluster decides or there are no workers."""
-        return 1 if self.scaling_config is None else max(self.scaling_config.num_workers, 1)
+        asked = 1 if self.scaling_config is None else self.scaling_config.num_workers
+        return max(asked, 1) if isinstance(asked, int) else 1  # a range raises when the run is started
 
     def metric_names(self) -> MetricNames:
         """The metrics that each evaluation reports during training, as far as known before it starts.
@@ -735,7 +743,7 @@ class ModelTrainer(HfLoop):
         own_loader = type(self).get_train_dataloader is not ModelTrainer.get_train_dataloader
         return describe(self, own_loader)
 
-    def _supply(self, make_specs: MakeSpecs, resume: Any = None) -> str | None:
+    def _supply(self, make_specs: MakeSpecs, resume: str | bool | None = None) -> str | None:
         """Opens the data in a worker of the user's run; returns the checkpoint that training resumes from."""
         from ray_st.runtime.train import in_worker
 
@@ -897,7 +905,7 @@ class ModelTrainer(HfLoop):
         propagate_args_to_deepspeed(self.accelerator, self.args, auto_find_batch_size)
 
 
-def _scaling_of_local_mode() -> Any:
+def _scaling_of_local_mode() -> ScalingConfig | None:
     """``num_workers=0`` if Ray Train runs the user's loop in this process (local mode); else None."""
     if "ray.train" not in sys.modules:
         return None
@@ -906,7 +914,7 @@ def _scaling_of_local_mode() -> Any:
     return in_worker.scaling_of_local_mode()
 
 
-def _one_evaluator(evaluator: Any) -> Any:
+def _one_evaluator(evaluator: Evaluator | list[Evaluator] | tuple[Evaluator, ...] | None) -> Evaluator | None:
     if not isinstance(evaluator, (list, tuple)):
         return evaluator
     from ray_st.evaluation import SequentialEvaluator

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from ray_st.model_trainer import ModelTrainer
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.training.data.prompting import Batch, prompt_datasets, prompt_transform
 from ray_st.training.family import Family, each_column
-from ray_st.training_args import SentenceTransformerTrainingArguments
 
 
 def _cosent(model: SentenceTransformer) -> nn.Module:
@@ -87,46 +84,6 @@ class SentenceTransformerTrainer(ModelTrainer):
     """
 
     family = EMBEDDERS
-
-    def __init__(
-        self,
-        model: Any = None,
-        args: SentenceTransformerTrainingArguments | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        loss: Any = None,
-        evaluator: Any = None,
-        data_collator: Any = None,
-        tokenizer: Any = None,
-        model_init: Callable[..., Any] | None = None,
-        compute_metrics: Any = None,
-        callbacks: list[TrainerCallback] | None = None,
-        optimizers: tuple[Any, Any] = (None, None),
-        preprocess_logits_for_metrics: Any = None,
-        scaling_config: Any = None,
-        run_config: Any = None,
-        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
-        processing_class: Any = None,
-    ) -> None:
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            loss=loss,
-            evaluator=evaluator,
-            data_collator=data_collator,
-            tokenizer=tokenizer,
-            model_init=model_init,
-            compute_metrics=compute_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-            scaling_config=scaling_config,
-            run_config=run_config,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            processing_class=processing_class,
-        )
 
     def maybe_add_prompts_or_dataset_name_column(
         self, dataset_dict: Any, prompts: Any = None, dataset_name: str | None = None

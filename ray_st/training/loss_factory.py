@@ -8,13 +8,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, Step
 
+MakeLoss = Callable[..., nn.Module]
+GivenLoss = nn.Module | MakeLoss | Mapping[str, nn.Module | MakeLoss]
+"""What users pass as ``loss``: a loss, a function that creates it, or one of these for each dataset."""
+
 
 def make_losses(
-    given: Any,
+    given: GivenLoss | None,
     model: nn.Module,
     default: Callable[[Any], nn.Module],
     anew: bool = False,
@@ -41,24 +46,24 @@ def make_losses(
     return _make(given, model, anew, trial)
 
 
-def takes_trial(given: Any) -> bool:
+def takes_trial(given: GivenLoss | None) -> bool:
     """Whether a loss function takes the trial besides the model, as an argument named ``trial``."""
     if not callable(given) or isinstance(given, (type, nn.Module)):
         return False
     return "trial" in inspect.signature(given).parameters
 
 
-def _make(given: Any, model: nn.Module, anew: bool, trial: Any) -> nn.Module:
+def _make(given: nn.Module | MakeLoss, model: nn.Module, anew: bool, trial: Any) -> nn.Module:
     if isinstance(given, nn.Module) and anew:
         return _renewed(given, model)
     if not callable(given):
         raise ValueError(f"loss must be a module, a function of the model, or a dict of them; got {given!r}.")
-    made: Any = given
-    if not isinstance(given, nn.Module):
+    if isinstance(given, nn.Module):
+        made = given
+    else:
         made = given(model, trial=trial) if takes_trial(given) else given(model)
     check_model(made, model)
-    loss: nn.Module = made
-    return loss
+    return made
 
 
 def _models_in(loss: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
@@ -75,7 +80,7 @@ def _models_in(loss: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _listed(value: Any) -> Iterable[Any]:
+def _listed(value: object) -> Iterable[object]:
     if isinstance(value, Mapping):
         return value.values()
     return value if isinstance(value, (list, tuple)) else (value,)
@@ -144,7 +149,12 @@ def _listing(paths: Iterable[str]) -> str:
     return " and ".join(repr(path) for path in sorted(paths))
 
 
-def check_optimizer(optimizer: Any, model: nn.Module, loss: LossOrLosses, rates: Any = None) -> None:
+def check_optimizer(
+    optimizer: Optimizer | None,
+    model: nn.Module,
+    loss: LossOrLosses,
+    rates: Mapping[str, float] | None = None,
+) -> None:
     """Raises if an optimizer would train nothing, or not follow the arguments.
 
     Args:

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 
 from ray_st.training.callbacks.progress_report import ProgressReport
 from ray_st.training.data.dataset_specs import names_of
+from ray_st.training.data.run_data import RunData
 from ray_st.training.data.specs import RunResult
 from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.strategies.step_module import owned_by_loss
@@ -66,6 +67,19 @@ class TrainerSpec:
         _restore(trainer, self.state)
         show_progress(trainer, self.removed)
         return trainer
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A search trial, ready to run as a training run.
+
+    Args:
+        data: Its training and evaluation data.
+        description: Rebuilds its trainer on a worker.
+    """
+
+    data: RunData
+    description: TrainerSpec
 
 
 def describe(trainer: Any, own_loader: bool) -> TrainerSpec:

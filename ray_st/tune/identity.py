@@ -17,7 +17,7 @@ from ray_st.study.objective import Compute, try_out
 from ray_st.training.data.dataset_specs import is_ray_dataset
 from ray_st.training.data.specs import DatasetSpec, LoaderSpec
 from ray_st.training.strategies.step_module import losses_of
-from ray_st.training.trial import Trial
+from ray_st.training.trainer_spec import Trial
 from ray_st.util.digest import digest
 
 ROWS = 4096

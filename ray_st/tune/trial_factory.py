@@ -20,8 +20,7 @@ from ray_st.training.data.sampler_factory import SamplerMethods
 from ray_st.training.family import Family
 from ray_st.training.loss_factory import make_losses
 from ray_st.training.strategies.step_module import LossOrLosses
-from ray_st.training.trainer_spec import TrainerSpec
-from ray_st.training.trial import Trial
+from ray_st.training.trainer_spec import TrainerSpec, Trial
 from ray_st.training_args import SentenceTransformerTrainingArguments
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ray_st.training.loop.loss_parts import LossParts, tokens_of
+from ray_st.training.loop.loss_so_far import LossParts, tokens_of
 
 INPUTS = {
     "a_input_ids": torch.zeros(2, 5),

@@ -31,8 +31,7 @@ from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, LoaderSpec, eval_names
-from ray_st.training.trainer_spec import TrainerSpec
-from ray_st.training.trial import Trial
+from ray_st.training.trainer_spec import TrainerSpec, Trial
 from ray_st.training.worker_context import WorkerContext
 from ray_st.world import World
 

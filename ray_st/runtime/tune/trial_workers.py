@@ -32,8 +32,7 @@ from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
 from ray_st.training.data.specs import RunResult, RunSpec
 from ray_st.training.distributed import collectives
-from ray_st.training.trainer_spec import TrainerSpec
-from ray_st.training.trial import Trial
+from ray_st.training.trainer_spec import TrainerSpec, Trial
 from ray_st.training.worker_context import WorkerContext
 
 _LOOK_S = 1.0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,13 +19,17 @@ from ray_st.training.data.step_loader import BATCH, Inputs
 from ray_st.training.distributed import collectives
 from ray_st.training.distributed.evaluator_team import together
 from ray_st.training.loop.predictions import Output, Predictions, Preprocess, Taken, joined, listed
-from ray_st.training.loop.row_shares import RowShares
+from ray_st.training.loop.row_weights import RowShares
 from ray_st.training.loop.train_step import LossMethods
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.world import World
 
+if TYPE_CHECKING:
+    from ray_st.training.loop.hf_loop import HfLoop
+
 Metrics = dict[str, float]
 Evaluator = Callable[..., Any]
+ComputeMetrics = Callable[..., Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,22 @@ class Moment:
     step: int
     epoch: float | None
     in_training: bool
+
+
+class EvaluationReport(Protocol):
+    """Receives the metrics of each evaluation, on every rank.
+
+    Attributes:
+        late: Whether it is called after the rest of the step, so that a checkpoint of the step can exist, and
+            not for an evaluation before the first step. A trial that waits for others, or resumes from
+            another trial's checkpoint, reports late and keeps its own hyperparameters instead of the
+            checkpoint's.
+    """
+
+    late: bool
+
+    def __call__(self, trainer: HfLoop, metrics: Mapping[str, float]) -> None:
+        """Receives an evaluation's metrics."""
 
 
 class EvaluationLoop:
@@ -65,7 +85,7 @@ class EvaluationLoop:
         names: Sequence[str],
         methods: LossMethods,
         evaluator: Evaluator | None,
-        compute_metrics: Callable[..., Mapping[str, float]] | None,
+        compute_metrics: ComputeMetrics | None,
         output: Output,
         preprocess: Preprocess | None,
         output_path: Callable[[], str],

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
 from accelerate.utils.memory import clear_device_cache
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ray_st.data.batch_source import BatchSource
 from ray_st.training.async_eval.client import AWAITED, AsyncEvaluation, as_of, check_without_queue
@@ -49,15 +49,15 @@ from ray_st.training.distributed import collectives
 from ray_st.training.family import Family
 from ray_st.training.loop.evaluation_loop import (
     EvaluationLoop,
+    EvaluationReport,
     Evaluator,
     Moment,
     cast_for_evaluation,
     evaluator_folder,
 )
-from ray_st.training.loop.evaluation_report import EvaluationReport
-from ray_st.training.loop.loss_parts import tokens_of
-from ray_st.training.loop.loss_so_far import LOSS_SO_FAR, LossCounter
-from ray_st.training.loop.row_shares import RowShares
+from ray_st.training.loop.loss_so_far import LOSS_SO_FAR, LossCounter, tokens_of
+from ray_st.training.loop.predictions import Preprocess
+from ray_st.training.loop.row_weights import RowShares
 from ray_st.training.loop.train_step import LossMethods, TrainStep, dataset_of
 from ray_st.training.strategies.encoder_setup import add_noise, compile_encoder
 from ray_st.training.strategies.parameter_groups import with_learning_rates
@@ -69,6 +69,13 @@ from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
 from ray_st.util.uploads import upload_of
 from ray_st.world import World
+
+if TYPE_CHECKING:
+    import optuna
+
+Collator = Callable[[list[dict[str, Any]]], Inputs]
+SearchTrial: TypeAlias = "optuna.Trial | dict[str, Any] | None"
+"""A search's trial, as transformers annotates it; our searches pass none to the loop."""
 
 
 class HfLoop(Trainer):
@@ -88,6 +95,7 @@ class HfLoop(Trainer):
         checkpointer: Writes checkpoints.
         async_eval: Requests evaluations from another process; None if the workers evaluate.
         loop_callbacks: Internal callbacks, called in this order.
+        default_callbacks: Callbacks that the library or transformers adds itself.
         on_evaluated: Receives the metrics of each evaluation in a search trial, or None.
         travelled: The user's callbacks, as received from the driver.
         brought: Names of the subclass attributes received from the driver.
@@ -100,7 +108,7 @@ class HfLoop(Trainer):
     context: WorkerContext | None = None
     loss: LossOrLosses
     evaluator: Evaluator | None
-    user_collator: Callable[[list[dict[str, Any]]], Inputs] | None
+    user_collator: Collator | None
     train_step: TrainStep | None = None
     async_eval: AsyncEvaluation | None = None
     on_evaluated: EvaluationReport | None = None
@@ -115,9 +123,11 @@ class HfLoop(Trainer):
     _unreported: dict[str, float] | None = None
     _noise: RemovableHandle | None = None
     _shares: RowShares | None = None
+    checkpointer: Checkpointer
     lr_scheduler: Any
-    preprocess_logits_for_metrics: Any
-    _loss_counter: LossCounter | None = None
+    preprocess_logits_for_metrics: Preprocess | None
+    default_callbacks: Sequence[TrainerCallback] = ()
+    _loss_counter: LossCounter
     _evaluation: tuple[tuple[object, ...], EvaluationLoop] | None = None
 
     def __init__(
@@ -136,14 +146,20 @@ class HfLoop(Trainer):
         self.callback_handler = ConsensusHandler(self.callback_handler, self)
         world = World() if self.context is None else self.context.world
         self.strategy = make_strategy(args, world, self.is_deepspeed_enabled)
-        if self.context is not None:
-            self.checkpointer = Checkpointer(self.context.store, world)
+        given = len(callbacks)
+        known = self.callback_handler.callbacks  # the progress bar or printer comes last
+        self.default_callbacks = [*known[: -1 - given], known[-1]]
 
     @property
     def worker(self) -> WorkerContext:
         """The worker's context."""
         assert self.context is not None, "the loop runs in a worker"
         return self.context
+
+    def own_callbacks(self) -> list[TrainerCallback]:
+        """The callbacks that the user passed or added."""
+        defaults = set(map(id, self.default_callbacks))
+        return [callback for callback in self.callback_handler.callbacks if id(callback) not in defaults]
 
     # ---- batches ----
 
@@ -212,7 +228,7 @@ class HfLoop(Trainer):
         model: nn.Module,
         inputs: dict[str, Any],
         return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Computes the loss of a step on this rank's rows.
 
@@ -233,7 +249,7 @@ class HfLoop(Trainer):
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Inputs], num_batches: int, device: torch.device
-    ) -> tuple[list[Inputs], Any]:
+    ) -> tuple[list[Inputs], Tensor | int | None]:
         """Fetches the batches of one step and counts their rows.
 
         Args:
@@ -246,7 +262,7 @@ class HfLoop(Trainer):
         return taken
 
     def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Forward and backward of one batch; see :class:`ray_st.training.loop.train_step.TrainStep`.
 
@@ -288,7 +304,9 @@ class HfLoop(Trainer):
         if callable(turn):
             turn()
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+    def _get_grad_norm(
+        self, model: nn.Module, grad_norm: Tensor | float | None = None
+    ) -> Tensor | float | None:
         norm = self.strategy.grad_norm(super()._get_grad_norm(model, grad_norm))
         skips = functools.partial(self.strategy.skips_overflow, self.accelerator)
         self._step.check_before_optimizer(norm, self._step_number, skips)
@@ -312,8 +330,11 @@ class HfLoop(Trainer):
     # ---- start of training ----
 
     def train(
-        self, resume_from_checkpoint: Any = None, trial: Any = None, ignore_keys_for_eval: Any = None
-    ) -> Any:
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: SearchTrial = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
         """Runs the training loop; see the trainer's method of the same name.
 
         Raises:
@@ -413,8 +434,8 @@ class HfLoop(Trainer):
         num_update_steps_per_epoch: int,
         num_train_epochs: int,
         resume_from_checkpoint: str | None,
-        trial: Any,
-    ) -> Any:
+        trial: SearchTrial,
+    ) -> tuple[int, int]:
         """Initializes the state of a new or resumed training run, and everything that depends on it."""
         checkpoint = self._resumed_from = resume_from_checkpoint
         positions = super()._init_training_state(
@@ -472,7 +493,6 @@ class HfLoop(Trainer):
         super()._run_epoch(*args, **kwargs)
 
     def _count_on(self) -> None:
-        assert self._loss_counter is not None
         self._loss_counter.resume(self.worker.world, self.args.device)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
@@ -522,7 +542,7 @@ class HfLoop(Trainer):
         if card is not None and result.scores is not None:
             card.scores = result.scores
 
-    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, float]) -> None:
+    def _report_to_hp_search(self, trial: SearchTrial, step: int, metrics: dict[str, float]) -> None:
         """Reports an evaluation to the search; transformers calls this once for all datasets."""
         if self.on_evaluated is None:
             return
@@ -531,13 +551,12 @@ class HfLoop(Trainer):
         else:
             self.on_evaluated(self, metrics)
 
-    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Counts losses over the whole run and waits for outstanding evaluations.
 
         Their results must arrive before the best model is selected.
         """
         self._count_on()
-        assert self._loss_counter is not None
         self._loss_counter.end()
         step, steps = self.state.global_step, self.state.max_steps
         if (
@@ -642,7 +661,7 @@ class HfLoop(Trainer):
         return metrics
 
     def _evaluate(
-        self, trial: Any, ignore_keys_for_eval: Any, skip_scheduler: bool = False
+        self, trial: SearchTrial, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
     ) -> dict[str, float]:
         """Evaluates during training; an asynchronous evaluation before the first step is requested, too."""
         if self.async_eval is None:
@@ -654,9 +673,8 @@ class HfLoop(Trainer):
 
     # ---- checkpoints ----
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: SearchTrial) -> None:
         """Writes a checkpoint from the first rank, seals it, reports it to Ray and deletes old ones."""
-        assert self._loss_counter is not None
         self.store_flos()
         step, best = self.state.global_step, self.state.best_model_checkpoint
         states, losses = collectives.gather_objects(random_states()), self._loss_counter.gathered()
@@ -756,7 +774,7 @@ class HfLoop(Trainer):
         with self.strategy.whole_weights():
             super().save_model(output_dir, _internal_call)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Saves the model folder, the weights that losses own, and the arguments as JSON, on the first rank.
 
         Weights are saved in their stored types; checkpoints keep the types used in training.

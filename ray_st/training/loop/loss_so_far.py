@@ -1,4 +1,4 @@
-"""The loss of the steps so far, carried over a restart, so that logs match an uninterrupted run.
+"""Counters kept during training and carried over a restart, so that logs match an uninterrupted run.
 
 transformers counts from the step where it resumes: the first loss it logs is a mean over fewer steps than in
 an uninterrupted run, and the loss that ``train()`` returns covers the steps of that call only.
@@ -15,11 +15,46 @@ from torch import Tensor
 from transformers import TrainerState
 
 from ray_st.training.distributed import collectives
-from ray_st.training.loop.loss_parts import LossParts
 from ray_st.world import World
 
 LOSS_SO_FAR = "loss so far"
 """Key in a checkpoint's manifest."""
+
+
+class LossParts:
+    """Means of the named parts of a loss, over steps and ranks."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._steps: dict[str, int] = {}
+
+    def add(self, parts: Mapping[str, Tensor], weight: float) -> None:
+        """Adds one step's parts, weighted by this rank's rows."""
+        for name, value in parts.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().double() * weight
+            self._steps[name] = self._steps.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        """The means since the last call. All ranks must call it; steps use the same dataset on all ranks."""
+        found = {
+            name: float(
+                collectives.sum_over_ranks(total) / collectives.current_world().size / self._steps[name]
+            )
+            for name, total in sorted(self._sums.items())
+        }
+        self._sums, self._steps = {}, {}
+        return found
+
+    def sums(self) -> dict[str, tuple[float, int]]:
+        """This rank's sums and step counts since the last call to :meth:`means`."""
+        return {name: (float(total), self._steps[name]) for name, total in self._sums.items()}
+
+    def restore(self, sums: Mapping[str, Sequence[float]], device: torch.device) -> None:
+        """Restores the state returned by :meth:`sums`."""
+        self._sums = {
+            name: torch.tensor(total, dtype=torch.float64, device=device) for name, (total, _) in sums.items()
+        }
+        self._steps = {name: int(steps) for name, (_, steps) in sums.items()}
 
 
 class CountsLosses(Protocol):
@@ -115,3 +150,27 @@ class LossCounter:
         steps_here = max(loop.state.global_step - loop._initial_global_step, 0.001)  # as in transformers
         mean = (loop._total_loss_scalar + rest) / max(loop.state.global_step, 1)
         loop._total_loss_scalar = mean * steps_here - rest
+
+
+def tokens_of(inputs: Mapping[str, Any], padded: bool) -> int:
+    """The number of tokens in the text columns of a step.
+
+    Args:
+        inputs: ``COLUMN_input_ids``, ``COLUMN_attention_mask``, …
+        padded: Whether padding counts.
+
+    Raises:
+        ValueError: If there are no tokens among the inputs.
+    """
+    ids = {name: value for name, value in inputs.items() if name.endswith("input_ids")}
+    if not ids:
+        raise ValueError(
+            "include_num_input_tokens_seen counts token ids, and the model's inputs have none: they are "
+            f"{sorted(inputs)}. Leave it out."
+        )
+    if padded:
+        return sum(value.numel() for value in ids.values())
+    masks = {name: inputs.get(f"{name.removesuffix('input_ids')}attention_mask") for name in ids}
+    return sum(
+        ids[name].numel() if mask is None else int(mask.count_nonzero()) for name, mask in masks.items()
+    )

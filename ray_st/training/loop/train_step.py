@@ -14,9 +14,8 @@ from ray_st.training.argument_checks import ready_twice
 from ray_st.training.data.step_loader import BATCH, DATASET_NAME, Inputs
 from ray_st.training.distributed import collectives
 from ray_st.training.loop.finite_check import Batch, LossError, StepCheck
-from ray_st.training.loop.loss_parts import LossParts
-from ray_st.training.loop.row_shares import RowShares
-from ray_st.training.loop.row_weights import RowWeights, is_sum
+from ray_st.training.loop.loss_so_far import LossParts
+from ray_st.training.loop.row_weights import RowShares, RowWeights, is_sum
 from ray_st.training.strategies.batch_size_finder import too_large
 from ray_st.training.strategies.step_module import LossOrLosses, check_reached, losses_of
 from ray_st.training.strategies.strategy import Strategy

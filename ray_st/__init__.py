@@ -6,14 +6,13 @@ A script written for the documented sentence-embedding trainer runs with the imp
 
 from __future__ import annotations
 
-from ray_st.util.lazy import lazy_module, offer_module
-from ray_st.util.ports import provide
+from ray_st.util.lazy import lazy_module, offer_module, provide
 from ray_st.util.unserved import UNSERVED, refuse_unserved_modules
 
 _NAMES = {
     "DefaultBatchSampler": "ray_st.data.samplers",
     "InputExample": "ray_st.readers.input_example",
-    "LoggingHandler": "ray_st.util.log_handler",
+    "LoggingHandler": "ray_st.util.screen",
     "MultiDatasetDefaultBatchSampler": "ray_st.data.mixing",
     "ParallelSentencesDataset": "ray_st.datasets.parallel_sentences",
     "SentenceTransformer": "ray_st.models.sentence_transformer",

@@ -72,9 +72,9 @@ from ray_st.training.trainer_spec import (
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
+from ray_st.util.filesystems import check_kept
+from ray_st.util.lazy import use
 from ray_st.util.names import either
-from ray_st.util.ports import use
-from ray_st.util.uploads import check_kept
 
 if TYPE_CHECKING:
     from ray_st.runtime.train.ray_configs import RunConfig, ScalingConfig

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from ray_st.util.versions import installed, misfits
+from ray_st.util.packages import installed, misfits
 
 ROOT = Path(__file__).parents[1]
 CORE = ("tests/models", "tests/losses", "tests/data", "tests/evaluation", "tests/training", "tests/trainer")

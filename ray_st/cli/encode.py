@@ -18,7 +18,7 @@ from ray_st.data.sources.files import FORMATS
 from ray_st.data.table_spec import TableSpec
 from ray_st.runtime.encode.work_plan import EMBEDDING, choose_column
 from ray_st.util.atomic import replacing
-from ray_st.util.uploads import check_kept
+from ray_st.util.filesystems import check_kept
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ray_st.cli.metrics_table import table
 from ray_st.cli.run_checks import RunFileError, at, check_keys
 from ray_st.cli.runfile import ModelSpec, RunFile, read_run
-from ray_st.util.uploads import check_kept
+from ray_st.util.filesystems import check_kept
 
 if TYPE_CHECKING:
     from ray_st.evaluation.sentence_evaluator import SentenceEvaluator

@@ -11,7 +11,7 @@ from ray_st.cli.metrics_table import table
 from ray_st.cli.run_checks import RunFileError, at, check_keys
 from ray_st.cli.runfile import RunFile, read_run
 from ray_st.util.events import FORMATS, event, notes, speaks_json
-from ray_st.util.uploads import upload_of
+from ray_st.util.filesystems import upload_of
 
 if TYPE_CHECKING:
     from ray_st.runtime.train.ray_configs import RunConfig

@@ -16,8 +16,7 @@ import numpy as np
 from ray_st.data.keys import keys_of
 from ray_st.data.packing import find_repeats, pack_without_repeats
 from ray_st.data.plan import Plan
-from ray_st.util.number_checks import is_whole
-from ray_st.util.shared_words import COLLISIONS
+from ray_st.util.value_checks import check_collisions, is_whole
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -247,8 +246,7 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
         precompute_batch_size: int = 1000,
     ) -> None:
         super().__init__(batch_size, drop_last, generator, seed)
-        if collisions not in COLLISIONS:
-            raise ValueError(f"collisions must be one of {list(COLLISIONS)}; got {collisions!r}.")
+        check_collisions(collisions)
         self.collisions = collisions
         self._repeats = find_repeats(keys_of(dataset, valid_label_columns).hashes)
 

@@ -14,7 +14,7 @@ from ray_st.evaluation.checked_inputs import check_equal_lengths
 from ray_st.evaluation.csv_log import append_row
 from ray_st.evaluation.metrics.ranked import Ranked, ranked_names
 from ray_st.evaluation.sentence_evaluator import SentenceEvaluator
-from ray_st.util.sizes import check_at_least_one
+from ray_st.util.value_checks import check_at_least_one
 
 logger = logging.getLogger(__name__)
 

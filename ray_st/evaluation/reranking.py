@@ -17,8 +17,8 @@ from ray_st.evaluation.distinct import distinct
 from ray_st.evaluation.evaluated_model import DOCUMENT_ROLES, EvaluatedModel
 from ray_st.evaluation.metrics.ranked import Ranked, ranked_names
 from ray_st.util.similarity import cos_sim
-from ray_st.util.sizes import check_at_least_one
 from ray_st.util.tensors import to_numpy
+from ray_st.util.value_checks import check_at_least_one
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.trainer import SentenceTransformerTrainer
 from ray_st.training.strategies.step_module import Step
 from ray_st.training_args import SentenceTransformerTrainingArguments
-from ray_st.util.uploads import upload_of
+from ray_st.util.filesystems import upload_of
 
 
 class FitTrainer(SentenceTransformerTrainer):

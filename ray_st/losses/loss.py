@@ -21,7 +21,7 @@ from ray_st.losses.model_facts import function_name
 from ray_st.losses.parts import Value
 from ray_st.losses.tiles import TILE_SCORES
 from ray_st.util.citations import cited
-from ray_st.util.sizes import check_at_least_one
+from ray_st.util.value_checks import check_at_least_one
 
 TEXT_ID = "text_id"
 """Feature (n,) that is equal for equal texts; read by losses only."""

@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 
 from ray_st.mining.embedder import Embedder, fingerprint, pooled, read_embeddings, write_embeddings
 from ray_st.mining.pairs import Pairs
-from ray_st.util.extras import load_extra
+from ray_st.util.packages import load_extra
 from ray_st.util.search.top_k import Ranking, merge, rank
-from ray_st.util.sizes import check_at_least_one
+from ray_st.util.value_checks import check_at_least_one
 
 SHARD = 2**17
 """Documents searched at a time."""

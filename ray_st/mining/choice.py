@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ray_st.util.sizes import check_at_least_one
+from ray_st.util.value_checks import check_at_least_one
 
 STRATEGIES = ("top", "random")
 MARGIN_OVERSAMPLING = 10  # candidates searched per negative if limits on scores may remove some

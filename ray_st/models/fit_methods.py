@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ray_st.models.publishing import PublishedStack
 from ray_st.readers.input_example import InputExample
-from ray_st.util.ports import use
+from ray_st.util.lazy import use
 
 _LEARNING_RATE: Mapping[str, Any] = MappingProxyType({"lr": 2e-5})
 

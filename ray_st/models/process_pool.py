@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ray_st.models.text_encoding import EncodeOptions, deliver, length_batches, size_of, with_its_prompt
-from ray_st.util.ports import use
+from ray_st.util.lazy import use
 
 if TYPE_CHECKING:
     from ray_st.models.stack import Stack

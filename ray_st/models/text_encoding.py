@@ -20,7 +20,7 @@ from ray_st.models.module import ChecksInputs, UsesChat
 from ray_st.util.search.quantize import PRECISIONS, quantize_embeddings
 from ray_st.util.team import Team, hand, share_out
 from ray_st.util.tensors import batch_to_device, normalize_embeddings, to_numpy, truncate_embeddings
-from ray_st.util.unicode import lone_surrogate
+from ray_st.util.value_checks import lone_surrogate
 
 if TYPE_CHECKING:
     from ray_st.models.stack import Stack

@@ -11,7 +11,7 @@ from optuna.trial import BaseTrial
 from ray_st.study.space import Space
 from ray_st.study.trial_arguments import SpaceError
 from ray_st.util.names import did_you_mean
-from ray_st.util.number_checks import is_number
+from ray_st.util.value_checks import is_number
 
 _KEYS = ("low", "high", "step", "log", "choices", "when")
 

@@ -11,7 +11,7 @@ import optuna
 from transformers.trainer_utils import HPSearchBackend
 
 from ray_st.util.names import did_you_mean
-from ray_st.util.number_checks import is_whole
+from ray_st.util.value_checks import is_whole
 
 BACKENDS = ("ray", "optuna")
 SCHEDULERS = ("asha", "halving", "median", "hyperband", "pbt")

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from transformers import TrainingArguments
 
 from ray_st.util.names import did_you_mean
-from ray_st.util.number_checks import is_whole
+from ray_st.util.value_checks import is_whole
 
 Args = TypeVar("Args", bound=TrainingArguments)
 

@@ -13,7 +13,7 @@ from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 from ray_st.training_args import EvalOn
 from ray_st.util.events import notes
-from ray_st.util.uploads import check_kept
+from ray_st.util.filesystems import check_kept
 
 REFUSED = {
     "parallelism_config": "each worker runs the whole model; fsdp=True shards its weights",

@@ -15,9 +15,8 @@ from transformers.utils import ExplicitEnum
 from ray_st.training_args.effects import default_of
 from ray_st.training_args.grouped import GroupedArguments
 from ray_st.training_args.typed import check_types
-from ray_st.util.number_checks import is_number, is_whole
 from ray_st.util.secrets import placeholder
-from ray_st.util.shared_words import COLLISIONS
+from ray_st.util.value_checks import check_collisions, is_number, is_whole
 
 _FOLLOW_METRICS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 _DEFAULT_IF_NONE = ("eval_delay", "ddp_timeout", "include_num_input_tokens_seen")  # documented as optional
@@ -217,8 +216,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         """
         check_types(self, SentenceTransformerTrainingArguments)
         super().check()
-        if self.collisions not in COLLISIONS:
-            raise ValueError(f"collisions must be one of {list(COLLISIONS)}; got {self.collisions!r}.")
+        check_collisions(self.collisions)
         self._check_sizes()
         self._check_rates()
         self._check_tasks()

@@ -10,7 +10,7 @@ _SEARCH = "ray_st.util.search.semantic"
 _PARAPHRASES = "ray_st.util.search.paraphrases"
 
 _NAMES = {
-    "LoggingHandler": "ray_st.util.log_handler",
+    "LoggingHandler": "ray_st.util.screen",
     "batch_to_device": _TENSORS,
     "community_detection": "ray_st.util.search.communities",
     "cos_sim": _SIMILARITY,
@@ -18,7 +18,7 @@ _NAMES = {
     "euclidean_sim": _SIMILARITY,
     "http_get": "ray_st.util.http",
     "information_retrieval": _SEARCH,
-    "is_training_available": "ray_st.util.availability",
+    "is_training_available": "ray_st.util.packages",
     "manhattan_sim": _SIMILARITY,
     "mine_hard_negatives": "ray_st.mining.mine",
     "normalize_embeddings": _TENSORS,

@@ -6,7 +6,7 @@ import enum
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
 from functools import partial
-from types import CodeType, FunctionType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import xxhash
 _PLAIN = (str, bytes, bool, int, float, complex, type(None))
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """The digest of a value; equal for equal plain values, containers, arrays, tensors and functions.
 
     Other objects count only by class, because their attributes may differ between processes.
@@ -29,7 +29,7 @@ def digest(value: Any) -> str:
     return hashed.hexdigest()
 
 
-def _add(hashed: xxhash.xxh3_64, value: Any) -> None:
+def _add(hashed: xxhash.xxh3_64, value: object) -> None:
     for kind, add in _KINDS:
         if isinstance(value, kind):
             add(hashed, value)
@@ -37,7 +37,7 @@ def _add(hashed: xxhash.xxh3_64, value: Any) -> None:
     hashed.update(f"{type(value).__module__}.{type(value).__qualname__};".encode())
 
 
-def _add_plain(hashed: xxhash.xxh3_64, value: Any) -> None:
+def _add_plain(hashed: xxhash.xxh3_64, value: object) -> None:
     # Strings first, as they are by far the most frequent; the length prefix separates adjacent values.
     text = value if isinstance(value, str) else repr(value)
     encoded = text.encode("utf-8", "surrogatepass")
@@ -76,7 +76,7 @@ def _add_function(hashed: xxhash.xxh3_64, function: FunctionType) -> None:
         _add_items(hashed, [cell.cell_contents for cell in function.__closure__ or () if _is_data(cell)])
 
 
-def _is_data(cell: Any) -> bool:
+def _is_data(cell: CellType) -> bool:
     return isinstance(cell.cell_contents, (*_PLAIN, list, tuple, Mapping))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 OK = 0
@@ -96,3 +97,24 @@ class Moved(RuntimeError):
 
 class HangError(RuntimeError):
     """Ranks waited for each other for too long; the message says where to find their stack traces."""
+
+
+@dataclass(frozen=True)
+class Hang:
+    """A rank that makes no progress.
+
+    Args:
+        rank: Its rank.
+        step: The current or next step.
+        phase: Its current activity: ``step``, ``data``, or ``other``.
+        waited_s: Seconds without progress.
+    """
+
+    rank: int
+    step: int
+    phase: str
+    waited_s: float
+
+    def __str__(self) -> str:
+        doing = {"step": "in", "data": "waiting for the data of"}.get(self.phase, "beside")
+        return f"rank {self.rank} has made no progress for {self.waited_s:.0f} s, {doing} step {self.step}"

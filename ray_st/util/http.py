@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from http.client import HTTPException
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, BinaryIO
 from urllib import request
 from urllib.parse import urlsplit
 
@@ -46,7 +46,7 @@ def http_get(url: str, path: str | Path) -> None:
         raise OSError(f"{url} was not downloaded to {path}: {error}") from error
 
 
-def _copy(response: Any, file: BinaryIO, name: str) -> None:
+def _copy(response: HTTPResponse, file: BinaryIO, name: str) -> None:
     length = response.headers.get("Content-Length")
     total = None if length is None else int(length)
     with tqdm(total=total, unit="B", unit_scale=True, desc=name, leave=False) as bar:
@@ -60,7 +60,9 @@ def _copy(response: Any, file: BinaryIO, name: str) -> None:
 class Redirections(request.HTTPRedirectHandler):
     """Follows redirects, except those from https to http."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+    def redirect_request(
+        self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> request.Request | None:
         """The next request; see :meth:`urllib.request.HTTPRedirectHandler.redirect_request`."""
         if urlsplit(newurl).scheme not in {"https", req.type}:
             raise OSError(f"it is redirected to {newurl}")

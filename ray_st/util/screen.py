@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from ray_st.util.events import send_to
+
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[io.TextIOBase]
+else:
+    _StreamHandler = logging.StreamHandler  # not generic before Python 3.11
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Screen:
     """Shows lines on standard output, above the bar if there is one. Safe to use from several threads."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
+        self._bar: tqdm[Any] | None = None
         self._lock = threading.Lock()
 
     def show(self, item: str | BarMove) -> None:
@@ -121,3 +128,64 @@ class SentBar:
     def _move(self, closed: bool = False) -> None:
         self._last = time.monotonic()
         self._send(BarMove(self._step, self._total, self._text, closed))
+
+
+class LineStream(io.TextIOBase):
+    r"""Collects written text and passes on each line without its line end.
+
+    If a line is overwritten repeatedly (``\r``, as by progress bars), only its last version is passed on.
+    Safe to write to from several threads.
+
+    Args:
+        take: Called with each line.
+    """
+
+    def __init__(self, take: Callable[[str], object]) -> None:
+        super().__init__()
+        self._take = take
+        self._rest = ""
+        self._lock = threading.RLock()
+
+    def writable(self) -> bool:
+        """Always true."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Adds text; passes on the lines that it completes."""
+        with self._lock:
+            *lines, self._rest = (self._rest + text.replace("\r\n", "\n")).split("\n")
+            for line in lines:
+                self._take(_last_version(line))
+        return len(text)
+
+    def close(self) -> None:
+        """Passes on an incomplete last line."""
+        with self._lock:
+            rest, self._rest = self._rest, ""
+            if rest:
+                self._take(_last_version(rest))
+        super().close()
+
+
+def _last_version(line: str) -> str:
+    return line.rstrip("\r").rpartition("\r")[2]
+
+
+class _AboveBars(io.TextIOBase):
+    """A stream whose lines appear above tqdm's progress bars."""
+
+    def write(self, text: str) -> int:
+        tqdm.write(text, end="")
+        return len(text)
+
+
+class LoggingHandler(_StreamHandler):
+    """Writes records to standard output, above progress bars.
+
+    Args:
+        level: Minimum level of the records to write.
+    """
+
+    def __init__(self, level: int | str = logging.NOTSET) -> None:
+        super().__init__(_AboveBars())
+        self.setLevel(level)

@@ -20,7 +20,7 @@ def placeholder(name: str) -> str:
     return f"<{name.upper()}>"
 
 
-def without_secrets(value: Any, name: str = "") -> Any:
+def without_secrets(value: object, name: str = "") -> Any:
     """A copy in which texts whose names mark them as secret are replaced by placeholders.
 
     Args:
@@ -28,14 +28,13 @@ def without_secrets(value: Any, name: str = "") -> Any:
         name: Its name.
     """
     if isinstance(value, Mapping):
-        secret = _SECRET.search(name)  # then everything inside it is secret too
-        return {key: without_secrets(inner, name if secret else str(key)) for key, inner in value.items()}
+        return {key: without_secrets(inner, _name_inside(name, key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [without_secrets(inner, name) for inner in value]
     return placeholder(name) if isinstance(value, str) and value and _SECRET.search(name) else value
 
 
-def with_secrets(value: Any, current: Any, name: str = "") -> Any:
+def with_secrets(value: object, current: object, name: str = "") -> Any:
     """A copy of the output of :func:`without_secrets`, with the secrets of a live value of that structure.
 
     Args:
@@ -45,17 +44,18 @@ def with_secrets(value: Any, current: Any, name: str = "") -> Any:
     """
     if isinstance(value, Mapping):
         known = current if isinstance(current, Mapping) else {}
-        secret = _SECRET.search(name)
         return {
-            key: with_secrets(inner, known.get(key), name if secret else str(key))
-            for key, inner in value.items()
+            key: with_secrets(inner, known.get(key), _name_inside(name, key)) for key, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        rows = (
-            current
-            if isinstance(current, list | tuple) and len(current) == len(value)
-            else [None] * len(value)
-        )
+        rows = current if isinstance(current, list | tuple) else ()
+        if len(rows) != len(value):
+            rows = [None] * len(value)
         return [with_secrets(inner, row, name) for inner, row in zip(value, rows, strict=True)]
     hidden = isinstance(current, str) and _SECRET.search(name) and value == placeholder(name)
     return current if hidden else value
+
+
+def _name_inside(name: str, key: object) -> str:
+    """The name of a mapping's value: everything inside a secret is secret too."""
+    return name if _SECRET.search(name) else str(key)

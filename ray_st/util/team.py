@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,7 +22,7 @@ class Team(Protocol):
     def size(self) -> int:
         """Number of processes."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Result) -> list[Result]:
         """The values of all processes, in rank order; every process must call it.
 
         Args:
@@ -38,30 +38,36 @@ class Alone:
     rank: int = 0
     size: int = 1
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Result) -> list[Result]:
         """The value itself, as a list of one."""
         return [value]
 
 
-def team_of(model: Any) -> Team:
+@runtime_checkable
+class HasTeam(Protocol):
+    """A model whose work a team can share."""
+
+    team: Team
+
+
+def team_of(model: object) -> Team:
     """The team that shares a model's work: its ``team``, or ``Alone()`` if it has none.
 
     Args:
         model: Any model.
     """
-    team: Team = getattr(model, "team", Alone())
-    return team
+    return model.team if isinstance(model, HasTeam) else Alone()
 
 
 @contextmanager
-def in_team(model: Any, team: Team) -> Iterator[None]:
+def in_team(model: object, team: Team) -> Iterator[None]:
     """Makes a team share a model's work while the context is open.
 
     Args:
         model: A model with a ``team``; other models are left unchanged.
         team: The team that shares the work; ``Alone()`` for none.
     """
-    if not hasattr(model, "team"):
+    if not isinstance(model, HasTeam):
         yield
         return
     before = model.team

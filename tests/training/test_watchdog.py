@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainerCallback
 
 from ray_st.training.callbacks.watchdog import PATIENCE, Watchdog, at_rest, stacks
-from ray_st.util.hang import Hang
+from ray_st.util.endings import Hang
 
 QUIET = SimpleNamespace(should_log=False, should_evaluate=False, should_save=False)
 LOGGING = SimpleNamespace(should_log=True, should_evaluate=False, should_save=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from ray_st.util.filesystems import open_place
+from ray_st.util.filesystems import check_kept, open_place, upload_of
 
 
 def test_paths_and_uris_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +21,31 @@ def test_paths_and_uris_of_this_machine(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises((ValueError, OSError), match="nowhere"):
         open_place("nowhere://a/b")
+
+
+UPLOAD = Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_0a1b")
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        (UPLOAD, UPLOAD),
+        (UPLOAD / "outputs" / "r", UPLOAD),
+        ("/data/working_dir_files/out", None),
+        (UPLOAD.parent, None),
+        (f"s3://bucket{UPLOAD}/out", None),
+        ("outputs", None),
+    ],
+)
+def test_the_upload_of_a_path(path: str | Path, found: Path | None) -> None:
+    assert upload_of(path) == found
+
+
+def test_a_relative_path_counts_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = tmp_path.joinpath(*UPLOAD.parts[3:])
+    upload.mkdir(parents=True)
+    monkeypatch.chdir(upload)
+    assert upload_of("out") == upload
+    with pytest.raises(ValueError, match=r"output_dir 'out' lies in .*_ray_pkg_0a1b.*absolute path"):
+        check_kept("out", "output_dir")
+    check_kept(tmp_path, "output_dir")

@@ -18,6 +18,7 @@ import ray_st.models.tokenizer
 import ray_st.readers
 import ray_st.util
 from ray_st import losses
+from ray_st.util import lazy
 from ray_st.util.lazy import offer_module
 
 
@@ -132,3 +133,16 @@ def test_a_function_that_names_a_package_and_its_class_can_be_sent() -> None:
     assert cloudpickle.loads(cloudpickle.dumps(make)).__name__ == "make"
     module = sys.modules["ray_st.losses.CoSENTLoss"]
     assert pickle.loads(pickle.dumps(module)) is module
+
+
+def test_a_port_loads_its_provider_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "_PROVIDERS", {})
+    lazy.provide("number", "nowhere.at.all", "pi")
+    lazy.provide("number", "math", "pi")
+    assert lazy.use("number") == pytest.approx(3.14159, abs=1e-5)
+
+
+def test_the_root_package_provides_the_pool() -> None:
+    from ray_st.runtime.encode.encode_pool import start_pool
+
+    assert lazy.use("encode_pool") is start_pool

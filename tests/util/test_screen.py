@@ -1,10 +1,15 @@
 from __future__ import annotations
 
-import pytest
+import logging
+from typing import Any
 
+import pytest
+from tqdm import tqdm
+
+from ray_st import LoggingHandler
 from ray_st.util import screen
 from ray_st.util.events import notes
-from ray_st.util.screen import BarMove, Screen, SentBar, shown
+from ray_st.util.screen import BarMove, LineStream, Screen, SentBar, shown
 
 
 def test_lines_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,3 +69,44 @@ def test_events_of_this_process_stand_above_the_bar(capsys: pytest.CaptureFixtur
         notes.info("a line")
     notes.info("after it")
     assert capsys.readouterr().out == "a line\nafter it\n"
+
+
+@pytest.mark.parametrize(
+    ("written", "lines"),
+    [
+        (["one\n"], ["one"]),
+        (["on", "e\ntwo\nthr", "ee"], ["one", "two", "three"]),
+        (["\n\n"], ["", ""]),
+        (["1 of 9\r2 of 9\r", "9 of 9\n"], ["9 of 9"]),
+        (["as on Windows\r\n"], ["as on Windows"]),
+        (["over\rand"], ["and"]),
+        ([], []),
+    ],
+)
+def test_lines(written: list[str], lines: list[str]) -> None:
+    taken: list[str] = []
+    with LineStream(taken.append) as stream:
+        for text in written:
+            assert stream.write(text) == len(text)
+    assert taken == lines
+
+
+def test_print_and_logging_write_to_it() -> None:
+    taken: list[str] = []
+    with LineStream(taken.append) as stream:
+        print("some", "words", file=stream, flush=True)
+        handler = logging.StreamHandler(stream)
+        handler.emit(logging.makeLogRecord({"msg": "a record", "levelno": logging.WARNING}))
+    assert taken == ["some words", "a record"]
+
+
+def test_records_appear_above_a_bar(capsys: Any) -> None:
+    logger = logging.Logger("rows")
+    handler = LoggingHandler(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    with tqdm(total=2, file=None) as bar:
+        logger.info("half of %d", 2)
+        logger.debug("not this")
+        bar.update()
+    assert capsys.readouterr().out == "INFO half of 2\n"

@@ -14,7 +14,7 @@ from ray_st.data.sources.part import Part
 from ray_st.data.sources.row_records import Record, gather, infer, sample, value_size
 from ray_st.data.sources.source import Chunk, Limits
 from ray_st.data.sources.source_kinds import first_double, from_values, pick, plain, type_of_values
-from ray_st.util.unicode import lone_surrogate
+from ray_st.util.value_checks import lone_surrogate
 
 PART_ROWS = 65_536
 """Number of rows in a part of an in-memory table."""

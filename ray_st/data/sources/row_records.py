@@ -12,7 +12,7 @@ import pyarrow as pa
 from ray_st.data.sources.errors import BadRow, Report, SourceError, shown, snippet
 from ray_st.data.sources.source import Chunk, Limits
 from ray_st.data.sources.source_kinds import Converted
-from ray_st.util.unicode import lone_surrogate
+from ray_st.util.value_checks import lone_surrogate
 
 SAMPLE_ROWS = 1000
 """Number of first rows of a text file, query or stream from which column types are inferred."""

@@ -16,7 +16,7 @@ from ray_st.data.column_spec import LABEL_COLUMNS
 from ray_st.data.sources.errors import SourceError
 from ray_st.util.arrow import is_list, is_number, is_text
 from ray_st.util.names import did_you_mean
-from ray_st.util.number_checks import is_whole
+from ray_st.util.value_checks import is_whole
 
 Converted = tuple[pa.Array, list[int]]
 """Values as a column, with null for each that cannot be converted, and the positions of those."""

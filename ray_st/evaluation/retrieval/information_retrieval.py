@@ -19,9 +19,9 @@ from ray_st.evaluation.metrics.at_k import Ranks, title
 from ray_st.evaluation.retrieval.blocks import merge_found, own_blocks, search, text_lengths
 from ray_st.similarity_functions import SimilarityFunction
 from ray_st.util.search.top_k import Ranking, ScoreFunction
-from ray_st.util.sizes import check_at_least_one
 from ray_st.util.team import Alone, Team, in_team, team_of
 from ray_st.util.tensors import to_rows
+from ray_st.util.value_checks import check_at_least_one
 
 logger = logging.getLogger(__name__)
 

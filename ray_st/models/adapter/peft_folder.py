@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from ray_st.models.folder_files import WEIGHTS, WEIGHTS_INDEX, ModelFolderError, read_json, write_json
 from ray_st.models.model_hub import source_of
-from ray_st.util.versions import check_misfits
+from ray_st.util.packages import check_misfits
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

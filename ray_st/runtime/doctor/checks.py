@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ray_st.runtime.doctor.access import CLUSTER, addresses, authentication, hosts, ports, tls, token_files
 from ray_st.runtime.doctor.findings import ERROR, NOTE, WARNING, Finding, Node
 from ray_st.runtime.doctor.node import PACKAGES
-from ray_st.util.versions import misfits
+from ray_st.util.packages import misfits
 
 MAX_SKEW_S = 2.0
 """Seconds by which clocks may differ: S3 signatures tolerate minutes, lease and checkpoint ages less."""

@@ -19,8 +19,7 @@ import ray
 from ray.exceptions import RayError
 
 from ray_st.util.events import LOG_FORMAT, relayed, send_records_to, set_context
-from ray_st.util.line_stream import LineStream
-from ray_st.util.screen import BarMove, Screen, SentBar
+from ray_st.util.screen import BarMove, LineStream, Screen, SentBar
 from ray_st.util.screen import shown as screen_shown
 from ray_st.world import World
 

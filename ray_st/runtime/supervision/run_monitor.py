@@ -19,7 +19,7 @@ from ray.actor import ActorHandle
 
 from ray_st.runtime.supervision.ray_metrics import count
 from ray_st.util.booked import Booked
-from ray_st.util.hang import Hang
+from ray_st.util.endings import Hang
 from ray_st.util.screen import BarMove
 
 POLL_S = 20.0

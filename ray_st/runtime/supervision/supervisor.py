@@ -31,9 +31,8 @@ from ray_st.training.callbacks.watchdog import STEP_LIMIT_S, Watchdog, stacks
 from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.worker_context import WorkerContext
-from ray_st.util.endings import HangError, Moved, Why
+from ray_st.util.endings import Hang, HangError, Moved, Why
 from ray_st.util.events import event, set_context, speaks_json
-from ray_st.util.hang import Hang
 
 STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
 """Environment variable of the driver: seconds without progress after which a step counts as hung."""

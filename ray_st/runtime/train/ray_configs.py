@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from ray_st.util.number_checks import is_whole
+from ray_st.util.value_checks import is_whole
 
 SCALING_KEYS = (
     "num_workers",

@@ -12,8 +12,8 @@ from transformers import Trainer
 from ray_st.runtime.supervision.supervisor import write_stacks
 from ray_st.training.callbacks.watchdog import Watchdog
 from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.util.endings import Hang
 from ray_st.util.events import event
-from ray_st.util.hang import Hang
 
 HANG = "hang"
 """Key of a report's text of a hang."""

@@ -10,7 +10,7 @@ from ray import tune
 from ray.train import ScalingConfig
 
 from ray_st.runtime.train.launch import resolve_scaling, workers_of
-from ray_st.util.number_checks import is_number
+from ray_st.util.value_checks import is_number
 
 _DRIVER_BYTES = 1_000_000  # Ray refuses a placement group of nothing
 

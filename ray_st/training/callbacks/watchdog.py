@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ray_st.util.hang import Hang
+from ray_st.util.endings import Hang
 
 STEP_LIMIT_S = 300.0
 """Maximum seconds for a step, or for waiting for its data."""

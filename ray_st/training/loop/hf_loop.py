@@ -67,7 +67,7 @@ from ray_st.training.strategies.strategy import Parts, make_strategy, note_on_fs
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
-from ray_st.util.uploads import upload_of
+from ray_st.util.filesystems import upload_of
 from ray_st.world import World
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import trange
 
-from ray_st.util.sizes import check_at_least_one
 from ray_st.util.tensors import Embeddings, normalize_embeddings, to_rows
+from ray_st.util.value_checks import check_at_least_one
 
 
 def community_detection(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ray_st.util.search.top_k import Ranking, ScoreFunction, merge, rank
 from ray_st.util.similarity import cos_sim
-from ray_st.util.sizes import check_at_least_one
 from ray_st.util.team import Alone, Team, team_of
 from ray_st.util.tensors import Embeddings, to_rows
+from ray_st.util.value_checks import check_at_least_one
 
 Pair = list[float | int]
 """The score of two texts and their numbers, the lower number first."""

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from ray_st.util.extras import load_extra
+from ray_st.util.packages import load_extra
 from ray_st.util.search.quantize import as_array, find_ranges, quantize_embeddings, restore
-from ray_st.util.sizes import check_at_least_one
+from ray_st.util.value_checks import check_at_least_one
 
 if TYPE_CHECKING:
     from ray_st.util.tensors import Embeddings

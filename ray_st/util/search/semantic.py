@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ray_st.util.search.top_k import SCORES_AT_ONCE, Ranking, ScoreFunction, merge, rank
 from ray_st.util.similarity import cos_sim
-from ray_st.util.sizes import check_at_least_one
 from ray_st.util.tensors import Embeddings, to_rows
+from ray_st.util.value_checks import check_at_least_one
 
 Hit = dict[str, int | float]
 """A search result: ``corpus_id`` (its number in the corpus) and ``score``."""

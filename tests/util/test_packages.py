@@ -3,8 +3,18 @@ from __future__ import annotations
 import pytest
 
 from ray_st.models.adapter.peft_folder import load_peft
-from ray_st.util import versions
-from ray_st.util.versions import check_misfits, misfits
+from ray_st.util import is_training_available, packages
+from ray_st.util.packages import check_misfits, misfits
+
+
+@pytest.mark.parametrize("missing", [None, "accelerate", "datasets"])
+def test_both_packages_are_needed(missing: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == missing else object())
+    assert is_training_available() is (missing is None)
+
+
+def test_here_they_are() -> None:
+    assert is_training_available()
 
 
 @pytest.mark.parametrize(
@@ -32,11 +42,11 @@ def test_transformers_and_peft(transformers: str, peft: str | None, fits: bool) 
 
 def test_what_is_installed_here_fits() -> None:
     assert misfits() == []
-    assert versions.installed("no-such-package") is None
+    assert packages.installed("no-such-package") is None
 
 
 def test_a_package_is_refused_before_it_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "misfits", lambda: [("transformers 9 does not work with peft 0", "cure")])
+    monkeypatch.setattr(packages, "misfits", lambda: [("transformers 9 does not work with peft 0", "cure")])
     check_misfits("torch")
     with pytest.raises(ImportError, match="transformers 9 does not work with peft 0: cure"):
         load_peft()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_st.util.number_checks import is_number, is_whole
+from ray_st.util.value_checks import is_number, is_whole
 
 
 @pytest.mark.parametrize(

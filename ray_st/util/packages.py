@@ -1,12 +1,40 @@
-"""Pairs of installed packages known not to work together, reported before they fail obscurely."""
+"""Installed packages: optional ones, and pairs that are known not to work together."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from importlib.util import find_spec
+from types import ModuleType
 
 from packaging.specifiers import SpecifierSet
+
+
+def is_training_available() -> bool:
+    """Whether the packages for training are installed: accelerate and datasets."""
+    return all(find_spec(package) is not None for package in ("accelerate", "datasets"))
+
+
+def load_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Imports a module of a package that one of ray_st's extras installs.
+
+    Args:
+        module: Name of the module.
+        extra: The extra that includes it.
+        purpose: What needs it, for the error message.
+
+    Raises:
+        ImportError: If it is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{purpose} needs {module.partition('.')[0]}, which is not installed: pip install "
+            f"'ray-st[{extra}]'."
+        ) from error
 
 
 @dataclass(frozen=True)

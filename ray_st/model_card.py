@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray_st.util.lazy import lazy_module
 
 _NAMES = {
-    "SentenceTransformerModelCardCallback": "ray_st.training.callbacks.card_callback",
+    "SentenceTransformerModelCardCallback": "ray_st.training.callbacks.run_description",
     "SentenceTransformerModelCardData": "ray_st.models.card.model_card_data",
 }
 

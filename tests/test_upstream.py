@@ -301,13 +301,7 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "ExportableState": "class",
     },
     "transformers.trainer_callback.CallbackHandler": {
-        "on_epoch_end": "(args, state, control, **kwargs)",
-        "on_evaluate": "(args, state, control, metrics, **kwargs)",
-        "on_log": "(args, state, control, logs, **kwargs)",
-        "on_save": "(args, state, control, **kwargs)",
-        "on_step_end": "(args, state, control, **kwargs)",
-        "on_substep_end": "(args, state, control, **kwargs)",
-        "on_train_begin": "(args, state, control, **kwargs)",
+        "call_event": "(event, args, state, control, **kwargs)",
     },
     "transformers.trainer_pt_utils": {
         "safe_globals": "()",

@@ -14,7 +14,7 @@ from transformers.trainer_utils import number_of_arguments
 
 from ray_st.study.drawn_trial import DrawnTrial
 from ray_st.study.trial_arguments import with_values
-from ray_st.training.callbacks.trial_runs import TrialRuns
+from ray_st.training.callbacks.trackers import TrialRuns
 from ray_st.training.data.run_data import RunData
 from ray_st.training.data.sampler_factory import SamplerMethods
 from ray_st.training.family import Family

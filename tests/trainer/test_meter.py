@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from ray_st.training.callbacks.goodput import Goodput
 from ray_st.training.callbacks.stop_consensus import StopConsensus
-from ray_st.training.callbacks.throughput import PARTS, Throughput
+from ray_st.training.callbacks.throughput import PARTS, Goodput, Throughput
 from ray_st.util.booked import Booked
 from ray_st.util.endings import StopRequest
 
@@ -34,7 +33,7 @@ def measured(make: Any, sent: Any, fresh_accelerator: None, tmp_path: Path) -> t
     arguments = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 2}
     trainer = sent(make(arguments=arguments, eval_dataset=make().train_dataset))
     sink, booked = Recorded(), Booked()
-    roll_call = StopConsensus(trainer, StopRequest(), pace=lambda: meter.pace(), every_s=0.0)
+    roll_call = StopConsensus(trainer.worker, StopRequest(), pace=lambda: meter.pace(), every_s=0.0)
     tally = Goodput(1000.0, booked.total_at, booked.book, lambda: 1100.0)
     meter = Throughput(trainer, sink, lambda: roll_call.skew, tally, wall=lambda: 1100.0)
     trainer.add_callback(meter)

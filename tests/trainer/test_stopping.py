@@ -28,7 +28,7 @@ class AskAt(TrainerCallback):
 
 def watched(trainer: Any, step: int, why: Why, **options: Any) -> StopConsensus:
     wish = StopRequest()
-    roll_call = StopConsensus(trainer, wish, every_s=0.0, **options)
+    roll_call = StopConsensus(trainer.worker, wish, every_s=0.0, **options)
     trainer.add_callback(AskAt(wish, step, why))
     trainer.add_callback(roll_call)
     return roll_call
@@ -106,7 +106,9 @@ def test_a_node_that_is_taken_away_is_asked_for_at_each_call(
 ) -> None:
     answers = iter([False, True])
     trainer = sent(make())
-    trainer.add_callback(StopConsensus(trainer, StopRequest(), preempted=lambda: next(answers), every_s=0.0))
+    trainer.add_callback(
+        StopConsensus(trainer.worker, StopRequest(), preempted=lambda: next(answers), every_s=0.0)
+    )
     with pytest.raises(Moved) as raised:
         trainer.train()
     assert raised.value.why is Why.PREEMPTED
@@ -117,7 +119,9 @@ def test_calls_are_as_far_apart_as_asked_for(make: Any, sent: Any, fresh_acceler
     calls: list[bool] = []
     trainer = sent(make(arguments=LONG))
     trainer.add_callback(
-        StopConsensus(trainer, StopRequest(), preempted=lambda: bool(calls.append(True)), every_s=3600.0)
+        StopConsensus(
+            trainer.worker, StopRequest(), preempted=lambda: bool(calls.append(True)), every_s=3600.0
+        )
     )
     trainer.train()
     assert len(calls) == 1, "the first step tells the pace"

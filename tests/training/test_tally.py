@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_st.training.callbacks.goodput import Goodput
+from ray_st.training.callbacks.throughput import Goodput
 from ray_st.util.booked import Booked
 
 

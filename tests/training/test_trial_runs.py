@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ray_st.training.callbacks.trial_runs import TrialRuns
+from ray_st.training.callbacks.trackers import TrialRuns
 
 
 class Module:

@@ -22,11 +22,9 @@ from ray_st.runtime.cluster.connection import NODE_ID
 from ray_st.runtime.supervision.ray_callbacks import CatchSigterm, HearOfLosses, wish
 from ray_st.runtime.supervision.ray_metrics import RunMetrics
 from ray_st.runtime.supervision.run_monitor import MonitorUpdate, RunMonitor
-from ray_st.training.callbacks.event_report import EventReport
-from ray_st.training.callbacks.goodput import Goodput
-from ray_st.training.callbacks.progress_report import ProgressReport
+from ray_st.training.callbacks.progress_report import EventReport, ProgressReport
 from ray_st.training.callbacks.stop_consensus import StopConsensus
-from ray_st.training.callbacks.throughput import Throughput
+from ray_st.training.callbacks.throughput import Goodput, Throughput
 from ray_st.training.callbacks.watchdog import STEP_LIMIT_S, Watchdog, stacks
 from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.store import CheckpointStore
@@ -169,9 +167,10 @@ def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor)
     tally = Goodput(
         oversight.started, lambda step: ray.get(monitor.total_at.remote(step)), monitor.book.remote
     )
-    roll_call = StopConsensus(trainer, wish, _a_node_is_taken, lambda: meter.pace())
+    roll_call = StopConsensus(trainer.worker, wish, _a_node_is_taken, lambda: meter.pace())
     meter = Throughput(trainer, figures, lambda: roll_call.skew, tally)
-    for callback in (watchdog, meter, EventReport(trainer), roll_call):  # the last one may end the run
+    events = EventReport(lambda: trainer.checkpointer.newest)
+    for callback in (watchdog, meter, events, roll_call):  # the last one may end the run
         trainer.add_callback(callback)
     ray.get(monitor.enter.remote(rank, ray.get_runtime_context().current_actor))
     if place.world.is_first:

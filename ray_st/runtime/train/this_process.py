@@ -19,8 +19,7 @@ from ray_st.data.batch_source import MemoryBatchSource
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.data.ingest import BLOCK_ROWS, open_source
 from ray_st.runtime.train.worker import carry_out
-from ray_st.training.callbacks.event_report import EventReport
-from ray_st.training.callbacks.progress_report import ProgressReport
+from ray_st.training.callbacks.progress_report import EventReport, ProgressReport
 from ray_st.training.callbacks.stop_consensus import StopConsensus
 from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
@@ -116,7 +115,8 @@ def _attended(trainer: Any, lease: Lease | None) -> Iterator[StopSignals]:
     if speaks_json():
         trainer.remove_callback(ProgressReport)
         event("run.started", f"run {folder.rpartition('/')[2]} in {folder}", folder=folder)
-    trainer.add_callback(EventReport(trainer))
-    trainer.add_callback(StopConsensus(trainer, wish, every_s=0.0))  # there are no other ranks to wait for
+    trainer.add_callback(EventReport(lambda: trainer.checkpointer.newest))
+    # There are no other ranks to wait for.
+    trainer.add_callback(StopConsensus(trainer.worker, wish, every_s=0.0))
     with signals.taken():
         yield signals

@@ -9,13 +9,14 @@ numbers, at each step only if a user's callback has a hook that is called in eac
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from types import MethodType
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl
-from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import CallbackHandler
 
 from ray_st.training.distributed import collectives
 
@@ -47,11 +48,8 @@ def acts_in_steps(callback: TrainerCallback) -> bool:
     Args:
         callback: The callback; hooks may also be set on the instance.
     """
-    hooks = ((name, getattr(callback, name, None)) for name in IN_STEPS)
-    return any(
-        hook is not None and getattr(hook, "__func__", hook) is not vars(TrainerCallback)[name]
-        for name, hook in hooks
-    )
+    base = vars(TrainerCallback)
+    return any(getattr(callback, name) != MethodType(base[name], callback) for name in IN_STEPS)
 
 
 class ConsensusHandler(CallbackHandler):
@@ -63,81 +61,64 @@ class ConsensusHandler(CallbackHandler):
     """
 
     def __init__(self, handler: CallbackHandler, trainer: Trainer) -> None:
-        super().__init__(
-            [DefaultFlowCallback],
-            handler.model,
-            handler.processing_class,
-            handler.optimizer,
-            handler.lr_scheduler,
-        )
-        self.callbacks = handler.callbacks
+        vars(self).update(vars(handler))  # its constructor would add, and check, each callback again
         self._trainer = trainer
         self._asked = self._in_steps = False
         self._held = TrainerControl()
 
-    def agreed(self, control: TrainerControl) -> TrainerControl:
-        """The union of the ranks' flags, if a user's callback may have set one; every rank must call it."""
+    def synchronize(self, control: TrainerControl) -> None:
+        """Sets the union of the ranks' flags, if a user's callback may have set one; every rank must call it."""
         if not self._asked:
-            return control
-        held, self._held = dataclasses.asdict(self._held), TrainerControl()
-        flags = {name: flag or held[name] for name, flag in dataclasses.asdict(control).items()}
+            return
+        held, self._held = asdict(self._held), TrainerControl()
+        flags = {name: flag or held[name] for name, flag in asdict(control).items()}
         mine = torch.tensor([int(flag) for flag in flags.values()], device=self._trainer.args.device)
-        for name, ranks in zip(flags, collectives.sum_over_ranks(mine).tolist(), strict=True):
-            setattr(control, name, ranks > 0)
-        return control
+        ranks = collectives.sum_over_ranks(mine).tolist()
+        vars(control).update({name: count > 0 for name, count in zip(flags, ranks, strict=True)})
 
-    def _hold(self, control: TrainerControl, *names: str) -> TrainerControl:
+    def _hold(self, control: TrainerControl, *names: str) -> None:
         """Holds flags back until ranks agree."""
-        for name in names if self._asked else ():
-            setattr(self._held, name, getattr(self._held, name) or getattr(control, name))
-            setattr(control, name, False)
+        if self._asked:
+            flags = asdict(control)
+            self._held = replace(self._held, **{name: True for name in names if flags[name]})
+            vars(control).update(dict.fromkeys(names, False))
+
+    def call_event(
+        self,
+        event: str,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> TrainerControl:
+        """Calls a hook of every callback; then flags are synchronized, or deferred to a later hook."""
+        before = control.should_evaluate, control.should_save
+        if event == "on_log":
+            control.should_evaluate = control.should_save = False
+        control = super().call_event(event, args, state, control, **kwargs)
+        match event:
+            case "on_train_begin":
+                self._find_users(args.device)
+            case "on_substep_end":  # until the end of the step, other ranks wait for this rank's gradient
+                self._hold(control, "should_epoch_stop", "should_training_stop")
+            case "on_log":  # a single rank may log alone, and the loop would act immediately
+                self._hold(control, "should_evaluate", "should_save")
+                control.should_evaluate |= before[0]
+                control.should_save |= before[1]
+            case "on_epoch_end" | "on_evaluate" | "on_save":
+                self.synchronize(control)
+            case "on_step_end" if self._in_steps:
+                self.synchronize(control)
         return control
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
+    def _find_users(self, device: torch.device) -> None:
         """Determines, equally on all ranks, whether there is anything to synchronize."""
-        control = super().on_train_begin(args, state, control)
         own = [callback for callback in self.callbacks if of_users(type(callback))]
         subclass = of_users(type(self._trainer))
-        mine = torch.tensor(
-            [subclass or bool(own), subclass or any(map(acts_in_steps, own))], device=args.device
-        )
+        mine = torch.tensor([subclass or bool(own), subclass or any(map(acts_in_steps, own))], device=device)
         if collectives.current_world().size > 1:
             asked, in_steps = collectives.sum_over_ranks(mine.int()).tolist()
             self._asked, self._in_steps = asked > 0, in_steps > 0
-        return control
-
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Defers a stop to the end of the step: until then, other ranks wait for this rank's gradient."""
-        control = super().on_substep_end(args, state, control)
-        return self._hold(control, "should_epoch_stop", "should_training_stop")
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> TrainerControl:
-        """Defers requests: a single rank may log alone, and the loop would act immediately."""
-        before = control.should_evaluate, control.should_save
-        control.should_evaluate = control.should_save = False
-        control = self._hold(super().on_log(args, state, control, logs), "should_evaluate", "should_save")
-        control.should_evaluate |= before[0]
-        control.should_save |= before[1]
-        return control
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Synchronizes the flags after a step."""
-        control = super().on_step_end(args, state, control)
-        return self.agreed(control) if self._in_steps else control
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Synchronizes the flags after an epoch."""
-        return self.agreed(super().on_epoch_end(args, state, control))
-
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
-    ) -> TrainerControl:
-        """Synchronizes the flags after an evaluation, in which all ranks take part."""
-        return self.agreed(super().on_evaluate(args, state, control, metrics))
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> TrainerControl:
-        """Synchronizes the flags after a checkpoint."""
-        return self.agreed(super().on_save(args, state, control))
 
 
 def agree_after_log(trainer: Trainer, act: Callable[[], None]) -> None:
@@ -158,5 +139,5 @@ def agree_after_log(trainer: Trainer, act: Callable[[], None]) -> None:
         control = trainer.control
         control.should_evaluate |= wanted[0]
         control.should_save |= wanted[1]
-        trainer.control = handler.agreed(control)
+        handler.synchronize(control)
     act()

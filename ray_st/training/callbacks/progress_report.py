@@ -1,4 +1,4 @@
-"""Progress of a run for the user: a bar on a terminal, plain lines in a job's log."""
+"""What the first rank reports of a run: a bar on a terminal, plain lines in a job's log, events."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.training.callbacks.run_header import computing
+from ray_st.util.events import event, speaks_json
 
 
 class Bar(Protocol):
@@ -57,7 +58,7 @@ class ProgressReport(TrainerCallback):
             return
         self._start = self._last = time.monotonic()
         self._first_step = self._seen = state.global_step
-        batch = getattr(args, "global_train_batch_size", None)
+        batch = vars(args).get("global_train_batch_size")  # transformers' own arguments lack it
         batch = batch or args.per_device_train_batch_size * args.world_size
         self._global_batch = batch * args.gradient_accumulation_steps
         from_where = f"going on after step {state.global_step} of" if state.global_step else "training for"
@@ -91,7 +92,7 @@ class ProgressReport(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: dict[str, Any] | None = None,
+        logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         """Stores the loss; writes everything else (evaluations, final metrics) as a line."""
@@ -105,8 +106,8 @@ class ProgressReport(TrainerCallback):
                 f"  mean loss {logs.get('train_loss', 0):.4f}"
             )
         else:
-            figures = "  ".join(f"{key} {_short(value)}" for key, value in logs.items() if key != "epoch")
-            self._write(f"step {state.global_step}/{state.max_steps}  {figures}")
+            metrics = "  ".join(f"{key} {_short(value)}" for key, value in logs.items() if key != "epoch")
+            self._write(f"step {state.global_step}/{state.max_steps}  {metrics}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -117,5 +118,48 @@ class ProgressReport(TrainerCallback):
             self._bar = None
 
 
-def _short(value: Any) -> str:
+def _short(value: float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class EventReport(TrainerCallback):
+    """Logs checkpoints, and metrics where logs are JSON; in text logs, the progress report shows metrics.
+
+    Args:
+        newest: Returns the step of the newest checkpoint that was written.
+    """
+
+    def __init__(self, newest: Callable[[], int]) -> None:
+        self._newest = newest
+        self._last = time.monotonic()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Logs the metrics."""
+        self._last = time.monotonic()
+        if logs and state.is_world_process_zero and speaks_json():
+            code = "eval.figures" if any(name.startswith("eval_") for name in logs) else "train.figures"
+            event(code, f"step {state.global_step}/{state.max_steps}", step=state.global_step, figures=logs)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Records when a checkpoint may begin."""
+        self._last = time.monotonic()
+
+    on_evaluate = on_step_end
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Logs a checkpoint."""
+        if state.is_world_process_zero and self._newest() == state.global_step:
+            seconds = round(time.monotonic() - self._last, 3)
+            message = f"step {state.global_step}/{state.max_steps}  checkpoint written"
+            event("checkpoint.written", message, step=state.global_step, seconds=seconds)

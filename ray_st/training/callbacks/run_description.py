@@ -6,12 +6,12 @@ import importlib.metadata
 import platform
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 import torch
 from torch import nn
-from transformers import TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st._version import __version__
 from ray_st.data.located import read_located
@@ -240,3 +240,46 @@ def note_records(
 
 def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+
+
+# ---- the documented callback ----
+
+
+class NotesRuns(Protocol):
+    """The part of a trainer that concerns its model card."""
+
+    card_defaults: Mapping[str, Any] | None
+
+
+class SentenceTransformerModelCardCallback(TrainerCallback):
+    """Records a trainer's runs in its model card, as every trainer does by default.
+
+    For scripts that override ``add_model_card_callback`` as in later releases: they add this callback and
+    call its ``on_init_end``.
+
+    Args:
+        default_args_dict: Default training arguments; the card lists those that differ.
+    """
+
+    def __init__(self, default_args_dict: Mapping[str, Any]) -> None:
+        self.default_args_dict = default_args_dict
+
+    def on_init_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        trainer: NotesRuns | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Makes the trainer record its runs.
+
+        Args:
+            args: Part of transformers' interface.
+            state: Likewise.
+            control: Likewise.
+            trainer: The trainer; without it nothing happens.
+            **kwargs: Likewise, such as the model.
+        """
+        if trainer is not None:
+            trainer.card_defaults = self.default_args_dict

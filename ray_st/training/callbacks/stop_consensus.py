@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.training.distributed import collectives
+from ray_st.training.worker_context import WorkerContext
 from ray_st.util.endings import Interrupted, Moved, StopRequest, Why
 from ray_st.util.events import event, speaks_json
 
 EVERY_S = 2.0
 """Seconds between two exchanges; at least one step."""
-
 
 REASONS = {
     Why.LEAVE: "a worker was told to end",
@@ -32,8 +32,8 @@ class StopConsensus(TrainerCallback):
     one reduction of a few numbers.
 
     Args:
-        trainer: The worker's trainer.
-        wish: This process's stop request.
+        context: The worker's context.
+        request: This process's stop request.
         preempted: Whether a node of the run is being preempted; every rank calls it equally often.
         pace: Returns this rank's seconds of forward computation since the last call.
         every_s: Seconds between two exchanges.
@@ -44,50 +44,56 @@ class StopConsensus(TrainerCallback):
 
     def __init__(
         self,
-        trainer: Any,
-        wish: StopRequest,
+        context: WorkerContext,
+        request: StopRequest,
         preempted: Callable[[], bool] = bool,
         pace: Callable[[], float] = float,
         every_s: float = EVERY_S,
     ) -> None:
-        self._trainer, self._wish, self._preempted, self._pace = trainer, wish, preempted, pace
+        self._context, self._request, self._preempted, self._pace = context, request, preempted, pace
         self._every_s = every_s
         self._next = self._last_step = 0
         self._last = 0.0
         self._agreed = Why.GO_ON
         self.skew = 1.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Schedules the first exchange at the end of the first step."""
         self._agreed = Why.GO_ON
         self._last_step, self._next = state.global_step, state.global_step + 1
         self._last = time.monotonic()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Exchanges requests when due; if the ranks agree to stop, requests a save and no evaluation."""
         step = state.global_step
         if step < self._next or step >= state.max_steps:
             return
-        self._agreed = self._call(step)
+        self._agreed = self._exchange(step, args.device)
         if self._agreed:
             control.should_save, control.should_evaluate = True, False
 
-    def _call(self, step: int) -> Why:
+    def _exchange(self, step: int, device: torch.device) -> Why:
         if self._preempted():
-            self._wish.ask(Why.PREEMPTED)
+            self._request.ask(Why.PREEMPTED)
         now = time.monotonic()
-        world, steps = self._trainer.worker.world, step - self._last_step
-        rows = torch.zeros(world.size, 3, device=self._trainer.args.device)
-        mine = (float(self._wish.why), (now - self._last) / steps, self._pace())
+        world, steps = self._context.world, step - self._last_step
+        rows = torch.zeros(world.size, 3, device=device)
+        mine = (float(self._request.why), (now - self._last) / steps, self._pace())
         rows[world.rank] = torch.tensor(mine)
-        wishes, seconds, forward = collectives.sum_over_ranks(rows).T.tolist()
+        reasons, seconds, forward = collectives.sum_over_ranks(rows).T.tolist()
         self._last, self._last_step = now, step
         self._next = step + max(1, int(self._every_s / max(max(seconds), 1e-3)))
         mean = sum(forward) / len(forward)
         self.skew = max(forward) / mean if mean > 0 else 1.0
-        return Why(int(max(wishes)))
+        return Why(int(max(reasons)))
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Stops after the checkpoint.
 
         Raises:
@@ -102,7 +108,7 @@ class StopConsensus(TrainerCallback):
             event("stop.saved", message, step=state.global_step, reason=self._agreed.name.lower())
         if self._agreed is Why.STOP:
             raise Interrupted(
-                f"{message}; its checkpoint is in {self._trainer.worker.store.path}: go on with "
+                f"{message}; its checkpoint is in {self._context.store.path}: go on with "
                 "train(resume_from_checkpoint=True), or ray-st train RUN.yaml --continue"
             )
         raise Moved(self._agreed, message)

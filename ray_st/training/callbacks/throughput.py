@@ -1,16 +1,21 @@
-"""Operational metrics of a run: time per part of a step, throughput, loss."""
+"""Operational metrics of a run: time per part of a step, throughput, loss, goodput."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from torch.utils.hooks import RemovableHandle
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ray_st.training.callbacks.goodput import Goodput
+from ray_st.models.module import skips_padding
+from ray_st.models.stack import Stack
+
+if TYPE_CHECKING:
+    from ray_st.training.loop.hf_loop import HfLoop
 
 PARTS = ("data", "forward", "backward", "optimizer", "rest")
 """The parts of a step: waiting for its data; the losses' forward passes; the backward passes, with the
@@ -25,6 +30,44 @@ class MetricSink(Protocol):
 
     def due(self) -> bool:
         """Whether throughput metrics are due."""
+
+
+class Goodput:
+    """Sums the seconds spent on steps and evaluations.
+
+    Work repeated after a restart is not counted twice: the sum resumes from its value at the checkpoint's
+    step.
+
+    Args:
+        started: When the run began, in seconds since 1970.
+        total_at: Returns the sum recorded at or before a step; records of later steps are dropped.
+        book: Records the sum at a step, outside this process.
+        wall: Returns the time in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        started: float,
+        total_at: Callable[[int], float],
+        book: Callable[[int, float], object],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._started, self._total_at, self._book, self._wall = started, total_at, book, wall
+        self._total = 0.0
+
+    def begin(self, step: int) -> None:
+        """Resumes from a step."""
+        self._total = self._total_at(step)
+
+    def add(self, step: int, seconds: float) -> float:
+        """Adds seconds spent up to a step.
+
+        Returns:
+            The sum as a share of the run's time, including restarts.
+        """
+        self._total += seconds
+        self._book(step, self._total)
+        return min(self._total / max(self._wall() - self._started, 1e-9), 1.0)
 
 
 class Throughput(TrainerCallback):
@@ -43,7 +86,7 @@ class Throughput(TrainerCallback):
 
     def __init__(
         self,
-        trainer: Any,
+        trainer: HfLoop,
         sink: MetricSink,
         skew: Callable[[], float],
         tally: Goodput,
@@ -51,7 +94,7 @@ class Throughput(TrainerCallback):
     ) -> None:
         self._trainer, self._sink, self._skew = trainer, sink, skew
         self._tally, self._wall = tally, wall
-        self._hooks: list[Any] = []
+        self._hooks: list[RemovableHandle] = []
         self._parts = dict.fromkeys(PARTS, 0.0)
         self._mark = self._since = self._forward_from = time.monotonic()
         self._step_forward = self._forward_since_call = self._well_spent = 0.0
@@ -65,49 +108,60 @@ class Throughput(TrainerCallback):
 
     # ---- the parts of a step ----
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Attaches hooks to the model wrapped for this training run."""
-        wrapped, first = self._trainer.model_wrapped, getattr(self._trainer.model, "first", None)
+        model, wrapped = self._trainer.model, self._trainer.model_wrapped
         self._hooks = [
             wrapped.register_forward_pre_hook(self._begin_forward),
             wrapped.register_forward_hook(self._end_forward),
         ]
-        if first is not None:
-            self._hooks.append(first.register_forward_pre_hook(self._count))
+        if isinstance(model, Stack):
+            self._hooks.append(model.first.register_forward_pre_hook(self._count))
         self._tally.begin(state.global_step)
         self._well_spent = 0.0
         self._mark = self._since = time.monotonic()
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Ends the time of waiting for data."""
         self._lap("data")
         self._step_forward = 0.0
 
-    def _begin_forward(self, module: nn.Module, inputs: Any) -> None:
+    def _begin_forward(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
         self._forward_from = time.monotonic()
 
-    def _end_forward(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _end_forward(self, module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         if module.training:
             self._step_forward += time.monotonic() - self._forward_from
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Ends the backward time, after gradients were clipped."""
         self._lap("backward")
         self._parts["backward"] -= self._step_forward
         self._parts["forward"] += self._step_forward
         self._forward_since_call += self._step_forward
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Ends the optimizer time."""
         self._lap("optimizer")
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Ends a step; reports its metrics when due."""
         self._lap("rest")
         self._steps += 1
-        self._rows += sum(len(batch) for batch in self._trainer.train_step.used)
+        assert self._trainer.train_step is not None, "it has just made a step"
+        self._rows += sum(map(len, self._trainer.train_step.used))
         if self._sink.due():
-            self._hand_on(state)
+            self._report(state)
 
     def _lap(self, part: str) -> None:
         self._parts[part] += self._spend()
@@ -119,19 +173,19 @@ class Throughput(TrainerCallback):
         self._well_spent += seconds
         return seconds
 
-    def _count(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _count(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
         """Counts tokens, with and without padding. Counts stay on the device and are read when due."""
         mask = inputs[0].get("attention_mask") if inputs and isinstance(inputs[0], Mapping) else None
         if mask is None or not torch.is_grad_enabled():  # evaluations, and a gradient cache's first pass
             return
         real = mask.sum()
-        whole = real if getattr(module, "without_padding", False) else torch.full_like(real, mask.numel())
+        whole = real if skips_padding(module) else torch.full_like(real, mask.numel())
         counted = torch.stack([real, whole])
         self._tokens = counted if self._tokens is None else self._tokens + counted
 
     # ---- metrics ----
 
-    def _hand_on(self, state: Any) -> None:
+    def _report(self, state: TrainerState) -> None:
         now = time.monotonic()
         seconds, steps = max(now - self._since, 1e-9), self._steps
         in_steps = sum(self._parts.values())
@@ -151,12 +205,19 @@ class Throughput(TrainerCallback):
         self._parts = dict.fromkeys(PARTS, 0.0)
         self._since, self._steps, self._rows, self._tokens = now, 0, 0, None
 
-    def _book(self, state: Any) -> None:
+    def _book(self, state: TrainerState) -> None:
         ratio = self._tally.add(state.global_step, self._well_spent)
         self._well_spent = 0.0
         self._sink.set("st_train_effective_time_ratio", ratio)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Reports the loss and the metrics of an evaluation."""
         self._spend()
         if not state.is_world_process_zero or not logs:
@@ -169,11 +230,15 @@ class Throughput(TrainerCallback):
             if name.startswith("eval_") and isinstance(value, (int, float)):
                 self._sink.set("st_eval", float(value), metric=name)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Counts an evaluation as productive time, not as waiting for data."""
         self._spend()
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Reports when the newest checkpoint was written, and how long it took."""
         seconds, self._mark = time.monotonic() - self._mark, time.monotonic()
         if state.is_world_process_zero:
@@ -182,10 +247,12 @@ class Throughput(TrainerCallback):
             self._sink.set("st_checkpoint_step", state.global_step)
             self._book(state)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Reports the remaining metrics and detaches from the model."""
         if self._steps:
-            self._hand_on(state)
+            self._report(state)
         for hook in self._hooks:
             hook.remove()
         self._hooks = []

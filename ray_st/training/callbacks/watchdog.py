@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.util.endings import Hang
 
@@ -77,41 +77,45 @@ class Watchdog(TrainerCallback):
     def _beat(self, phase: str, step: int) -> None:
         self._seen = time.monotonic(), phase, step
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Records progress at the start of training."""
         self._beat("other", state.global_step + 1)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Records that a step begins."""
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Records that a step begins, or that one of its batches is done."""
         self._beat("step", state.global_step + 1)
 
-    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Records that part of a step is done."""
-        self._beat("step", state.global_step + 1)
+    on_substep_end = on_step_begin
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Records that a step is done; next is loading data, unless other work is due."""
         self._steps += 1
         busy = control.should_evaluate or control.should_save
         self._beat("other" if busy else "data", state.global_step + 1)
 
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Records that an evaluation batch is done."""
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Records that a batch of an evaluation, an evaluation, or an epoch is done."""
         self._beat("other", state.global_step)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Records that an evaluation is done."""
-        self._beat("other", state.global_step)
+    on_evaluate = on_epoch_end = on_prediction_step
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Records that a checkpoint is done."""
         self._beat("data", state.global_step + 1)
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Records the end of an epoch, after which plans are made."""
-        self._beat("other", state.global_step)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Stops watching at the end of training."""
         self._seen = None
 

@@ -28,9 +28,8 @@ from ray_st.training.async_eval.client import AWAITED, AsyncEvaluation, as_of, c
 from ray_st.training.async_eval.protocol import EvalResult
 from ray_st.training.callbacks.callback_consensus import ConsensusHandler, agree_after_log
 from ray_st.training.callbacks.hub_upload import CheckpointUpload
-from ray_st.training.callbacks.loop_callback import LoopCallback
+from ray_st.training.callbacks.loop_callback import LoopCallback, SampleLogWriter
 from ray_st.training.callbacks.run_description import note_records, note_surroundings
-from ray_st.training.callbacks.sample_log_writer import SampleLogWriter
 from ray_st.training.callbacks.tracked_run import TrackedRun
 from ray_st.training.callbacks.trackers import Tracker, make_trackers
 from ray_st.training.checkpoint.callback_states import export_callbacks, restore_callbacks, save_state

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_type_hints
 
 from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import ExplicitEnum
 
 from ray_st.training_args.effects import default_of
 from ray_st.training_args.grouped import GroupedArguments
-from ray_st.training_args.typed import check_types
-from ray_st.util.secrets import placeholder
+from ray_st.util.secrets import placeholder, without_secrets
+from ray_st.util.type_checks import PYTHON_WORDS, Hint, fits, options_of, type_name
 from ray_st.util.value_checks import check_collisions, is_number, is_whole
 
 _FOLLOW_METRICS = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
@@ -28,6 +30,10 @@ _OUR_MAPPINGS = [
     "learning_rate_mapping",
     "router_mapping",
 ]
+_LOOSELY_TYPED = {"fsdp"}  # documented with more types than its annotation has
+
+
+_Choice = TypeVar("_Choice", bound=ExplicitEnum)
 
 
 class BatchSamplers(ExplicitEnum):
@@ -189,22 +195,18 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
 
     def __post_init__(self) -> None:
         """Completes and validates the arguments."""
-        for name in _DEFAULT_IF_NONE:
-            if getattr(self, name) is None:
-                setattr(self, name, default_of(self, name))
-        check_types(self, SentenceTransformerTrainingArguments)
+        given = vars(self)
+        given.update({name: default_of(self, name) for name in _DEFAULT_IF_NONE if given[name] is None})
+        self._check_types()
         self.batch_sampler = _named_or_callable(BatchSamplers, self.batch_sampler)
         self.multi_dataset_batch_sampler = _named_or_callable(
             MultiDatasetBatchSamplers, self.multi_dataset_batch_sampler
         )
         self.bad_rows = BadRows(self.bad_rows)
         self.eval_on = EvalOn(self.eval_on)
-        for name in (
-            "hub_token",
-            "push_to_hub_token",
-        ):  # arguments that were saved with a placeholder and read back
-            if getattr(self, name) == placeholder(name):
-                setattr(self, name, None)
+        # Arguments that were saved have placeholders in place of secrets.
+        tokens = ("hub_token", "push_to_hub_token")
+        given.update({name: None for name in tokens if given[name] == placeholder(name)})
         self.report_to = "all" if self.report_to is None else self.report_to
         super().__post_init__()
 
@@ -214,7 +216,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         Raises:
             ValueError: If one is invalid, or some contradict each other.
         """
-        check_types(self, SentenceTransformerTrainingArguments)
+        self._check_types()
         super().check()
         check_collisions(self.collisions)
         self._check_sizes()
@@ -222,12 +224,21 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         self._check_tasks()
         self._check_background()
 
+    def _check_types(self) -> None:
+        """Rejects values of the wrong type by name: transformers would fail much later, or not at all."""
+        for name, hint in _plain_hints().items():
+            value = vars(self)[name]
+            if not fits(value, hint):
+                shown = without_secrets({name: repr(value)})[name]
+                wanted = type_name(hint, PYTHON_WORDS)
+                raise ValueError(f"{name} must be {wanted}; got {shown} ({type(value).__name__}).")
+
     def _check_sizes(self) -> None:
         if not isinstance(self.prompts, Mapping | str | None):
             raise ValueError(f"prompts must be a text, or a dict of texts; got {self.prompts!r}.")
         for name in _OUR_MAPPINGS[1:]:
-            if not isinstance(getattr(self, name), Mapping | None):
-                raise ValueError(f"{name} must be a dict, or one as JSON; got {getattr(self, name)!r}.")
+            if not isinstance(given := vars(self)[name], Mapping | None):
+                raise ValueError(f"{name} must be a dict, or one as JSON; got {given!r}.")
         sizes = {"global_train_batch_size": self.global_train_batch_size, **(self.dataset_batch_sizes or {})}
         for name, size in {**sizes, "window_bytes": self.window_bytes}.items():
             if size is not None and not is_whole(size, least=1):
@@ -279,7 +290,8 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     @property
     def groups_by_length(self) -> bool:
         """Whether batches hold rows of similar length."""
-        return str(getattr(self, "train_sampling_strategy", "")) == "group_by_length"
+        # Not all releases of transformers have this argument.
+        return bool(vars(self).get("train_sampling_strategy") == "group_by_length")
 
     def global_batch_sizes(self, world_size: int, datasets: Sequence[str]) -> dict[str, int]:
         """Rows of a global batch of each training dataset.
@@ -291,8 +303,9 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         Raises:
             ValueError: If sizes or weights name unknown datasets, or if weights do not cover all datasets.
         """
-        for option in ("dataset_batch_sizes", "dataset_weights"):
-            unknown = set(getattr(self, option) or {}) - set(datasets)
+        options = {"dataset_batch_sizes": self.dataset_batch_sizes, "dataset_weights": self.dataset_weights}
+        for option, given in options.items():
+            unknown = set(given or {}) - set(datasets)
             if unknown:
                 raise ValueError(
                     f"{option} names {sorted(unknown)}; the training datasets are {list(datasets)}."
@@ -320,12 +333,23 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
 
     @property
     def _splits_batches(self) -> bool:
-        return bool(getattr(self.accelerator_config, "split_batches", False))
+        config: object = self.accelerator_config
+        return isinstance(config, AcceleratorConfig) and config.split_batches
 
     def _global_batch(self, world_size: int) -> int:
         workers = 1 if self._splits_batches else world_size
         return self.global_train_batch_size or self.per_device_train_batch_size * workers
 
 
-def _named_or_callable(kind: type[ExplicitEnum], value: Any) -> Any:
-    return value if callable(value) and not isinstance(value, (str, kind)) else kind(value)
+@cache
+def _plain_hints() -> dict[str, Hint]:
+    """The annotation of each argument that is a number, a text or a boolean."""
+    hints = get_type_hints(SentenceTransformerTrainingArguments)
+    names = {field.name for field in fields(SentenceTransformerTrainingArguments)} - _LOOSELY_TYPED
+    return {name: hints[name] for name in names if set(options_of(hints[name])) <= set(PYTHON_WORDS)}
+
+
+def _named_or_callable(
+    kind: type[_Choice], value: _Choice | str | Callable[..., Any]
+) -> _Choice | Callable[..., Any]:
+    return value if callable(value) else kind(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from dataclasses import dataclass
@@ -11,38 +10,38 @@ from types import MappingProxyType
 from typing import Annotated, Any, get_type_hints
 
 from transformers import IntervalStrategy
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from ray_st.training_args.effects import Becomes, Does, Effect, Kept, Unused, apply_effects
 from ray_st.training_args.idle import IDLE, warn_of_idle_settings
 from ray_st.training_args.placed import PlacedArguments
+from ray_st.training_args.sharding_options import read_config
 
 _AMP = ("amp", "cuda_amp", "cpu_amp")
 
 
-def _wrap_by_size(args: Any, rows: int) -> None:
+def _wrap_by_size(args: DroppedArguments, rows: int) -> None:
     _configure_fsdp(args, min_num_params=rows, auto_wrap_policy="SIZE_BASED_WRAP")
 
 
-def _wrap_layers(args: Any, layer: str) -> None:
+def _wrap_layers(args: DroppedArguments, layer: str) -> None:
     _configure_fsdp(args, transformer_layer_cls_to_wrap=[layer])
 
 
-def _configure_fsdp(args: Any, **settings: Any) -> None:
+def _configure_fsdp(args: DroppedArguments, **settings: object) -> None:
     if not args.fsdp:
         warnings.warn(f"{sorted(settings)} have no effect without fsdp=True.", UserWarning, stacklevel=8)
     args.fsdp_config = _merged("fsdp_config", args.fsdp_config, settings)
 
 
-def _split_batches(args: Any, split: bool) -> None:
+def _split_batches(args: DroppedArguments, split: bool) -> None:
     config = args.accelerator_config
-    known = config.to_dict() if hasattr(config, "to_dict") else config
+    known = config.to_dict() if isinstance(config, AcceleratorConfig) else config
     args.accelerator_config = _merged("accelerator_config", known, {"split_batches": split})
 
 
-def _merged(name: str, config: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(config, str):
-        config = json.loads(config if config.startswith("{") else Path(config).read_text())
-    merged = dict(config or {})
+def _merged(name: str, config: dict[str, Any] | str | None, settings: dict[str, object]) -> dict[str, Any]:
+    merged = dict(read_config(config or {}))
     for key, value in settings.items():
         if merged.get(key) not in (None, False, 0, value):
             raise ValueError(
@@ -52,28 +51,27 @@ def _merged(name: str, config: Any, settings: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _own_repository(args: Any, organization: str) -> None:
+def _own_repository(args: DroppedArguments, organization: str) -> None:
     name = args.hub_model_id or Path(args.output_dir or "trainer_output").name
     owner, _, rest = name.rpartition("/")
     if owner not in ("", organization):
         raise ValueError(
             f"push_to_hub_organization={organization!r} and hub_model_id={name!r} contradict each other. "
-            "Give "
-            f"hub_model_id={f'{organization}/{rest}'!r} alone."
+            f"Give hub_model_id={f'{organization}/{rest}'!r} alone."
         )
     args.hub_model_id = f"{organization}/{rest}"
 
 
-def _include_inputs(args: Any, include: bool) -> None:
+def _include_inputs(args: DroppedArguments, include: bool) -> None:
     args.include_for_metrics = sorted({*args.include_for_metrics, "inputs"})
 
 
-def _count_tokens(args: Any, count: bool) -> None:
+def _count_tokens(args: DroppedArguments, count: bool) -> None:
     if args.include_num_input_tokens_seen in ("no", False):
         args.include_num_input_tokens_seen = "all"
 
 
-def _debug_tpu(args: Any, debug: bool) -> None:
+def _debug_tpu(args: DroppedArguments, debug: bool) -> None:
     given = args.debug or ""
     words = given.split() if isinstance(given, str) else [str(word.value) for word in given]
     args.debug = " ".join(sorted({*words, "tpu_metrics_debug"}))
@@ -169,7 +167,7 @@ class DroppedArguments(PlacedArguments):
             warnings.warn("fsdp_config has no effect without fsdp=True.", UserWarning, stacklevel=4)
         apply_effects(self, {**EFFECTS, **IDLE})
         super().__post_init__()
-        warn_of_idle_settings(self.accelerator_config)
+        warn_of_idle_settings(vars(self.accelerator_config))
 
     def get_warmup_steps(self, num_training_steps: int) -> int:
         """Number of steps over which the learning rate rises.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Mapping
 
 from ray_st.training_args.effects import Effect, Unused
 
@@ -22,8 +22,7 @@ IDLE: dict[str, Effect] = {
     "length_column_name": Unused("lengths are those of the encoded texts; leave it out"),
     "train_sampling_strategy": Unused(
         'rows come in random order, or grouped by length with "group_by_length"; for another order, use a '
-        "batch_sampler "
-        "of your own",
+        "batch_sampler of your own",
         ("group_by_length",),
     ),
     "save_on_each_node": Unused(
@@ -50,14 +49,13 @@ _IDLE_SETTINGS = {
 """Keys of ``accelerator_config`` that configure accelerate's loaders, with their defaults."""
 
 
-def warn_of_idle_settings(config: Any) -> None:
+def warn_of_idle_settings(config: Mapping[str, object]) -> None:
     """Warns of settings in ``accelerator_config`` that have no effect because batches come from Ray.
 
     Args:
-        config: The configuration, as completed by transformers.
+        config: The settings by name, as completed by transformers.
     """
-    given = {name: getattr(config, name, default) for name, default in _IDLE_SETTINGS.items()}
-    idle = [name for name, default in _IDLE_SETTINGS.items() if given[name] != default]
+    idle = [name for name, default in _IDLE_SETTINGS.items() if config.get(name, default) != default]
     if idle:
         warnings.warn(
             f"accelerator_config: {idle} have no effect, as batches do not come from accelerate's loaders.",

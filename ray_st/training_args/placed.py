@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from transformers import TrainingArguments
 
 from ray_st.training_args.sharding_options import check_deepspeed, check_sharding
-from ray_st.training_args.written import WrittenArguments
+from ray_st.util.secrets import without_secrets
 
 _OF_THE_PROCESS = (
     "_at_worker",
@@ -35,12 +37,12 @@ _OF_THE_DEVICE = {
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # transformers' callback reads it in place of args.logging_dir
 
 
-class PlacedArguments(WrittenArguments):
+class PlacedArguments(TrainingArguments):
     """transformers' arguments, except that :meth:`settle` determines the device, not the constructor.
 
     On the driver ``device`` is the CPU, ``n_gpu`` is 0, ``world_size`` 1 and ``process_index`` 0, whatever
     its machine has: the workers' machines may differ. Precision and compilation that need a GPU are checked
-    on the worker.
+    on the worker. As text for records and logs, secrets are hidden at every level instead of only at the top.
     """
 
     _at_worker = False
@@ -49,12 +51,11 @@ class PlacedArguments(WrittenArguments):
 
     def __post_init__(self) -> None:
         """Completes and validates the arguments."""
-        for name in (
-            "checkpointing",
-            "checkpointing_kwargs",
-        ):  # the documented names, without transformers' warning
-            if getattr(self, f"activation_{name}", "not in this release") is None:
-                setattr(self, f"activation_{name}", getattr(self, f"gradient_{name}"))
+        given = vars(self)
+        for name in ("checkpointing", "checkpointing_kwargs"):
+            # The documented names, without transformers' warning; not all releases have the newer ones.
+            if given.get(f"activation_{name}", "missing") is None:
+                given[f"activation_{name}"] = given[f"gradient_{name}"]
         if self.logging_dir is not None and "://" not in str(self.logging_dir):
             self.logging_dir = str(Path(self.logging_dir).expanduser().absolute())
         self.torch_compile |= self.torch_compile_mode is not None or self.torch_compile_backend is not None
@@ -81,7 +82,7 @@ class PlacedArguments(WrittenArguments):
 
     @contextmanager
     def _as_without_device(self) -> Iterator[None]:
-        given = {name: getattr(self, name) for name in _OF_THE_DEVICE}
+        given = {name: vars(self)[name] for name in _OF_THE_DEVICE}
         self.__dict__.update(_OF_THE_DEVICE)
         try:
             yield
@@ -132,3 +133,31 @@ class PlacedArguments(WrittenArguments):
         """Restores the values; :meth:`settle` determines the device."""
         self.__dict__.update(state)
         self.distributed_state = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments as plain values: enumerations by value, callables by name, secrets hidden.
+
+        The constructor accepts the result, unless it contains callables.
+        """
+        return {name: _plain(value) for name, value in without_secrets(super().to_dict()).items()}
+
+    def __str__(self) -> str:
+        lines = "".join(f"{name}={value!r},\n" for name, value in sorted(self.to_dict().items()))
+        return f"{type(self).__name__}(\n{lines})"
+
+    __repr__ = __str__
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keeps dataclass subclasses from generating a ``__repr__`` that shows secrets."""
+        super().__init_subclass__(**options)
+        cls.__repr__ = cls.__repr__  # type: ignore[method-assign]
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, Enum):
+        return value.value
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else value

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 BY_SIZE = "SIZE_BASED_WRAP"
 NOT_AT_ALL = "NO_WRAP"
@@ -34,13 +36,13 @@ _NOT_WITH_IT = {
 }
 
 
-def check_sharding(args: Any) -> None:
+def check_sharding(args: TrainingArguments) -> None:
     """Rejects unsupported settings of ``fsdp_config``, and arguments that cannot be combined with ``fsdp``.
 
     Its ``activation_checkpointing`` is moved to the argument of that name.
 
     Args:
-        args: Training arguments; their ``fsdp_config`` as completed by transformers.
+        args: Training arguments, as completed by transformers.
 
     Raises:
         ValueError: Naming the setting and what to do.
@@ -52,6 +54,7 @@ def check_sharding(args: Any) -> None:
             f"fsdp needs PyTorch {_PYTORCH} or later, as it reaches into FSDP2; found {torch.__version__}."
         )
     config = args.fsdp_config
+    assert isinstance(config, dict)
     for name in sorted(config):
         _check_setting(name, config[name])
     by_size = config.get("auto_wrap_policy") == BY_SIZE
@@ -61,9 +64,9 @@ def check_sharding(args: Any) -> None:
             "both or neither."
         )
     for name, why in _NOT_WITH_IT.items():
-        if getattr(args, name):
+        if vars(args)[name]:
             raise ValueError(f"{name} cannot be used with fsdp: {why}. Leave one of them out.")
-    optimizer = getattr(args.optim, "value", args.optim)
+    optimizer = OptimizerNames(args.optim).value
     if optimizer not in _OPTIMIZERS:
         raise ValueError(
             f'optim="{optimizer}" was never tried with fsdp, which gives an optimizer parts of the weights. '
@@ -71,10 +74,10 @@ def check_sharding(args: Any) -> None:
         )
     if config.get("activation_checkpointing"):
         names = ("activation_checkpointing", "gradient_checkpointing")  # the second in earlier releases
-        setattr(args, next(name for name in names if hasattr(args, name)), True)
+        vars(args)[next(name for name in names if name in vars(args))] = True
 
 
-def check_deepspeed(args: Any) -> None:
+def check_deepspeed(args: TrainingArguments) -> None:
     """Rejects settings that DeepSpeed does not support here; reads its config file, which workers may lack.
 
     Args:
@@ -92,10 +95,8 @@ def check_deepspeed(args: Any) -> None:
             "deepspeed needs the package deepspeed, here and on the workers: pip install deepspeed. Without "
             "it, fsdp=True shards weights, gradients and the optimizer's state."
         )
-    if isinstance(args.deepspeed, str):
-        given = args.deepspeed
-        args.deepspeed = json.loads(given if given.startswith("{") else Path(given).read_text())
-    stage = args.deepspeed.get("zero_optimization", {}).get("stage", 0)
+    args.deepspeed = config = read_config(args.deepspeed)
+    stage = config.get("zero_optimization", {}).get("stage", 0)
     if stage not in (0, 1, 2):
         raise ValueError(
             f"deepspeed: stage {stage} of ZeRO shards weights, which evaluations and checkpoints need whole. "
@@ -108,7 +109,15 @@ def check_deepspeed(args: Any) -> None:
         )
 
 
-def _check_setting(name: str, value: Any) -> None:
+def read_config(given: dict[str, Any] | str) -> dict[str, Any]:
+    """A configuration that may be given as JSON, or as the path of a JSON file."""
+    if not isinstance(given, str):
+        return given
+    settings: dict[str, Any] = json.loads(given if given.startswith("{") else Path(given).read_text())
+    return settings
+
+
+def _check_setting(name: str, value: object) -> None:
     if name in _SWITCHES and not isinstance(value, bool):
         raise ValueError(f"fsdp_config: {name} must be true or false; got {value!r}.")
     if name in _FIXED and value != _FIXED[name][0]:

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import IntervalStrategy, TrainerCallback, enable_full_determinism, set_seed
 from transformers.integrations.deepspeed import propagate_args_to_deepspeed
-from transformers.trainer_utils import PredictionOutput, TrainOutput
+from transformers.trainer_utils import HPSearchBackend, PredictionOutput, TrainOutput
 from transformers.utils.hub import hf_api
 
 from ray_st.data.column_spec import check_splits
@@ -78,6 +78,8 @@ from ray_st.util.names import either
 
 if TYPE_CHECKING:
     from ray_st.runtime.train.ray_configs import RunConfig, ScalingConfig
+    from ray_st.study.objective import Compute
+    from ray_st.study.space import GivenSpace
 
 _NO_DATASET = "none"
 Words = str | Sequence[str]
@@ -271,7 +273,10 @@ class ModelTrainer(HfLoop):
         trainer.context = context
         ModelTrainer.__init__(trainer, **options)
         vars(trainer).update(attributes)
-        trainer.travelled, trainer.brought = tuple(options["callbacks"]), tuple(attributes)
+        trainer.received_callbacks, trainer.received_attributes = (
+            tuple(options["callbacks"]),
+            tuple(attributes),
+        )
         return trainer
 
     def _settled(
@@ -479,11 +484,11 @@ class ModelTrainer(HfLoop):
 
     def hyperparameter_search(
         self,
-        hp_space: Any = None,
-        compute_objective: Any = None,
+        hp_space: GivenSpace = None,
+        compute_objective: Compute = None,
         n_trials: int = 20,
         direction: str | list[str] = "minimize",
-        backend: Any = None,
+        backend: str | HPSearchBackend | None = None,
         hp_name: Callable[[Any], str] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -741,7 +746,7 @@ class ModelTrainer(HfLoop):
     def spec(self) -> TrainerSpec:
         """What workers need to rebuild this trainer."""
         own_loader = type(self).get_train_dataloader is not ModelTrainer.get_train_dataloader
-        return describe(self, own_loader)
+        return describe(self, type(self), self.own_attributes(), own_loader)
 
     def _supply(self, make_specs: MakeSpecs, resume: str | bool | None = None) -> str | None:
         """Opens the data in a worker of the user's run; returns the checkpoint that training resumes from."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
-from ray_st.training_args import EvalOn
+from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
 from ray_st.util.filesystems import check_kept
 
-REFUSED = {
+UNSUPPORTED = {
     "parallelism_config": "each worker runs the whole model; fsdp=True shards its weights",
     "enable_jit_checkpoint": (
         "one worker alone cannot write a checkpoint when it is told to end; Ray restarts the run from the "
@@ -24,7 +24,7 @@ REFUSED = {
 }
 """Why an argument is rejected, and what to do instead, by argument name."""
 
-REFUSED_IN_PLACE = {
+UNSUPPORTED_IN_PLACE = {
     "ledger": "it is written by runs that the driver starts",
     "auto_find_batch_size": "the driver searches for it by starting a run for each size",
     "ddp_backend": "your TorchTrainer has made the process group; give it "
@@ -33,7 +33,7 @@ REFUSED_IN_PLACE = {
 """Why an argument is rejected inside a worker of the user's own run, by argument name."""
 
 _SEVERAL = "there is one process to run on. Give it two workers or more"
-REFUSED_WITHOUT_WORKERS = {
+UNSUPPORTED_WITHOUT_WORKERS = {
     "fsdp": _SEVERAL,
     "deepspeed": _SEVERAL,
     "fp16_full_eval": "it would cast the weights of the model that you hold",
@@ -42,7 +42,27 @@ REFUSED_WITHOUT_WORKERS = {
 """Why an argument is rejected if the run takes place in the driver's process, by argument name."""
 
 
-def check_arguments(args: Any) -> None:
+class Scaling(Protocol):
+    """What is read of Ray Train's ``ScalingConfig``; only runtime/ imports Ray."""
+
+    @property
+    def num_workers(self) -> object:
+        """Number of workers, or a range of it."""
+
+    @property
+    def use_gpu(self) -> object:
+        """Whether each has a GPU."""
+
+
+class Storing(Protocol):
+    """What is read of Ray Train's ``RunConfig``."""
+
+    @property
+    def storage_path(self) -> str | None:
+        """The folder of all runs."""
+
+
+def check_arguments(args: SentenceTransformerTrainingArguments) -> None:
     """Raises for arguments that would be ignored or fail on the workers.
 
     Args:
@@ -51,10 +71,12 @@ def check_arguments(args: Any) -> None:
     Raises:
         ValueError: Naming the argument and what to do instead.
     """
-    _refuse(args, REFUSED, "")
+    _check_unset(args, UNSUPPORTED, "")
 
 
-def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
+def check_in_place(
+    args: SentenceTransformerTrainingArguments, scaling_config: Scaling | None, run_config: Storing | None
+) -> None:
     """Raises for settings that cannot take effect inside a worker of the user's own run.
 
     Args:
@@ -71,10 +93,10 @@ def check_in_place(args: Any, scaling_config: Any, run_config: Any) -> None:
                 f"{name} has no effect inside a worker of Ray Train, which is running already: give it to "
                 "your TorchTrainer, or train on the driver."
             )
-    _refuse(args, REFUSED_IN_PLACE, " inside a worker of Ray Train")
+    _check_unset(args, UNSUPPORTED_IN_PLACE, " inside a worker of Ray Train")
 
 
-def check_without_workers(args: Any, scaling_config: Any) -> None:
+def check_without_workers(args: SentenceTransformerTrainingArguments, scaling_config: Scaling | None) -> None:
     """Raises for settings that a run in this process (``num_workers=0``) does not support.
 
     Args:
@@ -86,7 +108,7 @@ def check_without_workers(args: Any, scaling_config: Any) -> None:
     """
     if scaling_config is None or scaling_config.num_workers != 0:
         return
-    _refuse(args, REFUSED_WITHOUT_WORKERS, " without workers (num_workers=0)")
+    _check_unset(args, UNSUPPORTED_WITHOUT_WORKERS, " without workers (num_workers=0)")
     if args.eval_on == EvalOn.BACKGROUND:
         raise ValueError(
             'eval_on="background" evaluates in a process of a Ray cluster, and num_workers=0 trains in this '
@@ -99,7 +121,7 @@ def check_without_workers(args: Any, scaling_config: Any) -> None:
         )
 
 
-def check_outputs_last(args: Any, run_config: Any) -> None:
+def check_outputs_last(args: SentenceTransformerTrainingArguments, run_config: Storing | None) -> None:
     """Raises for output folders inside a Ray job's uploaded working directory, which Ray deletes.
 
     Args:
@@ -115,14 +137,14 @@ def check_outputs_last(args: Any, run_config: Any) -> None:
     )
     storage = None if run_config is None else run_config.storage_path
     if storage is None:
-        check_kept(args.output_dir, "output_dir", remedy)
+        check_kept(str(args.output_dir), "output_dir", remedy)
     else:
         check_kept(storage, "run_config.storage_path")
     if args.logging_dir is not None:
         check_kept(args.logging_dir, "logging_dir")
 
 
-def check_losses(args: Any, loss: LossOrLosses) -> None:
+def check_losses(args: SentenceTransformerTrainingArguments, loss: LossOrLosses) -> None:
     """Raises for losses that cannot train sharded weights.
 
     Args:
@@ -150,7 +172,7 @@ def check_losses(args: Any, loss: LossOrLosses) -> None:
             )
 
 
-def check_recomputation(args: Any, loss: LossOrLosses, workers: int) -> None:
+def check_recomputation(args: SentenceTransformerTrainingArguments, loss: LossOrLosses, workers: int) -> None:
     """Raises if reentrant recomputation of activations runs more than once per step.
 
     Reentrant means that activations are recomputed by a backward pass inside another one.
@@ -183,18 +205,18 @@ _REENTERS = (
 )
 
 
-def reenters(args: Any) -> bool:
+def reenters(args: SentenceTransformerTrainingArguments) -> bool:
     """Whether activations are recomputed by a backward pass inside another one."""
-    return _recomputes(args) and bool((args.gradient_checkpointing_kwargs or {}).get("use_reentrant"))
+    options = args.gradient_checkpointing_kwargs
+    return _recomputes(args) and isinstance(options, dict) and bool(options.get("use_reentrant"))
 
 
-def _recomputes(args: Any) -> bool:
-    return bool(
-        getattr(args, "activation_checkpointing", args.gradient_checkpointing)
-    )  # the name in newer releases
+def _recomputes(args: SentenceTransformerTrainingArguments) -> bool:
+    # The name in newer releases of transformers comes first.
+    return bool(vars(args).get("activation_checkpointing", args.gradient_checkpointing))
 
 
-def ready_twice(error: RuntimeError, args: Any) -> ValueError | None:
+def ready_twice(error: RuntimeError, args: SentenceTransformerTrainingArguments) -> ValueError | None:
     """The error to raise instead of a backward pass's, if a weight got its gradient twice.
 
     A restart would fail in the same way. Losses without a cache hit this if a batch takes more than one run
@@ -215,12 +237,12 @@ def ready_twice(error: RuntimeError, args: Any) -> ValueError | None:
     )
 
 
-def _is_cached(part: Any) -> bool:
+def _is_cached(part: nn.Module) -> bool:
     sizes = ("mini_batch_size", "mini_batch_num_tokens")
-    return any(getattr(part, name, None) is not None for name in sizes)
+    return any(vars(part).get(name) is not None for name in sizes)
 
 
-def note_kept_activations(args: Any, model: nn.Module) -> None:
+def note_kept_activations(args: SentenceTransformerTrainingArguments, model: nn.Module) -> None:
     """Logs if activations should be recomputed but the model does not support it.
 
     Args:
@@ -248,7 +270,9 @@ def make_folder(output_dir: str) -> None:
         ) from error
 
 
-def _refuse(args: Any, refused: Mapping[str, str], where: str) -> None:
-    for name, why in refused.items():
-        if getattr(args, name, None):
+def _check_unset(
+    args: SentenceTransformerTrainingArguments, unsupported: Mapping[str, str], where: str
+) -> None:
+    for name, why in unsupported.items():
+        if vars(args).get(name):
             raise ValueError(f"{name} cannot be used{where}: {why}. Leave {name} out.")

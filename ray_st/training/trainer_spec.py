@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 from ray_st.training.callbacks.progress_report import ProgressReport
@@ -62,7 +63,7 @@ class TrainerSpec:
         """Rebuilds the trainer in a worker."""
         args = copy.copy(self.options["args"])
         args.settle(str(context.store.local))
-        _acquaint(*self.options["optimizers"])
+        _let_schedule_see_steps(*self.options["optimizers"])
         trainer = self.kind.rebuilt(context, {**self.options, "args": args}, self.attributes)
         _restore(trainer, self.state)
         show_progress(trainer, self.removed)
@@ -82,16 +83,20 @@ class Trial:
     description: TrainerSpec
 
 
-def describe(trainer: Any, own_loader: bool) -> TrainerSpec:
+def describe(
+    trainer: HfLoop, kind: type[Rebuildable], attributes: dict[str, Any], own_loader: bool
+) -> TrainerSpec:
     """Describes a trainer in its current state.
 
     Args:
-        trainer: The driver's :class:`ray_st.model_trainer.ModelTrainer`.
+        trainer: The driver's trainer.
+        kind: Its class.
+        attributes: Attributes set by a subclass.
         own_loader: Whether a subclass creates the training batches itself, from the dataset.
     """
     kept = trainer.callback_handler.callbacks
     return TrainerSpec(
-        kind=type(trainer),
+        kind=kind,
         options={
             "model": trainer.model,
             "args": trainer.args,
@@ -107,7 +112,7 @@ def describe(trainer: Any, own_loader: bool) -> TrainerSpec:
             "preprocess_logits_for_metrics": trainer.preprocess_logits_for_metrics,
         },
         removed=[type(one) for one in trainer.default_callbacks if not any(one is other for other in kept)],
-        attributes=trainer.own_attributes(),
+        attributes=attributes,
         state=_written(trainer.state),
     )
 
@@ -118,12 +123,13 @@ def _written(state: TrainerState) -> str:
 
 def _restore(trainer: HfLoop, state: str) -> None:
     """Sets a trainer's state to that of another process, but with its own rank."""
-    own = ("is_local_process_zero", "is_world_process_zero")
-    ours = {name: getattr(trainer.state, name) for name in own}
-    trainer.state = TrainerState(**{**json.loads(state), **ours})
+    current = trainer.state
+    trainer.state = TrainerState(**json.loads(state))
+    trainer.state.is_local_process_zero = current.is_local_process_zero
+    trainer.state.is_world_process_zero = current.is_world_process_zero
 
 
-def show_progress(trainer: Any, removed: Sequence[type[TrainerCallback]] = ()) -> None:
+def show_progress(trainer: HfLoop, removed: Sequence[type[TrainerCallback]] = ()) -> None:
     """Replaces transformers' bar or printer on a worker with one suited to a cluster's log.
 
     Args:
@@ -138,7 +144,7 @@ def show_progress(trainer: Any, removed: Sequence[type[TrainerCallback]] = ()) -
         trainer.add_callback(ProgressReport(trainer.worker.open_bar, notes.info))
 
 
-def _acquaint(optimizer: Any, schedule: Any) -> None:
+def _let_schedule_see_steps(optimizer: Any, schedule: LRScheduler | None) -> None:
     """Lets a schedule see its optimizer's steps: torch's marker on the optimizer is not pickled."""
     if optimizer is None or schedule is None or hasattr(optimizer.step, "_wrapped_by_lr_sched"):
         return
@@ -153,7 +159,7 @@ def _acquaint(optimizer: Any, schedule: Any) -> None:
     optimizer.step = seen
 
 
-def train_task(trainer: Any, resume_from: str | None) -> RunResult:
+def train_task(trainer: HfLoop, resume_from: str | None) -> RunResult:
     """Trains in a worker and packs the result for the driver."""
     result = trainer.train(resume_from_checkpoint=resume_from)
     trainer.restore_types()
@@ -167,10 +173,10 @@ def train_task(trainer: Any, resume_from: str | None) -> RunResult:
     )
 
 
-def _noted(trainer: Any) -> dict[str, Any]:
+def _noted(trainer: HfLoop) -> dict[str, Any]:
     """What a task produces besides its result: callback attributes and the model's card."""
     return {
-        "callbacks": tuple(_sendable(callback.__dict__) for callback in trainer.travelled),
+        "callbacks": tuple(_sendable(vars(callback)) for callback in trainer.received_callbacks),
         "card": trainer.family.card(trainer.model),
     }
 
@@ -190,18 +196,19 @@ def _sendable(attributes: dict[str, Any]) -> dict[str, Any]:
     return sendable
 
 
-def evaluate_task(trainer: Any, resume_from: str | None, prefix: str = "eval") -> RunResult:
+def evaluate_task(trainer: HfLoop, resume_from: str | None, prefix: str = "eval") -> RunResult:
     """Evaluates in a worker."""
     metrics = trainer.evaluate(metric_key_prefix=prefix)
     return RunResult(result=metrics, state=_written(trainer.state), **_noted(trainer))
 
 
-def predict_task(trainer: Any, resume_from: str | None, prefix: str = "test") -> RunResult:
+def predict_task(trainer: HfLoop, resume_from: str | None, prefix: str = "test") -> RunResult:
     """Predicts in a worker."""
-    return RunResult(result=trainer.predict(None, metric_key_prefix=prefix), **_noted(trainer))
+    of_context: Any = None  # the worker's context holds the rows
+    return RunResult(result=trainer.predict(of_context, metric_key_prefix=prefix), **_noted(trainer))
 
 
-def take_over(trainer: Any, outcome: RunResult) -> None:
+def take_over(trainer: HfLoop, outcome: RunResult) -> None:
     """Updates the driver's trainer as if the task had run there.
 
     Args:
@@ -218,5 +225,5 @@ def take_over(trainer: Any, outcome: RunResult) -> None:
     if outcome.state:
         _restore(trainer, outcome.state)
     for callback, attributes in zip(trainer.own_callbacks(), outcome.callbacks, strict=True):
-        callback.__dict__.update(attributes)
-    trainer.__dict__.update(outcome.extras)
+        vars(callback).update(attributes)
+    vars(trainer).update(outcome.extras)

@@ -23,7 +23,7 @@ from ray_st.training.async_eval.protocol import (
     EvalRequest,
     EvalResult,
     SlicedBatchSource,
-    answer,
+    evaluate_request,
     sees_whole_batches,
     stand_in,
 )
@@ -89,17 +89,17 @@ class Desk:
     def known(self) -> Sequence[int]:
         return list(self.found)
 
-    def order(self, order: EvalRequest) -> None:
+    def request(self, order: EvalRequest) -> None:
         if order.step in self.found:
             return
         self.ordered.append(order)
         self.asked[order.step] = 0
         try:
-            self.found[order.step] = answer(self.trainer, order)
+            self.found[order.step] = evaluate_request(self.trainer, order)
         except ArithmeticError as error:
             self.found[order.step] = EvalResult(order.step, order.epoch, error=repr(error))
 
-    def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
+    def results(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
         there = sorted(step for step in steps if step in self.found)
         for step in there:
             self.asked[step] += 1

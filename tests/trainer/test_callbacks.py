@@ -104,7 +104,7 @@ def test_exported_states_are_restored_where_a_run_is_restarted(make: Any, sent: 
     if not restarted:
         running.worker.store.run_id = "another run"
     running.train(resume_from_checkpoint=str(store.fetch("checkpoint-2")))
-    counting, exporting = running.travelled
+    counting, exporting = running.received_callbacks
     assert (exporting.start, exporting.seen, counting.steps) == (5, [1, 2, 3], 1)
     assert [one for one in running.callback_handler.callbacks if isinstance(one, Exporting)] == [exporting]
 
@@ -122,7 +122,7 @@ def test_secrets_of_exported_states_are_not_written_and_come_back(make: Any, sen
         assert "sesame" not in written
     running = sent(make(callbacks=[Exporting(0, "new")], arguments=arguments))
     running.train(resume_from_checkpoint=str(checkpoint))
-    assert [running.travelled[0].start, running.travelled[0].api_key] == [5, "new"]
+    assert [running.received_callbacks[0].start, running.received_callbacks[0].api_key] == [5, "new"]
 
 
 def test_another_runs_states_are_left_alone_unless_asked_for(make: Any, sent: Any) -> None:
@@ -132,7 +132,7 @@ def test_another_runs_states_are_left_alone_unless_asked_for(make: Any, sent: An
     running = sent(make(callbacks=[Exporting], arguments=arguments))
     running.worker.store.run_id = "another run"
     running.train(resume_from_checkpoint=str(first.worker.store.fetch("checkpoint-2")))
-    assert running.travelled[0].seen == [3]
+    assert running.received_callbacks[0].seen == [3]
 
 
 def test_early_stopping_and_the_best_model(make: Any, sent: Any) -> None:

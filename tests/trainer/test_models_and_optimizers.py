@@ -252,5 +252,5 @@ class Noting(SentenceTransformerTrainer):
 def test_runs_are_noted_by_the_callback_of_later_releases(make: Any, sent: Any) -> None:
     trainer = make(Noting)
     assert trainer.card_defaults["learning_rate"] == 3.0
-    travelled = [type(callback) for callback in sent(trainer).travelled]
+    travelled = [type(callback) for callback in sent(trainer).received_callbacks]
     assert travelled == [SentenceTransformerModelCardCallback]

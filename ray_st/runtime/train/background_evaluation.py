@@ -16,7 +16,7 @@ from ray.train import ScalingConfig
 
 from ray_st.runtime.cluster.pickled_ref import PickledRef
 from ray_st.runtime.data.block_source import RayBatchSource
-from ray_st.training.async_eval.protocol import EvalRequest, EvalResult, answer, stand_in
+from ray_st.training.async_eval.protocol import EvalRequest, EvalResult, evaluate_request, stand_in
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.specs import TRAIN, eval_names
 from ray_st.training.worker_context import WorkerContext
@@ -87,10 +87,10 @@ class EvalWorker:
             self._trainer = run.build(place)
             stand_in(self._trainer, setting.ranks)
 
-    def answer(self, setting: EvalSetup, request: EvalRequest) -> EvalResult:
+    def evaluate(self, setting: EvalSetup, request: EvalRequest) -> EvalResult:
         """The metrics of the checkpoint of a step."""
         self.prepare(setting)
-        return answer(self._trainer, request)
+        return evaluate_request(self._trainer, request)
 
 
 class EvalRequestLog:
@@ -104,19 +104,19 @@ class EvalRequestLog:
     def __init__(self, evaluating: Any, setting: EvalSetup) -> None:
         self._evaluating, self._setting = evaluating, setting
         self._requested: dict[int, tuple[EvalRequest, Any]] = {}
-        # Runs while the workers start; an error surfaces with the first answer.
+        # Runs while the workers start; an error surfaces with the first result.
         evaluating.prepare.remote(setting)
 
     def known(self) -> list[int]:
         """The steps that were requested."""
         return sorted(self._requested)
 
-    def order(self, request: EvalRequest) -> None:
+    def request(self, request: EvalRequest) -> None:
         """Requests evaluation of a step, unless already requested."""
         if request.step not in self._requested:
-            self._requested[request.step] = request, self._evaluating.answer.remote(self._setting, request)
+            self._requested[request.step] = request, self._evaluating.evaluate.remote(self._setting, request)
 
-    def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
+    def results(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
         """The available results for some steps; blocks until there is at least one."""
         asked = [self._requested[step] for step in sorted(steps) if step in self._requested]
         references = [reference for _, reference in asked]
@@ -156,13 +156,13 @@ class RayEvalQueue:
         """The steps that were requested."""
         return ray.get(self._log.known.remote())
 
-    def order(self, request: EvalRequest) -> None:
+    def request(self, request: EvalRequest) -> None:
         """Requests evaluation of a step."""
-        ray.get(self._log.order.remote(request))
+        ray.get(self._log.request.remote(request))
 
-    def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
+    def results(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
         """The available results for some steps."""
-        return ray.get(self._log.answers.remote(list(steps), wait_s))
+        return ray.get(self._log.results.remote(list(steps), wait_s))
 
     def forget(self, after: int) -> None:
         """Drops requests and results of later steps."""

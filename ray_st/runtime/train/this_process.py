@@ -87,7 +87,7 @@ def launch(
         )
         trainer = run.build(place)
         # These are the user's own callbacks: their state need not be copied back.
-        callbacks, trainer.travelled = trainer.travelled, ()
+        callbacks, trainer.received_callbacks = trainer.received_callbacks, ()
         try:
             with _attended(trainer, lease) as signals:
                 outcome = carry_out(run, trainer, store)
@@ -96,7 +96,7 @@ def launch(
     return dataclasses.replace(
         outcome,
         callbacks=tuple(vars(callback) for callback in callbacks),
-        extras={name: vars(trainer)[name] for name in trainer.brought if name in vars(trainer)},
+        extras={name: vars(trainer)[name] for name in trainer.received_attributes if name in vars(trainer)},
         interrupted=signals.by_ctrl_c,
     )
 

@@ -92,7 +92,7 @@ class AsyncEvaluation:
                 )
                 continue
             if store is not None:
-                self._queue.order(EvalRequest(step, epoch, store))
+                self._queue.request(EvalRequest(step, epoch, store))
             kept[step] = epoch
         return kept
 
@@ -122,7 +122,7 @@ class AsyncEvaluation:
                 del self.awaited[step]
                 return
         if self._world.is_first:
-            self._queue.order(EvalRequest(step, self.awaited[step], store))
+            self._queue.request(EvalRequest(step, self.awaited[step], store))
 
     def _snapshot(self, step: int) -> bool:
         """Writes the current weights for the evaluating process; returns whether there was enough space."""
@@ -154,7 +154,7 @@ class AsyncEvaluation:
         """
         if not self.awaited:
             return
-        found = self._queue.answers(list(self.awaited), wait_s) if self._world.is_first else []
+        found = self._queue.results(list(self.awaited), wait_s) if self._world.is_first else []
         for result in collectives.broadcast_object(found):
             if result.error:
                 raise EvaluationError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -13,8 +13,12 @@ from torch import nn
 from ray_st.data.batch_source import BatchSource
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.plan import Indices, Plan
+from ray_st.losses.loss import Loss
 from ray_st.training.checkpoint.store import PREFIX, CheckpointStore
 from ray_st.world import World
+
+if TYPE_CHECKING:
+    from ray_st.training.loop.hf_loop import HfLoop
 
 SNAPSHOTS = "evaluating"
 """Folder, in the run's folder, of weights that are kept only until they are evaluated."""
@@ -63,10 +67,10 @@ class EvalQueue(Protocol):
     def known(self) -> Sequence[int]:
         """The steps that were requested."""
 
-    def order(self, request: EvalRequest) -> None:
+    def request(self, request: EvalRequest) -> None:
         """Requests a step's evaluation, after earlier requests; a known step is not evaluated again."""
 
-    def answers(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
+    def results(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
         """The available results for some steps, by step.
 
         Args:
@@ -116,7 +120,7 @@ class SlicedBatchSource:
         self._source.ahead(source, rows)
 
 
-def stand_in(trainer: Any, ranks: int) -> None:
+def stand_in(trainer: HfLoop, ranks: int) -> None:
     """Prepares a trainer that is alone in its process to compute the metrics of a run's ranks.
 
     Ranks compute losses on their shares of a batch, which matters to a loss that compares the rows of a
@@ -131,7 +135,7 @@ def stand_in(trainer: Any, ranks: int) -> None:
         trainer.worker,
         evals={
             name: source
-            if sees_whole_batches(_of_dataset(losses, name))
+            if sees_whole_batches(losses[name] if isinstance(losses, Mapping) else losses)
             else SlicedBatchSource(source, ranks)
             for name, source in trainer.worker.evals.items()
         },
@@ -144,17 +148,12 @@ def stand_in(trainer: Any, ranks: int) -> None:
 def sees_whole_batches(loss: nn.Module) -> bool:
     """Whether a loss on several ranks depends on the whole batch and not only on each rank's share."""
     return any(
-        getattr(part, "gather_across_devices", False) or getattr(part, "sums", False)
+        vars(part).get("gather_across_devices") or (isinstance(part, Loss) and part.sums)
         for part in loss.modules()
     )
 
 
-def _of_dataset(losses: Any, name: str) -> nn.Module:
-    found: nn.Module = losses[name] if isinstance(losses, Mapping) else losses
-    return found
-
-
-def answer(trainer: Any, request: EvalRequest) -> EvalResult:
+def evaluate_request(trainer: HfLoop, request: EvalRequest) -> EvalResult:
     """Computes the metrics of a step.
 
     Args:
@@ -166,12 +165,11 @@ def answer(trainer: Any, request: EvalRequest) -> EvalResult:
     """
     found = request.store.check(f"{PREFIX}{request.step}")
     trainer.load_checkpoint(str(request.store.fetch(found.name)))
-    trainer.state.global_step, trainer.state.epoch = request.step, request.epoch
-    trainer.state.log_history = []
+    state: Any = trainer.state  # transformers annotates `epoch` as a number
+    state.global_step, state.epoch, state.log_history = request.step, request.epoch, []
     trainer.evaluate()
     entries = [
-        {name: value for name, value in entry.items() if name != "step"}
-        for entry in trainer.state.log_history
+        {name: value for name, value in entry.items() if name != "step"} for entry in state.log_history
     ]
     card = trainer.family.card(trainer.model)
-    return EvalResult(request.step, request.epoch, tuple(entries), getattr(card, "scores", None))
+    return EvalResult(request.step, request.epoch, tuple(entries), None if card is None else card.scores)

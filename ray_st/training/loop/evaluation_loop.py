@@ -133,7 +133,7 @@ class EvaluationLoop:
         loss, rows = self._loss(model, batches, shares, taken, on_batch)
         metrics = {f"{prefix}_loss": loss}
         if taken is not None:
-            metrics.update(with_prefix(taken.figures(), prefix))
+            metrics.update(with_prefix(taken.metrics(), prefix))
         of_evaluator = self._evaluator_prefix(prefix, moment)
         if self._evaluator is not None and of_evaluator is not None:
             metrics.update(self.evaluator_metrics(model, of_evaluator, moment))

@@ -96,8 +96,8 @@ class HfLoop(Trainer):
         loop_callbacks: Internal callbacks, called in this order.
         default_callbacks: Callbacks that the library or transformers adds itself.
         on_evaluated: Receives the metrics of each evaluation in a search trial, or None.
-        travelled: The user's callbacks, as received from the driver.
-        brought: Names of the subclass attributes received from the driver.
+        received_callbacks: The user's callbacks, as received from the driver.
+        received_attributes: Names of the subclass attributes received from the driver.
     """
 
     family: ClassVar[Family]
@@ -113,8 +113,8 @@ class HfLoop(Trainer):
     on_evaluated: EvaluationReport | None = None
     loop_callbacks: Sequence[LoopCallback] = ()
     tracked_run: TrackedRun | None = None
-    travelled: tuple[TrainerCallback, ...] = ()
-    brought: tuple[str, ...] = ()
+    received_callbacks: tuple[TrainerCallback, ...] = ()
+    received_attributes: tuple[str, ...] = ()
     _upload: CheckpointUpload | None = None
     _types: StoredTypes | None = None
     _writes_checkpoint = False

@@ -14,7 +14,7 @@ from ray_st.training.distributed import collectives
 
 Preprocess = Callable[[Any, Tensor | None], Any]
 Output = Callable[[Any, Mapping[str, Any]], Tensor]
-Figures = Mapping[str, float]
+Metrics = Mapping[str, float]
 Join = Callable[[Sequence[EvalPrediction]], EvalPrediction]
 PADDING = -100
 
@@ -91,7 +91,7 @@ class Taken:
     """
 
     def __init__(
-        self, compute: Callable[..., Figures] | None, stepwise: bool, keeps: bool, join: Join
+        self, compute: Callable[..., Metrics] | None, stepwise: bool, keeps: bool, join: Join
     ) -> None:
         self._compute, self._stepwise, self._keeps, self._join = compute, stepwise, keeps, join
         self._steps: list[EvalPrediction] = []
@@ -105,7 +105,7 @@ class Taken:
         if self._keeps:
             self._steps.append(step)
 
-    def figures(self) -> Figures:
+    def metrics(self) -> Metrics:
         """The metrics over all steps."""
         if self._compute is None:
             return {}
@@ -121,11 +121,15 @@ class Taken:
 
 
 def _each_field(steps: Sequence[EvalPrediction], join: Callable[[list[Any]], Any]) -> EvalPrediction:
-    fields = {}
-    for name in ("predictions", "label_ids", "inputs", "losses"):
-        values = [getattr(step, name) for step in steps]
-        fields[name] = None if values[0] is None else join(values)
-    return _made(**fields)
+    def field(values: list[Any]) -> Any:
+        return None if values[0] is None else join(values)
+
+    return _made(
+        predictions=field([step.predictions for step in steps]),
+        label_ids=field([step.label_ids for step in steps]),
+        inputs=field([step.inputs for step in steps]),
+        losses=field([step.losses for step in steps]),
+    )
 
 
 def _made(**fields: Any) -> EvalPrediction:

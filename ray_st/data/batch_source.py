@@ -97,17 +97,8 @@ class MemoryBatchSource:
 
     def __init__(self, windows: Mapping[str, EncodedDataset], planner: Planner) -> None:
         self.names, self.windows = list(windows), list(windows.values())
+        self.steps, self.rows = planner.steps, sum(len(window) for window in self.windows)
         self._planner = planner
-
-    @property
-    def steps(self) -> int:
-        """Number of global batches in every epoch."""
-        return self._planner.steps
-
-    @property
-    def rows(self) -> int:
-        """Number of rows in all datasets."""
-        return sum(len(window) for window in self.windows)
 
     def plan(self, epoch: int) -> Plan:
         """The global batches of an epoch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
@@ -10,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ray_st.data.held_out import held_out
 from ray_st.data.label_need import LabelNeed
-from ray_st.data.list_columns import how_to_spread
-from ray_st.util.arrow import is_text
+from ray_st.util.arrow import is_list, is_number, is_text
 
 LABEL_COLUMNS = ("label", "labels", "score", "scores")
 """Names of label columns, in order of precedence."""
@@ -22,6 +21,9 @@ SCORE_COLUMNS = ("score", "scores")
 """Those that score how well a pair matches; the others may be present only for a sampler."""
 
 DATASET_NAME_COLUMN = "dataset_name"
+
+_HELD_OUT = frozenset({"test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation"})
+_SPREAD = 4  # texts that the remedy for list columns takes from each list
 
 
 class ColumnError(ValueError):
@@ -57,12 +59,14 @@ class LossNeeds:
         labels: The kind of labels that it takes, in one word; ``"none"`` if it takes none.
         in_batch_negatives: Whether the other rows of a batch serve as negatives.
         gather_across_devices: Whether negatives come from the rows of all workers.
+        leaves_out_repeats: Whether it excludes repeated texts from its negatives.
     """
 
     text_columns: tuple[int, int | None] | None = None
     labels: str | None = None
     in_batch_negatives: bool = False
     gather_across_devices: bool = False
+    leaves_out_repeats: bool = False
 
     @classmethod
     def of(cls, loss: object) -> LossNeeds:
@@ -253,7 +257,7 @@ def check_splits(names: Collection[str]) -> None:
     Args:
         names: Names of the training datasets.
     """
-    found = held_out(names)
+    found = _held_out(names)
     if found:
         trains = next((name for name in names if str(name).lower().startswith("train")), None)
         remedy = (
@@ -264,6 +268,32 @@ def check_splits(names: Collection[str]) -> None:
         raise ColumnError(
             f"train_dataset is a dict of {list(names)}, which trains on all of them, {found} too. {remedy}. "
             f"A mixture that is meant takes other names: {{'some_name': data[{found[0]!r}], …}}."
+        )
+
+
+def _held_out(names: Collection[str]) -> list[str]:
+    """The names of held-out data: ``test``; next to a ``train…`` also ``test_sft`` or ``validation-2``."""
+    first = {name: re.split(r"[^a-z]+", str(name).lower())[0] for name in names}
+    beside_train = "train" in first.values()
+    return [
+        name
+        for name, word in first.items()
+        if word in _HELD_OUT and (beside_train or str(name).lower() == word)
+    ]
+
+
+def check_names(argument: str, unknown: Collection[str], kind: str, known: Collection[str]) -> None:
+    """Rejects names in an argument that match nothing.
+
+    Args:
+        argument: The training argument.
+        unknown: The names.
+        kind: What they should name.
+        known: What exists.
+    """
+    if unknown:
+        raise ValueError(
+            f"args.{argument} names {sorted(unknown)}, which are no {kind}; there are {list(known)}."
         )
 
 
@@ -297,7 +327,7 @@ def check_types(columns: ColumnSpec, types: Mapping[str, Any], dataset: str) -> 
             continue
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not is_text(kind) and not pa.types.is_null(kind):
-            remedy = how_to_spread(types, columns.label) or _other_label(columns)
+            remedy = _how_to_spread(types, columns.label) or _other_label(columns)
             raise ColumnError(
                 f"{dataset}, column {name!r}: texts must be strings; found type {kind}. {remedy}"
             )
@@ -309,3 +339,40 @@ def _other_label(columns: ColumnSpec) -> str:
             f"The label is column {columns.label!r}; every other column is a text: convert or drop this one."
         )
     return f"If it holds labels, name it one of {list(LABEL_COLUMNS)}; otherwise convert or drop it."
+
+
+def _how_to_spread(types: Mapping[str, Any], label: str | None) -> str | None:
+    """A function for ``datasets.Dataset.map`` that spreads lists of texts and joins their scores.
+
+    Args:
+        types: Arrow type of each column, in order.
+        label: The label column, which is kept unchanged.
+
+    Returns:
+        The function as source code, with an explanation; None if no column holds lists of texts.
+    """
+    if not any(is_list(kind) and is_text(kind.value_type) for kind in types.values()):
+        return None
+    entries, scores = [], []
+    for name, kind in types.items():
+        if name == label or not is_list(kind):
+            entries.append(f'"{name}": row["{name}"]')
+        elif is_number(kind.value_type):
+            scores.append(f'*row["{name}"][:{1 if _is_positive(name) else _SPREAD}]')
+        elif _is_positive(name):
+            entries.append(f'"{name}": row["{name}"][0]')
+        else:
+            pairs = f'enumerate(row["{name}"][:{_SPREAD}], 1)'
+            entries.append(f'**{{f"{name}_{{n}}": text for n, text in {pairs}}}')
+    if scores:
+        entries.append(f'"scores": [{", ".join(scores)}]')
+    lines = "".join(f"        {entry},\n" for entry in entries)
+    return (
+        "A loss takes one text from each column. Spread lists over columns, with a number of texts that "
+        f"every row has ({_SPREAD} here):\n\ndef spread(row):\n    return {{\n{lines}    }}\n\ndataset = "
+        "dataset.map(spread, remove_columns=dataset.column_names)\n"
+    )
+
+
+def _is_positive(name: str) -> bool:
+    return name.lower().startswith("pos")

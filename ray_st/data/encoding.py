@@ -71,6 +71,16 @@ class Encoding:
         """The text columns that make up each input."""
         return self.inputs or {name: (name,) for name in self.columns.texts}
 
+    @property
+    def prompt_lengths(self) -> dict[str, int]:
+        """Number of prompt tokens of each text column that is an input by itself and has an encoder."""
+        encoders = {column: self.encoder_of(column) for column in self.prompts if column in self.made_of}
+        return {
+            column: int(encoder.prompt_length(self.prompts[column]))
+            for column, encoder in encoders.items()
+            if encoder is not None
+        }
+
 
 def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     """Validates and encodes the rows of one block, in order.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ray_st.data.keys import keys_of
+from ray_st.data.keys import Keys, Table, keys_of
 from ray_st.data.plan import Indices, Plan
 from ray_st.data.samplers import PlannedBatchSampler
 
@@ -37,7 +37,7 @@ class GroupByLabelBatchSampler(PlannedBatchSampler):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Keys | Table,
         batch_size: int,
         drop_last: bool = False,
         valid_label_columns: Sequence[str] | None = None,
@@ -105,7 +105,7 @@ class GroupByLengthBatchSampler(PlannedBatchSampler):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Keys | Table,
         batch_size: int,
         drop_last: bool = False,
         generator: Generator | None = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,20 @@ class Keys:
         return Keys(self.hashes[rows], tokens, None if self.labels is None else self.labels[rows])
 
 
+class Table(Protocol):
+    """A dataset with access to columns by name, such as a :class:`datasets.Dataset`."""
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns, in order."""
+
+    def __getitem__(self, name: str) -> Sequence[Any]:
+        """The values of a column."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+
 def hash_texts(texts: Iterable[str]) -> Hashes:
     """64-bit hash (XXH3) of each text; identical on every machine and in every run."""
     digest = xxhash.xxh3_64_intdigest
@@ -50,12 +64,11 @@ def label_codes(values: Sequence[Any]) -> npt.NDArray[np.int64]:
     return np.fromiter((codes.setdefault(value, len(codes)) for value in values), dtype=np.int64)
 
 
-def keys_of(dataset: Any, label_columns: Sequence[str] | None = None) -> Keys:
+def keys_of(dataset: Keys | Table, label_columns: Sequence[str] | None = None) -> Keys:
     """Keys of a dataset that is passed to a sampler directly.
 
     Args:
-        dataset: :class:`Keys`, which are returned unchanged, or anything with ``column_names`` and access to
-            columns by name (a :class:`datasets.Dataset`).
+        dataset: :class:`Keys`, which are returned unchanged, or a table.
         label_columns: Names that denote a label; defaults to :data:`ray_st.data.column_spec.LABEL_COLUMNS`.
     """
     if isinstance(dataset, Keys):

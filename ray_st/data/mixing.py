@@ -14,6 +14,7 @@ from ray_st.data.samplers import FollowsEpochs, PlannedBatchSampler, known_steps
 
 if TYPE_CHECKING:
     from torch import Generator
+    from torch.utils.data import ConcatDataset
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class MultiDatasetDefaultBatchSampler(PlannedBatchSampler):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Concatenated | ConcatDataset[Any],
         batch_samplers: Sequence[Any],
         generator: Generator | None = None,
         seed: int | None = 0,
@@ -161,7 +162,7 @@ class WeightedBatchSampler(MixingBatchSampler):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Concatenated | ConcatDataset[Any],
         batch_samplers: Sequence[Any],
         weights: Sequence[float],
         generator: Generator | None = None,

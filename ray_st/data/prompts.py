@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.column_spec import ColumnSpec, check_names
+
+Prompts = str | Mapping[str, str | Mapping[str, str]]
+"""A prompt for everything, by column, by dataset, or by dataset and column: ``args.prompts``."""
 
 
 def prompts_of(
-    prompts: Any, columns: ColumnSpec, dataset: str | None, datasets: Sequence[str] = ()
+    prompts: Prompts | None, columns: ColumnSpec, dataset: str | None, datasets: Sequence[str] = ()
 ) -> dict[str, str]:
     """The prompt of each text column of a dataset.
 
@@ -35,16 +38,19 @@ def prompts_of(
             f"single dataset, which has no name. Give the prompts by column: {list(columns.texts)}."
         )
     if dataset is not None and set(prompts) & set(datasets):
-        _refuse_unknown(set(prompts) - set(datasets), "datasets", datasets)
-        mine = prompts.get(dataset, {})
-        return prompts_of(mine, columns, None)
-    _refuse_unknown(
-        set(prompts) - set(columns.texts) if dataset is None else set(), "text columns", columns.texts
+        check_names("prompts", set(prompts) - set(datasets), "datasets", datasets)
+        return prompts_of(prompts.get(dataset), columns, None)
+    check_names(
+        "prompts",
+        set(prompts) - set(columns.texts) if dataset is None else set(),
+        "text columns",
+        columns.texts,
     )
-    return {column: prompts[column] for column in columns.texts if column in prompts}
+    by_column: Mapping[str, Any] = prompts
+    return {column: by_column[column] for column in columns.texts if column in by_column}
 
 
-def refuse_unused(prompts: Any, used: Sequence[str], datasets: Sequence[str]) -> None:
+def check_prompt_names(prompts: Prompts | None, used: Sequence[str], datasets: Sequence[str]) -> None:
     """Rejects prompts for columns that no dataset has.
 
     Args:
@@ -53,11 +59,4 @@ def refuse_unused(prompts: Any, used: Sequence[str], datasets: Sequence[str]) ->
         datasets: Names of all datasets.
     """
     if isinstance(prompts, dict) and not set(prompts) & set(datasets):
-        _refuse_unknown(set(prompts) - set(used), "datasets or text columns", [*datasets, *used])
-
-
-def _refuse_unknown(unknown: set[str], kind: str, known: Sequence[str]) -> None:
-    if unknown:
-        raise ValueError(
-            f"args.prompts names {sorted(unknown)}, which are no {kind}; there are {list(known)}."
-        )
+        check_names("prompts", set(prompts) - set(used), "datasets or text columns", [*datasets, *used])

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.column_spec import ColumnSpec, check_names
 
 RouterMapping = Mapping[str, str] | Mapping[str, Mapping[str, str]]
 """Tasks by column, or by dataset name and column: ``args.router_mapping``."""
@@ -68,9 +68,7 @@ def tasks_of(mapping: RouterMapping | None, columns: ColumnSpec, dataset: str) -
     return {column: mine[column] for column in columns.texts if column in mine}
 
 
-def refuse_unknown_columns(
-    mapping: RouterMapping, datasets: Mapping[str, Sequence[str]], single: bool
-) -> None:
+def check_mapping_names(mapping: RouterMapping, datasets: Mapping[str, Sequence[str]], single: bool) -> None:
     """Rejects names in a mapping that match nothing: their columns would silently take the default route.
 
     Args:
@@ -83,7 +81,7 @@ def refuse_unknown_columns(
     """
     if not is_by_dataset(mapping):
         known = list(dict.fromkeys(column for columns in datasets.values() for column in columns))
-        _refuse(set(mapping) - set(known), "text columns", known)
+        check_names("router_mapping", set(mapping) - set(known), "text columns", known)
         return
     if single:
         raise ValueError(
@@ -91,13 +89,11 @@ def refuse_unknown_columns(
             "but there is a single dataset, which has no name. Give the tasks by column: "
             f"{list(*datasets.values())}."
         )
-    _refuse(set(mapping) - set(datasets), "datasets", list(datasets))
+    check_names("router_mapping", set(mapping) - set(datasets), "datasets", list(datasets))
     for dataset, tasks in mapping.items():
-        _refuse(set(tasks) - set(datasets[dataset]), f"text columns of {dataset!r}", datasets[dataset])
-
-
-def _refuse(unknown: set[str], kind: str, known: Sequence[str]) -> None:
-    if unknown:
-        raise ValueError(
-            f"args.router_mapping names {sorted(unknown)}, which are no {kind}; there are {list(known)}."
+        check_names(
+            "router_mapping",
+            set(tasks) - set(datasets[dataset]),
+            f"text columns of {dataset!r}",
+            datasets[dataset],
         )

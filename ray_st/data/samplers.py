@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from ray_st.data.keys import keys_of
+from ray_st.data.keys import Keys, Table, keys_of
 from ray_st.data.packing import find_repeats, pack_without_repeats
 from ray_st.data.plan import Plan
 from ray_st.util.value_checks import check_collisions, is_whole
@@ -172,21 +172,20 @@ class DefaultBatchSampler(PlannedBatchSampler):
 
     def __init__(
         self,
-        sampler: Any = None,
+        sampler: Iterable[int] | Keys | Table | None = None,
         batch_size: int = 0,
         drop_last: bool = False,
         valid_label_columns: Sequence[str] | None = None,
         generator: Generator | None = None,
         seed: int | None = 0,
         *,
-        dataset: Any = None,
+        dataset: Keys | Table | None = None,
     ) -> None:
         super().__init__(batch_size, drop_last, generator, seed)
         self.valid_label_columns = valid_label_columns
         given = dataset if sampler is None else sampler
-        self.sampler: Any = (
-            list(given) if isinstance(given, Iterator) else given
-        )  # an iterator would be exhausted after one epoch
+        # An iterator would be exhausted after one epoch.
+        self.sampler: Any = list(given) if isinstance(given, Iterator) else given
 
     def set_epoch(self, epoch: int) -> None:
         """Selects the epoch whose batches come next, also in an underlying sampler that follows epochs."""
@@ -234,7 +233,7 @@ class NoDuplicatesBatchSampler(PlannedBatchSampler):
 
     def __init__(
         self,
-        dataset: Any,
+        dataset: Keys | Table,
         batch_size: int,
         drop_last: bool = False,
         valid_label_columns: Sequence[str] | None = None,

@@ -125,11 +125,11 @@ def _check(spec: TableSpec) -> None:
     if spec.hub is None and spec.subset is not None:
         raise SourceError(f"{spec}: `subset` is for a dataset of the Hub, not for files.")
     if spec.hub is not None:
-        _refuse_file_options(spec, "a dataset of the Hub")
+        _check_no_file_options(spec, "a dataset of the Hub")
 
 
-def _refuse_file_options(spec: TableSpec, kind: str) -> None:
-    given = next((name for name in _FOR_FILES if getattr(spec, name) not in (None, {})), None)
+def _check_no_file_options(spec: TableSpec, kind: str) -> None:
+    given = next((name for name in _FOR_FILES if vars(spec)[name] not in (None, {})), None)
     if given is not None:
         raise SourceError(f"{spec}: `{given}` is for files, not for {kind}.")
 
@@ -139,7 +139,7 @@ def _open_split(spec: TableSpec, split: str) -> Source:
         return as_source(load_hub(spec.hub, spec.subset, split), spec.hub)
     path = _path_of(spec, split)
     if isinstance(path, str) and is_saved(path):
-        _refuse_file_options(spec, "a folder that save_to_disk wrote")
+        _check_no_file_options(spec, "a folder that save_to_disk wrote")
         return as_source(load_saved(path, split), path)
     if split != "train" and not isinstance(spec.path, dict):
         raise SourceError(

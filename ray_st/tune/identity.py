@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from ray_st.data.sources import Source
 from ray_st.study.objective import Compute, try_out
-from ray_st.training.data.dataset_specs import is_ray_dataset
+from ray_st.training.data.dataset_specs import RayDataset
 from ray_st.training.data.specs import DatasetSpec, LoaderSpec
 from ray_st.training.strategies.step_module import losses_of
 from ray_st.training.trainer_spec import Trial
@@ -214,7 +214,7 @@ def _rows(source: object, names: Collection[str]) -> str:
         return f"{len(bare):,} rows ({digest(some)})"
     if isinstance(source, Source):
         return f"{len(source.parts()):,} parts (begin with {digest(_first_rows(source, names))})"
-    assert is_ray_dataset(source)
+    assert isinstance(source, RayDataset)
     return "a Ray Dataset"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ray_st.data.column_spec import ColumnSpec
-from ray_st.data.routes import Route, refuse_unknown_columns, tasks_of
+from ray_st.data.routes import Route, check_mapping_names, tasks_of
 
 COLUMNS = ColumnSpec(("question", "answer", "other"), "label")
 FLAT = {"question": "query", "answer": "document"}
@@ -31,8 +31,8 @@ def test_the_tasks_of_a_dataset(mapping: Any, dataset: str, expected: dict[str, 
 
 def test_names_that_some_dataset_has() -> None:
     datasets = {"faq": ["question", "answer"], "web": ["text"]}
-    refuse_unknown_columns({"question": "query", "text": "document"}, datasets, single=False)
-    refuse_unknown_columns({"faq": {"answer": "document"}}, datasets, single=False)
+    check_mapping_names({"question": "query", "text": "document"}, datasets, single=False)
+    check_mapping_names({"faq": {"answer": "document"}}, datasets, single=False)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_names_that_some_dataset_has() -> None:
 )  # fmt: skip
 def test_names_that_nothing_has(mapping: Any, datasets: dict[str, list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        refuse_unknown_columns(mapping, datasets, single=list(datasets) == [""])
+        check_mapping_names(mapping, datasets, single=list(datasets) == [""])
 
 
 def test_what_a_batch_says_of_a_route() -> None:

@@ -21,7 +21,7 @@ from ray_st.data.encoding import encode_block
 from ray_st.runtime.train.worker import CheckpointReport, world_of_worker
 from ray_st.training.checkpoint.resume import Start, check_fingerprint, check_model, fetched, find_checkpoint
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.data.dataset_specs import is_mixture, is_ray_dataset, prompt_lengths
+from ray_st.training.data.dataset_specs import RayDataset, is_mixture, prompt_lengths
 from ray_st.training.data.local_source import rows_of
 from ray_st.training.data.source_builder import build_in_memory, facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
@@ -119,7 +119,7 @@ def gathered(dataset: Any) -> Any:
         whole: Any = None  # None keeps each block as it is
         batches = dataset.iter_batches(batch_size=whole, batch_format="pyarrow")
         return _concatenated([table for table in batches if len(table)])
-    if is_ray_dataset(dataset):
+    if isinstance(dataset, RayDataset):
         raise ValueError(
             "Inside a worker of Ray Train, a Ray Dataset comes as a shard: give it to the TorchTrainer, "
             'datasets={"train": ...}, and ray.train.get_dataset_shard("train") to this trainer.'

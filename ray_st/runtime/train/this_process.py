@@ -24,7 +24,7 @@ from ray_st.training.callbacks.stop_consensus import StopConsensus
 from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.data.dataset_specs import is_ray_dataset
+from ray_st.training.data.dataset_specs import RayDataset
 from ray_st.training.data.local_source import encode_here
 from ray_st.training.data.source_builder import BuiltSource, build_in_memory
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, RunResult, RunSpec, eval_names
@@ -49,7 +49,7 @@ def build_source(spec: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
 
 
 def _encoded(dataset: DatasetSpec) -> list[pa.Table]:
-    if not is_ray_dataset(dataset.source):
+    if not isinstance(dataset.source, RayDataset):
         return encode_here(dataset, BLOCK_ROWS)
     with connection.connected():  # a Ray Dataset: Ray reads it, and the user has already started Ray
         opened = open_source(dataset.source, dataset.encoding, dataset.label)

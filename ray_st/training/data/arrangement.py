@@ -88,7 +88,7 @@ def arrange(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> Arrangement:
         usable=None if len(usable) == starts[-1] else usable,
         epochs=spec.epochs(len(usable)),
         resident=tuple(resident),
-        windows=tuple(getattr(sampler, "windows", 1) for sampler in samplers),
+        windows=tuple(s.windows if isinstance(s, WindowedBatchSampler) else 1 for s in samplers),
         crowded=tuple(s.crowded() if isinstance(s, NoDuplicatesBatchSampler) else 0 for s in samplers),
     )
 

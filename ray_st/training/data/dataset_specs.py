@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import datasets
 import numpy as np
 from torch import nn
+from transformers import TrainingArguments
 
-from ray_st.data.column_spec import (
-    ColumnSpec,
-    LossNeeds,
-    check_columns,
-    check_rows,
-    check_types,
-    split_columns,
-)
-from ray_st.data.encoding import Encoder, Encoding
-from ray_st.data.routes import Route
+from ray_st.data.column_spec import ColumnSpec, LossNeeds, check_types, split_columns
 from ray_st.data.sources import Source, as_source
-from ray_st.training.data.specs import DatasetSpec, LoaderSpec
-from ray_st.training.family import Inputs, each_column
+from ray_st.training.data.specs import LoaderSpec
 from ray_st.training.strategies.step_module import LossOrLosses
 
 
-def opened(value: Any, label: str, rows: int | None = None) -> Any:
+@runtime_checkable
+class RayDataset(Protocol):
+    """A Ray Dataset, known by its methods, since only runtime/ imports Ray."""
+
+    def map_batches(self, fn: Callable[..., Any], **options: Any) -> Any:
+        """Applies a function to batches of rows."""
+
+    def iter_internal_ref_bundles(self) -> Any:
+        """References to the blocks."""
+
+    def schema(self) -> Any:
+        """Names and types of the columns."""
+
+
+def opened(value: object, label: str, rows: int | None = None) -> Any:
     """Opens a user's dataset as a source that a run can read.
 
     Args:
@@ -38,17 +43,12 @@ def opened(value: Any, label: str, rows: int | None = None) -> Any:
     Raises:
         ValueError: If it cannot be read.
     """
-    if isinstance(value, datasets.Dataset) or is_ray_dataset(value):
+    if isinstance(value, datasets.Dataset | RayDataset):
         return value
     return as_source(value, label, rows=rows if isinstance(value, datasets.IterableDataset) else None)
 
 
-def is_ray_dataset(value: Any) -> bool:
-    """Whether a value is a Ray Dataset; decided by its methods, since only runtime/ imports Ray."""
-    return hasattr(value, "map_batches") and hasattr(value, "iter_internal_ref_bundles")
-
-
-def columns_of(source: Any, label: str) -> ColumnSpec:
+def columns_of(source: Source | datasets.Dataset | RayDataset, label: str) -> ColumnSpec:
     """The columns of a dataset.
 
     Args:
@@ -68,7 +68,7 @@ def columns_of(source: Any, label: str) -> ColumnSpec:
     return columns
 
 
-def is_mixture(value: Any) -> bool:
+def is_mixture(value: object) -> TypeGuard[Mapping[str, Any]]:
     """Whether a value holds several named datasets, rather than the columns of one.
 
     Args:
@@ -77,56 +77,9 @@ def is_mixture(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
     return not all(
-        isinstance(part, (list, tuple, np.ndarray)) and not _holds_rows(part) for part in value.values()
+        isinstance(part, list | tuple | np.ndarray) and not (len(part) and isinstance(part[0], Mapping))
+        for part in value.values()
     )
-
-
-def _holds_rows(values: Any) -> bool:
-    return len(values) > 0 and isinstance(values[0], Mapping)
-
-
-def _no_routes(columns: ColumnSpec) -> Mapping[str, Route]:
-    return {}
-
-
-def make_part(
-    source: Any,
-    label: str,
-    loss: nn.Module,
-    encoder: Encoder | None,
-    prompts: Callable[[ColumnSpec], dict[str, str]],
-    batch_size: int,
-    make_sampler: Callable[[Any, int], Any],
-    routes: Callable[[ColumnSpec], Mapping[str, Route]] = _no_routes,
-    inputs: Callable[[Sequence[str]], Inputs] = each_column,
-) -> DatasetSpec:
-    """Creates the spec of one dataset; raises if its loss cannot use it.
-
-    Args:
-        source: From :func:`opened`.
-        label: Its name in error messages.
-        loss: Its loss.
-        encoder: Converts texts to token ids; None if rows stay texts.
-        prompts: Returns the prompt of each text column.
-        batch_size: Rows of a global batch.
-        make_sampler: Creates the batch sampler from the rows' keys and a seed.
-        routes: Returns the routes of the text columns that use a separate route of the model.
-        inputs: Returns the inputs of a row; see :class:`ray_st.training.family.Family`.
-
-    Raises:
-        ValueError: If the dataset does not fit the loss.
-    """
-    columns = columns_of(source, label)
-    columns = check_columns(columns, loss, label)
-    if isinstance(source, datasets.Dataset):
-        check_rows(len(source), 1, label)
-    encoding = Encoding(
-        columns, encoder, prompts=prompts(columns), routes=routes(columns), inputs=inputs(columns.texts)
-    )
-    alone = {column: text for column, text in encoding.prompts.items() if column in encoding.made_of}
-    encoders = ((column, prompt, encoding.encoder_of(column)) for column, prompt in alone.items())
-    lengths = {column: int(one.prompt_length(prompt)) for column, prompt, one in encoders if one is not None}
-    return DatasetSpec(label, source, encoding, batch_size, make_sampler, lengths)
 
 
 def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:
@@ -164,7 +117,7 @@ def negatives_pool(loss: nn.Module, batch_size: int, world_size: int) -> int | N
     return batch_size if needs.gather_across_devices else math.ceil(batch_size / world_size)
 
 
-def epochs_needed(args: Any, global_batch: int) -> Callable[[int], int]:
+def epochs_needed(args: TrainingArguments, global_batch: int) -> Callable[[int], int]:
     """The maximum number of epochs of a run, as a function of the number of rows.
 
     Args:
@@ -180,14 +133,14 @@ def epochs_needed(args: Any, global_batch: int) -> Callable[[int], int]:
     return epochs
 
 
-def named(dataset: Any) -> Mapping[str, Any]:
+def named(dataset: object) -> Mapping[str, Any]:
     """Datasets by name; a single one has the name ""."""
     if dataset is None:
         return {}
     return dataset if is_mixture(dataset) else {"": dataset}
 
 
-def names_of(eval_dataset: Any) -> Any:
+def names_of(eval_dataset: object) -> Any:
     """The names, in the structure of the evaluation datasets, which workers replace by batch sources."""
     if is_mixture(eval_dataset):
         return {name: name for name in eval_dataset}

@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 
 from ray_st.data.column_spec import DATASET_NAME_COLUMN, split_columns
-from ray_st.data.prompts import prompts_of, refuse_unused
+from ray_st.data.prompts import Prompts, check_prompt_names, prompts_of
 
 Batch = dict[str, list[Any]]
 Rows = Any  # a datasets.Dataset or IterableDataset
@@ -55,7 +55,7 @@ def prompt_batch(
 
 def prompt_datasets(
     rows: Rows | Mapping[str, Rows] | None,
-    prompts: Any,
+    prompts: Prompts | None,
     dataset_name: str | None,
     names_wanted: bool,
     count: Lengths | None,
@@ -80,7 +80,7 @@ def prompt_datasets(
         return _prompted(rows, prompts, dataset_name, names, dataset_name, count)
     names = list(rows)
     used = [column for part in rows.values() for column in split_columns(_columns(part)).texts]
-    refuse_unused(prompts, used, names)
+    check_prompt_names(prompts, used, names)
     says = names_wanted or bool(set(prompts if isinstance(prompts, Mapping) else ()) & set(names))
     parts = {
         name: _prompted(part, prompts, name, names, name if says else None, count)
@@ -106,7 +106,12 @@ def prompt_transform(
 
 
 def _prompted(
-    rows: Rows, prompts: Any, name: str | None, names: list[str], said: str | None, count: Lengths | None
+    rows: Rows,
+    prompts: Prompts | None,
+    name: str | None,
+    names: list[str],
+    said: str | None,
+    count: Lengths | None,
 ) -> Rows:
     columns = split_columns(_columns(rows))
     chosen = prompts_of(prompts, columns, name, names)
@@ -118,7 +123,7 @@ def _prompted(
         transform = partial(prompt_transform, **options)
         return rows.map(transform, batched=True, features=_features(rows, chosen if lengths else {}, said))
     before = rows.format["format_kwargs"].get("transform")
-    if getattr(before, "func", None) is prompt_transform:
+    if isinstance(before, partial) and before.func is prompt_transform:
         return rows  # prompts were already added
     return rows.with_transform(partial(prompt_transform, transform=before, **options))
 

@@ -11,17 +11,26 @@ from typing import Any
 import datasets
 from transformers import IntervalStrategy
 
-from ray_st.data.column_spec import ColumnSpec, check_batch, check_full_batch, check_splits
+from ray_st.data.column_spec import (
+    ColumnSpec,
+    LossNeeds,
+    check_batch,
+    check_columns,
+    check_full_batch,
+    check_rows,
+    check_splits,
+)
+from ray_st.data.encoding import Encoder, Encoding
 from ray_st.data.prompts import prompts_of
-from ray_st.data.routes import Route, refuse_unknown_columns
+from ray_st.data.routes import Route, check_mapping_names
+from ray_st.data.window_sampler import MakeSampler
 from ray_st.training.argument_checks import check_recomputation
 from ray_st.training.data.dataset_specs import (
+    RayDataset,
     columns_of,
     epochs_needed,
     is_mixture,
-    is_ray_dataset,
     loss_for,
-    make_part,
     named,
     negatives_pool,
     opened,
@@ -38,8 +47,6 @@ from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_key
 from ray_st.training.family import Family
 from ray_st.training.strategies.step_module import LossOrLosses
 from ray_st.training_args import BadRows, SentenceTransformerTrainingArguments
-
-MakeSampler = Callable[[Any, int], Any]
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class RunData:
             ValueError: If datasets, losses and arguments do not fit together.
         """
         given = [*named(self.train_dataset).values(), *named(self.eval_dataset).values()]
-        if any(is_ray_dataset(value) for value in given):
+        if any(isinstance(value, RayDataset) for value in given):
             return  # only the cluster knows its columns
         if self.train_dataset is None:
             self.eval_specs(world_size)
@@ -143,7 +150,7 @@ class RunData:
             settings=order_settings(args, self.samplers, list(sources)),
         )
 
-    def _maker(self, name: str, source: Any, batch_size: int) -> MakeSampler:
+    def _maker(self, name: str, source: object, batch_size: int) -> MakeSampler:
         """Creates samplers of a training dataset, here or, for its windows, where plans are made."""
         if name in self.orders:
             return self.orders[name]
@@ -152,44 +159,51 @@ class RunData:
 
     def _dataset_spec(
         self,
-        source: Any,
+        source: object,
         name: str,
         kind: str,
         batch_size: int,
         maker: MakeSampler,
         world_size: int = 1,
     ) -> DatasetSpec:
-        label = f"{kind}[{name!r}]" if name else kind
-        names = list(dict.fromkeys([*named(self.train_dataset), *named(self.eval_dataset)]))
+        label, training = _label(kind, name), kind == "train_dataset"
         loss = loss_for(self.loss, name, label)
-        if self.args.collisions == "mask" and not getattr(loss, "leaves_out_repeats", False):
+        if self.args.collisions == "mask" and not LossNeeds.of(loss).leaves_out_repeats:
             raise ValueError(
                 f'{label}: collisions="mask" needs a loss that leaves repeated texts out of its negatives, '
                 f"such as MultipleNegativesRankingLoss; {type(loss).__name__} does not."
             )
         rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
+        encoder = self._encoder()
+        rows_source = opened(source, label, rows if rows > 0 and training else None)
+        columns = check_columns(columns_of(rows_source, label), loss, label)
+        if isinstance(rows_source, datasets.Dataset):
+            check_rows(len(rows_source), 1, label)
+        encoding = Encoding(
+            columns,
+            encoder,
+            prompts=prompts_of(self.args.prompts, columns, name or None, self._names()),
+            routes=self._routes(columns, name, label),
+            inputs=self.family.inputs(columns.texts),
+        )
+        spec = DatasetSpec(label, rows_source, encoding, batch_size, maker, encoding.prompt_lengths)
+        if not training:
+            return spec
+        check_sampler(self.args, columns, batch_size, label)
+        check_batch(columns, loss, batch_size, world_size, label)
+        if self.args.dataloader_drop_last and isinstance(source, datasets.Dataset):
+            check_full_batch(len(source), batch_size, label)
+        return dataclasses.replace(spec, pool=negatives_pool(loss, batch_size, world_size))
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys([*named(self.train_dataset), *named(self.eval_dataset)]))
+
+    def _encoder(self) -> Encoder | None:
+        """Tokenizes texts ahead of training; None for a user's collator, which takes texts."""
         encoder: Any = self.family.encoder(self.model)
         if encoder is not None and self.args.prompts:
             encoder.check_prefixes()
-        spec = make_part(
-            opened(source, label, rows if rows > 0 and kind == "train_dataset" else None),
-            label,
-            loss,
-            # Texts are tokenized ahead of training, except for a user's collator, which takes texts.
-            None if self.collator is not None else encoder,
-            lambda columns: prompts_of(self.args.prompts, columns, name or None, names),
-            batch_size,
-            maker,
-            lambda columns: self._routes(columns, name, label),
-            self.family.inputs,
-        )
-        if kind == "train_dataset":
-            check_sampler(self.args, spec.encoding.columns, batch_size, label)
-            check_batch(spec.encoding.columns, loss, batch_size, world_size, label)
-            if self.args.dataloader_drop_last and isinstance(source, datasets.Dataset):
-                check_full_batch(len(source), batch_size, label)
-            spec = dataclasses.replace(spec, pool=negatives_pool(loss, batch_size, world_size))
-        return spec
+        return None if self.collator is not None else encoder
 
     def _routes(self, columns: ColumnSpec, name: str, label: str) -> Mapping[str, Route]:
         """The model's routes for a dataset's text columns."""
@@ -209,7 +223,11 @@ class RunData:
         texts: dict[str, tuple[str, ...]] = {}
         for kind, given in (("train_dataset", self.train_dataset), ("eval_dataset", self.eval_dataset)):
             for name, source in named(given).items():
-                label = f"{kind}[{name!r}]" if name else kind
+                label = _label(kind, name)
                 columns = columns_of(opened(source, label, rows=1), label).texts
                 texts[name] = tuple(dict.fromkeys([*texts.get(name, ()), *columns]))
-        refuse_unknown_columns(mapping, texts, single=list(texts) == [""])
+        check_mapping_names(mapping, texts, single=list(texts) == [""])
+
+
+def _label(kind: str, name: str) -> str:
+    return f"{kind}[{name!r}]" if name else kind

@@ -10,10 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils.data import ConcatDataset
 
 from ray_st.data.column_spec import LABEL_COLUMNS, ColumnSpec
 from ray_st.data.grouping import GroupByLabelBatchSampler, GroupByLengthBatchSampler
-from ray_st.data.mixing import ProportionalBatchSampler, RoundRobinBatchSampler, WeightedBatchSampler
+from ray_st.data.keys import Keys, Table
+from ray_st.data.mixing import (
+    Concatenated,
+    ProportionalBatchSampler,
+    RoundRobinBatchSampler,
+    WeightedBatchSampler,
+)
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, RandomOrder
 from ray_st.training_args import (
     BatchSamplers,
@@ -24,11 +31,11 @@ from ray_st.training_args import (
 
 def batch_sampler(
     args: SentenceTransformerTrainingArguments,
-    dataset: Any,
+    dataset: Keys | Table,
     batch_size: int,
     drop_last: bool,
     valid_label_columns: Sequence[str] | None,
-    generator: Any,
+    generator: torch.Generator | None,
     seed: int,
 ) -> Any:
     """The batch sampler that ``args.batch_sampler`` names, or that its class or function creates.
@@ -93,9 +100,9 @@ def check_sampler(
 def multi_dataset_batch_sampler(
     args: SentenceTransformerTrainingArguments,
     names: Sequence[str],
-    dataset: Any,
+    dataset: Concatenated | ConcatDataset[Any],
     batch_samplers: list[Any],
-    generator: Any,
+    generator: torch.Generator | None,
     seed: int | None,
 ) -> Any:
     """The sampler over several datasets that the arguments name.
@@ -156,7 +163,7 @@ def _mixing_name(args: SentenceTransformerTrainingArguments) -> str:
     return kind.value if isinstance(kind, MultiDatasetBatchSamplers) else code_name(kind)
 
 
-def code_name(code: Any) -> str:
+def code_name(code: object) -> str:
     """The dotted name of a class or function, or of the class of an object that creates samplers."""
     if isinstance(code, functools.partial):
         given = ", ".join(
@@ -167,7 +174,7 @@ def code_name(code: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def in_order(keys: Any, seed: int, batch_size: int) -> DefaultBatchSampler:
+def in_order(keys: Keys, seed: int, batch_size: int) -> DefaultBatchSampler:
     """A sampler of rows in their original order, for evaluation."""
     return DefaultBatchSampler(RandomOrder(len(keys), shuffle=False), batch_size)
 
@@ -216,7 +223,7 @@ class SamplerMethods:
         method: Callable[..., Any] = self._object().get_batch_sampler
         return method
 
-    def over_several(self, keys: Any, samplers: list[Any], seed: int) -> Any:
+    def over_several(self, keys: Concatenated, samplers: list[Any], seed: int) -> Any:
         """Creates the sampler over several datasets with the documented method.
 
         Args:
@@ -250,7 +257,7 @@ class SamplerMaker:
     batch_size: int
     drop_last: bool
 
-    def __call__(self, keys: Any, seed: int) -> Any:
+    def __call__(self, keys: Keys, seed: int) -> Any:
         """A sampler over rows with these keys."""
         rows = self.whole if self.whole is not None and len(self.whole) == len(keys) else keys
         options: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.drop_last}

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from ray_st.data.encoding import Encoding
+from ray_st.data.mixing import Concatenated
+from ray_st.data.window_sampler import MakeSampler
 from ray_st.training.checkpoint.lease import Fence
 from ray_st.training.checkpoint.resume import Start
 from ray_st.training.worker_context import WorkerContext
@@ -46,7 +48,7 @@ class DatasetSpec:
     source: Any
     encoding: Encoding
     batch_size: int
-    make_sampler: Callable[[Any, int], Any]
+    make_sampler: MakeSampler
     prompt_lengths: Mapping[str, int] = field(default_factory=dict)
     pool: int | None = None
 
@@ -70,7 +72,7 @@ class LoaderSpec:
     """
 
     datasets: Mapping[str, DatasetSpec]
-    mix: Callable[[Any, list[Any], int], Any] | None = None
+    mix: Callable[[Concatenated, list[Any], int], Any] | None = None
     epochs: Callable[[int], int] = lambda rows: 1
     rows_needed: int = 1
     seed: int = 0

@@ -47,7 +47,7 @@ RoutesOf = Callable[[ColumnSpec, str], Mapping[str, Route]]
 Collator = Callable[[list[dict[str, Any]]], Inputs]
 
 
-def flatten(features: Mapping[str, Mapping[str, Any]], label: Any = None) -> Inputs:
+def flatten(features: Mapping[str, Mapping[str, Any]], label: Tensor | None = None) -> Inputs:
     """The documented form of a batch: ``COLUMN_input_ids``, ``COLUMN_attention_mask``, …, and ``label``."""
     inputs = {f"{column}_{key}": value for column, parts in features.items() for key, value in parts.items()}
     if label is not None:

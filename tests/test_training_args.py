@@ -135,7 +135,7 @@ def test_helpers_say_what_they_cannot_keep() -> None:
 def test_check_sees_what_was_set_afterwards() -> None:
     args = make()
     args.learning_rate_mapping = {"(": 1.0}
-    with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
+    with pytest.raises(ValueError, match=r"'\(' is not a valid regular expression"):
         args.check()
     args = make(load_best_model_at_end=True, eval_strategy="steps").set_save(strategy="epoch")
     with pytest.raises(ValueError, match="save and eval strategy to match"):

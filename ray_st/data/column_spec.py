@@ -71,8 +71,10 @@ class LossNeeds:
     @classmethod
     def of(cls, loss: object) -> LossNeeds:
         """The needs that a loss declares."""
-        said: dict[str, Any] = {field.name: getattr(loss, field.name, field.default) for field in fields(cls)}
-        return cls(**said)
+        declared: dict[str, Any] = {
+            field.name: getattr(loss, field.name, field.default) for field in fields(cls)
+        }
+        return cls(**declared)
 
 
 @runtime_checkable
@@ -267,7 +269,7 @@ def check_splits(names: Collection[str]) -> None:
         )
         raise ColumnError(
             f"train_dataset is a dict of {list(names)}, which trains on all of them, {found} too. {remedy}. "
-            f"A mixture that is meant takes other names: {{'some_name': data[{found[0]!r}], …}}."
+            f"If the mixture is intended, use other names: {{'some_name': data[{found[0]!r}], …}}."
         )
 
 
@@ -308,8 +310,8 @@ def check_full_batch(rows: int, batch_size: int, dataset: str) -> None:
     if rows < batch_size:
         raise ColumnError(
             f"{dataset} has {rows} usable row(s), fewer than a global batch of {batch_size}, and "
-            "dataloader_drop_last=True leaves batches out that are not full: none of its rows would be "
-            "trained on. Use a smaller batch, or dataloader_drop_last=False."
+            "dataloader_drop_last=True drops incomplete batches: none of its rows would be trained on. "
+            "Use a smaller batch, or dataloader_drop_last=False."
         )
 
 

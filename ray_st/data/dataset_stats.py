@@ -73,7 +73,7 @@ def describe_blocks(
         faults += [(offset + int(row), block[FAULT][int(row)].as_py()) for row in wrong]
         offset += len(block)
     usable = np.setdiff1d(np.arange(offset), np.array([row for row, _ in faults], dtype=np.int64))
-    keys = keys_of_blocks(filled, columns) if filled else Keys(np.zeros((0, len(columns.texts)), np.uint64))
+    keys = keys_of_blocks(filled, columns)
     keys = keys if len(usable) == offset else keys.take(usable)
     return DatasetStats(
         keys=keys,

@@ -95,7 +95,7 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
         all texts); ``truncated``, whether a text reaches the encoder's maximum input length; ``fault``, which
         says what is wrong with a row, or null. An unusable text is encoded as an empty one.
     """
-    faults = _found_by_reader(block)
+    faults = _reader_faults(block)
     texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}
     prompted = {
         name: [prompt + text for text in values] if (prompt := encoding.prompts.get(name)) else values
@@ -124,7 +124,7 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     label = encoding.columns.label
     if label is not None:
         made[label] = checked_labels(block[label], label, encoding.columns.need, faults)
-    _say_where(block, faults)
+    _add_locations(block, faults)
     made[TOKENS] = pa.array(tokens)
     made[TRUNCATED] = pa.array(truncated)
     made[FAULT] = pa.array(faults, pa.string())
@@ -136,13 +136,13 @@ def joined(columns: Sequence[list[str]]) -> list[Any]:
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 
-def _found_by_reader(block: pa.Table) -> list[str | None]:
+def _reader_faults(block: pa.Table) -> list[str | None]:
     if READ_FAULT in block.column_names:
         return list(block[READ_FAULT].to_pylist())
     return [None] * len(block)
 
 
-def _say_where(block: pa.Table, faults: list[str | None]) -> None:
+def _add_locations(block: pa.Table, faults: list[str | None]) -> None:
     """Prefixes the encoder's faults with file and row; the reader's faults already name them."""
     if FILE not in block.column_names:
         return

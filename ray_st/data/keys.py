@@ -76,11 +76,8 @@ def keys_of(dataset: Keys | Table, label_columns: Sequence[str] | None = None) -
     columns = split_columns(dataset.column_names, label_columns or LABEL_COLUMNS)
     # Sliced at once: iterating over a datasets.Column value by value is slow.
     hashes = [hash_texts(map(str, dataset[name][:])) for name in columns.texts]
-    labels = None if columns.label is None else _codes_of_plain(list(dataset[columns.label][:]))
+    labels = [] if columns.label is None else list(dataset[columns.label][:])
+    # A label that is a list (such as scores for each text) names no class.
+    unclassed = columns.label is None or any(isinstance(label, list) for label in labels)
     stacked = np.stack(hashes, axis=1) if hashes else np.zeros((len(dataset), 0), dtype=np.uint64)
-    return Keys(stacked, labels=labels)
-
-
-def _codes_of_plain(values: list[Any]) -> npt.NDArray[np.int64] | None:
-    """Codes of labels; None if a label is a list (such as scores for each text), which names no class."""
-    return None if any(isinstance(value, list) for value in values) else label_codes(values)
+    return Keys(stacked, labels=None if unclassed else label_codes(labels))

@@ -252,7 +252,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
                 re.compile(pattern)
             except re.error as error:
                 raise ValueError(
-                    f"learning_rate_mapping: {pattern!r} is no regular expression ({error})."
+                    f"learning_rate_mapping: {pattern!r} is not a valid regular expression ({error})."
                 ) from error
 
     def _check_tasks(self) -> None:
@@ -277,7 +277,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
             return
         if self.save_strategy == SaveStrategy.BEST:
             raise ValueError(
-                'eval_on="background" knows the best step too late to save only that one; got '
+                'eval_on="background" determines the best step too late to save only that one; got '
                 'save_strategy="best". Use save_strategy="steps" or "epoch", with save_total_limit.'
             )
         if self.lr_scheduler_type in _FOLLOW_METRICS:

@@ -12,9 +12,9 @@ from typing import Annotated, Any, get_type_hints
 from transformers import IntervalStrategy
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from ray_st.training_args.device import DeviceArguments
 from ray_st.training_args.effects import Becomes, Does, Effect, Kept, Unused, apply_effects
 from ray_st.training_args.idle import IDLE, warn_of_idle_settings
-from ray_st.training_args.placed import PlacedArguments
 from ray_st.training_args.sharding_options import read_config
 
 _AMP = ("amp", "cuda_amp", "cpu_amp")
@@ -51,7 +51,7 @@ def _merged(name: str, config: dict[str, Any] | str | None, settings: dict[str, 
     return merged
 
 
-def _own_repository(args: DroppedArguments, organization: str) -> None:
+def _set_repository_owner(args: DroppedArguments, organization: str) -> None:
     name = args.hub_model_id or Path(args.output_dir or "trainer_output").name
     owner, _, rest = name.rpartition("/")
     if owner not in ("", organization):
@@ -78,7 +78,7 @@ def _debug_tpu(args: DroppedArguments, debug: bool) -> None:
 
 
 @dataclass
-class DroppedArguments(PlacedArguments):
+class DroppedArguments(DeviceArguments):
     """Arguments that the current transformers dropped: one line each, with what happens to it.
 
     To accept another one, add a line; the command line, the documentation and the tests follow.
@@ -131,7 +131,7 @@ class DroppedArguments(PlacedArguments):
     ] = False
     push_to_hub_model_id: Annotated[str | None, Becomes("hub_model_id")] = None
     push_to_hub_organization: Annotated[
-        str | None, Does("becomes the owner in `hub_model_id`", _own_repository)
+        str | None, Does("becomes the owner in `hub_model_id`", _set_repository_owner)
     ] = None
     push_to_hub_token: Annotated[str | None, Becomes("hub_token")] = None
     mp_parameters: Annotated[

@@ -12,7 +12,7 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 BY_SIZE = "SIZE_BASED_WRAP"
-NOT_AT_ALL = "NO_WRAP"
+NO_WRAP = "NO_WRAP"
 
 _PYTORCH = "2.13"
 _SWITCHES = ("reshard_after_forward", "activation_checkpointing")
@@ -28,9 +28,9 @@ _FIXED = {
     "xla_fsdp_v2": (False, "there are no XLA workers"),
     "xla_fsdp_grad_ckpt": (False, "there are no XLA workers"),
 }
-_FOLLOWED = (*_SWITCHES, "auto_wrap_policy", "transformer_layer_cls_to_wrap", "min_num_params")
+_SUPPORTED = (*_SWITCHES, "auto_wrap_policy", "transformer_layer_cls_to_wrap", "min_num_params")
 _OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "rmsprop", "sgd")
-_NOT_WITH_IT = {
+_INCOMPATIBLE = {
     "torch_compile": "compiled encoders were never tried with sharded weights",
     "fp16": "its scaling of gradients was never tried with sharded weights; use bf16",
 }
@@ -63,7 +63,7 @@ def check_sharding(args: TrainingArguments) -> None:
             f'fsdp_config: min_num_params, more than 0, and auto_wrap_policy="{BY_SIZE}" go together. Give '
             "both or neither."
         )
-    for name, why in _NOT_WITH_IT.items():
+    for name, why in _INCOMPATIBLE.items():
         if vars(args)[name]:
             raise ValueError(f"{name} cannot be used with fsdp: {why}. Leave one of them out.")
     optimizer = OptimizerNames(args.optim).value
@@ -125,8 +125,8 @@ def _check_setting(name: str, value: object) -> None:
         raise ValueError(
             f"fsdp_config: {name} can only be {only!r} here, as {why}; got {value!r}. Leave it out."
         )
-    if name not in (*_FIXED, *_FOLLOWED):
+    if name not in (*_FIXED, *_SUPPORTED):
         raise ValueError(
-            f"fsdp_config: {name} is no setting of FSDP2 that is followed here; {sorted(_FOLLOWED)} are. "
-            "Leave it out."
+            f"fsdp_config: {name} is not a supported setting of FSDP2; {sorted(_SUPPORTED)} are. Leave it "
+            "out."
         )

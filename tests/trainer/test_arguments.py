@@ -201,7 +201,7 @@ def test_arguments_are_checked_again_before_a_run(make: Any) -> None:
     trainer = make(eval_dataset=ROWS)
     trainer.args.learning_rate_mapping = {"(": 1.0}
     for run in (trainer.train, trainer.evaluate):
-        with pytest.raises(ValueError, match="is no regular expression"):
+        with pytest.raises(ValueError, match="is not a valid regular expression"):
             run()
     trainer.args.learning_rate_mapping = None
     trainer.args.num_train_epochs = "three"

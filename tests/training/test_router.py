@@ -42,9 +42,9 @@ def test_without_a_router_there_is_no_route(tiny_model: Any) -> None:
         check_router_mapping(tiny_model, MAPPING)
 
 
-def test_nothing_says_which_column_takes_which_row() -> None:
+def test_a_router_needs_a_mapping() -> None:
     expected = (
-        r"has a Router with the rows \['query', 'document'\].*"
+        r"has a Router with the routes \['query', 'document'\].*"
         r"router_mapping={'question': 'query', 'answer': 'document'}"
     )
     with pytest.raises(ValueError, match=expected):

@@ -21,38 +21,6 @@ Lengths = Callable[[str], int]
 _LENGTH = "{column}_prompt_length"
 
 
-def prompt_batch(
-    batch: Batch,
-    prompts: str | Mapping[str, str] | None,
-    lengths: Mapping[str, int] | int | None,
-    dataset_name: str | None,
-) -> Batch:
-    """Adds prompts to the texts of a batch, and the name of its dataset.
-
-    Args:
-        batch: Values by column; not modified.
-        prompts: One for all columns of texts, or one by column.
-        lengths: Token count of the prompt, or of each prompt by its text; None for no
-            ``COLUMN_prompt_length``.
-        dataset_name: Value of the column ``dataset_name``; None for no such column.
-    """
-    rows = len(next(iter(batch.values()), []))
-    if not rows:
-        return batch
-    result = dict(batch)
-    of_column = dict.fromkeys(batch, prompts) if isinstance(prompts, str) else prompts or {}
-    for column, prompt in of_column.items():
-        if column not in batch or not isinstance(batch[column][0], str):
-            continue
-        result[column] = [f"{prompt}{text}" for text in batch[column]]
-        if lengths is not None:
-            length = lengths if isinstance(lengths, int) else lengths[prompt]
-            result[_LENGTH.format(column=column)] = [length] * rows
-    if dataset_name:
-        result[DATASET_NAME_COLUMN] = [dataset_name] * rows
-    return result
-
-
 def prompt_datasets(
     rows: Rows | Mapping[str, Rows] | None,
     prompts: Prompts | None,
@@ -81,9 +49,9 @@ def prompt_datasets(
     names = list(rows)
     used = [column for part in rows.values() for column in split_columns(_columns(part)).texts]
     check_prompt_names(prompts, used, names)
-    says = names_wanted or bool(set(prompts if isinstance(prompts, Mapping) else ()) & set(names))
+    add_names = names_wanted or bool(set(prompts if isinstance(prompts, Mapping) else ()) & set(names))
     parts = {
-        name: _prompted(part, prompts, name, names, name if says else None, count)
+        name: _prompted(part, prompts, name, names, name if add_names else None, count)
         for name, part in rows.items()
     }
     return datasets.DatasetDict(parts) if isinstance(rows, datasets.DatasetDict) else parts
@@ -97,12 +65,35 @@ def prompt_transform(
     transform: Callable[[Batch], Batch] | None = None,
     **kwargs: Any,
 ) -> Batch:
-    """The documented transform.
+    """The documented transform: adds prompts to the texts of a batch, and the name of its dataset.
 
     See :meth:`ray_st.SentenceTransformerTrainer.add_prompts_or_dataset_name_transform`.
+
+    Args:
+        batch: Values by column; not modified.
+        prompts: One for all columns of texts, or one by column.
+        prompt_lengths: Token count of the prompt, or of each prompt by its text; None for no
+            ``COLUMN_prompt_length``.
+        dataset_name: Value of the column ``dataset_name``; None for no such column.
+        transform: Applied to the batch first.
+        kwargs: Ignored.
     """
     batch = batch if transform is None else transform(batch)
-    return prompt_batch(batch, prompts, prompt_lengths, dataset_name)
+    rows = len(next(iter(batch.values()), []))
+    if not rows:
+        return batch
+    result = dict(batch)
+    of_column = dict.fromkeys(batch, prompts) if isinstance(prompts, str) else prompts or {}
+    for column, prompt in of_column.items():
+        if column not in batch or not isinstance(batch[column][0], str):
+            continue
+        result[column] = [f"{prompt}{text}" for text in batch[column]]
+        if prompt_lengths is not None:
+            length = prompt_lengths if isinstance(prompt_lengths, int) else prompt_lengths[prompt]
+            result[_LENGTH.format(column=column)] = [length] * rows
+    if dataset_name:
+        result[DATASET_NAME_COLUMN] = [dataset_name] * rows
+    return result
 
 
 def _prompted(
@@ -110,18 +101,20 @@ def _prompted(
     prompts: Prompts | None,
     name: str | None,
     names: list[str],
-    said: str | None,
+    added_name: str | None,
     count: Lengths | None,
 ) -> Rows:
     columns = split_columns(_columns(rows))
     chosen = prompts_of(prompts, columns, name, names)
-    if not chosen and said is None:
+    if not chosen and added_name is None:
         return rows
     lengths = None if count is None else {prompt: count(prompt) for prompt in chosen.values()}
-    options: dict[str, Any] = {"prompts": chosen, "prompt_lengths": lengths, "dataset_name": said}
+    options: dict[str, Any] = {"prompts": chosen, "prompt_lengths": lengths, "dataset_name": added_name}
     if isinstance(rows, datasets.IterableDataset):
         transform = partial(prompt_transform, **options)
-        return rows.map(transform, batched=True, features=_features(rows, chosen if lengths else {}, said))
+        return rows.map(
+            transform, batched=True, features=_features(rows, chosen if lengths else {}, added_name)
+        )
     before = rows.format["format_kwargs"].get("transform")
     if isinstance(before, partial) and before.func is prompt_transform:
         return rows  # prompts were already added
@@ -133,11 +126,11 @@ def _columns(rows: Rows) -> list[str]:
 
 
 def _features(
-    rows: datasets.IterableDataset, prompts: Mapping[str, str], said: str | None
+    rows: datasets.IterableDataset, prompts: Mapping[str, str], added_name: str | None
 ) -> datasets.Features | None:
     """The features of a stream including the added columns; None if its own are unknown."""
     if rows.features is None:
         return None
     more = {_LENGTH.format(column=column): datasets.Value("int64") for column in prompts}
-    name = {DATASET_NAME_COLUMN: datasets.Value("string")} if said else {}
+    name = {DATASET_NAME_COLUMN: datasets.Value("string")} if added_name else {}
     return datasets.Features({**rows.features, **more, **name})

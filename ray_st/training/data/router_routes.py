@@ -32,8 +32,8 @@ def check_router_mapping(model: nn.Module, mapping: RouterMapping | None) -> Non
     routers = routers_of(model)
     if mapping and not routers:
         warnings.warn("router_mapping has no effect: the model has no Router. Leave it out.", stacklevel=3)
-    if not mapping and (router := _in_need(routers)):
-        raise ValueError(_what_to_write(router, "The model", ["question", "answer"]))
+    if not mapping and (router := _needing_task(routers)):
+        raise ValueError(_missing_mapping(router, "The model", ["question", "answer"]))
 
 
 def checked_routes(
@@ -54,8 +54,8 @@ def checked_routes(
     """
     routers = routers_of(model)
     tasks = tasks_of(mapping, columns, dataset)
-    if not tasks and (router := _in_need(routers)):
-        raise ValueError(_what_to_write(router, f"{label}: the model", columns.texts))
+    if not tasks and (router := _needing_task(routers)):
+        raise ValueError(_missing_mapping(router, f"{label}: the model", columns.texts))
     for router in routers:
         for column in columns.texts:
             try:
@@ -117,15 +117,15 @@ def skips_rows(model: nn.Module, mapping: RouterMapping | None, source: BatchSou
     return not uses_all_rows(model, mapping, datasets)
 
 
-def _in_need(routers: Sequence[Asym]) -> Asym | None:
+def _needing_task(routers: Sequence[Asym]) -> Asym | None:
     return next((router for router in routers if router.needs_task), None)
 
 
-def _what_to_write(router: Asym, who: str, columns: Sequence[str]) -> str:
-    rows = list(router.sub_modules)
-    example = {column: rows[min(place, len(rows) - 1)] for place, column in enumerate(columns)}
+def _missing_mapping(router: Asym, subject: str, columns: Sequence[str]) -> str:
+    routes = list(router.sub_modules)
+    example = {column: routes[min(number, len(routes) - 1)] for number, column in enumerate(columns)}
     return (
-        f"{who} has a Router with the rows {rows}, and nothing says which text column takes which: all would "
-        "take the default row. Set router_mapping in the training arguments, such as "
+        f"{subject} has a Router with the routes {routes}, and no text column is assigned to one: all would take "
+        "the default route. Set router_mapping in the training arguments, such as "
         f"router_mapping={example}."
     )

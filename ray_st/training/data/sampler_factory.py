@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -218,11 +218,6 @@ class SamplerMethods:
         own_class = not isinstance(self.args.batch_sampler, BatchSamplers)
         return own_class or self.overridden("get_batch_sampler") is not None
 
-    def get_batch_sampler(self) -> Callable[..., Any]:
-        """The documented method."""
-        method: Callable[..., Any] = self._object().get_batch_sampler
-        return method
-
     def over_several(self, keys: Concatenated, samplers: list[Any], seed: int) -> Any:
         """Creates the sampler over several datasets with the documented method.
 
@@ -231,10 +226,11 @@ class SamplerMethods:
             samplers: A batch sampler for each dataset.
             seed: Seed of the order of datasets.
         """
-        trainer = self.trainer or self._object(**self.surroundings)
+        trainer = self.trainer or self.instance(**self.surroundings)
         return trainer.get_multi_dataset_batch_sampler(keys, samplers, seed=seed)
 
-    def _object(self, **attributes: Any) -> Any:
+    def instance(self, **attributes: Any) -> Any:
+        """An instance of the trainer's class with its arguments and further attributes, made without its constructor."""
         make: Any = self.kind.__new__
         trainer = make(self.kind)
         vars(trainer).update(self.attributes, args=self.args, **attributes)
@@ -262,7 +258,7 @@ class SamplerMaker:
         rows = self.whole if self.whole is not None and len(self.whole) == len(keys) else keys
         options: dict[str, Any] = {"batch_size": self.batch_size, "drop_last": self.drop_last}
         more: dict[str, Any] = {"valid_label_columns": list(LABEL_COLUMNS), "seed": seed}
-        make = self.methods.get_batch_sampler()
+        make = self.methods.instance().get_batch_sampler
         # Overrides written for earlier versions of the documented method take fewer arguments.
         known = inspect.signature(make).parameters
         takes_any = any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values())

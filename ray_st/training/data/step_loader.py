@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,7 @@ def collect(inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | N
     return list(columns.values()), inputs.get(LABEL)
 
 
+@dataclass(eq=False)
 class Collate:
     """Converts rows of a window to the inputs of a step.
 
@@ -90,28 +92,23 @@ class Collate:
         inputs_of: Returns the inputs of a row from its text columns.
     """
 
-    def __init__(
-        self,
-        tokenize: Tokenize,
-        pad: Pad | None,
-        prompt_lengths: Mapping[str, Mapping[str, int]] | None = None,
-        collator: Collator | None = None,
-        text_ids: bool = False,
-        routes_of: RoutesOf | None = None,
-        inputs_of: Callable[[Sequence[str]], InputsOfRow] = each_column,
-    ) -> None:
-        self._text_ids = text_ids
-        self._routes_of, self._inputs_of = routes_of, inputs_of
-        self._routes: dict[str, Mapping[str, Route]] = {}
-        self._tokenize, self._pad = tokenize, pad
-        self._prompt_lengths = prompt_lengths or {}
-        self._collator = collator
+    tokenize: Tokenize
+    pad: Pad | None
+    prompt_lengths: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    collator: Collator | None = None
+    text_ids: bool = False
+    routes_of: RoutesOf | None = None
+    inputs_of: Callable[[Sequence[str]], InputsOfRow] = each_column
+    _routes: dict[str, Mapping[str, Route]] = field(default_factory=dict, init=False)
 
     def __call__(self, window: EncodedDataset, rows: Indices, dataset: str = "") -> Inputs:
         """Inputs of some rows of a dataset."""
-        if self._routes_of is not None and dataset not in self._routes:
-            self._routes[dataset] = self._routes_of(window.columns, dataset)
-        inputs = self._own(window, rows, dataset) if self._collator is None else self._users(window, rows)
+        if self.routes_of is not None and dataset not in self._routes:
+            self._routes[dataset] = self.routes_of(window.columns, dataset)
+        if self.collator is None:
+            inputs = self._padded(window, rows, dataset)
+        else:
+            inputs = self.collator(_dictionaries(window, rows))
         for column, route in self._routes.get(dataset, {}).items():
             for name, value in route.features.items():
                 inputs.setdefault(f"{column}_{name}", value)  # a user's collator takes precedence
@@ -119,18 +116,14 @@ class Collate:
             inputs[DATASET_NAME] = dataset
         return inputs
 
-    def _users(self, window: EncodedDataset, rows: Indices) -> Inputs:
-        assert self._collator is not None
-        return self._collator(_dictionaries(window, rows))
-
-    def _own(self, window: EncodedDataset, rows: Indices, dataset: str) -> Inputs:
-        lengths, routes = self._prompt_lengths.get(dataset, {}), self._routes.get(dataset, {})
+    def _padded(self, window: EncodedDataset, rows: Indices, dataset: str) -> Inputs:
+        lengths, routes = self.prompt_lengths.get(dataset, {}), self._routes.get(dataset, {})
         features: dict[str, dict[str, Any]] = {}
-        for name, columns in self._inputs_of(window.columns.texts).items():
+        for name, columns in self.inputs_of(window.columns.texts).items():
             features[name] = self._features(window, rows, name, columns, routes.get(name))
             if name in lengths:
                 features[name]["prompt_length"] = lengths[name]
-            if self._text_ids and columns == (name,):
+            if self.text_ids and columns == (name,):
                 features[name]["text_id"] = torch.from_numpy(window.hashes(name, rows))
         labels = window.label_array(rows)
         return flatten(features, None if labels is None else torch.from_numpy(labels))
@@ -144,12 +137,12 @@ class Collate:
         route: Route | None,
     ) -> dict[str, Any]:
         encoder = None if route is None else route.encoder
-        pad = self._pad if encoder is None else encoder.pad
+        pad = self.pad if encoder is None else encoder.pad
         if pad is not None and window.has_tokens(name):
             return dict(pad(window.ids(name, rows)))
         of_task = {} if route is None or route.task is None else {"task": route.task}
         texts = joined([window.texts(column, rows) for column in columns])
-        return dict(self._tokenize(texts, **of_task))
+        return dict(self.tokenize(texts, **of_task))
 
 
 def _dictionaries(window: EncodedDataset, rows: Indices) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from ray_st.training.strategies.step_module import LossOrLosses, Step
-from ray_st.training_args.sharding_options import BY_SIZE, NOT_AT_ALL
+from ray_st.training_args.sharding_options import BY_SIZE, NO_WRAP
 
 
 class ShardedStep(Step):
@@ -169,7 +169,7 @@ def units(step: Step, config: Mapping[str, Any]) -> list[nn.Module]:
     """
     encoders = [part for part in step.model.modules() if isinstance(part, PreTrainedModel)]
     policy = config.get("auto_wrap_policy")
-    if policy == NOT_AT_ALL:
+    if policy == NO_WRAP:
         return []
     if policy == BY_SIZE:
         chosen = _by_size(encoders, config["min_num_params"])

@@ -46,7 +46,7 @@ def test_activations_are_computed_again_if_the_settings_say_so() -> None:
         ({"state_dict_type": "SHARDED_STATE_DICT"}, "state_dict_type can only be 'FULL_STATE_DICT' here"),
         ({"cpu_ram_efficient_loading": True}, "cpu_ram_efficient_loading can only be False"),
         ({"xla": True}, "xla can only be False here, as there are no XLA workers"),
-        ({"use_orig_params": True}, "use_orig_params is no setting of FSDP2 .* Leave it out"),
+        ({"use_orig_params": True}, "use_orig_params is not a supported setting of FSDP2.* Leave it out"),
         ({"reshard_after_forward": "yes"}, "reshard_after_forward must be true or false; got 'yes'"),
         ({"min_num_params": 5}, "min_num_params, more than 0, and auto_wrap_policy=.* go together"),
         ({"auto_wrap_policy": BY_SIZE}, "min_num_params, more than 0, and auto_wrap_policy=.* go together"),

@@ -16,15 +16,15 @@ from transformers import TrainingArguments
 from ray_st.training_args.sharding_options import check_deepspeed, check_sharding
 from ray_st.util.secrets import without_secrets
 
-_OF_THE_PROCESS = (
-    "_at_worker",
+_PROCESS_STATE = (
+    "_on_worker",
     "_n_gpu",
     "_setup_devices",
     "distributed_state",
     "deepspeed_plugin",
     "hf_deepspeed_config",
 )
-_OF_THE_DEVICE = {
+_DEVICE_DEFAULTS = {
     "use_cpu": True,
     "tf32": None,
     "torch_compile": False,
@@ -37,7 +37,7 @@ _OF_THE_DEVICE = {
 _TENSORBOARD = "TENSORBOARD_LOGGING_DIR"  # transformers' callback reads it in place of args.logging_dir
 
 
-class PlacedArguments(TrainingArguments):
+class DeviceArguments(TrainingArguments):
     """transformers' arguments, except that :meth:`settle` determines the device, not the constructor.
 
     On the driver ``device`` is the CPU, ``n_gpu`` is 0, ``world_size`` 1 and ``process_index`` 0, whatever
@@ -45,7 +45,7 @@ class PlacedArguments(TrainingArguments):
     on the worker. As text for records and logs, secrets are hidden at every level instead of only at the top.
     """
 
-    _at_worker = False
+    _on_worker = False
     _any_settled: ClassVar[bool] = False  # in this process
     logging_dir: str | None
 
@@ -67,10 +67,10 @@ class PlacedArguments(TrainingArguments):
         Raises:
             ValueError: If they contradict each other.
         """
-        if self._at_worker:
+        if self._on_worker:
             self._complete()
             return
-        with self._as_without_device():
+        with self._without_device():
             self._complete()
         check_sharding(self)
         check_deepspeed(self)
@@ -81,9 +81,9 @@ class PlacedArguments(TrainingArguments):
         self.fsdp_plugin_args = None  # ray_st's loop shards weights, not accelerate
 
     @contextmanager
-    def _as_without_device(self) -> Iterator[None]:
-        given = {name: vars(self)[name] for name in _OF_THE_DEVICE}
-        self.__dict__.update(_OF_THE_DEVICE)
+    def _without_device(self) -> Iterator[None]:
+        given = {name: vars(self)[name] for name in _DEVICE_DEFAULTS}
+        self.__dict__.update(_DEVICE_DEFAULTS)
         try:
             yield
         finally:
@@ -91,13 +91,13 @@ class PlacedArguments(TrainingArguments):
 
     @cached_property
     def _setup_devices(self) -> torch.device:
-        if self._at_worker:
+        if self._on_worker:
             return super()._setup_devices
-        if PlacedArguments._any_settled:  # transformers would reset state that training here relies on
+        if DeviceArguments._any_settled:  # transformers would reset state that training here relies on
             self._n_gpu, self.distributed_state = 0, None
             vars(self.accelerator_config).pop("use_configured_state", None)  # as transformers does
             return torch.device("cpu")
-        with self._as_without_device():
+        with self._without_device():
             return super()._setup_devices
 
     def settle(self, output_dir: str) -> None:
@@ -121,13 +121,13 @@ class PlacedArguments(TrainingArguments):
         self.ddp_backend = None  # the process group exists already
         if self.logging_dir is not None:
             os.environ[_TENSORBOARD] = self.logging_dir
-        self._at_worker = PlacedArguments._any_settled = True
+        self._on_worker = DeviceArguments._any_settled = True
         self.__dict__.pop("_setup_devices", None)
         self._complete()
 
     def __getstate__(self) -> dict[str, Any]:
         """Excludes the state of this process: the receiving process determines its own device."""
-        return {name: value for name, value in self.__dict__.items() if name not in _OF_THE_PROCESS}
+        return {name: value for name, value in self.__dict__.items() if name not in _PROCESS_STATE}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores the values; :meth:`settle` determines the device."""

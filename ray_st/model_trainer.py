@@ -290,7 +290,7 @@ class ModelTrainer(HfLoop):
             return args
         from ray_st.runtime.train import in_worker
 
-        self.context = in_worker.find_place()
+        self.context = in_worker.find_context()
         if self.context is None:
             return args
         self._in_place = True

@@ -228,4 +228,4 @@ def resumes(trainer: FitTrainer) -> bool:
         return False
     from ray_st.runtime.train import launch
 
-    return launch.has_checkpoint(trainer.run_config, str(trainer.args.output_dir))
+    return launch.store_of(trainer.run_config, str(trainer.args.output_dir)).newest() is not None

@@ -37,7 +37,7 @@ class ToldToEnd(TrainerCallback):
         self.begun = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        from ray_st.runtime.supervision.ray_callbacks import wish
+        from ray_st.runtime.supervision.ray_callbacks import stop_request
 
         if self.begun or args.process_index == 0 or self.driver.exists():
             return
@@ -47,7 +47,7 @@ class ToldToEnd(TrainerCallback):
         else:
             self.worker.touch()
             os.kill(os.getpid(), signal.SIGTERM)
-        while not wish.why:
+        while not stop_request.why:
             threading.Event().wait(0.01)
 
 

@@ -23,7 +23,7 @@ def in_a_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fresh_accelerat
     def with_sources(place: Any, parts: Any) -> Any:
         return dataclasses.replace(place, **vars(local_context(parts, folder)))
 
-    monkeypatch.setattr(inplace, "find_place", lambda: local_context({}, folder))
+    monkeypatch.setattr(inplace, "find_context", lambda: local_context({}, folder))
     monkeypatch.setattr(inplace, "with_sources", with_sources)
     monkeypatch.setattr(
         inplace, "start", lambda place, resume, *given: Start(path=resume, only_model=given[-1])

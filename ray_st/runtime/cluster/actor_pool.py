@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ray_st.runtime.cluster.connection import NODE_ID
+from ray_st.runtime.cluster.connection import resources, this_node
+from ray_st.runtime.cluster.handles import Actor, start_actor
 
 Needs = dict[str, float]
 """The resources an actor requests: an amount of "CPU" or "GPU", such as ``{"GPU": 0.5}``."""
@@ -34,14 +36,19 @@ class _Task:
     deaths: int = 0
 
 
-class ActorPool:
+class ActorPool(AbstractContextManager["ActorPool"]):
     """Actors of one class with reserved resources, so that replacements can always be scheduled.
+
+    As a context manager, it stops them on exit.
 
     Args:
         kind: The actors' class. Its method ``ready()`` returns once the actor has been constructed.
         arguments: Constructor arguments; object references are resolved where the actor starts.
         needs: The resources of each actor.
         here: Whether the actors must run on this process's node.
+
+    Attributes:
+        actors: The current actor handles; empty once the pool was stopped.
 
     Raises:
         ValueError: If the cluster does not have these resources, or they are not free.
@@ -50,20 +57,14 @@ class ActorPool:
     def __init__(
         self, kind: type, arguments: Sequence[Any], needs: Sequence[Needs], here: bool = False
     ) -> None:
-        self._kind: Any = ray.remote(kind)
-        self._arguments, self._needs = arguments, list(needs)
+        self._kind, self._arguments, self._needs = kind, arguments, list(needs)
         self._group = _reserve(self._needs, here)
-        self._actors = [self._start(seat) for seat in range(len(self._needs))]
+        self.actors = [self._start(slot) for slot in range(self.size)]
 
     @property
     def size(self) -> int:
         """Number of actors."""
         return len(self._needs)
-
-    @property
-    def actors(self) -> list[Any]:
-        """The current actor handles."""
-        return list(self._actors)
 
     def run(self, method: str, tasks: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
         """Calls a method for each task; each actor runs one task at a time.
@@ -81,51 +82,54 @@ class ActorPool:
         """
         waiting = deque(_Task(method, arguments, number) for number, arguments in enumerate(tasks))
         idle: list[int] = []
-        busy = dict(self._give(seat, _Task("ready")) for seat in range(self.size))
+        busy = dict(self._submit(slot, _Task("ready")) for slot in range(self.size))
         while waiting or any(task.number is not None for _, task in busy.values()):
             while idle and waiting:
-                busy |= [self._give(idle.pop(), waiting.popleft())]
+                busy |= [self._submit(idle.pop(), waiting.popleft())]
             (done,), _ = ray.wait(list(busy), num_returns=1)
-            seat, task = busy.pop(done)
+            slot, task = busy.pop(done)
             try:
                 result = _result(done)
             except RayActorError as error:
-                self._replace(seat, task, error)
+                self._replace(slot, task, error)
                 if task.number is not None:
                     waiting.appendleft(task)
                     task = _Task("ready")
-                busy |= [self._give(seat, task)]
+                busy |= [self._submit(slot, task)]
             else:
-                idle.append(seat)
+                idle.append(slot)
                 if task.number is not None:
                     yield task.number, result
 
     def stop(self) -> None:
         """Kills the actors and releases their resources."""
-        for actor in self._actors:
+        for actor in self.actors:
             ray.kill(actor)
-        self._actors = []
+        self.actors = []
         remove_placement_group(self._group)
 
-    def _start(self, seat: int) -> Any:
-        needs, where = self._needs[seat], PlacementGroupSchedulingStrategy(self._group, seat)
-        options = {
-            "num_cpus": needs.get("CPU", 0),
-            "num_gpus": needs.get("GPU", 0),
-            "scheduling_strategy": where,
-        }
-        return self._kind.options(**options).remote(*self._arguments)
+    def __exit__(self, *raised: object) -> None:
+        self.stop()
 
-    def _give(self, seat: int, task: _Task) -> tuple[Any, tuple[int, _Task]]:
-        return getattr(self._actors[seat], task.method).remote(*task.arguments), (seat, task)
+    def _start(self, slot: int) -> Actor:
+        return start_actor(
+            self._kind,
+            *self._arguments,
+            num_cpus=self._needs[slot].get("CPU", 0),
+            num_gpus=self._needs[slot].get("GPU", 0),
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self._group, slot),
+        )
 
-    def _replace(self, seat: int, task: _Task, error: RayActorError) -> None:
+    def _submit(self, slot: int, task: _Task) -> tuple[ray.ObjectRef[Any], tuple[int, _Task]]:
+        return getattr(self.actors[slot], task.method).remote(*task.arguments), (slot, task)
+
+    def _replace(self, slot: int, task: _Task, error: RayActorError) -> None:
         task.deaths += 1
         if error.actor_init_failed or task.deaths >= MOST_DEATHS:
             what = "An encoder cannot start" if task.number is None else f"Encoders die of task {task.number}"
             raise RuntimeError(f"{what}; this is what Ray says of it: {error}") from error
-        ray.kill(self._actors[seat])
-        self._actors[seat] = self._start(seat)
+        ray.kill(self.actors[slot])
+        self.actors[slot] = self._start(slot)
 
 
 def granted_device() -> str:
@@ -133,34 +137,24 @@ def granted_device() -> str:
     return "cuda" if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
 
 
-def _result(reference: Any) -> Any:
+def _result(reference: ray.ObjectRef[Any]) -> Any:
     try:
         return ray.get(reference)
     except RayTaskError as error:
         raise error.cause from error
 
 
-def resources(here: bool) -> Needs:
-    """The total resources of the cluster, or of this process's node only."""
-    if not here:
-        return dict(ray.cluster_resources())
-    mine = ray.get_runtime_context().get_node_id()
-    return next(dict(node["Resources"]) for node in ray.nodes() if node["NodeID"] == mine)
-
-
 def _reserve(needs: Sequence[Needs], here: bool) -> PlacementGroup:
     total = {name: sum(each.get(name, 0) for each in needs) for name in ("CPU", "GPU")}
-    total = {
-        name: round(amount, 3) for name, amount in total.items() if amount
-    }  # three thirds of a GPU make one
+    # Rounded, as three thirds of a GPU add up to one.
+    total = {name: round(amount, 3) for name, amount in total.items() if amount}
     have = _only(total, resources(here))
     whose = "this node, which alone sees the local files," if here else "the cluster"
     if any(amount > have[name] for name, amount in total.items()):
         raise ValueError(
             f"{len(needs)} encoder(s) need {total}; {whose} has {have}. Ask for fewer, or add nodes."
         )
-    node = {NODE_ID: ray.get_runtime_context().get_node_id()}
-    group = placement_group(list(needs), bundle_label_selector=[node] * len(needs) if here else None)
+    group = placement_group(list(needs), bundle_label_selector=[this_node()] * len(needs) if here else None)
     if not group.wait(RESERVE_S):
         remove_placement_group(group)
         raise ValueError(

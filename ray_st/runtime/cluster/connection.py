@@ -130,11 +130,21 @@ def takes_all_cores(scaling: ScalingConfig | None) -> bool:
     return scaling is None and "OMP_NUM_THREADS" not in os.environ and not default_scaling().use_gpu
 
 
+def this_node() -> dict[str, str]:
+    """The label selector of this process's node."""
+    return {NODE_ID: ray.get_runtime_context().get_node_id()}
+
+
+def resources(here: bool) -> dict[str, float]:
+    """The total resources of the cluster, or of this process's node only."""
+    if not here:
+        return dict(ray.cluster_resources())
+    return next(dict(node["Resources"]) for node in ray.nodes() if node["NodeID"] == this_node()[NODE_ID])
+
+
 def cores_of_node() -> int:
     """The CPUs of this process's node as counted by Ray, which respects container limits."""
-    here = ray.get_runtime_context().get_node_id()
-    (node,) = (node for node in ray.nodes() if node["NodeID"] == here)
-    return max(int(node["Resources"].get("CPU", 0)), 1)
+    return max(int(resources(here=True).get("CPU", 0)), 1)
 
 
 def resources_of_worker(scaling: ScalingConfig) -> dict[str, float]:

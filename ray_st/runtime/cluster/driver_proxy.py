@@ -50,7 +50,7 @@ class DriverProxy:
 
 
 @contextmanager
-def proxied(target: Any) -> Iterator[DriverProxy]:
+def proxied(target: object) -> Iterator[DriverProxy]:
     """Lets processes of the cluster call an object's methods, which run here, in a separate thread.
 
     Args:
@@ -69,7 +69,7 @@ def proxied(target: Any) -> Iterator[DriverProxy]:
                 queue.shutdown()
 
 
-def _serve(target: Any, asked: Queue, answered: Queue) -> None:
+def _serve(target: object, asked: Queue, answered: Queue) -> None:
     while (call := asked.get()) is not None:
         number, method, arguments = call
         answer: tuple[str, bool, Any] = (number, False, None)

@@ -15,6 +15,7 @@ from ray_st.data.batch_source import Planner
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.plan import Indices, Plan
+from ray_st.runtime.cluster.handles import Actor, start_actor
 
 
 class EpochPlans:
@@ -41,11 +42,11 @@ class EpochPlans:
         return ray.get(self._actor.plan.remote(epoch))
 
     @cached_property
-    def _actor(self) -> Any:
-        actor: Any = ray.remote(PlannerActor)
-        return actor.options(
-            name=self._name, get_if_exists=True, num_cpus=0, max_restarts=-1, max_task_retries=-1
-        ).remote(self._planner)
+    def _actor(self) -> Actor:
+        once = {"name": self._name, "get_if_exists": True}
+        return start_actor(
+            PlannerActor, self._planner, num_cpus=0, max_restarts=-1, max_task_retries=-1, **once
+        )
 
 
 class PlannerActor:

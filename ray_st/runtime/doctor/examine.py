@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -23,7 +24,7 @@ from ray_st.runtime.doctor import node as node_module
 from ray_st.runtime.doctor.access import CLUSTER
 from ray_st.runtime.doctor.checks import CHECKS
 from ray_st.runtime.doctor.findings import ERROR, NOTE, OK, Finding, Node
-from ray_st.runtime.train import launch, storage
+from ray_st.runtime.train import launch
 from ray_st.training.distributed.collectives import gather_objects
 
 _CLOCK_ROUNDS = 5
@@ -274,7 +275,7 @@ def _process_group(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 def _meeting_fault(scaling: ScalingConfig, backend: str) -> str | None:
     """What prevents workers from forming a process group; None if each one sees all others."""
-    with storage.run_folder("", keeps=False) as scratch:
+    with TemporaryDirectory(prefix="ray_st-") as scratch:
         once = FailureConfig(max_failures=0)
         run_config = RunConfig(name="doctor", storage_path=scratch, failure_config=once)
         config = TorchConfig(backend=backend, timeout_s=_JOIN_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import ray.train.torch
@@ -11,7 +12,7 @@ import torch
 from ray.train import RunConfig, ScalingConfig
 
 from ray_st.runtime.cluster import connection
-from ray_st.runtime.train import launch, storage
+from ray_st.runtime.train import launch
 from ray_st.runtime.train.worker import world_of_worker
 from ray_st.training.distributed.rank_evaluation import Measured, measure
 from ray_st.world import World
@@ -53,7 +54,7 @@ def evaluate_on_workers(
     folder = os.path.abspath(output_path) if output_path else None
     if launch.runs_here(scaling_config):
         return measure(model, asked, World(), folder, epoch, steps).figures
-    with connection.connected(), storage.run_folder("", keeps=False) as scratch:
+    with connection.connected(), TemporaryDirectory(prefix="ray_st-") as scratch:
         scaling = launch.resolve_scaling(scaling_config)
         connection.check_fits(scaling)
 
@@ -61,7 +62,7 @@ def evaluate_on_workers(
             return _measure(model, asked, output_path=folder, epoch=epoch, steps=steps)
 
         run_config = RunConfig(name="evaluate", storage_path=scratch)
-        measured: Measured = launch.run_workers(work, scaling, run_config)
+        measured = launch.run_workers(work, scaling, run_config)
     _take_over(model, asked, measured)
     return measured.figures
 

@@ -13,11 +13,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from ray_st.runtime.cluster.handles import Actor
 from ray_st.util.events import LOG_FORMAT, relayed, send_records_to, set_context
 from ray_st.util.screen import BarMove, LineStream, Screen, SentBar
 from ray_st.util.screen import shown as screen_shown
@@ -43,7 +43,7 @@ class Channel:
         all_ranks: Whether to show the output of every rank, not only the first.
     """
 
-    monitor: Any
+    monitor: Actor
     run: str
     log_format: str
     all_ranks: bool
@@ -61,7 +61,7 @@ class Channel:
 
 
 @contextmanager
-def shown(monitor: Any, run: str) -> Iterator[Channel]:
+def shown(monitor: Actor, run: str) -> Iterator[Channel]:
     """Shows worker output on this process's console while the context is open.
 
     Args:
@@ -119,7 +119,7 @@ def speaking(channel: Channel, world: World, log_level: int) -> Iterator[None]:
         yield
         return
     prefix = f"[rank {world.rank}] " if channel.all_ranks and world.size > 1 else ""
-    with LineStream(lambda line: _say_if_heard(channel, prefix + line)) as stream:
+    with LineStream(lambda line: _say_unless_ending(channel, prefix + line)) as stream:
         handler = logging.StreamHandler(stream)
         handler.setLevel(log_level)
         handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -133,6 +133,6 @@ def speaking(channel: Channel, world: World, log_level: int) -> Iterator[None]:
             logging.getLogger().removeHandler(handler)
 
 
-def _say_if_heard(channel: Channel, line: str) -> None:
-    with suppress(RayError):  # the run is ending: a lost line does not matter
+def _say_unless_ending(channel: Channel, line: str) -> None:
+    with suppress(RayError):  # a line lost while the run ends does not matter
         channel.say(line)

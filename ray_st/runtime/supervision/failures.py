@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ray.exceptions import RayActorError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
 
 from ray_st.util.endings import HangError, Moved, Why
 
@@ -22,18 +23,23 @@ class RunStopped(RuntimeError):
     """A worker raised an error that a restart would not fix. The message holds the worker's traceback."""
 
 
+def original(error: Exception) -> BaseException:
+    """A worker's exception without Ray's wrapper, which Ray has no public way to remove."""
+    return error._base_exc if isinstance(error, UserExceptionWithTraceback) else error
+
+
 def cause_of(error: Exception) -> str:
     """Why a worker was lost: one of :data:`ray_st.runtime.supervision.run_monitor.CAUSES`.
 
     Args:
         error: The error that Ray Train reports.
     """
-    error = getattr(error, "_base_exc", error)
-    lost = getattr(error, "health_check_failure", error)
+    raised = original(error)
+    lost = raised.health_check_failure if isinstance(raised, WorkerHealthCheckFailedError) else raised
     if isinstance(lost, RayActorError):
         if lost.preempted:
             return "preempted"
         return "node" if "its node" in str(lost) else "process"  # Ray offers no other way to tell
-    if isinstance(error, Moved):
-        return "preempted" if error.why is Why.PREEMPTED else "moved"
-    return "hang" if isinstance(error, HangError) else "error"
+    if isinstance(raised, Moved):
+        return "preempted" if raised.why is Why.PREEMPTED else "moved"
+    return "hang" if isinstance(raised, HangError) else "error"

@@ -5,17 +5,20 @@ Its controller loads them before it starts a worker, so this module imports neit
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Mapping
 from typing import Any
 
-from ray.train import UserCallback
+from ray.train import RunConfig, UserCallback
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
-from ray_st.runtime.supervision.failures import REPEATABLE, RunStopped, cause_of
+from ray_st.runtime.cluster.handles import Actor
+from ray_st.runtime.supervision.failures import REPEATABLE, RunStopped, cause_of, original
 from ray_st.util.endings import Interrupted, LeaseLost, StopRequest, Why
 
-wish = StopRequest()
+stop_request = StopRequest()
 """The stop request of this worker's process; global, as signal handlers take no arguments."""
 
 
@@ -29,12 +32,11 @@ class StopAtRepeatableErrors(UserCallback):
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
         """Raises, which ends the run, if any rank's error is repeatable, or the run was asked to stop."""
         for rank, error in sorted(worker_exceptions.items()):
-            # Ray wraps a worker's exception, and has no public way to unwrap it.
-            cause = getattr(error, "_base_exc", error)
+            cause = original(error)
             if isinstance(cause, (Interrupted, LeaseLost)):
                 raise type(cause)(str(cause))
             if isinstance(cause, REPEATABLE):
-                trace = getattr(error, "_traceback_str", "")
+                trace = error._traceback_str if isinstance(error, UserExceptionWithTraceback) else ""
                 raise RunStopped(f"rank {rank}: {type(cause).__name__}: {cause}\n{trace}")
 
 
@@ -45,7 +47,7 @@ class HearOfLosses(UserCallback):
         monitor: The run's monitor.
     """
 
-    def __init__(self, monitor: Any) -> None:
+    def __init__(self, monitor: Actor) -> None:
         self._monitor = monitor
 
     def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
@@ -62,4 +64,10 @@ class CatchSigterm(WorkerCallback):
 
     def after_init_train_context(self) -> None:
         """Installs the handler."""
-        signal.signal(signal.SIGTERM, lambda number, frame: wish.ask(Why.LEAVE))
+        signal.signal(signal.SIGTERM, lambda number, frame: stop_request.ask(Why.LEAVE))
+
+
+def with_callbacks(run_config: RunConfig, *callbacks: UserCallback | WorkerCallback) -> RunConfig:
+    """A run's configuration, extended by callbacks."""
+    every: list[Any] = [*(run_config.callbacks or []), *callbacks]  # Ray declares only user callbacks
+    return dataclasses.replace(run_config, callbacks=every)

@@ -15,8 +15,8 @@ from logging import LogRecord
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
+from ray_st.runtime.cluster.handles import Actor
 from ray_st.runtime.supervision.ray_metrics import count
 from ray_st.util.booked import Booked
 from ray_st.util.endings import Hang
@@ -59,7 +59,7 @@ class RunMonitor:
         self._news = MonitorUpdate()
         self._changed = asyncio.Condition()
         self._answers: set[int] = set()
-        self._workers: dict[int, Any] = {}
+        self._workers: dict[int, Actor] = {}
         self._groups = 0
         self._causes: set[str] = set()
         self._booked = Booked()
@@ -115,7 +115,7 @@ class RunMonitor:
 
     # ---- worker groups ----
 
-    async def enter(self, rank: int, worker: ActorHandle) -> None:
+    async def enter(self, rank: int, worker: Actor) -> None:
         """Registers a rank's worker.
 
         Args:

@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 import ray
 import ray.train
 from ray.exceptions import RayActorError, RayError
-from ray.train import RunConfig
 
-from ray_st.runtime.cluster.connection import NODE_ID
-from ray_st.runtime.supervision.ray_callbacks import CatchSigterm, HearOfLosses, wish
+from ray_st.runtime.cluster.connection import this_node
+from ray_st.runtime.cluster.handles import Actor, start_actor
+from ray_st.runtime.supervision.ray_callbacks import stop_request
 from ray_st.runtime.supervision.ray_metrics import RunMetrics
 from ray_st.runtime.supervision.run_monitor import MonitorUpdate, RunMonitor
 from ray_st.training.callbacks.progress_report import EventReport, ProgressReport
@@ -28,6 +27,7 @@ from ray_st.training.callbacks.throughput import Goodput, Throughput
 from ray_st.training.callbacks.watchdog import STEP_LIMIT_S, Watchdog, stacks
 from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.worker_context import WorkerContext
 from ray_st.util.endings import Hang, HangError, Moved, Why
 from ray_st.util.events import event, set_context, speaks_json
@@ -53,7 +53,7 @@ class Supervisor:
         step_limit_s: See :data:`STEP_LIMIT`.
     """
 
-    monitor: Any
+    monitor: Actor
     run: str
     started: float
     step_limit_s: float
@@ -63,25 +63,22 @@ class Supervisor:
 
 
 @contextmanager
-def monitor_of(run: str) -> Iterator[Any]:
+def monitor_of(run: str) -> Iterator[Actor]:
     """Starts a run's monitor actor, which lives while the context is open.
 
     Args:
         run: The run's name.
     """
     # Only on this node: another one could be lost without the driver, and soft affinity yields under load.
-    here = {NODE_ID: ray.get_runtime_context().get_node_id()}
-    actor: Any = ray.remote(RunMonitor)
-    monitor = actor.options(num_cpus=0, label_selector=here).remote(run)
+    monitor = start_actor(RunMonitor, run, num_cpus=0, label_selector=this_node())
     try:
         yield monitor
     finally:
         ray.kill(monitor)
 
 
-@contextmanager
-def supervised(monitor: Any, run: str, lease: Lease) -> Iterator[Supervisor]:
-    """Stops the run at once if it loses the lease on its folder, while the context is open.
+def supervise(monitor: Actor, run: str, lease: Lease) -> Supervisor:
+    """Announces a run, and has it stop at once if it loses the lease on its folder.
 
     Args:
         monitor: The run's monitor.
@@ -91,9 +88,8 @@ def supervised(monitor: Any, run: str, lease: Lease) -> Iterator[Supervisor]:
     set_context(run=run)
     lease.when_lost(lambda: ask_to_stop(monitor))
     if speaks_json():
-        folder = lease.fence.path
-        event("run.started", f"run {run} in {folder}", folder=folder)
-    yield Supervisor(monitor, run, time.time(), step_limit_s())
+        event("run.started", f"run {run} in {lease.fence.path}", folder=lease.fence.path)
+    return Supervisor(monitor, run, time.time(), step_limit_s())
 
 
 def step_limit_s() -> float:
@@ -109,9 +105,8 @@ def at_sigterm(call: Callable[[], object]) -> Iterator[None]:
         call: Called in a separate thread: actor calls are not safe in a signal handler, which may interrupt
             another one.
     """
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # a trial of a search: the search handles the signal
+    # In another thread this is a trial of a search: the search handles the signal.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
 
@@ -126,7 +121,7 @@ def at_sigterm(call: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def ask_to_stop(monitor: Any) -> None:
+def ask_to_stop(monitor: Actor) -> None:
     """Asks a run's workers to stop after a checkpoint.
 
     Args:
@@ -136,46 +131,35 @@ def ask_to_stop(monitor: Any) -> None:
         ray.get(monitor.stop.remote())
 
 
-def watched(run_config: RunConfig, oversight: Supervisor) -> RunConfig:
-    """A run's configuration, extended by the callbacks that supervise its workers.
-
-    Args:
-        run_config: The run's configuration.
-        oversight: Its supervisor.
-    """
-    watching: list[Any] = [HearOfLosses(oversight.monitor), CatchSigterm()]
-    return dataclasses.replace(run_config, callbacks=[*(run_config.callbacks or []), *watching])
-
-
 # ---- on a worker ----
 
 
 @contextmanager
-def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor) -> Iterator[None]:
+def supervised_worker(trainer: HfLoop, context: WorkerContext, supervisor: Supervisor) -> Iterator[None]:
     """Supervises a worker's training while the context is open.
 
     Args:
         trainer: The worker's trainer.
-        place: The worker's context.
-        oversight: The run's supervisor.
+        context: The worker's context.
+        supervisor: The run's supervisor.
     """
-    monitor, rank = oversight.monitor, place.world.rank
+    monitor, rank = supervisor.monitor, context.world.rank
     if speaks_json():
         trainer.remove_callback(ProgressReport)
-    watchdog = Watchdog(rank, lambda hang: _give_up(hang, place, monitor), oversight.step_limit_s)
-    figures = RunMetrics(oversight.run)
-    tally = Goodput(
-        oversight.started, lambda step: ray.get(monitor.total_at.remote(step)), monitor.book.remote
+    watchdog = Watchdog(rank, lambda hang: _give_up(hang, context, monitor), supervisor.step_limit_s)
+    metrics = RunMetrics(supervisor.run)
+    goodput = Goodput(
+        supervisor.started, lambda step: ray.get(monitor.total_at.remote(step)), monitor.book.remote
     )
-    roll_call = StopConsensus(trainer.worker, wish, _a_node_is_taken, lambda: meter.pace())
-    meter = Throughput(trainer, figures, lambda: roll_call.skew, tally)
+    consensus = StopConsensus(trainer.worker, stop_request, _node_is_draining, lambda: meter.pace())
+    meter = Throughput(trainer, metrics, lambda: consensus.skew, goodput)
     events = EventReport(lambda: trainer.checkpointer.newest)
-    for callback in (watchdog, meter, events, roll_call):  # the last one may end the run
+    for callback in (watchdog, meter, events, consensus):  # the last one may end the run
         trainer.add_callback(callback)
     ray.get(monitor.enter.remote(rank, ray.get_runtime_context().current_actor))
-    if place.world.is_first:
-        _introduce(monitor, place)
-    threading.Thread(target=_listen, args=(monitor, place), name="ray_st-news", daemon=True).start()
+    if context.world.is_first:
+        _announce_group(monitor, context.world.size)
+    threading.Thread(target=_listen, args=(monitor, context), name="ray_st-news", daemon=True).start()
     watchdog.start()
     try:
         yield
@@ -187,20 +171,20 @@ def supervised_worker(trainer: Any, place: WorkerContext, oversight: Supervisor)
         watchdog.stop()
 
 
-def _introduce(monitor: Any, place: WorkerContext) -> None:
+def _announce_group(monitor: Actor, workers: int) -> None:
     before, cause = ray.get(monitor.group_started.remote())
     if before:
         event("workers.lost", f"workers were lost ({cause}) and are replaced", cause=cause, replaced=before)
     elif speaks_json():
-        event("workers.started", f"{place.world.size} workers", workers=place.world.size)
+        event("workers.started", f"{workers} workers", workers=workers)
 
 
-def _a_node_is_taken() -> bool:
+def _node_is_draining() -> bool:
     """Whether a node of the run is being drained; a barrier across all ranks."""
     return ray.train.get_preemption_info() is not None
 
 
-def _listen(monitor: Any, place: WorkerContext) -> None:
+def _listen(monitor: Actor, context: WorkerContext) -> None:
     """Carries out the monitor's requests until it is gone."""
     news = MonitorUpdate()
     answered = None
@@ -208,11 +192,11 @@ def _listen(monitor: Any, place: WorkerContext) -> None:
         while True:
             news = ray.get(monitor.news.remote(news.version))
             if news.stop:
-                wish.ask(Why.STOP)
+                stop_request.ask(Why.STOP)
             if news.hang is not None and news.hang != answered:
                 answered = news.hang
-                write_stacks(place.store, place.world.rank, answered)
-                ray.get(monitor.answer.remote(place.world.rank))
+                write_stacks(context.store, context.world.rank, answered)
+                ray.get(monitor.answer.remote(context.world.rank))
 
 
 def write_stacks(store: CheckpointStore, rank: int, hang: Hang) -> str:
@@ -231,7 +215,7 @@ def write_stacks(store: CheckpointStore, rank: int, hang: Hang) -> str:
     return folder
 
 
-def _give_up(hang: Hang, place: WorkerContext, monitor: Any) -> None:
+def _give_up(hang: Hang, context: WorkerContext, monitor: Actor) -> None:
     """Has all ranks write their stacks, then fails this worker with an error after which Ray restarts.
 
     Ranks that do not answer are killed: a stopped process does not exit on request, and Ray Train would wait
@@ -241,9 +225,9 @@ def _give_up(hang: Hang, place: WorkerContext, monitor: Any) -> None:
     answered: list[int] = []
     with suppress(RayError):
         ray.get(monitor.hang.remote(hang))
-        answered = ray.get(monitor.answers.remote(place.world.size, ANSWER_S))
-    silent = sorted(set(range(place.world.size)) - set(answered))
-    folder = f"{place.store.path}/{STACKS}/step-{hang.step}"
+        answered = ray.get(monitor.answers.remote(context.world.size, ANSWER_S))
+    silent = sorted(set(range(context.world.size)) - set(answered))
+    folder = f"{context.store.path}/{STACKS}/step-{hang.step}"
     missing = f"; ranks {silent} did not answer: frozen, or cut off" if silent else ""
     event("hang.stacks", f"stacks of ranks {answered} are in {folder}{missing}", folder=folder, silent=silent)
     _fail(HangError(f"{hang}; stacks are in {folder}{missing}"))

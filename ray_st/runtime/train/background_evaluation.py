@@ -8,17 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.train import ScalingConfig
 
-from ray_st.runtime.cluster.pickled_ref import PickledRef
+from ray_st.runtime.cluster.handles import Actor, PickledRef, start_actor
 from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.training.async_eval.protocol import EvalRequest, EvalResult, evaluate_request, stand_in
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.data.specs import TRAIN, eval_names
+from ray_st.training.data.specs import TRAIN, RunSpec, eval_names
+from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.worker_context import WorkerContext
 from ray_st.world import World
 
@@ -58,13 +60,13 @@ class EvalSetup:
     """What the evaluation process needs to know about a run.
 
     Args:
-        sealed: The run, pickled.
+        run: The run, pickled.
         sources: Its evaluation datasets, by name.
         store: The run's folder.
         ranks: Number of its workers.
     """
 
-    sealed: PickledRef
+    run: PickledRef[RunSpec]
     sources: Mapping[str, RayBatchSource]
     store: CheckpointStore
     ranks: int
@@ -73,23 +75,30 @@ class EvalSetup:
 class EvalWorker:
     """The evaluation process; handles one request at a time.
 
-    Each request carries the settings, so a replacement needs no earlier state.
+    Args:
+        setup: What it needs to know; Ray passes it to a replacement as well.
     """
 
-    _trainer: Any = None
+    def __init__(self, setup: EvalSetup) -> None:
+        self._setup = setup
 
-    def prepare(self, setting: EvalSetup) -> None:
+    @cached_property
+    def _trainer(self) -> HfLoop:
+        run, setup = self._setup.run.open(), self._setup
+        trainer: HfLoop = run.build(
+            WorkerContext(
+                World(), setup.store, evals=eval_names(setup.sources), prompt_lengths=run.prompt_lengths
+            )
+        )
+        stand_in(trainer, setup.ranks)
+        return trainer
+
+    def prepare(self) -> None:
         """Creates the trainer if it does not exist yet."""
-        if self._trainer is None:
-            run = setting.sealed.open()
-            sources = eval_names(setting.sources)
-            place = WorkerContext(World(), setting.store, evals=sources, prompt_lengths=run.prompt_lengths)
-            self._trainer = run.build(place)
-            stand_in(self._trainer, setting.ranks)
+        _ = self._trainer
 
-    def evaluate(self, setting: EvalSetup, request: EvalRequest) -> EvalResult:
+    def evaluate(self, request: EvalRequest) -> EvalResult:
         """The metrics of the checkpoint of a step."""
-        self.prepare(setting)
         return evaluate_request(self._trainer, request)
 
 
@@ -97,15 +106,14 @@ class EvalRequestLog:
     """Keeps requests and results; survives restarts of the workers.
 
     Args:
-        evaluating: The evaluation actor.
-        setting: What it needs to know.
+        evaluator: The evaluation actor.
     """
 
-    def __init__(self, evaluating: Any, setting: EvalSetup) -> None:
-        self._evaluating, self._setting = evaluating, setting
-        self._requested: dict[int, tuple[EvalRequest, Any]] = {}
+    def __init__(self, evaluator: Actor) -> None:
+        self._evaluator = evaluator
+        self._requested: dict[int, tuple[EvalRequest, ray.ObjectRef[EvalResult]]] = {}
         # Runs while the workers start; an error surfaces with the first result.
-        evaluating.prepare.remote(setting)
+        evaluator.prepare.remote()
 
     def known(self) -> list[int]:
         """The steps that were requested."""
@@ -114,7 +122,7 @@ class EvalRequestLog:
     def request(self, request: EvalRequest) -> None:
         """Requests evaluation of a step, unless already requested."""
         if request.step not in self._requested:
-            self._requested[request.step] = request, self._evaluating.evaluate.remote(self._setting, request)
+            self._requested[request.step] = request, self._evaluator.evaluate.remote(request)
 
     def results(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
         """The available results for some steps; blocks until there is at least one."""
@@ -130,12 +138,11 @@ class EvalRequestLog:
         self._requested = {step: kept for step, kept in self._requested.items() if step <= after}
 
 
-def _fetched(request: EvalRequest, reference: Any) -> EvalResult:
+def _fetched(request: EvalRequest, reference: ray.ObjectRef[EvalResult]) -> EvalResult:
     try:
-        found: EvalResult = ray.get(reference)
+        return ray.get(reference)
     except RayError as error:  # the evaluation failed, or its process was lost
         return EvalResult(request.step, request.epoch, error=str(error))
-    return found
 
 
 class RayEvalQueue:
@@ -143,14 +150,13 @@ class RayEvalQueue:
 
     Args:
         resources: Resources of the evaluation process, by name.
-        setting: What it needs to know.
+        setup: What it needs to know.
     """
 
-    def __init__(self, resources: Mapping[str, float], setting: EvalSetup) -> None:
+    def __init__(self, resources: Mapping[str, float], setup: EvalSetup) -> None:
         options = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS, **_options(resources)}
-        log: Any = ray.remote(num_cpus=0)(EvalRequestLog)
-        self._evaluating: Any = ray.remote(EvalWorker).options(**options).remote()
-        self._log = log.remote(self._evaluating, setting)
+        self._evaluator = start_actor(EvalWorker, setup, **options)
+        self._log = start_actor(EvalRequestLog, self._evaluator, num_cpus=0)
 
     def known(self) -> list[int]:
         """The steps that were requested."""
@@ -170,27 +176,27 @@ class RayEvalQueue:
 
     def close(self) -> None:
         """Stops its processes."""
-        for actor in (self._log, self._evaluating):
+        for actor in (self._log, self._evaluator):
             ray.kill(actor)
 
 
 @contextmanager
 def open_queue(
-    beside: BackgroundEval | None, sealed: PickledRef, sources: Mapping[str, RayBatchSource]
+    background: BackgroundEval | None, run: PickledRef[RunSpec], sources: Mapping[str, RayBatchSource]
 ) -> Iterator[RayEvalQueue | None]:
     """The queue of a run, for as long as the context is open.
 
     Args:
-        beside: How the run is evaluated in the background; None if its workers evaluate, which needs no
-            queue.
-        sealed: The run, pickled.
+        background: How the run is evaluated; None if its workers evaluate, which needs no queue.
+        run: The run, pickled.
         sources: Its datasets, by name.
     """
-    if beside is None:
+    if background is None:
         yield None
         return
     evals = {name: source for name, source in sources.items() if name != TRAIN}
-    queue = RayEvalQueue(beside.resources, EvalSetup(sealed, evals, beside.store, beside.ranks))
+    setup = EvalSetup(run, evals, background.store, background.ranks)
+    queue = RayEvalQueue(background.resources, setup)
     try:
         yield queue
     finally:
@@ -200,7 +206,9 @@ def open_queue(
 def _options(resources: Mapping[str, float]) -> dict[str, Any]:
     """Resources under the names that Ray's options use."""
     rest = dict(resources)
-    options: dict[str, Any] = {"num_cpus": rest.pop("CPU", 0), "num_gpus": rest.pop("GPU", 0)}
-    if "memory" in rest:
-        options["memory"] = rest.pop("memory")
-    return {**options, "resources": rest} if rest else options
+    names = {
+        "num_cpus": rest.pop("CPU", 0),
+        "num_gpus": rest.pop("GPU", 0),
+        "memory": rest.pop("memory", None),
+    }
+    return {**names, "resources": rest}

@@ -27,12 +27,11 @@ from ray_st.training.data.source_builder import build_in_memory, facts_of, sourc
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
 from ray_st.training.distributed.collectives import current_world, gather_objects
 from ray_st.training.worker_context import WorkerContext
-from ray_st.world import World
 
 _made = itertools.count()
 
 
-def find_place() -> WorkerContext | None:
+def find_context() -> WorkerContext | None:
     """The context of this process, without data, if it is a Ray Train worker; else None.
 
     Checkpoints go to the run's folder. A restarted worker creates the same trainers in the same order, so
@@ -67,7 +66,7 @@ def scaling_of_local_mode() -> ScalingConfig | None:
 
 
 def start(
-    place: WorkerContext,
+    context: WorkerContext,
     wanted: str | bool | None,
     weights: str,
     ignore_data_skip: bool = False,
@@ -79,7 +78,7 @@ def start(
     requested.
 
     Args:
-        place: The worker's context.
+        context: The worker's context.
         wanted: The user's choice: a folder, or True for the run's newest checkpoint if there is one.
         weights: Description of the model's weights.
         ignore_data_skip: Whether the data may differ from the checkpoint's.
@@ -89,11 +88,11 @@ def start(
         CheckpointError: If there is no checkpoint, or it is for a different model or different data.
     """
     restarted = ray.train.get_checkpoint() is not None
-    found = find_checkpoint(place.store, wanted, only_model, restarted, optional=True)
+    found = find_checkpoint(context.store, wanted, only_model, restarted, optional=True)
     check_model(found, weights)
     if not ignore_data_skip:
-        check_fingerprint(found, place.facts)
-    return fetched(place.store, found)
+        check_fingerprint(found, context.facts)
+    return fetched(context.store, found)
 
 
 # ---- data ----
@@ -127,36 +126,33 @@ def gathered(dataset: Any) -> Any:
     return dataset
 
 
-def with_sources(place: WorkerContext, specs: Mapping[str, LoaderSpec]) -> WorkerContext:
+def with_sources(context: WorkerContext, specs: Mapping[str, LoaderSpec]) -> WorkerContext:
     """A worker context with the batch sources of a run; every rank must call it.
 
     Args:
-        place: The context.
+        context: The context.
         specs: The run's datasets, by the name of their batch source; their rows are identical on every rank.
 
     Raises:
         ValueError: If rows are unusable.
     """
-    built = {
-        name: build_in_memory(spec, lambda dataset: _encoded(dataset, place.world))
-        for name, spec in specs.items()
-    }
+
+    def encoded(dataset: DatasetSpec) -> list[pa.Table]:
+        """All rows in one block; each rank encodes its share."""
+        rows = rows_of(dataset)
+        share = context.world.share(len(rows))
+        mine = rows.slice(share.start, share.stop - share.start)
+        return [_concatenated([encode_block(mine, dataset.encoding)])]
+
+    built = {name: build_in_memory(spec, encoded) for name, spec in specs.items()}
     sources = sources_of(built)
     return dataclasses.replace(
-        place,
-        train=sources.get(TRAIN, place.train),
+        context,
+        train=sources.get(TRAIN, context.train),
         evals=eval_names(sources),
-        prompt_lengths={**place.prompt_lengths, **prompt_lengths(specs)},
-        facts=facts_of(built) or dict(place.facts),
+        prompt_lengths={**context.prompt_lengths, **prompt_lengths(specs)},
+        facts=facts_of(built) or dict(context.facts),
     )
-
-
-def _encoded(dataset: DatasetSpec, world: World) -> list[pa.Table]:
-    """All rows, encoded, in one block; each rank encodes its share."""
-    rows = rows_of(dataset)
-    share = world.share(len(rows))
-    mine = rows.slice(share.start, share.stop - share.start)
-    return [_concatenated([encode_block(mine, dataset.encoding)])]
 
 
 def _concatenated(mine: list[pa.Table]) -> pa.Table:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import cloudpickle
@@ -22,15 +22,21 @@ from ray.train import (
     WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
+from transformers import TrainingArguments
 
 from ray_st.runtime.cluster.connection import default_scaling
-from ray_st.runtime.cluster.pickled_ref import PickledRef
+from ray_st.runtime.cluster.handles import Actor, PickledRef
 from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.runtime.data.source_config import SourceConfig
 from ray_st.runtime.supervision.console import shown
 from ray_st.runtime.supervision.failures import RunStopped
-from ray_st.runtime.supervision.ray_callbacks import StopAtRepeatableErrors
-from ray_st.runtime.supervision.supervisor import ask_to_stop, monitor_of, supervised, watched
+from ray_st.runtime.supervision.ray_callbacks import (
+    CatchSigterm,
+    HearOfLosses,
+    StopAtRepeatableErrors,
+    with_callbacks,
+)
+from ray_st.runtime.supervision.supervisor import ask_to_stop, monitor_of, supervise
 from ray_st.runtime.train.background_evaluation import BackgroundEval, open_queue
 from ray_st.runtime.train.ray_configs import given_name, given_storage
 from ray_st.runtime.train.storage import open_store
@@ -45,6 +51,8 @@ from ray_st.util.signals import StopSignals
 
 BAD_ROWS = "bad-rows"
 """Prefix of the files that list rows that were left out."""
+
+T = TypeVar("T")
 
 RESTARTS = 3
 """How many times a worker group is restarted if the user passed no ``run_config``."""
@@ -81,7 +89,7 @@ def launch(
     sources: Mapping[str, RayBatchSource],
     scaling: ScalingConfig,
     run_config: RunConfig,
-    beside: BackgroundEval | None = None,
+    background: BackgroundEval | None = None,
     torch_config: TorchConfig | None = None,
     lease: Lease | None = None,
 ) -> RunResult:
@@ -92,7 +100,7 @@ def launch(
         sources: Its data, by name.
         scaling: Number and kind of workers.
         run_config: Name and storage of the run.
-        beside: How the run is evaluated in the background; None if its workers evaluate.
+        background: How the run is evaluated in the background; None if its workers evaluate.
         torch_config: Configuration of the workers' process group; None for Ray Train's default.
         lease: The lease on the run's folder; required for training.
 
@@ -103,30 +111,28 @@ def launch(
         KeyboardInterrupt: On Ctrl-C: training stops after a checkpoint, or at once if it is pressed again.
     """
     no_datasets: Any = dict.fromkeys(sources)  # names only: the sources come from the data config
-    sealed = PickledRef(run)
+    pickled = PickledRef(run)
     with ExitStack() as stack:
-        queue = stack.enter_context(open_queue(beside, sealed, sources))
-        name, oversight, signals = str(run_config.name), None, None
+        queue = stack.enter_context(open_queue(background, pickled, sources))
+        name, supervisor, signals = str(run_config.name), None, None
         monitor = stack.enter_context(monitor_of(name))
         channel = stack.enter_context(shown(monitor, name))
         if TRAIN in sources:
             assert lease is not None
             lease.fence.check()  # encoding may have taken a long time
-            oversight = stack.enter_context(supervised(monitor, name, lease))
-            run_config = watched(run_config, oversight)
+            supervisor = supervise(monitor, name, lease)
+            run_config = with_callbacks(run_config, HearOfLosses(monitor), CatchSigterm())
             signals = StopSignals(lambda: ask_to_stop(monitor))
             stack.enter_context(signals.taken())
-        outcome = run_workers(
-            lambda: work(sealed.open(), channel, queue, oversight),
+        result = run_workers(
+            lambda: work(pickled.open(), channel, queue, supervisor),
             scaling,
             run_config,
             torch_config=torch_config,
             datasets=no_datasets,
             dataset_config=SourceConfig(sources),
         )
-    assert isinstance(outcome, RunResult)
-    late = signals is not None and signals.by_ctrl_c
-    return dataclasses.replace(outcome, interrupted=late)
+    return dataclasses.replace(result, interrupted=signals is not None and signals.by_ctrl_c)
 
 
 class _Trainer(TorchTrainer):
@@ -135,9 +141,9 @@ class _Trainer(TorchTrainer):
     That handler exits the program with code 0, and stays installed after the run.
     """
 
-    _controller: Any = None
+    _controller: Actor | None = None
 
-    def _register_sigint_handler(self, controller: Any) -> None:
+    def _register_sigint_handler(self, controller: Actor) -> None:
         self._controller = controller
 
     def fit(self) -> Result:
@@ -152,12 +158,12 @@ class _Trainer(TorchTrainer):
 
 
 def run_workers(
-    task: Callable[[], Any], scaling: ScalingConfig, run_config: RunConfig, **options: Any
-) -> Any:
+    task: Callable[[], T | None], scaling: ScalingConfig, run_config: RunConfig, **options: Any
+) -> T:
     """Runs a task on workers that form a process group, restarting them as ``run_config`` allows.
 
     Args:
-        task: What each worker does.
+        task: What each worker does; only the first one's return value matters.
         scaling: Number and kind of workers.
         run_config: Name and storage of the run.
         options: Other arguments of ``TorchTrainer``.
@@ -172,13 +178,15 @@ def run_workers(
             wrote to it; the run can be resumed.
         OutOfRetries: If workers were lost more often than ``run_config`` allows.
     """
-    run_config = _stopping_at_repeatable_errors(run_config)
     # Ray Train's workers emit printed text twice, through a logger and unchanged; ours use the driver's
     # console instead.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    sealed = PickledRef(task)
+    pickled = PickledRef(task)
     trainer = _Trainer(
-        lambda: cloudpickle.dumps(sealed.open()()), scaling_config=scaling, run_config=run_config, **options
+        lambda: cloudpickle.dumps(pickled.open()()),
+        scaling_config=scaling,
+        run_config=with_callbacks(run_config, StopAtRepeatableErrors()),
+        **options,
     )
     try:
         result: Any = trainer.fit()
@@ -194,7 +202,8 @@ def run_workers(
         raise
     except (WorkerGroupError, PreemptionError) as error:
         raise OutOfRetries(f"workers were lost more often than max_failures allows. {error}") from error
-    return cloudpickle.loads(result.return_value)
+    value: T = cloudpickle.loads(result.return_value)
+    return value
 
 
 def complete_run_config(run_config: RunConfig | None, output_dir: str) -> RunConfig:
@@ -220,23 +229,6 @@ def store_of(run_config: RunConfig | None, output_dir: str) -> CheckpointStore:
         output_dir: As for :func:`complete_run_config`.
     """
     return open_store(complete_run_config(run_config, output_dir), "")
-
-
-def has_checkpoint(run_config: RunConfig | None, output_dir: str) -> bool:
-    """Whether a run's folder contains a complete checkpoint.
-
-    Args:
-        run_config: As for :func:`complete_run_config`.
-        output_dir: As for :func:`complete_run_config`.
-    """
-    return store_of(run_config, output_dir).newest() is not None
-
-
-def _stopping_at_repeatable_errors(run_config: RunConfig) -> RunConfig:
-    return dataclasses.replace(
-        run_config,
-        callbacks=[*(run_config.callbacks or []), StopAtRepeatableErrors()],  # type: ignore[list-item]
-    )
 
 
 def runs_here(scaling: ScalingConfig | None) -> bool:
@@ -275,7 +267,7 @@ def resolve_scaling(scaling: ScalingConfig | None, use_cpu: bool = False) -> Sca
     return scaling
 
 
-def process_group(args: Any) -> TorchConfig:
+def process_group(args: TrainingArguments) -> TorchConfig:
     """The configuration of the workers' process group, from ``ddp_backend`` and ``ddp_timeout``.
 
     Args:

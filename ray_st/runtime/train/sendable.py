@@ -6,11 +6,10 @@ If not, reports which attribute of which part is the cause.
 from __future__ import annotations
 
 import functools
-import io
+import os
 import pickle
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import datasets
 import numpy as np
@@ -34,7 +33,7 @@ _FAILURES = (
 """Errors raised by objects that cannot be pickled."""
 
 
-def check_sendable(parts: Mapping[str, Any]) -> None:
+def check_sendable(parts: Mapping[str, object]) -> None:
     """Rejects parts of a run that cannot be pickled, before a cluster is started.
 
     Args:
@@ -58,46 +57,36 @@ def check_sendable(parts: Mapping[str, Any]) -> None:
 class _Trial(cloudpickle.Pickler):
     """A pickler that discards its output and skips large values."""
 
-    def persistent_id(self, value: Any) -> str | None:
+    def persistent_id(self, value: object) -> str | None:
         """Marks values that are assumed to be picklable."""
         bulk = isinstance(value, _BULK) or (isinstance(value, np.ndarray) and not value.dtype.hasobject)
         return "bulk" if bulk else None
 
 
-class _Nowhere(io.RawIOBase):
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return len(data)
-
-
-def _failure(value: Any) -> Exception | None:
+def _failure(value: object) -> Exception | None:
     """Why a value cannot be pickled; None if it can."""
-    try:
-        _Trial(_Nowhere()).dump(value)
-    except _FAILURES as error:
-        return error
+    with open(os.devnull, "wb") as nowhere:
+        try:
+            _Trial(nowhere).dump(value)
+        except _FAILURES as error:
+            return error
     return None
 
 
-def _trace(path: str, value: Any) -> tuple[str, Any]:
+def _trace(path: str, value: object) -> tuple[str, object]:
     """The path to the innermost value that cannot be pickled, and the value."""
     seen: set[int] = set()
     while True:
         seen.add(id(value))
-        inner = (
-            (step, part)
-            for step, part in _inside(value)
-            if id(part) not in seen and _failure(part) is not None
-        )
-        found = next(inner, None)
-        if found is None:
+        for step, part in _inside(value):
+            if id(part) not in seen and _failure(part) is not None:
+                path, value = path + step, part
+                break
+        else:
             return path, value
-        path, value = path + found[0], found[1]
 
 
-def _inside(value: Any) -> Iterator[tuple[str, Any]]:
+def _inside(value: object) -> Iterator[tuple[str, object]]:
     """The values that are pickled along with a value, and the expressions by which users reach them."""
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", part) for key, part in value.items())
@@ -106,7 +95,7 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, types.MethodType):
         yield ".__self__", value.__self__
     elif isinstance(value, functools.partial):
-        yield from ((f".{name}", part) for name, part in (("func", value.func), ("args", value.args)))
+        yield from ((".func", value.func), (".args", value.args))
         yield from ((f".keywords[{name!r}]", part) for name, part in value.keywords.items())
     elif isinstance(value, types.FunctionType):
         yield from _of_function(value)
@@ -116,7 +105,7 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
         yield from _of_object(value)
 
 
-def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+def _of_function(function: types.FunctionType) -> Iterator[tuple[str, object]]:
     """A function's closure variables and argument defaults."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         if cell != types.CellType():  # an empty cell
@@ -127,7 +116,7 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     yield from ((f".__defaults__[{place}]", part) for place, part in enumerate(function.__defaults__ or ()))
 
 
-def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
+def _of_object(value: object) -> Iterator[tuple[str, object]]:
     """The pickled state of an object; torch modules by name."""
     try:
         reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
@@ -146,7 +135,7 @@ def _of_object(value: Any) -> Iterator[tuple[str, Any]]:
     yield from _inside(reduced[1])  # arguments of the reconstructor
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     kind = type(value)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return f"a {name!r}"

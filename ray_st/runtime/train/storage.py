@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,11 +24,9 @@ def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
         run_config: A configuration with name and storage path.
         run_id: Name of the run in manifests.
     """
-    root = str(run_config.storage_path)
-    if run_config.storage_filesystem is not None:
-        filesystem, path = run_config.storage_filesystem, root
-    else:
-        filesystem, path = open_place(root)
+    filesystem, path = run_config.storage_filesystem, str(run_config.storage_path)
+    if filesystem is None:
+        filesystem, path = open_place(path)
     return CheckpointStore(f"{path.rstrip('/')}/{run_config.name}", filesystem, run_id)
 
 
@@ -74,21 +71,10 @@ def publish(folder: Path, run_config: RunConfig) -> str:
     store = open_store(run_config, "")
     if store.is_local:
         return str(folder)
-    place = f"{store.path}/{folder.name}"
     pafs.copy_files(
         str(folder.absolute()),
-        place,
+        f"{store.path}/{folder.name}",
         source_filesystem=pafs.LocalFileSystem(),
         destination_filesystem=store.filesystem,
     )
     return f"{str(run_config.storage_path).rstrip('/')}/{run_config.name}/{folder.name}"
-
-
-@contextmanager
-def run_folder(output_dir: str, keeps: bool) -> Iterator[str]:
-    """The folder of a run: the user's, or a temporary one if the run keeps nothing (an evaluation)."""
-    if keeps:
-        yield output_dir
-        return
-    with tempfile.TemporaryDirectory(prefix="ray_st-") as folder:
-        yield folder

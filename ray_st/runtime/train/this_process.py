@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import pyarrow as pa
 import ray
@@ -18,17 +17,16 @@ from accelerate.state import AcceleratorState, GradientState
 from ray_st.data.batch_source import MemoryBatchSource
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.data.ingest import BLOCK_ROWS, open_source
-from ray_st.runtime.train.worker import carry_out
+from ray_st.runtime.train.worker import carry_out, context_of
 from ray_st.training.callbacks.progress_report import EventReport, ProgressReport
 from ray_st.training.callbacks.stop_consensus import StopConsensus
 from ray_st.training.checkpoint.lease import Lease
-from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import RayDataset
 from ray_st.training.data.local_source import encode_here
 from ray_st.training.data.source_builder import BuiltSource, build_in_memory
-from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, RunResult, RunSpec, eval_names
-from ray_st.training.worker_context import WorkerContext
+from ray_st.training.data.specs import DatasetSpec, LoaderSpec, RunResult, RunSpec
+from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.util.endings import StopRequest, Why
 from ray_st.util.events import event, set_context, speaks_json
 from ray_st.util.screen import SentBar, shown
@@ -75,26 +73,18 @@ def launch(
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     with shown() as screen:
-        place = WorkerContext(
-            World(),
-            store,
-            train=sources.get(TRAIN),
-            evals=eval_names(sources),
-            prompt_lengths=run.prompt_lengths,
-            open_bar=(lambda steps: SentBar(screen.show, steps)) if run.bar else None,
-            facts=run.facts,
-            sample_log=SampleLog(f"{store.path}/{LEDGER}", store.check_fence) if run.ledger else None,
+        trainer: HfLoop = run.build(
+            context_of(run, World(), store, sources, lambda steps: SentBar(screen.show, steps))
         )
-        trainer = run.build(place)
         # These are the user's own callbacks: their state need not be copied back.
         callbacks, trainer.received_callbacks = trainer.received_callbacks, ()
         try:
-            with _attended(trainer, lease) as signals:
-                outcome = carry_out(run, trainer, store)
+            with _supervised(trainer, lease) as signals:
+                result = carry_out(run, trainer, store)
         finally:
             trainer.restore_types()  # the weights are the user's own
     return dataclasses.replace(
-        outcome,
+        result,
         callbacks=tuple(vars(callback) for callback in callbacks),
         extras={name: vars(trainer)[name] for name in trainer.received_attributes if name in vars(trainer)},
         interrupted=signals.by_ctrl_c,
@@ -102,21 +92,22 @@ def launch(
 
 
 @contextmanager
-def _attended(trainer: Any, lease: Lease | None) -> Iterator[StopSignals]:
+def _supervised(trainer: HfLoop, lease: Lease | None) -> Iterator[StopSignals]:
     """Handles signals and loss of the lease. No watchdog: the user may be at a breakpoint."""
-    wish = StopRequest()
-    signals = StopSignals(lambda: wish.ask(Why.STOP))
+    request = StopRequest()
+    signals = StopSignals(lambda: request.ask(Why.STOP))
     if lease is None:
         yield signals
         return
     folder = lease.fence.path
-    lease.when_lost(lambda: wish.ask(Why.STOP))
-    set_context(run=folder.rpartition("/")[2])
+    name = folder.rpartition("/")[2]
+    lease.when_lost(lambda: request.ask(Why.STOP))
+    set_context(run=name)
     if speaks_json():
         trainer.remove_callback(ProgressReport)
-        event("run.started", f"run {folder.rpartition('/')[2]} in {folder}", folder=folder)
+        event("run.started", f"run {name} in {folder}", folder=folder)
     trainer.add_callback(EventReport(lambda: trainer.checkpointer.newest))
     # There are no other ranks to wait for.
-    trainer.add_callback(StopConsensus(trainer.worker, wish, every_s=0.0))
+    trainer.add_callback(StopConsensus(trainer.worker, request, every_s=0.0))
     with signals.taken():
         yield signals

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import logging
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,20 +15,23 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 
+from ray_st.data.batch_source import BatchSource
 from ray_st.runtime.cluster.connection import cores_of_node
 from ray_st.runtime.supervision.console import Channel, speaking
 from ray_st.runtime.supervision.supervisor import Supervisor, supervised_worker
 from ray_st.training.async_eval.protocol import EvalQueue
+from ray_st.training.callbacks.progress_report import OpenBar
 from ray_st.training.checkpoint.resume import fetched, own_newest
 from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
 from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
 from ray_st.training.data.specs import TRAIN, RunResult, RunSpec, eval_names
+from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.worker_context import WorkerContext
 from ray_st.world import World
 
 
 def work(
-    run: RunSpec, channel: Channel, queue: EvalQueue | None = None, oversight: Supervisor | None = None
+    run: RunSpec, channel: Channel, queue: EvalQueue | None = None, supervisor: Supervisor | None = None
 ) -> RunResult | None:
     """Builds the trainer in this worker's context and runs its task.
 
@@ -35,7 +39,7 @@ def work(
         run: The run.
         channel: The channel to the driver's console.
         queue: Takes requests for background evaluation; None if the workers evaluate.
-        oversight: How training is supervised; None for a short task.
+        supervisor: How training is supervised; None for a short task.
 
     Returns:
         The result on the first worker; None on the others.
@@ -45,12 +49,19 @@ def work(
     gc.freeze()
     if run.all_cores:
         torch.set_num_threads(cores_of_node())
-    place = dataclasses.replace(_place(run, channel), eval_queue=queue)
-    with speaking(channel, place.world, run.log_level):
-        trainer = run.build(place)
-        with supervised_worker(trainer, place, oversight) if oversight else nullcontext():
-            outcome = carry_out(run, trainer, place.store)
-    return outcome if place.world.is_first else None
+    storage = ray.train.get_context().get_storage()
+    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id, run.fence)
+    sources: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.sources}
+    context = dataclasses.replace(
+        context_of(run, world_of_worker(), store, sources, channel.open_bar),
+        report=CheckpointReport(store),
+        eval_queue=queue,
+    )
+    with speaking(channel, context.world, run.log_level):
+        trainer = run.build(context)
+        with supervised_worker(trainer, context, supervisor) if supervisor else nullcontext():
+            result = carry_out(run, trainer, store)
+    return result if context.world.is_first else None
 
 
 def _quiet_reports() -> None:
@@ -72,27 +83,36 @@ def world_of_worker() -> World:
     )
 
 
-def _place(run: RunSpec, channel: Channel) -> WorkerContext:
-    storage = ray.train.get_context().get_storage()
-    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id, run.fence)
-    shards: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.sources}
-    world = world_of_worker()
+def context_of(
+    run: RunSpec,
+    world: World,
+    store: CheckpointStore,
+    sources: Mapping[str, BatchSource],
+    open_bar: OpenBar,
+) -> WorkerContext:
+    """A worker's context, as a run specifies it.
+
+    Args:
+        run: The run.
+        world: The worker's position in its group.
+        store: The run's folder.
+        sources: The run's data, by name.
+        open_bar: Opens a progress bar, if the run shows one.
+    """
+    keeps_log = run.ledger and world.is_first
     return WorkerContext(
         world=world,
         store=store,
-        train=shards.get(TRAIN),
-        evals=eval_names(shards),
+        train=sources.get(TRAIN),
+        evals=eval_names(sources),
         prompt_lengths=run.prompt_lengths,
-        report=CheckpointReport(store),
-        open_bar=channel.open_bar if run.bar else None,
+        open_bar=open_bar if run.bar else None,
         facts=run.facts,
-        sample_log=SampleLog(f"{store.path}/{LEDGER}", store.check_fence)
-        if run.ledger and world.is_first
-        else None,
+        sample_log=SampleLog(f"{store.path}/{LEDGER}", store.check_fence) if keeps_log else None,
     )
 
 
-def carry_out(run: RunSpec, trainer: Any, store: CheckpointStore) -> RunResult:
+def carry_out(run: RunSpec, trainer: HfLoop, store: CheckpointStore) -> RunResult:
     """Runs the task, starting from the run's checkpoint.
 
     Args:
@@ -103,8 +123,8 @@ def carry_out(run: RunSpec, trainer: Any, store: CheckpointStore) -> RunResult:
     start = fetched(store, own_newest(store, run.start))
     if start.path is not None and start.only_model:
         trainer.take_weights(start.path)
-    outcome: RunResult = run.task(trainer, None if start.only_model else start.path)
-    return outcome
+    result: RunResult = run.task(trainer, None if start.only_model else start.path)
+    return result
 
 
 class CheckpointReport:

@@ -1,0 +1,62 @@
+"""Typed handles of what lives in the cluster: actors, and values that stay pickled until a worker opens them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import ray
+from ray import cloudpickle
+from ray.actor import ActorHandle
+
+T = TypeVar("T")
+
+
+class ActorMethod(Protocol):
+    """A method of an actor."""
+
+    def remote(self, *arguments: Any) -> ray.ObjectRef[Any]:
+        """Calls the method without waiting; returns a reference to its result."""
+
+
+if TYPE_CHECKING:
+
+    class Actor(ActorHandle[Any]):
+        """Ray's handle of an actor, with methods; Ray declares that access to one never returns."""
+
+        def __getattr__(self, name: str) -> ActorMethod: ...  # type: ignore[override]
+
+else:
+    Actor = ActorHandle
+
+
+def start_actor(kind: type, *arguments: Any, **options: Any) -> Actor:
+    """Starts an actor.
+
+    Args:
+        kind: Its class.
+        *arguments: Its constructor's arguments.
+        **options: Ray's options of an actor, such as ``num_cpus``.
+    """
+    actor_class: Any = ray.remote(kind)
+    actor: Actor = actor_class.options(**options).remote(*arguments)
+    return actor
+
+
+class PickledRef(Generic[T]):
+    """A value in the object store that stays pickled between this process and a worker.
+
+    Ray Train's controller unpickles what it passes on, and would have to import everything the value needs;
+    Ray's dashboard exports do not show its content; and a module missing on a worker raises an
+    ``ImportError`` there instead of an error of Ray's.
+
+    Args:
+        value: Any value that cloudpickle supports.
+    """
+
+    def __init__(self, value: T) -> None:
+        self._reference = ray.put(cloudpickle.dumps(value))
+
+    def open(self) -> T:
+        """A fresh copy of the value."""
+        value: T = cloudpickle.loads(ray.get(self._reference))
+        return value

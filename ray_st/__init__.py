@@ -62,7 +62,7 @@ for _name, _holder in _LATER_MODULES.items():
 refuse_unserved_modules()
 
 # Models ask for these; what they need lies above them.
-provide("encode_pool", "ray_st.runtime.encode.encode_pool", "start_pool")
+provide("encode_pool", "ray_st.runtime.encode.encode_pool", "EncodePool")
 provide("fit", "ray_st.legacy.fit", "fit")
 provide("old_fit", "ray_st.legacy.plain_loop", "old_fit")
 provide("search", "ray_st.tune.search", "hyperparameter_search")  # trainers ask for it

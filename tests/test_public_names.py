@@ -63,7 +63,7 @@ def test_naming_the_package_loads_neither_torch_nor_ray(statement: str) -> None:
 
 
 def test_what_ray_trains_controller_loads_is_light() -> None:
-    statement = "import ray_st.runtime.supervision.ray_callbacks, ray_st.runtime.data.source_config, sys"
+    statement = "import ray_st.runtime.supervision.ray_callbacks, ray_st.runtime.data.block_source, sys"
     code = f"{statement}; print(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

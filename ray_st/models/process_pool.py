@@ -36,7 +36,7 @@ class Pool(Protocol):
 
 
 def open_pool(model: Stack, target_devices: Sequence[str | torch.device] | None) -> Pool:
-    """Starts a pool on a Ray cluster; see :func:`ray_st.runtime.encode.encode_pool.start_pool`."""
+    """Starts a pool on a Ray cluster; see :class:`ray_st.runtime.encode.encode_pool.EncodePool`."""
     pool: Pool = use("encode_pool")(model, target_devices)
     return pool
 

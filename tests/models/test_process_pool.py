@@ -97,7 +97,7 @@ def test_a_list_of_devices_is_a_pool_for_one_call(
     pool: PoolHere, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr("ray_st.runtime.encode.encode_pool.start_pool", lambda *a: asked.append(a) or pool)
+    monkeypatch.setattr("ray_st.runtime.encode.encode_pool.EncodePool", lambda *a: asked.append(a) or pool)
     np.testing.assert_array_equal(tiny_model.encode(TEXTS, device=["cpu", "cpu"]), tiny_model.encode(TEXTS))
     assert asked == [(tiny_model, ["cpu", "cpu"])]
     assert pool.stopped

@@ -143,6 +143,6 @@ def test_a_port_loads_its_provider_when_it_is_used(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_root_package_provides_the_pool() -> None:
-    from ray_st.runtime.encode.encode_pool import start_pool
+    from ray_st.runtime.encode.encode_pool import EncodePool
 
-    assert lazy.use("encode_pool") is start_pool
+    assert lazy.use("encode_pool") is EncodePool

@@ -28,7 +28,7 @@ MOST_DEATHS = 3
 
 @dataclass
 class _Task:
-    """A method call; an actor's initial call has no number."""
+    """A method call; the initial call, which returns once the actor is constructed, has no number."""
 
     method: str
     arguments: tuple[Any, ...] = ()
@@ -42,7 +42,7 @@ class ActorPool(AbstractContextManager["ActorPool"]):
     As a context manager, it stops them on exit.
 
     Args:
-        kind: The actors' class. Its method ``ready()`` returns once the actor has been constructed.
+        kind: The actors' class.
         arguments: Constructor arguments; object references are resolved where the actor starts.
         needs: The resources of each actor.
         here: Whether the actors must run on this process's node.
@@ -82,7 +82,7 @@ class ActorPool(AbstractContextManager["ActorPool"]):
         """
         waiting = deque(_Task(method, arguments, number) for number, arguments in enumerate(tasks))
         idle: list[int] = []
-        busy = dict(self._submit(slot, _Task("ready")) for slot in range(self.size))
+        busy = dict(self._submit(slot, _Task("__ray_ready__")) for slot in range(self.size))
         while waiting or any(task.number is not None for _, task in busy.values()):
             while idle and waiting:
                 busy |= [self._submit(idle.pop(), waiting.popleft())]
@@ -94,7 +94,7 @@ class ActorPool(AbstractContextManager["ActorPool"]):
                 self._replace(slot, task, error)
                 if task.number is not None:
                     waiting.appendleft(task)
-                    task = _Task("ready")
+                    task = _Task("__ray_ready__")
                 busy |= [self._submit(slot, task)]
             else:
                 idle.append(slot)

@@ -1,15 +1,19 @@
-"""Batches over Ray: blocks in the object store, plans from one lightweight actor per cluster."""
+"""Batches over Ray: blocks in the object store, plans from one lightweight actor per cluster.
+
+This module imports little, because a Ray Train actor loads it while workers wait.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.train import DataConfig
 
 from ray_st.data.batch_source import Planner
 from ray_st.data.column_spec import ColumnSpec
@@ -126,3 +130,21 @@ class RayBatchSource:
         wanted = [references[block] for block in self.windows[source].blocks_of(rows)]
         if wanted:
             ray.wait(wanted, num_returns=len(wanted), timeout=0, fetch_local=True)
+
+
+class SourceConfig(DataConfig):
+    """Passes batch sources to workers: every rank gets the same small, picklable ones.
+
+    Args:
+        sources: One batch source per dataset name.
+    """
+
+    def __init__(self, sources: Mapping[str, RayBatchSource]) -> None:
+        super().__init__()
+        self._sources = dict(sources)
+
+    def configure(
+        self, datasets: Mapping[str, object], world_size: int, *args: Any, **kwargs: Any
+    ) -> list[dict[str, Any]]:
+        """The batch sources of each rank."""
+        return [{name: self._sources[name] for name in datasets} for _ in range(world_size)]

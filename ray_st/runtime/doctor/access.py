@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 
-from ray_st.runtime.doctor.findings import ERROR, NOTE, WARNING, Finding, Node
+from ray_st.runtime.doctor.findings import WARNING, Finding, Node
 from ray_st.runtime.doctor.node import is_ray
 
 CLUSTER = "cluster"
@@ -18,9 +18,7 @@ def authentication(nodes: Sequence[Node]) -> Iterator[Finding]:
     without = [node for node in nodes if node.settings.get("RAY_AUTH_MODE", "disabled") != "token"]
     if without and open_to_others:
         ports = ", ".join(f"{address}:{port}" for address, port in _open_ports(open_to_others[0])[:6])
-        yield Finding(
-            ERROR,
-            "authentication",
+        yield Finding.error(
             addresses(without),
             f"no token is asked for, and ports are open beyond this machine ({ports}, …): who reaches them "
             "runs code",
@@ -28,16 +26,9 @@ def authentication(nodes: Sequence[Node]) -> Iterator[Finding]:
             "--generate)",
         )
     elif without:
-        yield Finding(
-            NOTE,
-            "authentication",
-            addresses(without),
-            "no token is asked for; ports are open on this machine only",
-        )
+        yield Finding.note(addresses(without), "no token is asked for; ports are open on this machine only")
     if without and len(without) < len(nodes):
-        yield Finding(
-            ERROR,
-            "authentication",
+        yield Finding.error(
             addresses(without),
             "RAY_AUTH_MODE differs between nodes",
             "set RAY_AUTH_MODE=token on every node before `ray start`",
@@ -61,9 +52,7 @@ def tls(nodes: Sequence[Node]) -> Iterator[Finding]:
     """Whether TLS certificates work, or a note that TLS is off."""
     for node in nodes:
         if node.tls_fault:
-            yield Finding(
-                ERROR,
-                "tls",
+            yield Finding.error(
                 node.address,
                 f"RAY_USE_TLS is set, but {node.tls_fault}",
                 "set RAY_TLS_SERVER_CERT, RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT to a valid pair and its "
@@ -72,17 +61,11 @@ def tls(nodes: Sequence[Node]) -> Iterator[Finding]:
     using = [node for node in nodes if node.settings.get("RAY_USE_TLS", "0").lower() in ("1", "true")]
     if using and len(using) < len(nodes):
         plain = [node for node in nodes if node not in using]
-        yield Finding(
-            ERROR,
-            "tls",
-            addresses(plain),
-            "RAY_USE_TLS differs between nodes",
-            "set it on every node, and the driver's",
+        yield Finding.error(
+            addresses(plain), "RAY_USE_TLS differs between nodes", "set it on every node, and the driver's"
         )
     if not using and len(hosts(nodes)) > 1:
-        yield Finding(
-            NOTE,
-            "tls",
+        yield Finding.note(
             CLUSTER,
             "traffic between hosts, and the token in it, is not encrypted",
             "keep the network to yourself (network policy, security group), or set RAY_USE_TLS=1 with "
@@ -94,9 +77,7 @@ def ports(nodes: Sequence[Node]) -> Iterator[Finding]:
     """Ports that Ray leaves open without a token even in token mode."""
     for node in nodes:
         if any(port == node.metrics_port for _, port in _open_ports(node)):
-            yield Finding(
-                NOTE,
-                "ports",
+            yield Finding.note(
                 node.address,
                 f"the metrics on port {node.metrics_port} ask for no token",
                 "let only Prometheus reach it (network policy, firewall)",

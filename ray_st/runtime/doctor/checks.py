@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ray_st.runtime.doctor.access import CLUSTER, addresses, authentication, hosts, ports, tls, token_files
-from ray_st.runtime.doctor.findings import ERROR, NOTE, WARNING, Finding, Node
+from ray_st.runtime.doctor.findings import ERROR, WARNING, Finding, Node
 from ray_st.runtime.doctor.node import PACKAGES
 from ray_st.util.packages import misfits
 
@@ -24,9 +24,7 @@ def versions(nodes: Sequence[Node]) -> Iterator[Finding]:
     for package in PACKAGES:
         there = _by_value(nodes, [node.versions[package] for node in nodes])
         if None in there and package in _MUST_AGREE:
-            yield Finding(
-                ERROR,
-                "versions",
+            yield Finding.error(
                 there.pop(None),
                 f"{package} is not installed",
                 "use an image with it on all nodes, or submit with --runtime-env-json "
@@ -35,14 +33,14 @@ def versions(nodes: Sequence[Node]) -> Iterator[Finding]:
         if len(there) > 1:
             found = "; ".join(f"{version} on {where}" for version, where in there.items())
             level = ERROR if package in _MUST_AGREE else WARNING
-            yield Finding(level, "versions", CLUSTER, f"{package}: {found}", "use one image for all nodes")
+            yield Finding(level, "", CLUSTER, f"{package}: {found}", "use one image for all nodes")
     for node in nodes:
         for what, cure in misfits(node.versions.get):
-            yield Finding(WARNING, "versions", node.address, what, cure)
+            yield Finding.warning(node.address, what, cure)
     pythons = _by_value(nodes, [node.python.rpartition(".")[0] for node in nodes])
     if len(pythons) > 1:
         found = "; ".join(f"{version} on {where}" for version, where in pythons.items())
-        yield Finding(ERROR, "versions", CLUSTER, f"Python: {found}", "use one image for all nodes")
+        yield Finding.error(CLUSTER, f"Python: {found}", "use one image for all nodes")
 
 
 def memory(nodes: Sequence[Node]) -> Iterator[Finding]:
@@ -50,9 +48,7 @@ def memory(nodes: Sequence[Node]) -> Iterator[Finding]:
     for node in nodes:
         store = node.resources.get("object_store_memory", 0)
         if node.shm_bytes < store:
-            yield Finding(
-                WARNING,
-                "memory",
+            yield Finding.warning(
                 node.address,
                 f"/dev/shm has {_gib(node.shm_bytes)}, the object store {_gib(store)}: what does not fit "
                 "goes to disk",
@@ -60,17 +56,13 @@ def memory(nodes: Sequence[Node]) -> Iterator[Finding]:
                 "Memory)",
             )
         if node.scratch_free_share < _FREE_SHARE:
-            yield Finding(
-                ERROR,
-                "memory",
+            yield Finding.error(
                 node.address,
                 f"{node.scratch_free_share:.0%} of the disk of /tmp is free: no object can be spilled",
                 "free space, or start Ray with --temp-dir on another disk",
             )
         if node.open_files < _OPEN_FILES:
-            yield Finding(
-                WARNING,
-                "memory",
+            yield Finding.warning(
                 node.address,
                 f"a process may hold {node.open_files} files open; a busy Ray node holds thousands",
                 "ulimit -n 65536 before `ray start`",
@@ -82,27 +74,21 @@ def accelerators(nodes: Sequence[Node]) -> Iterator[Finding]:
     for node in nodes:
         offered = node.resources.get("GPU", 0)
         if node.gpus > offered:
-            yield Finding(
-                WARNING,
-                "accelerators",
+            yield Finding.warning(
                 node.address,
                 f"the machine has {node.gpus} GPUs, Ray offers {offered:g}",
                 "start Ray where CUDA_VISIBLE_DEVICES shows them, or with --num-gpus; in Kubernetes ask for "
                 "nvidia.com/gpu",
             )
         if offered > node.gpus:
-            yield Finding(
-                ERROR,
-                "accelerators",
+            yield Finding.error(
                 node.address,
                 f"Ray offers {offered:g} GPUs, the driver sees {node.gpus}",
                 "run the container with the NVIDIA runtime, and start Ray without a --num-gpus that is too "
                 "large",
             )
         if offered and node.versions["torch"] and not node.torch_cuda:
-            yield Finding(
-                ERROR,
-                "accelerators",
+            yield Finding.error(
                 node.address,
                 f"torch {node.versions['torch']} was built without CUDA, on a node with GPUs",
                 "use the CUDA image (clusters/Dockerfile, --target cuda)",
@@ -110,9 +96,7 @@ def accelerators(nodes: Sequence[Node]) -> Iterator[Finding]:
     cpus = sum(node.resources.get("CPU", 0) for node in nodes)
     gpus = sum(node.resources.get("GPU", 0) for node in nodes)
     if gpus and cpus <= gpus:
-        yield Finding(
-            WARNING,
-            "accelerators",
+        yield Finding.warning(
             CLUSTER,
             f"{cpus:g} CPUs for {gpus:g} GPUs: a worker for each GPU leaves none to read and tokenise data",
             "give nodes more CPUs, or workers less than one (scaling.resources_per_worker: {CPU: 0.5, GPU: "
@@ -124,9 +108,7 @@ def clocks(nodes: Sequence[Node]) -> Iterator[Finding]:
     """Whether clocks agree."""
     for node in nodes:
         if abs(node.clock_skew) - node.clock_error > MAX_SKEW_S:
-            yield Finding(
-                WARNING,
-                "clocks",
+            yield Finding.warning(
                 node.address,
                 f"its clock is {node.clock_skew:+.1f} s off the driver's (within {node.clock_error:.2f} s)",
                 "run chrony or another time service on all hosts",
@@ -140,18 +122,14 @@ def interfaces(nodes: Sequence[Node]) -> Iterator[Finding]:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             chosen = node.settings.get(name, "").lstrip("^=")
             if chosen and not any(_matches(node, one) for one in chosen.split(",")):
-                yield Finding(
-                    ERROR,
-                    "interfaces",
+                yield Finding.error(
                     node.address,
                     f"{name}={chosen}, but the node has {', '.join(node.interfaces)}",
                     f"set {name} to the interface of {node.address}",
                 )
         own = [address for address in node.host_addresses if not ipaddress.ip_address(address).is_loopback]
         if several and not own and "GLOO_SOCKET_IFNAME" not in node.settings:
-            yield Finding(
-                ERROR,
-                "interfaces",
+            yield Finding.error(
                 node.address,
                 f"its name {node.hostname} resolves to {', '.join(node.host_addresses) or 'nothing'}: Gloo "
                 "will offer other hosts an address that is theirs",
@@ -163,22 +141,16 @@ def traps(nodes: Sequence[Node]) -> Iterator[Finding]:
     """Settings and other processes that are known to break runs."""
     for node in nodes:
         if node.settings.get("RAY_TRAIN_V2_ENABLED", "1").lower() in ("0", "false"):
-            yield Finding(
-                ERROR, "traps", node.address, "RAY_TRAIN_V2_ENABLED=0: ray_st needs Ray Train V2", "unset it"
-            )
+            yield Finding.error(node.address, "RAY_TRAIN_V2_ENABLED=0: ray_st needs Ray Train V2", "unset it")
         if node.gcs_servers > 1:
-            yield Finding(
-                WARNING,
-                "traps",
+            yield Finding.warning(
                 node.address,
                 f"{node.gcs_servers} Ray clusters run on this machine: a driver without an address may join "
                 "another's",
                 "set RAY_ADDRESS, or stop the clusters that nobody uses",
             )
         if node.resources.get("CPU", 0) > node.cpus:
-            yield Finding(
-                NOTE,
-                "traps",
+            yield Finding.note(
                 node.address,
                 f"Ray offers {node.resources['CPU']:g} CPUs, the node has {node.cpus:g}",
                 "start Ray with --num-cpus as many as there are, unless workers are meant to share",

@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
@@ -23,7 +23,7 @@ from ray_st.runtime.cluster import connection
 from ray_st.runtime.doctor import node as node_module
 from ray_st.runtime.doctor.access import CLUSTER
 from ray_st.runtime.doctor.checks import CHECKS
-from ray_st.runtime.doctor.findings import ERROR, NOTE, OK, Finding, Node
+from ray_st.runtime.doctor.findings import ERROR, OK, Finding, Node, named
 from ray_st.runtime.train import launch
 from ray_st.training.distributed.collectives import gather_objects
 
@@ -85,18 +85,18 @@ def _examine(place: str | None, collectives: bool) -> list[Finding]:
         nodes = [node for _, node in described if isinstance(node, Node)]
         findings += _or_ok([node for _, node in described if isinstance(node, Finding)], "nodes")
         for check in CHECKS:
-            findings += _or_ok(list(check(nodes)), check.__name__)
-        findings += _or_ok(list(_dashboard(nodes)), "dashboard")
-        findings += _or_ok(list(_network(probes)), "network")
+            findings += _or_ok(check(nodes), check.__name__)
+        findings += _or_ok(_dashboard(nodes), "dashboard")
+        findings += _or_ok(_network(probes), "network")
         if place is not None:
-            findings += _or_ok(list(_storage(probes, place)), "storage")
+            findings += _or_ok(_storage(probes, place), "storage")
     if collectives:
-        findings += _or_ok(list(_process_group(nodes)), "collectives")
+        findings += _or_ok(_process_group(nodes), "collectives")
     return findings
 
 
-def _or_ok(findings: list[Finding], name: str) -> list[Finding]:
-    return findings or [Finding(OK, name, CLUSTER, "nothing found")]
+def _or_ok(findings: Iterable[Finding], name: str) -> list[Finding]:
+    return named(findings, name) or [Finding(OK, name, CLUSTER, "nothing found")]
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,7 @@ def _describe(probe: _Probe) -> Node | Finding:
         facts = ray.get(probe.actor.gather.remote(), timeout=_ANSWER_S)
         skew, error = _clock(probe)
     except RayError as fault:
-        return Finding(
-            ERROR,
-            "nodes",
+        return Finding.error(
             probe.address,
             f"it does not answer: {type(fault).__name__}: {str(fault).strip().splitlines()[0]}",
             "look into its logs (ray logs raylet.out --node-ip ADDRESS): lost, out of memory, or another "
@@ -184,9 +182,7 @@ def _network(probes: Sequence[_Probe]) -> Iterator[Finding]:
     for here, found in zip(probes, faults, strict=True):
         for (address, port), reason in zip(doors, found, strict=True):
             if reason is not None:
-                yield Finding(
-                    ERROR,
-                    "network",
+                yield Finding.error(
                     here.address,
                     f"cannot reach {address}:{port}: {reason}",
                     "let the cluster's nodes talk to each other on all TCP ports (security group, network "
@@ -205,9 +201,7 @@ def _storage(probes: Sequence[_Probe], place: str) -> Iterator[Finding]:
     ]
     for probe, fault in zip(probes, faults, strict=True):
         if fault is not None:
-            yield Finding(
-                ERROR,
-                "storage",
+            yield Finding.error(
                 probe.address,
                 f"{place} cannot be written: {fault}",
                 "mount the volume there, or give the node the bucket's keys (AWS_…) and its endpoint",
@@ -215,9 +209,7 @@ def _storage(probes: Sequence[_Probe], place: str) -> Iterator[Finding]:
     for probe, _ in written:
         lost = ray.get(probe.actor.missing.remote(place, [name for _, name in written]))
         if lost:
-            yield Finding(
-                ERROR,
-                "storage",
+            yield Finding.error(
                 probe.address,
                 f"{place} is another folder there than on other nodes: {len(lost)} of {len(written)} files "
                 "are missing",
@@ -233,18 +225,16 @@ def _dashboard(nodes: Sequence[Node]) -> Iterator[Finding]:
         return
     try:
         with urllib.request.urlopen(f"http://{url}/api/jobs/", timeout=10) as answer:
-            yield Finding(
-                ERROR,
-                "dashboard",
+            yield Finding.error(
                 url,
                 f"the job server answers without a token ({answer.status})",
                 "start every node, the head first, with RAY_AUTH_MODE=token",
             )
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
-            yield Finding(NOTE, "dashboard", url, f"the job server answers {error.code} without a token")
+            yield Finding.note(url, f"the job server answers {error.code} without a token")
     except OSError as error:
-        yield Finding(NOTE, "dashboard", url, f"the job server cannot be reached from here: {error}")
+        yield Finding.note(url, f"the job server cannot be reached from here: {error}")
 
 
 def _process_group(nodes: Sequence[Node]) -> Iterator[Finding]:
@@ -253,7 +243,7 @@ def _process_group(nodes: Sequence[Node]) -> Iterator[Finding]:
     backend = "nccl" if kind == "GPU" else "gloo"
     able = [node for node in nodes if node.resources.get(kind) and node.versions["ray-st"]]
     if len(able) < 2:
-        yield Finding(NOTE, "collectives", CLUSTER, f"{len(able)} node(s) for workers: nothing to try")
+        yield Finding.note(CLUSTER, f"{len(able)} node(s) for workers: nothing to try")
         return
     scaling = ScalingConfig(
         num_workers=len(able),
@@ -263,9 +253,7 @@ def _process_group(nodes: Sequence[Node]) -> Iterator[Finding]:
     )
     fault = _meeting_fault(scaling, backend)
     if fault is not None:
-        yield Finding(
-            ERROR,
-            "collectives",
+        yield Finding.error(
             CLUSTER,
             f"workers on {len(able)} nodes could not form a {backend} group: {fault}",
             f"set {backend.upper()}_SOCKET_IFNAME on every node to the interface between hosts, before `ray "

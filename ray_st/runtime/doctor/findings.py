@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 ERROR, WARNING, NOTE, OK = "error", "warning", "note", "ok"
@@ -27,6 +27,21 @@ class Finding:
     where: str
     found: str
     cure: str = ""
+
+    @classmethod
+    def error(cls, where: str, found: str, cure: str) -> Finding:
+        """A finding of this level; :func:`named` adds the name of its check."""
+        return cls(ERROR, "", where, found, cure)
+
+    @classmethod
+    def warning(cls, where: str, found: str, cure: str) -> Finding:
+        """See :meth:`error`."""
+        return cls(WARNING, "", where, found, cure)
+
+    @classmethod
+    def note(cls, where: str, found: str, cure: str = "") -> Finding:
+        """See :meth:`error`."""
+        return cls(NOTE, "", where, found, cure)
 
 
 @dataclass(frozen=True)
@@ -80,6 +95,11 @@ class Node:
     tls_fault: str | None
     clock_skew: float
     clock_error: float
+
+
+def named(findings: Iterable[Finding], check: str) -> list[Finding]:
+    """Findings with the name of the check that found them, where they have none."""
+    return [replace(finding, check=finding.check or check) for finding in findings]
 
 
 def worst(findings: Iterable[Finding]) -> str:

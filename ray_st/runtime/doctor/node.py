@@ -1,6 +1,7 @@
 """The facts that a node reports.
 
-This module is sent by value and runs on nodes without ray_st too, so it uses the standard library only.
+This module is sent by value and runs on nodes without ray_st too, so it uses only the standard library and
+psutil, which is part of Ray.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 PACKAGES = ("ray", "ray-st", "torch", "transformers", "pyarrow", "peft")
 SETTINGS = (
@@ -31,7 +33,6 @@ SETTINGS = (
 )
 """Environment variables that checks inspect; none of them is secret."""
 
-_LISTEN = "0A"
 _RAY = re.compile(r"gcs_server|raylet|ray/dashboard|ray/_private|ray/util/client|ray::|ray-dashboard")
 
 
@@ -84,43 +85,14 @@ def _addresses(host: str) -> list[str]:
 
 def listeners() -> list[tuple[str, int, str]]:
     """Address, port and command line of every process of this user that listens for TCP connections."""
-    owners = _socket_owners()
     found = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if not os.path.exists(table):
-            continue
-        for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == _LISTEN and fields[9] in owners:
-                address, port = fields[1].split(":")
-                found.append((_ip(address), int(port, 16), owners[fields[9]]))
+    with suppress(psutil.AccessDenied):  # on systems other than Linux, a user sees no connections
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.pid is not None:
+                with suppress(psutil.NoSuchProcess):
+                    command = " ".join(psutil.Process(connection.pid).cmdline())
+                    found.append((*connection.laddr, command))
     return sorted(found)
-
-
-def _ip(text: str) -> str:
-    """An address from /proc/net/tcp, whose 32-bit words are in native byte order."""
-    raw = bytes.fromhex(text)
-    words = [raw[start : start + 4] for start in range(0, len(raw), 4)]
-    packed = b"".join(word[::-1] if sys.byteorder == "little" else word for word in words)
-    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-
-
-def _socket_owners() -> dict[str, str]:
-    """The command line that owns each socket, by inode, as far as this user is allowed to see it."""
-    owners = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # the process ended, or belongs to another user
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            for link in _links(process / "fd"):
-                if link.startswith("socket:["):
-                    owners[link[8:-1]] = command
-    return owners
-
-
-def _links(folder: Path) -> Iterator[str]:
-    for entry in folder.iterdir():
-        with suppress(FileNotFoundError):  # closed in the meantime
-            yield os.readlink(entry)
 
 
 def is_ray(command: str) -> bool:
@@ -129,12 +101,8 @@ def is_ray(command: str) -> bool:
 
 
 def _count_processes(name: str) -> int:
-    count = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            program = (process / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-            count += os.path.basename(program) == name
-    return count
+    commands = (process.info["cmdline"] or [""] for process in psutil.process_iter(["cmdline"]))
+    return sum(os.path.basename(command[0]) == name for command in commands)
 
 
 def _size(path: str) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 import torch
@@ -36,9 +36,6 @@ class Miner:
 
     def __init__(self, model: SentenceTransformer, options: dict[str, Any]) -> None:
         self._embedder = Embedder(model.to(granted_device()), **options)
-
-    def ready(self) -> None:
-        """Returns once the model is loaded."""
 
     def embed(self, queries: list[str]) -> Tensor:
         """Embeddings (n, d) of queries."""
@@ -81,23 +78,21 @@ class ClusterSearch:
         Raises:
             ValueError: If the cluster lacks the requested devices, or an embedding is not finite.
         """
-        options = {name: getattr(embedder, name) for name in ("query", "document", "batch_size")}
+        options = {"query": embedder.query, "document": embedder.document, "batch_size": embedder.batch_size}
+        model = cast("SentenceTransformer", embedder.model)  # one that can be moved between devices
         with connected():
-            devices = default_devices() if self.devices is None else list(self.devices)
-            crew = ActorPool(Miner, [put_model(embedder.model), options], needs_of(devices))
-            try:
-                return self._searched(crew, pairs, k, embedder.show_progress_bar)
-            finally:
-                crew.stop()
+            needs = needs_of(default_devices() if self.devices is None else list(self.devices))
+            with ActorPool(Miner, [put_model(model), options], needs) as pool:
+                return self._searched(pool, pairs, k, embedder.show_progress_bar)
 
-    def _searched(self, crew: ActorPool, pairs: Pairs, k: int, show_progress_bar: bool) -> Found:
+    def _searched(self, pool: ActorPool, pairs: Pairs, k: int, show_progress_bar: bool) -> Found:
         parts = list(shards(len(pairs.queries), self.texts_at_once))
-        found = dict(crew.run("embed", ((pairs.queries[part.start : part.stop],) for part in parts)))
+        found = dict(pool.run("embed", ((pairs.queries[part.start : part.stop],) for part in parts)))
         queries = ray.put(torch.cat([found[number] for number in range(len(parts))]))
         numbers = ray.put(replace(pairs, queries=[], corpus=[]))
         parts = list(shards(len(pairs.corpus), self.texts_at_once))
         tasks = ((queries, pairs.corpus[part.start : part.stop], part.start, numbers, k) for part in parts)
-        results = crew.run("search", tasks)
+        results = pool.run("search", tasks)
         _, merged = next(results)
         with tqdm(total=len(parts), initial=1, desc="Shards", disable=not show_progress_bar) as bar:
             for _, more in results:

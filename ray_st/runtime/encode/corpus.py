@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ray_st.data.sources import Files
 from ray_st.data.sources.places import Paths
-from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device, resources
-from ray_st.runtime.cluster.connection import connected
+from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device
+from ray_st.runtime.cluster.connection import connected, resources
 from ray_st.runtime.encode.encode_pool import put_model
 from ray_st.runtime.encode.job import EncodeOptions, facts_of
-from ray_st.runtime.encode.job_progress import JobProgress
 from ray_st.runtime.encode.output_folder import OutputFolder
 from ray_st.runtime.encode.work import bounds_of, calibration_pieces, encode_piece, joined_bounds
 from ray_st.runtime.encode.work_plan import PART_ROWS, WorkPiece, plan_pieces
+from ray_st.util.events import notes
+
+_PROGRESS_EVERY_S = 5.0
 
 if TYPE_CHECKING:
     from ray_st.models.sentence_transformer import SentenceTransformer
@@ -52,9 +56,6 @@ class CorpusWorker:
     def __init__(self, model: SentenceTransformer, options: EncodeOptions, folder: OutputFolder) -> None:
         self._model, self._options, self._folder = model.to(granted_device()), options, folder
 
-    def ready(self) -> None:
-        """Returns once the model is loaded."""
-
     def bounds(self, piece: WorkPiece) -> np.ndarray:
         """See :func:`ray_st.runtime.encode.work.bounds_of`."""
         return bounds_of(self._model, piece, self._options)
@@ -62,6 +63,48 @@ class CorpusWorker:
     def encode(self, piece: WorkPiece, ranges: np.ndarray | None) -> int:
         """See :func:`ray_st.runtime.encode.work.encode_piece`."""
         return encode_piece(self._model, piece, self._options, self._folder, ranges)
+
+
+class JobProgress:
+    """Shows rows and parts while the context is open.
+
+    Args:
+        pieces: All pieces of the job.
+        done: Names of the pieces that are already complete.
+        show: Whether to show anything.
+    """
+
+    def __init__(self, pieces: Sequence[WorkPiece], done: Collection[str], show: bool) -> None:
+        self.total, self._parts, self._show = sum(piece.rows for piece in pieces), len(pieces), show
+        self._before = self._rows = sum(piece.rows for piece in pieces if piece.name in done)
+        self._done = len(done)
+        self._bar: Any = None
+
+    def __enter__(self) -> JobProgress:
+        self._start = self._last = time.monotonic()
+        if self._show and sys.stderr.isatty():
+            self._bar = tqdm(total=self.total, initial=self._before, desc="encoding", unit="row")
+        elif self._show:
+            there = f"; {self._done} of them are there" if self._done else ""
+            notes.info(f"{self.total:,} rows in {self._parts} parts{there}")
+        return self
+
+    def add(self, piece: WorkPiece) -> None:
+        """Counts a completed piece."""
+        self._rows += piece.rows
+        self._done += 1
+        if self._bar is not None:
+            self._bar.update(piece.rows)
+        elif self._show and (self._rows == self.total or time.monotonic() - self._last >= _PROGRESS_EVERY_S):
+            self._last = time.monotonic()
+            rate = (self._rows - self._before) / max(self._last - self._start, 1e-9)
+            notes.info(
+                f"{self._rows:,}/{self.total:,} rows  {self._done}/{self._parts} parts  {rate:,.0f} rows/s"
+            )
+
+    def __exit__(self, *raised: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
 def encode_corpus(
@@ -107,9 +150,9 @@ def encode_corpus(
     """
     files = source if isinstance(source, Files) else Files(source)
     named, pieces = plan_pieces(files, column, part_rows)
-    said = EncodeOptions(named, **options)
-    model.encode([], **said.for_encode(), precision=said.precision)  # raises if the options are invalid
-    folder, facts = OutputFolder.at(output), facts_of(model, files, pieces, said)
+    asked = EncodeOptions(named, **options)
+    model.encode([], **asked.for_encode(), precision=asked.precision)  # raises if the options are invalid
+    folder, facts = OutputFolder.at(output), facts_of(model, files, pieces, asked)
     job = folder.begin(facts)
     done = folder.done(pieces)
     left = [piece for piece in pieces if piece.name not in done]
@@ -118,10 +161,15 @@ def encode_corpus(
         here = not shared_disk and (folder.local or any(piece.part.local for piece in pieces))
         with (
             connected(),
-            _crew(model, said, folder, _needs(workers, num_gpus, len(left), here), here) as crew,
+            ActorPool(
+                CorpusWorker,
+                [put_model(model), asked, folder],
+                _needs(workers, num_gpus, len(left), here),
+                here,
+            ) as pool,
         ):
-            job = job or _begin(crew, folder, facts, pieces, said)
-            _encode(crew, left, job["ranges"], progress)
+            job = job or _begin(pool, folder, facts, pieces, asked)
+            _encode(pool, left, job["ranges"], progress)
     folder.finish(job or facts, pieces)
     return Encoded(progress.total, sum(piece.rows for piece in left), len(pieces))
 
@@ -140,19 +188,8 @@ def _needs(workers: int | None, num_gpus: float | None, pieces: int, here: bool)
     return [each] * max(min(workers or room, pieces), 1)
 
 
-@contextmanager
-def _crew(
-    model: SentenceTransformer, options: EncodeOptions, folder: OutputFolder, needs: list[Needs], here: bool
-) -> Iterator[ActorPool]:
-    crew = ActorPool(CorpusWorker, [put_model(model), options, folder], needs, here)
-    try:
-        yield crew
-    finally:
-        crew.stop()
-
-
 def _begin(
-    crew: ActorPool,
+    pool: ActorPool,
     folder: OutputFolder,
     facts: dict[str, Any],
     pieces: list[WorkPiece],
@@ -162,14 +199,16 @@ def _begin(
     ranges = None
     if options.precision in ("int8", "uint8"):
         sample = [(piece,) for piece in calibration_pieces(pieces)]
-        ranges = joined_bounds([bounds for _, bounds in crew.run("bounds", sample)]).tolist()
+        ranges = joined_bounds([bounds for _, bounds in pool.run("bounds", sample)]).tolist()
     job = {**facts, "ranges": ranges}
     folder.keep(job)
     return job
 
 
-def _encode(crew: ActorPool, pieces: list[WorkPiece], ranges: Any, progress: JobProgress) -> None:
+def _encode(
+    pool: ActorPool, pieces: list[WorkPiece], ranges: list[list[float]] | None, progress: JobProgress
+) -> None:
     known = None if ranges is None else np.asarray(ranges, dtype=np.float32)
     with progress:
-        for number, _ in crew.run("encode", [(piece, known) for piece in pieces]):
+        for number, _ in pool.run("encode", [(piece, known) for piece in pieces]):
             progress.add(pieces[number])

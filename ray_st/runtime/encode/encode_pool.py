@@ -32,37 +32,30 @@ class Encoder:
         self._model = model.to(granted_device())
         model.truncate_dim = model.default_prompt_name = None  # each call passes its own values
 
-    def ready(self) -> None:
-        """Returns once the model is loaded."""
-
     def encode(self, texts: list[str], options: dict[str, Any]) -> Any:
         """The result of ``model.encode``, in CPU memory."""
         result = self._model.encode(texts, **options)
         return result.cpu() if isinstance(result, Tensor) else [_on_cpu(value) for value in result]
 
 
-class EncodePool:
-    """Encoders that share the work of ``model.encode(..., pool=pool)``.
+class EncodePool(ActorPool):
+    """Encoders, each with a copy of a model, that share the work of ``model.encode(..., pool=pool)``.
 
     Args:
-        crew: The encoders.
-        closing: Contexts to close after the encoders.
+        model: A model with ``encode``, ``to`` and ``device``; encoders get copies of its current state.
+        target_devices: One device per encoder: "cuda:0" requests a GPU (entries of the same name share one),
+            "cpu" a CPU. By default every GPU of the cluster; without GPUs four CPUs, or as many as there are.
+
+    Raises:
+        ValueError: If a device is of another kind, there are none, or the cluster lacks them.
     """
 
-    def __init__(self, crew: ActorPool, closing: ExitStack) -> None:
-        self._crew: ActorPool | None = crew
-        self._closing = closing
-        self._size = crew.size
-
-    @property
-    def size(self) -> int:
-        """Number of encoders."""
-        return self._size
-
-    @property
-    def actors(self) -> list[Any]:
-        """The actor handles."""
-        return [] if self._crew is None else self._crew.actors
+    def __init__(self, model: SentenceTransformer, target_devices: Sequence[Any] | None = None) -> None:
+        with ExitStack() as connection:
+            connection.enter_context(connected())
+            needs = needs_of(default_devices() if target_devices is None else [*map(str, target_devices)])
+            super().__init__(Encoder, [put_model(model)], needs)
+            self._connection = connection.pop_all()
 
     def encode(self, chunks: Sequence[list[str]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
         """Encodes chunks of texts; see :class:`ray_st.models.process_pool.Pool`.
@@ -70,38 +63,18 @@ class EncodePool:
         Raises:
             ValueError: If the pool was stopped.
         """
-        if self._crew is None:
+        if not self.actors:
             raise ValueError("The pool was stopped; start a new one with start_multi_process_pool().")
-        return self._crew.run("encode", [(chunk, options) for chunk in chunks])
+        return self.run("encode", [(chunk, options) for chunk in chunks])
 
     def stop(self) -> None:
         """Stops the encoders, and Ray if it was started for them. Idempotent."""
-        if self._crew is not None:
-            crew, self._crew = self._crew, None
-            crew.stop()
-            self._closing.close()
+        if self.actors:
+            super().stop()
+            self._connection.close()
 
 
-def start_pool(model: SentenceTransformer, target_devices: Sequence[Any] | None = None) -> EncodePool:
-    """Starts encoders, each with a copy of the model's current state.
-
-    Args:
-        model: A model with ``encode``, ``to`` and ``device``.
-        target_devices: One device per encoder: "cuda:0" requests a GPU (entries of the same name share one),
-            "cpu" a CPU. By default every GPU of the cluster; without GPUs four CPUs, or as many as there are.
-
-    Raises:
-        ValueError: If a device is of another kind, there are none, or the cluster lacks them.
-    """
-    with ExitStack() as closing:
-        closing.enter_context(connected())
-        devices = default_devices() if target_devices is None else [str(device) for device in target_devices]
-        needs = needs_of(devices)
-        crew = ActorPool(Encoder, [put_model(model)], needs)
-        return EncodePool(crew, closing.pop_all())
-
-
-def put_model(model: Any) -> Any:
+def put_model(model: SentenceTransformer) -> ray.ObjectRef[SentenceTransformer]:
     """A reference to a copy of a model in the object store, which encoders on any device can load."""
     device = model.device
     try:
@@ -133,5 +106,5 @@ def default_devices() -> list[str]:
     return ["cuda"] * gpus or ["cpu"] * max(min(CPU_ENCODERS, int(have.get("CPU", 0))), 1)
 
 
-def _on_cpu(value: Any) -> Any:
+def _on_cpu(value: Tensor | dict[str, Any]) -> Tensor | dict[str, Any]:
     return value.cpu() if isinstance(value, Tensor) else batch_to_device(value, "cpu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 import xxhash
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 _PROBE = "Zwölf Boxkämpfer, 12 of THEM: naïve “quotes”, 東京 and café?! don't un-believ_able\t🙂 x²"
 """A text that tokenizers with different vocabularies or rules split differently."""
+
+
+@runtime_checkable
+class Configured(Protocol):
+    """A module of a model that says what its settings are; modules from elsewhere may not."""
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The settings, as JSON values."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +56,8 @@ class EncodeOptions:
 
         Precision is applied afterwards, because its ranges are those of the whole corpus.
         """
-        names = ("prompt_name", "prompt", "batch_size", "normalize_embeddings", "truncate_dim")
-        return {name: getattr(self, name) for name in names} | {"show_progress_bar": False}
+        options = {name: value for name, value in asdict(self).items() if name not in ("column", "precision")}
+        return {**options, "show_progress_bar": False}
 
 
 def facts_of(
@@ -65,14 +73,15 @@ def facts_of(
         pieces: Its pieces.
         options: How they are encoded.
     """
-    said = {name: value for name, value in asdict(options).items() if name != "batch_size"}
+    recorded = asdict(options)
+    del recorded["batch_size"]
     return {
         "model": model_hash(model),
         "input": _files_hash(source),
         "input_files": len(source.files),
         "rows": sum(piece.rows for piece in pieces),
         "parts": len(pieces),
-        **said,
+        **recorded,
     }
 
 
@@ -96,23 +105,21 @@ def model_hash(model: SentenceTransformer) -> str:
         _add(digest, name, tensor)
     for name, value in sorted(model.tokenize([_PROBE]).items()):
         _add(digest, name, value)
-    settings = [[type(module).__name__, _settings(module)] for module in model]
-    said = [settings, model.prompts, model.default_prompt_name, model.truncate_dim, model.max_seq_length]
-    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+    modules = [
+        [type(module).__name__, module.get_config_dict() if isinstance(module, Configured) else None]
+        for module in model
+    ]
+    facts = [modules, model.prompts, model.default_prompt_name, model.truncate_dim, model.max_seq_length]
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
-def _add(digest: xxhash.xxh3_64, name: str, value: Any) -> None:
+def _add(digest: xxhash.xxh3_64, name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         digest.update(f"{name} {value!r}".encode())
         return
     digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
     digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
-def _settings(module: Any) -> Any:
-    ask = getattr(module, "get_config_dict", None)
-    return None if ask is None else ask()
 
 
 def _files_hash(source: Files) -> str:

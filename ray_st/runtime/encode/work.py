@@ -50,7 +50,7 @@ def encode_piece(
     """
     writer, rows = None, 0
     with folder.writing(piece.name) as stream:
-        for table in windows(piece.part.read(_refuse, numbered=True)):
+        for table in windows(piece.part.read(_raise_for, numbered=True)):
             embeddings = _embeddings(model, piece.part.name, table, options)
             vectors = quantize_embeddings(embeddings, options.precision, ranges)
             written = table.drop_columns([ROW]).append_column(EMBEDDING, vector_column(vectors))
@@ -109,26 +109,25 @@ def calibration_pieces(pieces: Sequence[WorkPiece]) -> list[WorkPiece]:
 
 def bounds_of(model: SentenceTransformer, piece: WorkPiece, options: EncodeOptions) -> np.ndarray:
     """(2, d) minimum and maximum of each dimension over a piece's embeddings."""
-    tables = windows(piece.part.read(_refuse, numbered=True))
+    tables = windows(piece.part.read(_raise_for, numbered=True))
     found = [_embeddings(model, piece.part.name, table, options) for table in tables]
     return joined_bounds([np.stack([each.min(axis=0), each.max(axis=0)]) for each in found])
 
 
 def joined_bounds(bounds: Sequence[np.ndarray]) -> np.ndarray:
     """(2, d) bounds that enclose all the given ones, whatever their order."""
-    return np.stack(
-        [np.min([each[0] for each in bounds], axis=0), np.max([each[1] for each in bounds], axis=0)]
-    )
+    lows, highs = np.stack(bounds, axis=1)
+    return np.stack([lows.min(axis=0), highs.max(axis=0)])
 
 
 def _embeddings(model: SentenceTransformer, name: str, table: pa.Table, options: EncodeOptions) -> np.ndarray:
     texts = table[options.column]
     if texts.null_count:
         row = table[ROW][pc.index(texts.is_null(), True).as_py()].as_py()
-        _refuse(BadRow(name, row, "expected a text, found nothing", options.column))
+        _raise_for(BadRow(name, row, "expected a text, found nothing", options.column))
     embeddings: np.ndarray = model.encode(texts.to_pylist(), **options.for_encode())
     return embeddings
 
 
-def _refuse(bad: BadRow) -> None:
+def _raise_for(bad: BadRow) -> None:
     raise SourceError(f"{bad}.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,6 +13,7 @@ from ray_st.data.sources import Files, Part, SourceError
 from ray_st.data.sources.cells import is_text
 from ray_st.data.sources.errors import reading
 from ray_st.data.sources.parquet import RowGroups
+from ray_st.data.sources.source import Unit
 from ray_st.util.names import did_you_mean
 
 EMBEDDING = "embedding"
@@ -94,7 +94,7 @@ def _cut(parts: Iterable[Part], counts: Iterable[int], part_rows: int) -> list[W
     return [WorkPiece(f"part-{number:06d}.parquet", part, rows) for number, (part, rows) in enumerate(cuts)]
 
 
-def _check_nulls(unit: Any, column: str) -> None:
+def _check_nulls(unit: Unit, column: str) -> None:
     """Rejects a Parquet file whose own statistics count missing texts."""
     if not isinstance(unit, RowGroups):
         return

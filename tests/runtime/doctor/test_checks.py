@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ray_st.runtime.doctor import checks
-from ray_st.runtime.doctor.findings import ERROR, NOTE, OK, WARNING, Finding, Node, worst
+from ray_st.runtime.doctor.findings import ERROR, NOTE, OK, WARNING, Finding, Node, named, worst
 
 GOOD = Node(
     address="10.0.0.1",
@@ -47,7 +47,8 @@ OTHER = dataclasses.replace(
 
 
 def found(*nodes: Node, levels: tuple[str, ...] = (ERROR, WARNING)) -> list[Finding]:
-    return [finding for check in checks.CHECKS for finding in check(nodes) if finding.level in levels]
+    every = [finding for check in checks.CHECKS for finding in named(check(nodes), check.__name__)]
+    return [finding for finding in every if finding.level in levels]
 
 
 def other(**changes: Any) -> Node:

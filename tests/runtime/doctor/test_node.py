@@ -13,7 +13,7 @@ import pytest
 from ray_st.runtime.doctor import node
 
 
-def test_it_needs_the_standard_library_only() -> None:
+def test_it_needs_nothing_but_what_every_ray_node_has() -> None:
     heavy = {"ray", "torch", "numpy", "pyarrow", "ray_st"}
     code = f"import runpy, sys; runpy.run_path({node.__file__!r}); print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -138,10 +138,7 @@ class _Run:
         )
 
     def specified(
-        self,
-        workers: int,
-        build: Callable[[LoaderSpec], BuiltSource[AnySource]],
-        all_cores: bool = False,
+        self, workers: int, build: Callable[[LoaderSpec], BuiltSource[AnySource]], all_cores: bool = False
     ) -> tuple[RunSpec, dict[str, AnySource]]:
         """The run, with its batch sources; raises if the data is unusable."""
         args = self.request.args

@@ -84,11 +84,7 @@ def world_of_worker() -> World:
 
 
 def context_of(
-    run: RunSpec,
-    world: World,
-    store: CheckpointStore,
-    sources: Mapping[str, BatchSource],
-    open_bar: OpenBar,
+    run: RunSpec, world: World, store: CheckpointStore, sources: Mapping[str, BatchSource], open_bar: OpenBar
 ) -> WorkerContext:
     """A worker's context, as a run specifies it.
 

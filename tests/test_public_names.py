@@ -67,3 +67,14 @@ def test_what_ray_trains_controller_loads_is_light() -> None:
     code = f"{statement}; print(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_documented_names_of_the_cluster_import_from_their_package_and_from_earlier_paths() -> None:
+    from ray_st.runtime.corpus import encode_corpus
+    from ray_st.runtime.evaluate import evaluate_on_workers
+
+    from ray_st.runtime import encode
+
+    assert encode.__all__ == ["encode_corpus", "evaluate_on_workers"]
+    assert encode.encode_corpus is encode_corpus
+    assert encode.evaluate_on_workers is evaluate_on_workers

@@ -94,7 +94,7 @@ class _Fetched(Sequence[pa.Table]):
     def __len__(self) -> int:
         return len(self._references)
 
-    def __getitem__(self, number: Any) -> Any:
+    def __getitem__(self, number: int | slice) -> Any:
         return ray.get(self._references[number])
 
 

@@ -13,7 +13,6 @@ import shutil
 import socket
 import ssl
 import sys
-import threading
 import time
 from contextlib import suppress
 from importlib import metadata
@@ -33,6 +32,7 @@ SETTINGS = (
 )
 """Environment variables that checks inspect; none of them is secret."""
 
+_MAX_NODES = 4096
 _RAY = re.compile(r"gcs_server|raylet|ray/dashboard|ray/_private|ray/util/client|ray::|ray-dashboard")
 
 
@@ -200,17 +200,11 @@ class Probe:
 
     def listen(self, address: str) -> int:
         """Opens a port for other nodes to connect to; returns its number."""
-        self._server = socket.create_server((address, 0))
-        threading.Thread(target=self._accept, daemon=True).start()
-        return int(self._server.getsockname()[1])
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._server.accept()
-            except OSError:  # closed
-                return
-            connection.close()
+        # The system completes connections up to the backlog; no thread needs to accept them.
+        server = socket.create_server((address, 0), backlog=_MAX_NODES)
+        port = int(server.getsockname()[1])
+        server.detach()  # stays open until this process ends
+        return port
 
     def reach(self, others: list[tuple[str, int]]) -> list[str | None]:
         """Why this node cannot connect to each of the other nodes' ports; None where it can."""

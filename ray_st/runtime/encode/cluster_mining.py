@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import ray
 import torch
@@ -18,12 +18,10 @@ from tqdm.auto import tqdm
 from ray_st.mining.candidates import Found, search_shard, shards
 from ray_st.mining.embedder import Embedder
 from ray_st.mining.pairs import Pairs
+from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool, granted_device
 from ray_st.runtime.cluster.connection import connected
 from ray_st.runtime.encode.encode_pool import default_devices, needs_of, put_model
-
-if TYPE_CHECKING:
-    from ray_st.models.sentence_transformer import SentenceTransformer
 
 
 class Miner:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ray_st.data.sources import Files
 from ray_st.data.sources.places import Paths
+from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device
 from ray_st.runtime.cluster.connection import connected, resources
 from ray_st.runtime.encode.encode_pool import put_model
@@ -24,9 +25,6 @@ from ray_st.runtime.encode.work_plan import PART_ROWS, WorkPiece, plan_pieces
 from ray_st.util.events import notes
 
 _PROGRESS_EVERY_S = 5.0
-
-if TYPE_CHECKING:
-    from ray_st.models.sentence_transformer import SentenceTransformer
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,10 @@ def encode_corpus(
             ) as pool,
         ):
             job = job or _begin(pool, folder, facts, pieces, asked)
-            _encode(pool, left, job["ranges"], progress)
+            ranges = None if job["ranges"] is None else np.asarray(job["ranges"], dtype=np.float32)
+            with progress:
+                for number, _ in pool.run("encode", [(piece, ranges) for piece in left]):
+                    progress.add(left[number])
     folder.finish(job or facts, pieces)
     return Encoded(progress.total, sum(piece.rows for piece in left), len(pieces))
 
@@ -203,12 +204,3 @@ def _begin(
     job = {**facts, "ranges": ranges}
     folder.keep(job)
     return job
-
-
-def _encode(
-    pool: ActorPool, pieces: list[WorkPiece], ranges: list[list[float]] | None, progress: JobProgress
-) -> None:
-    known = None if ranges is None else np.asarray(ranges, dtype=np.float32)
-    with progress:
-        for number, _ in pool.run("encode", [(piece, known) for piece in pieces]):
-            progress.add(pieces[number])

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from torch import Tensor
 
+from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device
 from ray_st.runtime.cluster.connection import connected
 from ray_st.util.tensors import batch_to_device
-
-if TYPE_CHECKING:
-    from ray_st.models.sentence_transformer import SentenceTransformer
 
 CPU_ENCODERS = 4
 """Default number of encoders on a cluster without GPUs, if it has that many CPUs."""

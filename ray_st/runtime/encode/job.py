@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import xxhash
 from torch import Tensor
 
 from ray_st.data.sources import Files
+from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.encode.work_plan import WorkPiece
-
-if TYPE_CHECKING:
-    from ray_st.models.sentence_transformer import SentenceTransformer
 
 _PROBE = "Zwölf Boxkämpfer, 12 of THEM: naïve “quotes”, 東京 and café?! don't un-believ_able\t🙂 x²"
 """A text that tokenizers with different vocabularies or rules split differently."""

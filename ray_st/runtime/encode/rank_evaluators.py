@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray.train.torch
 import torch
 from ray.train import RunConfig, ScalingConfig
 
+from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.train import launch
 from ray_st.runtime.train.worker import world_of_worker
 from ray_st.training.distributed.rank_evaluation import Measured, measure
 from ray_st.world import World
-
-if TYPE_CHECKING:
-    from ray_st.models.sentence_transformer import SentenceTransformer
 
 
 def evaluate_on_workers(
@@ -59,29 +57,17 @@ def evaluate_on_workers(
         connection.check_fits(scaling)
 
         def work() -> Measured | None:
-            return _measure(model, asked, output_path=folder, epoch=epoch, steps=steps)
+            world, device = world_of_worker(), ray.train.torch.get_device()
+            if device.type == "cuda":
+                torch.cuda.set_device(device)  # object collectives use the current device
+            measured = measure(model.to(device), asked, world, folder, epoch, steps)
+            return measured if world.is_first else None
 
         run_config = RunConfig(name="evaluate", storage_path=scratch)
         measured = launch.run_workers(work, scaling, run_config)
-    _take_over(model, asked, measured)
-    return measured.figures
-
-
-def _measure(
-    model: SentenceTransformer, evaluators: Sequence[Callable[..., Any]], **options: Any
-) -> Measured | None:
-    world, device = world_of_worker(), ray.train.torch.get_device()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # object collectives use the current device
-    measured = measure(model.to(device), evaluators, world, **options)
-    return measured if world.is_first else None
-
-
-def _take_over(
-    model: SentenceTransformer, evaluators: Sequence[Callable[..., Any]], measured: Measured
-) -> None:
     if measured.card is not None:
         model.model_card_data = measured.card
-    for evaluator, primary in zip(evaluators, measured.primary_metrics, strict=True):
+    for evaluator, primary in zip(asked, measured.primary_metrics, strict=True):
         if primary is not None:
             evaluator.primary_metric = primary  # type: ignore[attr-defined]
+    return measured.figures

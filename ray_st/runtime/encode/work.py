@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ray_st.data.sources import ROW, BadRow, Limits, SourceError
+from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.encode.job import EncodeOptions
 from ray_st.runtime.encode.output_folder import OutputFolder
 from ray_st.runtime.encode.work_plan import EMBEDDING, WorkPiece
 from ray_st.util.search.quantize import quantize_embeddings
-
-if TYPE_CHECKING:
-    from ray_st.models.sentence_transformer import SentenceTransformer
 
 CALIBRATION_ROWS = 8192
 """Number of rows whose embeddings determine the ranges for int8 and uint8."""

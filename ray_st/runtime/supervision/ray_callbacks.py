@@ -40,7 +40,7 @@ class StopAtRepeatableErrors(UserCallback):
                 raise RunStopped(f"rank {rank}: {type(cause).__name__}: {cause}\n{trace}")
 
 
-class HearOfLosses(UserCallback):
+class ReportLosses(UserCallback):
     """Reports to the monitor why workers were lost; runs in Ray Train's controller.
 
     Args:

@@ -31,7 +31,7 @@ from ray_st.runtime.supervision.console import shown
 from ray_st.runtime.supervision.failures import RunStopped
 from ray_st.runtime.supervision.ray_callbacks import (
     CatchSigterm,
-    HearOfLosses,
+    ReportLosses,
     StopAtRepeatableErrors,
     with_callbacks,
 )
@@ -120,7 +120,7 @@ def launch(
             assert lease is not None
             lease.fence.check()  # encoding may have taken a long time
             supervisor = supervise(monitor, name, lease)
-            run_config = with_callbacks(run_config, HearOfLosses(monitor), CatchSigterm())
+            run_config = with_callbacks(run_config, ReportLosses(monitor), CatchSigterm())
             signals = StopSignals(lambda: ask_to_stop(monitor))
             stack.enter_context(signals.taken())
         result = run_workers(

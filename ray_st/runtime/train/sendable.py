@@ -91,7 +91,7 @@ def _inside(value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, Mapping):
         yield from ((f"[{key!r}]", part) for key, part in value.items())
     elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from ((f"[{place}]", part) for place, part in enumerate(value))
+        yield from ((f"[{index}]", part) for index, part in enumerate(value))
     elif isinstance(value, types.MethodType):
         yield ".__self__", value.__self__
     elif isinstance(value, functools.partial):
@@ -113,7 +113,7 @@ def _of_function(function: types.FunctionType) -> Iterator[tuple[str, object]]:
     for name in function.__code__.co_names:
         if name in function.__globals__:
             yield f".{name}", function.__globals__[name]
-    yield from ((f".__defaults__[{place}]", part) for place, part in enumerate(function.__defaults__ or ()))
+    yield from ((f".__defaults__[{index}]", part) for index, part in enumerate(function.__defaults__ or ()))
 
 
 def _of_object(value: object) -> Iterator[tuple[str, object]]:

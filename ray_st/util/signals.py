@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
@@ -68,13 +68,20 @@ class StopSignals:
 
     Args:
         ask: Requests the stop. Called in a thread, because a handler runs in the middle of other code.
+        effect: What the stop does, for the log.
+        numbers: The signals to handle.
 
     Attributes:
         by: The signal that requested the stop, or None.
     """
 
-    def __init__(self, ask: Callable[[], object]) -> None:
-        self._ask = ask
+    def __init__(
+        self,
+        ask: Callable[[], object],
+        effect: str = "the run stops after a checkpoint; once more stops it at once",
+        numbers: Sequence[signal.Signals] = STOPS,
+    ) -> None:
+        self._ask, self._effect, self._numbers = ask, effect, numbers
         self.by: signal.Signals | None = None
 
     @property
@@ -93,9 +100,9 @@ class StopSignals:
             yield
             return
         with handlers_kept():
-            before = {number: signal.getsignal(number) for number in STOPS}
-            if before[signal.SIGINT] is not signal.default_int_handler:
-                del before[signal.SIGINT]
+            before = {number: signal.getsignal(number) for number in self._numbers}
+            if before.get(signal.SIGINT) is not signal.default_int_handler:
+                before.pop(signal.SIGINT, None)
 
             def handle(number: int, frame: FrameType | None) -> None:
                 for one, handler in before.items():
@@ -116,5 +123,5 @@ class StopSignals:
                 raise
 
     def _say_and_ask(self, name: str) -> None:
-        event("stop.asked", f"{name}: the run stops after a checkpoint; once more stops it at once", by=name)
+        event("stop.asked", f"{name}: {self._effect}", by=name)
         self._ask()

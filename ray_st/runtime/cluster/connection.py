@@ -154,12 +154,12 @@ def resources_of_worker(scaling: ScalingConfig) -> dict[str, float]:
     return each
 
 
-def check_fits(scaling: ScalingConfig, beside: Mapping[str, float] = MappingProxyType({})) -> None:
+def check_fits(scaling: ScalingConfig, background: Mapping[str, float] = MappingProxyType({})) -> None:
     """Rejects a run that requests more than the cluster has and would therefore wait forever.
 
     Args:
         scaling: Number and kind of workers.
-        beside: Resources of the background evaluation process, by name; empty if there is none.
+        background: Resources of the background evaluation process, by name; empty if there is none.
 
     Raises:
         ValueError: If resources are lacking; names those requested and those the cluster has.
@@ -169,12 +169,14 @@ def check_fits(scaling: ScalingConfig, beside: Mapping[str, float] = MappingProx
         return
     each = resources_of_worker(scaling)
     have = ray.cluster_resources()
-    wanted = {name: each.get(name, 0) * workers + beside.get(name, 0) for name in {**each, **beside}}
+    wanted = {name: each.get(name, 0) * workers + background.get(name, 0) for name in {**each, **background}}
     lacking = {name: amount for name, amount in wanted.items() if amount > have.get(name, 0)}
     if lacking:
         found = {name: have.get(name, 0) for name in lacking}
-        who = f' and an evaluation beside them (eval_on="background") with {dict(beside)}' if beside else ""
-        remedy = ", give other eval_resources" if beside else ""
+        who = remedy = ""
+        if background:
+            who = f' and an evaluation beside them (eval_on="background") with {dict(background)}'
+            remedy = ", give other eval_resources"
         raise ValueError(
             f"{workers} worker(s) with {each} each{who} need {lacking}; the cluster has {found}. "
             f"Lower scaling_config.num_workers or resources_per_worker{remedy}, or add nodes."

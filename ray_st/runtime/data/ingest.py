@@ -17,7 +17,7 @@ from ray_st.data.dataset_stats import DatasetStats, describe_blocks
 from ray_st.data.encoding import FAULT, TOKENS, TRUNCATED, Encoding, encode_block, hash_of
 from ray_st.data.located import read_located
 from ray_st.data.sources import Part, as_source
-from ray_st.runtime.cluster.connection import NODE_ID
+from ray_st.runtime.cluster.connection import NODE_ID, resources, this_node
 
 BLOCK_ROWS = 8192
 """Rows per block. Fixed, so that the sample order does not depend on how readers split their output."""
@@ -65,13 +65,8 @@ def ingest(source: object, encoding: Encoding, label: str) -> EncodedBlocks:
 
 def _describe(references: Sequence[Any], encoding: Encoding) -> DatasetStats:
     columns = encoding.columns
-    names = [
-        *map(hash_of, columns.texts),
-        *([columns.label] if columns.label else []),
-        TOKENS,
-        TRUNCATED,
-        FAULT,
-    ]
+    label = [columns.label] if columns.label else []
+    names = [*map(hash_of, columns.texts), *label, TOKENS, TRUNCATED, FAULT]
     pick = ray.remote(_without_tokens).options(**beside_workers())
     picked = ray.get([pick.remote(reference, names) for reference in references])
     return describe_blocks([table for table, _ in picked], columns, [size for _, size in picked])
@@ -126,8 +121,8 @@ def beside_workers() -> dict[str, Any]:
         Ray's task options; empty, meaning one CPU each, if no node has CPUs yet.
     """
     nodes = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
-    without = [node for node, resources in nodes.items() if not resources.get("CPU")]
-    able = [resources for node, resources in nodes.items() if node not in without]
+    without = [node for node, owned in nodes.items() if not owned.get("CPU")]
+    able = [owned for node, owned in nodes.items() if node not in without]
     where = {"label_selector": {NODE_ID: f"!in({','.join(without)})"}} if without else {}
     return _without_cpu(able) | where if able else {}
 
@@ -142,10 +137,9 @@ def _on_this_machine() -> dict[str, Any]:
 
     They run one at a time if Ray has no CPUs here, as on a cluster's head node.
     """
-    me = ray.get_runtime_context().get_node_id()
-    (resources,) = [node["Resources"] for node in ray.nodes() if node["NodeID"] == me]
-    options = _without_cpu([resources]) if resources.get("CPU") else {"num_cpus": 0, "concurrency": 1}
-    return options | {"label_selector": {NODE_ID: me}}
+    own = resources(here=True)
+    options = _without_cpu([own]) if own.get("CPU") else {"num_cpus": 0, "concurrency": 1}
+    return options | {"label_selector": this_node()}
 
 
 def _read_part(table: pa.Table) -> Iterator[pa.Table]:

@@ -20,6 +20,7 @@ from ray.train.torch import TorchConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_st.runtime.cluster import connection
+from ray_st.runtime.cluster.handles import Actor, start_actor
 from ray_st.runtime.doctor import node as node_module
 from ray_st.runtime.doctor.access import CLUSTER
 from ray_st.runtime.doctor.checks import CHECKS
@@ -32,13 +33,15 @@ _JOIN_S = 60
 _ANSWER_S = 120
 
 
-def examine(address: str | None = None, place: str | None = None, collectives: bool = True) -> list[Finding]:
+def examine(
+    address: str | None = None, location: str | None = None, collectives: bool = True
+) -> list[Finding]:
     """Looks for problems of a cluster.
 
     Args:
         address: The cluster's address; by default the cluster this process is connected to, or that Ray
             finds, or else a local one that is started.
-        place: A folder or URI that every node must be able to write to, such as a run's ``storage_path``.
+        location: A folder or URI that every node must be able to write to, such as a run's ``storage_path``.
         collectives: Whether to test that workers on all nodes can form a process group, as training does;
             takes half a minute.
 
@@ -47,7 +50,7 @@ def examine(address: str | None = None, place: str | None = None, collectives: b
     """
     try:
         with _connected(address):
-            return _examine(place, collectives)
+            return _examine(location, collectives)
     except ConnectionError as error:
         return [_not_connected(error, address)]
 
@@ -77,7 +80,7 @@ def _not_connected(error: ConnectionError, address: str | None) -> Finding:
     )
 
 
-def _examine(place: str | None, collectives: bool) -> list[Finding]:
+def _examine(location: str | None, collectives: bool) -> list[Finding]:
     findings: list[Finding] = []
     with _probes() as started:
         described = [(probe, _describe(probe)) for probe in started]
@@ -88,8 +91,8 @@ def _examine(place: str | None, collectives: bool) -> list[Finding]:
             findings += _or_ok(check(nodes), check.__name__)
         findings += _or_ok(_dashboard(nodes), "dashboard")
         findings += _or_ok(_network(probes), "network")
-        if place is not None:
-            findings += _or_ok(_storage(probes, place), "storage")
+        if location is not None:
+            findings += _or_ok(_storage(probes, location), "storage")
     if collectives:
         findings += _or_ok(_process_group(nodes), "collectives")
     return findings
@@ -104,7 +107,7 @@ class _Probe:
     """A node's entry in Ray's node table, and the actor started on it."""
 
     row: dict[str, Any]
-    actor: Any
+    actor: Actor
 
     @property
     def address(self) -> str:
@@ -116,17 +119,11 @@ def _probes() -> Iterator[list[_Probe]]:
     """One actor on each node, sent by value so that it also works on nodes without ray_st."""
     ray.cloudpickle.register_pickle_by_value(node_module)
     try:
-        remote = ray.remote(num_cpus=0)(node_module.Probe)
-        rows = [row for row in ray.nodes() if row["Alive"]]
-        probes = [
-            _Probe(
-                row,
-                remote.options(
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(row["NodeID"], soft=False)
-                ).remote(),
-            )
-            for row in rows
-        ]
+        probes = []
+        for row in [row for row in ray.nodes() if row["Alive"]]:
+            there = NodeAffinitySchedulingStrategy(row["NodeID"], soft=False)
+            actor = start_actor(node_module.Probe, num_cpus=0, scheduling_strategy=there)
+            probes.append(_Probe(row, actor))
         try:
             yield probes
         finally:
@@ -190,11 +187,11 @@ def _network(probes: Sequence[_Probe]) -> Iterator[Finding]:
                 )
 
 
-def _storage(probes: Sequence[_Probe], place: str) -> Iterator[Finding]:
+def _storage(probes: Sequence[_Probe], location: str) -> Iterator[Finding]:
     """Whether every node can write to a location and sees what the others wrote there."""
     names = [f".ray_st-doctor-{uuid.uuid4().hex}" for _ in probes]
     faults = ray.get(
-        [probe.actor.write.remote(place, name) for probe, name in zip(probes, names, strict=True)]
+        [probe.actor.write.remote(location, name) for probe, name in zip(probes, names, strict=True)]
     )
     written = [
         (probe, name) for probe, name, fault in zip(probes, names, faults, strict=True) if fault is None
@@ -203,19 +200,19 @@ def _storage(probes: Sequence[_Probe], place: str) -> Iterator[Finding]:
         if fault is not None:
             yield Finding.error(
                 probe.address,
-                f"{place} cannot be written: {fault}",
+                f"{location} cannot be written: {fault}",
                 "mount the volume there, or give the node the bucket's keys (AWS_…) and its endpoint",
             )
     for probe, _ in written:
-        lost = ray.get(probe.actor.missing.remote(place, [name for _, name in written]))
+        lost = ray.get(probe.actor.missing.remote(location, [name for _, name in written]))
         if lost:
             yield Finding.error(
                 probe.address,
-                f"{place} is another folder there than on other nodes: {len(lost)} of {len(written)} files "
+                f"{location} is another folder there than on other nodes: {len(lost)} of {len(written)} files "
                 "are missing",
                 "use storage that all nodes share: a mounted volume, or s3://…",
             )
-    ray.get([probe.actor.remove.remote(place, name) for probe, name in written])
+    ray.get([probe.actor.remove.remote(location, name) for probe, name in written])
 
 
 def _dashboard(nodes: Sequence[Node]) -> Iterator[Finding]:

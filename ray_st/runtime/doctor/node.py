@@ -217,10 +217,10 @@ class Probe:
             return str(error)
         return None
 
-    def write(self, place: str, name: str) -> str | None:
+    def write(self, location: str, name: str) -> str | None:
         """Writes a small file to a folder or bucket; returns the error, if any."""
         try:
-            filesystem, path = _opened(place)
+            filesystem, path = _opened(location)
             filesystem.create_dir(path, recursive=True)
             with filesystem.open_output_stream(f"{path}/{name}") as stream:
                 stream.write(name.encode())
@@ -228,23 +228,21 @@ class Probe:
             return f"{type(error).__name__}: {error}"
         return None
 
-    def missing(self, place: str, names: list[str]) -> list[str]:
+    def missing(self, location: str, names: list[str]) -> list[str]:
         """The files, of those written by all nodes, that this node does not see."""
-        filesystem, path = _opened(place)
+        filesystem, path = _opened(location)
         infos = filesystem.get_file_info([f"{path}/{name}" for name in names])
         return [name for name, info in zip(names, infos, strict=True) if not info.is_file]
 
-    def remove(self, place: str, name: str) -> None:
+    def remove(self, location: str, name: str) -> None:
         """Removes the file that this node wrote."""
-        filesystem, path = _opened(place)
+        filesystem, path = _opened(location)
         filesystem.delete_file(f"{path}/{name}")
 
 
-def _opened(place: str) -> tuple[Any, str]:
+def _opened(location: str) -> tuple[Any, str]:
     # Not the one in ray_st.util: this file is sent by value.
     import pyarrow.fs as pafs
 
-    if "://" in place:
-        filesystem, path = pafs.FileSystem.from_uri(place)
-        return filesystem, path.rstrip("/")
-    return pafs.LocalFileSystem(), os.path.abspath(place)
+    filesystem, path = pafs.FileSystem.from_uri(location if "://" in location else os.path.abspath(location))
+    return filesystem, path.rstrip("/")

@@ -45,16 +45,16 @@ class OutputFolder:
     filesystem: FileSystem
 
     @classmethod
-    def at(cls, place: str | Path) -> OutputFolder:
+    def at(cls, location: str | Path) -> OutputFolder:
         """The folder that a path or a URI such as ``s3://bucket/vectors`` names.
 
         Raises:
             OutputError: If no file system can open it.
         """
         try:
-            filesystem, path = open_place(place if is_uri(place) else Path(place).expanduser())
+            filesystem, path = open_place(location if is_uri(location) else Path(location).expanduser())
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
-            raise OutputError(f"{place}: no file system opens it: {error}") from error
+            raise OutputError(f"{location}: no file system opens it: {error}") from error
         return cls(path.rstrip("/"), filesystem)
 
     @property

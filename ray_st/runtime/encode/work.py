@@ -96,7 +96,7 @@ def calibration_pieces(pieces: Sequence[WorkPiece]) -> list[WorkPiece]:
     if sum(piece.rows for piece in pieces) < 2:
         raise SourceError(f"{pieces[0].part.name}: int8 and uint8 need at least two rows, to find ranges.")
     count = min(len(pieces), _CALIBRATION_PIECES)
-    chosen = [pieces[place * len(pieces) // count] for place in range(count)]
+    chosen = [pieces[index * len(pieces) // count] for index in range(count)]
     most = -(-CALIBRATION_ROWS // count)
     return [
         WorkPiece(piece.name, piece.part.within(0, min(most, piece.rows)), min(most, piece.rows))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
 
 import ray
 import ray.train
@@ -95,30 +93,6 @@ def supervise(monitor: Actor, run: str, lease: Lease) -> Supervisor:
 def step_limit_s() -> float:
     """Seconds without progress after which a step counts as hung; see :data:`STEP_LIMIT`."""
     return float(os.environ.get(STEP_LIMIT, STEP_LIMIT_S))
-
-
-@contextmanager
-def at_sigterm(call: Callable[[], object]) -> Iterator[None]:
-    """Calls a function on this process's first SIGTERM; the next one has its previous effect.
-
-    Args:
-        call: Called in a separate thread: actor calls are not safe in a signal handler, which may interrupt
-            another one.
-    """
-    # In another thread this is a trial of a search: the search handles the signal.
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, before)
-        threading.Thread(target=call, daemon=True).start()
-
-    before = signal.signal(signal.SIGTERM, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def ask_to_stop(monitor: Actor) -> None:

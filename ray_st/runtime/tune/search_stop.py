@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
 
-from ray_st.runtime.supervision.supervisor import at_sigterm
-from ray_st.util.events import event
+from ray_st.util.signals import StopSignals
 
 
 class SearchStop:
@@ -53,10 +53,6 @@ def stopping_at_sigterm(stop: SearchStop) -> Iterator[None]:
     Args:
         stop: The search's.
     """
-
-    def ask() -> None:
-        event("stop.asked", "SIGTERM: the search stops after the evaluations that are running", by="SIGTERM")
-        stop.ask()
-
-    with at_sigterm(ask):
+    effect = "the search stops after the evaluations that are running"
+    with StopSignals(stop.ask, effect, [signal.SIGTERM]).taken():
         yield

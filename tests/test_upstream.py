@@ -116,8 +116,14 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "stop_all": "()",
         "__call__": "(trial_id, result)",
     },
-    "ray.tune.trainable": {
-        "wrap_function": "(train_func, name)",
+    "ray.tune.result": {
+        "RESULT_DUPLICATE": "str",
+    },
+    "ray.tune.trainable.FunctionTrainable": {
+        "_name": "str",
+        "_trainable_func": "(config)",
+        "cleanup": "()",
+        "setup": "(config)",
     },
     "torch.distributed._composable.contract": {
         "REGISTRY_KEY": "str",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray_st.cli.metrics_table import table
 from ray_st.cli.run_checks import RunFileError, at, check_keys
@@ -55,15 +55,11 @@ def run(options: argparse.Namespace) -> None:
     if options.output:
         check_kept(options.output, "--output")
         Path(options.output).mkdir(parents=True, exist_ok=True)
-    figures = _figures(model, evaluators, scaling, options.output)
-    print(
-        json.dumps({key: float(value) for key, value in figures.items()})
-        if options.json
-        else table(("",), (figures,))
-    )
+    metrics = _metrics(model, evaluators, scaling, options.output)
+    print(json.dumps(metrics) if options.json else table(("",), (metrics,)))
 
 
-def _scaling(described: RunFile, workers: int | None) -> Any:
+def _scaling(described: RunFile, workers: int | None) -> ScalingConfig | None:
     """The ``ScalingConfig`` of an evaluation on workers; None evaluates in this process."""
     where, values = at(described.source, "scaling"), dict(described.scaling)
     if workers is not None:
@@ -82,7 +78,7 @@ def _scaling(described: RunFile, workers: int | None) -> Any:
         raise RunFileError(f"{where}: {error}") from error
 
 
-def _figures(
+def _metrics(
     model: SentenceTransformer,
     evaluators: list[SentenceEvaluator],
     scaling: ScalingConfig | None,
@@ -92,10 +88,7 @@ def _figures(
         from ray_st.runtime.encode.rank_evaluators import evaluate_on_workers
 
         return evaluate_on_workers(model, evaluators, scaling, output)
-    from ray_st.evaluation.sentence_evaluator import SINGLE_METRIC
+    from ray_st.training.distributed.rank_evaluation import measure
+    from ray_st.world import World
 
-    figures: dict[str, float] = {}
-    for evaluator in evaluators:
-        found = evaluator(model, output_path=output)
-        figures |= found if isinstance(found, dict) else {SINGLE_METRIC: found}
-    return figures
+    return measure(model, evaluators, World(), output).figures

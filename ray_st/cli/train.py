@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from ray_st.util.events import FORMATS, event, notes, speaks_json
 from ray_st.util.filesystems import upload_of
 
 if TYPE_CHECKING:
-    from ray_st.runtime.train.ray_configs import RunConfig
+    from ray_st.evaluation import SentenceEvaluator
+    from ray_st.runtime.train.ray_configs import RunConfig, ScalingConfig
+    from ray_st.trainer import SentenceTransformerTrainer
     from ray_st.training_args import SentenceTransformerTrainingArguments
 
 
@@ -49,12 +52,12 @@ def run(options: argparse.Namespace) -> None:
     if options.check:
         print(f"{options.file}: OK: the run file is valid")
         return
-    before = job.figures()
+    before = job.metrics()
     resume = options.resume or (options.go_on and job.can_go_on())
     job.trainer.train(resume_from_checkpoint=resume or None)
     job.trainer.save_model(str(job.folder))
     if before:
-        after = job.figures()
+        after = job.metrics()
         event("eval.figures", table(("before", "after"), (before, after)), before=before, after=after)
     place = job.publish()
     event("run.finished", f"model: {place}", model=place)
@@ -72,13 +75,16 @@ class Job:
         folder: Folder for the trained model.
     """
 
-    trainer: Any
-    evaluator: Any
+    trainer: SentenceTransformerTrainer
+    evaluator: SentenceEvaluator | None
     folder: Path
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """The evaluator's metrics of the current model."""
-        return dict(self.evaluator(self.trainer.model)) if self.evaluator else {}
+        from ray_st.evaluation.sentence_evaluator import SINGLE_METRIC
+
+        found = self.evaluator(self.trainer.model) if self.evaluator else {}
+        return dict(found) if isinstance(found, Mapping) else {SINGLE_METRIC: float(found)}
 
     def publish(self) -> str:
         """Uploads the model next to checkpoints that are in an object store; returns its location."""
@@ -165,10 +171,10 @@ def _check_columns(tables: Any, loss: Any, where: str) -> None:
         check_columns(columns_of(source, place), loss_for(loss, name, place), place)
 
 
-def _ray_configs(run: RunFile) -> tuple[Any, Any]:
+def _ray_configs(run: RunFile) -> tuple[ScalingConfig | None, RunConfig | None]:
     from ray_st.runtime.train import ray_configs
 
-    made = []
+    made: list[Any] = []
     for key, given, known, make in (
         ("scaling", run.scaling, ray_configs.SCALING_KEYS, ray_configs.scaling_config),
         ("run", run.run, ray_configs.RUN_KEYS, ray_configs.run_config),
@@ -182,7 +188,7 @@ def _ray_configs(run: RunFile) -> tuple[Any, Any]:
     return made[0], made[1]
 
 
-def _one(evaluators: list[Any]) -> Any:
+def _one(evaluators: list[SentenceEvaluator]) -> SentenceEvaluator | None:
     if len(evaluators) < 2:
         return evaluators[0] if evaluators else None
     from ray_st.evaluation import SequentialEvaluator

@@ -23,13 +23,7 @@ speed."""
 
 
 class ObjectiveError(ValueError):
-    """The objective cannot be computed from what evaluations report.
-
-    Attributes:
-        spoils_search: Every other trial would fail in the same way.
-    """
-
-    spoils_search = True
+    """The objective cannot be computed from what evaluations report; every other trial would fail alike."""
 
 
 def as_directions(direction: str | Sequence[str]) -> tuple[str, ...]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ray_st.cli import main
+from ray_st.cli.train import Job
 
 
 @pytest.fixture
@@ -57,6 +62,46 @@ def test_in_this_process(
     assert main(["evaluate", str(tiny_folder), run_file, "--json", *arguments]) == 0
     assert set(json.loads(capsys.readouterr().out)) == {"dev_pearson_cosine", "dev_spearman_cosine"}
     assert asked == []
+
+
+NUMBERS = """
+from ray_st.evaluation import SentenceEvaluator
+
+class Number(SentenceEvaluator):
+    def __init__(self, value: float = 0.0):
+        self.value = value
+
+    def __call__(self, model, output_path=None, epoch=-1, steps=-1):
+        return self.value
+"""
+
+
+@pytest.fixture
+def numbers_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A run file whose two evaluators return a single number each."""
+    (tmp_path / "own_numbers.py").write_text(NUMBERS)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    path = tmp_path / "numbers.yaml"
+    path.write_text("evaluators: [{type: own_numbers.Number, value: 0.25}, {type: own_numbers.Number}]\n")
+    yield str(path)
+    sys.modules.pop("own_numbers", None)
+
+
+def test_evaluators_that_return_a_number(
+    numbers_file: str, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(tiny_folder), numbers_file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"evaluator_0": 0.25, "evaluator_1": 0.0}
+    assert main(["evaluate", str(tiny_folder), numbers_file]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [[], ["evaluator_0", "0.2500"], ["evaluator_1", "0.0000"]]
+
+
+def test_a_number_before_and_after_training() -> None:
+    trainer: Any = SimpleNamespace(model=None)
+    evaluator: Any = lambda model: 0.5  # noqa: E731
+    assert Job(trainer, evaluator, Path("final")).metrics() == {"evaluator": 0.5}
+    assert Job(trainer, None, Path("final")).metrics() == {}
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ from typing import Any
 
 import xxhash
 from ray import cloudpickle
+from transformers import PreTrainedTokenizerFast
 
-from ray_st.data.encoding import Encoding
+from ray_st.data.encoding import Encoder, Encoding
+from ray_st.data.routes import TextEncoder
+from ray_st.models.tokens import TokenEncoder
 from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.runtime.data.cluster_source import build_of_blocks, build_on_cluster
 from ray_st.runtime.data.ingest import EncodedBlocks, default_window_bytes, ingest
@@ -81,17 +84,13 @@ def encoding_key(encoding: Encoding) -> str:
     return xxhash.xxh3_64_hexdigest(repr(facts).encode() + b"".join(map(_encoder_state, encoders)))
 
 
-def _encoder_state(encoder: Any) -> bytes:
-    backend = getattr(getattr(encoder, "tokenizer", None), "backend_tokenizer", None)
-    if backend is None or not dataclasses.is_dataclass(encoder):
+def _encoder_state(encoder: Encoder | TextEncoder | None) -> bytes:
+    if not isinstance(encoder, TokenEncoder) or not isinstance(encoder.tokenizer, PreTrainedTokenizerFast):
         return bytes(cloudpickle.dumps(encoder))
     # Pickles of equal tokenizers differ; what they were last asked to cut and pad is no part of them.
-    state = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
-    settings = {
-        field.name: getattr(encoder, field.name)
-        for field in dataclasses.fields(encoder)
-        if field.name != "tokenizer"
-    }
+    written = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
+    state = {name: part for name, part in written.items() if name not in ("truncation", "padding")}
+    settings = {name: value for name, value in encoder.__getstate__().items() if name != "tokenizer"}
     return json.dumps([type(encoder).__qualname__, settings, state], sort_keys=True, default=repr).encode()
 
 

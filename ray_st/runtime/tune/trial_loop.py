@@ -14,16 +14,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from ray import tune
 from ray.train import ScalingConfig
+from ray.tune.result import RESULT_DUPLICATE
+from ray.tune.trainable import FunctionTrainable
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.runtime.supervision.failures import REPEATABLE, RunStopped
 from ray_st.runtime.supervision.supervisor import STEP_LIMIT
 from ray_st.runtime.tune.hung_trials import watched_here
 from ray_st.runtime.tune.shared_data import SharedData, source_here
+from ray_st.study.objective import ObjectiveError
 from ray_st.training.callbacks.progress_report import ProgressReport
 from ray_st.training.callbacks.watchdog import STEP_LIMIT_S, at_rest
 from ray_st.training.checkpoint.resume import fetched, own_newest
@@ -31,6 +35,7 @@ from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, LoaderSpec, eval_names
+from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.trainer_spec import TrainerSpec, Trial
 from ray_st.training.worker_context import WorkerContext
 from ray_st.world import World
@@ -76,6 +81,34 @@ class TrialContext:
         return CheckpointStore(path, self.store.filesystem, f"{self.search_id}-{number}", self.store.fence)
 
 
+class TrialTrainable(FunctionTrainable):
+    """A trial as Ray Tune's trainable, whose process ends only when its trial has."""
+
+    _name = "trial"
+
+    def __repr__(self) -> str:
+        return self._name  # Ray puts it before each line of the process
+
+    def setup(self, config: dict[str, Any], kit: Sequence[ray.ObjectRef[TrialContext]] = ()) -> None:
+        """Prepares the process.
+
+        Args:
+            config: As for :func:`run_trial`.
+            kit: One reference to what all trials share: each trial in this process gets a copy of its own.
+        """
+        (self._kit,) = kit
+        super().setup(config)
+
+    def _trainable_func(self, config: dict[str, Any]) -> None:
+        run_trial(config, ray.get(self._kit))
+        tune.report({RESULT_DUPLICATE: True})  # tells Ray that there are no more reports
+
+    def cleanup(self) -> None:
+        """Waits for the trial, which has a thread of its own."""
+        super().cleanup()
+        ENDED.wait(ENDING_S)
+
+
 def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
     """Runs a trial, as Ray Tune calls it.
 
@@ -105,7 +138,7 @@ def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
 
             train_on_workers(config, kit, send)
     except (*REPEATABLE, torch.OutOfMemoryError, RunStopped) as error:
-        spoils = getattr(error, "spoils_search", False)
+        spoils = isinstance(error, ObjectiveError)  # every other trial would fail in the same way
         tune.report({"fault": f"{type(error).__name__}: {error}", "spoils_search": spoils})
     finally:
         _forget()
@@ -119,7 +152,7 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
     built = {name: source_here(name, spec, kit.data) for name, spec in specs.items()}
     sources = sources_of(built)
     store = kit.trial_store(config[NUMBER])
-    place = WorkerContext(
+    context = WorkerContext(
         World(),
         store,
         train=sources[TRAIN],
@@ -127,7 +160,7 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
         prompt_lengths=prompt_lengths(specs),
         facts=facts_of(built),
     )
-    trainer = build(trial.description, place)
+    trainer = build(trial.description, context)
     Reports(send, kit.keeps, config[KNOWN]).attach(trainer)
     start = fetched(store, own_newest(store))
     with watched_here(trainer, store, kit.step_limit_s):
@@ -135,9 +168,9 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
         evaluate_end(trainer)
 
 
-def build(description: TrainerSpec, place: WorkerContext) -> Any:
+def build(description: TrainerSpec, context: WorkerContext) -> HfLoop:
     """Makes a trial's trainer, without its progress report: the search shows the progress."""
-    trainer = description.rebuild(place)
+    trainer = description.rebuild(context)
     trainer.remove_callback(ProgressReport)
     return trainer
 
@@ -147,9 +180,10 @@ def data_parts(trial: Trial, workers: int) -> dict[str, LoaderSpec]:
     return {**trial.data.train_specs(workers), **trial.data.eval_specs(workers)}
 
 
-def evaluate_end(trainer: Any) -> None:
+def evaluate_end(trainer: HfLoop) -> None:
     """Evaluates a trained trial as training does, unless its last step was evaluated or it was stopped."""
     reports = trainer.on_evaluated
+    assert isinstance(reports, Reports)
     if reports.stopped or reports.step == trainer.state.global_step:
         return
     trainer.is_in_train = True  # outside of training, metrics of named datasets have other names
@@ -182,10 +216,9 @@ class Reports(TrainerCallback):
     ) -> None:
         self._send, self._keeps, self._known = send, keeps, known
         self.late = keeps is not None
-        self._trainer: Any = None
         self.step, self.stopped = -1, False
 
-    def attach(self, trainer: Any) -> None:
+    def attach(self, trainer: HfLoop) -> None:
         """Starts reporting a trainer's evaluations."""
         self._trainer = trainer
         trainer.on_evaluated = self
@@ -204,7 +237,7 @@ class Reports(TrainerCallback):
             if number > self._known and (step or self._keeps is None) and not self.stopped:
                 self._report(number, step, metrics)
 
-    def __call__(self, trainer: Any, metrics: Mapping[str, float]) -> None:
+    def __call__(self, trainer: HfLoop, metrics: Mapping[str, float]) -> None:
         """Reports the metrics of an evaluation."""
         number = len(logged(trainer.state.log_history))
         if self._keeps is not None and self._keeps(number):
@@ -241,10 +274,10 @@ def _is_evaluation(entry: Mapping[str, Any]) -> bool:
     return any(name.startswith("eval_") for name in entry)
 
 
-def _rows_of_step(trainer: Any) -> int:
+def _rows_of_step(trainer: HfLoop) -> int:
     args = trainer.args
     batch = args.global_train_batch_size or args.per_device_train_batch_size * trainer.worker.world.size
-    return int(batch * args.gradient_accumulation_steps)
+    return batch * args.gradient_accumulation_steps
 
 
 def _forget() -> None:

@@ -32,6 +32,7 @@ from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
 from ray_st.training.data.specs import RunResult, RunSpec
 from ray_st.training.distributed import collectives
+from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.trainer_spec import TrainerSpec, Trial
 from ray_st.training.worker_context import WorkerContext
 
@@ -79,7 +80,7 @@ def train_on_workers(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(_launch, trial, config, kit, proxy)
         while not running.done():
-            report = ray.get(proxy.next.remote(_LOOK_S))
+            report: dict[str, Any] | None = ray.get(proxy.next.remote(_LOOK_S))
             if report is not None:
                 _pass_on(report, proxy, running, send)
         running.result()
@@ -154,22 +155,22 @@ class _Build:
     ) -> None:
         self._description, self._proxy, self._keeps, self._known = description, proxy, keeps, known
 
-    def __call__(self, place: WorkerContext) -> Any:
+    def __call__(self, context: WorkerContext) -> HfLoop:
         proxy = self._proxy
 
         def send(report: dict[str, Any]) -> None:
-            mine = ray.get(proxy.ask.remote(report)) if place.world.is_first else None
+            mine: bool | None = ray.get(proxy.ask.remote(report)) if context.world.is_first else None
             if not collectives.broadcast_object(mine):
                 trainer.control.should_training_stop = True
                 reports.stopped = True
 
-        trainer = build(self._description, place)
+        trainer = build(self._description, context)
         reports = Reports(send, self._keeps, self._known)
         reports.attach(trainer)
         return trainer
 
 
-def _train_task(trainer: Any, resume_from: str | None) -> RunResult:
+def _train_task(trainer: HfLoop, resume_from: str | None) -> RunResult:
     result = trainer.train(resume_from_checkpoint=resume_from)
     evaluate_end(trainer)
     return RunResult(result=result, state="")

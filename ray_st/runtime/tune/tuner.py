@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import tune
 from ray.train import RunConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.trainable import FunctionTrainable, wrap_function
 
 from ray_st.runtime.train.ray_configs import given_name, given_storage
 from ray_st.runtime.train.storage import open_store
@@ -25,7 +25,7 @@ from ray_st.runtime.tune.hung_trials import HANG
 from ray_st.runtime.tune.schedulers import OBJECTIVE, make_scheduler, remember
 from ray_st.runtime.tune.search_stop import SearchStop, StopAtEvaluation
 from ray_st.runtime.tune.study_searcher import StudySearcher, configured
-from ray_st.runtime.tune.trial_loop import NUMBER, TrialContext, run_trial
+from ray_st.runtime.tune.trial_loop import NUMBER, TrialContext, TrialTrainable
 from ray_st.runtime.tune.trial_resources import Need
 from ray_st.runtime.tune.waiting import Waiting, WaitingScheduler, WaitingSearcher
 from ray_st.study.halving import Halving, Rungs
@@ -120,13 +120,14 @@ class SearchRun:
     def _run_trials(self) -> None:
         searcher, scheduler = self._scheduled()
         # A user's scheduler may come without a metric.
-        told = scheduler is self.options.scheduler and not scheduler.metric
+        needs_metric = scheduler is self.options.scheduler and not scheduler.metric
+        trainable = tune.with_parameters(TrialTrainable, kit=[ray.put(self.kit)])
         with _environment(self.folder / _RAY_FOLDER) as folder:
             tune.Tuner(
-                tune.with_resources(_trainable(self.kit), self.need.own_process()),
+                tune.with_resources(trainable, self.need.own_process()),
                 tune_config=tune.TuneConfig(
-                    metric=OBJECTIVE if told else None,
-                    mode=self._mode if told else None,
+                    metric=OBJECTIVE if needs_metric else None,
+                    mode=self._mode if needs_metric else None,
                     search_alg=searcher,
                     scheduler=scheduler,
                     # Where trials wait, the searcher ends the search itself: Ray keeps processes until then.
@@ -178,20 +179,6 @@ class SearchRun:
         if isinstance(self.kit.keeps, Rungs):
             return Halving(self.study, self.kit.keeps, self.maximize)
         return None
-
-
-def _trainable(kit: TrialContext) -> type[FunctionTrainable]:
-    """A trial as Ray Tune's trainable, whose process ends only when its trial has."""
-    function: Any = wrap_function(tune.with_parameters(run_trial, kit=kit), name="trial")
-
-    class TrialTrainable(function):
-        def cleanup(self) -> None:
-            from ray_st.runtime.tune.trial_loop import ENDED, ENDING_S  # of the trial's process
-
-            super().cleanup()
-            ENDED.wait(ENDING_S)
-
-    return TrialTrainable
 
 
 class _Losses(tune.Callback):

@@ -102,9 +102,9 @@ def _is_here(model: str) -> bool:
 
 def _tables(described: RunFile) -> Iterator[tuple[str, TableSpec]]:
     """The tables of a run file, each with its location in the file."""
-    for key in ("train", "eval"):
-        tables = getattr(described.data, key, None)
-        where = at(at(described.source, "data"), key)
+    data, here = described.data, at(described.source, "data")
+    for key, tables in (("train", data.train), ("eval", data.eval)) if data is not None else ():
+        where = at(here, key)
         for name, table in (tables if isinstance(tables, dict) else {"": tables}).items():
             if table is not None:
                 yield at(where, name) if name else where, table

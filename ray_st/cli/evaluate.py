@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_st.cli.metrics_table import table
-from ray_st.cli.run_checks import RunFileError, at, check_keys
+from ray_st.cli.run_checks import RunFileError, at
 from ray_st.cli.runfile import ModelSpec, RunFile, read_run
 from ray_st.util.filesystems import check_kept
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _scaling(described: RunFile, workers: int | None) -> ScalingConfig | None:
     """The ``ScalingConfig`` of an evaluation on workers; None evaluates in this process."""
-    where, values = at(described.source, "scaling"), dict(described.scaling)
+    values = dict(described.scaling)
     if workers is not None:
         if workers < 0:
             raise RunFileError(f"--workers: expected 0 or more, found {workers}")
@@ -69,13 +69,9 @@ def _scaling(described: RunFile, workers: int | None) -> ScalingConfig | None:
     asked = values.get("num_workers", 1)
     if asked == 0 or (workers is None and asked == 1 and not values.get("use_gpu")):
         return None
-    from ray_st.runtime.train import ray_configs
+    from ray_st.cli.run_parts import make_scaling
 
-    check_keys(values, ray_configs.SCALING_KEYS, where)
-    try:
-        return ray_configs.scaling_config(values)
-    except ValueError as error:
-        raise RunFileError(f"{where}: {error}") from error
+    return make_scaling(values, described.source)
 
 
 def _metrics(
@@ -92,3 +88,30 @@ def _metrics(
     from ray_st.world import World
 
     return measure(model, evaluators, World(), output).figures
+
+
+def table(columns: Sequence[str], figures: Sequence[Mapping[str, float]]) -> str:
+    """Formats metrics: a row per metric, a column per evaluation, and the change if there are two.
+
+    Args:
+        columns: Headings of the evaluations.
+        figures: Metrics by name of each evaluation, all with the same names.
+    """
+    heads = [*columns, "change"] if len(figures) == 2 else list(columns)
+    rows = [(name, [f"{value:.4f}" for value in _row(name, figures)]) for name in figures[0]]
+    if len(figures) == 2:
+        rows = [(name, [*cells, f"{_change(name, figures):+.4f}"]) for name, cells in rows]
+    width = max(len(name) for name, _ in rows)
+    lines = [" " * width + "".join(f"{head:>10}" for head in heads)]
+    return "\n".join(
+        lines + [f"{name:<{width}}" + "".join(f"{cell:>10}" for cell in cells) for name, cells in rows]
+    )
+
+
+def _row(name: str, figures: Sequence[Mapping[str, float]]) -> list[float]:
+    return [float(measured[name]) for measured in figures]
+
+
+def _change(name: str, figures: Sequence[Mapping[str, float]]) -> float:
+    before, after = _row(name, figures)
+    return after - before

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_type_hints
 
@@ -20,6 +21,25 @@ class RunFileError(ValueError):
 def at(where: str, key: str | int) -> str:
     """The location of a key within a location: ``run.yaml`` and ``args`` give ``run.yaml: args``."""
     return f"{where}.{key}" if ": " in where else f"{where}: {key}"
+
+
+@contextmanager
+def located(where: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turns errors of these kinds into a :class:`RunFileError` that names the location.
+
+    Args:
+        where: The location.
+        *kinds: The kinds of errors.
+
+    Raises:
+        RunFileError: In place of such an error; one that names a location already is raised unchanged.
+    """
+    try:
+        yield
+    except RunFileError:
+        raise
+    except kinds as error:
+        raise RunFileError(f"{where}: {error}") from error
 
 
 def check_mapping(value: object, where: str) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from ray_st.cli.named_class import find_class
-from ray_st.cli.run_checks import RunFileError, at, check_keys, check_types
-from ray_st.cli.runfile import EvaluatorSpec, LossSpec, ModelSpec, RunFile
+from ray_st.cli.run_checks import RunFileError, at, check_keys, check_types, located
+from ray_st.cli.runfile import CallbackSpec, EvaluatorSpec, LossSpec, ModelSpec, RunFile
 from ray_st.data.sources.errors import SourceError
 from ray_st.data.sources.source import Source
 from ray_st.data.table_spec import TableSpec, read_table
@@ -21,7 +23,9 @@ from ray_st.util.names import did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from ray.train import RunConfig, ScalingConfig
     from torch import nn
+    from transformers import TrainerCallback
 
     from ray_st.evaluation import SentenceEvaluator
     from ray_st.models.sentence_transformer import SentenceTransformer
@@ -29,6 +33,52 @@ if TYPE_CHECKING:
     from ray_st.training_args import SentenceTransformerTrainingArguments
 
 PACKAGE_SCHEME = "package://"
+_ABSTRACT = ("SentenceEvaluator", "SequentialEvaluator")
+
+
+# ---- classes ----
+
+
+def find_class(name: str, what: str, known: Mapping[str, Any], base: type, where: str) -> type:
+    """The class that a run file names.
+
+    Args:
+        name: One of ``known``, or an import path such as ``my_package.losses.MyLoss``, resolved from the
+            working directory.
+        what: Kind of class for errors, such as ``loss``.
+        known: Classes of the library by name.
+        base: What the class must derive from.
+        where: Location of the name in the run file, for errors.
+
+    Raises:
+        RunFileError: If there is no such class, its module cannot be imported, or it is of another kind.
+    """
+    if "." not in name:
+        if name not in known:
+            raise RunFileError(
+                f"{where}: unknown {what} {name!r}; {did_you_mean(name, known)} "
+                f"(a {what} of your own: MODULE.CLASS)"
+            )
+        found: type = known[name]
+        return found
+    return _imported(name, base, where)
+
+
+def _imported(path: str, base: type, where: str) -> type:
+    module, _, name = path.rpartition(".")
+    if os.getcwd() not in sys.path:  # the path of a console script starts at its own folder
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise RunFileError(f"{where}: {module!r} cannot be imported from {os.getcwd()}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        what = "nothing of that name is there" if found is None else f"found {found!r}"
+        raise RunFileError(f"{where}: expected {path} to be a class derived from {base.__name__}; {what}")
+    return found
+
+
+# ---- model and data ----
 
 
 def open_model(spec: ModelSpec, where: str) -> SentenceTransformer:
@@ -41,12 +91,10 @@ def open_model(spec: ModelSpec, where: str) -> SentenceTransformer:
 
     options = {key: value for key, value in asdict(spec).items() if value is not None}
     path, length = options.pop("path"), options.pop("max_seq_length", None)
-    try:
+    with located(where, ValueError, OSError):
         model = SentenceTransformer(model_path(path), **options)
         if length is not None:
             model.max_seq_length = length
-    except (ValueError, OSError) as error:
-        raise RunFileError(f"{where}: {error}") from error
     return model
 
 
@@ -76,10 +124,8 @@ def open_table(spec: TableSpec, where: str) -> Dataset:
     import datasets
 
     datasets.disable_progress_bars()  # they would mix with the command's output
-    try:
+    with located(where, SourceError):
         return read_table(spec)
-    except SourceError as error:
-        raise RunFileError(f"{where}: {error}") from error
 
 
 def open_tables(specs: TableSpec | Mapping[str, TableSpec], where: str) -> Source | dict[str, Source]:
@@ -94,12 +140,13 @@ def open_tables(specs: TableSpec | Mapping[str, TableSpec], where: str) -> Sourc
 
 
 def _opened(spec: TableSpec, where: str) -> Source:
-    try:
+    with located(where, SourceError):
         source = open_source(spec)
         source.columns()
-    except SourceError as error:
-        raise RunFileError(f"{where}: {error}") from error
     return source
+
+
+# ---- losses and arguments ----
 
 
 def make_losses(specs: LossSpec | Mapping[str, LossSpec], where: str) -> Callable[[Any], Any]:
@@ -150,10 +197,8 @@ def make_loss(spec: LossSpec, where: str) -> Callable[[Any], Any]:
     options = _options(spec.options, {part.name: part for part in parameters}, cls, where)
 
     def make(model: nn.Module) -> Any:
-        try:
+        with located(where, ValueError, TypeError):
             return cls(model, **options)
-        except (ValueError, TypeError) as error:
-            raise RunFileError(f"{where}: {error}") from error
 
     return make
 
@@ -193,6 +238,9 @@ def _named(value: str, parameter: inspect.Parameter, where: str) -> Any:
     return value
 
 
+# ---- evaluators and callbacks ----
+
+
 def make_evaluators(run: RunFile) -> list[SentenceEvaluator]:
     """Makes the evaluators of a run file, with their rows.
 
@@ -201,26 +249,6 @@ def make_evaluators(run: RunFile) -> list[SentenceEvaluator]:
     """
     where = at(run.source, "evaluators")
     return [_make_evaluator(spec, at(where, place)) for place, spec in enumerate(run.evaluators)]
-
-
-def make_trainer(source: str, **parts: Any) -> SentenceTransformerTrainer:
-    """Makes the trainer of a run file; the trainer rejects parts that do not fit together.
-
-    Args:
-        source: The run file, for errors.
-        parts: The trainer's arguments.
-
-    Raises:
-        RunFileError: If the trainer rejects them.
-    """
-    from ray_st.trainer import SentenceTransformerTrainer
-
-    try:
-        return SentenceTransformerTrainer(**parts)
-    except RunFileError:
-        raise
-    except ValueError as error:
-        raise RunFileError(f"{source}: {error}") from error
 
 
 def _make_evaluator(spec: EvaluatorSpec, where: str) -> SentenceEvaluator:
@@ -234,14 +262,13 @@ def _make_evaluator(spec: EvaluatorSpec, where: str) -> SentenceEvaluator:
     free = {name: part for name, part in parameters.items() if name not in wanted}
     options = _options(spec.options, free, cls, where)
     columns = []
-    try:
+    with located(where, ValueError, TypeError):
         if spec.data is not None:
             table = open_table(spec.data, at(where, "data"))
-            columns = _ARRANGE.get(spec.type, _in_order)(table, wanted)
-        made: SentenceEvaluator = cls(*columns, **options)
-        return made
-    except (ValueError, TypeError) as error:
-        raise RunFileError(f"{where}: {error}") from error
+            arrange = _queries_and_passages if spec.type == "InformationRetrievalEvaluator" else _in_order
+            columns = arrange(table, wanted)
+        evaluator: SentenceEvaluator = cls(*columns, **options)
+    return evaluator
 
 
 def _in_order(table: Dataset, wanted: list[str]) -> list[Any]:
@@ -269,7 +296,124 @@ def _numbered(letter: str, texts: list[str]) -> dict[str, str]:
     return {text: f"{letter}{number}" for number, text in enumerate(dict.fromkeys(texts))}
 
 
-_ABSTRACT = ("SentenceEvaluator", "SequentialEvaluator")
-_ARRANGE: dict[str, Callable[[Any, list[str]], list[Any]]] = {
-    "InformationRetrievalEvaluator": _queries_and_passages
-}
+def make_callbacks(specs: Sequence[CallbackSpec], where: str) -> list[TrainerCallback]:
+    """Makes callbacks: those of transformers by name, custom ones by import path.
+
+    Args:
+        specs: What the run file says.
+        where: Location of the list in the file, for errors.
+
+    Raises:
+        RunFileError: If a callback, or one of its options, is unknown.
+    """
+    return [_make_callback(spec, at(where, place)) for place, spec in enumerate(specs)]
+
+
+def _make_callback(spec: CallbackSpec, where: str) -> TrainerCallback:
+    from transformers import EarlyStoppingCallback, TrainerCallback
+
+    known = {"EarlyStoppingCallback": EarlyStoppingCallback}
+    cls = find_class(spec.type, "callback", known, TrainerCallback, at(where, "type"))
+    parameters = inspect.signature(cls).parameters
+    if not any(part.kind is inspect.Parameter.VAR_KEYWORD for part in parameters.values()):
+        check_keys(spec.options, parameters, where)
+    with located(where, TypeError, ValueError):
+        callback: TrainerCallback = cls(**spec.options)
+    return callback
+
+
+# ---- the trainer ----
+
+
+@dataclass(frozen=True)
+class TrainerParts:
+    """The trainer's arguments except model and loss, by their names."""
+
+    args: SentenceTransformerTrainingArguments
+    scaling_config: ScalingConfig | None
+    run_config: RunConfig | None
+    train_dataset: Source | dict[str, Source]
+    eval_dataset: Source | dict[str, Source] | None
+    evaluator: SentenceEvaluator | None
+    callbacks: list[TrainerCallback]
+
+
+def make_parts(run: RunFile) -> TrainerParts:
+    """Makes the parts of a run that need no model, with cheap checks first.
+
+    Raises:
+        RunFileError: If something is missing, unknown, or does not fit.
+    """
+    assert run.data is not None, "required_model() has checked it"
+    where = at(run.source, "data")
+    return TrainerParts(
+        args=make_args(run),
+        scaling_config=make_scaling(run.scaling, run.source),
+        run_config=_make_run_config(run),
+        train_dataset=open_tables(run.data.train, at(where, "train")),
+        eval_dataset=open_tables(run.data.eval, at(where, "eval")) if run.data.eval else None,
+        evaluator=_as_one(make_evaluators(run)),
+        callbacks=make_callbacks(run.callbacks, at(run.source, "callbacks")),
+    )
+
+
+def required_model(run: RunFile) -> ModelSpec:
+    """The initial model of a run to train.
+
+    Raises:
+        RunFileError: If the file has no model, or no data.
+    """
+    if run.model is None or run.data is None:
+        raise RunFileError(f"{at(run.source, 'model' if run.model is None else 'data')}: missing")
+    return run.model
+
+
+def make_scaling(values: Mapping[str, Any], source: str) -> ScalingConfig | None:
+    """Makes Ray Train's ``ScalingConfig``; None if there are no values.
+
+    Args:
+        values: The run file's ``scaling``.
+        source: The run file, for errors.
+
+    Raises:
+        RunFileError: If a key is unknown, or Ray rejects a value.
+    """
+    from ray_st.runtime.train import ray_configs
+
+    where = at(source, "scaling")
+    check_keys(values, ray_configs.SCALING_KEYS, where)
+    with located(where, ValueError):
+        return ray_configs.scaling_config(values)
+
+
+def _make_run_config(run: RunFile) -> RunConfig | None:
+    from ray_st.runtime.train import ray_configs
+
+    where = at(run.source, "run")
+    check_keys(run.run, ray_configs.RUN_KEYS, where)
+    with located(where, ValueError):
+        return ray_configs.run_config(run.run)
+
+
+def _as_one(evaluators: list[SentenceEvaluator]) -> SentenceEvaluator | None:
+    if len(evaluators) < 2:
+        return evaluators[0] if evaluators else None
+    from ray_st.evaluation import SequentialEvaluator
+
+    return SequentialEvaluator(evaluators)
+
+
+def make_trainer(source: str, **parts: Any) -> SentenceTransformerTrainer:
+    """Makes the trainer of a run file; the trainer rejects parts that do not fit together.
+
+    Args:
+        source: The run file, for errors.
+        parts: The trainer's arguments.
+
+    Raises:
+        RunFileError: If the trainer rejects them.
+    """
+    from ray_st.trainer import SentenceTransformerTrainer
+
+    with located(source, ValueError):
+        return SentenceTransformerTrainer(**parts)

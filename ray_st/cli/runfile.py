@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ray_st.cli.raw_run import is_named, load_run
 from ray_st.cli.run_checks import RunFileError, at, build, check_keys, check_mapping
 from ray_st.data.table_spec import TableSpec
 from ray_st.util.names import did_you_mean
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,8 @@ def parse_run(raw: Mapping[str, Any], source: str) -> RunFile:
         data=data,
         loss=_loss_or_losses(raw.get("loss", {"name": "CoSENTLoss"}), data, at(source, "loss")),
         args=check_mapping(raw.get("args", {}), at(source, "args")),
-        evaluators=_evaluators(raw.get("evaluators", []), at(source, "evaluators")),
-        callbacks=_callbacks(raw.get("callbacks", []), at(source, "callbacks")),
+        evaluators=_each(raw, "evaluators", _evaluator, source),
+        callbacks=_each(raw, "callbacks", _callback, source),
         scaling=check_mapping(raw.get("scaling", {}), at(source, "scaling")),
         run=check_mapping(raw.get("run", {}), at(source, "run")),
     )
@@ -201,12 +203,6 @@ def _loss(value: object, where: str) -> LossSpec:
     return LossSpec(_word(options, "name", where), options)
 
 
-def _evaluators(value: object, where: str) -> tuple[EvaluatorSpec, ...]:
-    if not isinstance(value, list):
-        raise RunFileError(f"{where}: expected a list of evaluators, found {value!r}")
-    return tuple(_evaluator(part, at(where, place)) for place, part in enumerate(value))
-
-
 def _evaluator(value: object, where: str) -> EvaluatorSpec:
     options = dict(check_mapping(value, where))
     kind = _word(options, "type", where)
@@ -218,10 +214,14 @@ def _evaluator(value: object, where: str) -> EvaluatorSpec:
     return EvaluatorSpec(kind, table, options)
 
 
-def _callbacks(value: object, where: str) -> tuple[CallbackSpec, ...]:
+def _each(
+    raw: Mapping[str, Any], section: str, make: Callable[[object, str], T], source: str
+) -> tuple[T, ...]:
+    """Makes the parts that a section lists."""
+    value, where = raw.get(section, []), at(source, section)
     if not isinstance(value, list):
-        raise RunFileError(f"{where}: expected a list of callbacks, found {value!r}")
-    return tuple(_callback(part, at(where, place)) for place, part in enumerate(value))
+        raise RunFileError(f"{where}: expected a list of {section}, found {value!r}")
+    return tuple(make(part, at(where, place)) for place, part in enumerate(value))
 
 
 def _callback(value: object, where: str) -> CallbackSpec:

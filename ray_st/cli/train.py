@@ -6,17 +6,20 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ray_st.cli.metrics_table import table
-from ray_st.cli.run_checks import RunFileError, at, check_keys
+from ray_st.cli.evaluate import table
+from ray_st.cli.run_checks import at, located
 from ray_st.cli.runfile import RunFile, read_run
 from ray_st.util.events import FORMATS, event, notes, speaks_json
 from ray_st.util.filesystems import upload_of
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from ray_st.data.sources.source import Source
     from ray_st.evaluation import SentenceEvaluator
-    from ray_st.runtime.train.ray_configs import RunConfig, ScalingConfig
+    from ray_st.runtime.train.ray_configs import RunConfig
     from ray_st.trainer import SentenceTransformerTrainer
     from ray_st.training_args import SentenceTransformerTrainingArguments
 
@@ -45,10 +48,8 @@ def run(options: argparse.Namespace) -> None:
         RunFileError: If the run cannot work as described.
     """
     described = read_run(options.file, options.overrides)
-    try:
+    with located(options.file, OSError):  # a folder that cannot be created, a file that cannot be read
         job = prepare(described)
-    except OSError as error:  # a folder that cannot be created, a file that cannot be read
-        raise RunFileError(f"{options.file}: {error}") from error
     if options.check:
         print(f"{options.file}: OK: the run file is valid")
         return
@@ -117,37 +118,17 @@ def prepare(run: RunFile) -> Job:
         RunFileError: If something is missing, unknown, or does not fit.
     """
     from ray_st.cli import run_parts
-    from ray_st.cli.user_callbacks import make_callbacks
 
-    if run.model is None or run.data is None:
-        lacking = "model" if run.model is None else "data"
-        raise RunFileError(f"{at(run.source, lacking)}: missing")
+    spec = run_parts.required_model(run)
     make_loss = run_parts.make_losses(run.loss, at(run.source, "loss"))
-    args = run_parts.make_args(run)
-    scaling_config, run_config = _ray_configs(run)
-    where = at(run.source, "data")
-    train = run_parts.open_tables(run.data.train, at(where, "train"))
-    held_out = run_parts.open_tables(run.data.eval, at(where, "eval")) if run.data.eval else None
-    evaluator = _one(run_parts.make_evaluators(run))
-    callbacks = make_callbacks(run.callbacks, at(run.source, "callbacks"))
-
-    model = run_parts.open_model(run.model, at(run.source, "model"))
+    parts = run_parts.make_parts(run)
+    model = run_parts.open_model(spec, at(run.source, "model"))
     loss = make_loss(model)
-    _check_columns(train, loss, at(where, "train"))
-    _check_columns(held_out, loss, at(where, "eval"))
-    trainer = run_parts.make_trainer(
-        run.source,
-        model=model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=held_out,
-        loss=loss,
-        evaluator=evaluator,
-        callbacks=callbacks,
-        scaling_config=scaling_config,
-        run_config=run_config,
-    )
-    return Job(trainer, evaluator, _final(args, run_config))
+    where = at(run.source, "data")
+    _check_columns(parts.train_dataset, loss, at(where, "train"))
+    _check_columns(parts.eval_dataset, loss, at(where, "eval"))
+    trainer = run_parts.make_trainer(run.source, model=model, loss=loss, **vars(parts))
+    return Job(trainer, parts.evaluator, _final(parts.args, parts.run_config))
 
 
 def _final(args: SentenceTransformerTrainingArguments, run_config: RunConfig | None) -> Path:
@@ -162,35 +143,12 @@ def _final(args: SentenceTransformerTrainingArguments, run_config: RunConfig | N
     return folder / "final"
 
 
-def _check_columns(tables: Any, loss: Any, where: str) -> None:
+def _check_columns(
+    tables: Source | Mapping[str, Source] | None, loss: nn.Module | Mapping[str, nn.Module], where: str
+) -> None:
     from ray_st.data.column_spec import check_columns
     from ray_st.training.data.dataset_specs import columns_of, loss_for, named
 
     for name, source in named(tables).items():
         place = at(where, name) if name else where
         check_columns(columns_of(source, place), loss_for(loss, name, place), place)
-
-
-def _ray_configs(run: RunFile) -> tuple[ScalingConfig | None, RunConfig | None]:
-    from ray_st.runtime.train import ray_configs
-
-    made: list[Any] = []
-    for key, given, known, make in (
-        ("scaling", run.scaling, ray_configs.SCALING_KEYS, ray_configs.scaling_config),
-        ("run", run.run, ray_configs.RUN_KEYS, ray_configs.run_config),
-    ):
-        where, values = at(run.source, key), given
-        check_keys(values, known, where)
-        try:
-            made.append(make(values))
-        except ValueError as error:
-            raise RunFileError(f"{where}: {error}") from error
-    return made[0], made[1]
-
-
-def _one(evaluators: list[SentenceEvaluator]) -> SentenceEvaluator | None:
-    if len(evaluators) < 2:
-        return evaluators[0] if evaluators else None
-    from ray_st.evaluation import SequentialEvaluator
-
-    return SequentialEvaluator(evaluators)

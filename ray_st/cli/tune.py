@@ -18,6 +18,8 @@ from ray_st.util.names import did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
+    from ray_st.trainer import SentenceTransformerTrainer
+
 Params: TypeAlias = Mapping[str, Any]
 """The hyperparameters of a trial, by name."""
 
@@ -114,30 +116,18 @@ def _name(path: str) -> str:
     return path.removeprefix(_ARGS)
 
 
-def _trainer(raw: Mapping[str, Any], source: str) -> Any:
+def _trainer(raw: Mapping[str, Any], source: str) -> SentenceTransformerTrainer:
     from ray_st.cli import run_parts
-    from ray_st.cli.train import _one, _ray_configs
-    from ray_st.cli.user_callbacks import make_callbacks
 
     described = parse_run(raw, source)
-    if described.model is None or described.data is None:
-        lacking = "model" if described.model is None else "data"
-        raise RunFileError(f"{at(source, lacking)}: missing")
+    run_parts.required_model(described)
     run_parts.make_losses(described.loss, at(source, "loss"))  # rejects unknown names early
-    scaling_config, run_config = _ray_configs(described)
-    where, held_out = at(source, "data"), described.data.eval
     names = [] if isinstance(described.loss, LossSpec) else list(described.loss)
     return run_parts.make_trainer(
         source,
-        args=run_parts.make_args(described),
-        train_dataset=run_parts.open_tables(described.data.train, at(where, "train")),
-        eval_dataset=run_parts.open_tables(held_out, at(where, "eval")) if held_out else None,
-        evaluator=_one(run_parts.make_evaluators(described)),
-        callbacks=make_callbacks(described.callbacks, at(source, "callbacks")),
         model_init=_ModelInit(raw, source),
         loss={name: _LossInit(raw, source, name) for name in names} or _LossInit(raw, source),
-        scaling_config=scaling_config,
-        run_config=run_config,
+        **vars(run_parts.make_parts(described)),
     )
 
 

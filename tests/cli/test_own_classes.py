@@ -12,8 +12,8 @@ from transformers import EarlyStoppingCallback
 
 from ray_st.cli import run_parts
 from ray_st.cli.run_checks import RunFileError
+from ray_st.cli.run_parts import make_callbacks
 from ray_st.cli.runfile import CallbackSpec, LossSpec, parse_run
-from ray_st.cli.user_callbacks import make_callbacks
 
 OWN = """
 from transformers import TrainerCallback

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{options.file}: OK: the run file is valid")
         return
     before = job.metrics()
-    resume = options.resume or (options.go_on and job.can_go_on())
+    resume = options.resume or (options.go_on and job.has_checkpoint())
     job.trainer.train(resume_from_checkpoint=resume or None)
     job.trainer.save_model(str(job.folder))
     if before:
@@ -95,7 +95,7 @@ class Job:
         run_config = launch.complete_run_config(trainer.run_config, str(trainer.args.output_dir))
         return storage.publish(self.folder, run_config)
 
-    def can_go_on(self) -> bool:
+    def has_checkpoint(self) -> bool:
         """Whether the run's folder has a complete checkpoint; if not, logs where it looked."""
         from ray_st.runtime.train import launch
 

@@ -25,7 +25,7 @@ Params: TypeAlias = Mapping[str, Any]
 
 BEST = "best.yaml"
 _ARGS, _MODEL, _LOSS, _TRAIN = "args.", "model.", "loss.", "data.train."
-_PLACES = (_ARGS, _MODEL, _LOSS, _TRAIN)
+_PREFIXES = (_ARGS, _MODEL, _LOSS, _TRAIN)
 _OWN = ("space", "objective", "direction", "trials", "backend")
 
 
@@ -59,9 +59,9 @@ def run(options: argparse.Namespace) -> None:
         given["data_init"] = _DataInit(raw, options.file)
     trials = search.get("trials", 20)
     if options.check:
-        from ray_st.tune.search import prove_search
+        from ray_st.tune.search import check_search
 
-        prove_search(trainer, space, search["objective"], trials, search["direction"], **given)
+        check_search(trainer, space, search["objective"], trials, search["direction"], **given)
         print(f"{options.file}: OK: the search is valid")
         return
     found = trainer.hyperparameter_search(
@@ -96,7 +96,7 @@ def _space(spec: Mapping[str, Any], where: str) -> Any:
     from ray_st.study.plain_space import plain_space
 
     for name in spec:
-        if not name.startswith(_PLACES):
+        if not name.startswith(_PREFIXES):
             known = [
                 f"args.{name}",
                 "args.learning_rate",
@@ -195,7 +195,7 @@ def run_with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any
     """
     run = dict(raw)
     for name, value in values.items():
-        place = name if name.startswith(_PLACES) else f"{_ARGS}{name}"
+        place = name if name.startswith(_PREFIXES) else f"{_ARGS}{name}"
         holder, _, last = place.rpartition(".")
         if name.startswith(_LOSS) and last == "name" and _at(run, place) != value:
             run = with_value(run, holder, {"name": value})

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from optuna.trial import BaseTrial
@@ -14,9 +14,12 @@ from optuna.trial import BaseTrial
 from ray_st.study.trial_arguments import SpaceError
 
 T = TypeVar("T")
+Label: TypeAlias = bool | int | float | str | None
+Plain: TypeAlias = Label | list[Any] | dict[str, Any]
+"""What JSON holds."""
 
 
-def as_plain(name: str, value: object) -> Any:
+def as_plain(name: str, value: object) -> Plain:
     """A hyperparameter's value as JSON returns it: numpy's as plain, paths as strings, tuples as lists.
 
     Args:
@@ -44,7 +47,7 @@ def as_plain(name: str, value: object) -> Any:
     )
 
 
-def label(plain: Any) -> bool | int | float | str | None:
+def label(plain: Plain) -> Label:
     """The label of a choice in Optuna, which compares choices, sorts them and uses them as keys.
 
     Args:
@@ -52,8 +55,7 @@ def label(plain: Any) -> bool | int | float | str | None:
     """
     if isinstance(plain, list | dict):
         return json.dumps(plain, sort_keys=True)
-    scalar: bool | int | float | str | None = plain
-    return scalar
+    return plain
 
 
 class AnyChoices:

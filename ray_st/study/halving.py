@@ -52,18 +52,18 @@ class Halving:
         self.closed = False
         self._passed: dict[int, int] = {}
         """The furthest rung each trial has passed, by its number."""
-        self._out: set[int] = set()
+        self._eliminated: set[int] = set()
 
     def ready(self, record: TrialRecord) -> bool:
         """Whether a trial may continue: it is certain to be one of the best at every rung it has reached."""
         last = max(self._rungs.up_to(record.evaluations), default=0)
         return record.has_finished_training or self._passed.get(record.number, 0) >= last
 
-    def out(self, record: TrialRecord) -> bool:
+    def eliminated(self, record: TrialRecord) -> bool:
         """Whether a trial waits at a rung where enough others are better."""
-        return record.is_running and record.number in self._out
+        return record.is_running and record.number in self._eliminated
 
-    def turn(self, record: TrialRecord) -> tuple[int, int]:
+    def priority(self, record: TrialRecord) -> tuple[int, int]:
         """The most advanced trial first."""
         return -record.evaluations, record.number
 
@@ -73,25 +73,27 @@ class Halving:
         All of it follows from the records. What is certain stays certain: each arriving trial moves the
         others by at most one place, and reduces by one the number that are still to come.
         """
-        self._passed, self._out = {}, set()
+        self._passed, self._eliminated = {}, set()
         records = self.study.records
         on_the_way = {record.number for record in records}
         unknown = 0 if self.closed else self.study.to_come  # how many more will come, not known which
         for rung in self._rungs.up_to(max((record.evaluations for record in records), default=0)):
-            came, lost = self._came(rung)
+            came, lost = self._arrived(rung)
             coming = [n for n in on_the_way if records[n].is_running and records[n].evaluations < rung]
             to_come = len(coming) + unknown
             places = max((len(came) + lost + to_come) // self._rungs.factor, 1)
             passed = [
-                n for rank, n in enumerate(came, 1) if rank + to_come <= places or records[n].went_past(rung)
+                n
+                for rank, n in enumerate(came, 1)
+                if rank + to_come <= places or records[n].continued_past(rung)
             ]
             waiting = [n for n in came[:places] if n not in passed and records[n].is_running]
             self._passed.update(dict.fromkeys(passed, rung))
-            self._out.update(set(came[places:]) - set(passed))
+            self._eliminated.update(set(came[places:]) - set(passed))
             on_the_way = set(passed)
             unknown = max(min(places - len(passed), len(waiting) + to_come), 0)
 
-    def _came(self, rung: int) -> tuple[list[int], int]:
+    def _arrived(self, rung: int) -> tuple[list[int], int]:
         """The trials that reached a rung, best first, then by number; and how many failed there."""
         records = self.study.records
         values = {
@@ -100,5 +102,5 @@ class Halving:
             if (event := record.compared_at(rung)) is not None
         }
         ranked = sorted(values, key=lambda number: (-values[number], number))
-        left = [n for n in ranked if records[n].state != "FAIL" or records[n].went_past(rung)]
+        left = [n for n in ranked if records[n].state != "FAIL" or records[n].continued_past(rung)]
         return left, len(ranked) - len(left)

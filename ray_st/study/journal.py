@@ -18,7 +18,7 @@ class RecordError(ValueError):
     """A search's folder cannot be used to continue the search."""
 
 
-class Disorder(RecordError):
+class OrderError(RecordError):
     """An event does not follow from those before it.
 
     Args:
@@ -80,7 +80,7 @@ class Journal:
         """
         try:
             return fold(self.read())
-        except Disorder as error:
+        except OrderError as error:
             raise self._damaged(error.place, str(error)) from error
 
     def append(self, **event: Any) -> dict[str, Any]:
@@ -156,13 +156,13 @@ def fold(events: Iterable[Mapping[str, Any]]) -> list[TrialRecord]:
     """The trials that events describe, by number.
 
     Raises:
-        Disorder: If an event does not follow from those before it.
+        OrderError: If an event does not follow from those before it.
     """
     trials: list[TrialRecord] = []
     for place, event in enumerate(events, 1):
         fault = order_fault(trials, event)
         if fault is not None:
-            raise Disorder(place, fault)
+            raise OrderError(place, fault)
         apply(trials, event)
     return trials
 

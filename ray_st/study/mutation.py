@@ -66,7 +66,7 @@ def _fitting(distribution: Number, value: float) -> float:
     return round(value) if isinstance(distribution, IntDistribution) else float(value)
 
 
-def as_asked(
+def as_in_ray_tune(
     given: Sequence[Any] | Callable[[int], Any], resampled: float, factors: Sequence[float]
 ) -> Mutation:
     """The change that a user of Ray Tune's scheduler asks for, as Ray Tune defines it.

@@ -280,19 +280,14 @@ def rungs(trials: Sequence[TrialRecord]) -> Any:
         for trial in trials
         for rung in range(1, len(trial.history) + 1)
     )
-    cells = [
-        (rung, word)
-        for word in COLOURS
+    evaluations = list(range(1, 1 + max(rung for rung, _ in counts)))
+    bars = [
+        go.Bar(name=word, x=evaluations, y=[counts[rung, word] for rung in evaluations], marker_color=colour)
+        for word, colour in COLOURS.items()
         if any(word == found for _, found in counts)
-        for rung in range(1, 1 + max(rung for rung, _ in counts))
     ]
-    bars = {
-        "evaluation": [rung for rung, _ in cells],
-        "trials": [counts[cell] for cell in cells],
-        "ended": [word for _, word in cells],
-    }
-    figure = express.bar(bars, x="evaluation", y="trials", color="ended", color_discrete_map=COLOURS)
-    return figure.update_xaxes(dtick=1)
+    figure = go.Figure(bars).update_layout(barmode="relative", legend_title="ended")
+    return figure.update_xaxes(title="evaluation", dtick=1).update_yaxes(title="trials")
 
 
 def time_line(trials: Sequence[TrialRecord]) -> Any:

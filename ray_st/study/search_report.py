@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_st.study.study import Study
-from ray_st.study.trial_record import WORDS, TrialRecord, legs
+from ray_st.study.trial_record import WORDS, TrialRecord, stages
 from ray_st.study.trial_table import table_rows
 from ray_st.util.atomic import write_whole
 from ray_st.util.events import notes
@@ -45,7 +45,7 @@ div.wide {{ overflow-x: auto; }}
 <body>
 <h1>{title}</h1>
 <p>{summary}</p>
-{legs}
+{stages}
 {plots}
 <h2>Trials</h2>
 <div class="wide">{table}</div>
@@ -75,7 +75,7 @@ def write_report(folder: Path, study: Study, objectives: int) -> bool:
         title=html.escape(f"Search {folder.name}"),
         script=importlib.import_module("plotly.offline").get_plotlyjs(),
         summary=html.escape(summary(study, objectives)),
-        legs=went_through(study),
+        stages=schedule_table(study),
         plots="\n".join(sections),
         table=table(study.records, objectives),
     )
@@ -105,13 +105,13 @@ def summary(study: Study, objectives: int) -> str:
     return f"{len(records)} trials: {words}.{found} {rows:,} training rows, {seconds:,.0f} s of trials."
 
 
-def went_through(study: Study) -> str:
+def schedule_table(study: Study) -> str:
     """An HTML table of the values the best trial's weights were trained with; empty if they never changed.
 
     Args:
         study: The study.
     """
-    path = legs(study.records, study.best()[0].number) if study.best() else []
+    path = stages(study.records, study.best()[0].number) if study.best() else []
     if len(path) < 2:
         return ""
     names = list(dict.fromkeys(name for _, _, values in path for name in values))

@@ -153,14 +153,14 @@ class Study:
         again = next((record for record in self._again if ready(record)), None)
         if again is not None:
             self._again.remove(again)
-            self.went_on(again.number)
+            self.resumed(again.number)
             return again
         number = len(self.records)
         if number >= self._wanted:
             return None
         waiting = self.waiting()
         if waiting and self._fixed is None:
-            self._suggest_beside(waiting, number)
+            self._suggest_with_waiting(waiting, number)
         self.study.sampler = self._sampler(number)
         trial = self.study.ask()
         trial.set_user_attr(NUMBER, number)
@@ -170,7 +170,7 @@ class Study:
         self._note("asked", number, **vars(point), name=name)
         return self.records[number]
 
-    def _suggest_beside(self, waiting: Sequence[int], number: int) -> None:
+    def _suggest_with_waiting(self, waiting: Sequence[int], number: int) -> None:
         """Suggests the next trial from trials that wait, too; Optuna's samplers ignore running trials."""
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return
@@ -209,7 +209,7 @@ class Study:
         if len(objectives) == 1 and finite(objectives):
             self._live[number].report(objectives[0], evaluation)
 
-    def went_on(self, number: int) -> None:
+    def resumed(self, number: int) -> None:
         """Records that a trial runs again."""
         self._note("resumed", number)
 

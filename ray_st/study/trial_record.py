@@ -87,7 +87,7 @@ class TrialRecord:
         """
         return next((event for event in self.history if event["evaluation"] >= evaluation), None)
 
-    def went_past(self, evaluation: int) -> bool:
+    def continued_past(self, evaluation: int) -> bool:
         """Whether it continued after that event."""
         return bool(self.history) and self.compared_at(evaluation) not in (None, self.history[-1])
 
@@ -129,7 +129,7 @@ def short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def legs(trials: Sequence[TrialRecord], number: int) -> list[tuple[int, int, dict[str, Any]]]:
+def stages(trials: Sequence[TrialRecord], number: int) -> list[tuple[int, int, dict[str, Any]]]:
     """The stages a trial's weights went through: after which evaluation, in which trial, with which values.
 
     Args:

@@ -26,7 +26,7 @@ ROWS = 4096
 WEIGHTS = 256
 """Values of a tensor that are compared."""
 
-FREE = frozenset(
+IGNORED = frozenset(
     [
         "output_dir",
         "eval_on",
@@ -47,13 +47,13 @@ FREE = frozenset(
 )
 """Training arguments that do not affect a trial's training or metrics, or are compared elsewhere."""
 
-FREE_KINDS = (
+IGNORED_PREFIXES = (
     *("log_", "logging_", "save_", "hub_", "push_to_hub", "trackio_"),
     *("ddp_", "do_", "tpu_", "dataloader_"),
 )
-"""Prefixes of more such names, except :data:`DECIDES`."""
+"""Prefixes of more such names, except :data:`COMPARED`."""
 
-DECIDES = ("dataloader_drop_last",)
+COMPARED = ("dataloader_drop_last",)
 
 FUNCTIONS = (
     "compute_metrics",
@@ -97,7 +97,7 @@ def argument_facts(args: TrainingArguments, drawn: Collection[str]) -> dict[str,
     values = vars(args)
     found: dict[str, Any] = {}
     for field in dataclasses.fields(args):
-        if field.name in drawn or _is_free(field.name) or not field.init:
+        if field.name in drawn or _is_ignored(field.name) or not field.init:
             continue
         default = field.default
         if default is dataclasses.MISSING:
@@ -107,8 +107,8 @@ def argument_facts(args: TrainingArguments, drawn: Collection[str]) -> dict[str,
     return found
 
 
-def _is_free(name: str) -> bool:
-    return name in FREE or (name.startswith(FREE_KINDS) and name not in DECIDES)
+def _is_ignored(name: str) -> bool:
+    return name in IGNORED or (name.startswith(IGNORED_PREFIXES) and name not in COMPARED)
 
 
 def _shown(value: object) -> object:
@@ -132,16 +132,16 @@ def trial_facts(example: Trial, evaluator: object, workers: int) -> dict[str, An
         "functions": digest([options[name] for name in FUNCTIONS]),
         "model": _model(data.model),
         "evaluators": [_evaluator(one) for one in _parts(evaluator)],
-        **{_place("loss", name): _loss(one, data.model) for name, one in losses_of(data.loss).items()},
+        **{_key("loss", name): _loss(one, data.model) for name, one in losses_of(data.loss).items()},
         **{
-            _place(f"data.{source}", name): _data(part)
+            _key(f"data.{source}", name): _data(part)
             for source, spec in parts.items()
             for name, part in spec.datasets.items()
         },
     }
 
 
-def _place(kind: str, name: str) -> str:
+def _key(kind: str, name: str) -> str:
     return f"{kind.removesuffix(f':{name}')}.{name}".strip(".")
 
 

@@ -32,7 +32,13 @@ from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.specs import TRAIN
 from ray_st.tune.identity import argument_facts, objective_facts, trial_facts
-from ray_st.tune.proofs import check_points, check_resting, check_trainer, make_population, prove
+from ray_st.tune.search_checks import (
+    check_halving,
+    check_points,
+    check_template,
+    check_trainer,
+    make_population,
+)
 from ray_st.tune.trial_factory import TrialFactory
 
 
@@ -72,46 +78,50 @@ def hyperparameter_search(
         Interrupted: If the search was asked to stop; started again under its name, it continues.
     """
     sequential = as_backend(backend) == "optuna"
-    proved = prove_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
-    options = proved.options
+    checked = check_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
+    options = checked.options
     folder = _folder(str(trainer.args.output_dir), options.name)
     with held(CheckpointStore(str(folder))) as lease:
-        search_id = check_settings(folder, _lasting(proved, trainer))
+        search_id = check_settings(folder, _fixed_settings(checked, trainer))
         study = Study(
-            proved.space,
-            proved.objective,
+            checked.space,
+            checked.objective,
             Journal(folder / JOURNAL, lease.fence.check),
-            proved.trials,
-            seed=proved.seed,
+            checked.trials,
+            seed=checked.seed,
             sampler=options.sampler,
             points=options.points_to_evaluate,
-            earlier=proved.earlier,
+            earlier=checked.earlier,
             storage=options.storage,
             name=folder.name,
             search_id=search_id,
             hp_name=hp_name,
         )
         concurrent = 1 if sequential else options.max_concurrent_trials
-        search = _Search(proved, study, folder, search_id, lease, concurrent)
+        search = _Search(checked, study, folder, search_id, lease, concurrent)
         search.run(trainer)
         return search.results(sequential)
 
 
-def _lasting(proved: Proved, trainer: ModelTrainer) -> dict[str, Any]:
+def _fixed_settings(checked: CheckedSearch, trainer: ModelTrainer) -> dict[str, Any]:
     """What must stay the same for the search to continue: not the number of trials, nor the machines."""
-    settings = {"space": proved.distributions, "seed": proved.seed, **_meaning(proved.objective)}
-    if proved.population is not None:
-        settings["population"] = {"trials": proved.trials, **proved.population.describe()}
-    example = proved.template(0, proved.values)
+    settings = {
+        "space": checked.distributions,
+        "seed": checked.seed,
+        **_objective_settings(checked.objective),
+    }
+    if checked.population is not None:
+        settings["population"] = {"trials": checked.trials, **checked.population.describe()}
+    example = checked.template(0, checked.values)
     return {
         **settings,
-        "rungs": proved.options.rungs,
+        "rungs": checked.options.rungs,
         **trial_facts(example, trainer.evaluator, _workers(trainer.scaling_config)),
-        **argument_facts(trainer.args, proved.always_drawn),
+        **argument_facts(trainer.args, checked.always_drawn),
     }
 
 
-def _meaning(objective: Objective) -> dict[str, Any]:
+def _objective_settings(objective: Objective) -> dict[str, Any]:
     """What the values of a search mean."""
     facts = {"directions": list(objective.directions), **objective_facts(objective.compute)}
     return facts if objective.scope == "last" else {**facts, "ray_scope": objective.scope}
@@ -126,7 +136,7 @@ def _workers(scaling: object) -> int:
 
 
 @dataclass(frozen=True)
-class Proved:
+class CheckedSearch:
     """A search that has been checked, as far as possible before it starts.
 
     Args:
@@ -161,7 +171,7 @@ class Proved:
         return self.objective.directions[0] == "maximize"
 
     @property
-    def rests(self) -> Callable[[int], bool] | None:
+    def waits_after(self) -> Callable[[int], bool] | None:
         """After which evaluations trials wait for others; None if they never do."""
         if self.population is not None:
             return self.population.rounds
@@ -169,14 +179,14 @@ class Proved:
         return Rungs(self.options.grace_period, self.options.reduction_factor) if halving else None
 
 
-def prove_search(
+def check_search(
     trainer: ModelTrainer,
     hp_space: GivenSpace,
     compute_objective: Compute,
     n_trials: int,
     direction: str | Sequence[str],
     **kwargs: Any,
-) -> Proved:
+) -> CheckedSearch:
     """Checks a search without starting anything; arguments as for :func:`hyperparameter_search`.
 
     Raises:
@@ -194,14 +204,14 @@ def prove_search(
     points = probe(space)
     distributions = describe(points)
     check_points(options.points_to_evaluate, distributions)
-    template = prove(_template(trainer, options), points)
+    template = check_template(_template(trainer, options), points)
     seed = trainer.args.seed if options.seed is None else options.seed
     maximize = directions[0] == "maximize"
     population = make_population(options, template, distributions, trials, maximize, seed)
     if options.scheduler == "halving":
-        check_resting(template)
+        check_halving(template)
     objective = Objective(compute_objective, directions, scope)
-    return Proved(
+    return CheckedSearch(
         template,
         objective,
         space,
@@ -239,7 +249,7 @@ def _earlier(warm_start: str | None, objective: Objective) -> list[TrialRecord]:
     source = Path(warm_start) / JOURNAL
     if not source.is_file():
         raise ValueError(f"warm_start: {warm_start} is no folder of a search (it has no {JOURNAL}).")
-    check_comparable(source.parent, _meaning(objective))
+    check_comparable(source.parent, _objective_settings(objective))
     return [record for record in Journal(source).records() if not (record.is_running or record.changes)]
 
 
@@ -272,7 +282,7 @@ class _Search:
     """A search with its study.
 
     Args:
-        proved: What it is.
+        checked: What it is.
         study: Suggests parameters.
         folder: Its folder on this machine.
         search_id: Its unique identifier.
@@ -280,7 +290,7 @@ class _Search:
         concurrent: Most trials at a time; None for as many as there is room for.
     """
 
-    proved: Proved
+    checked: CheckedSearch
     study: Study
     folder: Path
     search_id: str
@@ -293,7 +303,7 @@ class _Search:
         Args:
             trainer: The driver's trainer.
         """
-        args, objectives = trainer.args, len(self.proved.objective.directions)
+        args, objectives = trainer.args, len(self.checked.objective.directions)
         progress = SearchProgress.of(
             self.study, objectives, self.folder, "tensorboard" in (args.report_to or ())
         )
@@ -312,8 +322,8 @@ class _Search:
         from ray_st.runtime.supervision import ray_metrics, supervisor
         from ray_st.runtime.tune import search_stop, shared_data, trial_loop, trial_resources, tuner
 
-        proved, options = self.proved, self.proved.options
-        template = dataclasses.replace(proved.template, search=self.folder.name)
+        checked, options = self.checked, self.checked.options
+        template = dataclasses.replace(checked.template, search=self.folder.name)
         stop = search_stop.SearchStop()
         with ExitStack() as stack:
             stack.enter_context(connection.connected())
@@ -321,7 +331,7 @@ class _Search:
             args = trainer.args
             need = trial_resources.Need.of(trainer.scaling_config, options.resources_per_trial, args.use_cpu)
             need.check()
-            parts = trial_loop.data_parts(template(0, proved.values), need.workers)
+            parts = trial_loop.data_parts(template(0, checked.values), need.workers)
             if options.data_init is not None:
                 del parts[TRAIN]  # each trial has its own
             data = shared_data.share(parts)
@@ -331,12 +341,12 @@ class _Search:
             lease = self.lease if here else stack.enter_context(held(store))
             kit = trial_loop.TrialContext(
                 template,
-                proved.objective,
+                checked.objective,
                 data,
                 dataclasses.replace(store, fence=lease.fence),
                 f"{self.folder.name}-{self.search_id}" if self.search_id else self.folder.name,
                 need.scaling,
-                keeps=proved.rests,
+                must_checkpoint=checked.waits_after,
                 step_limit_s=supervisor.step_limit_s(),
             )
             retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
@@ -346,9 +356,9 @@ class _Search:
                 kit=kit,
                 options=dataclasses.replace(options, max_concurrent_trials=self.concurrent),
                 folder=self.folder,
-                maximize=proved.maximize,
+                maximize=checked.maximize,
                 need=need,
-                population=proved.population,
+                population=checked.population,
                 watcher=Watcher(self.study, progress, retention, publish),
                 stop=stop,
             ).run(lease)
@@ -362,7 +372,7 @@ class _Search:
         Raises:
             SearchFailed: If no trial was completed.
         """
-        records, single = self.study.records, len(self.proved.objective.directions) == 1
+        records, single = self.study.records, len(self.checked.objective.directions) == 1
         summary = None if sequential else Summary(str(self.folder), tuple(records), self.study.study)
         best = [
             BestRun(

@@ -111,7 +111,7 @@ def test_a_failed_trial_takes_no_place() -> None:
     waiting = halving(records, to_come=0)
     waiting.settle()
     assert waiting.ready(records[1])
-    assert waiting.out(records[2])
+    assert waiting.eliminated(records[2])
 
 
 def test_a_trial_whose_rung_is_missing_is_compared_by_what_comes_after() -> None:
@@ -174,7 +174,7 @@ def test_in_any_order_the_best_pass(seed: int, improving: bool) -> None:
     while True:
         waiting.settle()
         for record in records:
-            if waiting.out(record):
+            if waiting.eliminated(record):
                 record.state = "PRUNED"
         runnable = [r for r in records if r.state == "RUNNING" and waiting.ready(r)]
         while waiting.study.to_come and len(runnable) < at_a_time:
@@ -187,9 +187,9 @@ def test_in_any_order_the_best_pass(seed: int, improving: bool) -> None:
         chosen.evaluate(len(chosen.history) + 1)
         again = halving(records, waiting.study.to_come)  # of a driver that was killed here
         again.settle()
-        went_on = numbers(records, waiting.ready)
+        resumed = numbers(records, waiting.ready)
         waiting.settle()
-        assert set(went_on) - {chosen.number} <= set(
+        assert set(resumed) - {chosen.number} <= set(
             numbers(records, waiting.ready)
         )  # what is certain stays so
         assert numbers(records, waiting.ready) == numbers(records, again.ready)

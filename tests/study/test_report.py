@@ -12,7 +12,7 @@ import pytest
 from ray_st.study.journal import Journal
 from ray_st.study.objective import Objective
 from ray_st.study.search_progress import LiveLines, SearchProgress, running_lines, write_hparams
-from ray_st.study.search_report import summary, table, went_through, write_report
+from ray_st.study.search_report import schedule_table, summary, table, write_report
 from ray_st.study.study import Study
 from ray_st.study.trial_record import TrialRecord
 
@@ -196,12 +196,12 @@ def test_the_schedule_of_a_best_trial_that_is_a_copy(tmp_path: Path) -> None:
     for number in range(2):
         one.ask()
         one.report(number, 1, 10, [float(number)], ended=False)
-    assert went_through(one) == ""
+    assert schedule_table(one) == ""
     one.copied(0, 1, 1, 10, {"learning_rate": 0.125, "loss.name": "<b>"})
-    one.went_on(0)
+    one.resumed(0)
     one.report(0, 2, 20, [5.0], ended=True)
     one.tell(0, "COMPLETE")
-    text = went_through(one)
+    text = schedule_table(one)
     assert text.count("<tr>") == 3
     assert "<td>1</td><td>0</td><td>0.125</td><td>&lt;b&gt;</td>" in text
     assert "copied trial 1 after evaluation 1" in table(one.records, 1)

@@ -13,7 +13,7 @@ from ray_st.study.objective import Objective
 from ray_st.study.search_progress import describe_trial
 from ray_st.study.search_settings import check_settings
 from ray_st.study.study import Study
-from ray_st.study.trial_record import legs
+from ray_st.study.trial_record import stages
 from ray_st.study.trial_table import write_table
 from ray_st.study.watcher import Retention
 from ray_st.training.checkpoint.lease import Lease, held
@@ -223,12 +223,12 @@ def test_a_copy_is_told_of_everywhere(tmp_path: Path) -> None:
     assert after.ask(lambda record: record.number == 2).number == 2  # type: ignore[union-attr]
     assert after.ask(lambda record: False) is None
     after.copied(1, 2, 0, 20, {"x": 0.25, "n": 3})
-    assert legs(after.records, 1) == [
+    assert stages(after.records, 1) == [
         (0, 2, begun[2]),
         (1, 0, {"x": 0.5, "n": 3}),
         (2, 1, {"x": 0.25, "n": 3}),
     ]
-    assert legs(after.records, 2) == [(0, 2, begun[2])]
+    assert stages(after.records, 2) == [(0, 2, begun[2])]
     write_table(tmp_path / "trials.csv", after.records, 1)
     with (tmp_path / "trials.csv").open() as stream:
         rows = list(csv.DictReader(stream))

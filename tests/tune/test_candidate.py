@@ -22,8 +22,8 @@ from ray_st.study.search_options import as_backend, as_options, trials_wanted
 from ray_st.study.space import as_space, probe
 from ray_st.study.trial_arguments import SpaceError
 from ray_st.training.data.local_source import local_context
-from ray_st.tune.proofs import prove
-from ray_st.tune.search import SearchFailed, _template, prove_search
+from ray_st.tune.search import SearchFailed, _template, check_search
+from ray_st.tune.search_checks import check_template
 from ray_st.tune.trial_factory import TrialFactory
 
 ROWS = {"a": ["good weather", "bad man", "sunny", "pasta"], "b": ["the sun", "a man", "weather", "eats"]}
@@ -45,13 +45,13 @@ def rate(trial: Any) -> dict[str, Any]:
     return {"learning_rate": trial.suggest_float("learning_rate", 1e-6, 1e-3, log=True)}
 
 
-def proved(one: Any, space: Any, **options: Any) -> TrialFactory:
-    return prove(_template(one, as_options(options, 1)), probe(as_space(space)))
+def checked(one: Any, space: Any, **options: Any) -> TrialFactory:
+    return check_template(_template(one, as_options(options, 1)), probe(as_space(space)))
 
 
 def test_a_trial_is_the_run_with_other_arguments(tmp_path: Path, tiny_folder: Path) -> None:
     one = trainer(tmp_path, tiny_folder)
-    template = proved(one, rate, rungs=4)
+    template = checked(one, rate, rungs=4)
     assert template.base is not None  # nothing of the trial went into the model: it is made once
     made = template(3, {"learning_rate": 0.5}, "three")
     args = made.description.options["args"]
@@ -77,7 +77,7 @@ def test_model_and_loss_may_read_the_trial(tmp_path: Path, tiny_folder: Path) ->
 
     one = trainer(tmp_path, tiny_folder, model_init=model_init, loss=loss_init)
     assert one.loss.scale == 2
-    template = proved(one, space)
+    template = checked(one, space)
     assert template.base is None
     options = template(0, {"short": True, "scale": 7.0}).description.options
     assert (options["model"].max_seq_length, options["loss"].scale) == (4, 7.0)
@@ -87,7 +87,7 @@ def test_the_last_evaluation_reports_what_those_before_it_did(tmp_path: Path, ti
     data = Dataset.from_dict({**ROWS, "score": [1.0, 0.0, 0.7, 0.2]})
     one = trainer(tmp_path, tiny_folder, eval_dataset={"one": data, "two": data})
     one.args.save_strategy = "no"
-    made = proved(one, rate, rungs=3)(0, {"learning_rate": 1e-3})
+    made = checked(one, rate, rungs=3)(0, {"learning_rate": 1e-3})
     parts = {**made.data.train_specs(1), **made.data.eval_specs(1)}
     running: Any = made.description.rebuild(local_context(parts, tmp_path / "run"))
     told: list[dict[str, Any]] = []
@@ -105,7 +105,9 @@ def test_the_last_evaluation_reports_what_those_before_it_did(tmp_path: Path, ti
 
 
 def test_a_search_of_seeds_makes_each_model_anew(tmp_path: Path, tiny_folder: Path) -> None:
-    template = proved(trainer(tmp_path, tiny_folder), lambda trial: {"seed": trial.suggest_int("seed", 1, 9)})
+    template = checked(
+        trainer(tmp_path, tiny_folder), lambda trial: {"seed": trial.suggest_int("seed", 1, 9)}
+    )
     assert template.base is None
 
 
@@ -178,8 +180,8 @@ def test_the_evaluations_that_trials_are_compared_by(tmp_path: Path, tiny_folder
     one.args.ray_scope = "all"
     folder = tmp_path / "out" / "mine"
     folder.mkdir(parents=True)
-    proved = prove_search(one, rate, "eval_dev_spearman_cosine", 2, "maximize")
-    was = {"space": proved.distributions, "directions": ["maximize"], "seed": proved.seed}
+    checked = check_search(one, rate, "eval_dev_spearman_cosine", 2, "maximize")
+    was = {"space": checked.distributions, "directions": ["maximize"], "seed": checked.seed}
     (folder / "search.json").write_text(json.dumps(was))
     with pytest.raises(ValueError, match='ray_scope was null, now "all"'):
         one.hyperparameter_search(rate, "eval_dev_spearman_cosine", direction="maximize", name="mine")
@@ -225,7 +227,7 @@ def test_training_data_may_be_part_of_the_search(tmp_path: Path, tiny_folder: Pa
     def space(trial: Any) -> None:
         trial.suggest_int("rows", 2, 4)
 
-    template = proved(
+    template = checked(
         trainer(tmp_path, tiny_folder), space, data_init=lambda trial: data.select(range(trial["rows"]))
     )
     assert len(template(0, {"rows": 3}).data.train_dataset) == 3
@@ -240,10 +242,10 @@ def test_names_that_only_some_points_have_are_found(tmp_path: Path, tiny_folder:
     def loss_init(model: Any, trial: Any) -> Any:
         return losses.CoSENTLoss(model, scale=trial[f"{trial['way']}_scale"])
 
-    assert proved(trainer(tmp_path, tiny_folder, loss=losses.CoSENTLoss), rate).base is not None
+    assert checked(trainer(tmp_path, tiny_folder, loss=losses.CoSENTLoss), rate).base is not None
     one = trainer(tmp_path, tiny_folder)
     one.loss_init = loss_init
-    assert proved(one, space).base is not None
+    assert checked(one, space).base is not None
 
 
 def test_a_trial_leaves_nothing_in_callbacks(tmp_path: Path, tiny_folder: Path) -> None:
@@ -252,7 +254,7 @@ def test_a_trial_leaves_nothing_in_callbacks(tmp_path: Path, tiny_folder: Path) 
 
     callback = Counting()
     callback.seen = []
-    template = proved(trainer(tmp_path, tiny_folder, callbacks=[callback]), rate)
+    template = checked(trainer(tmp_path, tiny_folder, callbacks=[callback]), rate)
     first, second = (template(n, {}).description.options["callbacks"][0] for n in (0, 1))
     first.seen.append(1)
     assert second.seen == callback.seen == []

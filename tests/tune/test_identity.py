@@ -23,7 +23,7 @@ from ray_st.study.search_settings import check_found, check_settings
 from ray_st.training.checkpoint.lease import RunInUse, held
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.tune.identity import argument_facts, objective_facts
-from ray_st.tune.search import _lasting, prove_search
+from ray_st.tune.search import _fixed_settings, check_search
 
 FIRST = {"a": ["good weather", "bad man", "sunny", "pasta"], "b": ["the sun", "a man", "weather", "eats"]}
 SCORES = [1.0, 0.0, 0.7, 0.2]
@@ -49,7 +49,7 @@ def trainer(folder: Path, model_folder: Path, **options: Any) -> SentenceTransfo
 
 
 def lasting(one: SentenceTransformerTrainer, objective: Any = OBJECTIVE, **options: Any) -> dict[str, Any]:
-    return _lasting(prove_search(one, rate, objective, 2, "maximize", **options), one)
+    return _fixed_settings(check_search(one, rate, objective, 2, "maximize", **options), one)
 
 
 def begun(folder: Path, one: SentenceTransformerTrainer, **options: Any) -> None:
@@ -161,10 +161,10 @@ def test_a_search_learns_from_no_values_that_mean_something_else(tmp_path: Path,
     begun(tmp_path, one)
     (earlier / "journal.jsonl").write_text("")
     options: dict[str, Any] = {"warm_start": str(earlier)}
-    assert prove_search(one, rate, OBJECTIVE, 2, "maximize", rungs=7, **options).earlier == []
+    assert check_search(one, rate, OBJECTIVE, 2, "maximize", rungs=7, **options).earlier == []
     for objective, direction in (("eval_dev_pearson_cosine", "maximize"), (OBJECTIVE, "minimize")):
         with pytest.raises(RecordError, match=r"warm_start: the values of .*mine cannot be compared"):
-            prove_search(one, rate, objective, 2, direction, **options)
+            check_search(one, rate, objective, 2, direction, **options)
 
 
 def test_objectives_are_told_apart_by_what_they_give() -> None:

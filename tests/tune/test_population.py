@@ -16,12 +16,12 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.study.mutation import as_asked, within
+from ray_st.study.mutation import as_in_ray_tune, within
 from ray_st.study.population import Population, Rounds
 from ray_st.study.trial_arguments import SpaceError
 from ray_st.training.checkpoint.store import MANIFEST
 from ray_st.training.data.local_source import local_context
-from ray_st.tune.search import Proved, prove_search
+from ray_st.tune.search import CheckedSearch, check_search
 
 
 def population(**options: Any) -> Population:
@@ -76,11 +76,11 @@ def test_values_change_inside_the_space(kind: Any, value: Any) -> None:
 
 def test_values_change_as_ray_tune_means_it() -> None:
     random = np.random.default_rng(0)
-    steps = as_asked([1, 10, 100], 0.0, (2.0, 0.5))
+    steps = as_in_ray_tune([1, 10, 100], 0.0, (2.0, 0.5))
     assert {steps(10, random) for _ in range(20)} == {1, 100}
     assert {steps(1, random) for _ in range(20)} == {1, 10}
     assert {steps(7, random) for _ in range(40)} == {1, 10, 100}
-    moved = as_asked(lambda seed: np.float64(0.5), 0.5, (2.0, 0.5))
+    moved = as_in_ray_tune(lambda seed: np.float64(0.5), 0.5, (2.0, 0.5))
     seen = {moved(4.0, random) for _ in range(40)}
     assert seen == {8.0, 2.0, 0.5}
     assert all(type(value) is float for value in seen)
@@ -112,7 +112,9 @@ def test_the_users_function_has_the_last_word_on_what_can_change() -> None:
 DATA = Dataset.from_dict({"a": ["good weather", "bad man"] * 2, "b": ["the sun", "a man"] * 2})
 
 
-def search(folder: Path, model_folder: Path, space: Any = None, n_trials: int = 4, **options: Any) -> Proved:
+def search(
+    folder: Path, model_folder: Path, space: Any = None, n_trials: int = 4, **options: Any
+) -> CheckedSearch:
     arguments = options.pop("arguments", {})
     one = SentenceTransformerTrainer(
         args=SentenceTransformerTrainingArguments(
@@ -124,10 +126,10 @@ def search(folder: Path, model_folder: Path, space: Any = None, n_trials: int = 
         loss=options.pop("loss", lambda model: losses.MultipleNegativesRankingLoss(model)),
     )
     given = {"scheduler": "pbt", "rungs": 4, **options}
-    return prove_search(one, space or rate, "eval_loss", n_trials, "minimize", **given)
+    return check_search(one, space or rate, "eval_loss", n_trials, "minimize", **given)
 
 
-def proved(*args: Any, **options: Any) -> Any:
+def checked(*args: Any, **options: Any) -> Any:
     return search(*args, **options).population
 
 
@@ -150,13 +152,13 @@ def scaled(model: Any, trial: Any = None) -> Any:
 
 
 def test_what_may_change_comes_from_the_space(tmp_path: Path, tiny_folder: Path) -> None:
-    found = proved(tmp_path, tiny_folder, grace_period=2)
+    found = checked(tmp_path, tiny_folder, grace_period=2)
     assert set(found.mutations) == {"learning_rate"}
     assert (found.rounds, found.maximize, found.seed) == (Rounds(2, 1), False, 42)
-    found = proved(tmp_path, tiny_folder, of_loss, loss=scaled, perturbation_interval=2)
+    found = checked(tmp_path, tiny_folder, of_loss, loss=scaled, perturbation_interval=2)
     assert set(found.mutations) == {"learning_rate", "scale"}
     assert found.rounds == Rounds(2, 2)
-    assert proved(tmp_path, tiny_folder, scheduler="asha") is None
+    assert checked(tmp_path, tiny_folder, scheduler="asha") is None
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,7 @@ def test_what_no_population_can_be_made_of(
     options: dict[str, Any], said: str, tmp_path: Path, tiny_folder: Path
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        proved(tmp_path, tiny_folder, **options)
+        checked(tmp_path, tiny_folder, **options)
 
 
 def asked(**options: Any) -> Any:
@@ -214,7 +216,7 @@ def test_a_scheduler_of_ray_tune_says_what_changes(tmp_path: Path, tiny_folder: 
     from ray import tune
 
     given = asked(hyperparam_mutations={"learning_rate": tune.loguniform(1e-5, 1e-4)}, quantile_fraction=0.5)
-    found = proved(tmp_path, tiny_folder, scheduler=given)
+    found = checked(tmp_path, tiny_folder, scheduler=given)
     assert (found.rounds, found.fraction) == (Rounds(2, 2), 0.5)
     values = [found.explored({"learning_rate": 1.0, "seed": 3}, number, 2) for number in range(40)]
     rates = {one["learning_rate"] for one in values}
@@ -243,7 +245,7 @@ def test_what_a_scheduler_of_ray_tune_cannot_ask_for(
     options: dict[str, Any], said: str, tmp_path: Path, tiny_folder: Path
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        proved(tmp_path, tiny_folder, scheduler=asked(**options))
+        checked(tmp_path, tiny_folder, scheduler=asked(**options))
 
 
 def test_all_arguments_of_a_scheduler_of_ray_tune_can_be_read() -> None:
@@ -263,7 +265,7 @@ def test_other_population_schedulers_are_refused(tmp_path: Path, tiny_folder: Pa
 
     given = Own(time_attr="evaluation", hyperparam_mutations={"learning_rate": [1]})
     with pytest.raises(ValueError, match="Own has rules of its own"):
-        proved(tmp_path, tiny_folder, scheduler=given)
+        checked(tmp_path, tiny_folder, scheduler=given)
 
 
 # ---- a copy ----

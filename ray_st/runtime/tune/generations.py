@@ -43,11 +43,11 @@ class Generations:
         """Whether a trial need not wait for others."""
         return record.has_finished_training or record.evaluations < self._next
 
-    def out(self, record: TrialRecord) -> bool:
+    def eliminated(self, record: TrialRecord) -> bool:
         """Never: no trial of a population is stopped."""
         return False
 
-    def turn(self, record: TrialRecord) -> tuple[int, int]:
+    def priority(self, record: TrialRecord) -> tuple[int, int]:
         """The least advanced trial first: the others wait for it."""
         return record.evaluations, record.number
 
@@ -78,7 +78,7 @@ class Generations:
         """Whether a trial rests after this round, and no earlier driver made it a copy."""
         record = self.study.records[number]
         copied = any(change["evaluation"] == self._next for change in record.changes)
-        return record.is_running and not record.went_past(self._next) and not copied
+        return record.is_running and not record.continued_past(self._next) and not copied
 
     def _copy(self, number: int, source: int) -> None:
         """Copies the checkpoint before it records the change: doing it twice does no harm."""

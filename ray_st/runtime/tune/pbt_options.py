@@ -10,7 +10,7 @@ from ray.tune.schedulers.pbt import PopulationBasedTrainingReplay
 from ray.tune.search.sample import Domain
 
 from ray_st.runtime.tune.schedulers import OBJECTIVE, TIME
-from ray_st.study.mutation import as_asked
+from ray_st.study.mutation import as_in_ray_tune
 from ray_st.study.population import Population, Rounds
 
 _ITERATION = "training_iteration"
@@ -50,7 +50,7 @@ def population_of(scheduler: object, maximize: bool, seed: int) -> Population | 
     return Population(
         Rounds(max(interval, int(given["burn_in_period"])), interval),
         {
-            name: as_asked(_source(name, source), resampled, factors)
+            name: as_in_ray_tune(_source(name, source), resampled, factors)
             for name, source in given["hyperparam_mutations"].items()
         },
         maximize,

@@ -35,7 +35,7 @@ class StudySearcher(Searcher):
         stop: Whether the search was asked to stop; trials that end then are left to continue later.
 
     Attributes:
-        spoilt: Why every further trial would fail as well; the search ends then.
+        fatal: Why every further trial would fail as well; the search ends then.
     """
 
     def __init__(self, study: Study, limit: Callable[[], int], watcher: Watcher, stop: SearchStop) -> None:
@@ -43,7 +43,7 @@ class StudySearcher(Searcher):
         self._study, self._limit, self._watcher, self._stop = study, limit, watcher, stop
         self._numbers: dict[str, int] = {}
         self._hangs: dict[str, str] = {}
-        self.spoilt: str | None = None
+        self.fatal: str | None = None
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -53,7 +53,7 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial's configuration; None while there is no room, FINISHED when there are enough."""
-        if self.spoilt is not None or self._stop.asked:
+        if self.fatal is not None or self._stop.asked:
             return Searcher.FINISHED
         if len(self._numbers) >= self._limit():
             return None
@@ -88,8 +88,8 @@ class StudySearcher(Searcher):
         state, reason = ending(found, error)
         if error and trial_id in self._hangs:
             reason = self._hangs[trial_id]
-        if found.get("spoils_search"):
-            self.spoilt = reason
+        if found.get("fatal"):
+            self.fatal = reason
         self._watcher.ended(self._study.tell(number, state, reason))
 
     def stop_rest(self) -> None:

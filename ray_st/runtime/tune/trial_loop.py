@@ -62,7 +62,8 @@ class TrialContext:
         store: The search's folder, for checkpoints.
         search_id: Names the search in manifests.
         scaling: How a trial on several workers is scaled; None for one in its own process.
-        keeps: Called with the evaluation index: must the trial checkpoint before reporting? None means never.
+        must_checkpoint: Called with the evaluation index: must the trial checkpoint before reporting? None
+            means never.
         step_limit_s: Seconds without progress after which a trial's step counts as hung.
     """
 
@@ -72,7 +73,7 @@ class TrialContext:
     store: CheckpointStore
     search_id: str
     scaling: ScalingConfig | None = None
-    keeps: Callable[[int], bool] | None = None
+    must_checkpoint: Callable[[int], bool] | None = None
     step_limit_s: float = STEP_LIMIT_S
 
     def trial_store(self, number: int) -> CheckpointStore:
@@ -138,8 +139,8 @@ def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
 
             train_on_workers(config, kit, send)
     except (*REPEATABLE, torch.OutOfMemoryError, RunStopped) as error:
-        spoils = isinstance(error, ObjectiveError)  # every other trial would fail in the same way
-        tune.report({"fault": f"{type(error).__name__}: {error}", "spoils_search": spoils})
+        fatal = isinstance(error, ObjectiveError)  # every other trial would fail in the same way
+        tune.report({"fault": f"{type(error).__name__}: {error}", "fatal": fatal})
     finally:
         _forget()
         ENDED.set()
@@ -161,7 +162,7 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
         facts=facts_of(built),
     )
     trainer = build(trial.description, context)
-    Reports(send, kit.keeps, config[KNOWN]).attach(trainer)
+    Reports(send, kit.must_checkpoint, config[KNOWN]).attach(trainer)
     start = fetched(store, own_newest(store))
     with watched_here(trainer, store, kit.step_limit_s):
         trainer.train(resume_from_checkpoint=start.path)
@@ -198,7 +199,8 @@ class Reports(TrainerCallback):
 
     Args:
         send: Takes a report.
-        keeps: Called with the evaluation index: must the trial checkpoint before reporting? None means never.
+        must_checkpoint: Called with the evaluation index: must the trial checkpoint before reporting? None
+            means never.
         known: How many evaluations are recorded already.
 
     Attributes:
@@ -211,11 +213,11 @@ class Reports(TrainerCallback):
     def __init__(
         self,
         send: Callable[[dict[str, Any]], Any],
-        keeps: Callable[[int], bool] | None = None,
+        must_checkpoint: Callable[[int], bool] | None = None,
         known: int = 0,
     ) -> None:
-        self._send, self._keeps, self._known = send, keeps, known
-        self.late = keeps is not None
+        self._send, self._must_checkpoint, self._known = send, must_checkpoint, known
+        self.late = must_checkpoint is not None
         self.step, self.stopped = -1, False
 
     def attach(self, trainer: HfLoop) -> None:
@@ -234,13 +236,13 @@ class Reports(TrainerCallback):
         """
         for number, (step, metrics) in enumerate(logged(state.log_history), 1):
             # Trials that wait for others do not report an evaluation before their first step.
-            if number > self._known and (step or self._keeps is None) and not self.stopped:
+            if number > self._known and (step or self._must_checkpoint is None) and not self.stopped:
                 self._report(number, step, metrics)
 
     def __call__(self, trainer: HfLoop, metrics: Mapping[str, float]) -> None:
         """Reports the metrics of an evaluation."""
         number = len(logged(trainer.state.log_history))
-        if self._keeps is not None and self._keeps(number):
+        if self._must_checkpoint is not None and self._must_checkpoint(number):
             trainer.save_now()
         self._report(number, trainer.state.global_step, metrics)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -119,7 +120,7 @@ def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: A
     with taken(store) as (_, lease):
         run = RunSpec(
             run_id=store.run_id,
-            build=_Build(trial.description, proxy, kit.keeps, config[KNOWN]),
+            build=_Build(trial.description, proxy, kit.must_checkpoint, config[KNOWN]),
             task=_train_task,
             sources=tuple(built),
             prompt_lengths=prompt_lengths(specs),
@@ -136,36 +137,31 @@ def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: A
         )
 
 
+@dataclass(frozen=True)
 class _Build:
     """Makes a trial's trainer on a worker.
 
     Args:
         description: What to make.
         proxy: Where its metrics go.
-        keeps: As for :class:`Reports`.
+        must_checkpoint: As for :class:`Reports`.
         known: Likewise.
     """
 
-    def __init__(
-        self,
-        description: TrainerSpec,
-        proxy: Any,
-        keeps: Callable[[int], bool] | None,
-        known: int,
-    ) -> None:
-        self._description, self._proxy, self._keeps, self._known = description, proxy, keeps, known
+    description: TrainerSpec
+    proxy: Any
+    must_checkpoint: Callable[[int], bool] | None
+    known: int
 
     def __call__(self, context: WorkerContext) -> HfLoop:
-        proxy = self._proxy
-
         def send(report: dict[str, Any]) -> None:
-            mine: bool | None = ray.get(proxy.ask.remote(report)) if context.world.is_first else None
+            mine: bool | None = ray.get(self.proxy.ask.remote(report)) if context.world.is_first else None
             if not collectives.broadcast_object(mine):
                 trainer.control.should_training_stop = True
                 reports.stopped = True
 
-        trainer = build(self._description, context)
-        reports = Reports(send, self._keeps, self._known)
+        trainer = build(self.description, context)
+        reports = Reports(send, self.must_checkpoint, self.known)
         reports.attach(trainer)
         return trainer
 

@@ -131,7 +131,7 @@ class SearchRun:
                     search_alg=searcher,
                     scheduler=scheduler,
                     # Where trials wait, the searcher ends the search itself: Ray keeps processes until then.
-                    num_samples=self.study.left + (self.kit.keeps is not None),
+                    num_samples=self.study.left + (self.kit.must_checkpoint is not None),
                     reuse_actors=True,
                     time_budget_s=self.options.time_budget_s,
                     trial_dirname_creator=lambda trial: trial.trial_id,
@@ -141,13 +141,13 @@ class SearchRun:
                     storage_path=str(folder),
                     failure_config=tune.FailureConfig(max_failures=self.options.max_failures),
                     stop=StopAtEvaluation(self.stop),
-                    callbacks=[_Losses(self.study)],
+                    callbacks=[_LostTrials(self.study)],
                     verbose=0,
                 ),
             ).fit()
         searcher.stop_rest()
-        if searcher.spoilt is not None:
-            raise ValueError(searcher.spoilt)
+        if searcher.fatal is not None:
+            raise ValueError(searcher.fatal)
 
     @property
     def _mode(self) -> str:
@@ -160,11 +160,11 @@ class SearchRun:
 
     def _scheduled(self) -> tuple[StudySearcher, TrialScheduler]:
         """What hands out the trials, and what decides about them."""
-        keeps, waiting = self.kit.keeps, self._waiting()
-        if waiting is not None and keeps is not None:
+        must_checkpoint, waiting = self.kit.must_checkpoint, self._waiting()
+        if waiting is not None and must_checkpoint is not None:
             return (
                 WaitingSearcher(waiting, self._limit, self.watcher, self.stop),
-                WaitingScheduler(waiting, keeps, self._limit, self.stop),
+                WaitingScheduler(waiting, must_checkpoint, self._limit, self.stop),
             )
         options = self.options
         scheduler = make_scheduler(
@@ -176,12 +176,12 @@ class SearchRun:
     def _waiting(self) -> Waiting | None:
         if self.population is not None:
             return Generations(self.study, self.population, self.kit.trial_store, self.watcher.changed)
-        if isinstance(self.kit.keeps, Rungs):
-            return Halving(self.study, self.kit.keeps, self.maximize)
+        if isinstance(self.kit.must_checkpoint, Rungs):
+            return Halving(self.study, self.kit.must_checkpoint, self.maximize)
         return None
 
 
-class _Losses(tune.Callback):
+class _LostTrials(tune.Callback):
     """Logs why a trial's process was lost; the searcher only learns that it was.
 
     Args:
@@ -193,13 +193,13 @@ class _Losses(tune.Callback):
         self._study = study
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._say(trial, "it is started again")
+        self._log(trial, "it is started again")
         trial.set_config(configured(self._study.records[trial.config[NUMBER]]))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._say(trial, "it is given up")
+        self._log(trial, "it is given up")
 
-    def _say(self, trial: Trial, what: str) -> None:
+    def _log(self, trial: Trial, what: str) -> None:
         lines = [line for line in str(trial.get_error() or "").splitlines() if line.strip()]
         why = trial.last_result.get(HANG) or (lines[-1] if lines else "no reason known")
         notes.info(f"trial {trial.config[NUMBER]} was lost, {what}: {why}")

@@ -41,10 +41,10 @@ class Waiting(Protocol):
     def ready(self, record: TrialRecord) -> bool:
         """Whether a trial need not wait for others."""
 
-    def out(self, record: TrialRecord) -> bool:
+    def eliminated(self, record: TrialRecord) -> bool:
         """Whether a waiting trial has nothing left to wait for, and is stopped."""
 
-    def turn(self, record: TrialRecord) -> tuple[int, int]:
+    def priority(self, record: TrialRecord) -> tuple[int, int]:
         """Sort key of the trials that are ready: the least one continues first."""
 
     def settle(self) -> None:
@@ -71,11 +71,11 @@ class WaitingSearcher(StudySearcher):
         """The next trial's configuration; FINISHED when all have ended: Ray reuses processes until then."""
         if self._stop.asked:
             return None if self._numbers else Searcher.FINISHED
-        self._waiting.closed = self.spoilt is not None
+        self._waiting.closed = self.fatal is not None
         self._waiting.settle()
         records = self._study.records
         asked = None
-        if self.spoilt is None:
+        if self.fatal is None:
             if sum(self._waiting.ready(records[n]) for n in self._numbers.values()) >= self._limit():
                 return None
             asked = self._study.ask(self._waiting.ready)
@@ -87,7 +87,7 @@ class WaitingSearcher(StudySearcher):
     def _finish(self) -> Any:
         """Ends trials that waited when the driver was killed, and were not handed out again."""
         for record in self._study.records:
-            if self._waiting.out(record):
+            if self._waiting.eliminated(record):
                 self._watcher.ended(self._study.tell(record.number, "PRUNED"))
         return Searcher.FINISHED
 
@@ -97,7 +97,7 @@ class WaitingScheduler(FIFOScheduler):
 
     Args:
         waiting: Decides which trials wait.
-        rests: Whether a trial waits after an evaluation, by its index.
+        waits_after: Whether a trial waits after an evaluation, by its index.
         limit: Gives the most trials at a time, for the cluster's current size.
         stop: Whether the search was asked to stop; then no trial keeps waiting, or starts.
     """
@@ -105,12 +105,12 @@ class WaitingScheduler(FIFOScheduler):
     def __init__(
         self,
         waiting: Waiting,
-        rests: Callable[[int], bool],
+        waits_after: Callable[[int], bool],
         limit: Callable[[], int],
         stop: SearchStop,
     ) -> None:
         super().__init__()
-        self._waiting, self._rests, self._limit, self._stop = waiting, rests, limit, stop
+        self._waiting, self._waits_after, self._limit, self._stop = waiting, waits_after, limit, stop
         self._held: list[Trial] = []  # waiting in their processes
         self._chosen: list[Trial] = []  # given a process
         self._asked: dict[str, float] = {}  # since when new ones have wanted one
@@ -127,7 +127,7 @@ class WaitingScheduler(FIFOScheduler):
         known = record.evaluations
         if evaluation <= known:  # it was repeated
             return not self._waiting.ready(record)
-        return any(self._rests(number) for number in range(known + 1, evaluation + 1))
+        return any(self._waits_after(number) for number in range(known + 1, evaluation + 1))
 
     def choose_trial_to_run(self, tune_controller: TuneController) -> Trial | None:
         """The next trial to get a process: its own, that of a waiting trial, or a new one."""
@@ -140,11 +140,12 @@ class WaitingScheduler(FIFOScheduler):
             return None
         self._waiting.settle()
         for trial in trials:
-            if trial.status in (Trial.RUNNING, Trial.PAUSED) and self._waiting.out(self._record(trial)):
+            begun = trial.status in (Trial.RUNNING, Trial.PAUSED)
+            if begun and self._waiting.eliminated(self._record(trial)):
                 tune_controller.stop_trial(trial)
         self._held = [trial for trial in self._held if trial.status == Trial.RUNNING]
         self._chosen = [trial for trial in self._chosen if trial.status == Trial.PENDING]
-        able = sorted(filter(self._can_run, trials), key=self._turn)
+        able = sorted(filter(self._can_run, trials), key=self._priority)
         trial = next((one for one in able if self._has_room(tune_controller, one, trials)), None)
         if trial is None:
             return None
@@ -152,7 +153,7 @@ class WaitingScheduler(FIFOScheduler):
         if trial.status == Trial.PAUSED:
             record = self._record(trial)
             trial.set_config(configured(record))
-            self._waiting.study.went_on(record.number)
+            self._waiting.study.resumed(record.number)
         return trial
 
     def _has_room(self, tune_controller: TuneController, trial: Trial, trials: list[Trial]) -> bool:
@@ -179,5 +180,5 @@ class WaitingScheduler(FIFOScheduler):
     def _record(self, trial: Trial) -> TrialRecord:
         return self._waiting.study.records[trial.config[NUMBER]]
 
-    def _turn(self, trial: Trial) -> tuple[int, int]:
-        return self._waiting.turn(self._record(trial))
+    def _priority(self, trial: Trial) -> tuple[int, int]:
+        return self._waiting.priority(self._record(trial))

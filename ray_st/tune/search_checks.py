@@ -49,7 +49,7 @@ def check_trainer(trainer: ModelTrainer, data_init: Callable[..., Any] | None) -
         raise ValueError("A search needs a train_dataset, or data_init=...; the trainer has none.")
 
 
-def check_resting(template: TrialFactory) -> None:
+def check_halving(template: TrialFactory) -> None:
     """Checks that a trial can wait at a rung and continue from its checkpoint.
 
     Raises:
@@ -83,7 +83,7 @@ def check_points(points: Sequence[Mapping[str, Any]], distributions: Mapping[str
                 )
 
 
-def prove(template: TrialFactory, points: Sequence[Point]) -> TrialFactory:
+def check_template(template: TrialFactory, points: Sequence[Point]) -> TrialFactory:
     """Checks that all names are used and all values accepted; keeps the model if trials do not change it.
 
     Args:

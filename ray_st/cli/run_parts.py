@@ -23,12 +23,12 @@ from ray_st.util.names import did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from ray.train import RunConfig, ScalingConfig
     from torch import nn
     from transformers import TrainerCallback
 
     from ray_st.evaluation import SentenceEvaluator
     from ray_st.models.sentence_transformer import SentenceTransformer
+    from ray_st.runtime.train.ray_configs import RunConfig, ScalingConfig
     from ray_st.trainer import SentenceTransformerTrainer
     from ray_st.training_args import SentenceTransformerTrainingArguments
 

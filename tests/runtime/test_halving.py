@@ -75,7 +75,7 @@ def test_a_trial_passes_when_it_is_certain_to_be_one_of_the_best() -> None:
         waiting.study.to_come -= 1
         waiting.settle()
         assert numbers(records, waiting.ready) == ready
-        assert numbers(records, waiting.out) == out
+        assert numbers(records, waiting.eliminated) == out
 
 
 def test_who_has_passed_keeps_its_place_whatever_becomes_of_the_others() -> None:
@@ -88,7 +88,7 @@ def test_who_has_passed_keeps_its_place_whatever_becomes_of_the_others() -> None
     records[5].state = "FAIL"  # before it came: there is one place less
     waiting.settle()
     assert numbers(records[:5], waiting.ready) == [0]
-    assert numbers(records, waiting.out) == [1, 2, 3, 4]
+    assert numbers(records, waiting.eliminated) == [1, 2, 3, 4]
 
 
 def test_where_no_more_are_suggested_the_best_passes() -> None:
@@ -126,7 +126,7 @@ def test_a_trial_whose_rung_is_missing_is_compared_by_what_comes_after() -> None
         record.evaluate(1)
     waiting.settle()
     assert numbers(records, waiting.ready) == [1]
-    assert numbers(records, waiting.out) == [0, 2]
+    assert numbers(records, waiting.eliminated) == [0, 2]
 
 
 def test_one_that_went_on_past_a_missing_rung_keeps_its_place() -> None:
@@ -137,7 +137,7 @@ def test_one_that_went_on_past_a_missing_rung_keeps_its_place() -> None:
         record.evaluate(1)
     waiting = halving(records, to_come=0)
     waiting.settle()
-    assert numbers(records, waiting.out) == [2]
+    assert numbers(records, waiting.eliminated) == [2]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_in_any_order_the_best_pass(seed: int, improving: bool) -> None:
             waiting.study.to_come -= 1
         if not runnable:
             break
-        chosen = min(runnable, key=waiting.turn)
+        chosen = min(runnable, key=waiting.priority)
         chosen.evaluate(len(chosen.history) + 1)
         again = halving(records, waiting.study.to_come)  # of a driver that was killed here
         again.settle()

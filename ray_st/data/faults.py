@@ -34,6 +34,5 @@ def check_faults(faults: Sequence[tuple[int, str]], rows: int, dataset: str) -> 
         row, reason = faults[0]
         raise RowError(
             f"{dataset}: row {row}, {reason}. {len(faults)} of {rows} rows cannot be used; correct or remove "
-            "them, or "
-            'set bad_rows="skip" in the arguments to leave them out.'
+            'them, or set bad_rows="skip" in the arguments to leave them out.'
         )

@@ -76,9 +76,10 @@ class GroupByLabelBatchSampler(PlannedBatchSampler):
         place = np.arange(len(rows)) - np.searchsorted(labels, labels)
         paired = place < 2 * self._pairs[labels]
         firsts = np.flatnonzero(paired & (place % 2 == 0))
-        spread = (place[firsts] // 2 + rng.random(len(self._pairs))[labels[firsts]]) / self._pairs[
-            labels[firsts]
-        ]
+        # Pair i of the n pairs of a label comes after the share (i + u) / n of the epoch, for a random u of
+        # the label.
+        of = labels[firsts]
+        spread = (place[firsts] // 2 + rng.random(len(self._pairs))[of]) / self._pairs[of]
         firsts = firsts[np.argsort(spread, kind="stable")]
         return Plan.consecutive(
             np.stack([rows[firsts], rows[firsts + 1]], axis=1).reshape(-1), self.batch_size

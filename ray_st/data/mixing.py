@@ -120,6 +120,7 @@ def _interleave(plans: Sequence[Plan], order: Indices) -> Plan:
     everything = Plan.joined(plans)
     first = np.cumsum([0, *(len(plan) for plan in plans)])[:-1]
     by_dataset = np.argsort(order, kind="stable")
+    # For each step, how many earlier steps take a batch of the same dataset.
     nth = np.empty(len(order), dtype=np.int64)
     sorted_order = order[by_dataset]
     nth[by_dataset] = np.arange(len(order)) - np.searchsorted(sorted_order, sorted_order)
@@ -176,6 +177,7 @@ class WeightedBatchSampler(MixingBatchSampler):
     def order(self, counts: Indices, rng: np.random.Generator) -> Indices:
         """(steps,) batch ``i`` of a dataset of weight w is due at time ``(i + 1) / w``."""
         end = float((counts / self._weights).min()) if len(counts) else 0.0
+        # 1e-9: a batch that is due exactly at the end counts, whatever the division rounds to.
         taken = np.minimum(np.floor(end * self._weights + 1e-9).astype(np.int64), counts)
         dataset = np.repeat(np.arange(len(counts)), taken)
         nth = np.concatenate([np.arange(1, count + 1) for count in taken]) if len(taken) else np.zeros(0)

@@ -47,6 +47,7 @@ def find_repeats(hashes: Hashes) -> Repeats:
     rows, columns = hashes.shape
     suspects = np.flatnonzero(_may_repeat(hashes).any(axis=1))
     codes, counts = _codes(hashes[suspects])
+    # A text that occurs twice in a row counts once: a row cannot collide with itself.
     for column in range(1, columns):
         same = (codes[:, :column] == codes[:, column : column + 1]).any(axis=1)
         np.subtract.at(counts, codes[same, column], 1)
@@ -97,6 +98,7 @@ def pack_without_repeats(repeats: Repeats, batch_size: int, rng: np.random.Gener
     first = 0
     while len(waiting):
         values = repeats.values[waiting]
+        # A value that occurs in n rows needs n batches.
         steps = max(steps, first + _most_frequent(values, len(repeats.counts)))
         batches = steps - first
         placed, chosen = _deal(values, repeats.counts, batches, batch_size, rng)
@@ -116,10 +118,13 @@ def _deal(
 ) -> tuple[npt.NDArray[np.bool_], Indices]:
     """Chooses a batch for each row; also returns which rows found one."""
     rows = len(values)
+    # The value of each row that is most likely to collide.
     main = np.take_along_axis(
         values, np.where(values >= 0, counts[values], 0).argmax(axis=1)[:, None], axis=1
     )[:, 0]
     trying = rng.permutation(rows)
+    # Dealt in turn, consecutive rows go to different batches: rows of one value are made consecutive, values
+    # and the rows of each in random order.
     order = trying[_stable_argsort(rng.permutation(len(counts))[main[trying]])]
     batch_of = np.empty(rows, dtype=np.int64)
     batch_of[order] = (np.arange(rows) + rng.integers(batches)) % batches

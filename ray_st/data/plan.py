@@ -67,6 +67,7 @@ class Plan:
                 f"A plan of {len(self.rows)} rows in {len(self)} batches cannot have {steps} batches."
             )
         sizes = self.sizes()
+        # Each round halves as many of the largest batches as are missing, but no batch of one row.
         while len(sizes) < steps:
             largest = np.argsort(-sizes, kind="stable")[: steps - len(sizes)]
             largest = np.sort(largest[sizes[largest] > 1])
@@ -79,6 +80,7 @@ class Plan:
         """The batches ``order[0]``, ``order[1]``, … of this plan."""
         sizes = self.sizes()[order]
         ends = np.cumsum(sizes, dtype=np.int64)
+        # Position in the new order, shifted by how far the start of its batch moves.
         where = np.arange(ends[-1] if len(ends) else 0) + np.repeat(
             self.starts[order] - (ends - sizes), sizes
         )

@@ -267,7 +267,7 @@ class PlannedSource:
         self.steps, self.rows, self.plan = planner.steps, sum(sizes.values()), planner.plan
 
     def ahead(self, source: int, rows: Indices) -> None:
-        """Refuses rows that the dataset does not have."""
+        """Asserts that the dataset has the rows."""
         assert 0 <= rows.min(initial=0) <= rows.max(initial=0) < len(self.windows[source])
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import functools
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,11 +51,12 @@ from ray_st.training.data.sampler_factory import (
 )
 from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, eval_key
 from ray_st.training.data.step_loader import Inputs
-from ray_st.training.loop import optimizer_queries
-from ray_st.training.loop.evaluation_loop import ComputeMetrics, Evaluator
+from ray_st.training.loop.evaluation_loop import ComputeMetrics, GivenEvaluator, as_one_evaluator
 from ray_st.training.loop.hf_loop import Collator, HfLoop, SearchTrial
 from ray_st.training.loop.predictions import Preprocess
 from ray_st.training.loss_factory import GivenLoss, check_optimizer, make_losses
+from ray_st.training.retired_methods import warn_of_retired_methods
+from ray_st.training.strategies import parameter_groups
 from ray_st.training.strategies.batch_size_finder import with_fitting_batches
 from ray_st.training.strategies.precision import note_on_types
 from ray_st.training.strategies.step_module import describe_weights
@@ -86,67 +86,17 @@ Words = str | Sequence[str]
 MakeSpecs = Callable[[int], dict[str, LoaderSpec]]
 AnyTrainer = TypeVar("AnyTrainer", bound="ModelTrainer")
 
-MOVED = {
-    "_train_parts": "ray_st.training.data.run_data.RunData.train_specs",
-    "_eval_parts": "ray_st.training.data.run_data.RunData.eval_specs",
-    "_train_part": "ray_st.training.data.run_data.RunData",
-    "_part": "ray_st.training.data.run_data.RunData",
-    "_maker": "trainer.batch_orders, or the documented get_batch_sampler",
-    "_mix": "the documented get_multi_dataset_batch_sampler",
-    "_shell": "ray_st.training.data.sampler_factory.SamplerMethods",
-    "_extras": "ModelTrainer.own_attributes",
-    "_loader": "HfLoop.loader",
-    "_whole_loss": "ray_st.training.loop.train_step.TrainStep",
-    "_take_shares": "ray_st.training.loop.row_weights.RowShares",
-    "_look_at_gradients": "ray_st.training.loop.train_step.TrainStep.check_gradients",
-    "bind_losses": "ray_st.training.loop.row_weights.RowShares",
-    "wrapped": "ray_st.training.strategies.strategy.Strategy.wrap",
-    "whole_weights": "trainer.strategy.whole_weights",
-    "whole_state": "trainer.strategy.whole_state",
-    "end_sharding": "trainer.strategy.end",
-    "_evaluated": "ray_st.training.loop.evaluation_loop.EvaluationLoop",
-    "_evaluation_loss": "ray_st.training.loop.evaluation_loop.EvaluationLoop",
-    "_evaluator_metrics": "ray_st.training.loop.evaluation_loop.EvaluationLoop.evaluator_metrics",
-    "_call_evaluator": "ray_st.training.loop.evaluation_loop.EvaluationLoop",
-    "_evaluator_folder": "HfLoop.evaluator_output_path",
-    "_write": "ray_st.training.checkpoint.checkpointer.Checkpointer",
-    "_save_all": "HfLoop.save_model",
-    "_load_loss_weights": "ray_st.training.checkpoint.model_files.load_loss_weights",
-    "_describe": "ModelTrainer.spec",
-    "push_checkpoint": "ray_st.training.callbacks.hub_upload.CheckpointUpload",
-    "_trackers": "ray_st.training.callbacks.tracked_run.TrackedRun",
-}
-"""Methods of earlier releases that are no longer called, and what replaces each of them."""
-
 
 class ModelTrainer(HfLoop):
     """Trains and evaluates models on a Ray cluster.
 
-    Each kind of model has a subclass with the documented signature.
+    Each kind of model has a subclass, which names its family.
 
     Create it on the driver: ``train()`` and ``evaluate()`` run on Ray Train workers. Afterwards ``model``
     holds the trained weights and ``state`` the history, as if training had run locally. On each worker an
     instance of the same class runs the training loop.
 
-    Args:
-        model: The model to train.
-        args: Training arguments; None for those with the output folder ``tmp_trainer``.
-        train_dataset: The training data. :class:`ray_st.SentenceTransformerTrainer` documents this argument
-            and all that follow in full.
-        eval_dataset: The evaluation data, in the same forms.
-        loss: A loss, or a function that creates it from the model.
-        evaluator: An evaluator or a list of evaluators.
-        data_collator: Builds inputs from rows.
-        tokenizer: Replaces the model's tokenizer.
-        model_init: Creates the model; pass it instead of ``model``.
-        compute_metrics: Computes metrics from predictions.
-        callbacks: transformers callbacks.
-        optimizers: Optimizer and scheduler.
-        preprocess_logits_for_metrics: Called with each batch's predictions and labels.
-        scaling_config: Ray Train's ``ScalingConfig``: number and kind of workers.
-        run_config: Ray Train's ``RunConfig``: name, storage and failure handling.
-        optimizer_cls_and_kwargs: Optimizer class and its keyword arguments.
-        processing_class: The newer name of ``tokenizer``.
+    :class:`ray_st.SentenceTransformerTrainer` documents the arguments.
 
     Attributes:
         card_defaults: Default training arguments; the model card lists those that differ. None if runs are
@@ -168,12 +118,7 @@ class ModelTrainer(HfLoop):
     def __init_subclass__(cls, **options: Any) -> None:
         """Warns if a subclass defines methods of earlier releases that are no longer called."""
         super().__init_subclass__(**options)
-        for name in sorted(MOVED.keys() & vars(cls).keys()):
-            warnings.warn(
-                f"{cls.__name__}.{name} has no effect: no trainer has a method of this name any more. "
-                f"See {MOVED[name]}.",
-                stacklevel=2,
-            )
+        warn_of_retired_methods(cls)
 
     def __init__(
         self,
@@ -182,7 +127,7 @@ class ModelTrainer(HfLoop):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         loss: GivenLoss | None = None,
-        evaluator: Evaluator | list[Evaluator] | tuple[Evaluator, ...] | None = None,
+        evaluator: GivenEvaluator | None = None,
         data_collator: Collator | None = None,
         tokenizer: Any = None,
         model_init: Callable[..., nn.Module] | None = None,
@@ -203,10 +148,9 @@ class ModelTrainer(HfLoop):
         if model is None and model_init is None:
             raise ValueError("A trainer needs a model, or a model_init that makes one.")
         check_arguments(args)
-        args = self._settled(args, scaling_config, run_config)
-        scaling_config = self._placed(args, scaling_config, run_config)
+        args, scaling_config = self._adopt_process(args, scaling_config, run_config)
         self._tokenizer = tokenizer = either("tokenizer", tokenizer, "processing_class", processing_class)
-        self.evaluator = _one_evaluator(evaluator)
+        self.evaluator = as_one_evaluator(evaluator)
         # transformers rejects a missing metric too, but does not name the available ones.
         names = names_in_training(list(named(eval_dataset)), self.evaluator, model, True)
         check_best_metric(args, (), None, names)
@@ -279,39 +223,33 @@ class ModelTrainer(HfLoop):
         )
         return trainer
 
-    def _settled(
+    def _adopt_process(
         self,
         args: SentenceTransformerTrainingArguments,
         scaling_config: ScalingConfig | None,
         run_config: RunConfig | None,
-    ) -> SentenceTransformerTrainingArguments:
-        """Adopts this process's context if it is a worker of the user's own run; returns the arguments."""
-        if self.context is not None or "ray.train" not in sys.modules:
-            return args
-        from ray_st.runtime.train import in_worker
+    ) -> tuple[SentenceTransformerTrainingArguments, ScalingConfig | None]:
+        """Adopts this process's context if it is a worker of the user's own run; checks what depends on it.
 
-        self.context = in_worker.find_context()
+        Returns:
+            The arguments, and the scaling configuration: ``num_workers=0`` if Ray Train runs the user's loop in
+            this process (local mode) and none was given.
+        """
+        if self.context is None and "ray.train" in sys.modules:
+            from ray_st.runtime.train import in_worker
+
+            self.context = in_worker.find_context()
+            if self.context is not None:
+                self._in_place = True
+                check_in_place(args, scaling_config, run_config)
+                args = copy.copy(args)
+                args.settle(str(self.context.store.local))
+            else:
+                scaling_config = scaling_config or in_worker.scaling_of_local_mode()
         if self.context is None:
-            return args
-        self._in_place = True
-        check_in_place(args, scaling_config, run_config)
-        args = copy.copy(args)
-        args.settle(str(self.worker.store.local))
-        return args
-
-    def _placed(
-        self,
-        args: SentenceTransformerTrainingArguments,
-        scaling_config: ScalingConfig | None,
-        run_config: RunConfig | None,
-    ) -> ScalingConfig | None:
-        """The scaling configuration; on the driver, raises if it or the output folders cannot work."""
-        if self.context is not None:
-            return scaling_config
-        scaling_config = scaling_config or _scaling_of_local_mode()
-        check_without_workers(args, scaling_config)
-        check_outputs_last(args, run_config)
-        return scaling_config
+            check_without_workers(args, scaling_config)
+            check_outputs_last(args, run_config)
+        return args, scaling_config
 
     def call_model_init(self, trial: SearchTrial = None) -> nn.Module:
         """Creates the model with ``model_init``, and the losses for it.
@@ -398,11 +336,7 @@ class ModelTrainer(HfLoop):
             self._note_types()
         if self.family.card(self.model) is not None:  # elsewhere the driver does
             self.add_model_card_callback(default_arguments(self.args))
-            if self.card_defaults is not None:
-                specs = self.data.train_specs(self.args.world_size)
-                describe_run(
-                    self.family.card(self.model), self.model, self.loss, self.args, specs, self.card_defaults
-                )
+            self._describe_run(self.data.train_specs(self.args.world_size))
         try:
             result = super().train(start, trial, ignore_keys)
             self.save_last()
@@ -717,10 +651,7 @@ class ModelTrainer(HfLoop):
         if keeps:
             note_kept_activations(self.args, self.model)
             self._note_types()
-        if keeps and self.card_defaults is not None:
-            describe_run(
-                self.family.card(self.model), self.model, self.loss, self.args, specs, self.card_defaults
-            )
+            self._describe_run(specs)
         from ray_st.runtime.train.dispatch import RunRequest, dispatch
         from ray_st.runtime.train.launch import runs_here
         from ray_st.runtime.train.sendable import check_sendable
@@ -765,6 +696,12 @@ class ModelTrainer(HfLoop):
             return start.path
         self.take_weights(start.path)
         return None
+
+    def _describe_run(self, specs: Mapping[str, LoaderSpec]) -> None:
+        """Records a run in the model card, unless a subclass disabled it."""
+        if self.card_defaults is not None:
+            card = self.family.card(self.model)
+            describe_run(card, self.model, self.loss, self.args, specs, self.card_defaults)
 
     def _note_types(self) -> None:
         if note := note_on_types(self.model, self.loss):
@@ -876,7 +813,7 @@ class ModelTrainer(HfLoop):
         Raises:
             ValueError: If this process has no optimizer.
         """
-        return optimizer_queries.learning_rates(self.optimizer)
+        return parameter_groups.learning_rates(self.optimizer)
 
     def get_optimizer_group(self, param: str | nn.Parameter | None = None) -> Any:
         """The optimizer group of a parameter.
@@ -891,7 +828,7 @@ class ModelTrainer(HfLoop):
         Raises:
             ValueError: If this process has no optimizer, or the parameter is in none of its groups.
         """
-        return optimizer_queries.group_of(self.optimizer, self.model, param)
+        return parameter_groups.group_of(self.optimizer, self.model, param)
 
     def propagate_args_to_deepspeed(self, auto_find_batch_size: bool = False) -> None:
         """Completes DeepSpeed's configuration from the arguments; transformers calls this itself.
@@ -908,23 +845,6 @@ class ModelTrainer(HfLoop):
                 "use DeepSpeed. transformers calls it by itself where it does: leave the call out."
             )
         propagate_args_to_deepspeed(self.accelerator, self.args, auto_find_batch_size)
-
-
-def _scaling_of_local_mode() -> ScalingConfig | None:
-    """``num_workers=0`` if Ray Train runs the user's loop in this process (local mode); else None."""
-    if "ray.train" not in sys.modules:
-        return None
-    from ray_st.runtime.train import in_worker
-
-    return in_worker.scaling_of_local_mode()
-
-
-def _one_evaluator(evaluator: Evaluator | list[Evaluator] | tuple[Evaluator, ...] | None) -> Evaluator | None:
-    if not isinstance(evaluator, (list, tuple)):
-        return evaluator
-    from ray_st.evaluation import SequentialEvaluator
-
-    return SequentialEvaluator(list(evaluator))
 
 
 def _words(value: Words | None) -> list[str]:

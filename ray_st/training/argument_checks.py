@@ -276,3 +276,13 @@ def _check_unset(
     for name, why in unsupported.items():
         if vars(args).get(name):
             raise ValueError(f"{name} cannot be used{where}: {why}. Leave {name} out.")
+
+
+def seen_by_transformers(args: SentenceTransformerTrainingArguments) -> SentenceTransformerTrainingArguments:
+    """The arguments without the settings that this trainer implements itself.
+
+    transformers' tracker callbacks do not support restarts, and it would delegate sharding to accelerate.
+    """
+    seen = type(args).__new__(type(args))  # a copy would drop unpicklable fields, such as devices
+    vars(seen).update(vars(args), report_to=[], fsdp=None)
+    return seen

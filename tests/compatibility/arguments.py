@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from compatibility.table import Row, Section
-from ray_st.training.argument_checks import REFUSED
+from ray_st.training.argument_checks import UNSUPPORTED
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.training_args.dropped import EFFECTS
 from ray_st.training_args.effects import Unused, default_of
@@ -149,8 +149,8 @@ _MEMBERS = "They have their actual values on a worker; the driver, which uses no
 def _field_row(name: str) -> Row:
     effect = EFFECTS.get(name) or IDLE.get(name)
     state, note = _NOTES.get(name, ("same", effect.note() if effect else ""))
-    if name in REFUSED:
-        return Row(name, "refused", REFUSED[name])
+    if name in UNSUPPORTED:
+        return Row(name, "refused", UNSUPPORTED[name])
     if isinstance(effect, Unused):
         today = ", ".join(f"`{value!r}`" for value in effect.today if value is not None)
         return Row(name, "no effect", effect.note() + (f" ({today}: always done)" if today else ""))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import IntervalStrategy, TrainerControl, TrainerState
 
 from ray_st.training.async_eval.protocol import SNAPSHOTS, EvalQueue, EvalRequest, EvalResult
-from ray_st.training.checkpoint.store import MANIFEST, CheckpointStore
+from ray_st.training.callbacks.loop_callback import LoopCallback
+from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint, manifest_in
 from ray_st.training.distributed import collectives
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
@@ -33,7 +32,7 @@ class EvaluationError(ValueError):
     """An evaluation in another process failed."""
 
 
-class AsyncEvaluation:
+class AsyncEvaluation(LoopCallback):
     """Requests evaluations of weights from another process.
 
     All ranks act alike at the same step: the first rank fetches the results and broadcasts them.
@@ -43,6 +42,7 @@ class AsyncEvaluation:
         store: The run's folder.
         world: This rank and the number of ranks.
         enter: Enters a result into the trainer's history under its own step.
+        control: Returns the trainer's control, which callbacks may replace when a result is entered.
         write_weights: Writes the current weights to a folder, on the first rank.
         whole_weights: Opens the context in which the first rank has whole weights.
 
@@ -56,15 +56,18 @@ class AsyncEvaluation:
         store: CheckpointStore,
         world: World,
         enter: Callable[[EvalResult], None],
+        control: Callable[[], TrainerControl],
         write_weights: Callable[[str], None],
         whole_weights: Callable[[], Any],
     ) -> None:
         self._queue, self._store, self._world = queue, store, world
         self._enter_into_history, self._write_weights = enter, write_weights
-        self._whole_weights = whole_weights
+        self._whole_weights, self._control = whole_weights, control
         self.awaited: dict[int, float | None] = {}
         self._promised: set[int] = set()  # what the newest checkpoint awaits
         self._newest = -1  # the latest step that was requested
+        self._checkpoint = -1  # the latest step with a checkpoint
+        self._is_due = False
         self._snapshots = replace(store, path=store.location(SNAPSHOTS))
 
     def resume(self, checkpoint: str | None, step: int) -> None:
@@ -111,10 +114,23 @@ class AsyncEvaluation:
         self._newest = step
         return True
 
-    def request(self, step: int, has_checkpoint: bool) -> None:
+    def before_outputs(self, state: TrainerState, control: TrainerControl) -> None:
+        """Enters finished evaluations, and takes over one that is due from the workers."""
+        if control.should_log or control.should_evaluate or control.should_save:
+            self.take_in()
+        current = self._control()
+        wanted, current.should_evaluate = current.should_evaluate, False
+        self._is_due = wanted and self.expect(state.global_step, state.epoch)
+
+    def after_outputs(self, saved: bool) -> None:
+        """Requests the evaluation of the step, if it is due."""
+        if self._is_due:
+            self.request(self._newest)
+
+    def request(self, step: int) -> None:
         """Requests an evaluation of the current weights, from their checkpoint or else from a snapshot."""
         store = self._store
-        if not has_checkpoint:
+        if step != self._checkpoint:
             store = self._snapshots
             with self._whole_weights():
                 written = collectives.broadcast_object(self._world.is_first and self._snapshot(step))
@@ -172,6 +188,11 @@ class AsyncEvaluation:
             self.take_in(_WAIT_S)
         self.note_checkpoint()
 
+    def on_checkpoint(self, state: TrainerState, checkpoint: SavedCheckpoint) -> None:
+        """Records that a checkpoint was written."""
+        self._checkpoint = checkpoint.step
+        self.note_checkpoint()
+
     def note_checkpoint(self) -> None:
         """Records that a checkpoint awaiting the current evaluations was written, superseding older ones."""
         self._promised = set(self.awaited)
@@ -197,21 +218,17 @@ def as_of(result: EvalResult, state: TrainerState, control: Callable[[], Trainer
     """
     current: Any = state  # transformers annotates `epoch` as a number
     flags, now = control(), (state.global_step, state.epoch)
-    wishes = flags.should_log, flags.should_evaluate, flags.should_save
+    before = flags.should_log, flags.should_evaluate, flags.should_save
     current.global_step, current.epoch = result.step, result.epoch
     yield
     current.global_step, current.epoch = now
     flags = control()
-    flags.should_log, flags.should_evaluate, flags.should_save = wishes
+    flags.should_log, flags.should_evaluate, flags.should_save = before
 
 
 def awaited_by(checkpoint: str | None) -> dict[int, float | None]:
     """Epoch of each step whose result was outstanding when a checkpoint was written."""
-    manifest = Path(checkpoint or "") / MANIFEST
-    if checkpoint is None or not manifest.is_file():
-        return {}
-    steps = json.loads(manifest.read_text()).get(AWAITED, {})
-    return {int(step): epoch for step, epoch in steps.items()}
+    return {int(step): epoch for step, epoch in manifest_in(checkpoint).get(AWAITED, {}).items()}
 
 
 def check_without_queue(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from transformers import TrainerState
 
 from ray_st.training.checkpoint.store import PREFIX, CheckpointStore, SavedCheckpoint
 from ray_st.training.distributed import collectives
@@ -30,26 +31,41 @@ class Checkpointer:
         self.newest = -1
 
     def write(
-        self, step: int, fill: Callable[[Path], None], manifest: Callable[[], Mapping[str, Any]]
+        self, state: TrainerState, fill: Callable[[Path], None], manifest: Callable[[], Mapping[str, Any]]
     ) -> SavedCheckpoint | None:
-        """Writes a checkpoint and seals it; every rank must call it.
+        """Writes a checkpoint of the current step, with its manifest last; every rank must call it.
 
         A checkpoint that cannot be written is discarded: training continues, and earlier ones are kept.
 
         Args:
-            step: Global step.
+            state: The trainer's state, in which the best checkpoint may become this one.
             fill: Writes the checkpoint's files into a folder; called on the first rank.
             manifest: Returns further contents of the manifest; called on the first rank.
 
         Returns:
             The checkpoint, on every rank; None if it was discarded.
         """
+        step, best = state.global_step, state.best_model_checkpoint
+        self.name_best(state, step)
         found: SavedCheckpoint | None = collectives.broadcast_object(
             self._try_to_write(step, fill, manifest) if self._world.is_first else None
         )
-        if found is not None:
+        if found is None:
+            state.best_model_checkpoint = best
+        else:
             self.newest = step
         return found
+
+    def name_best(self, state: TrainerState, *coming: int) -> None:
+        """Sets the path of the best checkpoint; a best step without a checkpoint cannot be restored.
+
+        Args:
+            state: The trainer's state.
+            coming: A step whose checkpoint is about to be written.
+        """
+        best = state.best_global_step
+        if best and best in (*coming, *self._store.steps()):
+            state.best_model_checkpoint = self._store.location(f"{PREFIX}{best}")
 
     def _try_to_write(
         self, step: int, fill: Callable[[Path], None], manifest: Callable[[], Mapping[str, Any]]
@@ -69,14 +85,28 @@ class Checkpointer:
             )
             return None
 
-    def rotate(self, limit: int | None, best: str, in_use: Collection[int]) -> None:
+    def rotate(self, limit: int | None, state: TrainerState, in_use: Collection[int]) -> None:
         """Deletes old checkpoints, on the first rank.
 
         Args:
             limit: How many to keep; None for all.
-            best: Name of the best one, which is kept; empty for none.
+            state: The trainer's state, which names the best one; that is kept.
             in_use: Steps of checkpoints that are still being read.
         """
         if self._world.is_first:
+            best = best_name(state)
             step = int(best.removeprefix(PREFIX)) if best else None
             self._store.rotate(limit, step, in_use=set(in_use))
+
+
+def best_name(state: TrainerState) -> str:
+    """The name of the best checkpoint; empty if there is none."""
+    return Path(state.best_model_checkpoint or "").name
+
+
+def newest_metrics(state: TrainerState) -> dict[str, Any]:
+    """The metrics that were logged last, with their step and epoch."""
+    newest: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch}
+    for entry in state.log_history[-2:]:
+        newest.update(entry)
+    return newest

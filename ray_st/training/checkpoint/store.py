@@ -355,6 +355,12 @@ class CheckpointStore:
         return bool(self.filesystem.get_file_info(f"{self.location(f'{PREFIX}{step}')}/{MANIFEST}").is_file)
 
 
+def manifest_in(folder: str | None) -> dict[str, Any]:
+    """The manifest of the checkpoint in a folder of this machine; empty without one."""
+    file = Path(folder or "") / MANIFEST
+    return dict(json.loads(file.read_text())) if folder is not None and file.is_file() else {}
+
+
 def _sum(manifest: dict[str, Any]) -> str:
     """The hash of a manifest, independent of whitespace and key order."""
     return xxhash.xxh3_64(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -14,7 +14,8 @@ from torch import nn
 from transformers.trainer_utils import EvalLoopOutput
 
 from ray_st.evaluation.metric_names import PREFIX, prefixed
-from ray_st.evaluation.sentence_evaluator import SINGLE_METRIC
+from ray_st.evaluation.sentence_evaluator import SINGLE_METRIC, SentenceEvaluator
+from ray_st.evaluation.sequential import SequentialEvaluator
 from ray_st.training.data.step_loader import BATCH, Inputs
 from ray_st.training.distributed import collectives
 from ray_st.training.distributed.evaluator_team import together
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 Evaluator = Callable[..., Any]
+GivenEvaluator = Evaluator | list[SentenceEvaluator] | tuple[SentenceEvaluator, ...]
 ComputeMetrics = Callable[..., Mapping[str, float]]
 
 
@@ -213,6 +215,11 @@ class EvaluationLoop:
             found = evaluator(model, output_path=output_path, epoch=epoch, steps=moment.step)
         model.train(was_training)
         return found if isinstance(found, Mapping) else {SINGLE_METRIC: found}
+
+
+def as_one_evaluator(evaluator: GivenEvaluator | None) -> Evaluator | None:
+    """What a user passed as ``evaluator``; several become one that calls each of them."""
+    return SequentialEvaluator(list(evaluator)) if isinstance(evaluator, (list, tuple)) else evaluator
 
 
 def cast_for_evaluation(model: nn.Module, args: SentenceTransformerTrainingArguments, moment: Moment) -> None:

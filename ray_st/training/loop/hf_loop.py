@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
@@ -24,6 +23,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ray_st.data.batch_source import BatchSource
+from ray_st.training.argument_checks import seen_by_transformers
 from ray_st.training.async_eval.client import AWAITED, AsyncEvaluation, as_of, check_without_queue
 from ray_st.training.async_eval.protocol import EvalResult
 from ray_st.training.callbacks.callback_consensus import ConsensusHandler, agree_after_log
@@ -33,7 +33,7 @@ from ray_st.training.callbacks.run_description import note_records, note_surroun
 from ray_st.training.callbacks.tracked_run import TrackedRun
 from ray_st.training.callbacks.trackers import Tracker, make_trackers
 from ray_st.training.checkpoint.callback_states import export_callbacks, restore_callbacks, save_state
-from ray_st.training.checkpoint.checkpointer import Checkpointer
+from ray_st.training.checkpoint.checkpointer import Checkpointer, best_name, newest_metrics
 from ray_st.training.checkpoint.model_files import (
     load_loss_weights,
     load_loss_weights_if_any,
@@ -41,7 +41,7 @@ from ray_st.training.checkpoint.model_files import (
 )
 from ray_st.training.checkpoint.random_states import load_random_states, random_states, save_random_states
 from ray_st.training.checkpoint.retuning import retune, settings_of
-from ray_st.training.checkpoint.store import MANIFEST, PREFIX
+from ray_st.training.checkpoint.store import manifest_in
 from ray_st.training.data.router_routes import routes_of, skips_rows
 from ray_st.training.data.step_loader import Collate, Inputs, collect, step_loader
 from ray_st.training.distributed import collectives
@@ -136,7 +136,7 @@ class HfLoop(Trainer):
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
         **options: Any,
     ) -> None:
-        seen = _seen_by_transformers(args)
+        seen = seen_by_transformers(args)
         every: list[Any] = [*make_trackers(args.report_to), *callbacks]  # classes of callbacks, too
         super().__init__(args=seen, callbacks=every, **options)
         # Copy back what transformers filled in, except for the settings that were hidden from it.
@@ -385,7 +385,7 @@ class HfLoop(Trainer):
         self.train_step = TrainStep(
             self.model, self.loss, self.args, world, self._bound_shares(), self.strategy, self._loss_methods()
         )
-        self._loss_counter = LossCounter(self, self.train_step.parts, self._manifest())
+        self._loss_counter = LossCounter(self, self.train_step.parts, manifest_in(self._resumed_from))
         # Mixed precision is for the model's forward alone: a loss's similarities are computed as the model
         # gives them.
         self.accelerator.prepare_model(self.model, evaluation_mode=True)
@@ -444,7 +444,9 @@ class HfLoop(Trainer):
         self.checkpointer = Checkpointer(context.store, context.world)
         self.async_eval = self._make_async_eval(checkpoint)
         self.loop_callbacks = self._make_loop_callbacks()
-        self._name_best()  # transformers forgets a best checkpoint that is not a folder on this machine
+        self.checkpointer.name_best(
+            self.state
+        )  # transformers forgets a best checkpoint that is not a folder on this machine
         for callback in self.loop_callbacks:
             callback.on_open(self.state)
         return positions
@@ -459,6 +461,7 @@ class HfLoop(Trainer):
             context.store,
             context.world,
             enter=self._enter_late,
+            control=lambda: self.control,
             write_weights=self._save,
             whole_weights=self.strategy.whole_weights,
         )
@@ -467,6 +470,8 @@ class HfLoop(Trainer):
 
     def _make_loop_callbacks(self) -> Sequence[LoopCallback]:
         context, made = self.worker, list[LoopCallback]()
+        if self.async_eval is not None:
+            made.append(self.async_eval)  # before trackers, which look at what is left to evaluate here
         if context.sample_log is not None:
             made.append(SampleLogWriter(context.sample_log, lambda: self._step.used))
         self.tracked_run = TrackedRun(self.args, context, self._trackers)
@@ -500,31 +505,17 @@ class HfLoop(Trainer):
         for callback in self.loop_callbacks:
             callback.on_step_done(self.state)
         self._step.used.clear()
-        requests = self._take_in_and_expect()
         for callback in self.loop_callbacks:
             callback.before_outputs(self.state, self.control)
         saves = self.control.should_save
         agree_after_log(self, functools.partial(super()._maybe_log_save_evaluate, *args, **kwargs))
         for callback in self.loop_callbacks:
             callback.after_outputs(saves)
-        if requests and self.async_eval is not None:
-            step = self.state.global_step
-            self.async_eval.request(step, has_checkpoint=self.checkpointer.newest == step)
         self._report_late()
 
     def _report_late(self) -> None:
         if self._unreported is not None and self.on_evaluated is not None:
             self.on_evaluated(self, self._unreported)
-
-    def _take_in_and_expect(self) -> bool:
-        """Logs finished asynchronous evaluations; returns True if one of this step should be requested."""
-        if self.async_eval is None:
-            return False
-        control = self.control
-        if control.should_log or control.should_evaluate or control.should_save:
-            self.async_eval.take_in()
-        wanted, self.control.should_evaluate = self.control.should_evaluate, False
-        return wanted and self.async_eval.expect(self.state.global_step, self.state.epoch)
 
     def _enter_late(self, result: EvalResult) -> None:
         """Records the result of an asynchronous evaluation under the step it was requested at."""
@@ -536,7 +527,7 @@ class HfLoop(Trainer):
                 self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, entry)
             self._determine_best_metric(metrics, None)
         self.state.log_history.sort(key=itemgetter("step"))
-        self._name_best()
+        self.checkpointer.name_best(self.state)
         card = self.family.card(self.model)
         if card is not None and result.scores is not None:
             card.scores = result.scores
@@ -665,40 +656,33 @@ class HfLoop(Trainer):
         """Evaluates during training; an asynchronous evaluation before the first step is requested, too."""
         if self.async_eval is None:
             return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
-        step = self.state.global_step
-        self.async_eval.expect(step, self.state.epoch)
-        self.async_eval.request(step, has_checkpoint=self.checkpointer.newest == step)
+        self.async_eval.expect(self.state.global_step, self.state.epoch)
+        self.async_eval.request(self.state.global_step)
         return {}
 
     # ---- checkpoints ----
 
     def _save_checkpoint(self, model: nn.Module, trial: SearchTrial) -> None:
-        """Writes a checkpoint from the first rank, seals it, reports it to Ray and deletes old ones."""
+        """Writes a checkpoint from the first rank, reports it to Ray and deletes old ones."""
         self.store_flos()
-        step, best = self.state.global_step, self.state.best_model_checkpoint
         states, losses = collectives.gather_objects(random_states()), self._loss_counter.gathered()
-        self._name_best(step)
         with self.strategy.whole_weights(), self.strategy.whole_state(self._made_optimizer):
             found = self.checkpointer.write(
-                step,
+                self.state,
                 fill=lambda folder: self._fill(folder, states),
                 manifest=lambda: {**self._position(), LOSS_SO_FAR: losses},
             )
         if found is None:
-            self.state.best_model_checkpoint = best
             return
-        if self.async_eval is not None:
-            self.async_eval.note_checkpoint()
-        self.worker.report(self._newest_metrics(), found)
+        self.worker.report(newest_metrics(self.state), found)
         for callback in self.loop_callbacks:
             callback.on_checkpoint(self.state, found)
         self._rotate()
 
     def save_last(self) -> None:
         """Writes a final checkpoint, unless one exists for this step or the best model was loaded."""
-        newest = self.checkpointer.newest
-        if newest < 0 or not (self.args.load_best_model_at_end or newest == self.state.global_step):
-            self._save_checkpoint(self.model_wrapped, None)
+        if self.checkpointer.newest < 0 or not self.args.load_best_model_at_end:
+            self.save_now()
 
     def save_now(self) -> None:
         """Writes a checkpoint of this step, unless one exists."""
@@ -724,30 +708,11 @@ class HfLoop(Trainer):
         awaited = {} if self.async_eval is None else self.async_eval.awaited
         return {"epoch": self.state.epoch, **facts, AWAITED: awaited}
 
-    def _newest_metrics(self) -> dict[str, Any]:
-        newest: dict[str, Any] = {"step": self.state.global_step, "epoch": self.state.epoch}
-        for entry in self.state.log_history[-2:]:
-            newest.update(entry)
-        return newest
-
     def _rotate(self) -> None:
         in_use = set() if self._upload is None else self._upload.pushing()
         if self.async_eval is not None:
             in_use |= self.async_eval.awaited.keys()
-        self.checkpointer.rotate(self.args.save_total_limit, self._best_name(), in_use)
-
-    def _best_name(self) -> str:
-        return Path(self.state.best_model_checkpoint or "").name
-
-    def _name_best(self, *coming: int) -> None:
-        """Sets the path of the best checkpoint; a best step without a checkpoint cannot be restored.
-
-        Args:
-            coming: A step whose checkpoint is about to be written.
-        """
-        best, store = self.state.best_global_step, self.worker.store
-        if best and best in (*coming, *store.steps()):
-            self.state.best_model_checkpoint = store.location(f"{PREFIX}{best}")
+        self.checkpointer.rotate(self.args.save_total_limit, self.state, in_use)
 
     def save_state(self) -> None:
         """Writes the trainer's state without callbacks' secrets to ``args.output_dir``, on the first rank."""
@@ -817,7 +782,7 @@ class HfLoop(Trainer):
 
     def _load_best_model(self) -> None:
         """Loads the weights of the best checkpoint from the run's checkpoint storage."""
-        store, name = self.worker.store, self._best_name()
+        store, name = self.worker.store, best_name(self.state)
         store.check(name)
         self.load_checkpoint(str(store.fetch(name)))
 
@@ -840,25 +805,10 @@ class HfLoop(Trainer):
         Always after a restart; when a user resumes, only if ``restore_callback_states_from_checkpoint`` is
         set.
         """
-        restarted = self._manifest().get("run_id") == self.worker.store.run_id
+        restarted = manifest_in(self._resumed_from).get("run_id") == self.worker.store.run_id
         if self.args.restore_callback_states_from_checkpoint or restarted:
             restore_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
-
-    def _manifest(self) -> dict[str, Any]:
-        """The manifest of the checkpoint that the run resumes from; empty without one."""
-        file = Path(self._resumed_from or "") / MANIFEST
-        return dict(json.loads(file.read_text())) if self._resumed_from is not None and file.is_file() else {}
 
     def _finish_current_push(self) -> None:
         if self._upload is not None:
             self._upload.finish()
-
-
-def _seen_by_transformers(args: SentenceTransformerTrainingArguments) -> SentenceTransformerTrainingArguments:
-    """The arguments without the settings that this trainer implements itself.
-
-    transformers' tracker callbacks do not support restarts, and it would delegate sharding to accelerate.
-    """
-    seen = type(args).__new__(type(args))  # a copy would drop unpicklable fields, such as devices
-    vars(seen).update(vars(args), report_to=[], fsdp=None)
-    return seen

@@ -217,10 +217,8 @@ class ModelTrainer(HfLoop):
         trainer.context = context
         ModelTrainer.__init__(trainer, **options)
         vars(trainer).update(attributes)
-        trainer.received_callbacks, trainer.received_attributes = (
-            tuple(options["callbacks"]),
-            tuple(attributes),
-        )
+        trainer.received_callbacks = tuple(options["callbacks"])
+        trainer.received_attributes = tuple(attributes)
         return trainer
 
     def _adopt_process(

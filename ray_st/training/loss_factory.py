@@ -70,10 +70,10 @@ def _models_in(loss: nn.Module, model: nn.Module) -> dict[str, nn.Module]:
     """The models that a loss and its submodules hold, as modules or attributes, by name."""
     kinds = (type(model), Stack)
     found: dict[str, nn.Module] = {}
-    for place, part in loss.named_modules():
+    for parent, part in loss.named_modules():
         attributes = {name: value for name, value in vars(part).items() if name != "_modules"}
         for name, value in {**attributes, **part._modules}.items():
-            path = f"{place}.{name}" if place else name
+            path = f"{parent}.{name}" if parent else name
             for one in _listed(value):
                 if isinstance(one, kinds):
                     found[path] = one

@@ -79,8 +79,7 @@ class AsyncEvaluation(LoopCallback):
             checkpoint: The checkpoint from which the run resumes, or None.
             step: Its step, or 0.
         """
-        then = awaited_by(checkpoint)
-        kept = self._request_again(then, step) if self._world.is_first else {}
+        kept = self._request_again(awaited_by(checkpoint), step) if self._world.is_first else {}
         self.awaited = collectives.broadcast_object(kept)
         self.note_checkpoint()
 
@@ -176,7 +175,7 @@ class AsyncEvaluation(LoopCallback):
                 raise EvaluationError(
                     f"The evaluation of step {result.step} beside training failed. Its checkpoint is kept; "
                     "resume from the "
-                    f'newest when the cause is mended, or with eval_on="workers". The cause:\n{result.error}'
+                    f'newest once the cause is fixed, or with eval_on="workers". The cause:\n{result.error}'
                 )
             del self.awaited[result.step]
             self._enter_into_history(result)
@@ -217,11 +216,11 @@ def as_of(result: EvalResult, state: TrainerState, control: Callable[[], Trainer
         control: Returns the trainer's control, which callbacks may replace.
     """
     current: Any = state  # transformers annotates `epoch` as a number
-    flags, now = control(), (state.global_step, state.epoch)
+    flags, own_step = control(), (state.global_step, state.epoch)
     before = flags.should_log, flags.should_evaluate, flags.should_save
     current.global_step, current.epoch = result.step, result.epoch
     yield
-    current.global_step, current.epoch = now
+    current.global_step, current.epoch = own_step
     flags = control()
     flags.should_log, flags.should_evaluate, flags.should_save = before
 

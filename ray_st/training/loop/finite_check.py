@@ -54,11 +54,6 @@ class Batch:
         return f"rows {shown}{more}{dataset} (numbered over all datasets)"
 
 
-def never() -> bool:
-    """Always False; the default where no gradient overflow is expected."""
-    return False
-
-
 class StepCheck:
     """Collects the losses of a step's batches and checks them and the gradient before the optimizer's step.
 
@@ -76,7 +71,7 @@ class StepCheck:
         """Records the loss of a batch."""
         self._losses.append((loss.detach(), batch))
 
-    def check(self, norm: Tensor | float, step: int, skips: Callable[[], bool] = never) -> None:
+    def check(self, norm: Tensor | float, step: int, skips: Callable[[], bool] = lambda: False) -> None:
         """Checks the step's losses and gradient.
 
         Every rank must call it: if the shared gradient is not finite, the ranks exchange which losses are not

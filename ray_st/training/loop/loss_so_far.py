@@ -112,17 +112,17 @@ class LossCounter:
 
     def __init__(self, loop: CountsLosses, parts: LossParts, manifest: Mapping[str, Any]) -> None:
         self._loop, self._parts = loop, parts
-        self._then: Mapping[str, Any] = manifest.get(LOSS_SO_FAR, {})
+        self._saved: Mapping[str, Any] = manifest.get(LOSS_SO_FAR, {})
         self._resumed = False
         self._at_end: dict[str, Any] = {}
 
     def resume(self, world: World, device: torch.device) -> None:
         """Restores the sums from the checkpoint; only the first call has an effect."""
-        noted, self._then = self._then, {}
-        if not noted:
+        saved, self._saved = self._saved, {}
+        if not saved:
             return
         self._resumed = True
-        so_far, loop = LossSoFar(**noted), self._loop
+        so_far, loop = LossSoFar(**saved), self._loop
         since, parts = so_far.of_rank(world.rank, world.size)
         loop._tr_loss += since
         loop._total_loss_scalar, loop._globalstep_last_logged = so_far.total, so_far.logged_at

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ray_st.data.prompts import Prompts
 from ray_st.model_trainer import ModelTrainer
 from ray_st.models.sentence_transformer import SentenceTransformer
-from ray_st.training.data.prompting import Batch, prompt_datasets, prompt_transform
+from ray_st.training.data.prompting import Batch, Rows, prompt_datasets, prompt_transform
 from ray_st.training.family import Family, each_column
 
 
@@ -86,7 +87,10 @@ class SentenceTransformerTrainer(ModelTrainer):
     family = EMBEDDERS
 
     def maybe_add_prompts_or_dataset_name_column(
-        self, dataset_dict: Any, prompts: Any = None, dataset_name: str | None = None
+        self,
+        dataset_dict: Rows | Mapping[str, Rows] | None,
+        prompts: Prompts | None = None,
+        dataset_name: str | None = None,
     ) -> Any:
         """Datasets that prepend prompts to their texts when rows are read, and add their name where needed.
 

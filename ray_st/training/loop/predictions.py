@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import EvalPrediction
 
 from ray_st.training.distributed import collectives
@@ -37,7 +37,7 @@ class Predictions:
 
     def __call__(
         self,
-        model: Any,
+        model: nn.Module,
         features: Sequence[Mapping[str, Any]],
         labels: Tensor | None,
         loss: Tensor,

@@ -112,7 +112,12 @@ class TrainStep:
         return Share(batch, self._weights.of(self.shares.take(inputs), single in self._sums))
 
     def forward(
-        self, wrapped: nn.Module, inputs: dict[str, Any], share: Share, step: int, num_items: Any
+        self,
+        wrapped: nn.Module,
+        inputs: dict[str, Any],
+        share: Share,
+        step: int,
+        num_items: Tensor | int | None,
     ) -> Tensor:
         """The loss of this rank's rows, without its weight.
 
@@ -143,7 +148,7 @@ class TrainStep:
             self._check.check(0.0, step)
         return loss
 
-    def _whole_loss(self, inputs: dict[str, Any], num_items: Any) -> Tensor:
+    def _whole_loss(self, inputs: dict[str, Any], num_items: Tensor | int | None) -> Tensor:
         loss: Tensor = self._methods.compute_loss(self._model, inputs, num_items_in_batch=num_items)
         # With a loss for each dataset, a step uses the weights of one. The reducer waits for all: an
         # empty slice gives the others a gradient of zero.

@@ -9,13 +9,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 _LATER = (
-    "ray_st does not have {what} yet, so there is no {name!r} to import; "
+    "ray_st does not have {what} yet, so there is no {{name!r}} to import; "
     "SentenceTransformer and its trainer are there."
 )
-_RERANKERS = _LATER.replace("{what}", "rerankers")
-_SPARSE = _LATER.replace("{what}", "sparse encoders")
-_MULTI = _LATER.replace("{what}", "multi-vector encoders")
-_BACKENDS = _LATER.replace("{what}", "ONNX and OpenVINO backends")
+_BACKENDS = _LATER.format(what="ONNX and OpenVINO backends")
 _COLLATOR = (
     "There is no {name!r} to import: a run tokenises rows ahead of training by itself. A data_collator of "
     "your own gets rows as dicts of texts."
@@ -23,31 +20,24 @@ _COLLATOR = (
 _IDS = (
     "There is no {name!r} to import: put texts in place of ids before training, with datasets' map or a join."
 )
+_KINDS = {
+    ("CrossEncoder", "cross_encoder"): "rerankers",
+    ("SparseEncoder", "sparse_encoder"): "sparse encoders",
+    ("MultiVectorEncoder", "multi_vector_encoder"): "multi-vector encoders",
+}
 
 _SAID = {
-    "CrossEncoder": _RERANKERS,
-    "CrossEncoderModelCardData": _RERANKERS,
-    "CrossEncoderTrainer": _RERANKERS,
-    "CrossEncoderTrainingArguments": _RERANKERS,
-    "MultiVectorEncoder": _MULTI,
-    "MultiVectorEncoderModelCardData": _MULTI,
-    "MultiVectorEncoderTrainer": _MULTI,
-    "MultiVectorEncoderTrainingArguments": _MULTI,
     "SentenceTransformerDataCollator": _COLLATOR,
-    "SparseEncoder": _SPARSE,
-    "SparseEncoderModelCardData": _SPARSE,
-    "SparseEncoderTrainer": _SPARSE,
-    "SparseEncoderTrainingArguments": _SPARSE,
     "backend": _BACKENDS,
-    "cross_encoder": _RERANKERS,
     "data_collator": _COLLATOR,
     "export_dynamic_quantized_onnx_model": _BACKENDS,
     "export_optimized_onnx_model": _BACKENDS,
     "export_static_quantized_openvino_model": _BACKENDS,
-    "multi_vector_encoder": _MULTI,
     "resolve_ids": _IDS,
-    "sparse_encoder": _SPARSE,
 }
+for (_model, _module), _what in _KINDS.items():
+    _parts = (f"{_model}{end}" for end in ("", "ModelCardData", "Trainer", "TrainingArguments"))
+    _SAID |= dict.fromkeys((*_parts, _module), _LATER.format(what=_what))
 
 UNSERVED: Mapping[str, str] = {name: said.format(name=f"ray_st.{name}") for name, said in _SAID.items()}
 """Error messages for imports of names that the root package lacks, including modules."""

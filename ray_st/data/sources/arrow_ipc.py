@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_st.data.sources.errors import Report, SourceError, reading
-from ray_st.data.sources.places import File
+from ray_st.data.sources.places import File, FileUnit
 from ray_st.data.sources.source import Chunk, Limits
 from ray_st.data.sources.source_kinds import plain
 
@@ -20,7 +20,7 @@ _FILE_MAGIC, _FEATHER_1_MAGIC = b"ARROW1", b"FEA1"
 
 
 @dataclass(frozen=True)
-class ArrowFile:
+class ArrowFile(FileUnit):
     """An Arrow file.
 
     A local file is memory-mapped; of a remote file, one record batch is held at a time.
@@ -29,18 +29,7 @@ class ArrowFile:
         file: The file.
     """
 
-    file: File
     first: int = 0
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.file.name
-
-    @property
-    def local(self) -> bool:
-        """Whether the file is on this machine."""
-        return self.file.local
 
     def count(self, most: int | None = None) -> int:
         """Number of rows, counted by going through the record batches."""

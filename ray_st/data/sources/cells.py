@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pat
 
+from ray_st.data.sources.lines import undecodable
 from ray_st.data.sources.source import Chunk, Limits
 from ray_st.util.arrow import is_text
 
@@ -39,9 +40,7 @@ def cell_sizes(array: pa.Array) -> Sizes:
         ends = np.concatenate([[0], np.cumsum(cell_sizes(inner))])
         return np.diff(ends[offsets - offsets[0]])
     if pat.is_struct(kind):
-        return np.sum([cell_sizes(part) for part in array.flatten()], axis=0, dtype=np.int64) + np.zeros(
-            len(array), dtype=np.int64
-        )
+        return sum(map(cell_sizes, array.flatten()), start=np.zeros(len(array), dtype=np.int64))
     return np.full(len(array), array.nbytes // max(len(array), 1), dtype=np.int64)
 
 
@@ -61,7 +60,9 @@ def not_utf8(array: pa.Array) -> Flags:
         array.validate(full=True)
     except pa.ArrowInvalid:
         values = pc.cast(array, pa.large_binary()).to_pylist()
-        return np.array([value is not None and not _decodes(value) for value in values], dtype=bool)
+        return np.array(
+            [value is not None and undecodable(value) is not None for value in values], dtype=bool
+        )
     return np.zeros(len(array), dtype=bool)
 
 
@@ -100,11 +101,3 @@ def _spread(values: Sizes, indices: pa.Array) -> Sizes:
 
 def _numbers(array: pa.Array) -> Sizes:
     return pc.fill_null(pc.cast(array, pa.int64()), 0).to_numpy(zero_copy_only=False)
-
-
-def _decodes(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

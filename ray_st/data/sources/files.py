@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 from pyarrow.fs import FileSystem
@@ -19,29 +19,23 @@ from ray_st.data.sources.errors import Report, SourceError, reading
 from ray_st.data.sources.json_rows import Json, Text
 from ray_st.data.sources.parquet import open_parquet
 from ray_st.data.sources.part import Part
-from ray_st.data.sources.places import File, Paths, list_files
+from ray_st.data.sources.places import File, FileUnit, Paths, list_files
 from ray_st.data.sources.row_records import Record, gather
 from ray_st.data.sources.source import Chunk, Limits, Unit
 from ray_st.data.sources.source_kinds import agreed, named_type, pick
 from ray_st.util.names import did_you_mean
 
-FORMATS = ("csv", "tsv", "json", "parquet", "arrow", "text")
+_SUFFIXES = {
+    "csv": (".csv",),
+    "tsv": (".tsv", ".tab"),
+    "json": (".json", ".jsonl", ".ndjson"),
+    "parquet": (".parquet", ".pq"),
+    "arrow": (".arrow", ".feather", ".ipc"),
+    "text": (".txt",),
+}
+FORMATS = tuple(_SUFFIXES)
 """The supported file formats."""
 
-_SUFFIXES = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
-    ".txt": "text",
-}
 _PACKED = (".gz", ".bz2", ".zst", ".lz4")
 _OPENERS = 16
 
@@ -50,7 +44,7 @@ Opened = tuple[Mapping[str, pa.DataType], Sequence[Unit]]
 
 
 @dataclass(frozen=True)
-class TextFile:
+class TextFile(FileUnit):
     """A file of lines, read from start to end.
 
     Args:
@@ -60,21 +54,10 @@ class TextFile:
         known: The only keys that its rows may have; None allows any.
     """
 
-    file: File
     form: Form
     kind: str
     known: tuple[str, ...] | None = None
     first: int = 0
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.file.name
-
-    @property
-    def local(self) -> bool:
-        """Whether the file is on this machine."""
-        return self.file.local
 
     def columns(self, limits: Limits) -> dict[str, pa.DataType]:
         """Columns and types, from the first rows; the type is null if these have no values."""
@@ -143,7 +126,7 @@ class Files:
     @cached_property
     def files(self) -> list[File]:
         """The files, in order."""
-        ends = [end for end, kind in _SUFFIXES.items() if self.format in (None, kind)]
+        ends = [end for kind, ends in _SUFFIXES.items() if self.format in (None, kind) for end in ends]
         return list_files(
             self.path, self.filesystem, [*ends, *(end + packed for end in ends for packed in _PACKED)]
         )
@@ -179,12 +162,7 @@ class Files:
         schema = pa.schema(list(self.columns(wanted).items()))
         known = tuple(schema.names) if wanted is None and self.kind == "json" else None
         return [
-            Part(
-                unit if known is None else _strict(unit, known),
-                schema,
-                tuple(schema.names),
-                limits=self.limits,
-            )
+            Part(_strict(unit, known), schema, tuple(schema.names), limits=self.limits)
             for _, units in self._opened
             for unit in units
         ]
@@ -200,7 +178,7 @@ class Files:
         if self.kind == "arrow":
             return open_arrow(file)
         unit = TextFile(file, self._form(), self.kind)
-        return unit.columns(self.limits), [cast(Unit, unit)]
+        return unit.columns(self.limits), [unit]
 
     def _form(self) -> Form:
         if self.kind not in ("csv", "tsv"):
@@ -211,15 +189,12 @@ class Files:
 
     def _declared(self, types: Mapping[str, pa.DataType]) -> dict[str, pa.DataType]:
         """Types with the user's overrides; naming a JSON key that the first rows lack makes it a column."""
-        said = {
-            name: named_type(kind, name)
-            for name, kind in self.types.items()
-            if name in types or self.kind == "json"
-        }
-        return {**types, **said}
+        asked = [name for name in self.types if name in types or self.kind == "json"]
+        return {**types, **{name: named_type(self.types[name], name) for name in asked}}
 
     def _check_options(self, kind: str) -> None:
-        given = [name for name in ("names", "delimiter", "quoted") if getattr(self, name) is not None]
+        options = {"names": self.names, "delimiter": self.delimiter, "quoted": self.quoted}
+        given = [name for name, value in options.items() if value is not None]
         if given and kind not in ("csv", "tsv"):
             raise SourceError(f"{self.name}: `{given[0]}` is for CSV and TSV files, not for {kind}.")
 
@@ -227,7 +202,7 @@ class Files:
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
 
-def _strict(unit: Unit, known: tuple[str, ...]) -> Unit:
+def _strict(unit: Unit, known: tuple[str, ...] | None) -> Unit:
     return replace(unit, known=known) if isinstance(unit, TextFile) else unit
 
 
@@ -255,8 +230,7 @@ def _format_of(file: File) -> str:
     stem, suffix = os.path.splitext(file.path.lower())
     if suffix in _PACKED:
         suffix = os.path.splitext(stem)[1]
-    if suffix not in _SUFFIXES:
-        raise SourceError(
-            f"{file.name}: the suffix does not tell the format; set `format` to one of {FORMATS}."
-        )
-    return _SUFFIXES[suffix]
+    for kind, ends in _SUFFIXES.items():
+        if suffix in ends:
+            return kind
+    raise SourceError(f"{file.name}: the suffix does not tell the format; set `format` to one of {FORMATS}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +16,7 @@ from ray_st.data.sources.errors import Report, SourceError, said
 from ray_st.data.sources.memory import PART_ROWS, Slice
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.row_records import Record, gather, infer, sample, value_size
-from ray_st.data.sources.source import Chunk, Limits
+from ray_st.data.sources.source import Chunk, Limits, Unit
 from ray_st.data.sources.source_kinds import from_values, pick, plain, type_of_values
 from ray_st.util.names import did_you_mean
 
@@ -92,24 +92,9 @@ class Examples:
         yield from gather(self.records(), schema, from_values, limits, report, self.name)
 
 
-@dataclass(frozen=True)
-class _Range:
-    """Iterates over a range of a dataset's rows, through its transform."""
-
-    dataset: Dataset
-    start: int
-    stop: int
-
-    def __call__(self) -> Iterator[Mapping[str, Any]]:
-        return (self.dataset[row] for row in range(self.start, self.stop))
-
-
-@dataclass(frozen=True)
-class _Stream:
-    dataset: IterableDataset
-
-    def __call__(self) -> Iterator[Mapping[str, Any]]:
-        return iter(self.dataset)
+def _range(dataset: Dataset, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
+    """A range of a dataset's rows, through its transform."""
+    return (dataset[row] for row in range(start, stop))
 
 
 @dataclass(frozen=True)
@@ -144,7 +129,7 @@ class HfDataset:
     def _types(self) -> dict[str, pa.DataType]:
         if self._transformed:
             stop = min(len(self.dataset), _FIRST_STEP)
-            first = sample(Examples(_Range(self.dataset, 0, stop), self.name).records())
+            first = sample(Examples(partial(_range, self.dataset, 0, stop), self.name).records())
             return infer(first, lambda _, values: type_of_values(values))
         return {item.name: plain(item.type) for item in self.dataset.features.arrow_schema}
 
@@ -152,9 +137,9 @@ class HfDataset:
     def _transformed(self) -> bool:
         return bool(self.dataset.format["type"] == "custom")
 
-    def _unit(self, start: int, stop: int, names: list[str]) -> Any:
+    def _unit(self, start: int, stop: int, names: list[str]) -> Unit:
         if self._transformed:
-            return Examples(_Range(self.dataset, start, stop), self.name, first=start)
+            return Examples(partial(_range, self.dataset, start, stop), self.name, first=start)
         if self.dataset.cache_files:  # mapped from files: only their paths are pickled
             return Mapped(self.dataset, self.name, start, stop)
         table = self.dataset.select_columns(names).with_format("arrow")[start:stop]
@@ -188,7 +173,7 @@ class HfStream:
 
     @property
     def _unit(self) -> Examples:
-        return Examples(_Stream(self.dataset), self.name, self.rows)
+        return Examples(partial(iter, self.dataset), self.name, self.rows)
 
     @cached_property
     def _types(self) -> dict[str, pa.DataType]:
@@ -220,13 +205,9 @@ def load_hub(
     try:
         return datasets.load_dataset(path, config, split=split, revision=revision, streaming=streaming)
     except (DatasetsError, OSError, ValueError) as error:
-        offline = (
-            " HF_HUB_OFFLINE is set: only what the cache holds is used."
-            if datasets.config.HF_HUB_OFFLINE
-            else ""
-        )
+        offline = " HF_HUB_OFFLINE is set: only what the cache holds is used."
         raise SourceError(
-            f"{path}: split {split!r} of this dataset of the Hub cannot be loaded: {said(error)}{offline} "
+            f"{path}: split {split!r} of this dataset of the Hub cannot be loaded: {said(error)}{offline if datasets.config.HF_HUB_OFFLINE else ''} "
             "For a private or gated one, log in with `hf auth login`; for a file or folder, check the path."
         ) from error
 
@@ -256,7 +237,9 @@ def load_saved(path: str, split: str = "train") -> Dataset:
     return splits[split]
 
 
-def from_hugging_face(value: Any, name: str, rows: int | None, limits: Limits) -> HfDataset | HfStream | None:
+def from_hugging_face(
+    value: object, name: str, rows: int | None, limits: Limits
+) -> HfDataset | HfStream | None:
     """A source for an object of the ``datasets`` library; None for other objects.
 
     Raises:

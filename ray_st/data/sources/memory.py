@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,9 @@ from ray_st.data.sources.row_records import Record, gather, infer, sample, value
 from ray_st.data.sources.source import Chunk, Limits
 from ray_st.data.sources.source_kinds import first_double, from_values, pick, plain, type_of_values
 from ray_st.util.value_checks import lone_surrogate
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 PART_ROWS = 65_536
 """Number of rows in a part of an in-memory table."""
@@ -175,7 +178,7 @@ def from_columns(columns: Mapping[str, Any], name: str, limits: Limits) -> Table
     return Table(pa.table({key: _array(key, values, name) for key, values in columns.items()}), name, limits)
 
 
-def from_pandas(frame: Any, name: str, limits: Limits) -> Table:
+def from_pandas(frame: DataFrame, name: str, limits: Limits) -> Table:
     """A pandas frame as a source, without its index; NaN and None are missing values.
 
     Raises:
@@ -189,7 +192,7 @@ def from_pandas(frame: Any, name: str, limits: Limits) -> Table:
     return Table(pa.Table.from_arrays(arrays, names=names), name, limits)
 
 
-def _array(column: str, values: Any, name: str) -> pa.Array | pa.ChunkedArray:
+def _array(column: str, values: Iterable[object], name: str) -> pa.Array | pa.ChunkedArray:
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     try:

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pyarrow.fs import FileSystem
@@ -28,7 +27,7 @@ _TAKEN = (
 
 
 def as_source(
-    value: Any,
+    value: object,
     name: str = "the dataset",
     *,
     filesystem: FileSystem | None = None,
@@ -57,7 +56,7 @@ def as_source(
 
 
 def _opened(
-    value: Any, name: str, filesystem: FileSystem | None, rows: int | None, limits: Limits
+    value: object, name: str, filesystem: FileSystem | None, rows: int | None, limits: Limits
 ) -> Source | None:
     if isinstance(value, str | Path):
         return _at(str(value), filesystem, rows, limits)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from ray_st.data.sources.cells import cell_sizes
 from ray_st.data.sources.errors import Report, reading
-from ray_st.data.sources.places import File
+from ray_st.data.sources.places import File, FileUnit
 from ray_st.data.sources.source import MIB, Chunk, Limits
 from ray_st.data.sources.source_kinds import plain
 from ray_st.util.arrow import is_text
@@ -25,7 +25,7 @@ _PROBED_ROWS = 16
 
 
 @dataclass(frozen=True)
-class RowGroups:
+class RowGroups(FileUnit):
     """Consecutive row groups of a Parquet file.
 
     Args:
@@ -35,20 +35,9 @@ class RowGroups:
         rows: Number of rows in them.
     """
 
-    file: File
     groups: range
     first: int
     rows: int
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.file.name
-
-    @property
-    def local(self) -> bool:
-        """Whether the file is on this machine."""
-        return self.file.local
 
     def count(self, most: int | None = None) -> int:
         """Number of rows, from the footer."""

@@ -50,7 +50,7 @@ class Part:
     @property
     def held(self) -> bool:
         """Whether the rows are held in this process, so that sending the part would send them too."""
-        return bool(getattr(self.unit, "held", False))
+        return self.unit.held
 
     def count(self, most: int | None = None) -> int:
         """Number of rows, including unusable ones: from a footer if there is one, otherwise by reading.
@@ -146,7 +146,7 @@ class Part:
         return BadRow(self.name, int(chunk.rows[place]), reason, column)
 
     def _not_text(self, chunk: Chunk, place: int, column: str, array: pa.Array) -> BadRow:
-        value = array[place].cast(pa.large_binary()).as_py() if not _is_coded(array) else _coded(array, place)
+        value = _bytes_of(array, place)
         reason = f"expected a text in UTF-8, found the bytes {snippet(repr(value))}"
         return BadRow(self.name, int(chunk.rows[place]), reason, column, raw=snippet(value))
 
@@ -155,10 +155,8 @@ class Part:
         return BadRow(self.name, int(chunk.rows[place]), reason, field.name, raw=snippet(repr(value)))
 
 
-def _is_coded(array: pa.Array) -> bool:
-    return isinstance(array, pa.DictionaryArray)
-
-
-def _coded(array: pa.DictionaryArray, place: int) -> bytes:
-    value: bytes = array.dictionary[array.indices[place].as_py()].cast(pa.large_binary()).as_py()
+def _bytes_of(array: pa.Array, place: int) -> bytes:
+    if isinstance(array, pa.DictionaryArray):
+        array, place = array.dictionary, array.indices[place].as_py()
+    value: bytes = array[place].cast(pa.large_binary()).as_py()
     return value

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
@@ -46,15 +46,33 @@ class File:
             base = base.base_fs
         return isinstance(base, LocalFileSystem)
 
-    def open_stream(self) -> Any:
+    def open_stream(self) -> pa.NativeFile:
         """Opens it for sequential reading and decompresses it according to a suffix such as ``.gz``."""
         return self.filesystem.open_input_stream(self.path)
 
-    def open_random(self) -> Any:
+    def open_random(self) -> pa.NativeFile:
         """Opens it for random access; a local file is memory-mapped."""
         if isinstance(self.filesystem, LocalFileSystem):
             return pa.memory_map(self.path)
         return self.filesystem.open_input_file(self.path)
+
+
+@dataclass(frozen=True)
+class FileUnit:
+    """Base of the units that are a file or a piece of one; see :class:`~ray_st.data.sources.source.Unit`."""
+
+    file: File
+    held: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.file.name
+
+    @property
+    def local(self) -> bool:
+        """Whether the file is on this machine."""
+        return self.file.local
 
 
 def list_files(paths: Paths, filesystem: FileSystem | None, suffixes: Sequence[str]) -> list[File]:
@@ -181,11 +199,9 @@ def _as_regex(pattern: str) -> str:
     made = []
     for piece in pieces:
         if piece.startswith("[") and piece.endswith("]"):
-            made.append(
-                "[^" + re.escape(piece[2:-1]).replace(r"\-", "-") + "]"
-                if piece[1] == "!"
-                else "[" + re.escape(piece[1:-1]).replace(r"\-", "-") + "]"
-            )
+            negated = piece[1] == "!"
+            characters = re.escape(piece[1 + negated : -1]).replace(r"\-", "-")
+            made.append(f"[{'^' * negated}{characters}]")
         else:
             made.append(kinds.get(piece) or re.escape(piece))
     return "".join(made)

@@ -76,6 +76,10 @@ class Unit(Protocol):
         """Whether it can only be read on the machine that created it."""
 
     @property
+    def held(self) -> bool:
+        """Whether its rows are held in this process, so that sending the unit would send them too."""
+
+    @property
     def first(self) -> int:
         """Number of its first row in its file."""
 

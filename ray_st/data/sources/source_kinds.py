@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,11 @@ from ray_st.util.value_checks import is_whole
 
 Converted = tuple[pa.Array, list[int]]
 """Values as a column, with null for each that cannot be converted, and the positions of those."""
+
+T = TypeVar("T")
+
+_UNCONVERTIBLE = (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError)
+"""What pyarrow raises for values that do not fit a type."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _LONGEST, _ROUNDED = 24, 16
@@ -232,36 +237,29 @@ def cast(array: pa.Array, kind: pa.DataType) -> Converted:
         array = pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.large_string()))
     try:
         return array.cast(kind), []
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        odd = [place for place in range(len(array)) if not _casts(array.slice(place, 1), kind)]
+    except _UNCONVERTIBLE:
+        odd = [place for place in range(len(array)) if _fails(array.slice(place, 1).cast, kind)]
     keep = np.ones(len(array), dtype=bool)
     keep[odd] = False
-    return pc.if_else(pa.array(keep), array, None).cast(kind) if keep.any() else pa.nulls(
-        len(array), kind
-    ), odd
-
-
-def _casts(array: pa.Array, kind: pa.DataType) -> bool:
-    try:
-        array.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        return False
-    return True
+    kept = pc.if_else(pa.array(keep), array, None).cast(kind) if keep.any() else pa.nulls(len(array), kind)
+    return kept, odd
 
 
 def _converted(values: Sequence[Any], convert: Callable[[Sequence[Any]], pa.Array]) -> Converted:
-    errors = (ValueError, TypeError, OverflowError, pa.ArrowNotImplementedError)
     try:
         return convert(values), []
-    except errors:
-        odd = []
-    for place, value in enumerate(values):
-        try:
-            convert([value])
-        except errors:
-            odd.append(place)
+    except _UNCONVERTIBLE:
+        odd = [place for place, value in enumerate(values) if _fails(convert, [value])]
     gone = set(odd)
     return convert([None if place in gone else value for place, value in enumerate(values)]), odd
+
+
+def _fails(convert: Callable[[T], object], value: T) -> bool:
+    try:
+        convert(value)
+    except _UNCONVERTIBLE:
+        return True
+    return False
 
 
 def _type_of_value(value: object) -> pa.DataType | None:

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -16,6 +16,9 @@ from ray_st.data.sources.part import Part
 from ray_st.data.sources.row_records import Record, gather, infer, sample, value_size
 from ray_st.data.sources.source import Chunk, Limits
 from ray_st.data.sources.source_kinds import first_double, from_values, named_type, pick, type_of_values
+
+if TYPE_CHECKING:
+    from _typeshed.dbapi import DBAPIConnection, DBAPICursor
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,11 @@ class Query:
     """
 
     query: str
-    connect: Callable[[], Any]
+    connect: Callable[[], DBAPIConnection]
     parameters: Sequence[Any] | Mapping[str, Any] = ()
-    first: int = 0
-    local: bool = False
+    first: ClassVar[int] = 0
+    local: ClassVar[bool] = False
+    held: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -69,7 +73,7 @@ class Query:
         """The rows, converted to the schema's types."""
         yield from gather(self.records(), schema, from_values, limits, report, self.name)
 
-    def _names(self, cursor: Any) -> list[str]:
+    def _names(self, cursor: DBAPICursor) -> list[str]:
         if cursor.description is None:
             raise SourceError(f"{self.name}: returns no rows; expected a query such as SELECT.")
         names = [str(column[0]) for column in cursor.description]
@@ -96,7 +100,7 @@ class Sql:
     """
 
     query: str
-    connect: Callable[[], Any]
+    connect: Callable[[], DBAPIConnection]
     parameters: Sequence[Sequence[Any] | Mapping[str, Any]] = ((),)
     types: Mapping[str, str | pa.DataType] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)

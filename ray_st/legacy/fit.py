@@ -66,35 +66,28 @@ class Evaluations(TrainerCallback):
     """Requests evaluations, and sends the driver their scores and, for the best model, the weights.
 
     Args:
-        evaluator: The evaluator, whose ``primary_metric`` is the score.
-        every: Steps between two evaluations; 0 to evaluate only at the ends of epochs.
-        epoch_steps: Steps per epoch; None if it ends with the data.
+        objectives: Number of objectives; they take turns, a step each.
+        options: The arguments of ``fit``.
         best: Calls a method of the driver's :class:`~ray_st.legacy.best_model.Best` by its name.
     """
 
-    def __init__(
-        self,
-        evaluator: Callable[..., Any] | None,
-        every: int,
-        epoch_steps: int | None,
-        best: Callable[..., Any],
-    ) -> None:
-        self._evaluator, self._every, self._epoch_steps, self._best = evaluator, every, epoch_steps, best
+    def __init__(self, objectives: int, options: FitOptions, best: Callable[..., Any]) -> None:
+        self._evaluator, self._best = options.evaluator, best
+        self._every, self._epoch_steps = options.evaluation_steps, (options.steps_per_epoch or 0) * objectives
         self._latest = -1
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Requests an evaluation if one is due."""
-        due = [steps for steps in (self._every, self._epoch_steps) if steps]
-        if any(state.global_step % steps == 0 for steps in due):
+        if any(steps and state.global_step % steps == 0 for steps in (self._every, self._epoch_steps)):
             control.should_evaluate = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """Requests an evaluation unless there was one at this step."""
-        if self._epoch_steps is None and state.global_step != self._latest:
+        if not self._epoch_steps and state.global_step != self._latest:
             control.should_evaluate = True
 
     def on_evaluate(
@@ -148,7 +141,7 @@ def fit(
         if options.evaluator is not None:
             until_the_end.enter_context(connected())
             best = until_the_end.enter_context(proxied(Best(model, options)))
-            trainer.add_callback(evaluations(len(objectives), options, best))
+            trainer.add_callback(Evaluations(len(objectives), options, best))
         trainer.train(resume_from_checkpoint=resumes(trainer))
     if options.evaluator is None and options.output_path is not None:
         model.save(options.output_path)
@@ -199,18 +192,6 @@ def make_trainer(
         scaling_config=scaling_config,
         run_config=run_config,
     )
-
-
-def evaluations(objectives: int, options: FitOptions, best: Callable[..., Any]) -> Evaluations:
-    """The callback that evaluates as the options say.
-
-    Args:
-        objectives: Number of objectives; they take turns, a step each.
-        options: The arguments of ``fit``.
-        best: Calls a method of a :class:`~ray_st.legacy.best_model.Best` by its name.
-    """
-    epoch = options.steps_per_epoch * objectives if options.steps_per_epoch else None
-    return Evaluations(options.evaluator, options.evaluation_steps, epoch, best)
 
 
 def _free_folder() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from ray_st.util.value_checks import check_at_least_one
 
@@ -60,6 +62,11 @@ class Choice:
                 f"range_min={self.range_min} and range_max={self.range_max} leave fewer candidates than "
                 f"num_negatives={self.num_negatives}; raise range_max or lower one of the others."
             )
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Choice:
+        """The choice among the arguments of a call, by name."""
+        return cls(**{part.name: arguments[part.name] for part in fields(cls)})
 
     def _check_limits(self) -> None:
         for name, value in self.limits().items():

@@ -124,41 +124,23 @@ def mine_hard_negatives(
         ImportError: If faiss is requested and not installed.
     """
     output_format, output_scores = _newer_format(output_format, output_scores, as_triplets)
-    if margin is not None:
-        logger.warning("margin is an old name: use absolute_margin, which is set to %s.", margin)
-        absolute_margin = margin
-    choice = Choice(
-        num_negatives=num_negatives,
-        range_min=range_min,
-        range_max=range_max,
-        max_score=max_score,
-        min_score=min_score,
-        absolute_margin=absolute_margin,
-        relative_margin=relative_margin,
-        sampling_strategy=sampling_strategy,
-        seed=seed,
-        include_positives=include_positives,
-    )
+    absolute_margin = _newer_margin(absolute_margin, margin)
+    choice = Choice.of(locals())  # the arguments by name
     if include_positives:
         output_format = _format_with_positives(output_format, choice)
     _check_format(output_format)
-    here = Here(use_multi_process, cache_folder, use_faiss, faiss_batch_size, verbose)
-    search = _one_search(search, here)
+    search = _one_search(search, Here(use_multi_process, cache_folder, use_faiss, faiss_batch_size, verbose))
     names = _columns(dataset, anchor_column_name, positive_column_name)
     pairs = read_pairs(dataset, *names, corpus)
-    rescored = cross_encoder is not None and bool(choice.limits())
-    choice = choice.settled(pairs.most_rows, rescored)
-    embedder = Embedder(
-        model,
-        query={"prompt": query_prompt, "prompt_name": query_prompt_name},
-        document={"prompt": corpus_prompt, "prompt_name": corpus_prompt_name},
-        batch_size=batch_size,
-        show_progress_bar=verbose,
-    )
+    rescorer = cross_encoder if choice.limits() else None
+    choice = choice.settled(pairs.most_rows, rescored=rescorer is not None)
+    query = {"prompt": query_prompt, "prompt_name": query_prompt_name}
+    document = {"prompt": corpus_prompt, "prompt_name": corpus_prompt_name}
+    embedder = Embedder(model, query, document, batch_size, show_progress_bar=verbose)
     say = tqdm.write if verbose else _nothing
     say(_summary(pairs, choice))
     found = search(embedder, pairs, choice.reach(pairs.most_left_out))
-    with _scorer(cross_encoder if rescored else None, batch_size, use_multi_process) as score:
+    with _scorer(rescorer, batch_size, use_multi_process) as score:
         tally = Tally()
         blocks = mined_blocks(pairs, found, choice, score, tally)
         output = _dataset([FORMATS[output_format](block, *names, output_scores) for block in blocks])
@@ -190,6 +172,13 @@ def _newer_format(output_format: str, output_scores: bool, as_triplets: bool | N
         logger.warning("The format 'n-tuple-scores' is old: use 'n-tuple' with output_scores=True.")
         return "n-tuple", True
     return output_format, output_scores
+
+
+def _newer_margin(absolute_margin: float | None, margin: float | None) -> float | None:
+    if margin is None:
+        return absolute_margin
+    logger.warning("margin is an old name: use absolute_margin, which is set to %s.", margin)
+    return margin
 
 
 def _format_with_positives(output_format: str, choice: Choice) -> str:

@@ -37,7 +37,7 @@ class Pairs:
     most_rows: int
 
     @classmethod
-    def of(cls, queries: list[str], positives: list[str], corpus: list[str] | None = None) -> Pairs:
+    def of(cls, queries: list[str], positives: list[str], corpus: Sequence[str] = ()) -> Pairs:
         """Numbers the texts of a dataset.
 
         Args:
@@ -47,7 +47,7 @@ class Pairs:
         """
         query_numbers: dict[str, int] = {}
         numbers: dict[str, int] = {}
-        for text in corpus or ():
+        for text in corpus:
             numbers.setdefault(text, len(numbers))
         query_rows = np.array([query_numbers.setdefault(text, len(query_numbers)) for text in queries])
         positive_rows = np.array([numbers.setdefault(text, len(numbers)) for text in positives])
@@ -124,16 +124,11 @@ def read_pairs(dataset: Dataset, anchor: str, positive: str, corpus: Sequence[st
     queries, positives = list(dataset[anchor]), list(dataset[positive])
     _check_texts(queries, f"column {anchor!r}", "row")
     _check_texts(positives, f"column {positive!r}", "row")
-    documents = None if corpus is None else _documents(corpus)
-    return Pairs.of(queries, positives, documents)
-
-
-def _documents(corpus: Sequence[str]) -> list[str]:
     if isinstance(corpus, str):
         raise ValueError(f"corpus must be a list of texts; it is one text: {corpus!r:.80}.")
-    documents = list(corpus)
+    documents = [] if corpus is None else list(corpus)
     _check_texts(documents, "the corpus", "entry")
-    return documents
+    return Pairs.of(queries, positives, documents)
 
 
 def _check_texts(texts: Sequence[object], where: str, unit: str) -> None:

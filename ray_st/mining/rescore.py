@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -42,17 +42,16 @@ def scorer_of(cross_encoder: CrossEncoder, **options: object) -> Scorer:
     predict = _predict(cross_encoder, options)
 
     def score(pairs: list[tuple[str, str]]) -> np.ndarray:
-        scores = to_numpy(to_tensor(predict(pairs))).astype(np.float32)
-        if scores.size != len(pairs):
+        given = to_numpy(to_tensor(predict(pairs))).astype(np.float32)
+        if given.size != len(pairs):
             raise ValueError(
-                f"The cross-encoder must give one score a pair; got {scores.shape} for {len(pairs)}."
+                f"The cross-encoder must give one score a pair; got {given.shape} for {len(pairs)}."
             )
-        bad = np.flatnonzero(~np.isfinite(scores.reshape(-1)))
+        scores = given.reshape(-1)
+        bad = np.flatnonzero(~np.isfinite(scores))
         if len(bad):
-            raise ValueError(
-                f"The cross-encoder's score of {pairs[bad[0]]!r:.160} is {scores.reshape(-1)[bad[0]]}."
-            )
-        return scores.reshape(-1)
+            raise ValueError(f"The cross-encoder's score of {pairs[bad[0]]!r:.160} is {scores[bad[0]]}.")
+        return scores
 
     return score
 
@@ -83,17 +82,9 @@ def score_pairs(
     Returns:
         (n,) in float32.
     """
-    parts = [
-        score(
-            [
-                (pairs.queries[query], pairs.corpus[document])
-                for query, document in zip(query_numbers[part], document_numbers[part], strict=True)
-            ]
-        )
-        for part in _parts(len(query_numbers))
-    ]
-    return np.concatenate([np.empty(0, dtype=np.float32), *parts])
-
-
-def _parts(length: int) -> Iterator[slice]:
-    return (slice(start, start + _PAIRS_AT_ONCE) for start in range(0, length, _PAIRS_AT_ONCE))
+    parts = [np.empty(0, dtype=np.float32)]
+    for start in range(0, len(query_numbers), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        numbers = zip(query_numbers[part], document_numbers[part], strict=True)
+        parts.append(score([(pairs.queries[query], pairs.corpus[document]) for query, document in numbers]))
+    return np.concatenate(parts)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from legacy_helpers import Recorded, Scores, examples
 from ray_st import SentenceTransformer, losses
 from ray_st.legacy.best_model import Best
-from ray_st.legacy.fit import evaluations, make_trainer, resumes
+from ray_st.legacy.fit import Evaluations, make_trainer, resumes
 from ray_st.legacy.objectives import read_objectives
 from ray_st.models.fit_methods import FitOptions
 from ray_st.training.data.local_source import local_context
@@ -31,7 +31,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         best = Best(model, options)
         if options.evaluator is not None:
             trainer.add_callback(
-                evaluations(len(read), options, lambda name, *call: getattr(best, name)(*call))
+                Evaluations(len(read), options, lambda name, *call: getattr(best, name)(*call))
             )
         trainer.spec().rebuild(local_context(trainer.data.train_specs(1), tmp_path / "run")).train()
 
@@ -168,7 +168,7 @@ def test_on_a_worker_scores_are_named_by_the_evaluator_that_ran(tiny_model: Any,
     read = read_objectives([(DataLoader(examples(2)), losses.CosineSimilarityLoss(tiny_model))])
     options = _options(tiny_model, checkpoint_path=str(tmp_path), evaluator=Scores([]))
     trainer = make_trainer(tiny_model, read, options)
-    trainer.add_callback(evaluations(1, options, print))
+    trainer.add_callback(Evaluations(1, options, print))
     sent = cloudpickle.loads(cloudpickle.dumps(trainer.spec())).options
     assert sent["callbacks"][0]._evaluator is sent["evaluator"]
 

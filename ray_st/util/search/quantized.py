@@ -17,12 +17,18 @@ from ray_st.util.search.quantize import as_array, find_ranges, quantize_embeddin
 from ray_st.util.value_checks import check_at_least_one
 
 if TYPE_CHECKING:
+    import faiss
+    from usearch.index import Index
+
     from ray_st.util.tensors import Embeddings
 
 logger = logging.getLogger(__name__)
 
 Hits: TypeAlias = list[list[dict[str, Any]]]
 """For each query the documents found, best first: ``corpus_id`` (document number) and ``score``."""
+
+NativeIndex: TypeAlias = "faiss.Index | faiss.IndexBinary | Index"
+"""An index of one of the libraries."""
 
 _QUERIES_AT_ONCE = 1024
 _USEARCH_KINDS = {  # metric and scalar type by precision
@@ -93,7 +99,7 @@ class _Faiss(_Index):
             self.native = faiss.IndexHNSWFlat(width, _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
         self.native.add(corpus)
 
-    def open(self, index: Any) -> None:
+    def open(self, index: NativeIndex) -> None:
         if isinstance(index, self.lib.IndexBinary) != (self.precision == "ubinary"):
             raise ValueError(
                 f"corpus_precision is {self.precision!r}, but corpus_index is a {type(index).__name__}."
@@ -135,9 +141,10 @@ class _Usearch(_Index):
         self.native = self.lib.Index(ndim=dimensions, metric=metric, dtype=self.kind)
         self.native.add(np.arange(len(corpus)), _unsigned_bits(corpus) if bits else corpus)
 
-    def open(self, index: Any) -> None:
-        if index.dtype != self.lib.ScalarKind[self.kind.upper()]:
-            raise ValueError(f"corpus_precision is {self.precision!r}, but corpus_index holds {index.dtype}.")
+    def open(self, index: NativeIndex) -> None:
+        found = index.dtype if isinstance(index, self.lib.Index) else type(index).__name__
+        if found != self.lib.ScalarKind[self.kind.upper()]:
+            raise ValueError(f"corpus_precision is {self.precision!r}, but corpus_index holds {found}.")
         self.native = index
 
     @property
@@ -186,7 +193,7 @@ class _Request:
 def semantic_search_faiss(
     query_embeddings: Embeddings,
     corpus_embeddings: np.ndarray | None = None,
-    corpus_index: Any = None,
+    corpus_index: faiss.Index | faiss.IndexBinary | None = None,
     corpus_precision: str = "float32",
     top_k: int = 10,
     ranges: np.ndarray | None = None,
@@ -233,7 +240,7 @@ def semantic_search_faiss(
 def semantic_search_usearch(
     query_embeddings: Embeddings,
     corpus_embeddings: np.ndarray | None = None,
-    corpus_index: Any = None,
+    corpus_index: Index | None = None,
     corpus_precision: str = "float32",
     top_k: int = 10,
     ranges: np.ndarray | None = None,
@@ -264,7 +271,7 @@ def _searched(
     kind: type[_Faiss] | type[_Usearch],
     query_embeddings: Embeddings,
     corpus_embeddings: np.ndarray | None,
-    corpus_index: Any,
+    corpus_index: NativeIndex | None,
     request: _Request,
     exact: bool,
     output_index: bool,
@@ -276,20 +283,15 @@ def _searched(
     if (corpus_embeddings is None) == (corpus_index is None):
         found = "neither" if corpus_index is None else "both"
         raise ValueError(f"Give either corpus_embeddings or corpus_index; got {found}.")
-    _check_not_empty(1 if corpus_embeddings is None else len(corpus_embeddings))
     index = kind(request.precision, exact)
-    if corpus_embeddings is not None:
+    if corpus_embeddings is not None and len(corpus_embeddings):
         index.build(as_array(corpus_embeddings))
-    else:
+    elif corpus_index is not None:
         index.open(corpus_index)
-    _check_not_empty(index.size)
+    if index.native is None or not index.size:
+        raise ValueError("There is nothing to search: the corpus is empty.")
     hits, seconds = _find(index, query_embeddings, request)
     return (hits, seconds, index.native) if output_index else (hits, seconds)
-
-
-def _check_not_empty(size: int) -> None:
-    if not size:
-        raise ValueError("There is nothing to search: the corpus is empty.")
 
 
 def _unsigned_bits(codes: np.ndarray) -> np.ndarray:

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 from ray_st.util.lazy import lazy_module
 
-_TENSORS = "ray_st.util.tensors"
-_SIMILARITY = "ray_st.util.similarity"
-_SEARCH = "ray_st.util.search.semantic"
-_PARAPHRASES = "ray_st.util.search.paraphrases"
-
-_NAMES = {
-    "LoggingHandler": "ray_st.util.screen",
-    "batch_to_device": _TENSORS,
-    "community_detection": "ray_st.util.search.communities",
-    "cos_sim": _SIMILARITY,
-    "dot_score": _SIMILARITY,
-    "euclidean_sim": _SIMILARITY,
-    "http_get": "ray_st.util.http",
-    "information_retrieval": _SEARCH,
-    "is_training_available": "ray_st.util.packages",
-    "manhattan_sim": _SIMILARITY,
-    "mine_hard_negatives": "ray_st.mining.mine",
-    "normalize_embeddings": _TENSORS,
-    "pairwise_angle_sim": _SIMILARITY,
-    "pairwise_cos_sim": _SIMILARITY,
-    "pairwise_dot_score": _SIMILARITY,
-    "pairwise_euclidean_sim": _SIMILARITY,
-    "pairwise_manhattan_sim": _SIMILARITY,
-    "paraphrase_mining": _PARAPHRASES,
-    "paraphrase_mining_embeddings": _PARAPHRASES,
-    "pytorch_cos_sim": _SIMILARITY,
-    "semantic_search": _SEARCH,
-    "truncate_embeddings": _TENSORS,
+_MODULES = {
+    "ray_st.mining.mine": ("mine_hard_negatives",),
+    "ray_st.util.http": ("http_get",),
+    "ray_st.util.packages": ("is_training_available",),
+    "ray_st.util.screen": ("LoggingHandler",),
+    "ray_st.util.search.communities": ("community_detection",),
+    "ray_st.util.search.paraphrases": ("paraphrase_mining", "paraphrase_mining_embeddings"),
+    "ray_st.util.search.semantic": ("information_retrieval", "semantic_search"),
+    "ray_st.util.similarity": (
+        *("cos_sim", "pytorch_cos_sim", "dot_score", "euclidean_sim", "manhattan_sim"),
+        *("pairwise_cos_sim", "pairwise_dot_score", "pairwise_euclidean_sim", "pairwise_manhattan_sim"),
+        "pairwise_angle_sim",
+    ),
+    "ray_st.util.tensors": ("batch_to_device", "normalize_embeddings", "truncate_embeddings"),
 }
+_NAMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)

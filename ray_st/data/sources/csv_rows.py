@@ -13,7 +13,7 @@ from ray_st.data.sources.errors import SourceError
 from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
 from ray_st.data.sources.row_records import Record, infer, sample
 from ray_st.data.sources.source import Limits
-from ray_st.data.sources.source_kinds import Converted, first_double, from_words, type_of_words
+from ray_st.data.sources.source_kinds import first_double, type_of_words
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,19 @@ class Csv:
 
     def columns(self, stream: pa.NativeFile, limits: Limits, name: str) -> dict[str, pa.DataType]:
         """Header and column types of a file."""
-        feed = _Feed(read_lines(stream, limits.line, name), limits.line)
-        header = self._header(feed, name)
-        return infer(sample(self._rows(feed, header)), type_of_words, header)
+        source = _LineSource(read_lines(stream, limits.line, name), limits.line)
+        header = self._header(source, name)
+        return infer(sample(self._rows(source, header)), type_of_words, header)
 
     def records(self, stream: pa.NativeFile, limits: Limits, name: str) -> Iterator[Record]:
         """The rows after the header; blank lines are skipped."""
-        feed = _Feed(read_lines(stream, limits.line, name), limits.line)
-        yield from self._rows(feed, self._header(feed, name))
+        source = _LineSource(read_lines(stream, limits.line, name), limits.line)
+        yield from self._rows(source, self._header(source, name))
 
-    def convert(self, values: Sequence[Any], kind: pa.DataType) -> Converted:
-        """Fields as a column."""
-        return from_words(values, kind)
-
-    def _header(self, feed: _Feed, name: str) -> Sequence[str]:
+    def _header(self, source: _LineSource, name: str) -> Sequence[str]:
         if self.names is not None:
             return self.names
-        fields, fault = next(self._parsed(feed), (None, None))
+        fields, fault = next(self._parsed(source), (None, None))
         if fields is None or fault is not None:
             raise SourceError(f"{name}, line 1: no header row: {fault or 'the file has no lines'}.")
         double = first_double(fields)
@@ -57,51 +53,51 @@ class Csv:
             raise SourceError(f"{name}, line 1: the header {what}; if there is no header, give `names`.")
         return fields
 
-    def _rows(self, feed: _Feed, header: Sequence[str]) -> Iterator[Record]:
+    def _rows(self, source: _LineSource, header: Sequence[str]) -> Iterator[Record]:
         width = len(header)
-        for row, (fields, fault) in enumerate(self._parsed(feed)):
+        for row, (fields, fault) in enumerate(self._parsed(source)):
             if fault is None and len(fields) != width:
                 fault = f"expected {width} fields, found {len(fields)}"
             if fault is not None:
-                yield Record(row, feed.line, {}, feed.size, fault, feed.raw)
+                yield Record(row, source.line, {}, source.size, fault, source.raw)
             else:
                 values = [field or None for field in fields]
-                yield Record(row, feed.line, dict(zip(header, values, strict=True)), feed.size)
+                yield Record(row, source.line, dict(zip(header, values, strict=True)), source.size)
 
-    def _parsed(self, feed: _Feed) -> Iterator[tuple[list[str], str | None]]:
+    def _parsed(self, source: _LineSource) -> Iterator[tuple[list[str], str | None]]:
         """Fields of each record, and what is wrong with it.
 
         After a fault, reading continues on the next line.
         """
-        reader = self._reader(feed)
+        reader = self._reader(source)
         while True:
-            feed.begin()
+            source.begin()
             try:
                 fields = next(reader)
             except StopIteration:
-                if feed.fault is None:
+                if source.fault is None:
                     return
-                fields, reader = [], self._reader(feed)
+                fields, reader = [], self._reader(source)
             except csv.Error as error:
-                feed.fault = feed.fault or self._meant(str(error), feed)
-                fields, reader = [], self._reader(feed)
-            if fields or feed.fault is not None:
-                yield fields, feed.fault
+                source.fault = source.fault or self._meant(str(error), source)
+                fields, reader = [], self._reader(source)
+            if fields or source.fault is not None:
+                yield fields, source.fault
 
-    def _reader(self, feed: _Feed) -> Any:
+    def _reader(self, source: _LineSource) -> Any:
         # The csv module limits a field to 128 KiB, for the whole process; our limits are on lines and cells.
-        csv.field_size_limit(max(csv.field_size_limit(), feed.limit))
+        csv.field_size_limit(max(csv.field_size_limit(), source.limit))
         options: dict[str, Any] = {} if self.quoted else {"quoting": csv.QUOTE_NONE}
-        return csv.reader(feed, delimiter=self.delimiter, strict=True, **options)
+        return csv.reader(source, delimiter=self.delimiter, strict=True, **options)
 
-    def _meant(self, said: str, feed: _Feed) -> str:
+    def _meant(self, said: str, source: _LineSource) -> str:
         if "end of data" in said:
-            return f"a quotation mark is never closed (read up to line {feed.last})"
+            return f"a quotation mark is never closed (read up to line {source.last})"
         return f"{said}; if quotation marks are part of the text, set quoted: false"
 
 
-class _Feed:
-    """Feeds lines to ``csv.reader`` and keeps track of the current record."""
+class _LineSource:
+    """Supplies ``csv.reader`` with lines and keeps track of the current record."""
 
     def __init__(self, lines: Iterator[Line], limit: int) -> None:
         self.limit = limit
@@ -114,7 +110,7 @@ class _Feed:
         self.fault: str | None = None
         self.raw: bytes = b""
 
-    def __iter__(self) -> _Feed:
+    def __iter__(self) -> _LineSource:
         return self
 
     def __next__(self) -> str:

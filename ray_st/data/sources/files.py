@@ -22,7 +22,7 @@ from ray_st.data.sources.part import Part
 from ray_st.data.sources.places import File, FileUnit, Paths, list_files
 from ray_st.data.sources.row_records import Record, gather
 from ray_st.data.sources.source import Chunk, Limits, Unit
-from ray_st.data.sources.source_kinds import agreed, named_type, pick
+from ray_st.data.sources.source_kinds import agreed, from_values, from_words, named_type, pick
 from ray_st.util.names import did_you_mean
 
 _SUFFIXES = {
@@ -75,7 +75,8 @@ class TextFile(FileUnit):
             records = self.form.records(stream, limits, self.name)
             if self.known is not None:
                 records = _with_known_keys(records, self.known)
-            yield from gather(records, schema, self.form.convert, limits, report, self.name)
+            convert = from_values if isinstance(self.form, Json) else from_words
+            yield from gather(records, schema, convert, limits, report, self.name)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,11 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from ray_st.data.sources.errors import Report, SourceError, said
-from ray_st.data.sources.memory import PART_ROWS, Slice
+from ray_st.data.sources.memory import PART_ROWS, Examples, Slice
 from ray_st.data.sources.part import Part
-from ray_st.data.sources.row_records import Record, gather, infer, sample, value_size
 from ray_st.data.sources.source import Chunk, Limits, Unit
-from ray_st.data.sources.source_kinds import from_values, pick, plain, type_of_values
+from ray_st.data.sources.source_kinds import pick, plain
 from ray_st.util.names import did_you_mean
 
 if TYPE_CHECKING:
@@ -60,38 +58,6 @@ class Mapped:
             step = max(1, min(fitting, 4 * step, limits.rows))
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Rows that the library returns one by one: streams, and datasets with a transform.
-
-    Args:
-        make: Starts an iteration.
-        name: Name in error messages.
-        rows: How many rows to read; None reads all.
-        first: Number of the first row.
-    """
-
-    make: Callable[[], Iterator[Mapping[str, Any]]]
-    name: str
-    rows: int | None = None
-    first: int = 0
-    held: ClassVar[bool] = True
-    local: bool = True
-
-    def records(self) -> Iterator[Record]:
-        """The rows."""
-        for row, values in enumerate(islice(self.make(), self.rows), self.first):
-            yield Record(row, None, values, sum(map(value_size, values.values())))
-
-    def count(self, most: int | None = None) -> int:
-        """Number of rows, counted by reading them."""
-        return sum(1 for _ in islice(self.records(), most))
-
-    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
-        """The rows, converted to the schema's types."""
-        yield from gather(self.records(), schema, from_values, limits, report, self.name)
-
-
 def _range(dataset: Dataset, start: int, stop: int) -> Iterator[Mapping[str, Any]]:
     """A range of a dataset's rows, through its transform."""
     return (dataset[row] for row in range(start, stop))
@@ -129,8 +95,7 @@ class HfDataset:
     def _types(self) -> dict[str, pa.DataType]:
         if self._transformed:
             stop = min(len(self.dataset), _FIRST_STEP)
-            first = sample(Examples(partial(_range, self.dataset, 0, stop), self.name).records())
-            return infer(first, lambda _, values: type_of_values(values))
+            return Examples(partial(_range, self.dataset, 0, stop), self.name).infer()
         return {item.name: plain(item.type) for item in self.dataset.features.arrow_schema}
 
     @property
@@ -179,7 +144,7 @@ class HfStream:
     def _types(self) -> dict[str, pa.DataType]:
         if self.dataset.features is not None:
             return {item.name: plain(item.type) for item in self.dataset.features.arrow_schema}
-        types = infer(sample(self._unit.records()), lambda _, values: type_of_values(values))
+        types = self._unit.infer()
         if not types:
             raise SourceError(f"{self.name}: the stream has no rows; its columns cannot be told.")
         return types

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ray_st.data.sources.errors import SourceError, shown
 from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
 from ray_st.data.sources.row_records import Record, infer, sample_of_some, value_size
 from ray_st.data.sources.source import Limits
-from ray_st.data.sources.source_kinds import Converted, from_values, from_words, type_of_values
+from ray_st.data.sources.source_kinds import type_of_values
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,6 @@ class Json:
             for row, line in enumerate(rest):
                 yield _record(row, line, limits.line)
 
-    def convert(self, values: Sequence[Any], kind: pa.DataType) -> Converted:
-        """Values as a column."""
-        return from_values(values, kind)
-
 
 @dataclass(frozen=True)
 class Text:
@@ -63,10 +59,6 @@ class Text:
             fault = undecodable(line.data) if line.whole else too_long(limits.line)
             text = None if fault else line.data.decode().rstrip("\r\n")
             yield Record(row, line.number, {"text": text}, len(line.data), fault, line.data[:200])
-
-    def convert(self, values: Sequence[Any], kind: pa.DataType) -> Converted:
-        """Lines as a column."""
-        return from_words(values, kind)
 
 
 def _record(row: int, line: Line, limit: int) -> Record:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -93,28 +95,32 @@ class Table:
 
 
 @dataclass(frozen=True)
-class RowList:
-    """Rows as Python mappings, converted when they are read.
+class Examples:
+    """Rows that come one by one: of lists, queries, streams, and datasets with a transform.
 
     Args:
-        rows: The rows.
+        make: Starts an iteration over mappings from column to value; picklable.
         name: Name in error messages.
+        rows: How many rows to read; None reads all.
         first: Number of the first row.
+        local: Whether they can only be read on the machine that created the unit.
+        held: Whether they are held in this process.
     """
 
-    rows: Sequence[Any]
+    make: Callable[[], Iterator[Any]]
     name: str
+    rows: int | None = None
     first: int = 0
-    held: ClassVar[bool] = True
-    local: bool = False
+    local: bool = True
+    held: bool = True
 
     def count(self, most: int | None = None) -> int:
-        """Number of rows."""
-        return len(self.rows)
+        """Number of rows, counted by reading them."""
+        return sum(1 for _ in islice(islice(self.make(), self.rows), most))
 
     def records(self) -> Iterator[Record]:
         """The rows; each is checked to be a mapping."""
-        for row, values in enumerate(self.rows, self.first):
+        for row, values in enumerate(islice(self.make(), self.rows), self.first):
             if isinstance(values, Mapping):
                 yield Record(row, None, values, sum(map(value_size, values.values())))
             else:
@@ -124,6 +130,10 @@ class RowList:
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
         """The rows, converted to the schema's types."""
         yield from gather(self.records(), schema, from_values, limits, report, self.name)
+
+    def infer(self) -> dict[str, pa.DataType]:
+        """Columns and their types, inferred from the first rows."""
+        return infer(sample(self.records()), lambda _, values: type_of_values(values))
 
 
 @dataclass(frozen=True)
@@ -144,8 +154,7 @@ class Rows:
 
     def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
         """Arrow type of each column; see :meth:`Source.columns`."""
-        first = sample(RowList(self.rows, self.name).records())
-        types = infer(first, lambda _, values: type_of_values(values))
+        types = Examples(partial(iter, self.rows), self.name).infer()
         if not types:
             found = shown(self.rows[0]) if len(self.rows) else "no rows"
             raise SourceError(
@@ -156,9 +165,12 @@ class Rows:
     def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
         """Parts of :data:`PART_ROWS` rows; see :meth:`Source.parts`."""
         schema = pa.schema(list(self.columns(wanted).items()))
-        starts = range(0, len(self.rows), PART_ROWS)
-        units = [RowList(self.rows[start : start + PART_ROWS], self.name, start) for start in starts]
+        units = [self._unit(start) for start in range(0, len(self.rows), PART_ROWS)]
         return [Part(unit, schema, tuple(schema.names), limits=self.limits) for unit in units]
+
+    def _unit(self, start: int) -> Examples:
+        rows = self.rows[start : start + PART_ROWS]
+        return Examples(partial(iter, rows), self.name, first=start, local=False)
 
 
 def from_columns(columns: Mapping[str, Any], name: str, limits: Limits) -> Table:

@@ -6,19 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
-from ray_st.data.sources.errors import Report, SourceError, said, snippet
+from ray_st.data.sources.errors import SourceError, said, snippet
+from ray_st.data.sources.memory import Examples
 from ray_st.data.sources.part import Part
-from ray_st.data.sources.row_records import Record, gather, infer, sample, value_size
-from ray_st.data.sources.source import Chunk, Limits
-from ray_st.data.sources.source_kinds import first_double, from_values, named_type, pick, type_of_values
-
-if TYPE_CHECKING:
-    from _typeshed.dbapi import DBAPIConnection, DBAPICursor
+from ray_st.data.sources.row_records import infer, sample
+from ray_st.data.sources.source import Limits
+from ray_st.data.sources.source_kinds import first_double, named_type, pick, type_of_values
 
 
 @dataclass(frozen=True)
@@ -32,11 +29,8 @@ class Query:
     """
 
     query: str
-    connect: Callable[[], DBAPIConnection]
+    connect: Callable[[], Any]
     parameters: Sequence[Any] | Mapping[str, Any] = ()
-    first: ClassVar[int] = 0
-    local: ClassVar[bool] = False
-    held: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -44,7 +38,7 @@ class Query:
         shown = f" with {snippet(repr(self.parameters))}" if self.parameters else ""
         return f"the query {snippet(self.query)!r}{shown}"
 
-    def records(self) -> Iterator[Record]:
+    def rows(self) -> Iterator[dict[str, Any]]:
         """The rows, fetched one by one with the driver's buffering."""
         with closing(self.connect()) as connection:
             # PEP 249 lets a connection expose its own exceptions; without that, they propagate unchanged.
@@ -52,10 +46,9 @@ class Query:
             try:
                 with closing(connection.cursor()) as cursor:
                     cursor.execute(self.query, self.parameters)
-                    names = self._names(cursor)
-                    for row, values in enumerate(iter(cursor.fetchone, None)):
-                        size = sum(map(value_size, values))
-                        yield Record(row, None, dict(zip(names, values, strict=True)), size)
+                    names = self._names(cursor.description)
+                    for values in iter(cursor.fetchone, None):
+                        yield dict(zip(names, values, strict=True))
             except errors as error:
                 raise SourceError(f"{self.name}: the database says: {said(error)}") from error
 
@@ -63,20 +56,12 @@ class Query:
         """The column names, without fetching rows."""
         with closing(self.connect()) as connection, closing(connection.cursor()) as cursor:
             cursor.execute(self.query, self.parameters)
-            return self._names(cursor)
+            return self._names(cursor.description)
 
-    def count(self, most: int | None = None) -> int:
-        """Number of rows, counted by reading them."""
-        return sum(1 for _ in islice(self.records(), most))
-
-    def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
-        """The rows, converted to the schema's types."""
-        yield from gather(self.records(), schema, from_values, limits, report, self.name)
-
-    def _names(self, cursor: DBAPICursor) -> list[str]:
-        if cursor.description is None:
+    def _names(self, description: Sequence[Sequence[Any]] | None) -> list[str]:
+        if description is None:
             raise SourceError(f"{self.name}: returns no rows; expected a query such as SELECT.")
-        names = [str(column[0]) for column in cursor.description]
+        names = [str(column[0]) for column in description]
         double = first_double(names)
         if double is not None:
             raise SourceError(f"{self.name}: returns column {double!r} twice; name one of them with AS.")
@@ -100,7 +85,7 @@ class Sql:
     """
 
     query: str
-    connect: Callable[[], DBAPIConnection]
+    connect: Callable[[], Any]
     parameters: Sequence[Sequence[Any] | Mapping[str, Any]] = ((),)
     types: Mapping[str, str | pa.DataType] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
@@ -117,16 +102,21 @@ class Sql:
     def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:
         """A part for each set of parameters; see :meth:`Source.parts`."""
         schema = pa.schema(list(self.columns(wanted).items()))
-        return [Part(unit, schema, tuple(schema.names), limits=self.limits) for unit in self._units]
+        units = map(self._unit, self._queries)
+        return [Part(unit, schema, tuple(schema.names), limits=self.limits) for unit in units]
 
     @property
-    def _units(self) -> list[Query]:
+    def _queries(self) -> list[Query]:
         return [Query(self.query, self.connect, parameters) for parameters in self.parameters]
+
+    def _unit(self, query: Query) -> Examples:
+        return Examples(query.rows, query.name, local=False, held=False)
 
     @cached_property
     def _types(self) -> dict[str, pa.DataType]:
-        first = next((found for unit in self._units if (found := sample(unit.records()))), [])
-        names = None if first else self._units[0].names()
+        queries = self._queries
+        first = next((found for query in queries if (found := sample(self._unit(query).records()))), [])
+        names = None if first else queries[0].names()
         types = infer(first, lambda _, values: type_of_values(values), names)
         return {
             name: named_type(self.types[name], name) if name in self.types else _or_text(kind)

@@ -7,7 +7,7 @@ A script written for the documented sentence-embedding trainer runs with the imp
 from __future__ import annotations
 
 from ray_st.util.lazy import lazy_module, offer_module, provide
-from ray_st.util.unserved import UNSERVED, refuse_unserved_modules
+from ray_st.util.unserved import UNSERVED, explain_unserved_modules
 
 _NAMES = {
     "DefaultBatchSampler": "ray_st.data.samplers",
@@ -59,7 +59,7 @@ _LATER_MODULES = {
 __getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True, unserved=UNSERVED)
 for _name, _holder in _LATER_MODULES.items():
     offer_module(f"{__name__}.{_name}", _holder)
-refuse_unserved_modules()
+explain_unserved_modules()
 
 # Models ask for these; what they need lies above them.
 provide("encode_pool", "ray_st.runtime.encode.encode_pool", "EncodePool")

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ray_st.models.module import ChecksInputs, UsesChat
 from ray_st.util.search.quantize import PRECISIONS, quantize_embeddings
-from ray_st.util.team import Team, hand, share_out
+from ray_st.util.team import Team, dealt_indices, share_out
 from ray_st.util.tensors import batch_to_device, normalize_embeddings, to_numpy, truncate_embeddings
 from ray_st.util.value_checks import lone_surrogate
 
@@ -152,7 +152,7 @@ def encode_texts(model: Stack, texts: Sequence[str], asked: EncodeOptions, team:
     """
     model.check_inputs(texts)
     batches, features_of = _plan(model, texts, asked)
-    mine = len(hand(team.rank, team.size, len(batches)))
+    mine = len(dealt_indices(team.rank, team.size, len(batches)))
     with tqdm(total=mine, desc="Batches", disable=not asked.show_progress_bar) as bar, _evaluating(model):
 
         def embed(rows: np.ndarray) -> Any:

@@ -14,7 +14,7 @@ def is_uri(place: str | Path) -> bool:
     return "://" in str(place)
 
 
-def open_place(place: str | Path) -> tuple[FileSystem, str]:
+def open_location(place: str | Path) -> tuple[FileSystem, str]:
     """The file system of a file or folder, and its path there.
 
     Args:

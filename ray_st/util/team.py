@@ -89,16 +89,16 @@ def share_out(team: Team, items: Sequence[Item], work: Callable[[Item], Result])
         items: Items, ordered so that neighbours cost about the same.
         work: The function to apply; its results are transferred as described in :meth:`Team.gather`.
     """
-    hands = [hand(rank, team.size, len(items)) for rank in range(team.size)]
-    shares = team.gather([work(items[place]) for place in hands[team.rank]])
+    shares_of = [dealt_indices(rank, team.size, len(items)) for rank in range(team.size)]
+    shares = team.gather([work(items[place]) for place in shares_of[team.rank]])
     results: list[Any] = [None] * len(items)
-    for places, share in zip(hands, shares, strict=True):
+    for places, share in zip(shares_of, shares, strict=True):
         for place, result in zip(places, share, strict=True):
             results[place] = result
     return results
 
 
-def hand(rank: int, size: int, items: int) -> list[int]:
+def dealt_indices(rank: int, size: int, items: int) -> list[int]:
     """The indices of the items that a process works on, dealt back and forth.
 
     Args:

@@ -26,7 +26,7 @@ _KINDS = {
     ("MultiVectorEncoder", "multi_vector_encoder"): "multi-vector encoders",
 }
 
-_SAID = {
+_MESSAGES = {
     "SentenceTransformerDataCollator": _COLLATOR,
     "backend": _BACKENDS,
     "data_collator": _COLLATOR,
@@ -37,13 +37,13 @@ _SAID = {
 }
 for (_model, _module), _what in _KINDS.items():
     _parts = (f"{_model}{end}" for end in ("", "ModelCardData", "Trainer", "TrainingArguments"))
-    _SAID |= dict.fromkeys((*_parts, _module), _LATER.format(what=_what))
+    _MESSAGES |= dict.fromkeys((*_parts, _module), _LATER.format(what=_what))
 
-UNSERVED: Mapping[str, str] = {name: said.format(name=f"ray_st.{name}") for name, said in _SAID.items()}
+UNSERVED: Mapping[str, str] = {name: text.format(name=f"ray_st.{name}") for name, text in _MESSAGES.items()}
 """Error messages for imports of names that the root package lacks, including modules."""
 
 
-class _Refusing(MetaPathFinder):
+class _UnservedModules(MetaPathFinder):
     """Last finder in the import chain: rejects known missing modules and their submodules."""
 
     def find_spec(
@@ -55,7 +55,7 @@ class _Refusing(MetaPathFinder):
         return None
 
 
-def refuse_unserved_modules() -> None:
+def explain_unserved_modules() -> None:
     """Makes ``import ray_st.NAME`` explain in one line what is missing."""
-    if not any(isinstance(finder, _Refusing) for finder in sys.meta_path):
-        sys.meta_path.append(_Refusing())
+    if not any(isinstance(finder, _UnservedModules) for finder in sys.meta_path):
+        sys.meta_path.append(_UnservedModules())

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ray_st.util.team import Alone, hand, in_team, share_out, team_of
+from ray_st.util.team import Alone, dealt_indices, in_team, share_out, team_of
 from simulated_team import together
 
 
@@ -61,6 +61,6 @@ def test_what_has_no_team_works_alone() -> None:
 
 def test_work_sorted_by_cost_is_dealt_evenly() -> None:
     costs = range(100, 0, -1)
-    sums = [sum(costs[place] for place in hand(rank, 3, 100)) for rank in range(3)]
+    sums = [sum(costs[place] for place in dealt_indices(rank, 3, 100)) for rank in range(3)]
     assert max(sums) / min(sums) < 1.04
-    assert sorted(place for rank in range(3) for place in hand(rank, 3, 100)) == list(range(100))
+    assert sorted(place for rank in range(3) for place in dealt_indices(rank, 3, 100)) == list(range(100))

@@ -10,7 +10,7 @@ import pyarrow as pa
 from ray_st.data.sources.errors import SourceError
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.source import Source
-from ray_st.data.sources.source_kinds import agreed, first_double
+from ray_st.data.sources.source_kinds import agreed, first_duplicate
 from ray_st.data.sources.splits import Bounds
 from ray_st.util.names import did_you_mean
 
@@ -54,10 +54,10 @@ class Chosen:
             olds = {new: old for old, new in self.rename.items()}
             pairs = [(olds.get(new, new), new) for new in asked]
             self._check_asked(asked, olds)
-        double = first_double(new for _, new in pairs)
-        if double is not None:
+        duplicate = first_duplicate(new for _, new in pairs)
+        if duplicate is not None:
             raise SourceError(
-                f"{self.name}: column {double!r} would be there twice; rename or leave out one."
+                f"{self.name}: column {duplicate!r} would be there twice; rename or leave out one."
             )
         if not pairs:
             raise SourceError(f"{self.name}: `columns` names none; leave it away to read all.")

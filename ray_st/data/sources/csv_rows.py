@@ -13,7 +13,7 @@ from ray_st.data.sources.errors import SourceError
 from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
 from ray_st.data.sources.row_records import Record, infer, sample
 from ray_st.data.sources.source import Limits
-from ray_st.data.sources.source_kinds import first_double, type_of_words
+from ray_st.data.sources.source_kinds import first_duplicate, type_of_words
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Csv:
         fields, fault = next(self._parsed(source), (None, None))
         if fields is None or fault is not None:
             raise SourceError(f"{name}, line 1: no header row: {fault or 'the file has no lines'}.")
-        double = first_double(fields)
-        if double is not None or "" in fields:
-            what = f"has {double!r} twice" if double else "has a column without a name"
+        duplicate = first_duplicate(fields)
+        if duplicate is not None or "" in fields:
+            what = f"has {duplicate!r} twice" if duplicate else "has a column without a name"
             raise SourceError(f"{name}, line 1: the header {what}; if there is no header, give `names`.")
         return fields
 
@@ -87,8 +87,12 @@ class Csv:
     def _reader(self, source: _LineSource) -> Any:
         # The csv module limits a field to 128 KiB, for the whole process; our limits are on lines and cells.
         csv.field_size_limit(max(csv.field_size_limit(), source.limit))
-        options: dict[str, Any] = {} if self.quoted else {"quoting": csv.QUOTE_NONE}
-        return csv.reader(source, delimiter=self.delimiter, strict=True, **options)
+        return csv.reader(
+            source,
+            delimiter=self.delimiter,
+            strict=True,
+            quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
+        )
 
     def _meant(self, said: str, source: _LineSource) -> str:
         if "end of data" in said:

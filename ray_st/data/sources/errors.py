@@ -45,7 +45,7 @@ Report = Callable[[BadRow], None]
 """Handles unusable rows: raises an error or sets them aside."""
 
 
-def refuse(bad: BadRow) -> None:
+def raise_bad_row(bad: BadRow) -> None:
     """Stops reading at the first unusable row.
 
     Raises:
@@ -89,11 +89,11 @@ def reading(name: str, kind: str) -> Iterator[None]:
         ) from error
     except (pa.ArrowException, OSError, EOFError) as error:
         raise SourceError(
-            f"{name}: cannot be read as {kind}: {said(error)} Is it of another format, or damaged?"
+            f"{name}: cannot be read as {kind}: {message_of(error)} Is it of another format, or damaged?"
         ) from error
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """The message of an exception, as one line that ends with a full stop."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return text if text.endswith((".", "!", "?")) else text + "."

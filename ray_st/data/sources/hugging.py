@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from ray_st.data.sources.errors import Report, SourceError, said
+from ray_st.data.sources.errors import Report, SourceError, message_of
 from ray_st.data.sources.memory import PART_ROWS, Examples, Slice
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.source import Chunk, Limits, Unit
@@ -170,9 +170,10 @@ def load_hub(
     try:
         return datasets.load_dataset(path, config, split=split, revision=revision, streaming=streaming)
     except (DatasetsError, OSError, ValueError) as error:
-        offline = " HF_HUB_OFFLINE is set: only what the cache holds is used."
+        only_cached = " HF_HUB_OFFLINE is set: only what the cache holds is used."
+        note = only_cached if datasets.config.HF_HUB_OFFLINE else ""
         raise SourceError(
-            f"{path}: split {split!r} of this dataset of the Hub cannot be loaded: {said(error)}{offline if datasets.config.HF_HUB_OFFLINE else ''} "
+            f"{path}: split {split!r} of this dataset of the Hub cannot be loaded: {message_of(error)}{note} "
             "For a private or gated one, log in with `hf auth login`; for a file or folder, check the path."
         ) from error
 
@@ -193,7 +194,9 @@ def load_saved(path: str, split: str = "train") -> Dataset:
     try:
         loaded = datasets.load_from_disk(path)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise SourceError(f"{path}: this folder of save_to_disk cannot be opened: {said(error)}") from error
+        raise SourceError(
+            f"{path}: this folder of save_to_disk cannot be opened: {message_of(error)}"
+        ) from error
     splits = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
     if not isinstance(loaded, dict) and split == "train":
         return loaded

@@ -15,7 +15,7 @@ from ray_st.data.sources.errors import BadRow, Report, SourceError, shown
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.row_records import Record, gather, infer, sample, value_size
 from ray_st.data.sources.source import Chunk, Limits
-from ray_st.data.sources.source_kinds import first_double, from_values, pick, plain, type_of_values
+from ray_st.data.sources.source_kinds import first_duplicate, from_values, pick, plain, type_of_values
 from ray_st.util.value_checks import lone_surrogate
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class Table:
 
     def columns(self, wanted: Sequence[str] | None = None) -> dict[str, pa.DataType]:
         """Arrow type of each column; see :meth:`Source.columns`."""
-        double = first_double(self.table.schema.names)
-        if double is not None:
-            raise SourceError(f"{self.name}: column {double!r} is there twice; rename one.")
+        duplicate = first_duplicate(self.table.schema.names)
+        if duplicate is not None:
+            raise SourceError(f"{self.name}: column {duplicate!r} is there twice; rename one.")
         return pick({item.name: plain(item.type) for item in self.table.schema}, wanted, self.name)
 
     def parts(self, wanted: Sequence[str] | None = None) -> list[Part]:

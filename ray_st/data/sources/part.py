@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ray_st.data.sources.cells import bounded, cell_sizes, flat, not_utf8
-from ray_st.data.sources.errors import BadRow, Report, refuse, shown, snippet
+from ray_st.data.sources.errors import BadRow, Report, raise_bad_row, shown, snippet
 from ray_st.data.sources.source import Chunk, Limits, Unit
 from ray_st.data.sources.source_kinds import cast
 
@@ -88,7 +88,7 @@ class Part:
         Raises:
             SourceError: If the file cannot be read, or, without `report`, a row is unusable.
         """
-        take = self._report(report or refuse)
+        take = self._report(report or raise_bad_row)
         for chunk in self.unit.chunks(self.schema, self.limits, take):
             if self.stop is not None and len(chunk.rows) and chunk.rows[0] >= self.stop:
                 return

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
 
 from ray_st.data.sources.errors import SourceError, reading
-from ray_st.util.filesystems import open_place
+from ray_st.util.filesystems import open_location
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -119,7 +119,7 @@ def _opened(path: str, filesystem: FileSystem | None) -> tuple[FileSystem, str, 
         return LocalFileSystem(), uri["path"], ""
     try:
         with reading(path, "a URI"):
-            store, base = open_place(f"{uri['scheme']}://{root}{query}")
+            store, base = open_location(f"{uri['scheme']}://{root}{query}")
     except (ValueError, ImportError) as error:
         raise SourceError(f"{path}: no file system opens it: {error}") from error
     return store, posixpath.join(base, uri["path"].lstrip("/")), f"{uri['scheme']}://"

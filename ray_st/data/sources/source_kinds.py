@@ -123,7 +123,7 @@ def _check_names(name: str, found: Mapping[str, Any], leader: str, expected: Map
         )
 
 
-def first_double(names: Iterable[str]) -> str | None:
+def first_duplicate(names: Iterable[str]) -> str | None:
     """The first name that occurs twice, or None."""
     seen: set[str] = set()
     for name in names:

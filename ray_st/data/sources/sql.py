@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_st.data.sources.errors import SourceError, said, snippet
+from ray_st.data.sources.errors import SourceError, message_of, snippet
 from ray_st.data.sources.memory import Examples
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.row_records import infer, sample
 from ray_st.data.sources.source import Limits
-from ray_st.data.sources.source_kinds import first_double, named_type, pick, type_of_values
+from ray_st.data.sources.source_kinds import first_duplicate, named_type, pick, type_of_values
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Query:
                     for values in iter(cursor.fetchone, None):
                         yield dict(zip(names, values, strict=True))
             except errors as error:
-                raise SourceError(f"{self.name}: the database says: {said(error)}") from error
+                raise SourceError(f"{self.name}: the database says: {message_of(error)}") from error
 
     def names(self) -> list[str]:
         """The column names, without fetching rows."""
@@ -62,9 +62,9 @@ class Query:
         if description is None:
             raise SourceError(f"{self.name}: returns no rows; expected a query such as SELECT.")
         names = [str(column[0]) for column in description]
-        double = first_double(names)
-        if double is not None:
-            raise SourceError(f"{self.name}: returns column {double!r} twice; name one of them with AS.")
+        duplicate = first_duplicate(names)
+        if duplicate is not None:
+            raise SourceError(f"{self.name}: returns column {duplicate!r} twice; name one of them with AS.")
         return names
 
 

@@ -17,7 +17,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from ray_st.runtime.encode.job import differences
 from ray_st.runtime.encode.work_plan import WorkPiece
 from ray_st.util.atomic import is_unfinished, replacing_in
-from ray_st.util.filesystems import is_uri, open_place
+from ray_st.util.filesystems import is_uri, open_location
 
 JOB = "_job.json"
 """Describes the folder's job; written before the first part."""
@@ -52,7 +52,7 @@ class OutputFolder:
             OutputError: If no file system can open it.
         """
         try:
-            filesystem, path = open_place(location if is_uri(location) else Path(location).expanduser())
+            filesystem, path = open_location(location if is_uri(location) else Path(location).expanduser())
         except (pa.ArrowException, OSError, ValueError, ImportError) as error:
             raise OutputError(f"{location}: no file system opens it: {error}") from error
         return cls(path.rstrip("/"), filesystem)

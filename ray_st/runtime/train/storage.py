@@ -12,7 +12,7 @@ from ray.train import RunConfig
 
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.util.filesystems import open_place
+from ray_st.util.filesystems import open_location
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -26,7 +26,7 @@ def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
     """
     filesystem, path = run_config.storage_filesystem, str(run_config.storage_path)
     if filesystem is None:
-        filesystem, path = open_place(path)
+        filesystem, path = open_location(path)
     return CheckpointStore(f"{path.rstrip('/')}/{run_config.name}", filesystem, run_id)
 
 

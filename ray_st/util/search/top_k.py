@@ -90,11 +90,8 @@ def rank(
             f"{queries.shape[1]} and {documents.shape[1]}."
         )
     if similarity is cos_sim:  # normalise the documents once, not once per part of the queries
-        queries, documents, similarity = (
-            normalize_embeddings(queries),
-            normalize_embeddings(documents),
-            dot_score,
-        )
+        queries, documents = normalize_embeddings(queries), normalize_embeddings(documents)
+        similarity = dot_score
     numbers = numbers.to(documents.device)
     part = max(1, scores_at_once // max(1, len(documents)))
     found = [best(similarity(some, documents), k) for some in queries.split(part)]

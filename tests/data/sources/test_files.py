@@ -13,7 +13,7 @@ import pytest
 from pyarrow import fs
 
 from ray_st.data.sources import Chosen, Files, Joined, Limits, SourceError, Table
-from ray_st.data.sources.source_kinds import first_double
+from ray_st.data.sources.source_kinds import first_duplicate
 
 ROWS = [
     {"a": "one", "b": "first", "score": 1.0},
@@ -445,7 +445,7 @@ def test_a_wide_table_takes_time_in_proportion_to_its_width() -> None:
 
 @pytest.mark.parametrize(("names", "double"), [("abcb", "b"), ("abba", "b"), ("abc", None), ("", None)])
 def test_the_first_name_that_is_there_twice(names: str, double: str | None) -> None:
-    assert first_double(names) == double
+    assert first_duplicate(names) == double
 
 
 class TestLinks:

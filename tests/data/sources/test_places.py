@@ -124,11 +124,11 @@ def test_stores_are_opened_by_scheme_and_paths_need_no_escapes(
         stream.write(b"a\n1\n")
     opened: list[str] = []
 
-    def open_place(uri: str) -> tuple[fs.FileSystem, str]:
+    def open_location(uri: str) -> tuple[fs.FileSystem, str]:
         opened.append(uri)
         return store, "bucket"
 
-    monkeypatch.setattr("ray_st.data.sources.places.open_place", open_place)
+    monkeypatch.setattr("ray_st.data.sources.places.open_location", open_location)
     source = Files(uri)
     assert [file.name for file in source.files] == [uri.partition("://")[0] + "://bucket/a folder/t.csv"]
     assert opened == [asked]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +23,10 @@ from ray_st.util.tensors import Embeddings, to_tensor
 class Pooled(Protocol):
     """A model that can compute in several processes."""
 
-    @property
-    def start_multi_process_pool(self) -> Callable[..., Any]:
+    def start_multi_process_pool(self, *args: Any, **options: Any) -> Any:
         """Starts processes, one on each of ``target_devices``."""
 
-    @property
-    def stop_multi_process_pool(self) -> Callable[[Any], None]:
+    def stop_multi_process_pool(self, *args: Any, **options: Any) -> None:
         """Stops them."""
 
 
@@ -39,12 +37,10 @@ class Encoder(Protocol):
     def similarity_fn_name(self) -> str | None:
         """Name of the similarity: cosine, dot, euclidean or manhattan."""
 
-    @property
-    def encode_query(self) -> Callable[..., Embeddings]:
+    def encode_query(self, *args: Any, **options: Any) -> Embeddings:
         """Maps queries to embeddings (n, d)."""
 
-    @property
-    def encode_document(self) -> Callable[..., Embeddings]:
+    def encode_document(self, *args: Any, **options: Any) -> Embeddings:
         """Maps documents to embeddings (n, d)."""
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,8 +20,7 @@ _PAIRS_AT_ONCE = 2**13  # enough to sort by length, few enough to hold as texts
 class Predictor(Protocol):
     """A cross-encoder as an object."""
 
-    @property
-    def predict(self) -> Callable[..., Embeddings]:
+    def predict(self, *args: Any, **options: Any) -> Embeddings:
         """Maps n pairs of texts to scores (n,)."""
 
 

@@ -111,7 +111,7 @@ class JsonFormatter(logging.Formatter):
         """The record as one line of JSON."""
         extra = record.__dict__
         now = datetime.fromtimestamp(record.created, timezone.utc)
-        said = {
+        entry = {
             "time": now.isoformat(timespec="milliseconds"),
             "event": extra.get("event", "note"),
             "level": record.levelname.lower(),
@@ -120,9 +120,9 @@ class JsonFormatter(logging.Formatter):
             **extra.get("facts", {}),
         }
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = self.formatException(record.exc_info)
         # JSON has no NaN or infinity: they become text.
-        return json.dumps(json.loads(json.dumps(said, default=str), parse_constant=str), ensure_ascii=False)
+        return json.dumps(json.loads(json.dumps(entry, default=str), parse_constant=str), ensure_ascii=False)
 
 
 # ---- the console ----

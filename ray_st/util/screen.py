@@ -41,12 +41,8 @@ class BarMove:
 
 def has_bar() -> bool:
     """Whether this process's console can show a bar: a terminal, or a notebook."""
-    return sys.stderr.isatty() or in_notebook()
-
-
-def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
-    return "ipykernel.zmqshell" in sys.modules
+    in_notebook = "ipykernel.zmqshell" in sys.modules  # which the kernel of a notebook has loaded
+    return sys.stderr.isatty() or in_notebook
 
 
 class Screen:
@@ -54,7 +50,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a bar that ends is closed while it moves
 
     def show(self, item: str | BarMove) -> None:
         """Writes a line or moves the bar."""
@@ -73,17 +69,14 @@ class Screen:
         self._bar.set_description_str(to.text, refresh=False)
         self._bar.update(to.step - self._bar.n)
         if to.closed:
-            self._close_bar()
+            self.close()
 
     def close(self) -> None:
         """Closes the bar, if there is one: a failed run leaves it open."""
         with self._lock:
-            self._close_bar()
-
-    def _close_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
 
 
 @contextmanager

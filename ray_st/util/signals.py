@@ -110,7 +110,7 @@ class StopSignals:
                 self.by = signal.Signals(number)
                 asking = (self.by.name,)
                 threading.Thread(
-                    target=self._say_and_ask, args=asking, name="ray_st-stop", daemon=True
+                    target=self._report_and_ask, args=asking, name="ray_st-stop", daemon=True
                 ).start()
 
             for number in before:
@@ -122,6 +122,6 @@ class StopSignals:
                     raise KeyboardInterrupt(str(stopped)) from stopped
                 raise
 
-    def _say_and_ask(self, name: str) -> None:
+    def _report_and_ask(self, name: str) -> None:
         event("stop.asked", f"{name}: {self._effect}", by=name)
         self._ask()

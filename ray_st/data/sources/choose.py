@@ -103,7 +103,7 @@ class Cut:
             SourceError: If the slice is empty.
         """
         parts = self.source.parts(wanted)
-        if self.bounds.everything:
+        if self.bounds == Bounds():  # all rows
             return parts
         start, stop = self._span(parts)
         kept, seen = [], 0

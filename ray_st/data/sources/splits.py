@@ -50,11 +50,6 @@ class Bounds:
             bound is not None and (bound.percent or bound.number < 0) for bound in (self.start, self.stop)
         )
 
-    @property
-    def everything(self) -> bool:
-        """Whether the range includes all rows."""
-        return self.start is None and self.stop is None
-
 
 @dataclass(frozen=True)
 class Piece:

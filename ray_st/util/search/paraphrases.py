@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,8 +22,7 @@ Pair = list[float | int]
 class Encoder(Protocol):
     """The part of a model's interface that paraphrase mining uses."""
 
-    @property
-    def encode(self) -> Callable[..., Any]:
+    def encode(self, *args: Any, **options: Any) -> Any:
         """Maps texts to embeddings (n, d)."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,6 @@ JOURNAL = "journal.jsonl"
 
 class RecordError(ValueError):
     """A search's folder cannot be used to continue the search."""
-
-
-class OrderError(RecordError):
-    """An event does not follow from those before it.
-
-    Args:
-        place: Its place, from 1.
-        fault: What is wrong.
-    """
-
-    def __init__(self, place: int, fault: str) -> None:
-        super().__init__(fault)
-        self.place = place
 
 
 class Journal:
@@ -78,10 +65,13 @@ class Journal:
         Raises:
             RecordError: If the file is damaged; names the line.
         """
-        try:
-            return fold(self.read())
-        except OrderError as error:
-            raise self._damaged(error.place, str(error)) from error
+        trials: list[TrialRecord] = []
+        for line, event in enumerate(self.read(), 1):
+            fault = order_fault(trials, event)
+            if fault is not None:
+                raise self._damaged(line, fault)
+            apply(trials, event)
+        return trials
 
     def append(self, **event: Any) -> dict[str, Any]:
         """Writes an event, with the time, and returns what was written.
@@ -150,21 +140,6 @@ def order_fault(trials: Sequence[TrialRecord], event: Mapping[str, Any]) -> str 
     if not 0 <= number < len(trials):
         return f"{kind}: there is no trial {number}"
     return None if trials[number].is_running else f"{kind}: trial {number} had ended"
-
-
-def fold(events: Iterable[Mapping[str, Any]]) -> list[TrialRecord]:
-    """The trials that events describe, by number.
-
-    Raises:
-        OrderError: If an event does not follow from those before it.
-    """
-    trials: list[TrialRecord] = []
-    for place, event in enumerate(events, 1):
-        fault = order_fault(trials, event)
-        if fault is not None:
-            raise OrderError(place, fault)
-        apply(trials, event)
-    return trials
 
 
 def apply(trials: list[TrialRecord], event: Mapping[str, Any]) -> None:

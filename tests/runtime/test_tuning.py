@@ -21,7 +21,7 @@ from ray_st.runtime.tune.domains import suggest
 from ray_st.runtime.tune.schedulers import make_scheduler, remember
 from ray_st.runtime.tune.study_searcher import ending
 from ray_st.runtime.tune.trial_resources import Need
-from ray_st.study.journal import Journal, fold
+from ray_st.study.journal import Journal
 from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
 from runtime_helpers import HangOnce, KillOnce
 from search_helpers import ANCHORS, POSITIVES
@@ -94,7 +94,7 @@ def test_the_documented_script(backend: str, tmp_path: Path, tiny_folder: Path) 
         name="found",
         resources_per_trial={"CPU": 2},
     )
-    trials = fold(Journal(tmp_path / "found" / "journal.jsonl").read())
+    trials = Journal(tmp_path / "found" / "journal.jsonl").records()
     assert [trial.state for trial in trials] == ["COMPLETE"] * 3
     assert best_trial.objective == max(trial.objectives[0] for trial in trials)
     assert best_trial.hyperparameters == trials[int(best_trial.run_id)].values
@@ -256,7 +256,7 @@ def test_a_killed_driver_goes_on(tmp_path: Path, tiny_folder: Path) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     path = tmp_path / "s" / "journal.jsonl"
     before = Journal(path).read()
-    assert [trial.state for trial in fold(before)] == ["COMPLETE"] * KILLED_AT + ["RUNNING"]
+    assert [trial.state for trial in Journal(path).records()] == ["COMPLETE"] * KILLED_AT + ["RUNNING"]
 
     search_twenty(tmp_path, tiny_folder, "s")
     after = Journal(path).read()
@@ -267,7 +267,7 @@ def test_a_killed_driver_goes_on(tmp_path: Path, tiny_folder: Path) -> None:
     assert {event["number"] for event in new} == set(range(KILLED_AT, 20))  # finished ones are not run again
 
     search_twenty(tmp_path, tiny_folder, "unbroken")
-    ours, theirs = fold(after), fold(Journal(tmp_path / "unbroken" / "journal.jsonl").read())
+    ours, theirs = Journal(path).records(), Journal(tmp_path / "unbroken" / "journal.jsonl").records()
     assert [trial.values for trial in ours] == [trial.values for trial in theirs]
     assert [trial.objectives for trial in ours] == [pytest.approx(trial.objectives) for trial in theirs]
     assert len({json.dumps(trial.values) for trial in ours}) == 20
@@ -284,7 +284,7 @@ def test_a_driver_that_is_told_to_end_ends_after_the_running_evaluation(
     out = done.stdout.decode()
     assert "SIGTERM: the search stops after the evaluations that are running" in out
     assert "18 trials are left. Start it again with name='s' to continue." in out
-    trials = fold(Journal(tmp_path / "s" / "journal.jsonl").read())
+    trials = Journal(tmp_path / "s" / "journal.jsonl").records()
     assert [(trial.state, len(trial.history)) for trial in trials] == [("COMPLETE", 2)] * 2
     assert (tmp_path / "s" / "report.html").exists()
 
@@ -309,7 +309,7 @@ def search_with_two_workers(folder: Path, model_folder: Path) -> None:
 def test_trials_of_two_workers_on_two_cpus(tmp_path: Path, tiny_folder: Path) -> None:
     done = run_script(TEAMS, tmp_path, tiny_folder)
     assert done.returncode == 0, done.stderr[-2000:]
-    trials = fold(Journal(tmp_path / "s" / "journal.jsonl").read())
+    trials = Journal(tmp_path / "s" / "journal.jsonl").records()
     ends = [(trial.state, len(trial.history)) for trial in trials]
     assert ends[0] == ("COMPLETE", 4)
     assert ends[1] == ends[3] == ("PRUNED", 1)  # rates at which nothing is learnt

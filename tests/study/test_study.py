@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from ray_st.study.journal import Journal, RecordError, fold
+from ray_st.study.journal import Journal, RecordError
 from ray_st.study.objective import Objective
 from ray_st.study.search_progress import describe_trial
 from ray_st.study.search_settings import check_settings
@@ -110,7 +110,7 @@ def test_the_study_knows_how_trials_ended(tmp_path: Path) -> None:
     states = [trial.state.name for trial in one.study.trials]
     assert states == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]
     assert one.study.trials[1].intermediate_values == {1: 0.5}
-    assert [record.state for record in fold(Journal(tmp_path / "journal.jsonl").read())] == states
+    assert [record.state for record in Journal(tmp_path / "journal.jsonl").records()] == states
 
 
 def test_trials_can_be_compared_by_their_best_evaluation(tmp_path: Path) -> None:

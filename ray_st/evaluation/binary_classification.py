@@ -17,7 +17,6 @@ from ray_st.evaluation.checked_inputs import (
     choose_similarities,
     columns_of,
 )
-from ray_st.evaluation.distinct import distinct
 from ray_st.evaluation.evaluated_model import EvaluatedModel, similarities_of
 from ray_st.evaluation.metrics.thresholds import classification_metrics
 from ray_st.similarity_functions import SimilarityFunction
@@ -94,9 +93,8 @@ class BinaryClassificationEvaluator(BuiltInEvaluator):
 
     def measure(self, model: EvaluatedModel) -> Measured:
         """Measures a model; see the class for the metrics."""
-        texts, places = distinct([*self.sentences1, *self.sentences2])
-        embeddings = self._encode(model, texts, convert_to_numpy=True)
-        first, second = (embeddings[side] for side in np.split(places, 2))
+        sides = (self.sentences1, self.sentences2)
+        first, second = self._encode_columns(model, sides, convert_to_numpy=True)
         found = {
             name: self._metrics(name, first, second)
             for name in similarities_of(self.similarity_fn_names, model)

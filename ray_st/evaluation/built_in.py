@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ray_st.evaluation.csv_log import append_row
+import numpy as np
+
+from ray_st.evaluation.checked_inputs import distinct
 from ray_st.evaluation.evaluated_model import EvaluatedModel, role_prompt, role_task
 from ray_st.evaluation.sentence_evaluator import SentenceEvaluator
 
@@ -120,6 +124,22 @@ class BuiltInEvaluator(SentenceEvaluator):
         }
         return model.encode(texts, **{**shared, **role, **options})
 
+    def _encode_columns(
+        self,
+        model: EvaluatedModel,
+        columns: Sequence[Sequence[str]],
+        roles: Sequence[str] = (),
+        **options: str | bool | None,
+    ) -> Iterator[Any]:
+        """Embeddings of each column; all are encoded in one call, each distinct text once.
+
+        Arguments are those of :meth:`_encode`.
+        """
+        texts, places = distinct([text for column in columns for text in column])
+        embeddings = self._encode(model, texts, roles, **options)
+        ends = np.cumsum([len(column) for column in columns])
+        return (embeddings[rows] for rows in np.split(places, ends[:-1]))
+
     def get_config_dict(self) -> dict[str, Any]:
         """The options to show in the model card."""
         values = {name: getattr(self, name) for name in self.shown}
@@ -129,3 +149,32 @@ class BuiltInEvaluator(SentenceEvaluator):
 def with_max(names: Sequence[str]) -> list[str]:
     """Several similarities and "max", the highest of them; a single one alone."""
     return [*names, "max"] if len(names) > 1 else list(names)
+
+
+def append_row(folder: str | Path, file: str, headers: Sequence[str], row: Sequence[float]) -> None:
+    """Appends a row to a CSV file, preceded by headers if the file's last headers are others.
+
+    Args:
+        folder: Folder of the file; created if missing.
+        file: Its name.
+        headers: Names of the columns.
+        row: One value for each column.
+    """
+    path = Path(folder) / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = _last_headers(path)
+    if known is not None and known != list(headers):
+        logger.warning("%s has other columns; a second line of headers is added to it.", path)
+    with path.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        if known != list(headers):
+            writer.writerow(headers)
+        writer.writerow(row)
+
+
+def _last_headers(path: Path) -> list[str] | None:
+    if not path.is_file():
+        return None
+    with path.open(newline="", encoding="utf-8") as stream:
+        found = [row for row in csv.reader(stream) if row[:1] == ["epoch"]]
+    return found[-1] if found else None

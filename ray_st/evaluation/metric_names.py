@@ -121,7 +121,7 @@ def check_best_metric(
         if followers:
             raise ValueError(
                 f"{followers[0]} needs metric_for_best_model, which is not set. Evaluations of this trainer "
-                f"report: {names.listed()}{_others(names)}."
+                f"report: {names.listed()}{'' if names.complete else ', and what your own parts report'}."
             )
         return
     if evaluates and names.complete:
@@ -143,10 +143,6 @@ def _check_known(given: str, names: MetricNames) -> None:
 
 def _bare(name: str) -> str:
     return name.removeprefix(f"{PREFIX}_")
-
-
-def _others(names: MetricNames) -> str:
-    return "" if names.complete else ", and what your own parts report"
 
 
 def _early_stopping(callbacks: Iterable[TrainerCallback]) -> Iterator[str]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ray_st.evaluation.built_in import BuiltInEvaluator, Measured
 from ray_st.evaluation.checked_inputs import check_columns, check_equal_lengths
-from ray_st.evaluation.distinct import distinct
 from ray_st.evaluation.evaluated_model import EvaluatedModel
 
 logger = logging.getLogger(__name__)
@@ -121,23 +120,16 @@ class MSEEvaluatorFromDataFrame(_MSE):
         pairs = [_parallel(who, dataframe, *languages) for languages in self.combinations]
         self.target_sentences = [[target for _, target in rows] for rows in pairs]
         sources = [[source for source, _ in rows] for rows in pairs]
-        self.source_embeddings = self._encode_columns(teacher_model, sources)
+        self.source_embeddings = list(self._encode_columns(teacher_model, sources, convert_to_numpy=True))
 
     def measure(self, model: EvaluatedModel) -> Measured:
         """Measures a model; see the class for the metric."""
-        found = self._encode_columns(model, self.target_sentences)
+        found = self._encode_columns(model, self.target_sentences, convert_to_numpy=True)
         errors = [100 * mean_squared_error(*both) for both in zip(self.source_embeddings, found, strict=True)]
         headers = [f"{source}-{target}" for source, target in self.combinations]
         row = dict(zip(headers, errors, strict=True))
         logger.info("MSE (*100): %s", ", ".join(f"{header} {error:.4f}" for header, error in row.items()))
         return Measured({"negative_mse": float(-np.mean(errors))}, row)
-
-    def _encode_columns(self, model: EvaluatedModel, columns: Sequence[Sequence[str]]) -> list[NDArray[Any]]:
-        """Embeddings of several columns, encoded in one call with each distinct text once."""
-        texts, places = distinct([text for column in columns for text in column])
-        embeddings = self._encode(model, texts, convert_to_numpy=True)
-        ends = np.cumsum([len(column) for column in columns])
-        return [embeddings[rows] for rows in np.split(places, ends[:-1])]
 
 
 def mean_squared_error(teacher: NDArray[Any], student: NDArray[Any]) -> float:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ray_st.evaluation.built_in import append_row
 from ray_st.evaluation.checked_inputs import check_equal_lengths
-from ray_st.evaluation.csv_log import append_row
 from ray_st.evaluation.metrics.ranked import Ranked, ranked_names
 from ray_st.evaluation.sentence_evaluator import SentenceEvaluator
 from ray_st.util.value_checks import check_at_least_one
@@ -121,8 +121,8 @@ class ReciprocalRankFusionEvaluator(SentenceEvaluator):
         if not found:
             return {prefix + name: 0.0 for name in ranked_names(self.at_k)}
         counts = np.array([len(ranking) for ranking in found], dtype=np.int64)
-        scores = np.concatenate(
-            [-np.arange(count, dtype=np.float64) for count in counts]
+        scores = -np.concatenate(
+            [np.arange(count, dtype=np.float64) for count in counts]
         )  # fall with the rank
         metrics = Ranked.of(scores, np.concatenate(found), counts).metrics(self.at_k)
         share = len(found) / len(flags)  # the others score 0

@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 
 from ray_st.evaluation.built_in import BuiltInEvaluator, Measured
 from ray_st.evaluation.checked_inputs import check_equal_lengths, check_texts
-from ray_st.evaluation.distinct import distinct
 from ray_st.evaluation.evaluated_model import DOCUMENT_ROLES, EvaluatedModel
 from ray_st.evaluation.metrics.ranked import Ranked, ranked_names
 from ray_st.util.similarity import cos_sim
@@ -108,15 +107,11 @@ class RerankingEvaluator(BuiltInEvaluator):
         return Ranked.of(values, np.concatenate(relevant), counts)
 
     def _together(self, model: EvaluatedModel) -> Iterator[tuple[Tensor, Tensor]]:
-        queries, query_places = distinct([sample["query"] for sample in self.samples])
-        documents, places = distinct(
-            [text for sample in self.samples for text in (*sample["positive"], *sample["negative"])]
-        )
-        found = self._encode(model, queries, ["query"], convert_to_tensor=True)
-        others = self._encode(model, documents, DOCUMENT_ROLES, convert_to_tensor=True)
-        ends = np.cumsum([len(sample["positive"]) + len(sample["negative"]) for sample in self.samples])
-        for query, rows in zip(query_places, np.split(places, ends[:-1]), strict=True):
-            yield found[query : query + 1], others[torch.from_numpy(rows)]
+        texts = [sample["query"] for sample in self.samples]
+        documents = [[*sample["positive"], *sample["negative"]] for sample in self.samples]
+        (queries,) = self._encode_columns(model, [texts], ["query"], convert_to_tensor=True)
+        others = self._encode_columns(model, documents, DOCUMENT_ROLES, convert_to_tensor=True)
+        return zip(queries.split(1), others, strict=True)
 
     def _one_by_one(self, model: EvaluatedModel) -> Iterator[tuple[Tensor, Tensor]]:
         for sample in tqdm(self.samples, desc="Samples", disable=not self.show_progress_bar):

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from ray_st.evaluation.built_in import BuiltInEvaluator, Measured, with_max
 from ray_st.evaluation.checked_inputs import Example, check_columns, choose_similarities, columns_of
-from ray_st.evaluation.distinct import distinct
 from ray_st.evaluation.evaluated_model import DOCUMENT_ROLES, EvaluatedModel, similarities_of
 from ray_st.similarity_functions import SimilarityFunction
 
@@ -77,9 +74,9 @@ class TripletEvaluator(BuiltInEvaluator):
 
     def measure(self, model: EvaluatedModel) -> Measured:
         """Measures a model; see the class for the metrics."""
-        anchors = self._distinct(model, self.anchors, ["query"])
-        others = self._distinct(model, [*self.positives, *self.negatives], DOCUMENT_ROLES)
-        positives, negatives = others[: len(anchors)], others[len(anchors) :]
+        (anchors,) = self._encode_columns(model, [self.anchors], ["query"], convert_to_tensor=True)
+        others = (self.positives, self.negatives)
+        positives, negatives = self._encode_columns(model, others, DOCUMENT_ROLES, convert_to_tensor=True)
         names = similarities_of(self.similarity_fn_names, model)
         found = {}
         for name in names:
@@ -92,11 +89,6 @@ class TripletEvaluator(BuiltInEvaluator):
         main = self.main_similarity_function.value if self.main_similarity_function else list(found)[-1]
         metrics = {f"{name}_accuracy": accuracy for name, accuracy in found.items()}
         return Measured(metrics, row, f"{main}_accuracy")
-
-    def _distinct(self, model: EvaluatedModel, texts: Sequence[str], roles: Sequence[str]) -> Tensor:
-        chosen, places = distinct(texts)
-        embeddings: Tensor = self._encode(model, chosen, roles, convert_to_tensor=True)
-        return embeddings[places]
 
     def metric_names(self, model: EvaluatedModel) -> list[str]:
         """The names of the metrics that a call returns."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ray_st.evaluation import EmbeddingSimilarityEvaluator, SentenceEvaluator, SequentialEvaluator
-from ray_st.evaluation.csv_log import append_row
+from ray_st.evaluation.built_in import append_row
 
 TEXTS = ["a sunny man", "good weather", "pasta"]
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SUBSETS = ("corpus", "queries", "qrels")
 _KINDS = ("parquet", "jsonl")
 
 Rows = Iterable[Mapping[str, Any]]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import logging
 
-from ray_st.evaluation.csv_log import append_row
+from ray_st.evaluation.built_in import append_row
 
 
 def test_rows_follow_one_line_of_headers(tmp_path) -> None:

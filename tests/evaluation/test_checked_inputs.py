@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from ray_st.evaluation.distinct import distinct
+from ray_st.evaluation.checked_inputs import distinct
 
 
 def test_texts_keep_the_order_of_their_first_places() -> None:

@@ -54,7 +54,12 @@ class _BatchTripletLoss(Loss):
     shown: tuple[str, ...] = ("distance_metric",)
     cites: tuple[str, ...] = ("hermans2017defense",)
 
-    def __init__(self, model: nn.Module, distance_metric: Distances, gather_across_devices: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        distance_metric: Distances = BatchHardTripletLossDistanceFunction.euclidean_distance,
+        gather_across_devices: bool = False,
+    ) -> None:
         super().__init__(model, gather_across_devices)
         self.distance_metric = distance_metric
 
@@ -156,14 +161,6 @@ class BatchHardSoftMarginTripletLoss(_BatchTripletLoss):
     References:
         Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        distance_metric: Distances = BatchHardTripletLossDistanceFunction.euclidean_distance,
-        gather_across_devices: bool = False,
-    ) -> None:
-        super().__init__(model, distance_metric, gather_across_devices)
 
     def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
         """Mean over the rows."""

@@ -98,11 +98,9 @@ class DenoisingAutoEncoderLoss(Loss):
     def _logits(self, embeddings: Tensor, ids: Tensor) -> Tensor:
         states = widen(embeddings, self.decoder.config.hidden_size)[:, None]
         seen = torch.ones(len(ids), 1, dtype=torch.long, device=ids.device)
-        output = self.decoder(
+        return self.decoder(
             input_ids=ids, encoder_hidden_states=states, encoder_attention_mask=seen, use_cache=False
-        )
-        logits: Tensor = output.logits
-        return logits
+        ).logits
 
     def _retokenize(self, features: Mapping[str, Any]) -> dict[str, Any]:
         ids = features["input_ids"]

@@ -69,17 +69,13 @@ def embed_columns(
     """
     routes: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     for place, column in enumerate(features):
-        routes.setdefault(_route(column), {})[place] = dict(column)
+        routes.setdefault(tuple(map(column.get, _ROUTE_KEYS)), {})[place] = dict(column)
     found: dict[int, Tensor] = {}
     for alike in routes.values():
         columns = list(alike.values())
         embeddings = _embed_alike(model, columns, token_budget, call_tokens, rows, run or run_plainly)
         found.update(zip(alike, embeddings, strict=True))
     return [found[place] for place in sorted(found)]
-
-
-def _route(column: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(column.get(key) for key in _ROUTE_KEYS)
 
 
 def _embed_alike(
@@ -261,5 +257,4 @@ def embedding_of(output: Mapping[str, Any]) -> Tensor:
         raise ValueError(
             f"The model must give 'sentence_embedding'; found {sorted(output)}. Add a Pooling module to it."
         )
-    embeddings: Tensor = output["sentence_embedding"]
-    return embeddings
+    return output["sentence_embedding"]

@@ -167,7 +167,11 @@ class Loss(nn.Module, ABC):
         features, texts = _without_text_ids(features)
         mine = self.embed(features)
         labels = self.check_labels(labels, self._rows(mine))
-        columns = replace(self.pooled(mine, labels), features=tuple(features), texts=self._pooled_ids(texts))
+        columns = replace(
+            self.pooled(mine, labels),
+            features=tuple(features),
+            texts=self.pooled(texts).pool if texts else (),
+        )
         if not self.sums or self._gather is None:
             return columns
         return replace(columns, total=len(self._gather(mine[0].detach()[:, 0])[0]))
@@ -176,7 +180,7 @@ class Loss(nn.Module, ABC):
         """This rank's rows and, if the loss gathers, those of the other ranks.
 
         Args:
-            mine: For each column embeddings (n, d) of this rank's rows.
+            mine: For each column embeddings (n, d), or text ids (n,), of this rank's rows.
             labels: (n,) or (n, k), or None.
         """
         if self._gather is None or not self.gather_across_devices:
@@ -184,11 +188,6 @@ class Loss(nn.Module, ABC):
         pool, offset = self._gather(torch.stack(list(mine), dim=1))
         pool_labels = None if labels is None else self._gather(labels)[0]
         return Columns(tuple(mine), pool.unbind(1), offset, labels, pool_labels)
-
-    def _pooled_ids(self, ids: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        if not ids or self._gather is None or not self.gather_across_devices:
-            return tuple(ids)
-        return self._gather(torch.stack(list(ids), dim=1))[0].unbind(1)
 
     @abstractmethod
     def compute(self, columns: Columns) -> Value:

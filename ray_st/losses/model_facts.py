@@ -63,11 +63,7 @@ def embedding_dimension(model: object) -> int | None:
 
 def first_encoder(model: nn.Module) -> PreTrainedModel | None:
     """The encoder of transformers in the model's first module."""
-    return _auto_model(next(model.children(), None))
-
-
-def _auto_model(module: object) -> PreTrainedModel | None:
-    match module:
+    match next(model.children(), None):
         case object(auto_model=encoder) if encoder is not None:
             return encoder
     return None

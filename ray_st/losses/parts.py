@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from typing import TypeAlias
 
 from torch import Tensor
@@ -29,11 +30,7 @@ def weighted_sum(terms: Iterable[tuple[float, Value]]) -> Value:
     Args:
         terms: Weights and losses, at least one; either all scalars or all with parts of the same names.
     """
-    scaled = [scale(value, weight) for weight, value in terms]
-    first, *others = scaled
-    for other in others:
-        first = add(first, other)
-    return first
+    return reduce(add, (scale(value, weight) for weight, value in terms))
 
 
 def scale(value: Value, weight: float) -> Value:

@@ -42,5 +42,4 @@ def mean_in_tiles(
 def _sum(losses: Callable[[slice], Tensor], rows: slice) -> Tensor:
     if not torch.is_grad_enabled():
         return losses(rows).sum()
-    result: Tensor = checkpoint(lambda: losses(rows).sum(), use_reentrant=False, preserve_rng_state=False)
-    return result
+    return checkpoint(lambda: losses(rows).sum(), use_reentrant=False, preserve_rng_state=False)

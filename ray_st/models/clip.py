@@ -164,9 +164,8 @@ class CLIPModel(Module):
 
 
 def _image_processor(settings: dict[str, Any]) -> Any:
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # the only constructor that all releases of transformers have
+    # A folder is the only source of settings that all releases of transformers read.
+    with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder) / _PROCESSOR, settings)
         return AutoImageProcessor.from_pretrained(folder)
 

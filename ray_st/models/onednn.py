@@ -80,8 +80,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., n).
     """
-    result: Tensor = _Linear.apply(input, weight, bias)
-    return result
+    return _Linear.apply(input, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -109,8 +108,7 @@ def _multiply(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor
     """Left (m, k) times right (n, k) transposed."""
     product = _product()
     assert product is not None
-    result: Tensor = product(left, right, bias, "none", [], "")
-    return result
+    return product(left, right, bias, "none", [], "")
 
 
 def _product() -> Callable[..., Any] | None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ray_st.models.text_encoding import EncodeOptions, deliver, length_batches, size_of, with_its_prompt
+from ray_st.models.text_encoding import EncodeOptions, joined, length_batches, size_of, with_its_prompt
 from ray_st.util.lazy import use
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ class Pool(Protocol):
 
 def open_pool(model: Stack, target_devices: Sequence[str | torch.device] | None) -> Pool:
     """Starts a pool on a Ray cluster; see :class:`ray_st.runtime.encode.encode_pool.EncodePool`."""
-    pool: Pool = use("encode_pool")(model, target_devices)
-    return pool
+    return use("encode_pool")(model, target_devices)
 
 
 def encode_pooled(
@@ -49,20 +48,7 @@ def encode_pooled(
     devices: Sequence[str | torch.device] | None,
     chunk_size: int | None,
 ) -> Any:
-    """Encodes with a pool, or with a temporary one on some devices; see :func:`encode_in_pool`."""
-    if pool is not None:
-        return encode_in_pool(model, texts, asked, pool, chunk_size)
-    own = open_pool(model, devices)
-    try:
-        return encode_in_pool(model, texts, asked, own, chunk_size)
-    finally:
-        own.stop()
-
-
-def encode_in_pool(
-    model: Stack, texts: Sequence[str], asked: EncodeOptions, pool: Pool, chunk_size: int | None
-) -> Any:
-    """The embeddings of some texts, in their order.
+    """The embeddings of some texts, in their order, computed by a pool of processes.
 
     A chunk consists of whole batches of the texts sorted by length, so that each batch is the same as in one
     process.
@@ -71,7 +57,8 @@ def encode_in_pool(
         model: The model of which the pool holds copies.
         texts: n texts, at least one.
         asked: What to compute, and in which form.
-        pool: The processes.
+        pool: The processes; None for a temporary pool.
+        devices: A device for each process of the temporary pool.
         chunk_size: Texts to send at a time, rounded up to whole batches. By default about ten chunks per
             process, of at most 5000 texts.
 
@@ -81,6 +68,12 @@ def encode_in_pool(
     Raises:
         ValueError: If an entry is not a string, or ``chunk_size`` is less than 1.
     """
+    if pool is None:
+        own = open_pool(model, devices)
+        try:
+            return encode_pooled(model, texts, asked, own, devices, chunk_size)
+        finally:
+            own.stop()
     model.check_inputs(texts)
     order = _by_length(model, texts, asked.prompt)
     size = chunk_rows(len(texts), pool.size, chunk_size, asked.batch_size)
@@ -91,11 +84,7 @@ def encode_in_pool(
         for number, result in pool.encode(chunks, _options(asked)):
             results[number] = result
             bar.update()
-    back = np.argsort(order)
-    if asked.output_value != "sentence_embedding":
-        flat = [value for result in results for value in result]
-        return [flat[place] for place in back]
-    return deliver(torch.cat(results)[torch.from_numpy(back)], asked)
+    return joined(results, order, model, asked)
 
 
 def chunk_rows(texts: int, processes: int, asked: int | None, batch_size: int) -> int:

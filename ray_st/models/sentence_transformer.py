@@ -242,10 +242,9 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         """
         if pool is None:
             raise ValueError("encode_multi_process needs the pool that start_multi_process_pool() returned.")
-        embeddings: np.ndarray = self.encode(
+        return self.encode(
             sentences, prompt_name, prompt, batch_size, pool=pool, chunk_size=chunk_size, **options
         )
-        return embeddings
 
     def encode_query(self, sentences: str | Sequence[str] | None = None, **options: Any) -> Any:
         """Like :meth:`encode`, with the prompt named "query" unless another is asked for."""

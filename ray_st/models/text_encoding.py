@@ -163,10 +163,7 @@ def encode_texts(model: Stack, texts: Sequence[str], asked: EncodeOptions, team:
 
         results = share_out(team, batches, embed)
     order = np.concatenate([np.empty(0, dtype=np.int64), *batches])
-    if asked.output_value != "sentence_embedding":
-        flat = [value for batch in results for value in batch]
-        return [flat[place] for place in np.argsort(order)]
-    return deliver(_in_order(results, order, model, asked), asked)
+    return joined(results, order, model, asked)
 
 
 def with_its_prompt(
@@ -219,16 +216,26 @@ def _row(value: object, row: int, rows: int) -> object:
     return value[row] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows else value
 
 
-def _in_order(results: list[Tensor], order: np.ndarray, model: Stack, asked: EncodeOptions) -> Tensor:
-    if not results:
-        return torch.empty(0, asked.truncate_dim or model.get_embedding_dimension() or 0, device=model.device)
-    embeddings = torch.cat(results)
-    return embeddings[torch.from_numpy(np.argsort(order)).to(embeddings.device)]
+def joined(results: Sequence[Any], order: np.ndarray, model: Stack, asked: EncodeOptions) -> Any:
+    """The results of all batches in the order of the texts, and in the requested form.
 
-
-def deliver(embeddings: Tensor, asked: EncodeOptions) -> Any:
-    """All embeddings of a call (n, d) in the requested form; quantization ranges depend on all of them."""
-    if asked.precision != "float32" and len(embeddings):
+    Args:
+        results: For each batch its embeddings (k, d), or a list of k values of another output.
+        order: Indices of the texts in the order of the batches (n,).
+        model: The model, for the dimension and device of an empty result.
+        asked: What was computed, and the form.
+    """
+    back = np.argsort(order)
+    if asked.output_value != "sentence_embedding":
+        flat = [value for batch in results for value in batch]
+        return [flat[index] for index in back]
+    if results:
+        embeddings = torch.cat(list(results))
+        embeddings = embeddings[torch.from_numpy(back).to(embeddings.device)]
+    else:
+        dimension = asked.truncate_dim or model.get_embedding_dimension() or 0
+        embeddings = torch.empty(0, dimension, device=model.device)
+    if asked.precision != "float32" and len(embeddings):  # ranges of integers depend on all embeddings
         embeddings = torch.from_numpy(quantize_embeddings(embeddings, asked.precision))
     if asked.form == "numpy":
         return to_numpy(embeddings)

@@ -39,10 +39,7 @@ _USUAL: dict[str, tuple[Any, ...]] = {
     "truncation": (True, "longest_first"),
     "return_tensors": ("pt",),
 }
-_OLD_NAMES = tuple(
-    f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert")
-)
-_OLD_NAMES += ("sentence_xlm-roberta_config.json", "sentence_xlnet_config.json")
+_OLD_KINDS = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 
 
 class Transformer(Module):
@@ -272,7 +269,7 @@ def _limit(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, table: 
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    for name in (Transformer.config_file_name, *_OLD_NAMES):
+    for name in (Transformer.config_file_name, *(f"sentence_{kind}_config.json" for kind in _OLD_KINDS)):
         if (folder / name).is_file():
             config = read_json(folder / name)
             _check_settings(folder / name, config)

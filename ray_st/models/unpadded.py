@@ -151,15 +151,14 @@ class Packing:
         return batch.index_copy(0, self.tokens, vectors[0, : len(self.tokens)]).unflatten(0, self.shape)
 
 
-def can_unpad(model: PreTrainedModel) -> bool:
-    """Whether an encoder can run without padding: one of :data:`POSITIONS`, and not used as a decoder."""
-    config = model.config
-    return config.model_type in POSITIONS and setting_of(config, "is_decoder", False) is False
-
-
 def prepare(model: PreTrainedModel) -> None:
-    """Makes an encoder run without padding if it can and its attention is "sdpa"."""
-    if can_unpad(model) and model.config._attn_implementation == "sdpa":
+    """Makes an encoder run without padding, if its attention is "sdpa" and it can.
+
+    It can if it is one of :data:`POSITIONS` and not used as a decoder.
+    """
+    config = model.config
+    encodes = config.model_type in POSITIONS and setting_of(config, "is_decoder", False) is False
+    if encodes and config._attn_implementation == "sdpa":
         model.set_attn_implementation(IMPLEMENTATION)
 
 

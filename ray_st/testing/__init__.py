@@ -1,4 +1,4 @@
-"""Conformance kits: what this package's losses, samplers and evaluators keep, as tests for your own.
+"""Conformance kits: the contracts of this package's losses, samplers and evaluators, as tests for your own.
 
 A kit is a class of pytest tests. Subclass it in a test module and define its one fixture, ``case``:
 

@@ -1,4 +1,4 @@
-"""What every evaluator keeps, as one class of tests."""
+"""The contract of every evaluator, as one class of tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class EvaluatorCase:
     Args:
         make: Makes the evaluator.
         model: Makes the model.
-        says_names: Whether the evaluator knows the names of its metrics before it runs.
+        says_names: Whether the evaluator declares the names of its metrics before it runs.
         reports: Whether it reports to the model's card.
     """
 
@@ -35,7 +35,7 @@ class EvaluatorCase:
 class EvaluatorConformance:
     """Tests of an evaluator; a subclass defines the fixture ``case``.
 
-    It measures the same whenever and wherever it runs, says what it measures, and asks no more of a model
+    Results do not depend on when and where it runs, it declares its metrics, and it uses no more of a model
     than workers share.
     """
 
@@ -57,13 +57,13 @@ class EvaluatorConformance:
     def test_reports_to_the_model_card(
         self, case: EvaluatorCase, evaluator: SentenceEvaluator, model: FakeModel
     ) -> None:
-        """The card learns the metrics, and when in training they were found."""
+        """The card records the metrics with the epoch and step of the evaluation."""
         found = evaluator(model, None, 2, 7)
         wanted = [(type(evaluator).__name__, found, 2, 7)] if case.reports else []
         assert model.model_card_data.reports == wanted
 
     def test_needs_only_encode_and_similarity(self, evaluator: SentenceEvaluator, model: FakeModel) -> None:
-        """Workers hand it a model with little more than these."""
+        """Workers pass it a model with little more than these."""
 
         class Proxy:
             encode, similarity = staticmethod(model.encode), staticmethod(model.similarity)
@@ -75,28 +75,28 @@ class EvaluatorConformance:
     def test_returns_plain_floats_with_a_primary_metric(
         self, evaluator: SentenceEvaluator, model: FakeModel
     ) -> None:
-        """Metrics go to logs and to JSON; one of them chooses the best checkpoint."""
+        """Metrics go to logs and to JSON; the primary one selects the best checkpoint."""
         found = evaluator(model)
         assert isinstance(found, dict)
         assert {type(value) for value in found.values()} == {float}
         assert evaluator.primary_metric in found
         json.dumps(found)
 
-    def test_says_the_names_of_its_metrics_before_it_is_called(
+    def test_declares_its_metrics_before_it_is_called(
         self, case: EvaluatorCase, evaluator: SentenceEvaluator, model: FakeModel
     ) -> None:
-        """Training refuses a metric that nobody reports before it starts."""
-        said = evaluator.metric_names(model)
-        assert metric_names_of(evaluator, model) == said
-        if said is None:
+        """Training raises for an unknown metric before it starts."""
+        declared = evaluator.metric_names(model)
+        assert metric_names_of(evaluator, model) == declared
+        if declared is None:
             assert not case.says_names
             return
-        assert sorted(said) == sorted(_metrics(evaluator, model))
+        assert sorted(declared) == sorted(_metrics(evaluator, model))
 
-    def test_a_subclass_with_a_call_of_its_own_says_nothing(
+    def test_a_subclass_with_its_own_call_declares_no_metrics(
         self, evaluator: SentenceEvaluator, model: FakeModel
     ) -> None:
-        """What the class above says is no longer what a call returns."""
+        """The metrics that the base class declares are not those of an overridden call."""
         own = type("Own", (type(evaluator),), {"__call__": lambda self, *args, **options: {"own": 1.0}})
         evaluator.__class__ = own
         assert metric_names_of(evaluator, model) is None
@@ -116,12 +116,12 @@ class EvaluatorConformance:
     def test_is_the_same_again_and_in_another_process(
         self, evaluator: SentenceEvaluator, model: FakeModel
     ) -> None:
-        """Nothing is left of a call, and a pickled evaluator is the same."""
+        """A call leaves no state behind, and a pickled evaluator returns the same metrics."""
         other = pickle.loads(pickle.dumps(evaluator))
         assert evaluator(model) == evaluator(model) == other(model)
 
     def test_embeds_the_same_whether_or_not_it_writes(self, case: EvaluatorCase, tmp_path: Path) -> None:
-        """Workers deal out each call of ``encode``; only the first of them is given an output path."""
+        """Workers share each call of ``encode``; only the first of them has an output path."""
         writing, silent = case.model(), case.model()
         assert case.make()(writing, str(tmp_path)) == case.make()(silent)
         assert writing.calls == silent.calls

@@ -1,4 +1,4 @@
-"""What every loss keeps, as one class of tests."""
+"""The contract of every loss, as one class of tests."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class LossCase:
         labels: What the labels are: a key of :data:`LABELS`.
         pooled: Whether the loss sees other workers' rows when it is made with ``gather_across_devices``.
         embedded: Columns of embeddings that ``compute`` gets; None for as many as there are text columns.
-        least_rows: Rows below which the loss refuses a batch.
-        unlabelled_call: Whether a call without labels is something else than a mistake.
+        least_rows: Least number of rows in a batch; the loss raises for fewer.
+        unlabelled_call: Whether a call without labels is valid.
     """
 
     make: Callable[[nn.Module], Loss]
@@ -73,7 +73,7 @@ class LossCase:
     unlabelled_call: bool = False
 
     def build(self, model: nn.Module) -> Loss:
-        """The loss in double precision; weights of its own are always the same."""
+        """The loss in double precision; its own weights are the same every time."""
         torch.manual_seed(0)
         return self.make(model).double()
 
@@ -85,8 +85,8 @@ class LossCase:
 class LossConformance:
     """Tests of a loss; a subclass defines the fixture ``case``.
 
-    Value and gradient belong to the batch, not to how it is split, ordered, cut into chunks or cached.
-    Extreme embeddings give finite numbers; wrong input is refused in words.
+    Value and gradient depend on the batch alone, not on how it is split, ordered, chunked or cached. Extreme
+    embeddings give finite values; invalid input raises an error that names the problem.
     """
 
     @pytest.fixture
@@ -112,13 +112,13 @@ class LossConformance:
     def test_the_gradient_reaches_the_model(
         self, case: LossCase, loss: Loss, encoder: TinyEncoder, features: list[Features]
     ) -> None:
-        """A loss that leaves the weights as they are trains nothing."""
+        """A loss without a gradient trains nothing."""
         assert gradient(total(loss(features, case.labels_of())), encoder).abs().max() > 1e-6
 
     def test_order_of_rows_does_not_matter(
         self, case: LossCase, loss: Loss, features: list[Features]
     ) -> None:
-        """Value and gradient are the same for the same rows in any order."""
+        """Value and gradient do not depend on the order of the rows."""
         labels, order = case.labels_of(), torch.randperm(ROWS)
         mine = total(loss(features, labels))
         turned = total(loss(rows_of(features, order), None if labels is None else labels[order]))
@@ -152,7 +152,7 @@ class LossConformance:
     def test_idle_rank_gives_a_joined_zero(
         self, case: LossCase, loss: Loss, features: list[Features]
     ) -> None:
-        """A worker without rows in a step gives zero, and its backward pass still meets the others'."""
+        """A worker without rows in a step returns zero, and its backward pass still joins the collectives."""
         labels = case.labels_of()
         gather_on(loss, case.pooled)
         recorder = Recorder()
@@ -193,7 +193,7 @@ class LossConformance:
     def test_finite_on_extreme_embeddings(
         self, case: LossCase, loss: Loss, kind: str, dtype: torch.dtype
     ) -> None:
-        """Value and gradient are numbers for embeddings of any kind."""
+        """Value and gradient are finite for extreme embeddings."""
         rows = case.least_rows if kind == "one row" else 5
         leaves = [column.to(dtype).detach().requires_grad_() for column in extreme(kind, rows, case)]
         labels = case.labels_of(rows)
@@ -228,7 +228,7 @@ class LossConformance:
     def test_kinds_of_labels(
         self, case: LossCase, loss: Loss, features: list[Features], kind: torch.dtype
     ) -> None:
-        """Labels count by their values, whatever type holds them; a loss without labels ignores them."""
+        """Only the values of labels count, not their dtype; a loss without labels ignores them."""
         if case.labels == "none" and not loss.labels.startswith("optional"):
             assert total(loss(features, torch.ones(3))) == total(loss(features))
         if case.labels not in ("score", "binary", "class"):
@@ -238,38 +238,38 @@ class LossConformance:
         torch.testing.assert_close(total(loss(features, whole.to(kind))), wanted, check_dtype=False)
         close(total(loss(features, whole.to(DOUBLE)[:, None])), wanted)
 
-    def test_wrong_number_of_columns_is_refused(self, case: LossCase, loss: Loss) -> None:
-        """One text column too few or too many is an error that says both numbers."""
+    def test_wrong_number_of_columns_raises(self, case: LossCase, loss: Loss) -> None:
+        """One text column too few or too many raises an error with both numbers."""
         least, most = loss.text_columns
         wrong = [least - 1, *([most + 1] if most else [])]
         for number in wrong:
             with pytest.raises(ValueError, match=f"needs .* text columns; found {number}"):
                 loss(token_columns(number, 3), case.labels_of(3))
 
-    def test_wrong_labels_are_refused(self, case: LossCase, loss: Loss, features: list[Features]) -> None:
-        """Labels of another type, shape or range are an error that says what was found."""
+    def test_wrong_labels_raise(self, case: LossCase, loss: Loss, features: list[Features]) -> None:
+        """Labels of another type, shape or range raise an error that names what was found."""
         for labels, found in wrong_labels(case, loss.labels.startswith("optional")):
             with pytest.raises(ValueError, match=rf"needs .*found .*{found}"):
                 loss(features, labels)
 
-    def test_columns_of_unequal_rows_are_refused(
+    def test_columns_of_unequal_rows_raise(
         self, case: LossCase, loss: Loss, features: list[Features]
     ) -> None:
-        """Text columns of different lengths are no batch."""
+        """All text columns of a batch have the same number of rows."""
         if case.columns == 1:
             return
         features[1] = rows_of(features[1:2], slice(0, 3))[0]
         with pytest.raises(ValueError, match="same number of rows"):
             loss(features, case.labels_of())
 
-    def test_can_be_sent_to_a_worker(self, case: LossCase, loss: Loss, features: list[Features]) -> None:
-        """A pickled loss is the same loss."""
+    def test_can_be_pickled(self, case: LossCase, loss: Loss, features: list[Features]) -> None:
+        """A loss that was pickled and loaded again returns the same value."""
         other = pickle.loads(pickle.dumps(loss))
         labels = case.labels_of()
         assert total(other(features, labels)) == total(loss(features, labels))
 
-    def test_its_options_are_plain_values(self, loss: Loss) -> None:
-        """The model card shows them."""
+    def test_options_are_plain_values(self, loss: Loss) -> None:
+        """The options that the model card shows are JSON values."""
         json.dumps(loss.get_config_dict())
 
 
@@ -280,7 +280,7 @@ FAST_PATHS: dict[str, dict[str, int]] = {
     "tiles": {"tile_scores": 60},
     "all": {"token_budget": 30, "mini_batch_size": 3, "tile_scores": 1},
 }
-"""Ways to compute a loss that must not change it."""
+"""Ways to compute a loss that must not change its value."""
 
 
 def take_path(
@@ -308,7 +308,7 @@ def gather_on(loss: Loss, on: bool) -> None:
 
 
 class Recorder:
-    """Sees the whole batch as one rank and keeps what it was asked to gather."""
+    """Acts as a single rank with the whole batch, and records what it is asked to gather."""
 
     idle = False
 
@@ -316,17 +316,17 @@ class Recorder:
         self.seen: list[Tensor] = []
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, int]:
-        """Gives the rows back."""
+        """Returns the rows unchanged."""
         self.seen.append(rows)
         return rows, 0
 
 
 class SharedPool:
-    """The cluster as one of its ranks sees it, in one process: hands out what was recorded of the batch.
+    """Simulates one rank of a cluster in a single process: returns the recorded rows of the whole batch.
 
     Args:
-        pools: What :class:`Recorder` has seen.
-        offset: Where this rank's rows begin.
+        pools: What :class:`Recorder` recorded.
+        offset: Index of this rank's first row.
         idle: Whether this rank holds only a filler row.
     """
 
@@ -334,7 +334,7 @@ class SharedPool:
         self.pools, self.offset, self.idle = list(pools), offset, idle
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, int]:
-        """Gives the rows of the whole batch, and where this rank's begin."""
+        """Returns the rows of the whole batch, and the index of this rank's first one."""
         pool = self.pools.pop(0)
         mine = pool[self.offset : self.offset + len(rows)]
         assert self.idle or torch.allclose(mine.double(), rows.double(), atol=1e-9)
@@ -347,12 +347,12 @@ def rows_of(features: Sequence[Mapping[str, Any]], chosen: slice | Tensor) -> li
 
 
 def close(mine: Tensor, other: Tensor, tolerance: float = 1e-10) -> None:
-    """Refuses tensors that differ."""
+    """Asserts that two tensors are equal within a tolerance."""
     torch.testing.assert_close(mine, other, rtol=tolerance, atol=tolerance)
 
 
 def extreme(kind: str, rows: int, case: LossCase) -> list[Tensor]:
-    """Embeddings of a kind that breaks careless formulas, for each column that ``compute`` gets."""
+    """Embeddings that break numerically careless formulas, for each column that ``compute`` gets."""
     number = case.embedded or case.columns
     columns = [torch.randn(rows, DIM, generator=torch.Generator().manual_seed(c)) for c in range(number)]
     change = {"zero": 0.0, "huge": 1e4, "tiny": 1e-30}.get(kind, 1.0)
@@ -364,7 +364,7 @@ def extreme(kind: str, rows: int, case: LossCase) -> list[Tensor]:
 
 
 def wrong_labels(case: LossCase, optional: bool) -> list[tuple[Any, str]]:
-    """Labels that a loss must refuse, and a pattern of what its error says of them."""
+    """Labels for which a loss must raise, each with a pattern of the error message."""
     right = case.labels_of()
     if right is None:
         return []

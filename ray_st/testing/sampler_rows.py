@@ -1,4 +1,4 @@
-"""Rows for samplers: what makes batches hard, from shared texts to labels of very different sizes."""
+"""Rows for samplers: hard cases, from shared texts to labels of very different sizes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def as_dataset(rows: Keys) -> datasets.Dataset:
 
 
 def edges(rows: int) -> list[int]:
-    """Where each of the datasets ends that :func:`split` cuts rows into."""
+    """The end of each of the datasets that :func:`split` cuts rows into."""
     return [4, rows // 4, rows // 2, rows] if rows > 16 else [1, 2, 3, rows]
 
 

@@ -32,7 +32,7 @@ def word_tokenizer(first: str = "w") -> PreTrainedTokenizerFast:
 
 
 class TinyEncoder(nn.Module):
-    """Attention over word vectors, then their mean: every token sees every other, padding is never seen.
+    """Attention over word vectors, then their mean: every token sees every other, padding is masked.
 
     Args:
         seed: Seed of the weights.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -91,8 +91,7 @@ class Emissions:
 
 
 def _replaced(like: Emissions, parts: Sequence[Emissions], hours: float) -> Emissions:
-    kg, kwh = sum(part.kg for part in parts), sum(part.kwh for part in parts)
-    return Emissions(kg, kwh, hours, like.on_cloud, like.cpu, like.gpu, like.memory_gb)
+    return replace(like, kg=sum(part.kg for part in parts), kwh=sum(part.kwh for part in parts), hours=hours)
 
 
 def duration(seconds: float) -> str:

@@ -77,18 +77,18 @@ def names_in_training(
         model: The model; None if it is not made yet.
         open_ended: Whether user code may report other metrics.
     """
-    said: list[str] | None = []
+    declared: list[str] | None = []
     if evaluator is not None:
-        said = None if model is None else metric_names_of(evaluator, model)
+        declared = None if model is None else metric_names_of(evaluator, model)
     names = [
         f"{prefix}_{kind}"
         for prefix in (f"{PREFIX}_{name}" if name else PREFIX for name in datasets)
         for kind in LOSS_AND_SPEED
     ]
-    names += [prefixed(name, PREFIX) for name in said or ()]
+    names += [prefixed(name, PREFIX) for name in declared or ()]
     if not datasets:
         names.append(f"{PREFIX}_runtime")
-    return MetricNames(tuple(dict.fromkeys(names)), said is not None and not open_ended)
+    return MetricNames(tuple(dict.fromkeys(names)), declared is not None and not open_ended)
 
 
 def check_best_metric(

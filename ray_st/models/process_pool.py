@@ -43,7 +43,7 @@ def open_pool(model: Stack, target_devices: Sequence[str | torch.device] | None)
 def encode_pooled(
     model: Stack,
     texts: Sequence[str],
-    asked: EncodeOptions,
+    request: EncodeOptions,
     pool: Pool | None,
     devices: Sequence[str | torch.device] | None,
     chunk_size: int | None,
@@ -56,7 +56,7 @@ def encode_pooled(
     Args:
         model: The model of which the pool holds copies.
         texts: n texts, at least one.
-        asked: What to compute, and in which form.
+        request: What to compute, and in which form.
         pool: The processes; None for a temporary pool.
         devices: A device for each process of the temporary pool.
         chunk_size: Texts to send at a time, rounded up to whole batches. By default about ten chunks per
@@ -71,31 +71,31 @@ def encode_pooled(
     if pool is None:
         own = open_pool(model, devices)
         try:
-            return encode_pooled(model, texts, asked, own, devices, chunk_size)
+            return encode_pooled(model, texts, request, own, devices, chunk_size)
         finally:
             own.stop()
     model.check_inputs(texts)
-    order = _by_length(model, texts, asked.prompt)
-    size = chunk_rows(len(texts), pool.size, chunk_size, asked.batch_size)
+    order = _by_length(model, texts, request.prompt)
+    size = chunk_rows(len(texts), pool.size, chunk_size, request.batch_size)
     places = [order[start : start + size] for start in range(0, len(order), size)]
     results: list[Any] = [None] * len(places)
-    with tqdm(total=len(places), desc="Chunks", disable=not asked.show_progress_bar) as bar:
+    with tqdm(total=len(places), desc="Chunks", disable=not request.show_progress_bar) as bar:
         chunks = [[texts[place] for place in chunk] for chunk in places]
-        for number, result in pool.encode(chunks, _options(asked)):
+        for number, result in pool.encode(chunks, _options(request)):
             results[number] = result
             bar.update()
-    return joined(results, order, model, asked)
+    return joined(results, order, model, request)
 
 
-def chunk_rows(texts: int, processes: int, asked: int | None, batch_size: int) -> int:
+def chunk_rows(texts: int, processes: int, chunk_size: int | None, batch_size: int) -> int:
     """Texts per chunk: whole batches.
 
     Raises:
-        ValueError: If fewer than one is asked for.
+        ValueError: If ``chunk_size`` is less than 1.
     """
-    if asked is not None and asked < 1:
-        raise ValueError(f"chunk_size must be at least 1; got {asked}.")
-    size = asked or max(1, min(math.ceil(texts / processes / _CHUNKS_EACH), _MOST_TEXTS))
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1; got {chunk_size}.")
+    size = chunk_size or max(1, min(math.ceil(texts / processes / _CHUNKS_EACH), _MOST_TEXTS))
     return math.ceil(size / batch_size) * batch_size
 
 
@@ -106,14 +106,14 @@ def _by_length(model: Stack, texts: Sequence[str], prompt: str | None) -> np.nda
     return np.concatenate(length_batches(lengths, len(lengths)))
 
 
-def _options(asked: EncodeOptions) -> dict[str, Any]:
+def _options(request: EncodeOptions) -> dict[str, Any]:
     return {
-        "prompt": asked.prompt,
-        "batch_size": asked.batch_size,
+        "prompt": request.prompt,
+        "batch_size": request.batch_size,
         "show_progress_bar": False,
-        "output_value": asked.output_value,
+        "output_value": request.output_value,
         "convert_to_tensor": True,
-        "normalize_embeddings": asked.normalize,
-        "truncate_dim": asked.truncate_dim,
-        **asked.options,
+        "normalize_embeddings": request.normalize,
+        "truncate_dim": request.truncate_dim,
+        **request.options,
     }

@@ -182,7 +182,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
             self.to(device)
         if show_progress_bar is None:
             show_progress_bar = logger.getEffectiveLevel() <= logging.INFO
-        asked = EncodeOptions(
+        request = EncodeOptions(
             prompt=self._prompt(prompt, prompt_name),
             batch_size=batch_size,
             show_progress_bar=show_progress_bar,
@@ -199,9 +199,9 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         single = isinstance(given, str | Mapping) or not isinstance(given, Sized)
         texts: list[Any] = [given] if single else list(given)
         if texts and (pool is not None or devices is not None):
-            found = encode_pooled(self, texts, asked, pool, devices, chunk_size)
+            found = encode_pooled(self, texts, request, pool, devices, chunk_size)
         else:
-            found = encode_texts(self, texts, asked, self.team)
+            found = encode_texts(self, texts, request, self.team)
         return found[0] if single else found
 
     def start_multi_process_pool(self, target_devices: Sequence[str | torch.device] | None = None) -> Pool:
@@ -259,8 +259,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
     def _encode_as(
         self, task: str, role: str, sentences: str | Sequence[str] | None, options: dict[str, Any]
     ) -> Any:
-        asked = {name for name in ("prompt", "prompt_name") if options.get(name) is not None}
-        named = {} if asked or role not in self.prompts else {"prompt_name": role}
+        chosen = {name for name in ("prompt", "prompt_name") if options.get(name) is not None}
+        named = {} if chosen or role not in self.prompts else {"prompt_name": role}
         of_task = {"task": task} if "task" in self.get_model_kwargs() else {}
         return self.encode(sentences, **{**of_task, **options, **named})
 

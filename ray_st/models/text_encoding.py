@@ -137,13 +137,13 @@ def length_batches(lengths: Sequence[int], batch_size: int) -> list[np.ndarray]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def encode_texts(model: Stack, texts: Sequence[str], asked: EncodeOptions, team: Team) -> Any:
+def encode_texts(model: Stack, texts: Sequence[str], request: EncodeOptions, team: Team) -> Any:
     """The embeddings of some texts, in their order.
 
     Args:
         model: The model; in evaluation mode during the call.
         texts: n texts.
-        asked: What to compute, and in which form.
+        request: What to compute, and in which form.
         team: The processes that share the batches; all must encode the same texts, and all get all
             embeddings.
 
@@ -151,19 +151,19 @@ def encode_texts(model: Stack, texts: Sequence[str], asked: EncodeOptions, team:
         (n, d) as an array or a tensor, a list of n tensors (d,), or a list of n values of another output.
     """
     model.check_inputs(texts)
-    batches, features_of = _plan(model, texts, asked)
+    batches, features_of = _plan(model, texts, request)
     mine = len(dealt_indices(team.rank, team.size, len(batches)))
-    with tqdm(total=mine, desc="Batches", disable=not asked.show_progress_bar) as bar, _evaluating(model):
+    with tqdm(total=mine, desc="Batches", disable=not request.show_progress_bar) as bar, _evaluating(model):
 
         def embed(rows: np.ndarray) -> Any:
             features = batch_to_device(features_of(rows), model.device)
-            result = _pick(model(features, **asked.options), len(rows), asked)
+            result = _pick(model(features, **request.options), len(rows), request)
             bar.update()
             return result
 
         results = share_out(team, batches, embed)
     order = np.concatenate([np.empty(0, dtype=np.int64), *batches])
-    return joined(results, order, model, asked)
+    return joined(results, order, model, request)
 
 
 def with_its_prompt(
@@ -183,63 +183,63 @@ def with_its_prompt(
 
 
 def _plan(
-    model: Stack, texts: Sequence[Any], asked: EncodeOptions
+    model: Stack, texts: Sequence[Any], request: EncodeOptions
 ) -> tuple[list[np.ndarray], Callable[[np.ndarray], dict[str, Any]]]:
     """The batches, and how to make the features of one."""
-    encoder, texts = with_its_prompt(model, texts, asked.prompt)
+    encoder, texts = with_its_prompt(model, texts, request.prompt)
     if encoder is None:
-        batches = length_batches([size_of(text) for text in texts], asked.batch_size)
-        return batches, lambda rows: dict(model.tokenize([texts[row] for row in rows], **asked.options))
+        batches = length_batches([size_of(text) for text in texts], request.batch_size)
+        return batches, lambda rows: dict(model.tokenize([texts[row] for row in rows], **request.options))
     ids = encoder(texts)
     # The prompt of a chat is among the template's own tokens, which count.
-    counted = asked.prompt if encoder.chat is None else None
+    counted = request.prompt if encoder.chat is None else None
     extra = {"prompt_length": encoder.prompt_length(counted)} if counted else {}
-    batches = length_batches([len(row) for row in ids], asked.batch_size)
+    batches = length_batches([len(row) for row in ids], request.batch_size)
     return batches, lambda rows: {**encoder.pad([ids[row] for row in rows]), **extra}
 
 
-def _pick(features: dict[str, Any], rows: int, asked: EncodeOptions) -> Any:
-    if asked.truncate_dim is not None:
+def _pick(features: dict[str, Any], rows: int, request: EncodeOptions) -> Any:
+    if request.truncate_dim is not None:
         full = features["sentence_embedding"]
-        features["sentence_embedding"] = truncate_embeddings(full, asked.truncate_dim)
-    if asked.output_value is None:
+        features["sentence_embedding"] = truncate_embeddings(full, request.truncate_dim)
+    if request.output_value is None:
         return [{name: _row(value, row, rows) for name, value in features.items()} for row in range(rows)]
-    if asked.output_value == "token_embeddings":
+    if request.output_value == "token_embeddings":
         real = features["attention_mask"].bool()
         return [vectors[mask] for vectors, mask in zip(features["token_embeddings"], real, strict=True)]
     embeddings = features["sentence_embedding"]
-    embeddings = normalize_embeddings(embeddings) if asked.normalize else embeddings
-    return embeddings.cpu() if asked.form == "numpy" else embeddings
+    embeddings = normalize_embeddings(embeddings) if request.normalize else embeddings
+    return embeddings.cpu() if request.form == "numpy" else embeddings
 
 
 def _row(value: object, row: int, rows: int) -> object:
     return value[row] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == rows else value
 
 
-def joined(results: Sequence[Any], order: np.ndarray, model: Stack, asked: EncodeOptions) -> Any:
+def joined(results: Sequence[Any], order: np.ndarray, model: Stack, request: EncodeOptions) -> Any:
     """The results of all batches in the order of the texts, and in the requested form.
 
     Args:
         results: For each batch its embeddings (k, d), or a list of k values of another output.
         order: Indices of the texts in the order of the batches (n,).
         model: The model, for the dimension and device of an empty result.
-        asked: What was computed, and the form.
+        request: What was computed, and the form.
     """
     back = np.argsort(order)
-    if asked.output_value != "sentence_embedding":
+    if request.output_value != "sentence_embedding":
         flat = [value for batch in results for value in batch]
         return [flat[index] for index in back]
     if results:
         embeddings = torch.cat(list(results))
         embeddings = embeddings[torch.from_numpy(back).to(embeddings.device)]
     else:
-        dimension = asked.truncate_dim or model.get_embedding_dimension() or 0
+        dimension = request.truncate_dim or model.get_embedding_dimension() or 0
         embeddings = torch.empty(0, dimension, device=model.device)
-    if asked.precision != "float32" and len(embeddings):  # ranges of integers depend on all embeddings
-        embeddings = torch.from_numpy(quantize_embeddings(embeddings, asked.precision))
-    if asked.form == "numpy":
+    if request.precision != "float32" and len(embeddings):  # ranges of integers depend on all embeddings
+        embeddings = torch.from_numpy(quantize_embeddings(embeddings, request.precision))
+    if request.form == "numpy":
         return to_numpy(embeddings)
-    return embeddings if asked.form == "tensor" else list(embeddings)
+    return embeddings if request.form == "tensor" else list(embeddings)
 
 
 @contextmanager

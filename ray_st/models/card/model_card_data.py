@@ -52,7 +52,7 @@ _TASK = (
 _TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "dense")
 _TRAINED = "generated_from_trainer"
 _SIZE = "dataset_size:"
-_SAID = "said"
+_STATED = "said"
 UNNAMED = "unnamed"
 """Name of a dataset that has none."""
 
@@ -238,11 +238,11 @@ def _named(entry: str | Mapping[str, Any]) -> dict[str, Any]:
 
 def _merged(known: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The found facts of each dataset, overridden by the user's; facts found earlier are dropped."""
-    said = [dict(entry.get(_SAID, entry)) for entry in known]
-    said += [{}] * (len(found) - len(said))
-    pairs = zip(found, said, strict=False)
-    merged = [_named({**entry, **words, _SAID: words}) for entry, words in pairs]
-    return merged + [words for words in said[len(found) :] if words]
+    stated = [dict(entry.get(_STATED, entry)) for entry in known]
+    stated += [{}] * (len(found) - len(stated))
+    pairs = zip(found, stated, strict=False)
+    merged = [_named({**entry, **own, _STATED: own}) for entry, own in pairs]
+    return merged + [own for own in stated[len(found) :] if own]
 
 
 def _nested(loss: object) -> list[object]:

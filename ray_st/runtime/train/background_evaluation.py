@@ -6,7 +6,7 @@ One actor with its own resources evaluates; a lightweight one stores the results
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -55,42 +55,27 @@ def resources_beside(asked: Mapping[str, float] | None, scaling: ScalingConfig) 
     return dict(asked) if asked else {"GPU" if scaling.use_gpu else "CPU": 1}
 
 
-@dataclass(frozen=True)
-class EvalSetup:
-    """What the evaluation process needs to know about a run.
+class EvalWorker:
+    """The evaluation process; handles one request at a time. Ray passes a replacement the same arguments.
 
     Args:
+        background: How the run is evaluated.
         run: The run, pickled.
         sources: Its evaluation datasets, by name.
-        store: The run's folder.
-        ranks: Number of its workers.
     """
 
-    run: PickledRef[RunSpec]
-    sources: Mapping[str, RayBatchSource]
-    store: CheckpointStore
-    ranks: int
-
-
-class EvalWorker:
-    """The evaluation process; handles one request at a time.
-
-    Args:
-        setup: What it needs to know; Ray passes it to a replacement as well.
-    """
-
-    def __init__(self, setup: EvalSetup) -> None:
-        self._setup = setup
+    def __init__(
+        self, background: BackgroundEval, run: PickledRef[RunSpec], sources: Mapping[str, RayBatchSource]
+    ) -> None:
+        self._background, self._run, self._sources = background, run, sources
 
     @cached_property
     def _trainer(self) -> HfLoop:
-        run, setup = self._setup.run.open(), self._setup
+        run, store, evals = self._run.open(), self._background.store, eval_names(self._sources)
         trainer: HfLoop = run.build(
-            WorkerContext(
-                World(), setup.store, evals=eval_names(setup.sources), prompt_lengths=run.prompt_lengths
-            )
+            WorkerContext(World(), store, evals=evals, prompt_lengths=run.prompt_lengths)
         )
-        stand_in(trainer, setup.ranks)
+        stand_in(trainer, self._background.ranks)
         return trainer
 
     def prepare(self) -> None:
@@ -149,13 +134,16 @@ class RayEvalQueue:
     """The queue passed to workers; see :class:`ray_st.training.async_eval.protocol.EvalQueue`.
 
     Args:
-        resources: Resources of the evaluation process, by name.
-        setup: What it needs to know.
+        background: How the run is evaluated.
+        run: The run, pickled.
+        sources: Its evaluation datasets, by name.
     """
 
-    def __init__(self, resources: Mapping[str, float], setup: EvalSetup) -> None:
-        options = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS, **_options(resources)}
-        self._evaluator = start_actor(EvalWorker, setup, **options)
+    def __init__(
+        self, background: BackgroundEval, run: PickledRef[RunSpec], sources: Mapping[str, RayBatchSource]
+    ) -> None:
+        options = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS, **_options(background.resources)}
+        self._evaluator = start_actor(EvalWorker, background, run, sources, **options)
         self._log = start_actor(EvalRequestLog, self._evaluator, num_cpus=0)
 
     def known(self) -> list[int]:
@@ -195,12 +183,8 @@ def open_queue(
         yield None
         return
     evals = {name: source for name, source in sources.items() if name != TRAIN}
-    setup = EvalSetup(run, evals, background.store, background.ranks)
-    queue = RayEvalQueue(background.resources, setup)
-    try:
+    with closing(RayEvalQueue(background, run, evals)) as queue:
         yield queue
-    finally:
-        queue.close()
 
 
 def _options(resources: Mapping[str, float]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def find_context() -> WorkerContext | None:
     """
     try:
         storage = ray.train.get_context().get_storage()
-    except (RuntimeError, NotImplementedError):  # raised by Ray outside a worker, and in local mode
+    except RuntimeError:  # raised by Ray outside a worker; in local mode, its subclass NotImplementedError
         return None
     world = world_of_worker()
     if current_world().size != world.size:
@@ -58,10 +58,8 @@ def scaling_of_local_mode() -> ScalingConfig | None:
     """``num_workers=0`` if Ray Train runs the user's loop in this process (local mode); else None."""
     try:
         ray.train.get_context().get_storage()
-    except NotImplementedError:
-        return ScalingConfig(num_workers=0)
-    except RuntimeError:
-        pass
+    except RuntimeError as error:
+        return ScalingConfig(num_workers=0) if isinstance(error, NotImplementedError) else None
     return None
 
 

@@ -21,15 +21,7 @@ from torch import nn
 _BULK = (torch.Tensor, datasets.Dataset, pa.Table, pa.RecordBatch)
 """Types that can always be pickled; the check skips them because they may be large."""
 
-_FAILURES = (
-    TypeError,
-    AttributeError,
-    pickle.PicklingError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-    OSError,
-)
+_FAILURES = (TypeError, AttributeError, pickle.PicklingError, ValueError, RuntimeError, OSError)
 """Errors raised by objects that cannot be pickled."""
 
 

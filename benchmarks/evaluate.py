@@ -133,11 +133,11 @@ def _team(model: Any, options: argparse.Namespace) -> Iterator[None]:
         return
     import torch.distributed as dist
 
-    from ray_st.training.distributed.shared_encoding import dealt_encoding
+    from ray_st.training.distributed.evaluator_team import together
     from ray_st.world import World
 
     dist.init_process_group("gloo", init_method=options.meet, rank=options.rank, world_size=size)
-    with dealt_encoding(model, World(options.rank, size)):
+    with together(model, World(options.rank, size)):
         dist.barrier()
         yield
     dist.destroy_process_group()

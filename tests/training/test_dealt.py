@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from ray_st.training.distributed import shared_encoding
-from ray_st.training.distributed.shared_encoding import RankTeam, dealt_encoding
+from ray_st.training.distributed import evaluator_team
+from ray_st.training.distributed.evaluator_team import RankTeam, together
 from ray_st.util.team import Alone, share_out
 from ray_st.world import World
-from simulated_team import ThreadTeam, together
+from simulated_team import ThreadTeam
+from simulated_team import together as on_threads
 
 TEXTS = ["a sunny man eats " * (i % 7 + 1) + "pasta" * (i % 3) for i in range(23)]
 
@@ -23,13 +24,13 @@ TEXTS = ["a sunny man eats " * (i % 7 + 1) + "pasta" * (i % 3) for i in range(23
 def on_all_ranks(size: int, task: Callable[[World], Any], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Results of a task on each rank of a world whose ranks are threads."""
     here = threading.local()
-    monkeypatch.setattr(shared_encoding, "gather_objects", lambda value: here.team.gather(value))
+    monkeypatch.setattr(evaluator_team, "gather_objects", lambda value: here.team.gather(value))
 
     def run(team: ThreadTeam) -> Any:
         here.team = team
         return task(World(team.rank, size))
 
-    return together(size, run)
+    return on_threads(size, run)
 
 
 class Batches:
@@ -61,7 +62,7 @@ def test_every_batch_is_run_by_one_rank_and_reaches_all(
 
     def task(world: World) -> list[int]:
         model = Batches()
-        with dealt_encoding(model, world):
+        with together(model, world):
             lengths = model.encode(texts)
         embedded.extend(model.embedded)
         return lengths
@@ -92,7 +93,7 @@ def test_embeddings_are_one_processs_to_the_last_bit(
 
     def task(world: World) -> Any:
         model = copy.deepcopy(tiny_model)
-        with dealt_encoding(model, world):
+        with together(model, world):
             return model.encode(TEXTS, batch_size=4, **options)
 
     for found in on_all_ranks(3, task, monkeypatch):
@@ -114,7 +115,7 @@ def test_queries_and_documents_are_dealt_too(tiny_model: Any, monkeypatch: pytes
 
     def task(world: World) -> Any:
         model = copy.deepcopy(tiny_model)
-        with dealt_encoding(model, world):
+        with together(model, world):
             return model.encode_query(TEXTS, batch_size=4)
 
     assert all(np.array_equal(found, expected) for found in on_all_ranks(2, task, monkeypatch))
@@ -123,11 +124,11 @@ def test_queries_and_documents_are_dealt_too(tiny_model: Any, monkeypatch: pytes
 def test_a_model_gets_its_team_back() -> None:
     model = Batches()
     before = model.team
-    with dealt_encoding(model, World()):
+    with together(model, World()):
         assert model.team is before
 
     def failing_evaluator() -> None:
-        with dealt_encoding(model, World(0, 2)):
+        with together(model, World(0, 2)):
             assert model.team == RankTeam(0, 2)
             raise ValueError("evaluator failed")
 
@@ -141,5 +142,5 @@ def test_a_model_without_batches_encodes_by_itself() -> None:
         def encode(self, texts: list[str]) -> int:
             return len(texts)
 
-    with dealt_encoding(Other(), World(0, 2)):
+    with together(Other(), World(0, 2)):
         assert Other().encode(["a"]) == 1

@@ -16,9 +16,8 @@ import evaluators
 from processes import run_ranks
 from ray_st import SentenceTransformer
 from ray_st.evaluation import SequentialEvaluator
-from ray_st.training.distributed import evaluator_team, shared_encoding
-from ray_st.training.distributed.evaluator_team import PeerError
-from ray_st.training.distributed.rank_evaluation import Measured, measure
+from ray_st.training.distributed import evaluator_team
+from ray_st.training.distributed.evaluator_team import Measured, PeerError, measure
 from ray_st.world import World
 from simulated_team import ThreadTeam
 from simulated_team import together as on_threads
@@ -42,7 +41,6 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[World]
 
         return on_threads(size, on_one)
 
-    monkeypatch.setattr(shared_encoding, "gather_objects", gather)
     monkeypatch.setattr(evaluator_team, "gather_objects", gather)
     return run
 
@@ -57,10 +55,10 @@ def test_figures_are_those_of_one_process_on_every_rank(
         return measure(copy.deepcopy(tiny_model), evaluators.one_of_each(), world, str(tmp_path))
 
     for found in on_ranks(size, task):
-        assert found.figures == expected.figures
+        assert found.metrics == expected.metrics
         assert found.primary_metrics == expected.primary_metrics
         assert found.primary_metrics[-2:] == ("own_norm", None)
-        assert list(found.figures)[-1] == "evaluator_4"
+        assert list(found.metrics)[-1] == "evaluator_4"
     for file in tmp_path.iterdir():
         assert file.read_text().count("\n") == 2  # the header and one line: one rank writes
 

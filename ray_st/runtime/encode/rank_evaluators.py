@@ -15,7 +15,7 @@ from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.train import launch
 from ray_st.runtime.train.worker import world_of_worker
-from ray_st.training.distributed.rank_evaluation import Measured, measure
+from ray_st.training.distributed.evaluator_team import Measured, measure
 from ray_st.world import World
 
 
@@ -51,7 +51,7 @@ def evaluate_on_workers(
     asked = list(evaluators) if isinstance(evaluators, Sequence) else [evaluators]
     folder = os.path.abspath(output_path) if output_path else None
     if launch.runs_here(scaling_config):
-        return measure(model, asked, World(), folder, epoch, steps).figures
+        return measure(model, asked, World(), folder, epoch, steps).metrics
     with connection.connected(), TemporaryDirectory(prefix="ray_st-") as scratch:
         scaling = launch.resolve_scaling(scaling_config)
         connection.check_fits(scaling)
@@ -70,4 +70,4 @@ def evaluate_on_workers(
     for evaluator, primary in zip(asked, measured.primary_metrics, strict=True):
         if primary is not None:
             evaluator.primary_metric = primary  # type: ignore[attr-defined]
-    return measured.figures
+    return measured.metrics

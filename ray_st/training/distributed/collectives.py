@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.world import World
+
+T = TypeVar("T")
 
 _MOST_NAMES = 10
 
@@ -30,9 +33,8 @@ def current_world() -> World:
 
 def barrier() -> None:
     """Waits for all ranks."""
-    if _alone():
-        return
-    dist.barrier()
+    if not _alone():
+        dist.barrier()
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
@@ -44,7 +46,7 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
-def gather_objects(value: Any) -> list[Any]:
+def gather_objects(value: T) -> list[T]:
     """The value of every rank, in order of rank, on every rank."""
     if _alone():
         return [value]
@@ -53,7 +55,7 @@ def gather_objects(value: Any) -> list[Any]:
     return values
 
 
-def broadcast_object(value: Any) -> Any:
+def broadcast_object(value: T) -> T:
     """The first rank's value, on every rank."""
     if _alone():
         return value
@@ -141,20 +143,22 @@ class ClusterGather:
         return _gather(rows, self._counts), offset
 
 
-def reduce_gradients(step: torch.nn.Module, args: Any, unused: bool = False) -> torch.nn.Module:
+def reduce_gradients(
+    step: nn.Module, args: SentenceTransformerTrainingArguments, unused: bool = False
+) -> nn.Module:
     """Wraps a module so that its gradients are averaged over ranks.
 
     Args:
         step: Model and losses.
         args: Training arguments; their ``ddp_*`` settings are passed on.
-        unused: Whether some batches leave weights of the model unused, where the arguments don't say.
+        unused: Whether some batches leave weights of the model unused, where the arguments do not say.
     """
     if _alone():
         return step
     said = args.ddp_find_unused_parameters
     options: dict[str, Any] = {
         "find_unused_parameters": unused if said is None else bool(said),
-        "static_graph": bool(getattr(args, "ddp_static_graph", False)),
+        "static_graph": bool(vars(args).get("ddp_static_graph")),  # earlier releases of transformers lack it
         "gradient_as_bucket_view": True,  # no second copy of the gradients, and no copying
     }
     if args.ddp_broadcast_buffers is not None:
@@ -169,7 +173,7 @@ class UnusedWeightsError(ValueError):
     """Trained weights are not used by a step's loss, so ranks would wait for their gradients forever."""
 
 
-def check_reduced(step: torch.nn.Module, number: int) -> None:
+def check_reduced(step: nn.Module, number: int) -> None:
     """Raises if a step's gradients were not reduced, before the optimizer steps.
 
     PyTorch reports this only in the next step, and never after the last one.

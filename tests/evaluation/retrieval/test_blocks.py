@@ -165,13 +165,13 @@ def test_a_score_that_is_no_number_fails_on_every_rank(make_model: Any) -> None:
 def _rank(rank: int, folder: str, model_folder: str, size: int) -> None:
     import torch.distributed as dist
 
-    from ray_st.training.distributed.shared_encoding import dealt_encoding
+    from ray_st.training.distributed.evaluator_team import together as on_ranks
     from ray_st.world import World
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
     model = SentenceTransformer(model_folder, device="cpu")
-    with dealt_encoding(model, World(rank, size)):
+    with on_ranks(model, World(rank, size)):
         found = evaluated(model, Path(folder) / str(rank))
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

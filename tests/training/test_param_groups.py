@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import Trainer
 
-from ray_st.training.strategies.parameter_groups import groups_of_step, param_groups, weight_names
+from ray_st.training.strategies.parameter_groups import param_groups, weight_names
 from ray_st.training.strategies.step_module import Step
 
 
@@ -31,7 +31,7 @@ def model() -> nn.Module:
 def groups(step: Step, loss: Any, rates: dict[str, float]) -> list[tuple[set[str], float, float | None]]:
     names = {id(weight): name for name, weight in step.named_parameters()}
     decaying = Trainer.get_decay_parameter_names(None, step)  # type: ignore[arg-type]
-    made = groups_of_step(step, loss, decaying, 0.1, rates)
+    made = param_groups(step, loss, decaying, 0.1, rates)
     return [({names[id(w)] for w in g["params"]}, g["weight_decay"], g.get("lr")) for g in made]
 
 
@@ -69,9 +69,11 @@ def test_losses_of_several_datasets_are_told_apart_by_name() -> None:
 
 def test_frozen_weights_are_in_no_group() -> None:
     weights = {"a": nn.Parameter(torch.ones(2), requires_grad=False), "b": nn.Parameter(torch.ones(2))}
-    assert [group["params"] for group in param_groups(weights, (), 0.1, {})] == [[weights["b"]]]
+    loss = nn.ParameterDict(weights)
+    step = Step(nn.Identity(), loss)
+    assert [group["params"] for group in param_groups(step, loss, (), 0.1, {})] == [[weights["b"]]]
     with pytest.raises(ValueError, match=r"'a' is found in the name of no weight that is trained.*like b"):
-        param_groups(weights, (), 0.1, {"a": 1.0})
+        param_groups(step, loss, (), 0.1, {"a": 1.0})
 
 
 @pytest.mark.parametrize("rates", [{}, {"LayerNorm": 1e-2, r"^model\.0": 1e-3, "classifier": 0.5}])
@@ -87,7 +89,7 @@ def test_groups_are_the_peers(peer: Any, tiny_folder: Path, tmp_path: Path, rate
     optimizer = trainer.create_optimizer()
 
     step = Step(theirs, loss)
-    made = groups_of_step(step, loss, trainer.get_decay_parameter_names(step), 0.1, rates)
+    made = param_groups(step, loss, trainer.get_decay_parameter_names(step), 0.1, rates)
     assert _by_weight(made, args.learning_rate) == _by_weight(optimizer.param_groups, args.learning_rate)
 
 

@@ -16,9 +16,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ray_st._version import __version__
 from ray_st.data.located import read_located
 from ray_st.data.sources import HfStream, Source, Sql
-from ray_st.models.card.model_card_data import UNNAMED, publishable
+from ray_st.models.card.model_card_data import UNNAMED, SentenceTransformerModelCardData, publishable
 from ray_st.models.card.run_facts import Cluster, Emissions
 from ray_st.models.card.tables import column_statistics
+from ray_st.models.stack import Stack
 from ray_st.training.data.dataset_specs import loss_for
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
 from ray_st.training.distributed import collectives
@@ -33,8 +34,8 @@ _OF_THE_MACHINE = ("use_cpu", "logging_dir", "local_rank")
 
 
 def describe_run(
-    card: Any,
-    model: Any,
+    card: SentenceTransformerModelCardData | None,
+    model: nn.Module,
     loss: LossOrLosses,
     args: SentenceTransformerTrainingArguments,
     specs: Mapping[str, LoaderSpec],
@@ -68,7 +69,7 @@ def describe_run(
     card.set_hyperparameters(changed_arguments(args, defaults), every)
 
 
-def default_arguments(args: Any) -> dict[str, Any]:
+def default_arguments(args: SentenceTransformerTrainingArguments) -> dict[str, Any]:
     """The default values of training arguments.
 
     Args:
@@ -144,14 +145,10 @@ def _first_rows(part: DatasetSpec, count: int) -> list[dict[str, Any]]:
     return [] if first is None else first.select(columns).slice(0, count).to_pylist()
 
 
-def _is_run_to_be_read(source: Any) -> bool:
-    inside = [
-        *getattr(source, "sources", ()),
-        getattr(source, "source", None),
-    ]  # of a cut or a choice of others
-    return isinstance(source, Sql | HfStream) or any(
-        _is_run_to_be_read(one) for one in inside if one is not None
-    )
+def _is_run_to_be_read(source: object) -> bool:
+    # Cuts and choices of other sources hold these, and so may a user's own source.
+    inside = [*getattr(source, "sources", ()), getattr(source, "source", None)]
+    return isinstance(source, Sql | HfStream) or any(map(_is_run_to_be_read, inside))
 
 
 def _texts(part: DatasetSpec) -> list[list[str]]:
@@ -185,11 +182,11 @@ def widget_examples(data: Iterable[Sequence[list[str]]]) -> list[dict[str, Any]]
     return examples[:: max(len(examples) // _WIDGETS, 1)][:_WIDGETS]
 
 
-def _token_counter(model: Any) -> Callable[[list[str]], list[int]] | None:
+def _token_counter(model: nn.Module) -> Callable[[list[str]], list[int]] | None:
     """A function that counts the tokens the model sees in texts; None if it takes no token ids."""
-    tokenizer = getattr(model, "tokenizer", None)
-    if model.token_encoder() is None or not callable(tokenizer):
+    if not isinstance(model, Stack) or model.token_encoder() is None or not callable(model.tokenizer):
         return None
+    tokenizer = model.tokenizer
     longest = model.max_seq_length or 10**6
 
     def count(texts: list[str]) -> list[int]:
@@ -201,7 +198,7 @@ def _token_counter(model: Any) -> Callable[[list[str]], list[int]] | None:
 # ---- environment and records ----
 
 
-def note_surroundings(card: Any, context: WorkerContext) -> None:
+def note_surroundings(card: SentenceTransformerModelCardData | None, context: WorkerContext) -> None:
     """Records a run's cluster, versions and sizes in its model's card, if any; every rank must call it.
 
     Args:
@@ -221,7 +218,10 @@ def note_surroundings(card: Any, context: WorkerContext) -> None:
 
 
 def note_records(
-    card: Any, state: TrainerState, args: SentenceTransformerTrainingArguments, emissions: Emissions | None
+    card: SentenceTransformerModelCardData | None,
+    state: TrainerState,
+    args: SentenceTransformerTrainingArguments,
+    emissions: Emissions | None,
 ) -> None:
     """Records a run's results so far in the model's card.
 

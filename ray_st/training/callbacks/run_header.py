@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import Enum
 
 import torch
 from torch import nn
@@ -66,7 +67,7 @@ def computing(args: TrainingArguments) -> str:
 
 
 def _how_often(strategy: str | IntervalStrategy, steps: float | None) -> str:
-    name = str(getattr(strategy, "value", strategy))
+    name = str(strategy.value) if isinstance(strategy, Enum) else strategy
     if name == "steps" and steps:
         return f"every {steps:g} steps" if steps >= 1 else f"every {steps:.0%} of all steps"
     return {"no": "none", "epoch": "every epoch"}.get(name, name)

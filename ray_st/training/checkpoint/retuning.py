@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
 RETUNABLE = (
     "learning_rate",
     "weight_decay",
@@ -19,7 +22,7 @@ of steps, nor the weights, nor the optimizer's state."""
 Settings = list[dict[str, Any]]
 
 
-def settings_of(optimizer: Any) -> Settings:
+def settings_of(optimizer: torch.optim.Optimizer) -> Settings:
     """The settings of each parameter group (rate, decay, betas, …), as in a new optimizer.
 
     Args:
@@ -30,7 +33,7 @@ def settings_of(optimizer: Any) -> Settings:
     ]
 
 
-def retune(optimizer: Any, scheduler: Any, settings: Settings) -> None:
+def retune(optimizer: torch.optim.Optimizer, scheduler: LRScheduler, settings: Settings) -> None:
     """Applies the current arguments to an optimizer and scheduler restored from a checkpoint.
 
     The position in the schedule is kept: each group keeps the fraction of its base rate that applies at this

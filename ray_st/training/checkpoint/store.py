@@ -366,14 +366,14 @@ def _sum(manifest: dict[str, Any]) -> str:
     return xxhash.xxh3_64(json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _is_manifest(value: Any) -> bool:
+def _is_manifest(value: object) -> bool:
     match value:
         case {"step": int(), "run_id": str(), "files": dict(files)}:
-            return all(_is_entry(entry) for entry in files.values())
+            return all(map(_is_entry, files.values()))
     return False
 
 
-def _is_entry(value: Any) -> bool:
+def _is_entry(value: object) -> bool:
     match value:
         case {"size": int(), "xxh3": str()}:
             return True

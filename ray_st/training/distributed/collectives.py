@@ -31,12 +31,6 @@ def current_world() -> World:
     return World(rank=dist.get_rank(), size=dist.get_world_size())
 
 
-def barrier() -> None:
-    """Waits for all ranks."""
-    if not _alone():
-        dist.barrier()
-
-
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Sum of a tensor over all ranks."""
     if _alone():

@@ -62,7 +62,7 @@ from ray_st.training.strategies.encoder_setup import add_noise, compile_encoder
 from ray_st.training.strategies.parameter_groups import with_learning_rates
 from ray_st.training.strategies.precision import StoredTypes, widen
 from ray_st.training.strategies.step_module import LossOrLosses, Step, describe_weights
-from ray_st.training.strategies.strategy import Parts, make_strategy, note_on_fsdp
+from ray_st.training.strategies.strategy import Parts, make_strategy
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
@@ -381,7 +381,6 @@ class HfLoop(Trainer):
         if not training:
             return self.model
         world = self.worker.world
-        note_on_fsdp(self.args, world)
         self.train_step = TrainStep(
             self.model, self.loss, self.args, world, self._bound_shares(), self.strategy, self._loss_methods()
         )
@@ -794,10 +793,10 @@ class HfLoop(Trainer):
 
         They may have changed since the checkpoint.
         """
-        settings = settings_of(self.optimizer)
+        settings = settings_of(self._made_optimizer)
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.on_evaluated is not None and self.on_evaluated.late:
-            retune(self.optimizer, self.lr_scheduler, settings)
+            retune(self._made_optimizer, self.lr_scheduler, settings)
 
     def _load_callback_state(self) -> None:
         """Restores the states that callbacks exported.

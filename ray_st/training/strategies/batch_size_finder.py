@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from accelerate.utils.memory import should_reduce_batch_size
 
 from ray_st.data.column_spec import ColumnError
+from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
 
 T = TypeVar("T")
@@ -17,7 +18,7 @@ class BatchTooLarge(ValueError):
     """A step ran out of memory during a batch size search (``auto_find_batch_size``)."""
 
 
-def too_large(error: Exception, args: Any) -> BatchTooLarge | None:
+def too_large(error: Exception, args: SentenceTransformerTrainingArguments) -> BatchTooLarge | None:
     """The error to raise instead of another one during a batch size search.
 
     Args:
@@ -32,7 +33,7 @@ def too_large(error: Exception, args: Any) -> BatchTooLarge | None:
     return BatchTooLarge(f"{args.per_device_train_batch_size} rows a worker are too many: {error}")
 
 
-def with_fitting_batches(args: Any, attempt: Callable[[], T]) -> T:
+def with_fitting_batches(args: SentenceTransformerTrainingArguments, attempt: Callable[[], T]) -> T:
     """Trains; if a batch does not fit into memory, starts over with half the rows per worker.
 
     Args:
@@ -46,7 +47,7 @@ def with_fitting_batches(args: Any, attempt: Callable[[], T]) -> T:
     if not args.auto_find_batch_size:
         return attempt()
     for fixed in ("global_train_batch_size", "dataset_batch_sizes"):
-        if getattr(args, fixed):
+        if vars(args)[fixed]:
             raise ValueError(
                 f"auto_find_batch_size searches for a batch size, and {fixed} fixes it. Leave one out."
             )

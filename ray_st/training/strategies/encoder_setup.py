@@ -7,8 +7,12 @@ from typing import Any
 from torch.utils.hooks import RemovableHandle
 from transformers.integrations.neftune import neftune_post_forward_hook
 
+from ray_st.models.module import auto_model_of
+from ray_st.models.stack import Stack
+from ray_st.training_args import SentenceTransformerTrainingArguments
 
-def add_noise(model: Any, alpha: float | None) -> RemovableHandle | None:
+
+def add_noise(model: Stack, alpha: float | None) -> RemovableHandle | None:
     """Adds noise to token embeddings while training (NEFTune, https://arxiv.org/abs/2310.05914).
 
     Args:
@@ -23,7 +27,7 @@ def add_noise(model: Any, alpha: float | None) -> RemovableHandle | None:
     """
     if alpha is None:
         return None
-    encoder = getattr(model.first, "auto_model", None)
+    encoder: Any = auto_model_of(model.first)  # may be a wrapper of peft
     if encoder is None:
         raise ValueError(
             f"neftune_noise_alpha={alpha} needs an encoder with token embeddings; "
@@ -35,7 +39,7 @@ def add_noise(model: Any, alpha: float | None) -> RemovableHandle | None:
     return handle
 
 
-def compile_encoder(model: Any, args: Any) -> None:
+def compile_encoder(model: Stack, args: SentenceTransformerTrainingArguments) -> None:
     """Compiles the encoder, or the whole model if it has none, in place, as set by ``torch_compile…``.
 
     Args:
@@ -43,5 +47,7 @@ def compile_encoder(model: Any, args: Any) -> None:
         args: Training arguments.
     """
     if args.torch_compile:
-        wanted = getattr(model.first, "auto_model", model)
-        wanted.compile(backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
+        encoder = auto_model_of(model.first)
+        (model if encoder is None else encoder).compile(
+            backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode
+        )

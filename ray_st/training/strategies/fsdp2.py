@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,8 @@ from transformers import PreTrainedModel
 
 from ray_st.training.strategies.step_module import LossOrLosses, Step
 from ray_st.training_args.sharding_options import BY_SIZE, NO_WRAP
+
+T = TypeVar("T")
 
 
 class ShardedStep(Step):
@@ -222,7 +224,9 @@ def _uses_alone(part: nn.Module, uses: Mapping[int, int]) -> bool:
 # ---- optimizers ----
 
 
-def follow(optimizer: Any, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+def follow(
+    optimizer: torch.optim.Optimizer, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+) -> None:
     """Makes an optimizer update other tensors: the shards of its weights, or the whole weights.
 
     Args:
@@ -238,7 +242,7 @@ def follow(optimizer: Any, before: Mapping[str, Tensor], after: Mapping[str, Ten
     share_state(optimizer)
 
 
-def share_state(optimizer: Any) -> None:
+def share_state(optimizer: torch.optim.Optimizer) -> None:
     """Keeps only this rank's shard of an optimizer's whole state, for each sharded weight."""
     for weight, state in optimizer.state.items():
         for name, value in state.items():
@@ -247,7 +251,7 @@ def share_state(optimizer: Any) -> None:
 
 
 @contextmanager
-def whole_state(optimizer: Any, keeps: bool) -> Iterator[None]:
+def whole_state(optimizer: torch.optim.Optimizer, keeps: bool) -> Iterator[None]:
     """Temporarily gives an optimizer its whole state, for saving; every rank must call it.
 
     Args:
@@ -255,7 +259,7 @@ def whole_state(optimizer: Any, keeps: bool) -> Iterator[None]:
         keeps: Whether this rank keeps the state; the others only take part in the collectives.
     """
     sharded = optimizer.state
-    whole: Any = type(sharded)(sharded.default_factory)
+    whole = type(sharded)(sharded.default_factory)
     for weight, state in sharded.items():
         values = {name: whole_tensor(value) for name, value in state.items()}
         if keeps:
@@ -269,7 +273,7 @@ def whole_state(optimizer: Any, keeps: bool) -> Iterator[None]:
         optimizer.state = sharded
 
 
-def whole_tensor(value: Any) -> Any:
+def whole_tensor(value: T) -> T | Tensor:
     """The whole tensor of a sharded one, on every rank; other values are returned unchanged."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 

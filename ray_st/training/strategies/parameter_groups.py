@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from ray_st.training.strategies.step_module import LossOrLosses, Step
 from ray_st.training_args import SentenceTransformerTrainingArguments
@@ -31,25 +30,23 @@ def weight_names(step: Step, loss: LossOrLosses) -> dict[str, str]:
         prefixes = {f"{_LOSS}{number}.": f"{dataset}." for number, dataset in enumerate(loss)}
     names = {}
     for name, _ in step.named_parameters():
-        before = next((before for before in prefixes if name.startswith(before)), None)
-        names[name] = name if before is None else prefixes[before] + name[len(before) :]
+        before = next((before for before in prefixes if name.startswith(before)), "")
+        names[name] = prefixes.get(before, "") + name.removeprefix(before)
     return names
 
 
 def param_groups(
-    weights: Mapping[str, nn.Parameter],
-    decaying: Collection[str],
-    weight_decay: float,
-    rates: Mapping[str, float],
+    step: Step, loss: LossOrLosses, decaying: Collection[str], weight_decay: float, rates: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Groups weights for an optimizer; untrained weights are left out.
+    """Groups the weights of a model and its losses for an optimizer; untrained weights are left out.
 
     Args:
-        weights: By name.
-        decaying: Names of the weights with weight decay; biases and norms have none.
+        step: Model and losses.
+        loss: The loss, or one for each dataset.
+        decaying: Names in ``step`` of the weights with weight decay; biases and norms have none.
         weight_decay: The weight decay.
-        rates: For each regular expression, the learning rate of the weights whose names it matches; the last
-            match wins. All others have the optimizer's own rate.
+        rates: For each regular expression, the learning rate of the weights whose names (see
+            :func:`weight_names`) it matches; the last match wins. All others have the optimizer's own rate.
 
     Returns:
         Non-empty groups with ``params``, ``weight_decay`` and possibly ``lr``: first those with the
@@ -58,7 +55,9 @@ def param_groups(
     Raises:
         ValueError: If an expression matches no trained weight's name.
     """
-    trained = {name: weight for name, weight in weights.items() if weight.requires_grad}
+    names = weight_names(step, loss)
+    trained = {names[name]: weight for name, weight in step.named_parameters() if weight.requires_grad}
+    with_decay = {names[name] for name in decaying if name in names}
     rate_of: dict[str, str | None] = dict.fromkeys(trained)
     for expression in rates:
         found = [name for name in trained if re.search(expression, name)]
@@ -68,37 +67,16 @@ def param_groups(
                 f"Their names are like {', '.join(sorted(trained)[:: max(1, len(trained) // 4)])}."
             )
         rate_of.update(dict.fromkeys(found, expression))
-    groups = []
+    groups: list[dict[str, Any]] = []
     order: list[str | None] = [None, *rates]
     for pattern in order:
-        for decays in (True, False):
-            chosen = [name for name in trained if rate_of[name] == pattern and (name in decaying) == decays]
-            group: dict[str, Any] = {
-                "params": [trained[name] for name in chosen],
-                "weight_decay": weight_decay if decays else 0.0,
-            }
-            if pattern is not None:
-                group["lr"] = rates[pattern]
-            groups.append(group)
+        rate = {} if pattern is None else {"lr": rates[pattern]}
+        of_rate = [name for name in trained if rate_of[name] == pattern]
+        decayed = [trained[name] for name in of_rate if name in with_decay]
+        others = [trained[name] for name in of_rate if name not in with_decay]
+        groups.append({"params": decayed, "weight_decay": weight_decay, **rate})
+        groups.append({"params": others, "weight_decay": 0.0, **rate})
     return [group for group in groups if group["params"]]
-
-
-def groups_of_step(
-    step: Step, loss: LossOrLosses, decaying: Collection[str], weight_decay: float, rates: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """Applies :func:`param_groups` to a model and its losses.
-
-    Args:
-        step: Model and losses.
-        loss: The loss, or one for each dataset.
-        decaying: Names in ``step`` of the weights that decay.
-        weight_decay: The weight decay.
-        rates: Learning rates by regular expression, matched against the names of :func:`weight_names`.
-    """
-    names = weight_names(step, loss)
-    weights = {names[name]: weight for name, weight in step.named_parameters()}
-    decays = {names[name] for name in decaying if name in names}
-    return param_groups(weights, decays, weight_decay, rates)
 
 
 def with_learning_rates(
@@ -127,7 +105,7 @@ def with_learning_rates(
             f"optim={str(args.optim)!r} groups the parameters itself, and learning_rate_mapping does too. "
             "Leave one out."
         )
-    groups = groups_of_step(step, loss, decaying, args.weight_decay, args.learning_rate_mapping)
+    groups = param_groups(step, loss, decaying, args.weight_decay, args.learning_rate_mapping)
     return kind, {**options, "params": groups}
 
 

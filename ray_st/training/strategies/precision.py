@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ray_st.models.adapter.peft_layers import adapter_weights, encoder_within
+from ray_st.models.module import auto_model_of
 from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, owned_by_loss
 
@@ -135,7 +136,7 @@ def _units(model: nn.Module) -> list[nn.Module]:
 
 def _to_widen(unit: nn.Module) -> list[Tensor]:
     trained = [weight for weight in unit.parameters() if weight.requires_grad and _is_narrow(weight)]
-    adapters = set(map(id, adapter_weights(encoder_within(getattr(unit, "auto_model", None)))))
+    adapters = set(map(id, adapter_weights(encoder_within(auto_model_of(unit)))))
     if all(id(weight) in adapters for weight in trained):
         return list(trained)
     return [*unit.parameters(), *unit.buffers()]
@@ -150,7 +151,7 @@ def _all_tensors(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers()), **own}
 
 
-def _widen_outputs(module: nn.Module, inputs: Any, features: dict[str, Any]) -> dict[str, Any]:
+def _widen_outputs(module: nn.Module, inputs: tuple[object, ...], features: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value.float() if isinstance(value, Tensor) and _is_narrow(value) else value
         for name, value in features.items()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.training_args import OptimizerNames
@@ -84,6 +85,8 @@ class Strategy:
     def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
         """Wraps model and losses for a training."""
         self._owned = _trained(parts)
+        if self.args.fsdp:
+            notes.info("fsdp has no effect: there is one worker, which holds the whole model")
         module = collectives.reduce_gradients(Step(parts.model, parts.loss), self.args, parts.skips_rows)
         return Wrapped(module, parts.optimizer, parts.lr_scheduler)
 
@@ -99,7 +102,7 @@ class Strategy:
         """Within this context the first rank's optimizer has its whole state; every rank must call it."""
         return nullcontext()
 
-    def grad_norm(self, norm: Any) -> Any:
+    def grad_norm(self, norm: Tensor | float) -> Tensor | float:
         """The norm of a step's gradient as a plain number or tensor; every rank must call it."""
         return norm
 
@@ -154,7 +157,7 @@ class Sharded(Strategy):
         """Gathers the optimizer's state temporarily."""
         return fsdp2.whole_state(plain_optimizer(optimizer), self.world.is_first)
 
-    def grad_norm(self, norm: Any) -> Any:
+    def grad_norm(self, norm: Tensor | float) -> Tensor | float:
         """Gathers the norm, of which each rank holds a shard."""
         return fsdp2.whole_tensor(norm)
 
@@ -209,15 +212,9 @@ def make_strategy(
     return DeepSpeed(args, world) if with_deepspeed else Strategy(args, world)
 
 
-def note_on_fsdp(args: SentenceTransformerTrainingArguments, world: World) -> None:
-    """Logs if ``fsdp`` has no effect."""
-    if args.fsdp and world.size == 1:
-        notes.info("fsdp has no effect: there is one worker, which holds the whole model")
-
-
-def plain_optimizer(optimizer: Any) -> Any:
+def plain_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The torch optimizer inside accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
 def _trained(parts: Parts) -> list[Tensor]:

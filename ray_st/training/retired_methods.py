@@ -29,7 +29,7 @@ RETIRED = {
     "_evaluator_folder": "HfLoop.evaluator_output_path",
     "_write": "ray_st.training.checkpoint.checkpointer.Checkpointer",
     "_save_all": "HfLoop.save_model",
-    "_load_loss_weights": "ray_st.training.checkpoint.model_files.load_loss_weights",
+    "_load_loss_weights": "ray_st.training.checkpoint.contents.load_loss_weights",
     "_describe": "ModelTrainer.spec",
     "push_checkpoint": "ray_st.training.callbacks.hub_upload.CheckpointUpload",
     "_trackers": "ray_st.training.callbacks.tracked_run.TrackedRun",

@@ -20,7 +20,7 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.training.checkpoint.model_files import LOSS_WEIGHTS
+from ray_st.training.checkpoint.contents import LOSS_WEIGHTS
 from ray_st.training.data.local_source import local_context
 from ray_st.training.strategies.step_module import owned_by_loss
 from runtime_helpers import KillOnce, difference, losses_of

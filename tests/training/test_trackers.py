@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from transformers import TrainerCallback, TrainerControl, TrainerState
-from transformers.integrations import TensorBoardCallback, integration_utils
+from transformers.integrations import TensorBoardCallback, WandbCallback, integration_utils
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
@@ -323,6 +323,30 @@ def test_a_run_of_the_users_own_loop_is_joined_and_left_open(wandb: FakeWandb, t
     tracker.close(failed=False)
     assert wandb.calls == []
     assert wandb.run.id == "theirs"
+
+
+def test_a_process_of_wandb_that_does_not_answer_ends_no_training(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Busy:
+        id, offline, asked = "busy", False, 0
+
+        @property
+        def step(self) -> int:
+            self.asked += 1
+            if self.asked == 2:
+                raise TimeoutError
+            return self.asked
+
+    wandb.run = Busy()
+    monkeypatch.setattr(WandbCallback, "on_log", lambda *args, **kwargs: None)
+    tracker = Wandb()
+    mark = tracker.open(arguments(tmp_path), 0, None)
+    steps = []
+    for _ in range(2):
+        log(tracker, 1, loss=1.0)
+        steps.append(mark["step"])
+    assert steps == [1, 3]
 
 
 def test_a_refusal_is_explained(wandb: FakeWandb, tmp_path: Path) -> None:

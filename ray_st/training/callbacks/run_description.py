@@ -122,7 +122,7 @@ def _dataset_facts(
     return facts
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """A setting as a JSON value."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
@@ -148,7 +148,9 @@ def _first_rows(part: DatasetSpec, count: int) -> list[dict[str, Any]]:
 def _is_run_to_be_read(source: object) -> bool:
     # Cuts and choices of other sources hold these, and so may a user's own source.
     inside = [*getattr(source, "sources", ()), getattr(source, "source", None)]
-    return isinstance(source, Sql | HfStream) or any(map(_is_run_to_be_read, inside))
+    return isinstance(source, Sql | HfStream) or any(
+        _is_run_to_be_read(one) for one in inside if one is not None
+    )
 
 
 def _texts(part: DatasetSpec) -> list[list[str]]:
@@ -159,10 +161,11 @@ def _texts(part: DatasetSpec) -> list[list[str]]:
 
 def _on_hub(source: Any) -> dict[str, str]:
     """Hub name and revision of a dataset that was loaded from the Hub."""
-    info = getattr(source, "info", None)
-    files = getattr(info, "download_checksums", None) or {}
-    found = next((match for file in files if (match := _ON_HUB.match(str(file)))), None)
-    return {"id": found[1], "revision": found[2]} if found else {}
+    match source:
+        case object(info=object(download_checksums=dict(files))):
+            matches = filter(None, (_ON_HUB.match(str(file)) for file in files))
+            return next(({"id": found[1], "revision": found[2]} for found in matches), {})
+    return {}
 
 
 def widget_examples(data: Iterable[Sequence[list[str]]]) -> list[dict[str, Any]]:

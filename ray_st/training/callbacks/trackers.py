@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol, runtime_checkable
 
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import (
     CodeCarbonCallback,
@@ -91,7 +93,7 @@ class TensorBoard(TensorBoardCallback):
         super().__init__()
         self._given = self.logging_dir
 
-    def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
+    def open(self, args: TrainingArguments, step: int, known: str | None) -> str:
         """Opens a file; if the run resumes, in the same folder, where it hides repeated steps."""
         folder = known or self._given or default_logdir()
         self.logging_dir = str(Path(str(args.output_dir), folder))
@@ -115,7 +117,7 @@ class Wandb(WandbCallback):
     name, every_node = "wandb", False
     _open = _mine = False
 
-    def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
+    def open(self, args: TrainingArguments, step: int, known: dict[str, Any] | str | None) -> dict[str, Any]:
         """Starts or resumes a run; joins one that the user's own loop has started.
 
         Offline, a resumed run counts W&B's own steps from the checkpoint's position: rows that are logged
@@ -128,9 +130,8 @@ class Wandb(WandbCallback):
             TrackerError: If W&B fails to start, such as without a key.
         """
         self._mine = self._wandb.run is None
-        before = (
-            known if isinstance(known, dict) else {"id": known, "step": 0}
-        )  # only an id: written by an earlier release
+        # Earlier releases recorded the id alone.
+        before = known if isinstance(known, dict) else {"id": known, "step": 0}
         if self._mine:
             again = {} if known is None else {"id": before["id"], "resume": "allow"}
             try:
@@ -163,7 +164,10 @@ class Wandb(WandbCallback):
         """Records metrics."""
         if self._open:
             super().on_log(*args, **kwargs)
-            self._mark["step"] = self._wandb.run.step
+            with suppress(
+                TimeoutError
+            ):  # W&B's own process is asked, and may be busy: the next log asks again
+                self._mark["step"] = self._wandb.run.step
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         """Records the settings."""
@@ -188,14 +192,12 @@ class MLflow(MLflowCallback):
     name, every_node = "mlflow", False
     _open = _mine = _continued = False
 
-    def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
+    def open(self, args: TrainingArguments, step: int, known: str | None) -> str:
         """Starts or resumes a run; joins one that the user's own loop has started."""
         flow = self._ml_flow
         if not (flow.is_tracking_uri_set() or os.environ.get("MLFLOW_TRACKING_URI")):
             records = Path(str(args.output_dir)).absolute() / "mlflow.db"
-            known = (
-                known if records.exists() else None
-            )  # they are left behind where the run's folder is another
+            known = known if records.exists() else None  # the records stay with the earlier run's folder
             flow.set_tracking_uri(f"sqlite:///{records}")
         self._open, self._mine, self._continued = True, flow.active_run() is None, known is not None
         if self._mine:
@@ -204,7 +206,7 @@ class MLflow(MLflowCallback):
             flow.start_run(run_id=known, run_name=args.run_name)
         return flow.active_run().info.run_id
 
-    def setup(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+    def setup(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         """Records the settings, for a new run only: MLflow rejects later changes, such as more epochs."""
         given: Any = SimpleNamespace(run_name=args.run_name, to_dict=dict) if self._continued else args
         super().setup(given, state, None if self._continued else model)
@@ -237,7 +239,7 @@ class CodeCarbon(CodeCarbonCallback):
     ) -> None:
         """Does nothing: transformers would measure wherever a trainer is created, including the driver."""
 
-    def open(self, args: TrainingArguments, step: int, known: Any) -> Any:
+    def open(self, args: TrainingArguments, step: int, known: dict[str, Any] | None) -> dict[str, Any] | None:
         """Creates the meter; the caller adds what was measured before the run resumed."""
         self.tracker = self._codecarbon.EmissionsTracker(
             output_dir=str(args.output_dir), save_to_file=args.process_index == 0, log_level="error"

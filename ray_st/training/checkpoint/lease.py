@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import psutil
 import pyarrow.fs as pafs
 
 from ray_st.util.atomic import write_whole
@@ -84,15 +85,7 @@ class Holder:
     @property
     def is_gone(self) -> bool:
         """Whether the holder is known to be a process on this machine that has ended."""
-        if self.host != _host():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # it is alive, under another user
-            return False
-        return False
+        return self.host == _host() and not psutil.pid_exists(self.pid)
 
 
 def _host() -> str:
@@ -164,7 +157,7 @@ class Lease:
             RunInUse: If it is not.
         """
         write(self.fence, self._holder)
-        threading.Event().wait(settle_s)
+        time.sleep(settle_s)
         found = read(self.fence)
         if found is not None and found.owner != self._holder.owner:
             raise _in_use(self.fence, found)
@@ -244,9 +237,9 @@ def check_free(folder: Folder, stale_s: float = STALE_S, poll_s: float = POLL_S)
     first = read(folder)
     if first is None or first.released:
         return
-    pause, end = threading.Event(), time.monotonic() + stale_s
+    end = time.monotonic() + stale_s
     while not first.is_gone and time.monotonic() < end:
-        pause.wait(poll_s)
+        time.sleep(poll_s)
         now = read(folder)
         if now is None or now.released:
             return

@@ -29,8 +29,8 @@ NOTED_EVER = (
 )
 """Facts in the manifests of all versions; for facts of a dataset, the part after its name."""
 
-EARLIER = "earlier"
-"""Name prefix of the folders, in a run's folder, to which earlier runs' checkpoints are moved."""
+EARLIER = "earlier-"
+"""Name prefix of the numbered folders, in a run's folder, to which earlier runs' checkpoints are moved."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,7 @@ def find_checkpoint(
             "set resume_only_model=True to begin a new run, at step 0, with its weights."
         )
     found = CheckpointStore(str(folder.parent)).check(folder.name, resumable=True)
-    if _is_of(store, folder):
-        return Start(name=found.name, manifest=found.manifest)
-    return Start(path=str(folder), manifest=found.manifest)
+    return _start_at(store, folder, found.manifest)
 
 
 def own_newest(store: CheckpointStore, otherwise: Start = NEW_RUN) -> Start:
@@ -136,9 +134,9 @@ def _newest(store: CheckpointStore, only_model: bool) -> Start:
     newest = store.newest(skipped=skipped, resumable=not only_model)
     if newest is None:
         reasons = skipped or ["It holds no checkpoint."]
-        if earlier := _earlier(store):
+        if earlier := store.numbered(EARLIER):
             reasons.append(
-                f"{store.location(f'{EARLIER}-{earlier[-1]}')} holds what an earlier run left: to go on with "
+                f"{store.location(f'{EARLIER}{earlier[-1]}')} holds what an earlier run left: to go on with "
                 "that, name one of its checkpoints by path."
             )
         raise CheckpointError(
@@ -153,14 +151,16 @@ def _model_folder(store: CheckpointStore, folder: Path) -> Start:
     manifest: Mapping[str, Any] = {}
     if (folder / MANIFEST).is_file():
         manifest = CheckpointStore(str(folder.parent)).check(folder.name).manifest
-    if _is_of(store, folder):
-        return Start(name=folder.name, manifest=manifest, only_model=True)
-    return Start(path=str(folder), manifest=manifest, only_model=True)
+    return _start_at(store, folder, manifest, only_model=True)
 
 
-def _is_of(store: CheckpointStore, folder: Path) -> bool:
+def _start_at(
+    store: CheckpointStore, folder: Path, manifest: Mapping[str, Any], only_model: bool = False
+) -> Start:
     beside = folder.parent.resolve() == Path(store.path).resolve()
-    return store.is_local and beside and folder.name.startswith(PREFIX)
+    if store.is_local and beside and folder.name.startswith(PREFIX):
+        return Start(name=folder.name, manifest=manifest, only_model=only_model)
+    return Start(path=str(folder), manifest=manifest, only_model=only_model)
 
 
 # ---- does the run fit its checkpoint? ----
@@ -188,7 +188,7 @@ def check_settings(start: Start, settings: Mapping[str, Any]) -> None:
     """Like :func:`check_fingerprint`, for the facts known before any row is read."""
     then = start.manifest.get("data") or {}
     known = {name: value for name, value in settings.items() if name in then}
-    _refuse(start, {name: then[name] for name in known}, known)
+    _check_same(start, {name: then[name] for name in known}, known)
 
 
 def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
@@ -209,7 +209,7 @@ def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
     unsaid: list[str] = []
     if FIRST_EPOCH in facts and FIRST_EPOCH not in then:
         unsaid = [name for name in facts if name not in then and name.rpartition(": ")[2] not in NOTED_EVER]
-    _refuse(start, then, {name: value for name, value in facts.items() if name not in unsaid})
+    _check_same(start, then, {name: value for name, value in facts.items() if name not in unsaid})
     if unsaid and not start.only_model:
         notes.info(
             f"{start.name or start.path} was written by an earlier version, which did not note "
@@ -217,7 +217,7 @@ def check_fingerprint(start: Start, facts: Mapping[str, Any]) -> None:
         )
 
 
-def _refuse(start: Start, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def _check_same(start: Start, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     found = [] if start.only_model else differences(then, now)
     if found:
         raise CheckpointError(
@@ -264,18 +264,18 @@ def set_aside(store: CheckpointStore, start: Start) -> Start:
     if not steps and not ledger:
         return start
     store.check_fence()
-    place = f"{EARLIER}-{max(_earlier(store), default=0) + 1}"
-    store.filesystem.create_dir(store.location(place), recursive=True)
+    aside = f"{EARLIER}{max(store.numbered(EARLIER), default=0) + 1}"
+    store.filesystem.create_dir(store.location(aside), recursive=True)
     for step in steps:
-        _move(store, step, place)
+        _move(store, step, aside)
     if ledger:
         take = store.filesystem.copy_file if at else store.filesystem.move
-        take(store.location(LEDGER), store.location(f"{place}/{LEDGER}"))
+        take(store.location(LEDGER), store.location(f"{aside}/{LEDGER}"))
     what = f"{len(steps)} checkpoint(s), the newest of step {steps[-1]}, are" if steps else f"{LEDGER} is"
     why = "begins anew" if start.begins_anew else f"goes on from {start.name or start.path}"
-    notes.info(f"{what} set aside in {store.location(place)}: an earlier run left them, and this one {why}")
+    notes.info(f"{what} set aside in {store.location(aside)}: an earlier run left them, and this one {why}")
     moved = start.only_model and start.name is not None
-    return replace(start, name=f"{place}/{start.name}") if moved else start
+    return replace(start, name=f"{aside}/{start.name}") if moved else start
 
 
 def bring_ledger(store: CheckpointStore, start: Start) -> None:
@@ -292,18 +292,10 @@ def bring_ledger(store: CheckpointStore, start: Start) -> None:
         Path(store.location(LEDGER)).write_bytes(beside.read_bytes())
 
 
-def _earlier(store: CheckpointStore) -> list[int]:
-    """The numbers of the folders that contain earlier runs' checkpoints."""
-    infos = store.filesystem.get_file_info(pafs.FileSelector(store.path, allow_not_found=True))
-    names = (info.base_name for info in infos if not info.is_file)
-    numbers = (name.removeprefix(f"{EARLIER}-") for name in names if name.startswith(f"{EARLIER}-"))
-    return sorted(int(number) for number in numbers if number.isdecimal())
-
-
-def _move(store: CheckpointStore, step: int, place: str) -> None:
+def _move(store: CheckpointStore, step: int, folder: str) -> None:
     """Moves a checkpoint; an object store can only copy and delete."""
     name = f"{PREFIX}{step}"
-    target = store.location(f"{place}/{name}")
+    target = store.location(f"{folder}/{name}")
     if store.is_local:
         store.filesystem.move(store.location(name), target)
         return

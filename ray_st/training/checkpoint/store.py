@@ -143,9 +143,9 @@ class CheckpointStore:
         Raises:
             LeaseLost: If another driver has taken the run's folder: the checkpoint stays incomplete.
         """
-        step = int(folder.name.removeprefix(PREFIX))
+        step, local = int(folder.name.removeprefix(PREFIX)), pafs.LocalFileSystem()
         files = {
-            str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3": _digest(file)}
+            str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3": _digest(local, str(file))}
             for file in sorted(folder.rglob("*"))
             if file.is_file() and file.name != MANIFEST
         }
@@ -156,7 +156,7 @@ class CheckpointStore:
             pafs.copy_files(
                 str(folder),
                 self.location(folder.name),
-                source_filesystem=pafs.LocalFileSystem(),
+                source_filesystem=local,
                 destination_filesystem=self.filesystem,
             )
         sealed = self._declare(manifest)
@@ -166,9 +166,13 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps of all checkpoint folders, complete or not, ascending."""
+        return self.numbered(PREFIX)
+
+    def numbered(self, prefix: str) -> list[int]:
+        """The numbers, ascending, of the folders in the run's folder that are named ``prefix`` and a number."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         names = (info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
-        numbers = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+        numbers = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
         return sorted(int(number) for number in numbers if number.isdecimal())
 
     def check(self, name: str, resumable: bool = False) -> SavedCheckpoint:
@@ -182,8 +186,7 @@ class CheckpointStore:
             CheckpointError: If the checkpoint is missing, has no manifest, or a file differs; names the file.
         """
         root = self.location(name)
-        info = self.filesystem.get_file_info(f"{root}/{MANIFEST}")
-        if not info.is_file:
+        if not self.filesystem.get_file_info(f"{root}/{MANIFEST}").is_file:
             raise CheckpointError(
                 f"{root} is not a complete checkpoint: it has no {MANIFEST}, which is written last. "
                 "Choose an earlier checkpoint."
@@ -223,11 +226,7 @@ class CheckpointStore:
                 f"{path} is damaged: expected {expected['size']} bytes, found {found}. Choose an earlier "
                 "checkpoint."
             )
-        digest = xxhash.xxh3_64()
-        with self.filesystem.open_input_stream(path) as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-        if digest.hexdigest() != expected["xxh3"]:
+        if _digest(self.filesystem, path) != expected["xxh3"]:
             raise CheckpointError(
                 f"{path} is damaged: its hash is not the manifest's. Choose an earlier checkpoint."
             )
@@ -282,11 +281,11 @@ class CheckpointStore:
         self.check_fence()
         for mine in self.steps():
             self.delete(mine)
-        place = self.location(found.name)
-        self.filesystem.create_dir(place, recursive=True)
+        target = self.location(found.name)
+        self.filesystem.create_dir(target, recursive=True)
         for file in found.manifest["files"]:
-            self.filesystem.create_dir(f"{place}/{file}".rpartition("/")[0], recursive=True)
-            self.filesystem.copy_file(f"{other.location(found.name)}/{file}", f"{place}/{file}")
+            self.filesystem.create_dir(f"{target}/{file}".rpartition("/")[0], recursive=True)
+            self.filesystem.copy_file(f"{other.location(found.name)}/{file}", f"{target}/{file}")
         return self._declare(
             {**found.manifest, "run_id": self.run_id, "copied_from": found.manifest["run_id"]}
         )
@@ -380,9 +379,9 @@ def _is_entry(value: object) -> bool:
     return False
 
 
-def _digest(file: Path) -> str:
+def _digest(filesystem: pafs.FileSystem, path: str) -> str:
     digest = xxhash.xxh3_64()
-    with file.open("rb") as stream:
+    with filesystem.open_input_stream(path, compression=None) as stream:  # "detect" would unpack *.gz
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

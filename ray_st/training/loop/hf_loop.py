@@ -32,14 +32,18 @@ from ray_st.training.callbacks.loop_callback import LoopCallback, SampleLogWrite
 from ray_st.training.callbacks.run_description import note_records, note_surroundings
 from ray_st.training.callbacks.tracked_run import TrackedRun
 from ray_st.training.callbacks.trackers import Tracker, make_trackers
-from ray_st.training.checkpoint.callback_states import export_callbacks, restore_callbacks, save_state
 from ray_st.training.checkpoint.checkpointer import Checkpointer, best_name, newest_metrics
-from ray_st.training.checkpoint.model_files import (
+from ray_st.training.checkpoint.contents import (
+    export_callbacks,
     load_loss_weights,
     load_loss_weights_if_any,
+    load_random_states,
+    random_states,
+    restore_callbacks,
     save_loss_and_arguments,
+    save_random_states,
+    save_state,
 )
-from ray_st.training.checkpoint.random_states import load_random_states, random_states, save_random_states
 from ray_st.training.checkpoint.retuning import retune, settings_of
 from ray_st.training.checkpoint.store import manifest_in
 from ray_st.training.data.router_routes import routes_of, skips_rows

@@ -67,13 +67,8 @@ class StoredTypes:
             tensor.data = tensor.data.to(self._kinds[name])
 
     def _tensors(self) -> dict[str, Tensor]:
-        if not self._kinds:
-            return {}
-        return {
-            name: tensor
-            for name, tensor in _all_tensors(self._model, self._loss).items()
-            if name in self._kinds
-        }
+        every = _all_tensors(self._model, self._loss).items()
+        return {name: tensor for name, tensor in every if name in self._kinds}
 
 
 def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
@@ -90,8 +85,7 @@ def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
     Returns:
         An object that restores the weights' types.
     """
-    chosen = _chosen(model, loss)
-    found = {name: tensor for name, tensor in _all_tensors(model, loss).items() if id(tensor) in chosen}
+    found = _to_widen(model, loss)
     kinds = {name: tensor.dtype for name, tensor in found.items()}
     for tensor in found.values():
         tensor.data = tensor.data.float()
@@ -111,8 +105,7 @@ def widened(model: nn.Module, loss: LossOrLosses) -> Iterator[StoredTypes]:
 
 def note_on_types(model: nn.Module, loss: LossOrLosses) -> str:
     """A note on weights whose training type differs from their stored type; empty if there are none."""
-    chosen = _chosen(model, loss)
-    tensors = [tensor for tensor in _all_tensors(model, loss).values() if id(tensor) in chosen]
+    tensors = _to_widen(model, loss).values()
     if not tensors:
         return ""
     kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
@@ -123,18 +116,19 @@ def note_on_types(model: nn.Module, loss: LossOrLosses) -> str:
     )
 
 
-def _chosen(model: nn.Module, loss: LossOrLosses) -> set[int]:
-    """The ids of the tensors to be widened."""
+def _to_widen(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
+    """The tensors to be widened, by name."""
     own = [tensor for tensor in owned_by_loss(model, loss).values() if tensor.requires_grad]
-    inside = [tensor for unit in _units(model) for tensor in _to_widen(unit)]
-    return {id(tensor) for tensor in (*own, *inside) if _is_narrow(tensor)}
+    inside = [tensor for unit in _units(model) for tensor in _trained_within(unit)]
+    chosen = {id(tensor) for tensor in (*own, *inside) if _is_narrow(tensor)}
+    return {name: tensor for name, tensor in _all_tensors(model, loss).items() if id(tensor) in chosen}
 
 
 def _units(model: nn.Module) -> list[nn.Module]:
     return list(model.children()) if isinstance(model, Stack) else [model]
 
 
-def _to_widen(unit: nn.Module) -> list[Tensor]:
+def _trained_within(unit: nn.Module) -> list[Tensor]:
     trained = [weight for weight in unit.parameters() if weight.requires_grad and _is_narrow(weight)]
     adapters = set(map(id, adapter_weights(encoder_within(auto_model_of(unit)))))
     if all(id(weight) in adapters for weight in trained):

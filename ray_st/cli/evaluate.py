@@ -84,10 +84,10 @@ def _metrics(
         from ray_st.runtime.encode.rank_evaluators import evaluate_on_workers
 
         return evaluate_on_workers(model, evaluators, scaling, output)
-    from ray_st.training.distributed.rank_evaluation import measure
+    from ray_st.training.distributed.evaluator_team import measure
     from ray_st.world import World
 
-    return measure(model, evaluators, World(), output).figures
+    return measure(model, evaluators, World(), output).metrics
 
 
 def table(columns: Sequence[str], figures: Sequence[Mapping[str, float]]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from ray_st.training.strategies.step_module import LossOrLosses, Step
 from ray_st.training_args import SentenceTransformerTrainingArguments

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig
 
+from ray_st.runtime.cluster.handles import Actor, start_actor
 from ray_st.runtime.train.launch import launch, process_group
 from ray_st.runtime.train.storage import taken
 from ray_st.runtime.tune.shared_data import source_for_workers
@@ -76,8 +77,7 @@ def train_on_workers(
     """
     assert kit.scaling is not None
     trial = kit.make(config[NUMBER], config[VALUES], config[NAME])
-    actor: Any = ray.remote(num_cpus=0)(TrialProxy)
-    proxy: Any = actor.options(max_concurrency=3).remote()
+    proxy = start_actor(TrialProxy, num_cpus=0, max_concurrency=3)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(_launch, trial, config, kit, proxy)
         while not running.done():
@@ -89,7 +89,7 @@ def train_on_workers(
 
 def _pass_on(
     report: dict[str, Any],
-    proxy: Any,
+    proxy: Actor,
     running: Future[None],
     send: Callable[[dict[str, Any]], None],
 ) -> None:
@@ -103,7 +103,7 @@ def _pass_on(
             running.result()  # the workers leave together
 
 
-def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: Any) -> None:
+def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: Actor) -> None:
     assert kit.scaling is not None
     assert isinstance(kit.scaling.num_workers, int)
     specs = data_parts(trial, kit.scaling.num_workers)
@@ -149,7 +149,7 @@ class _Build:
     """
 
     description: TrainerSpec
-    proxy: Any
+    proxy: Actor
     must_checkpoint: Callable[[int], bool] | None
     known: int
 

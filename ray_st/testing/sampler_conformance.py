@@ -1,4 +1,4 @@
-"""What every batch sampler keeps, whatever the shape of the run, as one class of tests."""
+"""The contract of every batch sampler, for any shape of a run, as one class of tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MakeSampler(Protocol):
 
 @dataclass(frozen=True)
 class SamplerCase:
-    """A batch sampler under test, and what it promises beyond what every sampler does.
+    """A batch sampler under test, and its guarantees beyond those of every sampler.
 
     Args:
         make: Makes the sampler, :func:`mixed` that of several datasets.
@@ -113,7 +113,7 @@ class SamplerConformance:
         assert max(map(len, drawn)) == 10
 
     def test_iterating_planning_and_counting_agree(self, draw: DrawSmall) -> None:
-        """``len()``, ``plan()`` and iteration say the same."""
+        """``len()``, ``plan()`` and iteration agree."""
         for drop_last in (False, True):
             sampler = draw(drop_last)
             plan = sampler.plan()
@@ -128,7 +128,7 @@ class SamplerConformance:
         assert drawn == [batch for batch in draw() if len(batch) == 10] or case.mixes
 
     def test_order_is_a_function_of_seed_and_epoch(self, case: SamplerCase, draw: DrawSmall) -> None:
-        """Nothing else decides, not even which epoch was drawn before."""
+        """Nothing else influences it, not even which epoch was drawn before."""
         sampler = draw(seed=5)
         first = list(sampler)
         assert list(sampler) == first
@@ -142,11 +142,11 @@ class SamplerConformance:
             assert list(draw(seed=6)) != first
 
     def test_negative_seeds_are_seeds(self, case: SamplerCase, draw: DrawSmall) -> None:
-        """Any integer is one."""
+        """Any integer is a valid seed."""
         drawn = list(draw(seed=-1))
         assert drawn != list(draw(seed=1)) or not case.shuffles
 
-    def test_travels(self, draw: DrawSmall) -> None:
+    def test_can_be_pickled(self, draw: DrawSmall) -> None:
         """A pickled sampler draws the same batches."""
         sampler = draw()
         sampler.set_epoch(3)
@@ -174,7 +174,7 @@ class SamplerConformance:
     def test_the_ranks_of_every_world_make_up_the_same_batches(
         self, case: SamplerCase, dataset: str, size: int
     ) -> None:
-        """Workers' shares differ by one row at most; together they are the batch that the case promises."""
+        """Workers' shares differ by one row at most; together they are the whole batch."""
         plan, rows = batch_source(case, dataset, size).plan(1), len(DATASETS[dataset])
         ends = [0, *edges(rows)] if case.mixes else [0, rows]
         for world in WORLDS:
@@ -214,10 +214,10 @@ class SamplerConformance:
             assert [len(inputs["rows"]) for inputs in seen] == [max(share, 1) for share in shares]
 
     @every_dataset
-    def test_starting_anew_at_any_step_gives_the_rest_of_an_unbroken_run(
+    def test_resuming_at_any_step_gives_the_rest_of_an_uninterrupted_run(
         self, case: SamplerCase, dataset: str
     ) -> None:
-        """A run that goes on from a checkpoint sees the rows that it would have seen."""
+        """A run that resumes from a checkpoint sees the same rows as an uninterrupted one."""
         unbroken, restored = batch_source(case, dataset, 12), batch_source(case, dataset, 12)
         worlds = (World(0, 2), World(1, 2), World(2, 3))
         for epoch in range(2):
@@ -234,7 +234,7 @@ class SamplerConformance:
                     assert fresh[epoch, step]["rows"].tolist() == rows[step]
 
     def test_no_rows_make_no_batches(self, case: SamplerCase) -> None:
-        """As in a window whose rows are all left out."""
+        """As in a window whose rows are all dropped."""
         if not case.takes_no_rows:
             with pytest.raises(ValueError, match="needs"):
                 case.make(NO_ROWS, 4, False, 0)
@@ -245,7 +245,7 @@ class SamplerConformance:
 
 @dataclass(frozen=True)
 class RowNumbers:
-    """A window whose rows are nothing but their numbers."""
+    """A window whose rows are only their indices."""
 
     count: int
     columns: ColumnSpec = field(default_factory=lambda: ColumnSpec(("a",)))
@@ -279,7 +279,7 @@ def in_shared_memory(value: T) -> T:
 
 
 def collate(window: RowNumbers, rows: Indices, dataset: str) -> dict[str, Any]:
-    """A step's inputs: the rows' numbers."""
+    """A step's inputs: the indices of its rows."""
     return {"source": dataset, "rows": rows}
 
 
@@ -294,7 +294,7 @@ def batch_source(case: SamplerCase, dataset: str, size: int) -> PlannedSource:
 
 
 def rank_of(source: PlannedSource, world: World) -> StepDataset:
-    """What a rank reads: numbers of rows, where training reads the rows."""
+    """What a rank reads: indices of rows in place of the rows."""
     return StepDataset(cast(BatchSource, source), world, cast(Collate, collate))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from safetensors import SafetensorError
@@ -32,6 +32,7 @@ class EvaluationError(ValueError):
     """An evaluation in another process failed."""
 
 
+@dataclass(eq=False)
 class AsyncEvaluation(LoopCallback):
     """Requests evaluations of weights from another process.
 
@@ -50,25 +51,21 @@ class AsyncEvaluation(LoopCallback):
         awaited: Epoch of each step whose result is outstanding.
     """
 
-    def __init__(
-        self,
-        queue: EvalQueue,
-        store: CheckpointStore,
-        world: World,
-        enter: Callable[[EvalResult], None],
-        control: Callable[[], TrainerControl],
-        write_weights: Callable[[str], None],
-        whole_weights: Callable[[], Any],
-    ) -> None:
-        self._queue, self._store, self._world = queue, store, world
-        self._enter_into_history, self._write_weights = enter, write_weights
-        self._whole_weights, self._control = whole_weights, control
-        self.awaited: dict[int, float | None] = {}
-        self._promised: set[int] = set()  # what the newest checkpoint awaits
-        self._newest = -1  # the latest step that was requested
-        self._checkpoint = -1  # the latest step with a checkpoint
-        self._is_due = False
-        self._snapshots = replace(store, path=store.location(SNAPSHOTS))
+    queue: EvalQueue
+    store: CheckpointStore
+    world: World
+    enter: Callable[[EvalResult], None]
+    control: Callable[[], TrainerControl]
+    write_weights: Callable[[str], None]
+    whole_weights: Callable[[], AbstractContextManager[None]]
+    awaited: dict[int, float | None] = field(default_factory=dict, init=False)
+    _promised: set[int] = field(default_factory=set, init=False)  # what the newest checkpoint awaits
+    _newest: int = field(default=-1, init=False)  # the latest step that was requested
+    _checkpoint: int = field(default=-1, init=False)  # the latest step with a checkpoint
+    _is_due: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._snapshots = replace(self.store, path=self.store.location(SNAPSHOTS))
 
     def resume(self, checkpoint: str | None, step: int) -> None:
         """Resumes the evaluations that were outstanding when a checkpoint was written.
@@ -79,22 +76,22 @@ class AsyncEvaluation(LoopCallback):
             checkpoint: The checkpoint from which the run resumes, or None.
             step: Its step, or 0.
         """
-        kept = self._request_again(awaited_by(checkpoint), step) if self._world.is_first else {}
+        kept = self._request_again(awaited_by(checkpoint), step) if self.world.is_first else {}
         self.awaited = collectives.broadcast_object(kept)
         self.note_checkpoint()
 
     def _request_again(self, awaited: dict[int, float | None], now: int) -> dict[int, float | None]:
-        self._queue.forget(now)
-        known, kept = set(self._queue.known()), {}
+        self.queue.forget(now)
+        known, kept = set(self.queue.known()), {}
         for step, epoch in sorted(awaited.items()):
-            store = next((one for one in (self._snapshots, self._store) if step in one.steps()), None)
+            store = next((one for one in (self._snapshots, self.store) if step in one.steps()), None)
             if step not in known and store is None:
                 notes.info(
                     f"the evaluation of step {step} was outstanding; it is left out, as its weights are gone"
                 )
                 continue
             if store is not None:
-                self._queue.request(EvalRequest(step, epoch, store))
+                self.queue.request(EvalRequest(step, epoch, store))
             kept[step] = epoch
         return kept
 
@@ -117,7 +114,7 @@ class AsyncEvaluation(LoopCallback):
         """Enters finished evaluations, and takes over one that is due from the workers."""
         if control.should_log or control.should_evaluate or control.should_save:
             self.take_in()
-        current = self._control()
+        current = self.control()
         wanted, current.should_evaluate = current.should_evaluate, False
         self._is_due = wanted and self.expect(state.global_step, state.epoch)
 
@@ -128,23 +125,23 @@ class AsyncEvaluation(LoopCallback):
 
     def request(self, step: int) -> None:
         """Requests an evaluation of the current weights, from their checkpoint or else from a snapshot."""
-        store = self._store
+        store = self.store
         if step != self._checkpoint:
             store = self._snapshots
-            with self._whole_weights():
-                written = collectives.broadcast_object(self._world.is_first and self._snapshot(step))
+            with self.whole_weights():
+                written = collectives.broadcast_object(self.world.is_first and self._snapshot(step))
             if not written:
                 del self.awaited[step]
                 return
-        if self._world.is_first:
-            self._queue.request(EvalRequest(step, self.awaited[step], store))
+        if self.world.is_first:
+            self.queue.request(EvalRequest(step, self.awaited[step], store))
 
     def _snapshot(self, step: int) -> bool:
         """Writes the current weights for the evaluating process; returns whether there was enough space."""
         store = self._snapshots
         try:
             folder = store.begin(step)
-            self._write_weights(str(folder))
+            self.write_weights(str(folder))
             store.seal(folder)
         except (OSError, SafetensorError) as error:
             store.give_up(step)
@@ -169,7 +166,7 @@ class AsyncEvaluation(LoopCallback):
         """
         if not self.awaited:
             return
-        found = self._queue.results(list(self.awaited), wait_s) if self._world.is_first else []
+        found = self.queue.results(list(self.awaited), wait_s) if self.world.is_first else []
         for result in collectives.broadcast_object(found):
             if result.error:
                 raise EvaluationError(
@@ -178,7 +175,7 @@ class AsyncEvaluation(LoopCallback):
                     f'newest once the cause is fixed, or with eval_on="workers". The cause:\n{result.error}'
                 )
             del self.awaited[result.step]
-            self._enter_into_history(result)
+            self.enter(result)
             self._drop_snapshots()
 
     def wait_for_all(self) -> None:
@@ -199,7 +196,7 @@ class AsyncEvaluation(LoopCallback):
 
     def _drop_snapshots(self) -> None:
         """Deletes snapshots whose results are logged, unless the newest checkpoint needs them to resume."""
-        if self._world.is_first:
+        if self.world.is_first:
             for step in set(self._snapshots.steps()) - self.awaited.keys() - self._promised:
                 self._snapshots.delete(step)
 

@@ -1,4 +1,4 @@
-"""Typed handles of what lives in the cluster: actors, and values that stay pickled until a worker opens them."""
+"""Typed handles of what lives in the cluster: actors, and values that stay pickled until they are opened."""
 
 from __future__ import annotations
 

@@ -208,8 +208,8 @@ def _storage(probes: Sequence[_Probe], location: str) -> Iterator[Finding]:
         if lost:
             yield Finding.error(
                 probe.address,
-                f"{location} is another folder there than on other nodes: {len(lost)} of {len(written)} files "
-                "are missing",
+                f"{location} is another folder there than on other nodes: {len(lost)} of {len(written)} "
+                "files are missing",
                 "use storage that all nodes share: a mounted volume, or s3://…",
             )
     ray.get([probe.actor.remove.remote(location, name) for probe, name in written])

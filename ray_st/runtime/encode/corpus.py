@@ -136,8 +136,8 @@ def encode_corpus(
         show_progress: Whether to show a bar on a terminal, and lines elsewhere.
         **options: How to encode each text: ``prompt_name``, ``prompt``, ``batch_size``,
             ``normalize_embeddings``, ``truncate_dim``, ``precision``; see
-            :class:`~ray_st.runtime.encode.job.EncodeOptions`. Ranges for int8 and uint8 are those of 8192 rows
-            spread over the corpus.
+            :class:`~ray_st.runtime.encode.job.EncodeOptions`. Ranges for int8 and uint8 are those of 8192
+            rows spread over the corpus.
 
     Returns:
         The result of the job.

@@ -41,7 +41,7 @@ class Goodput:
     Args:
         started: When the run began, in seconds since 1970.
         total_at: Returns the sum recorded at or before a step; records of later steps are dropped.
-        book: Records the sum at a step, outside this process.
+        record: Records the sum at a step, outside this process.
         wall: Returns the time in seconds since 1970.
     """
 
@@ -49,10 +49,10 @@ class Goodput:
         self,
         started: float,
         total_at: Callable[[int], float],
-        book: Callable[[int, float], object],
+        record: Callable[[int, float], object],
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._started, self._total_at, self._book, self._wall = started, total_at, book, wall
+        self._started, self._total_at, self._record, self._wall = started, total_at, record, wall
         self._total = 0.0
 
     def begin(self, step: int) -> None:
@@ -66,7 +66,7 @@ class Goodput:
             The sum as a share of the run's time, including restarts.
         """
         self._total += seconds
-        self._book(step, self._total)
+        self._record(step, self._total)
         return min(self._total / max(self._wall() - self._started, 1e-9), 1.0)
 
 
@@ -97,7 +97,7 @@ class Throughput(TrainerCallback):
         self._hooks: list[RemovableHandle] = []
         self._parts = dict.fromkeys(PARTS, 0.0)
         self._mark = self._since = self._forward_from = time.monotonic()
-        self._step_forward = self._forward_since_call = self._well_spent = 0.0
+        self._step_forward = self._forward_since_call = self._productive = 0.0
         self._steps = self._rows = 0
         self._tokens: Tensor | None = None
 
@@ -120,7 +120,7 @@ class Throughput(TrainerCallback):
         if isinstance(model, Stack):
             self._hooks.append(model.first.register_forward_pre_hook(self._count))
         self._tally.begin(state.global_step)
-        self._well_spent = 0.0
+        self._productive = 0.0
         self._mark = self._since = time.monotonic()
 
     def on_step_begin(
@@ -164,13 +164,13 @@ class Throughput(TrainerCallback):
             self._report(state)
 
     def _lap(self, part: str) -> None:
-        self._parts[part] += self._spend()
+        self._parts[part] += self._elapsed()
 
-    def _spend(self) -> float:
+    def _elapsed(self) -> float:
         """Seconds since the last mark, counted as productive; resets the mark."""
         now = time.monotonic()
         seconds, self._mark = now - self._mark, now
-        self._well_spent += seconds
+        self._productive += seconds
         return seconds
 
     def _count(self, module: nn.Module, inputs: tuple[object, ...]) -> None:
@@ -201,13 +201,13 @@ class Throughput(TrainerCallback):
             self._sink.set("st_train_step", state.global_step)
             self._sink.set("st_train_samples_per_second", self._rows / seconds)
             self._sink.set("st_train_rank_skew", self._skew())
-            self._book(state)
+            self._report_goodput(state)
         self._parts = dict.fromkeys(PARTS, 0.0)
         self._since, self._steps, self._rows, self._tokens = now, 0, 0, None
 
-    def _book(self, state: TrainerState) -> None:
-        ratio = self._tally.add(state.global_step, self._well_spent)
-        self._well_spent = 0.0
+    def _report_goodput(self, state: TrainerState) -> None:
+        ratio = self._tally.add(state.global_step, self._productive)
+        self._productive = 0.0
         self._sink.set("st_train_effective_time_ratio", ratio)
 
     def on_log(
@@ -219,7 +219,7 @@ class Throughput(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Reports the loss and the metrics of an evaluation."""
-        self._spend()
+        self._elapsed()
         if not state.is_world_process_zero or not logs:
             return
         if "loss" in logs:
@@ -234,7 +234,7 @@ class Throughput(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Counts an evaluation as productive time, not as waiting for data."""
-        self._spend()
+        self._elapsed()
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -245,7 +245,7 @@ class Throughput(TrainerCallback):
             self._sink.set("st_checkpoint_seconds", seconds)
             self._sink.set("st_checkpoint_unixtime_seconds", self._wall())
             self._sink.set("st_checkpoint_step", state.global_step)
-            self._book(state)
+            self._report_goodput(state)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

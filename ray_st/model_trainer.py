@@ -230,8 +230,8 @@ class ModelTrainer(HfLoop):
         """Adopts this process's context if it is a worker of the user's own run; checks what depends on it.
 
         Returns:
-            The arguments, and the scaling configuration: ``num_workers=0`` if Ray Train runs the user's loop in
-            this process (local mode) and none was given.
+            The arguments, and the scaling configuration: ``num_workers=0`` if none was given and Ray Train
+            runs the user's loop in this process (local mode).
         """
         if self.context is None and "ray.train" in sys.modules:
             from ray_st.runtime.train import in_worker

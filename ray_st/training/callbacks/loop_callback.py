@@ -46,7 +46,9 @@ class LoopCallback:
 
 
 class SampleLogWriter(LoopCallback):
-    """Records which rows each step used (``ledger=True``): one line per step; removes those of steps that a resumed run repeats.
+    """Records which rows each step used (``ledger=True``), one line per step.
+
+    Removes the lines of steps that a resumed run repeats.
 
     Args:
         log: The file.

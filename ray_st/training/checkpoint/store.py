@@ -169,7 +169,7 @@ class CheckpointStore:
         return self.numbered(PREFIX)
 
     def numbered(self, prefix: str) -> list[int]:
-        """The numbers, ascending, of the folders in the run's folder that are named ``prefix`` and a number."""
+        """The numbers, ascending, of the run's folders that are named ``prefix`` and a number."""
         selector = pafs.FileSelector(self.path, allow_not_found=True)
         names = (info.base_name for info in self.filesystem.get_file_info(selector) if not info.is_file)
         numbers = (name.removeprefix(prefix) for name in names if name.startswith(prefix))

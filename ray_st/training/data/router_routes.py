@@ -125,7 +125,7 @@ def _missing_mapping(router: Asym, subject: str, columns: Sequence[str]) -> str:
     routes = list(router.sub_modules)
     example = {column: routes[min(number, len(routes) - 1)] for number, column in enumerate(columns)}
     return (
-        f"{subject} has a Router with the routes {routes}, and no text column is assigned to one: all would take "
-        "the default route. Set router_mapping in the training arguments, such as "
+        f"{subject} has a Router with the routes {routes}, and no text column is assigned to one: all would "
+        "take the default route. Set router_mapping in the training arguments, such as "
         f"router_mapping={example}."
     )

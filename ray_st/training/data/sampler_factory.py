@@ -230,7 +230,10 @@ class SamplerMethods:
         return trainer.get_multi_dataset_batch_sampler(keys, samplers, seed=seed)
 
     def instance(self, **attributes: Any) -> Any:
-        """An instance of the trainer's class with its arguments and further attributes, made without its constructor."""
+        """An instance of the trainer's class with its arguments and further attributes.
+
+        Its constructor is not called: that would load the model, which sampling does not need.
+        """
         make: Any = self.kind.__new__
         trainer = make(self.kind)
         vars(trainer).update(self.attributes, args=self.args, **attributes)

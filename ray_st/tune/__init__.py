@@ -2,8 +2,8 @@
 
 ``search`` is the front door, ``search_checks`` what is checked before any trial starts, ``identity``
 what must stay the same for a search to continue, ``trial_factory`` how hyperparameters become a trial.
-Spaces, objectives and records are in :mod:`ray_st.study`, the trials on Ray Tune in :mod:`ray_st.runtime.tune`, which this room
-imports only when a search runs.
+Spaces, objectives and records are in :mod:`ray_st.study`, the trials on Ray Tune in
+:mod:`ray_st.runtime.tune`, which is imported only when a search runs.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class ConsensusHandler(CallbackHandler):
         self._held = TrainerControl()
 
     def synchronize(self, control: TrainerControl) -> None:
-        """Sets the union of the ranks' flags if a user's callback may have set one; all ranks must call it."""
+        """Sets the union of the ranks' flags if a user's callback may have set one. All ranks call it."""
         if not self._asked:
             return
         held, self._held = asdict(self._held), TrainerControl()

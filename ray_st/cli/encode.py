@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _is_given(options: argparse.Namespace, name: str) -> bool:
-    value = vars(options)[name]
+    value = getattr(options, name)
     return value is not None and value is not False
 
 
@@ -116,7 +116,7 @@ def _into_folder(options: argparse.Namespace) -> None:
     from ray_st.runtime.encode.corpus import encode_corpus
 
     model = run_parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
-    cluster = {name: vars(options)[name] for name in _OF_FOLDERS if _is_given(options, name)}
+    cluster = {name: getattr(options, name) for name in _OF_FOLDERS if _is_given(options, name)}
     encoded = encode_corpus(
         model,
         Files(options.input, options.format),

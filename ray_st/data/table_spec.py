@@ -129,7 +129,7 @@ def _check(spec: TableSpec) -> None:
 
 
 def _check_no_file_options(spec: TableSpec, kind: str) -> None:
-    given = next((name for name in _FOR_FILES if vars(spec)[name] not in (None, {})), None)
+    given = next((name for name in _FOR_FILES if getattr(spec, name) not in (None, {})), None)
     if given is not None:
         raise SourceError(f"{spec}: `{given}` is for files, not for {kind}.")
 

@@ -59,7 +59,7 @@ class TokenEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields without cached values, which are quickly computed again."""
-        return {part.name: vars(self)[part.name] for part in fields(self)}
+        return {part.name: getattr(self, part.name) for part in fields(self)}
 
     def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Token ids of each text, with special tokens, truncated, not padded: int32 arrays (t,).

@@ -117,7 +117,7 @@ def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
             raise ValueError("A search with several objectives cannot stop trials early: use scheduler=None.")
     options = SearchOptions(**{**given, "sampler": as_sampler(given.get("sampler"))})
     for name, least in _LEAST.items():
-        _check_number(name, vars(options)[name], least)
+        _check_number(name, getattr(options, name), least)
     if isinstance(options.scheduler, str) and options.scheduler not in SCHEDULERS:
         raise ValueError(
             f"scheduler: expected one of {list(SCHEDULERS)}, None or a Ray Tune scheduler, found "

@@ -213,7 +213,7 @@ def reenters(args: SentenceTransformerTrainingArguments) -> bool:
 
 def _recomputes(args: SentenceTransformerTrainingArguments) -> bool:
     # The name in newer releases of transformers comes first.
-    return bool(vars(args).get("activation_checkpointing", args.gradient_checkpointing))
+    return bool(getattr(args, "activation_checkpointing", args.gradient_checkpointing))
 
 
 def ready_twice(error: RuntimeError, args: SentenceTransformerTrainingArguments) -> ValueError | None:
@@ -239,7 +239,7 @@ def ready_twice(error: RuntimeError, args: SentenceTransformerTrainingArguments)
 
 def _is_cached(part: nn.Module) -> bool:
     sizes = ("mini_batch_size", "mini_batch_num_tokens")
-    return any(vars(part).get(name) is not None for name in sizes)
+    return any(getattr(part, name, None) is not None for name in sizes)
 
 
 def note_kept_activations(args: SentenceTransformerTrainingArguments, model: nn.Module) -> None:
@@ -274,7 +274,7 @@ def _check_unset(
     args: SentenceTransformerTrainingArguments, unsupported: Mapping[str, str], where: str
 ) -> None:
     for name, why in unsupported.items():
-        if vars(args).get(name):
+        if getattr(args, name, None):
             raise ValueError(f"{name} cannot be used{where}: {why}. Leave {name} out.")
 
 

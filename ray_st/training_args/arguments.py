@@ -227,7 +227,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     def _check_types(self) -> None:
         """Rejects values of the wrong type by name: transformers would fail much later, or not at all."""
         for name, hint in _plain_hints().items():
-            value = vars(self)[name]
+            value = getattr(self, name)
             if not fits(value, hint):
                 shown = without_secrets({name: repr(value)})[name]
                 wanted = type_name(hint, PYTHON_WORDS)
@@ -237,7 +237,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         if not isinstance(self.prompts, Mapping | str | None):
             raise ValueError(f"prompts must be a text, or a dict of texts; got {self.prompts!r}.")
         for name in _OUR_MAPPINGS[1:]:
-            if not isinstance(given := vars(self)[name], Mapping | None):
+            if not isinstance(given := getattr(self, name), Mapping | None):
                 raise ValueError(f"{name} must be a dict, or one as JSON; got {given!r}.")
         sizes = {"global_train_batch_size": self.global_train_batch_size, **(self.dataset_batch_sizes or {})}
         for name, size in {**sizes, "window_bytes": self.window_bytes}.items():
@@ -291,7 +291,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     def groups_by_length(self) -> bool:
         """Whether batches hold rows of similar length."""
         # Not all releases of transformers have this argument.
-        return bool(vars(self).get("train_sampling_strategy") == "group_by_length")
+        return bool(getattr(self, "train_sampling_strategy", None) == "group_by_length")
 
     def global_batch_sizes(self, world_size: int, datasets: Sequence[str]) -> dict[str, int]:
         """Rows of a global batch of each training dataset.

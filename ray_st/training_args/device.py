@@ -82,7 +82,7 @@ class DeviceArguments(TrainingArguments):
 
     @contextmanager
     def _without_device(self) -> Iterator[None]:
-        given = {name: vars(self)[name] for name in _DEVICE_DEFAULTS}
+        given = {name: getattr(self, name) for name in _DEVICE_DEFAULTS}
         self.__dict__.update(_DEVICE_DEFAULTS)
         try:
             yield

@@ -39,14 +39,15 @@ class Becomes:
             ValueError: If it was given a different value.
         """
         value = given if self.value is None else self.value
-        current = vars(args)[self.new]
+        current = getattr(args, self.new)
         if current not in (default_of(args, self.new), value):
             shown = without_secrets({name: given, self.new: current})
             raise ValueError(
                 f"{name}={shown[name]!r} and {self.new}={shown[self.new]!r} contradict each other: {name} is "
                 f"the older form of {self.new}. Give {self.new} alone."
             )
-        vars(args).update({self.new: value, name: default_of(args, name)})
+        setattr(args, self.new, value)
+        setattr(args, name, default_of(args, name))
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Does(Kept):
     def apply(self, args: TrainingArguments, name: str, given: object) -> None:
         """Sets the other arguments."""
         self.effect(args, given)
-        vars(args)[name] = default_of(args, name)
+        setattr(args, name, default_of(args, name))
 
 
 @dataclass(frozen=True)
@@ -128,5 +129,5 @@ def apply_effects(args: TrainingArguments, effects: dict[str, Effect]) -> None:
         ValueError: If two arguments contradict each other.
     """
     for name, effect in effects.items():
-        if name in args.__dataclass_fields__ and vars(args)[name] != default_of(args, name):
-            effect.apply(args, name, vars(args)[name])
+        if name in args.__dataclass_fields__ and (value := getattr(args, name)) != default_of(args, name):
+            effect.apply(args, name, value)

@@ -162,14 +162,14 @@ class GroupedArguments(DroppedArguments):
 
     def _with_batch_size(self, helper: str) -> Self:
         for name in ("global_train_batch_size", "dataset_batch_sizes"):
-            if given := vars(self)[name]:
+            if given := getattr(self, name):
                 warnings.warn(
                     f"{helper} sets the batch size of each worker to {self.per_device_train_batch_size}; "
                     f"{name}={given!r} no longer holds. To keep it, set it after {helper}.",
                     UserWarning,
                     stacklevel=3,
                 )
-                vars(self)[name] = None
+                setattr(self, name, None)
         return self
 
     def _jit(self, wanted: bool) -> Self:

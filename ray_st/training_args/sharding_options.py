@@ -64,7 +64,7 @@ def check_sharding(args: TrainingArguments) -> None:
             "both or neither."
         )
     for name, why in _INCOMPATIBLE.items():
-        if vars(args)[name]:
+        if getattr(args, name):
             raise ValueError(f"{name} cannot be used with fsdp: {why}. Leave one of them out.")
     optimizer = OptimizerNames(args.optim).value
     if optimizer not in _OPTIMIZERS:
@@ -74,7 +74,7 @@ def check_sharding(args: TrainingArguments) -> None:
         )
     if config.get("activation_checkpointing"):
         names = ("activation_checkpointing", "gradient_checkpointing")  # the second in earlier releases
-        vars(args)[next(name for name in names if name in vars(args))] = True
+        setattr(args, next(name for name in names if hasattr(args, name)), True)
 
 
 def check_deepspeed(args: TrainingArguments) -> None:

@@ -178,7 +178,7 @@ def _check_matches(
     pattern: re.Pattern[str], what: str, where: str, holder: StorageSpec | ClusterSpec, names: tuple[str, ...]
 ) -> None:
     for name in names:
-        text = vars(holder)[name]
+        text = getattr(holder, name)
         if text is not None and not pattern.fullmatch(text):
             raise RunFileError(f"{at(where, name)}: expected {what}, found {text!r}")
 

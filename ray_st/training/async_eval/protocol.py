@@ -148,7 +148,7 @@ def stand_in(trainer: HfLoop, ranks: int) -> None:
 def sees_whole_batches(loss: nn.Module) -> bool:
     """Whether a loss on several ranks depends on the whole batch and not only on each rank's share."""
     return any(
-        vars(part).get("gather_across_devices") or (isinstance(part, Loss) and part.sums)
+        getattr(part, "gather_across_devices", False) or (isinstance(part, Loss) and part.sums)
         for part in loss.modules()
     )
 

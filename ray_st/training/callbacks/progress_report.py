@@ -58,7 +58,7 @@ class ProgressReport(TrainerCallback):
             return
         self._start = self._last = time.monotonic()
         self._first_step = self._seen = state.global_step
-        batch = vars(args).get("global_train_batch_size")  # transformers' own arguments lack it
+        batch = getattr(args, "global_train_batch_size", None)  # transformers' own arguments lack it
         batch = batch or args.per_device_train_batch_size * args.world_size
         self._global_batch = batch * args.gradient_accumulation_steps
         from_where = f"going on after step {state.global_step} of" if state.global_step else "training for"

@@ -47,7 +47,7 @@ def with_fitting_batches(args: SentenceTransformerTrainingArguments, attempt: Ca
     if not args.auto_find_batch_size:
         return attempt()
     for fixed in ("global_train_batch_size", "dataset_batch_sizes"):
-        if vars(args)[fixed]:
+        if getattr(args, fixed):
             raise ValueError(
                 f"auto_find_batch_size searches for a batch size, and {fixed} fixes it. Leave one out."
             )

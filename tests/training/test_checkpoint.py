@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import gzip
 import json
 import pickle
 from dataclasses import replace
@@ -61,6 +62,13 @@ def test_the_manifest_is_written_last(store: CheckpointStore) -> None:
     store.seal(folder)
     times = {file.name: file.stat().st_mtime_ns for file in (root(store) / "checkpoint-1").iterdir()}
     assert max(times.values()) == times[MANIFEST]
+
+
+def test_files_that_are_compressed_are_hashed_as_they_are(store: CheckpointStore) -> None:
+    folder = store.begin(2)
+    (folder / "vocabulary.json.gz").write_bytes(gzip.compress(b"{}"))  # a tokenizer's own file
+    sealed = store.seal(folder)
+    assert store.check("checkpoint-2") == sealed
 
 
 def spoil_nothing_there(folder: Path) -> None:

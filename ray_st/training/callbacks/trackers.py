@@ -164,9 +164,8 @@ class Wandb(WandbCallback):
         """Records metrics."""
         if self._open:
             super().on_log(*args, **kwargs)
-            with suppress(
-                TimeoutError
-            ):  # W&B's own process is asked, and may be busy: the next log asks again
+            # W&B's own process is asked, and may be busy: the next log asks again.
+            with suppress(TimeoutError):
                 self._mark["step"] = self._wandb.run.step
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:

@@ -27,6 +27,8 @@ WHERE = [
     pytest.param("in_process", id="one worker"),
     pytest.param("cluster", id="two", marks=pytest.mark.ray),
 ]
+# What these do on two workers, tests/runtime does with other data: test_streams, test_fit.
+TWO_IS_LONG = [WHERE[0], pytest.param("cluster", id="two", marks=[pytest.mark.ray, pytest.mark.long])]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,7 @@ def test_evaluators_by_themselves(play: Play) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", WHERE, indirect=True)
+@pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)
 def test_several_datasets_and_losses(workers: int, play: Play, tmp_path: Path) -> None:
     out = play("multi_dataset", workers)
     for name in ("all-nli-triplet", "stsb", "quora", "natural-questions"):
@@ -133,7 +135,7 @@ def test_batch_samplers(workers: int, play: Play) -> None:
     assert "TrainOutput(global_step=6" in out
 
 
-@pytest.mark.parametrize("workers", WHERE, indirect=True)
+@pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)
 def test_samplers_of_several_datasets(workers: int, play: Play) -> None:
     assert f"{4 if workers == 1 else 3} steps" in play("multi_dataset_samplers", workers)
 
@@ -193,7 +195,7 @@ def test_an_adapter(play: Play) -> None:
     assert "saved: ['adapter_config.json', 'adapter_model.safetensors']" in out
 
 
-@pytest.mark.parametrize("workers", WHERE, indirect=True)
+@pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)
 def test_the_old_way_to_train(workers: int, play: Play, tmp_path: Path) -> None:
     assert figures(play("legacy_fit", workers).splitlines()[-1])
     assert (tmp_path / "models" / "legacy-fit" / "modules.json").exists()

@@ -7,14 +7,14 @@ EXTRAS_lint := dev
 EXTRAS_docs := docs
 EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,wandb,mlflow,plots
 EXTRAS_newest := dev,peer,demo,peft,tensorboard,wandb,mlflow
-EXTRAS_bench := peer,demo
+EXTRAS_bench := peer,demo,peft
 
 # No model hub, no usage report, no cluster that happens to run on this machine.
 export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-newest test-long lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup bench-search bench-hpo clean
+.PHONY: help demo check test test-newest test-long lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup bench-weights bench-search bench-hpo clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ bench-mine: .venv/.installed-bench ## mining hard negatives over 100 thousand pa
 
 bench-startup: .venv/.installed-bench ## from train() to the first step, beside a bare TorchTrainer
 	RAY_ADDRESS=local $(BIN)/python benchmarks/startup.py
+
+bench-weights: .venv/.installed-bench ## memory, bytes and waiting that weights cost on their way
+	$(BIN)/python benchmarks/weights.py
 
 bench-search: .venv/.installed-bench ## what a trial costs beyond its training
 	RAY_ADDRESS=local $(BIN)/python benchmarks/search.py

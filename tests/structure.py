@@ -266,13 +266,18 @@ def long_functions(files: Sequence[File]) -> list[str]:
     ]
 
 
+def share_of_any(files: Sequence[File]) -> tuple[int, int]:
+    """How many parameters are typed ``Any``, and how many there are."""
+    given = [parameter for file in files for parameter in parameters(file)]
+    return sum(is_any(parameter.annotation) for parameter in given), len(given)
+
+
 def measure(files: Sequence[File]) -> dict[str, str]:
     """The figures by name, as text."""
     tree = class_tree(files)
     crossing, owned = border_crossers(tree)
     code, comments = (sum(counts) for counts in zip(*map(line_kinds, files), strict=True))
-    given = [parameter for file in files for parameter in parameters(file)]
-    anything = sum(is_any(parameter.annotation) for parameter in given)
+    anything, given = share_of_any(files)
     dynamic = sum(map(dynamic_calls, files))
     repeated, long = repeated_names(files), long_functions(files)
     sizes = [len(file.lines) for file in files]
@@ -289,7 +294,7 @@ def measure(files: Sequence[File]) -> dict[str, str]:
         "import circles": str(len(circles(files))),
         "import circles, with lazy imports": str(len(circles(files, lazy=True))),
         "file names in two folders": " ".join([str(len(repeated)), *repeated]),
-        "parameters typed Any": f"{anything} of {len(given)} ({anything / len(given):.1%})",
+        "parameters typed Any": f"{anything} of {given} ({anything / given:.1%})",
         "getattr, hasattr, setattr": f"{dynamic} ({per(code)} a thousand code lines, {per(lines)} of all)",
         f"lines over {LONG_LINE}": str(sum(map(long_lines, files))),
         "comment lines": f"{comments} ({comments / (code + comments):.1%})",

@@ -13,8 +13,8 @@ from torch import nn
 from ray_st.data.batch_source import BatchSource
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.plan import Indices, Plan
-from ray_st.losses.loss import Loss
 from ray_st.training.checkpoint.store import PREFIX, CheckpointStore
+from ray_st.training.loop.row_weights import is_sum
 from ray_st.world import World
 
 if TYPE_CHECKING:
@@ -147,10 +147,7 @@ def stand_in(trainer: HfLoop, ranks: int) -> None:
 
 def sees_whole_batches(loss: nn.Module) -> bool:
     """Whether a loss on several ranks depends on the whole batch and not only on each rank's share."""
-    return any(
-        getattr(part, "gather_across_devices", False) or (isinstance(part, Loss) and part.sums)
-        for part in loss.modules()
-    )
+    return is_sum(loss) or any(getattr(part, "gather_across_devices", False) for part in loss.modules())
 
 
 def evaluate_request(trainer: HfLoop, request: EvalRequest) -> EvalResult:

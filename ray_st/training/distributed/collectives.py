@@ -152,9 +152,8 @@ def reduce_gradients(
     said = args.ddp_find_unused_parameters
     options: dict[str, Any] = {
         "find_unused_parameters": unused if said is None else bool(said),
-        "static_graph": bool(
-            getattr(args, "ddp_static_graph", False)
-        ),  # earlier releases of transformers lack it
+        # Earlier releases of transformers lack it.
+        "static_graph": bool(getattr(args, "ddp_static_graph", False)),
         "gradient_as_bucket_view": True,  # no second copy of the gradients, and no copying
     }
     if args.ddp_broadcast_buffers is not None:

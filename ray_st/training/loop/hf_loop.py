@@ -447,9 +447,8 @@ class HfLoop(Trainer):
         self.checkpointer = Checkpointer(context.store, context.world)
         self.async_eval = self._make_async_eval(checkpoint)
         self.loop_callbacks = self._make_loop_callbacks()
-        self.checkpointer.name_best(
-            self.state
-        )  # transformers forgets a best checkpoint that is not a folder on this machine
+        # transformers forgets a best checkpoint that is not a folder on this machine.
+        self.checkpointer.name_best(self.state)
         for callback in self.loop_callbacks:
             callback.on_open(self.state)
         return positions

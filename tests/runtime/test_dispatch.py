@@ -1,4 +1,4 @@
-"""What the arguments say of workers and of their process group."""
+"""What the arguments say of workers."""
 
 from __future__ import annotations
 
@@ -7,16 +7,7 @@ from typing import Any
 import pytest
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from ray_st import SentenceTransformerTrainingArguments
 from ray_st.runtime.train import launch
-
-
-def test_the_process_group_is_as_the_arguments_want_it() -> None:
-    args = SentenceTransformerTrainingArguments("out", ddp_backend="gloo", ddp_timeout=60)
-    group = launch.process_group(args)
-    assert (group.backend, group.timeout_s) == ("gloo", 60)
-    group = launch.process_group(SentenceTransformerTrainingArguments("out"))
-    assert (group.backend, group.timeout_s) == (None, 1800)
 
 
 def test_who_wants_cpus_gets_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,7 @@ class Holder(nn.Module):
 def two_ranks(rank: int, size: int) -> dict[str, Any]:
     said: dict[str, Any] = {"steps": [part(rank, counts) for counts in COUNTS], "world": current_world()}
     said["sum"] = collectives.sum_over_ranks(torch.tensor([1.0, rank]))
+    said["numbers"] = collectives.sum_of_numbers([0.5, rank, 2**40])
     said["objects"] = collectives.gather_objects({"rank": rank})
     said["first"] = collectives.broadcast_object(f"from {rank}")
     said["rows"] = collectives.gather_rows(torch.full((2, 1), rank), (2, 1))
@@ -111,6 +112,29 @@ def two_ranks(rank: int, size: int) -> dict[str, Any]:
     said["integers"] = gather(torch.full((rank + 1, 2), rank))
     said["half"] = gather(torch.full((rank + 1,), 0.5 * rank, dtype=torch.bfloat16))
     return said
+
+
+def one_backend_each(rank: int, folder: str) -> None:
+    """As on GPUs, with Gloo in NCCL's place: Gloo reduces tensors of GPUs, too."""
+    pair = "cpu:gloo,cuda:gloo"
+    dist.init_process_group(pair, rank=rank, world_size=2, init_method=f"file://{folder}/meet")
+    said = {
+        "numbers": collectives.sum_of_numbers([1.0, rank]),
+        "objects": collectives.gather_objects(rank),
+        "first": collectives.broadcast_object(rank),
+        "step": part(rank, COUNTS[0]),
+    }
+    torch.save(said, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_backend_for_each_kind_of_device_says_the_same(said: list[dict[str, Any]], tmp_path: Path) -> None:
+    run_ranks(one_backend_each, str(tmp_path))
+    for rank, before in enumerate(said):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        assert (found["numbers"], found["objects"], found["first"]) == ([2, 1], [0, 1], 0)
+        assert found["step"][0] == before["steps"][0][0]
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +172,7 @@ def test_ranks_know_and_tell_each_other(said: list[dict[str, Any]]) -> None:
     assert [other["world"] for other in said] == [World(0, 2), World(1, 2)]
     for other in said:
         assert other["sum"].tolist() == [2, 1]
+        assert other["numbers"] == [1, 1, 2**41]
         assert other["objects"] == [{"rank": 0}, {"rank": 1}]
         assert other["first"] == "from 0"
         assert other["rows"].tolist() == [[0], [0], [1]]

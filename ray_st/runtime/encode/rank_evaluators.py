@@ -14,6 +14,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.train import launch
+from ray_st.runtime.train.process_group import process_group
 from ray_st.runtime.train.worker import world_of_worker
 from ray_st.training.distributed.evaluator_team import Measured, measure
 from ray_st.world import World
@@ -59,12 +60,12 @@ def evaluate_on_workers(
         def work() -> Measured | None:
             world, device = world_of_worker(), ray.train.torch.get_device()
             if device.type == "cuda":
-                torch.cuda.set_device(device)  # object collectives use the current device
+                torch.cuda.set_device(device)
             measured = measure(model.to(device), asked, world, folder, epoch, steps)
             return measured if world.is_first else None
 
         run_config = RunConfig(name="evaluate", storage_path=scratch)
-        measured = launch.run_workers(work, scaling, run_config)
+        measured = launch.run_workers(work, scaling, run_config, torch_config=process_group(scaling))
     if measured.card is not None:
         model.model_card_data = measured.card
     for evaluator, primary in zip(asked, measured.primary_metrics, strict=True):

@@ -16,6 +16,7 @@ from ray_st.runtime.cluster import connection
 from ray_st.runtime.data.cluster_source import build_on_cluster
 from ray_st.runtime.train import launch, storage, this_process
 from ray_st.runtime.train.background_evaluation import BackgroundEval, resources_beside
+from ray_st.runtime.train.process_group import process_group
 from ray_st.training.callbacks.run_header import header, starting
 from ray_st.training.checkpoint import resume
 from ray_st.training.checkpoint.lease import Lease
@@ -133,7 +134,7 @@ class _Run:
             scaling,
             self.run_config,
             BackgroundEval(self.store, workers, eval_resources) if in_background else None,
-            torch_config=launch.process_group(args),
+            torch_config=process_group(scaling, args),
             lease=self.lease,
         )
 

@@ -22,7 +22,6 @@ from ray.train import (
     WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
-from transformers import TrainingArguments
 
 from ray_st.runtime.cluster.connection import default_scaling
 from ray_st.runtime.cluster.handles import Actor, PickledRef
@@ -264,12 +263,3 @@ def resolve_scaling(scaling: ScalingConfig | None, use_cpu: bool = False) -> Sca
             "out."
         )
     return scaling
-
-
-def process_group(args: TrainingArguments) -> TorchConfig:
-    """The configuration of the workers' process group, from ``ddp_backend`` and ``ddp_timeout``.
-
-    Args:
-        args: Training arguments.
-    """
-    return TorchConfig(backend=args.ddp_backend, timeout_s=args.ddp_timeout)

@@ -16,7 +16,8 @@ import ray
 from ray.train import FailureConfig, RunConfig
 
 from ray_st.runtime.cluster.handles import Actor, start_actor
-from ray_st.runtime.train.launch import launch, process_group
+from ray_st.runtime.train.launch import launch
+from ray_st.runtime.train.process_group import process_group
 from ray_st.runtime.train.storage import taken
 from ray_st.runtime.tune.shared_data import source_for_workers
 from ray_st.runtime.tune.trial_loop import (
@@ -132,7 +133,7 @@ def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: A
             sources_of(built),
             kit.scaling,
             run_config,
-            torch_config=process_group(args),
+            torch_config=process_group(kit.scaling, args),
             lease=lease,
         )
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, replace
 from types import MethodType
 from typing import Any
 
-import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import CallbackHandler
 
@@ -72,8 +71,7 @@ class ConsensusHandler(CallbackHandler):
             return
         held, self._held = asdict(self._held), TrainerControl()
         flags = {name: flag or held[name] for name, flag in asdict(control).items()}
-        mine = torch.tensor([int(flag) for flag in flags.values()], device=self._trainer.args.device)
-        ranks = collectives.sum_over_ranks(mine).tolist()
+        ranks = collectives.sum_of_numbers([int(flag) for flag in flags.values()])
         vars(control).update({name: count > 0 for name, count in zip(flags, ranks, strict=True)})
 
     def _hold(self, control: TrainerControl, *names: str) -> None:
@@ -98,7 +96,7 @@ class ConsensusHandler(CallbackHandler):
         control = super().call_event(event, args, state, control, **kwargs)
         match event:
             case "on_train_begin":
-                self._find_users(args.device)
+                self._find_users()
             case "on_substep_end":  # until the end of the step, other ranks wait for this rank's gradient
                 self._hold(control, "should_epoch_stop", "should_training_stop")
             case "on_log":  # a single rank may log alone, and the loop would act immediately
@@ -111,13 +109,13 @@ class ConsensusHandler(CallbackHandler):
                 self.synchronize(control)
         return control
 
-    def _find_users(self, device: torch.device) -> None:
+    def _find_users(self) -> None:
         """Determines, equally on all ranks, whether there is anything to synchronize."""
         own = [callback for callback in self.callbacks if of_users(type(callback))]
         subclass = of_users(type(self._trainer))
-        mine = torch.tensor([subclass or bool(own), subclass or any(map(acts_in_steps, own))], device=device)
         if collectives.current_world().size > 1:
-            asked, in_steps = collectives.sum_over_ranks(mine.int()).tolist()
+            mine = subclass or bool(own), subclass or any(map(acts_in_steps, own))
+            asked, in_steps = collectives.sum_of_numbers(mine)
             self._asked, self._in_steps = asked > 0, in_steps > 0
 
 

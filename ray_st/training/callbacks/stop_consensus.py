@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.training.distributed import collectives
@@ -28,8 +27,7 @@ class StopConsensus(TrainerCallback):
     """About every two seconds, the ranks exchange stop requests and their speed.
 
     The number of steps between two exchanges follows from the last exchange, whose result is the same on all
-    ranks: so all ranks take part at the same step, and act on the outcome at the same step. An exchange is
-    one reduction of a few numbers.
+    ranks: so all ranks take part at the same step, and act on the outcome at the same step.
 
     Args:
         context: The worker's context.
@@ -72,24 +70,21 @@ class StopConsensus(TrainerCallback):
         step = state.global_step
         if step < self._next or step >= state.max_steps:
             return
-        self._agreed = self._exchange(step, args.device)
+        self._agreed = self._exchange(step)
         if self._agreed:
             control.should_save, control.should_evaluate = True, False
 
-    def _exchange(self, step: int, device: torch.device) -> Why:
+    def _exchange(self, step: int) -> Why:
         if self._preempted():
             self._request.ask(Why.PREEMPTED)
         now = time.monotonic()
-        world, steps = self._context.world, step - self._last_step
-        rows = torch.zeros(world.size, 3, device=device)
-        mine = (float(self._request.why), (now - self._last) / steps, self._pace())
-        rows[world.rank] = torch.tensor(mine)
-        reasons, seconds, forward = collectives.sum_over_ranks(rows).T.tolist()
+        mine = self._request.why, (now - self._last) / (step - self._last_step), self._pace()
+        reasons, seconds, forward = zip(*collectives.gather_objects(mine), strict=True)
         self._last, self._last_step = now, step
         self._next = step + max(1, int(self._every_s / max(max(seconds), 1e-3)))
         mean = sum(forward) / len(forward)
         self.skew = max(forward) / mean if mean > 0 else 1.0
-        return Why(int(max(reasons)))
+        return max(reasons)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -40,6 +40,18 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
+def sum_of_numbers(values: Sequence[float]) -> list[float]:
+    """Sums over ranks of numbers in host memory, in float64; without waiting for a GPU if Gloo is there."""
+    if _alone():
+        return list(values)
+    on_host = "cpu:" in dist.get_backend_config()
+    device = torch.device("cpu") if on_host else torch.accelerator.current_accelerator()
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    sums: list[float] = total.tolist()
+    return sums
+
+
 def gather_objects(value: T) -> list[T]:
     """The value of every rank, in order of rank, on every rank."""
     if _alone():

@@ -321,7 +321,7 @@ class HfLoop(Trainer):
         if counted == "no":
             return
         mine = 0 if self._step.shares.idle else tokens_of(inputs, padded=counted == "all")
-        total = collectives.sum_over_ranks(torch.tensor(mine, device=self.args.device))
+        (total,) = collectives.sum_of_numbers([mine])
         self.state.num_input_tokens_seen += int(total)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

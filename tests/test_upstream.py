@@ -181,8 +181,10 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "_weight_conversions": "set on objects",
     },
     "transformers.dynamic_module_utils": {
+        "HF_MODULES_CACHE": "str",
         "custom_object_save": "(obj, folder, config)",
         "get_class_from_dynamic_module": "(class_reference, pretrained_model_name_or_path, cache_dir, force_download, proxies, token, revision, local_files_only, repo_type, code_revision, **kwargs)",
+        "init_hf_modules": "()",
     },
     "transformers.integrations.deepspeed": {
         "propagate_args_to_deepspeed": "(accelerator, args, auto_find_batch_size)",

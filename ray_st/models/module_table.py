@@ -21,6 +21,7 @@ from transformers.dynamic_module_utils import custom_object_save, get_class_from
 from ray_st.models import MODULES
 from ray_st.models.folder_files import ModelFolderError
 from ray_st.models.module import HasTokenizer, LoadOptions, Module, Saveable
+from ray_st.models.remote_code import is_remote
 
 _FAMILIES = ("sentence_transformers", "ray_st")
 
@@ -119,14 +120,14 @@ def type_name(folder: Path, module: nn.Module) -> str:
     kind = type(module)
     if MODULES.get(kind.__name__) == kind.__module__:
         return f"sentence_transformers.models.{kind.__name__}"
-    if kind.__module__.startswith("transformers_modules."):
+    if is_remote(kind):
         custom_object_save(module, folder)
     return _written_name(kind)
 
 
 def _written_name(kind: type) -> str:
     """The name of a class from outside this package."""
-    if kind.__module__.startswith("transformers_modules."):
+    if is_remote(kind):
         return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
     return f"{kind.__module__}.{kind.__qualname__}"
 

@@ -22,6 +22,7 @@ from ray_st.models.folder import Opened, Settings, open_model, read_modules, wri
 from ray_st.models.model_hub import find_folder
 from ray_st.models.module_table import with_classes_of
 from ray_st.models.process_pool import Pool, encode_pooled, open_pool
+from ray_st.models.remote_code import is_remote
 from ray_st.models.stack import best_device
 from ray_st.models.text_encoding import EncodeOptions, encode_texts
 from ray_st.similarity_functions import SimilarityFunction
@@ -118,7 +119,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         self._similarity = SimilarityFunction(similarity_fn_name or saved.similarity_fn_name or "cosine")
         self.truncate_dim = saved.truncate_dim if truncate_dim is None else truncate_dim
         self._prompt(None, None)  # raises for a default prompt that does not exist
-        self.trust_remote_code = trust_remote_code
+        # Modules of a folder's code were trusted when they were made.
+        self.trust_remote_code = trust_remote_code or any(is_remote(type(part)) for part in self.modules())
         known = model_card_data or SentenceTransformerModelCardData(local_files_only=local_files_only)
         self.model_card_data = known
         self.model_card_data.set_base_model(*(opened.source or (None,)))

@@ -21,6 +21,7 @@ from ray_st.models.model_hub import find_folder
 from ray_st.models.module import Features, LoadOptions, Module
 from ray_st.models.onednn import linear_layers_of
 from ray_st.models.positions import is_padded_left, run_from_start, table_limit
+from ray_st.models.remote_code import keep_code
 from ray_st.models.tokenizer.pretrained import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
 from ray_st.models.unpadded import has_padding, is_prepared, prepare, run_unpadded
@@ -203,8 +204,10 @@ class Transformer(Module):
             ValueError: If several adapters are active, or one would be written next to the weights of a whole
                 model.
         """
+        encoder = encoder_within(self.auto_model)
+        for part in (encoder, encoder.config, self.tokenizer):
+            keep_code(part)
         with quiet():
-            encoder = encoder_within(self.auto_model)
             if adapter_names(encoder):
                 save_adapter(Path(folder), encoder)
             else:

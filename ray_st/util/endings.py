@@ -108,13 +108,16 @@ class Hang:
         step: The current or next step.
         phase: Its current activity: ``step``, ``data``, or ``other``.
         waited_s: Seconds without progress.
+        limit_s: How many are allowed.
     """
 
     rank: int
     step: int
     phase: str
     waited_s: float
+    limit_s: float
 
     def __str__(self) -> str:
         doing = {"step": "in", "data": "waiting for the data of"}.get(self.phase, "beside")
-        return f"rank {self.rank} has made no progress for {self.waited_s:.0f} s, {doing} step {self.step}"
+        waited = f"{self.waited_s:.0f} s (limit {self.limit_s:.0f} s)"
+        return f"rank {self.rank} has made no progress for {waited}, {doing} step {self.step}"

@@ -47,7 +47,7 @@ EVENTS = {
     "eval.figures": "metrics of an evaluation",
     "checkpoint.written": "a checkpoint is complete: step, seconds",
     "checkpoint.passed_over": "a checkpoint is incomplete or damaged: file",
-    "hang.seen": "a rank has made no progress for too long: rank, step, seconds",
+    "hang.seen": "a rank has made no progress for too long: rank, step, seconds, limit",
     "hang.stacks": "the stacks of the ranks were written: folder, ranks that did not respond",
     "lease.taken": "the run's folder was left by a driver that is gone, and was taken over",
     "lease.lost": "another driver took over the run's folder; this one stops",

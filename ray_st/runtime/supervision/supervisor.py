@@ -22,7 +22,7 @@ from ray_st.runtime.supervision.run_monitor import MonitorUpdate, RunMonitor
 from ray_st.training.callbacks.progress_report import EventReport, ProgressReport
 from ray_st.training.callbacks.stop_consensus import StopConsensus
 from ray_st.training.callbacks.throughput import Goodput, Throughput
-from ray_st.training.callbacks.watchdog import STEP_LIMIT_S, Watchdog, stacks
+from ray_st.training.callbacks.watchdog import Watchdog, stacks
 from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.loop.hf_loop import HfLoop
@@ -31,7 +31,10 @@ from ray_st.util.endings import Hang, HangError, Moved, Why
 from ray_st.util.events import event, set_context, speaks_json
 
 STEP_LIMIT = "RAY_ST_STEP_LIMIT_S"
-"""Environment variable of the driver: seconds without progress after which a step counts as hung."""
+"""Environment variable of the driver: seconds without progress after which a step counts as hung.
+
+Without it, the watchdog learns the limit from recent steps.
+"""
 
 STACKS = "stacks"
 """Subfolder of the run's folder for the stacks written after a hang."""
@@ -48,13 +51,13 @@ class Supervisor:
         monitor: The run's monitor.
         run: Its name.
         started: Its start time, in seconds since 1970.
-        step_limit_s: See :data:`STEP_LIMIT`.
+        step_limit_s: See :data:`STEP_LIMIT`; None if it is not set.
     """
 
     monitor: Actor
     run: str
     started: float
-    step_limit_s: float
+    step_limit_s: float | None
 
 
 # ---- on the driver ----
@@ -90,9 +93,10 @@ def supervise(monitor: Actor, run: str, lease: Lease) -> Supervisor:
     return Supervisor(monitor, run, time.time(), step_limit_s())
 
 
-def step_limit_s() -> float:
-    """Seconds without progress after which a step counts as hung; see :data:`STEP_LIMIT`."""
-    return float(os.environ.get(STEP_LIMIT, STEP_LIMIT_S))
+def step_limit_s() -> float | None:
+    """The value of :data:`STEP_LIMIT`; None if it is not set."""
+    given = os.environ.get(STEP_LIMIT)
+    return None if given is None else float(given)
 
 
 def ask_to_stop(monitor: Actor) -> None:

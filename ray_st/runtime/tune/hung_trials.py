@@ -20,7 +20,7 @@ HANG = "hang"
 
 
 @contextmanager
-def watched_here(trainer: Trainer, store: CheckpointStore, limit_s: float) -> Iterator[None]:
+def watched_here(trainer: Trainer, store: CheckpointStore, limit_s: float | None) -> Iterator[None]:
     """Watches a trial's training in this process while the context is open.
 
     Args:

@@ -29,7 +29,7 @@ from ray_st.runtime.tune.hung_trials import watched_here
 from ray_st.runtime.tune.shared_data import SharedData, source_here
 from ray_st.study.objective import ObjectiveError
 from ray_st.training.callbacks.progress_report import ProgressReport
-from ray_st.training.callbacks.watchdog import STEP_LIMIT_S, at_rest
+from ray_st.training.callbacks.watchdog import at_rest
 from ray_st.training.checkpoint.resume import fetched, own_newest
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
@@ -64,7 +64,7 @@ class TrialContext:
         scaling: How a trial on several workers is scaled; None for one in its own process.
         must_checkpoint: Called with the evaluation index: must the trial checkpoint before reporting? None
             means never.
-        step_limit_s: Seconds without progress after which a trial's step counts as hung.
+        step_limit_s: Seconds without progress after which a trial's step counts as hung; None to learn it.
     """
 
     make: Callable[[int, Mapping[str, Any], str], Trial]
@@ -74,7 +74,7 @@ class TrialContext:
     search_id: str
     scaling: ScalingConfig | None = None
     must_checkpoint: Callable[[int], bool] | None = None
-    step_limit_s: float = STEP_LIMIT_S
+    step_limit_s: float | None = None
 
     def trial_store(self, number: int) -> CheckpointStore:
         """Where a trial keeps its checkpoints."""
@@ -120,7 +120,8 @@ def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
         kit: What all trials share.
     """
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", str(ENDING_S))  # a stopped trial cleans up first
-    os.environ[STEP_LIMIT] = str(kit.step_limit_s)  # the driver's; for trials on several workers
+    if kit.step_limit_s is not None:
+        os.environ[STEP_LIMIT] = str(kit.step_limit_s)  # the driver's; for trials on several workers
     ENDED.clear()
     start = time.monotonic()
 

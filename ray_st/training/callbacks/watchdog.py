@@ -6,7 +6,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,10 +16,34 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ray_st.util.endings import Hang
 
 STEP_LIMIT_S = 300.0
-"""Maximum seconds for a step, or for waiting for its data."""
+"""Seconds that a step, or the wait for its data, may always take.
+
+Even fast steps may be delayed by minutes without a hang: a lost node's rows are encoded again, storage is
+retried, a batch of a new shape is compiled.
+"""
+
+GROWTH = 10
+"""How many times longer than the longest recent one a step, or the wait for its data, may be.
+
+With longer texts a batch of the same number of rows costs several times as much, and so do steps of another
+dataset of a mixture. A hang never ends, so that a limit too high only delays its report; one too low ends a
+healthy run.
+"""
+
+RECENT = 200
+"""Of how many steps and waits the longest counts: one that compiled, or was held up, is forgotten."""
 
 PATIENCE = 12
 """Factor on the limit for a process's first step, evaluations and checkpoints."""
+
+
+def learned_limit(recent_s: Sequence[float]) -> float:
+    """Maximum seconds for a step, or for waiting for its data.
+
+    Args:
+        recent_s: Seconds of recent ones; :data:`STEP_LIMIT_S` if there are none.
+    """
+    return max(STEP_LIMIT_S, GROWTH * max(recent_s, default=0.0))
 
 
 class Watchdog(TrainerCallback):
@@ -27,11 +52,20 @@ class Watchdog(TrainerCallback):
     Args:
         rank: This process's rank.
         on_hang: Receives the hang; called in the watchdog's thread.
-        limit_s: See :data:`STEP_LIMIT_S`.
+        limit_s: Maximum seconds for a step, or for waiting for its data; None learns it from recent ones.
+        clock: The time in seconds.
     """
 
-    def __init__(self, rank: int, on_hang: Callable[[Hang], Any], limit_s: float = STEP_LIMIT_S) -> None:
-        self._rank, self._on_hang, self._limit_s = rank, on_hang, limit_s
+    def __init__(
+        self,
+        rank: int,
+        on_hang: Callable[[Hang], Any],
+        limit_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rank, self._on_hang, self._given_s, self._clock = rank, on_hang, limit_s, clock
+        self._limit_s = learned_limit(()) if limit_s is None else limit_s
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self._over = threading.Event()
         self._steps = 0
         self._seen: tuple[float, str, int] | None = None  # when, doing what, at which step
@@ -46,7 +80,7 @@ class Watchdog(TrainerCallback):
 
     def _watch(self) -> None:
         while not self._over.wait(min(self._limit_s / 10, 5.0)):
-            hang = self.look(time.monotonic())
+            hang = self.look(self._clock())
             if hang is not None:
                 self._on_hang(hang)
                 return
@@ -55,14 +89,14 @@ class Watchdog(TrainerCallback):
         """The hang, if there is one.
 
         Args:
-            now: The time by ``time.monotonic``.
+            now: The time by the watchdog's clock.
         """
         if self._seen is None:
             return None
         since, phase, step = self._seen
         usual = phase != "other" and self._steps > 0
         limit = self._limit_s if usual else self._limit_s * PATIENCE
-        return Hang(self._rank, step, phase, now - since) if now - since > limit else None
+        return Hang(self._rank, step, phase, now - since, limit) if now - since > limit else None
 
     @contextmanager
     def resting(self) -> Iterator[None]:
@@ -75,7 +109,12 @@ class Watchdog(TrainerCallback):
                 self._beat(*seen[1:])
 
     def _beat(self, phase: str, step: int) -> None:
-        self._seen = time.monotonic(), phase, step
+        now = self._clock()
+        if self._seen is not None and self._seen[1] != "other":
+            self._recent.append(now - self._seen[0])
+            if self._given_s is None:
+                self._limit_s = learned_limit(self._recent)
+        self._seen = now, phase, step
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -295,14 +295,15 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "_run_epoch": "(model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch)",
         "_save": "(output_dir, state_dict)",
         "_save_checkpoint": "(model, trial)",
-        "_save_optimizer_and_scheduler": "(output_dir)",
-        "_save_scaler": "(output_dir)",
         "_total_loss_scalar": "set on self",
         "_tr_loss": "set on self",
         "_track_num_input_tokens": "(inputs)",
         "_wrap_model": "(model, training, dataloader)",
     },
     "transformers.trainer": {
+        "OPTIMIZER_NAME": "str",
+        "SCALER_NAME": "str",
+        "SCHEDULER_NAME": "str",
         "TRAINER_STATE_NAME": "str",
     },
     "transformers.trainer_callback": {

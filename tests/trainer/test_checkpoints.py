@@ -35,10 +35,10 @@ class FullAt(CheckpointStore):
     steps_without_room: Any = ()
     fault: Callable[[], Exception]
 
-    def seal(self, folder: Path, **facts: Any) -> Any:
-        if int(folder.name.removeprefix("checkpoint-")) in self.steps_without_room:
+    def declare(self, step: int, files: Any, **facts: Any) -> Any:
+        if step in self.steps_without_room:
             raise self.fault()
-        return super().seal(folder, **facts)
+        return super().declare(step, files, **facts)
 
 
 FAULTS = {

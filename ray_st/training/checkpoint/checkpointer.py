@@ -1,60 +1,132 @@
-"""Writes a run's checkpoints from the first rank and sends the outcome to every rank."""
+"""Writes a run's checkpoints beside training and tells every rank the outcome.
+
+A checkpoint is made in two parts. The *snapshot* is taken by the training thread, with whatever collectives
+it needs: a copy in host memory of all that a rank writes. The *write* puts this copy into a folder. It runs
+in a thread of each rank that has files of its own, without training's collectives, and is followed by hashing
+and uploading; the first rank writes the manifest once the files of all ranks are there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from ray_st.training.checkpoint.store import PREFIX, CheckpointStore, SavedCheckpoint
+from ray_st.training.callbacks.loop_callback import LoopCallback
+from ray_st.training.checkpoint.host_copies import HostCopies
+from ray_st.training.checkpoint.store import PREFIX, CheckpointStore, Files, SavedCheckpoint
 from ray_st.training.distributed import collectives
+from ray_st.training.distributed.collectives import ThreadGroup
+from ray_st.util.endings import LeaseLost
 from ray_st.util.events import notes
 from ray_st.world import World
 
+T = TypeVar("T")
 
-class Checkpointer:
+Write = Callable[[Path], None]
+"""Writes a rank's files of a checkpoint into a folder, from the copies that it holds."""
+
+
+def no_files(folder: Path) -> None:
+    """Writes nothing, for a rank that has no files."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a rank writes of a checkpoint, as it was at a step.
+
+    Args:
+        step: The step.
+        write: Writes this rank's files; not called on ranks that have none.
+        facts: Further contents of the manifest; those of the first rank are written.
+    """
+
+    step: int
+    write: Write
+    facts: Mapping[str, Any]
+
+
+class Unwritable(RuntimeError):
+    """A checkpoint's files could not be written, for lack of space or because storage is unavailable."""
+
+
+class Checkpointer(LoopCallback):
     """One run's checkpoints, as seen by a rank.
+
+    At most one checkpoint is being written at a time. Every rank must create it and call its methods alike.
 
     Args:
         store: The run's folder.
         world: This rank and the number of ranks.
+        all_write: Whether each rank has files of its own; otherwise only the first one has.
 
     Attributes:
-        newest: Step of the newest checkpoint that was written; -1 before the first.
+        newest: Step of the newest complete checkpoint; -1 before the first.
+        copies: Makes the copies of snapshots; those of the checkpoint before are no longer needed once it is
+            settled.
     """
 
-    def __init__(self, store: CheckpointStore, world: World) -> None:
+    def __init__(self, store: CheckpointStore, world: World, all_write: bool = False) -> None:
         self._store, self._world = store, world
-        self.newest = -1
+        self._writes = all_write or world.is_first
+        self._ranks = ThreadGroup() if all_write else None
+        self._begun: Snapshot | None = None
+        self._written: Future[SavedCheckpoint | None] | None = None
+        self._best_before: str | None = None
+        self.newest, self.copies = -1, HostCopies()
 
-    def write(
-        self, state: TrainerState, fill: Callable[[Path], None], manifest: Callable[[], Mapping[str, Any]]
-    ) -> SavedCheckpoint | None:
-        """Writes a checkpoint of the current step, with its manifest last; every rank must call it.
+    def begin(self, snapshot: Snapshot, best_before: str | None) -> None:
+        """Starts writing a checkpoint; the one before must be settled.
+
+        Args:
+            snapshot: What this rank writes.
+            best_before: The best checkpoint so far, in case that this one would be and cannot be written.
+        """
+        assert self._begun is None, "the checkpoint before is settled"
+        self._begun, self._best_before = snapshot, best_before
+        if self._writes:
+            thread = ThreadPoolExecutor(1, thread_name_prefix="ray_st-checkpoint")
+            self._written = thread.submit(self._write, snapshot)
+            thread.shutdown(wait=False)  # once it has written
+
+    def settle(self, state: TrainerState) -> SavedCheckpoint | None:
+        """Waits until the checkpoint that was begun is written, if there is one.
 
         A checkpoint that cannot be written is discarded: training continues, and earlier ones are kept.
 
         Args:
-            state: The trainer's state, in which the best checkpoint may become this one.
-            fill: Writes the checkpoint's files into a folder; called on the first rank.
-            manifest: Returns further contents of the manifest; called on the first rank.
+            state: The trainer's state; its best checkpoint becomes the one before, if this one is discarded.
 
         Returns:
-            The checkpoint, on every rank; None if it was discarded.
+            The checkpoint, on every rank; None if it was discarded, or none was begun.
+
+        Raises:
+            LeaseLost: If another driver has taken the run's folder.
         """
-        step, best = state.global_step, state.best_model_checkpoint
-        self.name_best(state, step)
-        found: SavedCheckpoint | None = collectives.broadcast_object(
-            self._try_to_write(step, fill, manifest) if self._world.is_first else None
-        )
-        if found is None:
-            state.best_model_checkpoint = best
-        else:
+        if self._begun is None:
+            return None
+        result, error = (None, None) if self._written is None else _attempt(self._written.result)
+        saved, failed = collectives.broadcast_object((result, _sendable(error)))
+        step, self._begun, self._written = self._begun.step, None, None
+        self.copies.release()
+        if failed is not None:
+            raise error or failed
+        if saved is not None:
             self.newest = step
-        return found
+        elif best_name(state) == f"{PREFIX}{step}":
+            state.best_model_checkpoint = self._best_before
+        return saved
+
+    def on_close(self, state: TrainerState, failed: bool) -> None:
+        """Waits for the checkpoint that is being written, also after an error, and frees the copies."""
+        if self._written is not None:
+            wait([self._written])
+        self.copies = HostCopies()
 
     def name_best(self, state: TrainerState, *coming: int) -> None:
         """Sets the path of the best checkpoint; a best step without a checkpoint cannot be restored.
@@ -67,23 +139,42 @@ class Checkpointer:
         if best and best in (*coming, *self._store.steps()):
             state.best_model_checkpoint = self._store.location(f"{PREFIX}{best}")
 
-    def _try_to_write(
-        self, step: int, fill: Callable[[Path], None], manifest: Callable[[], Mapping[str, Any]]
-    ) -> SavedCheckpoint | None:
-        store = self._store
+    def _write(self, snapshot: Snapshot) -> SavedCheckpoint | None:
+        """Writes a checkpoint; runs in a thread of each rank that has files."""
+        store, rank, step = self._store, self._world.rank, snapshot.step
         try:
-            folder = store.begin(step)
-            fill(folder)
-            return store.seal(folder, **manifest())
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):  # torch's writer
-                raise
-            store.give_up(step)  # first: it may free the space needed to log the warning
-            notes.warning(
-                f"warning: the checkpoint of step {step} could not be written to {store.path} and is given "
-                f"up; training goes on. Is the disk full? {type(error).__name__}: {error}"
-            )
+            # The first rank deletes an earlier checkpoint of this step before other ranks write.
+            self._agree(lambda: store.begin(step) if rank == 0 else None)
+            parts = self._agree(lambda: self._write_part(snapshot))
+            files = {name: entry for part in parts for name, entry in part.items()}
+            sealed = self._agree(lambda: store.declare(step, files, **snapshot.facts) if rank == 0 else None)
+        except Unwritable as error:
+            store.give_up(step, rank)  # first: it may free the space needed to log the warning
+            if rank == 0:
+                notes.warning(
+                    f"warning: the checkpoint of step {step} could not be written to {store.path} and is "
+                    f"given up; training goes on. Is the disk full? {error}"
+                )
             return None
+        return sealed[0]
+
+    def _write_part(self, snapshot: Snapshot) -> Files:
+        folder = self._store.part(snapshot.step, self._world.rank)
+        snapshot.write(folder)
+        return self._store.add(folder)
+
+    def _agree(self, action: Callable[[], T]) -> list[T]:
+        """What an action returns on each rank that writes; raises if it fails on any of them."""
+        result, error = _attempt(action)
+        if self._ranks is None:
+            results, errors = [result], [error]
+        else:
+            told = self._ranks.gather_objects((result, _sendable(error)))
+            results, errors = [one for one, _ in told], [error, *(one for _, one in told)]
+        failed = next(filter(None, errors), None)
+        if failed is not None:
+            raise failed
+        return cast("list[T]", results)
 
     def rotate(self, limit: int | None, state: TrainerState, in_use: Collection[int]) -> None:
         """Deletes old checkpoints, on the first rank.
@@ -110,3 +201,28 @@ def newest_metrics(state: TrainerState) -> dict[str, Any]:
     for entry in state.log_history[-2:]:
         newest.update(entry)
     return newest
+
+
+def _attempt(action: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """What an action returns, or the error that it raises, which every rank must learn of."""
+    try:
+        return action(), None
+    except Exception as error:  # noqa: BLE001
+        return None, Unwritable(_named(error)) if _is_of_storage(error) else error
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """Whether an error comes from a full disk or from storage that is unavailable."""
+    by_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)  # torch's writer
+    return by_torch or isinstance(error, (OSError, SafetensorError))
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _sendable(error: Exception | None) -> Exception | None:
+    """An error as other ranks raise it; not all errors can be pickled."""
+    if error is None or type(error) in (LeaseLost, Unwritable):
+        return error
+    return RuntimeError(f"another rank could not write its checkpoint. {_named(error)}")

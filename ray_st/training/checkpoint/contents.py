@@ -1,13 +1,13 @@
 """The files of a checkpoint: the weights that losses own, arguments, the trainer's state, random states.
 
-The model writes its own folder, and transformers the states of optimizer and scheduler.
+The model writes its own folder; transformers reads the states of optimizer, schedule and scaler.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,18 @@ def load_loss_weights_if_any(folder: str, model: nn.Module, loss: LossOrLosses, 
 # ---- the trainer's state: history, and the states that callbacks export, without secrets ----
 
 
-def save_state(state: TrainerState, folder: Path) -> None:
-    """Writes a trainer's state; secrets of callbacks are left out."""
+def shown_state(state: TrainerState) -> TrainerState:
+    """A copy of a trainer's state as it is now, without callbacks' secrets."""
     shown = copy(state)
+    shown.log_history = list(state.log_history)
     shown.stateful_callbacks = without_secrets(state.stateful_callbacks)
     shown.trial_params = without_secrets(state.trial_params)
-    shown.save_to_json(str(folder / TRAINER_STATE_NAME))
+    return shown
+
+
+def save_state(state: TrainerState, folder: Path) -> None:
+    """Writes a trainer's state; secrets of callbacks are left out."""
+    shown_state(state).save_to_json(str(folder / TRAINER_STATE_NAME))
 
 
 def export_callbacks(state: TrainerState, callbacks: Iterable[object]) -> None:
@@ -148,10 +154,15 @@ def random_states() -> RandomStates:
     return states
 
 
-def save_random_states(folder: Path, states: Sequence[RandomStates]) -> None:
-    """Writes the states of all ranks into a checkpoint."""
-    for rank, state in enumerate(states):
-        torch.save(state, folder / _RANDOM_STATES.format(rank=rank))
+def save_states(folder: Path, states: Mapping[str, object]) -> None:
+    """Writes states into a checkpoint, each into the file that names it."""
+    for name, state in states.items():
+        torch.save(state, folder / name)
+
+
+def random_state_files(states: Sequence[RandomStates]) -> dict[str, RandomStates]:
+    """The states of all ranks, by the name of their file."""
+    return {_RANDOM_STATES.format(rank=rank): state for rank, state in enumerate(states)}
 
 
 def load_random_states(checkpoint: str | None, rank: int) -> None:

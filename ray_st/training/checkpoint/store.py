@@ -34,7 +34,13 @@ SUM = "xxh3"
 STATES = ("optimizer.pt", "scheduler.pt", "rng_state_0.pth")
 """Without these files a run cannot resume as if it had not been interrupted. Other ranks' random states may
 be missing, since a run may resume with more workers."""
+_PART = ".rank-"
+"""Prefix of each rank's folder within a checkpoint that is being written to a folder that all ranks share."""
+
 _CHUNK = 1 << 20
+
+Files = dict[str, dict[str, Any]]
+"""Size and hash of each file of a checkpoint, by its path within the checkpoint."""
 
 
 class CheckpointError(ValueError):
@@ -133,36 +139,70 @@ class CheckpointStore:
         folder.mkdir(parents=True)
         return folder
 
+    def part(self, step: int, rank: int) -> Path:
+        """A local folder for a rank's files of a checkpoint, which the first rank has begun."""
+        folder = self.local / f"{PREFIX}{step}"
+        if self.is_local:  # all ranks have the same folder
+            folder /= f"{_PART}{rank}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def add(self, part: Path) -> Files:
+        """Hashes files of a checkpoint and puts them where the checkpoint is.
+
+        Args:
+            part: What :meth:`begin` or :meth:`part` returned, with files in it.
+
+        Returns:
+            The files, for the manifest.
+
+        Raises:
+            LeaseLost: If another driver has taken the run's folder.
+        """
+        local = pafs.LocalFileSystem()
+        files = {
+            str(file.relative_to(part)): {"size": file.stat().st_size, "xxh3": _digest(local, str(file))}
+            for file in sorted(part.rglob("*"))
+            if file.is_file() and file.name != MANIFEST
+        }
+        if not self.is_local:
+            self.check_fence()
+            self.filesystem.create_dir(self.location(part.name), recursive=True)
+            pafs.copy_files(
+                str(part),
+                self.location(part.name),
+                source_filesystem=local,
+                destination_filesystem=self.filesystem,
+            )
+            shutil.rmtree(part)
+        elif part.name.startswith(_PART):
+            for name in files:
+                (part.parent / name).parent.mkdir(parents=True, exist_ok=True)
+                (part / name).rename(part.parent / name)
+            shutil.rmtree(part)
+        return files
+
     def seal(self, folder: Path, **facts: Any) -> SavedCheckpoint:
-        """Declares a checkpoint complete: hashes its files, uploads them if needed, writes the manifest last.
+        """Declares a checkpoint complete whose files are all in one folder.
 
         Args:
             folder: What :meth:`begin` returned, with all files in it.
+            facts: As for :meth:`declare`.
+        """
+        return self.declare(int(folder.name.removeprefix(PREFIX)), self.add(folder), **facts)
+
+    def declare(self, step: int, files: Files, **facts: Any) -> SavedCheckpoint:
+        """Declares a checkpoint complete by writing its manifest, after everything else.
+
+        Args:
+            step: Its step.
+            files: The files of all ranks.
             facts: Further contents of the manifest (cursor, seed, fingerprint of the plan).
 
         Raises:
             LeaseLost: If another driver has taken the run's folder: the checkpoint stays incomplete.
         """
-        step, local = int(folder.name.removeprefix(PREFIX)), pafs.LocalFileSystem()
-        files = {
-            str(file.relative_to(folder)): {"size": file.stat().st_size, "xxh3": _digest(local, str(file))}
-            for file in sorted(folder.rglob("*"))
-            if file.is_file() and file.name != MANIFEST
-        }
-        manifest = {"run_id": self.run_id, "step": step, **facts, "files": files}
-        if not self.is_local:
-            self.check_fence()
-            self.filesystem.create_dir(self.location(folder.name), recursive=True)
-            pafs.copy_files(
-                str(folder),
-                self.location(folder.name),
-                source_filesystem=local,
-                destination_filesystem=self.filesystem,
-            )
-        sealed = self._declare(manifest)
-        if not self.is_local:
-            shutil.rmtree(folder)
-        return sealed
+        return self._declare({"run_id": self.run_id, "step": step, **facts, "files": files})
 
     def steps(self) -> list[int]:
         """Steps of all checkpoint folders, complete or not, ascending."""
@@ -338,13 +378,19 @@ class CheckpointStore:
             self.filesystem.delete_file(f"{root}/{MANIFEST}")
         self.filesystem.delete_dir(root)
 
-    def give_up(self, step: int) -> None:
+    def give_up(self, step: int, rank: int = 0) -> None:
         """Deletes the remains of a checkpoint that could not be written.
 
         If storage is unavailable this does nothing: the remains have no manifest and are skipped.
+
+        Args:
+            step: The checkpoint's step.
+            rank: The calling rank; the first one deletes what is in storage.
         """
         if not self.is_local:
             shutil.rmtree(self.local / f"{PREFIX}{step}", ignore_errors=True)
+        if rank:
+            return
         with suppress(OSError):
             if step in self.steps() and not self.has_manifest(step):
                 self.delete(step)

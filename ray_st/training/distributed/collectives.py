@@ -70,6 +70,24 @@ def broadcast_object(value: T) -> T:
     return values[0]
 
 
+class ThreadGroup:
+    """All ranks once more, for threads that communicate while training does; every rank must create it.
+
+    Training's own group is not safe to share: its collectives run in the order in which a rank starts them.
+    """
+
+    def __init__(self) -> None:
+        self.group = None if _alone() else dist.new_group(backend="gloo")
+
+    def gather_objects(self, value: T) -> list[T]:
+        """The value of every rank, in order of rank, on every rank."""
+        if self.group is None:
+            return [value]
+        values: list[Any] = [None] * self.group.size()
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+
 def gather_rows(rows: Tensor, counts: Sequence[int]) -> Tensor:
     """The rows of all ranks, in order of rank, without gradients.
 

@@ -7,6 +7,7 @@ only call them in order. ``tests/test_upstream.py`` pins every name that is over
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 from transformers import Trainer, TrainerCallback
+from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ray_st.data.batch_source import BatchSource
@@ -32,17 +34,27 @@ from ray_st.training.callbacks.loop_callback import LoopCallback, SampleLogWrite
 from ray_st.training.callbacks.run_description import note_records, note_surroundings
 from ray_st.training.callbacks.tracked_run import TrackedRun
 from ray_st.training.callbacks.trackers import Tracker, make_trackers
-from ray_st.training.checkpoint.checkpointer import Checkpointer, best_name, newest_metrics
+from ray_st.training.checkpoint.checkpointer import (
+    Checkpointer,
+    Snapshot,
+    Write,
+    best_name,
+    newest_metrics,
+    no_files,
+)
 from ray_st.training.checkpoint.contents import (
+    RandomStates,
     export_callbacks,
     load_loss_weights,
     load_loss_weights_if_any,
     load_random_states,
+    random_state_files,
     random_states,
     restore_callbacks,
     save_loss_and_arguments,
-    save_random_states,
     save_state,
+    save_states,
+    shown_state,
 )
 from ray_st.training.checkpoint.retuning import retune, settings_of
 from ray_st.training.checkpoint.store import manifest_in
@@ -66,7 +78,7 @@ from ray_st.training.strategies.encoder_setup import add_noise, compile_encoder
 from ray_st.training.strategies.parameter_groups import with_learning_rates
 from ray_st.training.strategies.precision import StoredTypes, widen
 from ray_st.training.strategies.step_module import LossOrLosses, Step, describe_weights
-from ray_st.training.strategies.strategy import Parts, make_strategy
+from ray_st.training.strategies.strategy import Parts, Strategy, make_strategy
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
@@ -121,7 +133,6 @@ class HfLoop(Trainer):
     received_attributes: tuple[str, ...] = ()
     _upload: CheckpointUpload | None = None
     _types: StoredTypes | None = None
-    _writes_checkpoint = False
     _resumed_from: str | None = None
     _unreported: dict[str, float] | None = None
     _noise: RemovableHandle | None = None
@@ -471,7 +482,7 @@ class HfLoop(Trainer):
         return made
 
     def _make_loop_callbacks(self) -> Sequence[LoopCallback]:
-        context, made = self.worker, list[LoopCallback]()
+        context, made = self.worker, list[LoopCallback]([self.checkpointer])
         if self.async_eval is not None:
             made.append(self.async_eval)  # before trackers, which look at what is left to evaluate here
         if context.sample_log is not None:
@@ -665,21 +676,63 @@ class HfLoop(Trainer):
     # ---- checkpoints ----
 
     def _save_checkpoint(self, model: nn.Module, trial: SearchTrial) -> None:
-        """Writes a checkpoint from the first rank, reports it to Ray and deletes old ones."""
+        """Takes a snapshot of this step, which a thread writes as a checkpoint."""
         self.store_flos()
         states, losses = collectives.gather_objects(random_states()), self._loss_counter.gathered()
+        best_before = self.state.best_model_checkpoint
+        self.checkpointer.name_best(self.state, self.state.global_step)
         with self.strategy.whole_weights(), self.strategy.whole_state(self._made_optimizer):
-            found = self.checkpointer.write(
-                self.state,
-                fill=lambda folder: self._fill(folder, states),
-                manifest=lambda: {**self._position(), LOSS_SO_FAR: losses},
-            )
+            write = self._copied(states) if self.worker.world.is_first else no_files
+        facts = {**self._position(), LOSS_SO_FAR: losses}
+        self.checkpointer.begin(Snapshot(self.state.global_step, write, facts), best_before)
+        self._settle_checkpoint()
+
+    def _settle_checkpoint(self) -> None:
+        """Waits until the checkpoint that was begun last is complete, reports it, and deletes old ones."""
+        found = self.checkpointer.settle(self.state)
         if found is None:
             return
         self.worker.report(newest_metrics(self.state), found)
         for callback in self.loop_callbacks:
             callback.on_checkpoint(self.state, found)
         self._rotate()
+
+    def _copied(self, random: Sequence[RandomStates]) -> Write:
+        """Copies all that the first rank writes into a checkpoint; returns what writes it."""
+        self._note_records()
+        export_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
+        parts = self.model, self.loss, {} if self.args.save_only_model else self._states()
+        saver, card = copy.copy(self), self.family.card(self.model)
+        saver.model, saver.loss, states = self.checkpointer.copies.of(parts, self._untrained(), [card])
+        # Saves what was copied, in its training types, and takes part in nothing that concerns all ranks.
+        saver.model_wrapped, saver.state, saver.tracked_run = saver.model, shown_state(self.state), None
+        saver.strategy, saver._types = Strategy(self.args, World()), None
+        saver.is_deepspeed_enabled = False
+        states |= {} if self.args.save_only_model else random_state_files(random)
+
+        def write(folder: Path) -> None:
+            saver.save_model(str(folder), _internal_call=True)
+            save_states(folder, states)
+            save_state(saver.state, folder)
+
+        return write
+
+    def _states(self) -> dict[str, dict[str, Any]]:
+        """The states of optimizer, schedule and scaler, by the name of their file."""
+        parts = {
+            OPTIMIZER_NAME: self.optimizer,
+            SCHEDULER_NAME: self.lr_scheduler,
+            SCALER_NAME: self.accelerator.scaler,
+        }
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def _untrained(self) -> list[Tensor]:
+        """Weights that nothing changes; sharded ones are freed after each use, and so do not count."""
+        if self.strategy.shards:
+            return []
+        trained = {id(weight) for group in self._made_optimizer.param_groups for weight in group["params"]}
+        every = Step(self.model, self.loss).parameters()
+        return [weight for weight in every if not weight.requires_grad and id(weight) not in trained]
 
     def save_last(self) -> None:
         """Writes a final checkpoint, unless one exists for this step or the best model was loaded."""
@@ -690,19 +743,6 @@ class HfLoop(Trainer):
         """Writes a checkpoint of this step, unless one exists."""
         if self.checkpointer.newest != self.state.global_step:
             self._save_checkpoint(self.model_wrapped, None)
-
-    def _fill(self, folder: Path, states: Sequence[dict[str, Any]]) -> None:
-        self._writes_checkpoint = True
-        try:
-            self.save_model(str(folder), _internal_call=True)
-        finally:
-            self._writes_checkpoint = False
-        if not self.args.save_only_model:
-            self._save_optimizer_and_scheduler(str(folder))
-            self._save_scaler(str(folder))
-            save_random_states(folder, states)
-        export_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
-        save_state(self.state, folder)
 
     def _position(self) -> dict[str, Any]:
         """The run's position in the data, a description of the model, and outstanding evaluations."""
@@ -743,12 +783,12 @@ class HfLoop(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Saves the model folder, the weights that losses own, and the arguments as JSON, on the first rank.
 
-        Weights are saved in their stored types; checkpoints keep the types used in training.
+        Weights are saved in their stored types; checkpoints, whose weights were copied, keep the types used
+        in training.
         """
         if not self.is_world_process_zero():
             return
-        types = None if self._writes_checkpoint else self._types
-        with contextlib.nullcontext() if types is None else types.for_a_while():
+        with contextlib.nullcontext() if self._types is None else self._types.for_a_while():
             folder = Path(output_dir or str(self.args.output_dir))
             folder.mkdir(parents=True, exist_ok=True)
             self.family.save(self.model, str(folder))

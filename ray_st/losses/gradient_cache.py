@@ -117,7 +117,7 @@ class _State:
     def now(cls, chunk: dict[str, Any]) -> _State:
         tensors = [value for value in chunk.values() if isinstance(value, Tensor)]
         device = tensors[0].device.type if tensors else "cpu"
-        devices, states = get_device_states(*tensors)
+        devices, states = get_device_states(*tensors[:1])  # all are on one device
         autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
         return cls(device, torch.get_rng_state(), devices, states, autocast)
 
@@ -130,8 +130,8 @@ class _State:
     @contextmanager
     def again(self) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=self.devices, enabled=True))
+            stack.enter_context(torch.random.fork_rng(self.devices, device_type=self.device))
             torch.set_rng_state(self.cpu)
-            set_device_states(self.devices, self.states)
+            set_device_states(self.devices, self.states, device_type=self.device)
             stack.enter_context(self.mixed_precision())
             yield

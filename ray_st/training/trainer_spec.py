@@ -23,6 +23,7 @@ from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.strategies.step_module import owned_by_loss
 from ray_st.training.worker_context import WorkerContext
 from ray_st.util.events import notes
+from ray_st.util.tensors import on_host
 
 
 class Rebuildable(Protocol):
@@ -176,7 +177,8 @@ def train_task(trainer: HfLoop, resume_from: str | None) -> RunResult:
 def _noted(trainer: HfLoop) -> dict[str, Any]:
     """What a task produces besides its result: callback attributes and the model's card."""
     return {
-        "callbacks": tuple(_sendable(vars(callback)) for callback in trainer.received_callbacks),
+        # Tensors of a GPU cannot be loaded by a driver without one.
+        "callbacks": on_host(tuple(_sendable(vars(callback)) for callback in trainer.received_callbacks)),
         "card": trainer.family.card(trainer.model),
     }
 
@@ -186,7 +188,7 @@ def _sendable(attributes: dict[str, Any]) -> dict[str, Any]:
     sendable = {}
     for name, value in attributes.items():
         try:
-            pickle.dumps(value)
+            on_host(value)
         except (pickle.PicklingError, TypeError, AttributeError):
             notes.info(
                 f"a callback's attribute {name!r} ({type(value).__name__}) cannot be sent to the driver"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Embeddings: TypeAlias = "Tensor | np.ndarray | Sequence[Any]"
 """Accepted forms of embeddings: a tensor, an array, or a list of either or of numbers."""
 
 Array = TypeVar("Array", Tensor, np.ndarray)
+T = TypeVar("T")
 
 
 class AutogradContext(Protocol):
@@ -88,3 +91,30 @@ def batch_to_device(batch: dict[str, Any], target_device: torch.device | str) ->
         if isinstance(value, Tensor):
             batch[name] = value.to(target_device)
     return batch
+
+
+def on_host(value: T) -> T:
+    """A copy of a value, for another process: its tensors, wherever in it they are, are in main memory.
+
+    A pickled tensor of a GPU cannot be loaded where there is none.
+
+    Args:
+        value: Anything that can be pickled.
+
+    Raises:
+        TypeError: If it cannot be pickled; likewise ``pickle.PicklingError`` and ``AttributeError``.
+    """
+    stream = io.BytesIO()
+    _HostPickler(stream).dump(value)
+    copy: T = pickle.loads(stream.getvalue())
+    return copy
+
+
+class _HostPickler(pickle.Pickler):
+    def reducer_override(self, value: object) -> Any:
+        """Pickles a device's tensor as the same one in main memory, and everything else as usual."""
+        if not isinstance(value, Tensor) or value.device.type in ("cpu", "meta"):
+            return NotImplemented
+        plain = value.detach().cpu().requires_grad_(value.requires_grad)
+        host = nn.Parameter(plain, value.requires_grad) if isinstance(value, nn.Parameter) else plain
+        return host.__reduce_ex__(pickle.HIGHEST_PROTOCOL)

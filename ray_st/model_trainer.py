@@ -60,6 +60,7 @@ from ray_st.training.strategies import parameter_groups
 from ray_st.training.strategies.batch_size_finder import with_fitting_batches
 from ray_st.training.strategies.precision import note_on_types
 from ray_st.training.strategies.step_module import describe_weights
+from ray_st.training.trained_weights import WeightsToCome
 from ray_st.training.trainer_spec import (
     TrainerSpec,
     describe,
@@ -113,6 +114,7 @@ class ModelTrainer(HfLoop):
     card_defaults: Mapping[str, Any] | None = None
     batch_orders: Mapping[str, MakeSampler] = MappingProxyType({})
     _in_place: bool = False
+    _weights_to_come: WeightsToCome | None = None
     _library_attributes: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -320,7 +322,7 @@ class ModelTrainer(HfLoop):
             )
         finally:
             self.is_in_train = False
-        take_over(self, outcome)
+        self._weights_to_come = take_over(self, outcome)
         if outcome.interrupted:
             raise KeyboardInterrupt("the run had reached its last step; the trainer has the trained model")
         return outcome.result
@@ -645,6 +647,8 @@ class ModelTrainer(HfLoop):
             keeps: Whether the run writes into the output folder.
         """
         self._check()
+        if self._weights_to_come is not None:
+            self._weights_to_come.read()
         specs = make_specs(self.workers_asked)  # raises before Ray is started
         if keeps:
             note_kept_activations(self.args, self.model)

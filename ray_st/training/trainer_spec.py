@@ -11,16 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerState
 
 from ray_st.training.callbacks.progress_report import ProgressReport
+from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import names_of
 from ray_st.training.data.run_data import RunData
 from ray_st.training.data.specs import RunResult
 from ray_st.training.loop.hf_loop import HfLoop
-from ray_st.training.strategies.step_module import owned_by_loss
+from ray_st.training.trained_weights import PREFIX as TRAINED
+from ray_st.training.trained_weights import WeightsToCome, take_trained
 from ray_st.training.worker_context import WorkerContext
 from ray_st.util.events import notes
 from ray_st.util.tensors import on_host
@@ -164,14 +165,7 @@ def train_task(trainer: HfLoop, resume_from: str | None) -> RunResult:
     """Trains in a worker and packs the result for the driver."""
     result = trainer.train(resume_from_checkpoint=resume_from)
     trainer.restore_types()
-    owned = owned_by_loss(trainer.model, trainer.loss)
-    return RunResult(
-        result=result,
-        state=_written(trainer.state),
-        model={name: tensor.detach().cpu() for name, tensor in trainer.model.state_dict().items()},
-        loss={name: tensor.detach().cpu() for name, tensor in owned.items()},
-        **_noted(trainer),
-    )
+    return RunResult(result=result, state=_written(trainer.state), **_noted(trainer))
 
 
 def _noted(trainer: HfLoop) -> dict[str, Any]:
@@ -210,18 +204,20 @@ def predict_task(trainer: HfLoop, resume_from: str | None, prefix: str = "test")
     return RunResult(result=trainer.predict(of_context, metric_key_prefix=prefix), **_noted(trainer))
 
 
-def take_over(trainer: HfLoop, outcome: RunResult) -> None:
+def take_over(trainer: HfLoop, outcome: RunResult) -> WeightsToCome | None:
     """Updates the driver's trainer as if the task had run there.
 
     Args:
         trainer: The driver's trainer.
         outcome: What the first worker sent back.
+
+    Returns:
+        The trained weights, if they are too large to be downloaded before they are used.
     """
-    if outcome.model:
-        trainer.model.load_state_dict(outcome.model)
-        with torch.no_grad():
-            for name, tensor in owned_by_loss(trainer.model, trainer.loss).items():
-                tensor.copy_(outcome.loss[name])
+    to_come = None
+    if outcome.weights:
+        assert outcome.store is not None, "the driver has the run's folder"
+        to_come = _take_weights(trainer, outcome.store, outcome.weights)
     if outcome.card is not None:
         trainer.model.model_card_data = outcome.card
     if outcome.state:
@@ -229,3 +225,13 @@ def take_over(trainer: HfLoop, outcome: RunResult) -> None:
     for callback, attributes in zip(trainer.own_callbacks(), outcome.callbacks, strict=True):
         vars(callback).update(attributes)
     vars(trainer).update(outcome.extras)
+    return to_come
+
+
+def _take_weights(trainer: HfLoop, store: CheckpointStore, name: str) -> WeightsToCome | None:
+    if not store.is_local and store.size_of(name) > trainer.args.eager_download_bytes:
+        notes.info(f"the trained weights are in {store.location(name)}; they are read when the model is used")
+        return WeightsToCome(trainer.model, trainer.loss, lambda: store.fetch_file(name))
+    take_trained(store.fetch_file(name), trainer.model, trainer.loss)
+    store.delete_files(TRAINED, but=name)
+    return None

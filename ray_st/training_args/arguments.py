@@ -186,6 +186,10 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     resume_only_model: bool = field(
         default=False, metadata={"help": "Start a new run with the weights of the checkpoint to resume from."}
     )
+    eager_download_bytes: int = field(
+        default=4_000_000_000,
+        metadata={"help": "Size up to which trained weights in an object store are read before first use."},
+    )
     eval_on: EvalOn | str = field(
         default=EvalOn.WORKERS, metadata={"help": "Where evaluations during training run."}
     )

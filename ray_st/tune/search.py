@@ -318,7 +318,7 @@ class _Search:
             write_report(self.folder, self.study, objectives)
 
     def _run_left(self, trainer: ModelTrainer, progress: SearchProgress) -> None:
-        from ray_st.runtime.cluster import connection
+        from ray_st.runtime.cluster import connection, handles
         from ray_st.runtime.supervision import ray_metrics, supervisor
         from ray_st.runtime.tune import search_stop, shared_data, trial_loop, trial_resources, tuner
 
@@ -340,7 +340,7 @@ class _Search:
             here = store.is_local and Path(store.path) == self.folder
             lease = self.lease if here else stack.enter_context(held(store))
             kit = trial_loop.TrialContext(
-                template,
+                trial_loop.PickledFactory(handles.PickledRef(template)),
                 checked.objective,
                 data,
                 dataclasses.replace(store, fence=lease.fence),

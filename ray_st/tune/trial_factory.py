@@ -12,6 +12,7 @@ from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import number_of_arguments
 
+from ray_st.runtime.cluster.pickled import copy_of
 from ray_st.study.drawn_trial import DrawnTrial
 from ray_st.study.trial_arguments import with_values
 from ray_st.training.callbacks.trackers import TrialRuns
@@ -78,7 +79,7 @@ class TrialFactory:
         trial = DrawnTrial(number, values)
         args = self.args(values, name or f"{self.search}-{number}")
         set_seed(args.seed)
-        model = copy.deepcopy(self.base) if self.base is not None else call_model_init(self.model_init, trial)
+        model = copy_of(self.base) if self.base is not None else call_model_init(self.model_init, trial)
         loss = make_losses(self.loss_init, model, self.family.default_loss, anew=True, trial=trial)
         given = self.description.options
         # A trial may change these; the next one in its process must not see it.

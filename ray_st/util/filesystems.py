@@ -31,6 +31,19 @@ def open_location(place: str | Path) -> tuple[FileSystem, str]:
     return LocalFileSystem(), str(Path(place).absolute())
 
 
+def download(filesystem: FileSystem, path: str, target: Path) -> None:
+    """Copies a file, or a folder with all in it, from a file system to this machine.
+
+    Args:
+        filesystem: The file system.
+        path: The file's or folder's path there.
+        target: Its new path.
+    """
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    copy_files(path, str(target), source_filesystem=filesystem, destination_filesystem=LocalFileSystem())
+
+
 _PLACE = ("runtime_resources", "working_dir_files")  # in the session's folder, on each node
 
 

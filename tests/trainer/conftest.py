@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from datasets import Dataset
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.training.data.local_source import local_context
+from ray_st.training.trained_weights import keep_trained
 
 ROWS = Dataset.from_dict({"a": [f"one {i}" for i in range(12)], "b": [f"two {i * i}" for i in range(12)]})
 ARGUMENTS = {
@@ -58,12 +60,11 @@ def make(tiny_folder: Path, tmp_path: Path) -> Callable[..., Any]:
 @pytest.fixture
 def sent(tmp_path: Path) -> Callable[..., Any]:
     """A worker's trainer: the driver's, pickled as it travels, in this process."""
-    from ray import cloudpickle
+    from ray_st.runtime.cluster.pickled import copy_of
 
     def sent(trainer: Any, **place: Any) -> Any:
         parts = place.pop("parts", None) or trainer.data.train_specs(1)
-        description = cloudpickle.loads(cloudpickle.dumps(trainer.spec()))
-        return description.rebuild(local_context(parts, place.pop("folder", tmp_path / "run"), **place))
+        return copy_of(trainer.spec()).rebuild(local_context(parts, place.pop("folder", tmp_path / "run"), **place))
 
     return sent
 
@@ -73,6 +74,9 @@ def on_cluster(sent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Driver's trainers find their workers in this process."""
 
     def run(self: Any, task: Any, make_parts: Any, resume: Any, keeps: bool) -> Any:
-        return task(sent(self, parts=make_parts(1)), resume if isinstance(resume, str) else None)
+        trainer = sent(self, parts=make_parts(1))
+        result, store = task(trainer, resume if isinstance(resume, str) else None), trainer.worker.store
+        weights = keep_trained(store, trainer.model, trainer.loss) if keeps else ""
+        return replace(result, weights=weights, store=store)
 
     monkeypatch.setattr(SentenceTransformerTrainer, "_on_cluster", run)

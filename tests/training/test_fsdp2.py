@@ -35,7 +35,7 @@ from ray_st.losses import (
 from ray_st.training.argument_checks import check_losses
 from ray_st.training.data.local_source import local_context
 from ray_st.training.strategies.fsdp2 import units
-from ray_st.training.strategies.step_module import Step, describe_weights
+from ray_st.training.strategies.step_module import Step, describe_weights, owned_by_loss
 from ray_st.training.trainer_spec import train_task
 from ray_st.world import World
 
@@ -204,7 +204,7 @@ class Runs:
         """Final weights, and the figures of all steps and evaluations."""
         trainer = self.trainer(*given, **options)
         for _ in range(times):
-            outcome = train_task(trainer, resume)
+            train_task(trainer, resume)
         logs = [
             {
                 name: value
@@ -215,7 +215,10 @@ class Runs:
             if "train_loss" not in entry  # the mean over the steps since resuming
         ]
         best = Path(trainer.state.best_model_checkpoint or "").name
-        weights = {**outcome.model, **{f"loss/{name}": value for name, value in outcome.loss.items()}}
+        weights = {
+            **{name: value.detach().clone() for name, value in trainer.model.state_dict().items()},
+            **{f"loss/{name}": value for name, value in owned_by_loss(trainer.model, trainer.loss).items()},
+        }
         return {"weights": weights, "logs": logs, "best": best}
 
     def resumed(self) -> dict[str, Any]:

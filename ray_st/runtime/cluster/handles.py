@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import ray
-from ray import cloudpickle
 from ray.actor import ActorHandle
+
+from ray_st.runtime.cluster.pickled import dump, load
 
 T = TypeVar("T")
 
@@ -43,7 +44,9 @@ def start_actor(kind: type, *arguments: Any, **options: Any) -> Actor:
 
 
 class PickledRef(Generic[T]):
-    """A value in the object store that stays pickled between this process and a worker.
+    """A value in the object store that stays pickled between this process and another.
+
+    Models travel without the weights that lie in their files; see :mod:`ray_st.runtime.cluster.pickled`.
 
     Ray Train's controller unpickles what it passes on, and would have to import everything the value needs;
     Ray's dashboard exports do not show its content; and a module missing on a worker raises an
@@ -54,9 +57,13 @@ class PickledRef(Generic[T]):
     """
 
     def __init__(self, value: T) -> None:
-        self._reference = ray.put(cloudpickle.dumps(value))
+        self._reference = ray.put(dump(value))
 
     def open(self) -> T:
-        """A fresh copy of the value."""
-        value: T = cloudpickle.loads(ray.get(self._reference))
+        """A fresh copy of the value, with tensors in CPU memory.
+
+        Raises:
+            UnreachableWeights: If this node cannot open a file that holds weights of a model.
+        """
+        value: T = load(ray.get(self._reference))
         return value

@@ -21,7 +21,8 @@ from ray_st.mining.pairs import Pairs
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool, granted_device
 from ray_st.runtime.cluster.connection import connected
-from ray_st.runtime.encode.encode_pool import default_devices, needs_of, put_model
+from ray_st.runtime.cluster.handles import PickledRef
+from ray_st.runtime.encode.encode_pool import default_devices, needs_of
 
 
 class Miner:
@@ -32,8 +33,8 @@ class Miner:
         options: Options of the :class:`~ray_st.mining.embedder.Embedder`.
     """
 
-    def __init__(self, model: SentenceTransformer, options: dict[str, Any]) -> None:
-        self._embedder = Embedder(model.to(granted_device()), **options)
+    def __init__(self, model: PickledRef[SentenceTransformer], options: dict[str, Any]) -> None:
+        self._embedder = Embedder(model.open().to(granted_device()), **options)
 
     def embed(self, queries: list[str]) -> Tensor:
         """Embeddings (n, d) of queries."""
@@ -80,7 +81,7 @@ class ClusterSearch:
         model = cast("SentenceTransformer", embedder.model)  # one that can be moved between devices
         with connected():
             needs = needs_of(default_devices() if self.devices is None else list(self.devices))
-            with ActorPool(Miner, [put_model(model), options], needs) as pool:
+            with ActorPool(Miner, [PickledRef(model), options], needs) as pool:
                 return self._searched(pool, pairs, k, embedder.show_progress_bar)
 
     def _searched(self, pool: ActorPool, pairs: Pairs, k: int, show_progress_bar: bool) -> Found:

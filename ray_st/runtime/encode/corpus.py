@@ -17,7 +17,7 @@ from ray_st.data.sources.places import Paths
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device
 from ray_st.runtime.cluster.connection import connected, resources
-from ray_st.runtime.encode.encode_pool import put_model
+from ray_st.runtime.cluster.handles import PickledRef
 from ray_st.runtime.encode.job import EncodeOptions, facts_of
 from ray_st.runtime.encode.output_folder import OutputFolder
 from ray_st.runtime.encode.work import bounds_of, calibration_pieces, encode_piece, joined_bounds
@@ -51,8 +51,10 @@ class CorpusWorker:
         folder: The output folder.
     """
 
-    def __init__(self, model: SentenceTransformer, options: EncodeOptions, folder: OutputFolder) -> None:
-        self._model, self._options, self._folder = model.to(granted_device()), options, folder
+    def __init__(
+        self, model: PickledRef[SentenceTransformer], options: EncodeOptions, folder: OutputFolder
+    ) -> None:
+        self._model, self._options, self._folder = model.open().to(granted_device()), options, folder
 
     def bounds(self, piece: WorkPiece) -> np.ndarray:
         """See :func:`ray_st.runtime.encode.work.bounds_of`."""
@@ -161,7 +163,7 @@ def encode_corpus(
             connected(),
             ActorPool(
                 CorpusWorker,
-                [put_model(model), asked, folder],
+                [PickledRef(model), asked, folder],
                 _needs(workers, num_gpus, len(left), here),
                 here,
             ) as pool,

@@ -13,6 +13,7 @@ from torch import Tensor
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device
 from ray_st.runtime.cluster.connection import connected
+from ray_st.runtime.cluster.handles import PickledRef
 from ray_st.util.tensors import batch_to_device
 
 CPU_ENCODERS = 4
@@ -26,9 +27,9 @@ class Encoder:
         model: The model.
     """
 
-    def __init__(self, model: SentenceTransformer) -> None:
-        self._model = model.to(granted_device())
-        model.truncate_dim = model.default_prompt_name = None  # each call passes its own values
+    def __init__(self, model: PickledRef[SentenceTransformer]) -> None:
+        self._model = model.open().to(granted_device())
+        self._model.truncate_dim = self._model.default_prompt_name = None  # each call passes its own values
 
     def encode(self, texts: list[str], options: dict[str, Any]) -> Any:
         """The result of ``model.encode``, in CPU memory."""
@@ -52,7 +53,7 @@ class EncodePool(ActorPool):
         with ExitStack() as connection:
             connection.enter_context(connected())
             needs = needs_of(default_devices() if target_devices is None else [*map(str, target_devices)])
-            super().__init__(Encoder, [put_model(model)], needs)
+            super().__init__(Encoder, [PickledRef(model)], needs)
             self._connection = connection.pop_all()
 
     def encode(self, chunks: Sequence[list[str]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
@@ -70,15 +71,6 @@ class EncodePool(ActorPool):
         if self.actors:
             super().stop()
             self._connection.close()
-
-
-def put_model(model: SentenceTransformer) -> ray.ObjectRef[SentenceTransformer]:
-    """A reference to a copy of a model in the object store, which encoders on any device can load."""
-    device = model.device
-    try:
-        return ray.put(model.to("cpu"))
-    finally:
-        model.to(device)
 
 
 def needs_of(devices: Sequence[str]) -> list[Needs]:

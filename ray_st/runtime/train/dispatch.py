@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
@@ -95,7 +96,7 @@ def dispatch(request: RunRequest) -> RunResult:
             result = run.on_workers()
         if keeps:
             launch.say([f"checkpoints are in {store.path}; the model here has the trained weights"])
-        return result
+        return dataclasses.replace(result, store=store)
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class _Run:
             ledger=args.ledger and self.request.keeps,
             fence=self.store.fence,
             all_cores=all_cores,
+            keeps_weights=self.request.keeps,
         )
         return run, sources_of(built)
 

@@ -26,6 +26,7 @@ from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
 from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
 from ray_st.training.data.specs import TRAIN, RunResult, RunSpec, eval_names
 from ray_st.training.loop.hf_loop import HfLoop
+from ray_st.training.trained_weights import keep_trained
 from ray_st.training.worker_context import WorkerContext
 from ray_st.world import World
 
@@ -61,6 +62,8 @@ def work(
         trainer = run.build(context)
         with supervised_worker(trainer, context, supervisor) if supervisor else nullcontext():
             result = carry_out(run, trainer, store)
+        if run.keeps_weights and context.world.is_first:
+            result = dataclasses.replace(result, weights=keep_trained(store, trainer.model, trainer.loss))
     return result if context.world.is_first else None
 
 

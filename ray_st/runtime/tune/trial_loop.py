@@ -23,6 +23,7 @@ from ray.tune.result import RESULT_DUPLICATE
 from ray.tune.trainable import FunctionTrainable
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ray_st.runtime.cluster.handles import PickledRef
 from ray_st.runtime.supervision.failures import REPEATABLE, RunStopped
 from ray_st.runtime.supervision.supervisor import STEP_LIMIT
 from ray_st.runtime.tune.hung_trials import watched_here
@@ -80,6 +81,21 @@ class TrialContext:
         """Where a trial keeps its checkpoints."""
         path = self.store.location(f"run-{number}")
         return CheckpointStore(path, self.store.filesystem, f"{self.search_id}-{number}", self.store.fence)
+
+
+@dataclass(frozen=True)
+class PickledFactory:
+    """Makes each trial with a fresh copy of what all trials share; models travel without their weights.
+
+    Args:
+        factory: As ``make`` of a :class:`TrialContext`.
+    """
+
+    factory: PickledRef[Callable[[int, Mapping[str, Any], str], Trial]]
+
+    def __call__(self, number: int, values: Mapping[str, Any], name: str) -> Trial:
+        """Makes a trial."""
+        return self.factory.open()(number, values, name)
 
 
 class TrialTrainable(FunctionTrainable):

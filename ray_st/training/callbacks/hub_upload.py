@@ -26,6 +26,7 @@ NOT_OF_THE_RUN = [
     "checkpoint_manager_snapshot.json",  # Ray Train's
     "evaluating/*",
     "bad-rows*",
+    "trained-*",
     "ledger.jsonl",
     *(pattern for name in WRITTEN for pattern in (name, f"{name}/*")),
     *_NOT_OF_THE_MODEL,

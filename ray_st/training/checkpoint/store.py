@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,10 @@ from typing import Any
 import pyarrow.fs as pafs
 import xxhash
 
+from ray_st.models.mapped_weights import remember
 from ray_st.training.checkpoint.lease import Fence
+from ray_st.util.atomic import replacing
+from ray_st.util.filesystems import download
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -394,6 +397,50 @@ class CheckpointStore:
         with suppress(OSError):
             if step in self.steps() and not self.has_manifest(step):
                 self.delete(step)
+
+    def put_file(self, name: str, write: Callable[[Path], None]) -> None:
+        """Writes a file into the run's folder, which appears there complete or not at all.
+
+        Args:
+            name: Its name.
+            write: Writes a local file.
+
+        Raises:
+            LeaseLost: If another driver has taken the run's folder.
+        """
+        self.check_fence()
+        local = self.local / name
+        local.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(local) as part:
+            write(part)
+        if not self.is_local:
+            self.filesystem.create_dir(self.path, recursive=True)
+            pafs.copy_files(
+                str(local),
+                self.location(name),
+                source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=self.filesystem,
+            )
+            local.unlink()
+
+    def size_of(self, name: str) -> int:
+        """The bytes of a file in the run's folder."""
+        return int(self.filesystem.get_file_info(self.location(name)).size)
+
+    def fetch_file(self, name: str) -> Path:
+        """A local copy of a file in the run's folder, or the file itself if that is local."""
+        local = self.local / name
+        if not self.is_local and not local.exists():
+            with replacing(local) as part:
+                download(self.filesystem, self.location(name), part)
+            remember(local, self.filesystem, self.location(name))
+        return local
+
+    def delete_files(self, prefix: str, but: str) -> None:
+        """Deletes the files in the run's folder whose names begin so, except one."""
+        for info in self.filesystem.get_file_info(pafs.FileSelector(self.path, allow_not_found=True)):
+            if info.is_file and info.base_name.startswith(prefix) and info.base_name != but:
+                self.filesystem.delete_file(info.path)
 
     def has_manifest(self, step: int) -> bool:
         """Whether the checkpoint of a step was completed; it may still be damaged."""

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from ray_st.data.encoding import Encoding
 from ray_st.data.mixing import Concatenated
 from ray_st.data.window_sampler import MakeSampler
 from ray_st.training.checkpoint.lease import Fence
 from ray_st.training.checkpoint.resume import Start
+from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.worker_context import WorkerContext
 
 TRAIN = "train"
@@ -99,6 +98,7 @@ class RunSpec:
         ledger: Whether to record which rows each step used.
         fence: The right to write to the run's folder; None for a run that stores nothing.
         all_cores: Whether a worker uses all cores of its node, not only those that it requested.
+        keeps_weights: Whether the first worker leaves the trained weights in the run's folder.
     """
 
     run_id: str
@@ -113,6 +113,7 @@ class RunSpec:
     ledger: bool = False
     fence: Fence | None = None
     all_cores: bool = False
+    keeps_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ class RunResult:
     Args:
         result: What the task returned (transformers' ``TrainOutput``, or evaluation metrics).
         state: The trainer's state as JSON; empty if the task did not change it.
-        model: The model's tensors by name; empty if the task did not change them.
-        loss: The tensors that losses own.
+        weights: Name of the file, in the run's folder, of the trained weights; empty if there is none.
+        store: The run's folder, as the driver sees it; None on the worker.
         callbacks: The attributes of each of the user's callbacks.
         card: The model's card data, with the metrics of the run.
         extras: Attributes of the trainer's subclass, where the task ran in the driver's process.
@@ -132,8 +133,8 @@ class RunResult:
 
     result: Any
     state: str = ""
-    model: Mapping[str, Tensor] = field(default_factory=dict)
-    loss: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: str = ""
+    store: CheckpointStore | None = None
     callbacks: tuple[Mapping[str, Any], ...] = ()
     card: Any = None
     extras: Mapping[str, Any] = field(default_factory=dict)

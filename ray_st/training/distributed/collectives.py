@@ -8,7 +8,7 @@ No other file imports ``torch.distributed``.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ray_st.models.mapped_weights import MappedFiles
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.world import World
 
@@ -185,13 +186,41 @@ def reduce_gradients(
         # Earlier releases of transformers lack it.
         "static_graph": bool(getattr(args, "ddp_static_graph", False)),
         "gradient_as_bucket_view": True,  # no second copy of the gradients, and no copying
+        "init_sync": False,
     }
     if args.ddp_broadcast_buffers is not None:
         options["broadcast_buffers"] = args.ddp_broadcast_buffers
     if args.ddp_bucket_cap_mb is not None:
         options["bucket_cap_mb"] = args.ddp_bucket_cap_mb
+    share_weights(step)
     device_ids = [args.device] if args.device.type == "cuda" else None
     return DistributedDataParallel(step, device_ids=device_ids, **options)
+
+
+def share_weights(step: nn.Module) -> None:
+    """Gives every rank the first rank's weights and buffers.
+
+    Frozen weights that all ranks read from equal files are left as they are: written, each process would have
+    a copy of its own.
+
+    Args:
+        step: Model and losses.
+    """
+    tensors = dict(_named_tensors(step))
+    files = MappedFiles()
+    regions = {name: files.region_of(one) for name, one in tensors.items() if not one.requires_grad}
+    found = {name: (region.file.digest, region.offset) for name, region in regions.items() if region}
+    everywhere = gather_objects(found)
+    for name, tensor in tensors.items():
+        if name not in found or any(other.get(name) != found[name] for other in everywhere):
+            values = tensor.detach().contiguous()  # gloo and NCCL take no others
+            dist.broadcast(values, 0)
+            tensor.detach().copy_(values)
+
+
+def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
 
 
 class UnusedWeightsError(ValueError):

@@ -145,7 +145,7 @@ class TensorFile:
     def at(cls, path: str) -> TensorFile:
         """Describes a file of this machine."""
         status = os.stat(path)
-        digest = _digest(path, status.st_size, status.st_mtime_ns)
+        digest = _digest(path, status.st_size, status.st_mtime_ns, status.st_ino)
         return cls(path, status.st_size, digest, _copies.get(path) or _hub_file(path))
 
     def map(self) -> torch.UntypedStorage:
@@ -157,14 +157,12 @@ class TensorFile:
         path = self._find()
         try:
             status = os.stat(path)
-            same = status.st_size == self.size and self.digest == _digest(
-                path, status.st_size, status.st_mtime_ns
-            )
+            found = _digest(path, status.st_size, status.st_mtime_ns, status.st_ino)
         except OSError as error:
             raise UnreachableWeights(
                 f"node {socket.gethostname()} cannot read {path}, which holds weights of the model ({error})."
             ) from error
-        if not same:
+        if found != self.digest:
             raise UnreachableWeights(
                 f"{path} on node {socket.gethostname()} is not the file that the driver opened: it was "
                 "changed since, or differs between nodes. Open the model again and restart."
@@ -267,8 +265,8 @@ def _was_written(first: int, last: int) -> bool:
 
 
 @functools.lru_cache(maxsize=256)
-def _digest(path: str, size: int, mtime_ns: int) -> str:
-    """A hash of a file's header and of the middle of each tensor; cached while the file stays as it is."""
+def _digest(path: str, size: int, mtime_ns: int, inode: int) -> str:
+    """A hash of a file's size, its header and the middle of each tensor; cached while the file stays as it is."""
     digest = xxhash.xxh3_64(str(size).encode())
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import io
 import pickle
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from ray import cloudpickle
 from torch import Tensor, nn
-from transformers.dynamic_module_utils import init_hf_modules
-from transformers.utils import HF_MODULES_CACHE, TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from ray_st.models.mapped_weights import MappedFiles, Region, TensorFile
-from ray_st.util.atomic import write_whole
+from ray_st.models.remote_code import install_code, loaded_code
 
 T = TypeVar("T")
 
@@ -96,7 +92,7 @@ def dump(value: object) -> Pickled:
     pickler = _Pickler(stream)
     pickler.dump(value)
     tensors = cloudpickle.dumps(pickler.tensors)
-    return Pickled(stream.getvalue(), tensors, pickler.storages, _downloaded_code())
+    return Pickled(stream.getvalue(), tensors, pickler.storages, loaded_code())
 
 
 def load(pickled: Pickled) -> Any:
@@ -105,7 +101,7 @@ def load(pickled: Pickled) -> Any:
     Raises:
         UnreachableWeights: If this machine cannot open a file of weights.
     """
-    _write_code(pickled.code)
+    install_code(pickled.code)
     return _Unpickler(pickled).load()
 
 
@@ -204,26 +200,3 @@ class _Unpickler(pickle.Unpickler):
     def _copy(self, number: int) -> torch.UntypedStorage:
         """A storage of this process's own: Ray's memory must not be written."""
         return torch.from_numpy(self._arrays[number].copy()).untyped_storage()
-
-
-# ---- code that came with a model ----
-
-
-def _downloaded_code() -> dict[str, str]:
-    """The Python files of the modules that transformers has imported from models' folders."""
-    prefix = f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."
-    names = [name for name in sys.modules if name.startswith(prefix)]
-    files = {Path(str(sys.modules[name].__file__)) for name in names if sys.modules[name].__file__}
-    return {str(file.relative_to(HF_MODULES_CACHE)): file.read_text() for file in sorted(files)}
-
-
-def _write_code(code: Mapping[str, str]) -> None:
-    """Makes the modules importable here."""
-    if not code:
-        return
-    init_hf_modules()
-    for name, text in code.items():
-        file = Path(HF_MODULES_CACHE, name)
-        if not file.is_file() or file.read_text() != text:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(file, text)

@@ -62,7 +62,9 @@ def test_a_file_that_is_missing_is_named_with_the_node(file: Path, monkeypatch: 
     described = TensorFile.at(str(file))
     monkeypatch.setattr("socket.gethostname", lambda: "worker-7")
     file.unlink()
-    with pytest.raises(UnreachableWeights, match=r"node worker-7 cannot open .*model\.safetensors.*every node"):
+    with pytest.raises(
+        UnreachableWeights, match=r"node worker-7 cannot open .*model\.safetensors.*every node"
+    ):
         described.map()
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from remote_folder import save_remote
 from torch import nn
 
 from ray_st import SentenceTransformer
 from ray_st.runtime.cluster.pickled import copy_of, dump
+from remote_folder import save_remote
 
 
 def weights(model: nn.Module) -> int:

@@ -64,7 +64,9 @@ def sent(tmp_path: Path) -> Callable[..., Any]:
 
     def sent(trainer: Any, **place: Any) -> Any:
         parts = place.pop("parts", None) or trainer.data.train_specs(1)
-        return copy_of(trainer.spec()).rebuild(local_context(parts, place.pop("folder", tmp_path / "run"), **place))
+        return copy_of(trainer.spec()).rebuild(
+            local_context(parts, place.pop("folder", tmp_path / "run"), **place)
+        )
 
     return sent
 

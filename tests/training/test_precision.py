@@ -155,7 +155,9 @@ def test_checkpoints_are_float32_and_resumed_exactly_and_results_are_of_the_stor
     saving = {**SMALL, "save_strategy": "steps", "save_steps": 1, "learning_rate": 1e-3}
     running = loop(opened(stored), tmp_path / "out", **saving)
     train_task(running, None)
-    assert {tensor.dtype for tensor in running.model.state_dict().values() if tensor.is_floating_point()} == {HALF}
+    assert {tensor.dtype for tensor in running.model.state_dict().values() if tensor.is_floating_point()} == {
+        HALF
+    }
     checkpoints = [load_file(tmp_path / f"out/checkpoint-{step}/model.safetensors") for step in (1, 2, 3)]
     assert {tensor.dtype for checkpoint in checkpoints for tensor in checkpoint.values()} == {torch.float32}
     again = loop(opened(stored), tmp_path / "out2", **saving)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import ray
 from ray.actor import ActorHandle
 
-from ray_st.runtime.cluster.pickled import dump, load
-
 T = TypeVar("T")
 
 
@@ -57,6 +55,9 @@ class PickledRef(Generic[T]):
     """
 
     def __init__(self, value: T) -> None:
+        # Here, as Ray Train's controller imports this file, and needs no torch.
+        from ray_st.runtime.cluster.pickled import dump
+
         self._reference = ray.put(dump(value))
 
     def open(self) -> T:
@@ -65,5 +66,7 @@ class PickledRef(Generic[T]):
         Raises:
             UnreachableWeights: If this node cannot open a file that holds weights of a model.
         """
+        from ray_st.runtime.cluster.pickled import load
+
         value: T = load(ray.get(self._reference))
         return value

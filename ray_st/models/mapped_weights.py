@@ -76,8 +76,8 @@ class HubFile:
         except (OSError, HfHubHTTPError) as error:
             offline = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
             raise UnreachableWeights(
-                f"{self.name} of {self.repo} cannot be fetched from the Hub{offline}: {error} A private model "
-                "needs HF_TOKEN on every node; without a network, fill each node's cache first, or put the "
+                f"{self.name} of {self.repo} cannot be fetched from the Hub{offline}: {error} "
+                "A private model needs HF_TOKEN on every node; without a network, fill each node's cache first, or put the "
                 "model's folder where every node sees it."
             ) from error
 
@@ -266,7 +266,7 @@ def _was_written(first: int, last: int) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _digest(path: str, size: int, mtime_ns: int, inode: int) -> str:
-    """A hash of a file's size, its header and the middle of each tensor; cached while the file stays as it is."""
+    """A hash of a file's size, header and middle of each tensor; cached while the file stays as it is."""
     digest = xxhash.xxh3_64(str(size).encode())
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

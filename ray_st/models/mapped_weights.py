@@ -77,8 +77,8 @@ class HubFile:
             offline = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
             raise UnreachableWeights(
                 f"{self.name} of {self.repo} cannot be fetched from the Hub{offline}: {error} "
-                "A private model needs HF_TOKEN on every node; without a network, fill each node's cache first, or put the "
-                "model's folder where every node sees it."
+                "A private model needs HF_TOKEN on every node; without a network, fill each node's cache "
+                "first, or put the model's folder where every node sees it."
             ) from error
 
 

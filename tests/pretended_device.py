@@ -293,6 +293,7 @@ def _of_cuda(syncs: Syncs) -> dict[str, Any]:
         "get_device_name": properties.name,
         "get_device_capability": (properties.major, properties.minor),
         "get_device_properties": properties,
+        "get_per_process_memory_fraction": 1.0,
         "memory_allocated": 0,
         "max_memory_allocated": 0,
         "memory_reserved": 0,

@@ -19,7 +19,7 @@ CPU_MEMORY = 2**30
 """Bytes of activations of one call on the CPU, where memory is shared with whatever else runs."""
 
 DEVICE_SHARE = 0.25
-"""Share of an accelerator's memory for the activations of one call."""
+"""Share of the accelerator memory that a process may use for the activations of one call."""
 
 
 def default_budget(model: nn.Module) -> int:
@@ -56,4 +56,6 @@ def _memory(model: nn.Module) -> int:
     device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
     if device.type != "cuda":
         return CPU_MEMORY
-    return int(torch.cuda.get_device_properties(device).total_memory * DEVICE_SHARE)
+    # A process with a share of a GPU is limited to it, see ray_st.runtime.cluster.granted_device.
+    mine = torch.cuda.get_per_process_memory_fraction(device)
+    return int(torch.cuda.get_device_properties(device).total_memory * mine * DEVICE_SHARE)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from ray_st.losses import GISTEmbedLoss, MultipleNegativesRankingLoss
-from ray_st.losses.budget import CPU_MEMORY, DEFAULT_TOKENS, LEAST_TOKENS, activation_bytes, default_budget
+from ray_st.losses.budget import (
+    CPU_MEMORY,
+    DEFAULT_TOKENS,
+    DEVICE_SHARE,
+    LEAST_TOKENS,
+    activation_bytes,
+    default_budget,
+)
 
 
 def saved_bytes(model: torch.nn.Module, rows: int, width: int) -> float:
@@ -46,6 +56,20 @@ def test_a_larger_model_gets_fewer_tokens(tiny_model) -> None:
     assert small * activation_bytes(tiny_model) / 2 <= CPU_MEMORY
     tiny_model.config.hidden_size = 10**6
     assert default_budget(tiny_model) == LEAST_TOKENS
+
+
+def test_a_share_of_a_gpu_has_that_share_of_the_tokens(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, shares = 80 * 2**30, iter([1.0, 0.25])
+    gpu = SimpleNamespace(device=torch.device("cuda", 3), dtype=torch.float32)
+    monkeypatch.setattr(tiny_model, "parameters", lambda: iter([gpu]))
+    properties = {gpu.device: SimpleNamespace(total_memory=memory)}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties.__getitem__)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: next(shares))
+    whole, quarter = default_budget(tiny_model), default_budget(tiny_model)
+    assert whole == int(memory * DEVICE_SHARE) // activation_bytes(tiny_model)
+    assert quarter == whole // 4
 
 
 def test_a_model_that_tells_no_sizes_gets_the_default() -> None:

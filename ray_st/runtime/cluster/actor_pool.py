@@ -132,11 +132,6 @@ class ActorPool(AbstractContextManager["ActorPool"]):
         self.actors[slot] = self._start(slot)
 
 
-def granted_device() -> str:
-    """The device of an actor of a pool: "cuda" if it was granted a GPU or a share of one, else "cpu"."""
-    return "cuda" if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
-
-
 def _result(reference: ray.ObjectRef[Any]) -> Any:
     try:
         return ray.get(reference)

@@ -19,8 +19,9 @@ from ray_st.mining.candidates import Found, search_shard, shards
 from ray_st.mining.embedder import Embedder
 from ray_st.mining.pairs import Pairs
 from ray_st.models.sentence_transformer import SentenceTransformer
-from ray_st.runtime.cluster.actor_pool import ActorPool, granted_device
+from ray_st.runtime.cluster.actor_pool import ActorPool
 from ray_st.runtime.cluster.connection import connected
+from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.cluster.handles import PickledRef
 from ray_st.runtime.encode.encode_pool import default_devices, needs_of
 
@@ -34,7 +35,7 @@ class Miner:
     """
 
     def __init__(self, model: PickledRef[SentenceTransformer], options: dict[str, Any]) -> None:
-        self._embedder = Embedder(model.open().to(granted_device()), **options)
+        self._embedder = Embedder(model.open().to(take_granted_device()), **options)
 
     def embed(self, queries: list[str]) -> Tensor:
         """Embeddings (n, d) of queries."""

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from ray_st.data.sources import Files
 from ray_st.data.sources.places import Paths
 from ray_st.models.sentence_transformer import SentenceTransformer
-from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device
+from ray_st.runtime.cluster.actor_pool import ActorPool, Needs
 from ray_st.runtime.cluster.connection import connected, resources
+from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.cluster.handles import PickledRef
 from ray_st.runtime.encode.job import EncodeOptions, facts_of
 from ray_st.runtime.encode.output_folder import OutputFolder
@@ -54,7 +55,7 @@ class CorpusWorker:
     def __init__(
         self, model: PickledRef[SentenceTransformer], options: EncodeOptions, folder: OutputFolder
     ) -> None:
-        self._model, self._options, self._folder = model.open().to(granted_device()), options, folder
+        self._model, self._options, self._folder = model.open().to(take_granted_device()), options, folder
 
     def bounds(self, piece: WorkPiece) -> np.ndarray:
         """See :func:`ray_st.runtime.encode.work.bounds_of`."""

@@ -11,8 +11,9 @@ import ray
 from torch import Tensor
 
 from ray_st.models.sentence_transformer import SentenceTransformer
-from ray_st.runtime.cluster.actor_pool import ActorPool, Needs, granted_device
+from ray_st.runtime.cluster.actor_pool import ActorPool, Needs
 from ray_st.runtime.cluster.connection import connected
+from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.cluster.handles import PickledRef
 from ray_st.util.tensors import batch_to_device
 
@@ -28,7 +29,7 @@ class Encoder:
     """
 
     def __init__(self, model: PickledRef[SentenceTransformer]) -> None:
-        self._model = model.open().to(granted_device())
+        self._model = model.open().to(take_granted_device())
         self._model.truncate_dim = self._model.default_prompt_name = None  # each call passes its own values
 
     def encode(self, texts: list[str], options: dict[str, Any]) -> Any:

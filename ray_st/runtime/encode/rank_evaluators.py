@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import ray.train.torch
-import torch
 from ray.train import RunConfig, ScalingConfig
 
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster import connection
+from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.train import launch
 from ray_st.runtime.train.process_group import process_group
 from ray_st.runtime.train.worker import world_of_worker
@@ -58,9 +57,7 @@ def evaluate_on_workers(
         connection.check_fits(scaling)
 
         def work() -> Measured | None:
-            world, device = world_of_worker(), ray.train.torch.get_device()
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
+            world, device = world_of_worker(), take_granted_device()
             measured = measure(model.to(device), asked, world, folder, epoch, steps)
             return measured if world.is_first else None
 

@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train import ScalingConfig
 
+from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.cluster.handles import Actor, PickledRef, start_actor
 from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.training.async_eval.protocol import EvalRequest, EvalResult, evaluate_request, stand_in
@@ -71,6 +72,7 @@ class EvalWorker:
 
     @cached_property
     def _trainer(self) -> HfLoop:
+        take_granted_device()
         run, store, evals = self._run.open(), self._background.store, eval_names(self._sources)
         trainer: HfLoop = run.build(
             WorkerContext(World(), store, evals=evals, prompt_lengths=run.prompt_lengths)

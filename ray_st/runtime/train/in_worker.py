@@ -18,6 +18,7 @@ from ray.data import DataIterator
 from ray.train import ScalingConfig
 
 from ray_st.data.encoding import encode_block
+from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.train.worker import CheckpointReport, world_of_worker
 from ray_st.training.checkpoint.resume import Start, check_fingerprint, check_model, fetched, find_checkpoint
 from ray_st.training.checkpoint.store import CheckpointStore
@@ -50,6 +51,7 @@ def find_context() -> WorkerContext | None:
             f"This is one of {world.size} workers of Ray Train without a process group of torch: start them "
             "with a TorchTrainer."
         )
+    take_granted_device()
     store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, f"in-place-{next(_made)}")
     return WorkerContext(world, store, report=CheckpointReport(store))
 

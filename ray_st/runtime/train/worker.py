@@ -17,6 +17,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from ray_st.data.batch_source import BatchSource
 from ray_st.runtime.cluster.connection import cores_of_node
+from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.supervision.console import Channel, speaking
 from ray_st.runtime.supervision.supervisor import Supervisor, supervised_worker
 from ray_st.training.async_eval.protocol import EvalQueue
@@ -48,6 +49,7 @@ def work(
     _quiet_reports()
     # Objects created by imports stay alive: exclude them from the full collection that starts training.
     gc.freeze()
+    take_granted_device()  # transformers finds the device itself, but knows nothing of shares
     if run.all_cores:
         torch.set_num_threads(cores_of_node())
     storage = ray.train.get_context().get_storage()

@@ -23,6 +23,7 @@ from ray.tune.result import RESULT_DUPLICATE
 from ray.tune.trainable import FunctionTrainable
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.cluster.handles import PickledRef
 from ray_st.runtime.supervision.failures import REPEATABLE, RunStopped
 from ray_st.runtime.supervision.supervisor import STEP_LIMIT
@@ -165,6 +166,7 @@ def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
 
 def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[dict[str, Any]], None]) -> None:
     """Runs a trial on one worker, which is this process."""
+    take_granted_device()
     trial = kit.make(config[NUMBER], config[VALUES], config[NAME])
     specs = data_parts(trial, 1)
     built = {name: source_here(name, spec, kit.data) for name, spec in specs.items()}

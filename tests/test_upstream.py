@@ -133,9 +133,7 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "_module_state_mapping": "WeakKeyDictionary",
     },
     "torch.distributed.fsdp._fully_shard._fsdp_param.FSDPParam": {
-        "unsharded_param": "property",
         "_post_load_hook_handle": "set on self",
-        "_setattr_on_modules": "(param)",
     },
     "torch.distributed.fsdp._fully_shard._fsdp_param_group.FSDPParamGroup": {
         "fsdp_params": "set on self",

@@ -12,9 +12,6 @@ DEFAULT_TOKENS = 16_384
 
 LEAST_TOKENS = 1024
 
-UNLIMITED = 2**40
-"""More tokens than any batch has."""
-
 CPU_MEMORY = 2**30
 """Bytes of activations of one call on the CPU, where memory is shared with whatever else runs."""
 

@@ -183,6 +183,11 @@ def _pieces(column: dict[str, Any], rows: int | None) -> Chunks:
     return [{key: value[start : start + rows] for key, value in parts.items()} | route for start in starts]
 
 
+def first_row(chunk: dict[str, Any]) -> dict[str, Any]:
+    """The features of a chunk's first row; the chunk itself if it cannot be cut."""
+    return _pieces(chunk, 1)[0]
+
+
 def _padded_left(mask: Tensor) -> bool:
     # A row padded left begins with padding and ends with a token.
     return bool((mask[:, 0] < mask[:, -1]).any())

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ray_st.losses.budget import default_budget
 from ray_st.losses.columns import Columns
-from ray_st.losses.embed import embed_columns
+from ray_st.losses.embed import embed_columns, run_plainly
 from ray_st.losses.helpers import at_least_float32, check_choice
 from ray_st.losses.loss import Loss
 from ray_st.losses.model_facts import max_seq_length, model_name, tokenizer_of, vocabularies
@@ -101,7 +102,9 @@ class GISTEmbedLoss(Loss):
             guide.eval().to(device)
         if self.must_retokenize:
             features = [batch_to_device(guide.tokenize(self._texts(column)), device) for column in features]
-        return embed_columns(guide, features, *self._cuts(guide))
+        budget = self.token_budget or default_budget(guide)
+        run = self._runner() if guide is self.model else run_plainly
+        return embed_columns(guide, features, budget, run=run)
 
     def _texts(self, features: Mapping[str, Any]) -> list[str]:
         tokenizer = tokenizer_of(self.model)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from tqdm import tqdm
 
 from ray_st.losses.embed import Chunks, call, embedding_of
 from ray_st.util.tensors import AutogradContext
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,21 @@ class CachedRun:
             return torch.cat([call(model, chunk) for chunk in self.progress(chunks)])
         return _Embed.apply(self, model, chunks, *weights)
 
-    def progress(self, chunks: Iterable[Any]) -> Iterable[Any]:
+    def progress(self, chunks: Iterable[T]) -> Iterable[T]:
         """The chunks, with a progress bar if requested."""
-        return tqdm(chunks, "mini-batches", leave=False) if self.show_progress_bar else chunks
+        return with_progress(chunks, self.show_progress_bar)
+
+
+def with_progress(chunks: Iterable[T], shows: bool) -> Iterable[T]:
+    """The mini-batches of a pass, with a progress bar if requested."""
+    return tqdm(chunks, "mini-batches", leave=False) if shows else chunks
 
 
 class _Context(AutogradContext, Protocol):
     run: CachedRun
     model: nn.Module
     chunks: Chunks
-    states: list[_State]
+    states: list[ForwardState]
 
 
 class _Embed(torch.autograd.Function):
@@ -65,7 +72,7 @@ class _Embed(torch.autograd.Function):
         ctx.save_for_backward(*weights)  # a weight changed between the passes then raises
         ctx.states, embeddings = [], []
         for chunk in run.progress(chunks):
-            ctx.states.append(_State.now(chunk))
+            ctx.states.append(ForwardState.now(chunk))
             with ctx.states[-1].mixed_precision():
                 embeddings.append(call(model, chunk))
         return torch.cat(embeddings)
@@ -104,7 +111,7 @@ def _stand_in(name: str, weight: Tensor, need: bool, reached: set[str]) -> Tenso
 
 
 @dataclass(frozen=True)
-class _State:
+class ForwardState:
     """What a forward pass depends on besides its inputs: random state and mixed precision."""
 
     device: str
@@ -114,7 +121,8 @@ class _State:
     autocast: tuple[bool, torch.dtype]
 
     @classmethod
-    def now(cls, chunk: dict[str, Any]) -> _State:
+    def now(cls, chunk: dict[str, Any]) -> ForwardState:
+        """The current state, on the devices of a chunk's tensors."""
         tensors = [value for value in chunk.values() if isinstance(value, Tensor)]
         device = tensors[0].device.type if tensors else "cpu"
         devices, states = get_device_states(*tensors[:1])  # all are on one device
@@ -122,6 +130,7 @@ class _State:
         return cls(device, torch.get_rng_state(), devices, states, autocast)
 
     def mixed_precision(self) -> Any:
+        """The context of the same mixed precision."""
         # Without autocast's cache of cast weights: one filled without a graph would detach the second pass
         # from its weights.
         enabled, dtype = self.autocast
@@ -129,6 +138,7 @@ class _State:
 
     @contextmanager
     def again(self) -> Iterator[None]:
+        """Within this context random numbers and mixed precision are those of the forward pass."""
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(self.devices, device_type=self.device))
             torch.set_rng_state(self.cpu)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ray_st.losses import labels as label_kinds
-from ray_st.losses.budget import UNLIMITED, default_budget
+from ray_st.losses.budget import default_budget
 from ray_st.losses.columns import Columns, Gather
-from ray_st.losses.embed import embed_columns, run_plainly
+from ray_st.losses.embed import Run, embed_columns, run_plainly
 from ray_st.losses.gradient_cache import CachedRun
+from ray_st.losses.lockstep import Lockstep, LockstepRun
 from ray_st.losses.model_facts import function_name
 from ray_st.losses.parts import Value
 from ray_st.losses.tiles import TILE_SCORES
@@ -54,8 +55,8 @@ class Loss(nn.Module, ABC):
             backward pass; see :mod:`ray_st.losses.gradient_cache`.
         mini_batch_num_tokens: The same, by padded tokens instead of rows.
         show_progress_bar: Whether cached passes show a progress bar.
-        one_call: Whether to embed columns in one call of the model, however many tokens they have. With
-            sharded weights each call gathers them, so every rank must make the same number of calls.
+        lockstep: The agreement of ranks that make their calls of the model together, because its weights are
+            sharded; None if each calls as often as its rows need.
         shown: Options that the model card shows.
         cites: Keys of the papers in ``ray_st/util/citations.bib`` that the model card cites.
     """
@@ -69,7 +70,7 @@ class Loss(nn.Module, ABC):
     mini_batch_size: int | None = None
     mini_batch_num_tokens: int | None = None
     show_progress_bar: bool = False
-    one_call: bool = False
+    lockstep: Lockstep | None = None
     shown: tuple[str, ...] = ()
     cites: tuple[str, ...] = ()
 
@@ -130,22 +131,19 @@ class Loss(nn.Module, ABC):
             model: The model, or another one that the loss trains.
             sentence_features: As in :meth:`embed`.
         """
-        cached = self.mini_batch_size is not None or self.mini_batch_num_tokens is not None
-        budget, call_tokens = self._cuts(model)
         return embed_columns(
             self._view(model),
             sentence_features,
-            self.mini_batch_num_tokens or budget,
-            call_tokens,
+            self.mini_batch_num_tokens or self.token_budget or default_budget(model),
             rows=None if self.mini_batch_num_tokens else self.mini_batch_size,
-            run=CachedRun(self.show_progress_bar) if cached else run_plainly,
+            run=self._runner(),
         )
 
-    def _cuts(self, model: nn.Module) -> tuple[int, int | None]:
-        """Token budget of a call, and the cost of one more; see :func:`ray_st.losses.embed.embed_columns`."""
-        if self.one_call:
-            return UNLIMITED, UNLIMITED
-        return self.token_budget or default_budget(model), None
+    def _runner(self) -> Run:
+        cached = self.mini_batch_size is not None or self.mini_batch_num_tokens is not None
+        if self.lockstep is not None:
+            return LockstepRun(self.lockstep, cached, self.show_progress_bar)
+        return CachedRun(self.show_progress_bar) if cached else run_plainly
 
     @contextmanager
     def seen_through(self, view: Callable[[nn.Module], nn.Module]) -> Iterator[None]:

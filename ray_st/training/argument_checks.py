@@ -155,13 +155,6 @@ def check_losses(args: SentenceTransformerTrainingArguments, loss: LossOrLosses)
         ValueError: Naming the loss and what to do instead.
     """
     for one in losses_of(loss).values() if args.fsdp else ():
-        if any(_is_cached(part) for part in one.modules()):
-            raise ValueError(
-                f"{type(one).__name__} runs the model once a mini-batch, and with fsdp every run is a "
-                "gathering of weights in which all ranks take part, whose numbers of mini-batches differ. "
-                "Use the loss without its cache, with activation_checkpointing in fsdp_config to save "
-                "memory, or leave fsdp out."
-            )
         numbers = [
             name for name, weight in one.named_parameters() if weight.requires_grad and not weight.ndim
         ]

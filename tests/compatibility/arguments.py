@@ -78,7 +78,7 @@ _NOTES: dict[str, tuple[str, str]] = {
     "include_inputs_for_metrics": ("same", "token ids of each text column, padded with -100; `include_for_metrics` takes `loss`, too"),
     "include_num_input_tokens_seen": ("same", "over all text columns and workers"),
     "auto_find_batch_size": ("differs", "the run restarts with half the batch size; inside a worker of your own it raises an error"),
-    "fsdp": ("same", "FSDP2, on two or more workers; cached losses, `torch_compile`, `fp16` and untested optimizers raise an error"),
+    "fsdp": ("same", "FSDP2, on two or more workers; `torch_compile`, `fp16` and untested optimizers raise an error"),
     "fsdp_config": ("differs", "unsupported keys raise an error; without `fsdp` it is ignored with a warning"),
     "fsdp_min_num_params": ("same", "sets `fsdp_config`; without `fsdp` it is ignored with a warning"),
     "fsdp_transformer_layer_cls_to_wrap": ("same", "sets `fsdp_config`; without `fsdp` it is ignored with a warning"),

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from ray_st.losses import GISTEmbedLoss, MultipleNegativesRankingLoss
 from ray_st.losses.budget import (
     CPU_MEMORY,
     DEFAULT_TOKENS,
@@ -75,24 +74,3 @@ def test_a_share_of_a_gpu_has_that_share_of_the_tokens(
 def test_a_model_that_tells_no_sizes_gets_the_default() -> None:
     assert activation_bytes(torch.nn.Linear(2, 2)) is None
     assert default_budget(torch.nn.Linear(2, 2)) == DEFAULT_TOKENS
-
-
-@pytest.mark.parametrize("unpadded", [True, False])
-def test_in_one_call_whatever_the_budget(tiny_model, unpadded, monkeypatch) -> None:
-    """Ranks whose weights are sharded make as many calls as the others."""
-    monkeypatch.setattr(type(tiny_model), "without_padding", unpadded)
-    columns = [
-        tiny_model.tokenize(["one two three " * i for i in range(1, 9)]),
-        tiny_model.tokenize(["four"] * 8),
-    ]
-    calls: list[int] = []
-    tiny_model.first.register_forward_hook(lambda *_: calls.append(1))
-    guided = GISTEmbedLoss(tiny_model, tiny_model)
-    for loss, number in ((MultipleNegativesRankingLoss(tiny_model), 1), (guided, 2)):
-        loss.token_budget = 16
-        expected = loss(columns)
-        assert len(calls) > number
-        loss.one_call = True
-        calls.clear()
-        torch.testing.assert_close(loss(columns), expected)
-        assert len(calls) == number

@@ -24,7 +24,9 @@ from processes import run_ranks
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.losses import (
+    CachedGISTEmbedLoss,
     CachedMultipleNegativesRankingLoss,
+    ContrastiveTensionLoss,
     ContrastiveTensionLossInBatchNegatives,
     CoSENTLoss,
     DenoisingAutoEncoderLoss,
@@ -34,7 +36,7 @@ from ray_st.losses import (
 )
 from ray_st.training.argument_checks import check_losses
 from ray_st.training.data.local_source import local_context
-from ray_st.training.strategies.fsdp2 import units
+from ray_st.training.strategies.sharding.layout import units
 from ray_st.training.strategies.step_module import Step, describe_weights, owned_by_loss
 from ray_st.training.trainer_spec import train_task
 from ray_st.world import World
@@ -60,8 +62,22 @@ def classes(model: Any) -> Any:
     return SoftmaxLoss(model, 32, 3)
 
 
-def layers(model: Any) -> Any:
-    return Matryoshka2dLoss(model, ranking(model), [32, 16])
+def cached(model: Any) -> Any:
+    return CachedMultipleNegativesRankingLoss(model, mini_batch_size=1, gather_across_devices=True)
+
+
+def cached_layers(model: Any) -> Any:
+    return Matryoshka2dLoss(model, cached(model), [32, 16])
+
+
+def small_calls(model: Any) -> Any:
+    loss = ranking(model)
+    loss.token_budget = 8
+    return loss
+
+
+def guided(model: Any) -> Any:
+    return CachedGISTEmbedLoss(model, model, 0.1, mini_batch_size=1, gather_across_devices=True)
 
 
 class Breaking(CoSENTLoss):
@@ -113,7 +129,6 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         {},
     ),
     "tied weights": (DenoisingAutoEncoderLoss, PAIRS, {}),
-    "several layers": (layers, PAIRS, {}),
     "accumulated": (
         classes,
         CLASSES,
@@ -130,6 +145,12 @@ CASES: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "stored in bfloat16": (classes, CLASSES, {"stored": torch.bfloat16}),
     "adapters beside bfloat16": (ranking, PAIRS, {"stored": torch.bfloat16, "adapted": True}),
     "trained twice": (ranking, PAIRS, {"times": 2}),
+    "cached": (cached, PAIRS, {}),
+    "cached and recomputed": (cached, PAIRS, {"gradient_checkpointing": True}),
+    "cached, several layers": (cached_layers, PAIRS, {}),
+    "small calls": (small_calls, PAIRS, {"gradient_accumulation_steps": 2}),
+    "guided by itself": (guided, PAIRS, {}),
+    "tension": (ContrastiveTensionLoss, PAIRS, {}),
     "unused weights": (ranking, PAIRS, {"unused": True, "ddp_find_unused_parameters": True}),
 }
 AUTOCAST = {"bfloat16": (ranking, PAIRS, {"bf16": True})}  # of "ranking over the pool"
@@ -490,22 +511,17 @@ def test_losses_that_cannot_train_sharded_weights_are_refused(tiny_model: Any) -
     def args(**given: Any) -> Any:
         return SentenceTransformerTrainingArguments("out", **given)
 
-    cached = Matryoshka2dLoss(tiny_model, CachedMultipleNegativesRankingLoss(tiny_model), [32])
     number = ContrastiveTensionLossInBatchNegatives(tiny_model)
-    for loss, why in (
-        (cached, "Matryoshka2dLoss runs .* a mini-batch"),
-        (number, r"trains \['logit_scale'\]"),
-    ):
-        check_losses(args(), loss)
-        for given in (loss, {"x": ranking(tiny_model), "y": loss}):
-            with pytest.raises(ValueError, match=f"{why}.* leave fsdp out"):
-                check_losses(args(fsdp=True), given)
-    check_losses(args(fsdp=True), ranking(tiny_model))
+    check_losses(args(), number)
+    for given in (number, {"x": ranking(tiny_model), "y": number}):
+        with pytest.raises(ValueError, match=r"trains \['logit_scale'\].* leave fsdp out"):
+            check_losses(args(fsdp=True), given)
+    check_losses(args(fsdp=True), cached_layers(tiny_model))
 
 
 def test_a_trainer_refuses_them_at_the_start(tiny_model: Any, tmp_path: Path) -> None:
     args = SentenceTransformerTrainingArguments(str(tmp_path), fsdp=True)
     with pytest.raises(ValueError, match="leave fsdp out"):
         SentenceTransformerTrainer(
-            tiny_model, args, train_dataset=PAIRS, loss=CachedMultipleNegativesRankingLoss
+            tiny_model, args, train_dataset=PAIRS, loss=ContrastiveTensionLossInBatchNegatives
         )

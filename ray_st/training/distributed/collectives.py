@@ -1,6 +1,6 @@
 """All communication between ranks while training, except for sharded weights.
 
-Sharded weights communicate in :mod:`ray_st.training.strategies.fsdp2`.
+Sharded weights communicate in :mod:`ray_st.training.strategies.sharding`.
 
 No other file imports ``torch.distributed``.
 """

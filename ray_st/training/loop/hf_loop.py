@@ -413,7 +413,7 @@ class HfLoop(Trainer):
 
     def _bound_shares(self) -> RowShares:
         if self._shares is None or self._shares.loss is not self.loss:
-            self._shares = RowShares(self.loss, self.args.device, self.strategy.shards)
+            self._shares = RowShares(self.loss, self.args.device, self.strategy.lockstep)
         self._shares.bind()
         return self._shares
 

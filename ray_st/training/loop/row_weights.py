@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ray_st.losses.lockstep import Lockstep
 from ray_st.losses.loss import Loss
 from ray_st.training.data.step_loader import SHARES, Inputs
 from ray_st.training.distributed import collectives
@@ -23,12 +24,11 @@ class RowShares:
     Args:
         loss: The loss, or one for each dataset.
         device: This rank's device.
-        one_call: Whether a loss may run the model only once per step, because sharded weights are gathered
-            for each call.
+        lockstep: The agreement of ranks that must make their calls of the model together, or None.
     """
 
-    def __init__(self, loss: LossOrLosses, device: torch.device, one_call: bool) -> None:
-        self.loss, self._device, self._one_call = loss, device, one_call
+    def __init__(self, loss: LossOrLosses, device: torch.device, lockstep: Lockstep | None) -> None:
+        self.loss, self._device, self._lockstep = loss, device, lockstep
         self._gather = collectives.ClusterGather()
 
     def bind(self) -> None:
@@ -38,7 +38,7 @@ class RowShares:
             for part in each.modules():
                 if isinstance(part, Loss):
                     part.bind(self._gather)
-                    part.one_call = self._one_call
+                    part.lockstep = self._lockstep
 
     def take(self, inputs: dict[str, Any]) -> list[int]:
         """The number of rows of each rank; removed from the inputs.

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.training_args import OptimizerNames
 
+from ray_st.losses.lockstep import Lockstep
 from ray_st.training.distributed import collectives
-from ray_st.training.strategies import fsdp2
-from ray_st.training.strategies.fsdp2 import ShardedStep
+from ray_st.training.strategies.sharding import optimizer_shards
+from ray_st.training.strategies.sharding.shard_tensors import whole_tensor
+from ray_st.training.strategies.sharding.sharded_step import RanksInStep, ShardedStep, shard
 from ray_st.training.strategies.step_module import LossOrLosses, Step, owned_by_loss
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
@@ -79,6 +81,9 @@ class Strategy:
     shards = False
     """Whether weights are sharded while training."""
 
+    lockstep: Lockstep | None = None
+    """The agreement of ranks that must make their calls of the model together; None if they need not."""
+
     def __init__(self, args: SentenceTransformerTrainingArguments, world: World) -> None:
         self.args, self.world = args, world
 
@@ -127,21 +132,26 @@ class Strategy:
 class Sharded(Strategy):
     """Weights, gradients and optimizer state sharded over ranks (FSDP2).
 
-    See :mod:`ray_st.training.strategies.fsdp2`.
+    See :mod:`ray_st.training.strategies.sharding`.
     """
 
     shards = True
+    lockstep: RanksInStep
     _parts: Parts | None = None
     _step: ShardedStep | None = None
+
+    def __init__(self, args: SentenceTransformerTrainingArguments, world: World) -> None:
+        super().__init__(args, world)
+        self.lockstep = RanksInStep()
 
     def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
         """Shards model and losses; the optimizer, which was made for whole weights, follows."""
         self._parts, optimizer = parts, plain_optimizer(parts.optimizer)
         before = dict(Step(parts.model, parts.loss).named_parameters())
         config: Any = self.args.fsdp_config  # transformers also documents a path; it has been read by now
-        self._step = fsdp2.shard(parts.model, parts.loss, config, self.args.device)
-        fsdp2.follow(optimizer, before, dict(self._step.named_parameters()))
-        optimizer.register_load_state_dict_post_hook(fsdp2.share_state)
+        self._step = shard(parts.model, parts.loss, config, self.args.device, self.lockstep)
+        optimizer_shards.follow(optimizer, before, dict(self._step.named_parameters()))
+        optimizer.register_load_state_dict_post_hook(optimizer_shards.share_state)
         return Wrapped(self._step, parts.optimizer, parts.lr_scheduler)
 
     def trained_by_loss(self) -> list[Tensor]:
@@ -155,11 +165,11 @@ class Sharded(Strategy):
 
     def whole_state(self, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
         """Gathers the optimizer's state temporarily."""
-        return fsdp2.whole_state(plain_optimizer(optimizer), self.world.is_first)
+        return optimizer_shards.whole_state(plain_optimizer(optimizer), self.world.is_first)
 
     def grad_norm(self, norm: Tensor | float) -> Tensor | float:
         """Gathers the norm, of which each rank holds a shard."""
-        return fsdp2.whole_tensor(norm)
+        return whole_tensor(norm)
 
     def end(self, optimizer: torch.optim.Optimizer) -> None:
         """Gathers the weights permanently."""
@@ -167,7 +177,7 @@ class Sharded(Strategy):
             return
         before = dict(self._step.named_parameters())
         self._step.end()
-        fsdp2.follow(plain_optimizer(optimizer), before, dict(self._step.named_parameters()))
+        optimizer_shards.follow(plain_optimizer(optimizer), before, dict(self._step.named_parameters()))
         self._step = None
 
 

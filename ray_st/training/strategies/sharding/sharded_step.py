@@ -1,0 +1,285 @@
+"""Model and losses with sharded weights: each rank keeps a shard of each and gathers layers to run them.
+
+Every call of a layer gathers its weights, so all ranks must call each layer equally often, in the same order;
+see :mod:`ray_st.losses.lockstep`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
+from torch.distributed._composable_state import _module_state_mapping
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils.hooks import RemovableHandle
+
+from ray_st.training.strategies.sharding.layout import Layout
+from ray_st.training.strategies.sharding.shard_tensors import scattered
+from ray_st.training.strategies.step_module import LossOrLosses, Step
+
+
+class RanksInStep:
+    """What losses are given to make their calls together; see :class:`ray_st.losses.lockstep.Lockstep`."""
+
+    is_recomputing = False
+    """Whether a call of a forward pass runs within a backward pass."""
+
+    def most(self, calls: int) -> int:
+        """The largest number of calls of any rank; every rank must call it."""
+        number = torch.tensor(calls)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
+
+    @contextmanager
+    def recomputing(self) -> Iterator[None]:
+        """Within this context layers are sharded again after they ran.
+
+        PyTorch leaves them whole in a backward pass, where it expects their own backward to follow at once.
+        """
+        self.is_recomputing = True
+        try:
+            yield
+        finally:
+            self.is_recomputing = False
+
+
+class ShardedStep(Step):
+    """A step whose weights are sharded between its forward passes; :func:`shard` makes it."""
+
+    _parts: tuple[_Part, ...] = ()
+    _held: tuple[nn.Module, ...] = ()  # in a tuple it is no submodule, which would name its weights twice
+    _is_whole: bool = False
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        """Runs one loss computation with the first rank's buffers, as DDP does."""
+        for buffer in self.buffers():
+            dist.broadcast(buffer, 0)
+        (held,) = self._held
+        return held(compute)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within this context all modules are plain, with whole, read-only weights; one rank may run alone.
+
+        Every rank must call it; nested calls do nothing.
+        """
+        if self._is_whole:
+            yield
+            return
+        self._gather()
+        try:
+            yield
+        finally:
+            for part in self._parts:
+                part.close()
+            self._is_whole = False
+
+    def end(self) -> None:
+        """Permanently turns all modules into plain ones with whole weights; every rank must call it."""
+        self._gather()
+        for part in self._parts:
+            part.forget()
+        self._parts = ()
+
+    def _gather(self) -> None:
+        for part in self._parts:
+            part.open()
+        self._is_whole = True
+
+
+class _Held(nn.Module):
+    """Gathers weights that modules elsewhere own, for as long as a function runs and until its backward pass.
+
+    Args:
+        owners: The modules.
+    """
+
+    def __init__(self, owners: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.owners = nn.ModuleList(map(_Owner, owners))
+
+    def forward(self, compute: Callable[[], Any]) -> Any:
+        """Runs a function."""
+        return compute()
+
+
+class _Owner(nn.Module):
+    """Owns the weights of another module, without its submodules: what is set here is set there."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._parameters = module._parameters
+
+
+class _Part:
+    """A module managed by ``fully_shard``, which can be switched to a plain module and back.
+
+    ``fully_shard`` changes the module's class and adds hooks around its forward, saving and loading, and
+    ``to()`` shards it. None of this may happen while a rank runs or saves the module alone, and PyTorch
+    cannot pause or undo it.
+
+    Args:
+        module: The module.
+        places: For each weight that it gathers, the modules that use it, and under which name.
+    """
+
+    def __init__(self, module: nn.Module, places: Sequence[Places]) -> None:
+        self.module: Any = module
+        self._again: RemovableHandle | None = None
+        self._places, self._shards = places, list[nn.Parameter]()
+        self._sharded, self._plain = type(module), type(module).__mro__[2]
+        self._state: Any = fully_shard.state(module)  # type: ignore[attr-defined]
+
+    def shard_again(self, ranks: RanksInStep) -> None:
+        """Shards the weights after each forward pass that runs again within a backward pass."""
+        self._again = self.module.register_forward_hook(
+            lambda module, *_: module.reshard() if ranks.is_recomputing else None
+        )
+
+    def open(self) -> None:
+        """Gathers the weights, in the type of the shards."""
+        self.module.reshard()
+        self.module.__class__ = self._plain
+        self._state._pre_forward_hook_handle.remove()
+        self._state._post_forward_hook_handle.remove()
+        self._shards = [_weight_at(places) for places in self._places]
+        for places, shard in zip(self._places, self._shards, strict=True):
+            tensor: Any = shard.detach()
+            _put(places, nn.Parameter(tensor.full_tensor(), shard.requires_grad))
+
+    def close(self) -> None:
+        """Shards the weights again; changes to the whole weights are lost."""
+        module, state = self.module, self._state
+        for places, shard in zip(self._places, self._shards, strict=True):
+            _put(places, shard)
+        module.__class__ = self._sharded
+        before = module.register_forward_pre_hook(state._pre_forward, prepend=True, with_kwargs=True)
+        state._pre_forward_hook_handle = before
+        state._post_forward_hook_handle = module.register_forward_hook(state._post_forward)
+
+    def forget(self) -> None:
+        """Removes everything that cannot be copied or pickled."""
+        if self._again is not None:
+            self._again.remove()
+        for group in self._state._fsdp_param_groups:
+            for weight in group.fsdp_params:
+                weight._post_load_hook_handle.remove()
+            saving = group._module_to_pre_save_state_dict_hook_handle
+            loading = group._module_to_pre_load_state_dict_hook_handle
+            for handle in (*saving.values(), *loading.values()):
+                handle.remove()
+        for key in (STATE_KEY, REGISTRY_KEY):
+            vars(self.module).pop(key)
+        _module_state_mapping.pop(self.module)
+        for part in self.module.modules():
+            for mark in ("_is_fsdp_managed_module", "_fsdp_use_orig_params"):
+                vars(part).pop(mark, None)
+
+
+Places = list[tuple[nn.Module, str]]
+"""The modules that use a weight, and the name that it has in each."""
+
+
+def shard(
+    model: nn.Module, loss: LossOrLosses, config: Mapping[str, Any], device: torch.device, ranks: RanksInStep
+) -> ShardedStep:
+    """Shards a model and its losses over all ranks, in place, with the first rank's weights.
+
+    Args:
+        model: The model, whole on each rank.
+        loss: The loss, or one for each dataset.
+        config: ``fsdp_config``, as accepted by :func:`ray_st.training_args.sharding_options.check_sharding`.
+        device: This rank's device.
+        ranks: What the losses have to make their calls together.
+
+    Raises:
+        ValueError: If no layer has a configured name.
+    """
+    # Hidden states are views, as they pass through FSDP's own autograd nodes; nothing here writes into them.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+    step = ShardedStep(model, loss)
+    layout, places = Layout.of(step, config), _places(step)
+    for tensor in (*layout.numbers, *step.buffers()):
+        tensor.data = tensor.data.to(device)
+        dist.broadcast(tensor.detach(), 0)
+    world: Any = dist.group.WORLD
+    sharder = _Sharder(DeviceMesh.from_group(world, device.type), device, places)
+    reshards = config.get("reshard_after_forward", True)
+    not_of_roots = {*layout.held, *layout.numbers}
+    parts = [sharder.part(unit, not_of_roots, reshards) for unit in layout.units]
+    for part in parts if reshards else ():
+        part.shard_again(ranks)
+    parts += [sharder.part(root, not_of_roots) for root in layout.roots]
+    owners = {id(module): module for weight in layout.held for module, _ in places[weight]}
+    held = _Held(list(owners.values()))
+    parts.append(sharder.part(held, {*step.parameters()} - {*layout.held}))
+    step._parts, step._held = tuple(parts), (held,)
+    return step
+
+
+class _Sharder:
+    """Shards modules one after the other."""
+
+    def __init__(self, mesh: DeviceMesh, device: torch.device, places: Mapping[nn.Parameter, Places]) -> None:
+        self._mesh, self._device, self._places = mesh, device, places
+
+    def part(self, module: nn.Module, ignored: set[nn.Parameter], reshards: bool | None = None) -> _Part:
+        """Shards the weights of a module that are not sharded yet.
+
+        Args:
+            module: The module.
+            ignored: Weights that are left to others.
+            reshards: Whether weights are sharded again between forward and backward; None for the default.
+        """
+        own = [weight for weight in module.parameters() if weight not in ignored and not _is_shard(weight)]
+        # Without memory until each shard is made, so that no rank ever has a second copy of the weights.
+        for weight in own:
+            _put(
+                self._places[weight],
+                nn.Parameter(torch.empty_like(weight, device="meta"), weight.requires_grad),
+            )
+        fully_shard(module, mesh=self._mesh, reshard_after_forward=reshards, ignored_params=ignored)
+        for weight in own:
+            self._fill(weight)
+        return _Part(module, [self._places[weight] for weight in own])
+
+    def _fill(self, whole: nn.Parameter) -> None:
+        places = self._places[whole]
+        empty: Any = _weight_at(places)
+        shard = scattered(whole.detach(), empty.detach(), self._device, whole.dtype)
+        _put(places, nn.Parameter(shard, whole.requires_grad))
+        whole.data = whole.new_empty(0)
+
+
+def _places(step: Step) -> dict[nn.Parameter, Places]:
+    """Where each weight of a step is used."""
+    found: dict[nn.Parameter, Places] = {}
+    for module in step.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                found.setdefault(weight, []).append((module, name))
+    return found
+
+
+def _weight_at(places: Places) -> nn.Parameter:
+    module, name = places[0]
+    weight = module._parameters[name]
+    assert weight is not None
+    return weight
+
+
+def _put(places: Places, weight: nn.Parameter) -> None:
+    for module, name in places:
+        module._parameters[name] = weight
+
+
+def _is_shard(weight: Tensor) -> bool:
+    return isinstance(weight, DTensor)

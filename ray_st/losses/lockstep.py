@@ -9,9 +9,10 @@ of these passes are one autograd node between weights and embeddings, as in
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from ray_st.losses.embed import Chunks, call, first_row
 from ray_st.losses.gradient_cache import ForwardState, with_progress
 from ray_st.util.tensors import AutogradContext
+
+T = TypeVar("T")
 
 
 class Lockstep(Protocol):
@@ -64,7 +67,7 @@ class LockstepRun:
         embeddings = [call(model, features) for features in self.progress(calls)]
         return torch.cat(embeddings[: len(chunks)])
 
-    def progress(self, calls: Chunks) -> Any:
+    def progress(self, calls: list[T]) -> Iterable[T]:
         """The calls, with a progress bar if requested."""
         return with_progress(calls, self.show_progress_bar)
 

@@ -45,12 +45,24 @@ def sum_of_numbers(values: Sequence[float]) -> list[float]:
     """Sums over ranks of numbers in host memory, in float64; without waiting for a GPU if Gloo is there."""
     if _alone():
         return list(values)
-    on_host = "cpu:" in dist.get_backend_config()
-    device = torch.device("cpu") if on_host else torch.accelerator.current_accelerator()
-    total = torch.tensor(values, dtype=torch.float64, device=device)
+    total = torch.tensor(values, dtype=torch.float64, device=_device_of_numbers())
     dist.all_reduce(total)
     sums: list[float] = total.tolist()
     return sums
+
+
+def largest_number(value: int) -> int:
+    """The largest of all ranks' numbers; without waiting for a GPU if Gloo is there."""
+    if _alone():
+        return value
+    largest = torch.tensor(value, device=_device_of_numbers())
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def _device_of_numbers() -> torch.device | None:
+    on_host = "cpu:" in dist.get_backend_config()
+    return torch.device("cpu") if on_host else torch.accelerator.current_accelerator()
 
 
 def gather_objects(value: T) -> list[T]:

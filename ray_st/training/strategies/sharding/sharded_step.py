@@ -21,6 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
+from ray_st.training.distributed import collectives
 from ray_st.training.strategies.sharding.layout import Layout
 from ray_st.training.strategies.sharding.shard_tensors import scattered
 from ray_st.training.strategies.step_module import LossOrLosses, Step
@@ -34,9 +35,7 @@ class RanksInStep:
 
     def most(self, calls: int) -> int:
         """The largest number of calls of any rank; every rank must call it."""
-        number = torch.tensor(calls)
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-        return int(number)
+        return collectives.largest_number(calls)
 
     @contextmanager
     def recomputing(self) -> Iterator[None]:

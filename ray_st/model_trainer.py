@@ -311,9 +311,7 @@ class ModelTrainer(HfLoop):
         if self.context is not None:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.model_init is not None:
-            seed = enable_full_determinism if self.args.full_determinism else set_seed
-            seed(self.args.seed)
-            self.model = self.model_wrapped = self.callback_handler.model = self.call_model_init(trial)
+            self._make_model(trial)
         self.is_in_train = True
         try:
             outcome = with_fitting_batches(
@@ -327,21 +325,33 @@ class ModelTrainer(HfLoop):
             raise KeyboardInterrupt("the run had reached its last step; the trainer has the trained model")
         return outcome.result
 
+    def _make_model(self, trial: SearchTrial) -> None:
+        """Creates the model anew, as each training does if the trainer was given ``model_init``."""
+        seed = enable_full_determinism if self.args.full_determinism else set_seed
+        seed(self.args.seed)
+        self.model = self.model_wrapped = self.callback_handler.model = self.call_model_init(trial)
+
     def _train_in_place(
         self, resume: str | bool | None, trial: SearchTrial, ignore_keys: list[str] | None
     ) -> TrainOutput:
         """Trains in a worker of the user's own run."""
+        if self.model_init is not None:
+            self._make_model(trial)
+            self.optimizer = self.lr_scheduler = None  # of the model before
+            self._move_model_to_device(self.model, self.args.device)
         start = self._supply(self._run_specs, resume)
         if self.worker.world.is_first:
             self._note_types()
         if self.family.card(self.model) is not None:  # elsewhere the driver does
             self.add_model_card_callback(default_arguments(self.args))
             self._describe_run(self.data.train_specs(self.args.world_size))
+        model_init, self.model_init = self.model_init, None  # the loop would make another model
         try:
             result = super().train(start, trial, ignore_keys)
             self.save_last()
             return result
         finally:
+            self.model_init = model_init
             self.restore_types()
 
     def evaluate(

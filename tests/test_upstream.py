@@ -20,9 +20,14 @@ import upstream
 UPSTREAM: dict[str, dict[str, str]] = {
     "accelerate.state.AcceleratorState": {
         "_reset_state": "(reset_partial_state)",
+        "_shared_state": "dict",
     },
     "accelerate.state.GradientState": {
         "_reset_state": "()",
+        "_shared_state": "dict",
+    },
+    "accelerate.state.PartialState": {
+        "_shared_state": "dict",
     },
     "accelerate.utils.memory": {
         "clear_device_cache": "(garbage_collection)",

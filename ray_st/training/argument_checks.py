@@ -119,6 +119,24 @@ def check_without_workers(args: SentenceTransformerTrainingArguments, scaling_co
             "ScalingConfig(num_workers=0, use_gpu=True) trains in this process, whose machine has no GPU. "
             "Leave use_gpu out, or use num_workers=1 on a cluster that has one."
         )
+    check_precision(args, torch.cuda.is_available() and not args.use_cpu)
+
+
+def check_precision(args: SentenceTransformerTrainingArguments, have_gpus: bool) -> None:
+    """Raises for mixed precision that the workers' devices rule out.
+
+    Args:
+        args: Training arguments.
+        have_gpus: Whether each worker has a GPU, or a share of one.
+
+    Raises:
+        ValueError: If ``fp16`` is set and they have none.
+    """
+    if args.fp16 and not have_gpus:
+        raise ValueError(
+            "fp16=True needs a GPU for each worker, and they have none. Use bf16=True, leave fp16 out, or "
+            "request GPUs, as with scaling_config=ScalingConfig(use_gpu=True)."
+        )
 
 
 def check_outputs_last(args: SentenceTransformerTrainingArguments, run_config: Storing | None) -> None:

@@ -28,6 +28,7 @@ from ray_st.study.study import Study
 from ray_st.study.trial_record import Summary, TrialRecord
 from ray_st.study.trial_table import TABLE
 from ray_st.study.watcher import Retention, Watcher
+from ray_st.training.argument_checks import check_precision
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.specs import TRAIN
@@ -331,6 +332,7 @@ class _Search:
             args = trainer.args
             need = trial_resources.Need.of(trainer.scaling_config, options.resources_per_trial, args.use_cpu)
             need.check()
+            check_precision(args, "GPU" in need.each)
             parts = trial_loop.data_parts(template(0, checked.values), need.workers)
             if options.data_init is not None:
                 del parts[TRAIN]  # each trial has its own

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback
@@ -48,6 +49,7 @@ def evaluator() -> EmbeddingSimilarityEvaluator:
 
 
 def trainer_of(folder: Path, tiny: Path, **options: Any) -> SentenceTransformerTrainer:
+    AcceleratorState._reset_state(reset_partial_state=True)  # the precision of a loop in this process
     model = SentenceTransformer(tiny, device="cpu")
     arguments = {
         "output_dir": str(folder),
@@ -196,6 +198,17 @@ def test_weights_between_checkpoints_are_kept_until_they_are_evaluated(
     assert folders == {step: "evaluating" if step % 3 or not step else "background" for step in range(13)}
     assert not list((tmp_path / "background" / "evaluating").iterdir())
     assert checkpoints(tmp_path / "background") == [12]
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_figures_are_those_of_the_weights_in_training_whatever_the_folder_stores(
+    bf16: bool, tiny_folder: Path, tmp_path: Path, fresh_accelerator: None
+) -> None:
+    SentenceTransformer(tiny_folder, device="cpu").to(torch.bfloat16).save(tmp_path / "stored")
+    arguments = {"max_steps": 2, "eval_steps": 1, "save_steps": 2, "bf16": bf16, "use_cpu": True}
+    expected = run(tmp_path / "workers", tmp_path / "stored", None, arguments=arguments)
+    found = run(tmp_path / "background", tmp_path / "stored", 0, arguments=arguments)
+    check_same_history(found, expected)
 
 
 def test_a_checkpoint_is_not_deleted_before_it_is_evaluated(tiny_folder: Path, tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import TrainerCallback
 
 import ray_st.runtime.train.in_worker as inplace
-from ray_st import SentenceTransformerTrainingArguments
+from ray_st import SentenceTransformer, SentenceTransformerTrainingArguments
+from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.training.checkpoint.resume import Start
 from ray_st.training.data.local_source import local_context
 
@@ -44,3 +47,27 @@ def test_it_trains_there(make: Any, in_a_worker: Path) -> None:
     resumed = make()
     resumed.train(resume_from_checkpoint=str(in_a_worker / "checkpoint-3"))
     assert resumed.state.global_step == 3
+
+
+def test_a_model_that_each_training_makes_trains_in_float32(
+    make: Any, in_a_worker: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    SentenceTransformer(tiny_folder, device="cpu").to(torch.bfloat16).save(tmp_path / "stored")
+    seen: list[set[torch.dtype]] = []
+
+    class Types(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append({weight.dtype for weight in kwargs["model"].parameters()})
+
+    trainer = make(
+        model_init=lambda: SentenceTransformer(tmp_path / "stored", device="cpu"),
+        loss=MultipleNegativesRankingLoss,
+        callbacks=[Types()],
+        arguments={"learning_rate": 1e-6},
+    )
+    first = trainer.model
+    for _ in range(2):
+        trainer.train()
+        assert trainer.model is not first
+        assert {weight.dtype for weight in trainer.model.parameters()} == {torch.bfloat16}
+    assert seen == [{torch.float32}] * 6

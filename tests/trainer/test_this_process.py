@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -122,6 +123,15 @@ def test_checkpoints_the_best_model_and_a_ledger(make: Any, tmp_path: Path) -> N
     assert losses(resumed) == losses(whole)
 
 
+def test_mixed_precision_ends_with_the_run(make: Any) -> None:
+    first = make(arguments={"bf16": True}, scaling_config=HERE)
+    first.train()
+    pickle.dumps(first.model)
+    again = make(model=first.model, loss=MultipleNegativesRankingLoss(first.model), scaling_config=HERE)
+    again.train()
+    assert first.evaluate(ROWS)["eval_loss"] == pytest.approx(again.evaluate(ROWS)["eval_loss"], abs=1e-3)
+
+
 def test_where_run_config_says(make: Any, tmp_path: Path) -> None:
     run_config = RunConfig(name="named", storage_path=str(tmp_path / "elsewhere"))
     make(arguments={"save_strategy": "epoch"}, scaling_config=HERE, run_config=run_config).train()
@@ -164,6 +174,7 @@ def test_an_error_keeps_its_own_traceback(make: Any) -> None:
         ({"fsdp": True}, HERE, r"fsdp cannot be used without workers \(num_workers=0\)"),
         ({"bf16_full_eval": True}, HERE, "bf16_full_eval .* cast the weights"),
         ({"eval_on": "background"}, HERE, "num_workers=0 trains in this process"),
+        ({"fp16": True}, HERE, "fp16=True needs a GPU"),
         ({}, ScalingConfig(num_workers=0, use_gpu=True), "has no GPU"),
     ],
 )

@@ -11,6 +11,7 @@ from ray_st.losses import CachedMultipleNegativesRankingLoss, MatryoshkaLoss, Mu
 from ray_st.training.argument_checks import (
     check_arguments,
     check_in_place,
+    check_precision,
     check_recomputation,
     make_folder,
     note_kept_activations,
@@ -86,3 +87,10 @@ def test_activations_that_a_model_keeps_are_noted(tiny_model: Any, capsys: Any) 
     assert capsys.readouterr().out == (
         "warning: gradient checkpointing has no effect on BertModel, which cannot compute activations again\n"
     )
+
+
+def test_float16_needs_gpus() -> None:
+    check_precision(make(fp16=True), have_gpus=True)
+    check_precision(make(bf16=True), have_gpus=False)
+    with pytest.raises(ValueError, match=r"^fp16=True needs a GPU for each worker, .* Use bf16=True, "):
+        check_precision(make(fp16=True), have_gpus=False)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import nn
+from transformers import IntervalStrategy
 
 from ray_st import InputExample, SentenceTransformer
 from ray_st.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss, SoftmaxLoss
@@ -28,6 +33,19 @@ def stored(tiny_folder: Path, tmp_path: Path) -> Path:
     """The tiny model's folder, its weights in bfloat16."""
     SentenceTransformer(tiny_folder, device="cpu").to(HALF).save(tmp_path / "stored")
     return tmp_path / "stored"
+
+
+@pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate's state is one for a process, and a worker's process runs one trainer."""
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()
+    yield
+    reset()
 
 
 def opened(folder: Path) -> Any:
@@ -211,3 +229,58 @@ def test_the_loop_of_older_releases(stored: Path, tmp_path: Path, capsys: Any) -
     assert seen == [{torch.float32}]
     assert kinds(model) == kinds(opened(tmp_path / "best")) == {HALF}
     assert "stored in bfloat16, trained and checkpointed in float32" in capsys.readouterr().out
+
+
+# ---- mixed precision ----
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_mixed_precision_is_that_of_training_and_ends_with_it(stored: Path, tmp_path: Path) -> None:
+    model = opened(stored).float()
+    before = model.encode(TEXTS)
+    computed: list[torch.dtype] = []
+    layer = model[0].auto_model.encoder.layer[0].attention.self.query
+    layer.register_forward_hook(lambda module, inputs, output: computed.append(output.dtype))
+    running = loop(model, tmp_path, bf16=True, use_cpu=True, learning_rate=0.0)
+    for _ in range(2):
+        running.train()
+        assert set(computed) == {HALF}
+        computed.clear()
+        assert (model.encode(TEXTS) == before).all()
+        assert set(computed) == {torch.float32}
+        computed.clear()
+        pickle.dumps(model.state_dict())
+        assert "forward" not in vars(model)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+@pytest.mark.parametrize("bf16", [False, True])
+def test_an_evaluation_outside_of_training_is_that_within(
+    bf16: bool, tiny_model: Any, tmp_path: Path
+) -> None:
+    def evaluator(model: Any, **options: Any) -> dict[str, float]:
+        return {"sum": float(abs(model.encode(TEXTS)).sum())}
+
+    running = loop(tiny_model, tmp_path, bf16=bf16, use_cpu=True)
+    running.evaluator = evaluator
+    running.context = replace(running.worker, evals={"": running.worker.train})
+    running.args.eval_strategy = IntervalStrategy.EPOCH
+    running.train()
+    within = next(entry for entry in running.state.log_history if "eval_loss" in entry)
+    outside = running.evaluate()
+    for name in ("eval_loss", "eval_sum"):
+        assert outside[name] == within[name]
+
+
+def test_a_run_says_what_stays_as_it_is_stored(stored: Path) -> None:
+    model = opened(stored)
+    frozen = model[0].auto_model.requires_grad_(False)
+    model.append(Dense(32, 8).to(HALF))
+    note = note_on_types(model, CosineSimilarityLoss(model))
+    number = sum(weight.numel() for weight in frozen.parameters())
+    assert note.startswith("weights: 264 values are stored in bfloat16, trained and checkpointed in float32")
+    assert note.endswith(f"; {number:,} values that are not trained stay in bfloat16")
+    model[2].float()
+    assert note_on_types(model, CosineSimilarityLoss(model)) == (
+        f"weights: {number:,} values that are not trained stay in bfloat16"
+    )

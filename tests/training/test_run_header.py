@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ray_st import losses
-from ray_st.training.callbacks.run_header import header, starting, subject
+from ray_st.training.callbacks.run_header import computing, header, starting, subject
 from ray_st.training.data.dataset_specs import negatives_pool
 from ray_st.training_args import SentenceTransformerTrainingArguments
 
@@ -42,6 +42,20 @@ def test_the_header(tmp_path: Path, arguments: dict[str, Any], said: str) -> Non
     args = SentenceTransformerTrainingArguments(str(tmp_path), **arguments)
     lines = header(args, "sts", "/runs/sts", "a model")
     assert lines == ["run sts: a model", "folder: /runs/sts", said]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "float32"),
+        ({"bf16": True}, "bfloat16 autocast"),
+        ({"fp16": True}, "float16 autocast with scaled losses"),
+        ({"tf32": True}, "float32 (TF32 products)"),
+    ],
+)
+def test_the_precision(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
+    args = SentenceTransformerTrainingArguments(str(tmp_path), **arguments)
+    assert computing(args).rpartition(", ")[2] == said
 
 
 def test_what_is_started() -> None:

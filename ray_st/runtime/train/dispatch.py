@@ -18,6 +18,7 @@ from ray_st.runtime.data.cluster_source import build_on_cluster
 from ray_st.runtime.train import launch, storage, this_process
 from ray_st.runtime.train.background_evaluation import BackgroundEval, resources_beside
 from ray_st.runtime.train.process_group import process_group
+from ray_st.training.argument_checks import check_precision
 from ray_st.training.callbacks.run_header import header, starting
 from ray_st.training.checkpoint import resume
 from ray_st.training.checkpoint.lease import Lease
@@ -121,14 +122,15 @@ class _Run:
         """Runs it on the cluster's workers."""
         args, keeps, asked = self.request.args, self.request.keeps, self.request.scaling_config
         scaling = launch.resolve_scaling(asked, args.use_cpu)
-        workers = launch.workers_of(scaling)
+        workers, each = launch.workers_of(scaling), connection.resources_of_worker(scaling)
+        check_precision(args, bool(scaling.use_gpu))
         in_background = keeps and _evaluates_in_background(args)
         eval_resources = resources_beside(args.eval_resources, scaling) if in_background else {}
         connection.check_fits(scaling, eval_resources)
         all_cores = workers == 1 and connection.takes_all_cores(asked)
         run, sources = self.specified(workers, build_on_cluster, all_cores)
         if keeps:
-            launch.say([starting(workers, connection.resources_of_worker(scaling))])
+            launch.say([starting(workers, each)])
         return launch.launch(
             run,
             sources,

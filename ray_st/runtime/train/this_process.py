@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 import ray
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ray_st.data.batch_source import MemoryBatchSource
 from ray_st.runtime.cluster import connection
@@ -69,10 +69,7 @@ def launch(
     Raises:
         KeyboardInterrupt: On Ctrl-C: training stops after a checkpoint, or at once if it is pressed again.
     """
-    # The driver's trainer has set accelerate's process-wide state; a worker starts with none.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    with shown() as screen:
+    with _own_accelerate(), shown() as screen:
         trainer: HfLoop = run.build(
             context_of(run, World(), store, sources, lambda steps: SentBar(screen.show, steps))
         )
@@ -89,6 +86,24 @@ def launch(
         extras={name: vars(trainer)[name] for name in trainer.received_attributes if name in vars(trainer)},
         interrupted=signals.by_ctrl_c,
     )
+
+
+@contextmanager
+def _own_accelerate() -> Iterator[None]:
+    """Within this context accelerate's process-wide state is that of a worker, which starts with none.
+
+    The driver's state, which knows of no mixed precision, comes back: the next trainer is made with it.
+    """
+    shared = [kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)]
+    before = [dict(state) for state in shared]
+    for state in shared:
+        state.clear()
+    try:
+        yield
+    finally:
+        for state, known in zip(shared, before, strict=True):
+            state.clear()
+            state.update(known)
 
 
 @contextmanager

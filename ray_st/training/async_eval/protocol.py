@@ -142,7 +142,7 @@ def stand_in(trainer: HfLoop, ranks: int) -> None:
     )
     trainer.callback_handler.callbacks = []
     trainer.is_in_train = True  # metrics are called as those of the workers
-    trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)  # mixed precision as in training
+    trainer.take_training_types()
 
 
 def sees_whole_batches(loss: nn.Module) -> bool:

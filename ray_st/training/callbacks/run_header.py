@@ -59,7 +59,11 @@ def starting(workers: int, each: Mapping[str, float]) -> str:
 def computing(args: TrainingArguments) -> str:
     """The compute settings of this process: device, threads, precision."""
     device = torch.device(args.device)
-    precision = "bfloat16 autocast" if args.bf16 else "float16 autocast" if args.fp16 else "float32"
+    precision = "bfloat16 autocast" if args.bf16 else "float32"
+    if args.fp16:
+        precision = "float16 autocast with scaled losses"
+    if args.tf32:
+        precision += " (TF32 products)"
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {precision}"
     threads = torch.get_num_threads()

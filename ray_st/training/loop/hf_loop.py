@@ -6,11 +6,11 @@ only call them in order. ``tests/test_upstream.py`` pins every name that is over
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -76,7 +76,7 @@ from ray_st.training.loop.row_weights import RowShares
 from ray_st.training.loop.train_step import LossMethods, TrainStep, dataset_of
 from ray_st.training.strategies.encoder_setup import add_noise, compile_encoder
 from ray_st.training.strategies.parameter_groups import with_learning_rates
-from ray_st.training.strategies.precision import StoredTypes, widen
+from ray_st.training.strategies.precision import StoredTypes, mixed_precision, widen
 from ray_st.training.strategies.step_module import LossOrLosses, Step, describe_weights
 from ray_st.training.strategies.strategy import Parts, Strategy, make_strategy
 from ray_st.training.worker_context import WorkerContext
@@ -133,12 +133,14 @@ class HfLoop(Trainer):
     received_attributes: tuple[str, ...] = ()
     _upload: CheckpointUpload | None = None
     _types: StoredTypes | None = None
+    _is_mixed = False
     _resumed_from: str | None = None
     _unreported: dict[str, float] | None = None
     _noise: RemovableHandle | None = None
     _shares: RowShares | None = None
     checkpointer: Checkpointer
     lr_scheduler: Any
+    model_init: Any  # transformers annotates it as never None
     preprocess_logits_for_metrics: Preprocess | None
     default_callbacks: Sequence[TrainerCallback] = ()
     _loss_counter: LossCounter
@@ -362,11 +364,10 @@ class HfLoop(Trainer):
         # Noise is added here: transformers would look for input embeddings on the model itself.
         self.neftune_noise_alpha = None
         self._noise = None
-        self.restore_types()
-        self._types = widen(self.model, self.loss)
+        self.take_training_types()
         try:
             note_surroundings(self.family.card(self.model), self.worker)
-            with self._closing_loop_callbacks():
+            with self._closing_loop_callbacks(), self._mixed_precision():
                 result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.is_in_train = False
@@ -374,7 +375,7 @@ class HfLoop(Trainer):
         self._note_records()
         return result
 
-    @contextlib.contextmanager
+    @contextmanager
     def _closing_loop_callbacks(self) -> Iterator[None]:
         self.loop_callbacks = list[LoopCallback]()
         failed = True
@@ -384,6 +385,19 @@ class HfLoop(Trainer):
         finally:
             for callback in self.loop_callbacks:
                 callback.on_close(self.state, failed)
+
+    @contextmanager
+    def _mixed_precision(self) -> Iterator[None]:
+        """Evaluations compute in the precision of training, within one and outside."""
+        if self._is_mixed:
+            yield
+            return
+        self._is_mixed = True
+        try:
+            with mixed_precision(self.model, self.accelerator):
+                yield
+        finally:
+            self._is_mixed = False
 
     def _remove_noise(self) -> None:
         if self._noise is not None:
@@ -400,9 +414,6 @@ class HfLoop(Trainer):
             self.model, self.loss, self.args, world, self._bound_shares(), self.strategy, self._loss_methods()
         )
         self._loss_counter = LossCounter(self, self.train_step.parts, manifest_in(self._resumed_from))
-        # Mixed precision is for the model's forward alone: a loss's similarities are computed as the model
-        # gives them.
-        self.accelerator.prepare_model(self.model, evaluation_mode=True)
         compile_encoder(self.model, self.args)
         self._noise = add_noise(self.model, self.args.neftune_noise_alpha)
         skips = skips_rows(self.model, self.args.router_mapping, self.worker.train)
@@ -475,7 +486,7 @@ class HfLoop(Trainer):
             context.world,
             enter=self._enter_late,
             control=lambda: self.control,
-            write_weights=self._save,
+            write_weights=self._write,
             whole_weights=self.strategy.whole_weights,
         )
         made.resume(checkpoint, self.state.global_step)
@@ -588,7 +599,7 @@ class HfLoop(Trainer):
 
         The work is distributed over all ranks.
         """
-        with self.strategy.whole_weights():
+        with self.strategy.whole_weights(), self._mixed_precision():
             self._turn_optimizer("eval")
             cast_for_evaluation(self.model, self.args, self._moment)
             return self.evaluation.over_dataset(
@@ -656,7 +667,7 @@ class HfLoop(Trainer):
         started = time.time()
         self._turn_optimizer("eval")
         cast_for_evaluation(self.model, self.args, self._moment)
-        with self.strategy.whole_weights():
+        with self.strategy.whole_weights(), self._mixed_precision():
             metrics = self.evaluation.evaluator_metrics(self.model, metric_key_prefix, self._moment)
         metrics[f"{metric_key_prefix}_runtime"] = time.time() - started
         self.log(metrics)
@@ -788,11 +799,20 @@ class HfLoop(Trainer):
         """
         if not self.is_world_process_zero():
             return
-        with contextlib.nullcontext() if self._types is None else self._types.for_a_while():
-            folder = Path(output_dir or str(self.args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            self.family.save(self.model, str(folder))
-            save_loss_and_arguments(folder, self.model, self.loss, self.args)
+        with nullcontext() if self._types is None else self._types.for_a_while():
+            self._write(output_dir or str(self.args.output_dir))
+
+    def _write(self, output_dir: str) -> None:
+        """Writes what :meth:`_save` saves, in the types that weights have now."""
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.family.save(self.model, output_dir)
+        save_loss_and_arguments(folder, self.model, self.loss, self.args)
+
+    def take_training_types(self) -> None:
+        """Converts trained weights to the types that they have in training."""
+        self.restore_types()
+        self._types = widen(self.model, self.loss)
 
     def restore_types(self) -> None:
         """Restores the types weights had before training; :meth:`train` keeps the training types."""

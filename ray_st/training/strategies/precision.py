@@ -1,16 +1,18 @@
 """Weights are trained in float32, whatever type they are stored in, and converted back afterwards.
 
 bfloat16 has 8 significant bits, so a step at a typical learning rate changes no weight: w + 1e-6 is w. Mixed
-precision (``bf16``, ``fp16``) is different: it computes in low precision and accumulates in float32.
+precision (``bf16``, ``fp16``) is different: it computes in low precision and accumulates in float32. Both
+last for a training: afterwards the model is as before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -103,17 +105,52 @@ def widened(model: nn.Module, loss: LossOrLosses) -> Iterator[StoredTypes]:
         types.restore()
 
 
+@contextmanager
+def mixed_precision(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Within this context a model computes in mixed precision, if any was asked for, and returns float32.
+
+    A loss's similarities are computed as the model gives them. accelerate gives the model another
+    ``forward``, which would compute in low precision ever after and cannot be pickled; afterwards its own is
+    back.
+
+    Args:
+        model: The model; moved to the accelerator's device.
+        accelerator: Knows the precision.
+    """
+    attributes = vars(model)
+    before = dict(attributes)
+    accelerator.prepare_model(model, evaluation_mode=True)
+    changed = [name for name, value in attributes.items() if before.get(name) is not value]
+    try:
+        yield
+    finally:
+        for name in changed:
+            del attributes[name]
+            if name in before:
+                attributes[name] = before[name]
+
+
 def note_on_types(model: nn.Module, loss: LossOrLosses) -> str:
-    """A note on weights whose training type differs from their stored type; empty if there are none."""
-    tensors = _to_widen(model, loss).values()
-    if not tensors:
-        return ""
+    """A note on weights that are not stored in float32; empty if there are none."""
+    widened = _to_widen(model, loss)
+    said = []
+    if widened:
+        kinds, values = _kinds_and_size(widened.values())
+        said.append(
+            f"{values} values are stored in {kinds}, trained and checkpointed in float32, and saved in "
+            f"{kinds} again (model.float() before training keeps float32; bf16=True computes in bfloat16)"
+        )
+    kept = [weight for name, weight in model.named_parameters() if _is_narrow(weight) and name not in widened]
+    if kept:
+        kinds, values = _kinds_and_size(kept)
+        said.append(f"{values} values that are not trained stay in {kinds}")
+    return f"weights: {'; '.join(said)}" if said else ""
+
+
+def _kinds_and_size(tensors: Iterable[Tensor]) -> tuple[str, str]:
+    tensors = list(tensors)
     kinds = " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
-    values = sum(tensor.numel() for tensor in tensors)
-    return (
-        f"weights: {values:,} values are stored in {kinds}, trained and checkpointed in float32, and saved "
-        f"in {kinds} again (model.float() before training keeps float32; bf16=True computes in bfloat16)"
-    )
+    return kinds, f"{sum(tensor.numel() for tensor in tensors):,}"
 
 
 def _to_widen(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:

@@ -4,15 +4,18 @@
     python benchmarks/weights.py --sizes 0.6B --types bfloat16 --kinds lora --workers 1 2
 
 Each line is a run of three steps in a driver of its own, on a Ray cluster of its own. The driver's memory is its highest
-resident memory over what it had with everything imported, before the model was opened. The node's is the highest use of
-all its memory over that before the run (processes, object store), less what the same run takes with a model of next to
-nothing; "copies" divides it by the size of the weights' file. What travels is the most that the object store held. Times are from ``train()`` to the first step's end and from the last step's to
+resident memory over what it had with everything imported, before the model was opened. The node's is the highest sum over
+the driver and all processes that it started, pages that several share (a mapped file, the object store) counted once,
+less what the same run takes with a model of next to nothing. "Allowed" is 1.3 times the weights' file, and for each rank
+what it trains: 4 bytes a trained weight for the float32 weight and 4 for its gradient (the optimizer is SGD), under FSDP
+divided by the ranks. What travels is the most that the object store held. Times are from ``train()`` to the first step's end and from the last step's to
 ``train()``'s. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -45,7 +48,7 @@ def main() -> None:
         print("RESULT " + json.dumps(measure(Path(options.folder), *options.one.split(":"))), flush=True)
         return
     print(
-        "| size, type | kind, workers | driver MiB | node MiB | copies | travels MiB | to step 1, s | to result, s |"
+        "| size, type | kind, workers | driver MiB | node MiB | allowed MiB | travels MiB | to step 1, s | to result, s |"
     )
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     nothing = table(options, "none", "float32", {})
@@ -67,7 +70,7 @@ def table(
             if found is not None:
                 memory[run] = found["node"]
                 found["node"] -= nothing.get(run, 0)
-            report(f"{size} {kind_of_number}", run, file_mib, found)
+            report(f"{size} {kind_of_number}", run, file_mib, workers, found)
     return memory
 
 
@@ -130,27 +133,31 @@ def in_own_process(folder: str, kind: str, workers: int) -> dict[str, float] | N
 
 
 class Peaks(threading.Thread):
-    """Samples this process's memory, the node's, and what the object store holds."""
+    """Samples this process's memory, that of all processes of the run, and what the object store holds."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
         self.over = threading.Event()
         self.own = self.node = self.store = 0.0
-        self.before = (psutil.Process().memory_info().rss, used())
+        self.before = psutil.Process().memory_info().rss
 
     def run(self) -> None:
-        """Samples ten times a second."""
+        """Samples five times a second."""
         process = psutil.Process()
-        while not self.over.wait(0.1):
-            self.own = max(self.own, (process.memory_info().rss - self.before[0]) / MIB)
-            self.node = max(self.node, (used() - self.before[1]) / MIB)
+        while not self.over.wait(0.2):
+            self.own = max(self.own, (process.memory_info().rss - self.before) / MIB)
+            self.node = max(self.node, shared_out(process) / MIB)
             self.store = max(self.store, held() / MIB)
 
 
-def used() -> int:
-    """Bytes of memory that are not available to new processes."""
-    memory = psutil.virtual_memory()
-    return int(memory.total - memory.available)
+def shared_out(process: psutil.Process) -> int:
+    """Bytes of memory of a process and all that it started; of a page that n processes share, each has 1/n."""
+    total = 0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(OSError, IndexError):  # it has just ended
+            text = Path(f"/proc/{each.pid}/smaps_rollup").read_text()
+            total += 1024 * int(text.split("\nPss:")[1].split()[0])
+    return total
 
 
 def held() -> int:
@@ -215,18 +222,21 @@ def measure(folder: Path, kind: str, workers: str) -> dict[str, float]:
         "driver": peaks.own,
         "node": peaks.node,
         "store": peaks.store,
+        "trained": sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         "first": times[0] - start,
         "result": end - times[-1],
     }
 
 
-def report(model: str, run: str, file_mib: float, found: dict[str, float] | None) -> None:
+def report(model: str, run: str, file_mib: float, workers: int, found: dict[str, float] | None) -> None:
     """Prints a line of the table."""
     if found is None:
         print(f"| {model} | {run} | failed |  |  |  |  |  |", flush=True)
         return
+    ranks = 1 if run.startswith("fsdp") else workers
+    allowed = 1.3 * file_mib + ranks * 8 * found["trained"] / MIB
     print(
-        f"| {model} | {run} | {found['driver']:,.0f} | {found['node']:,.0f} | {found['node'] / file_mib:.1f} "
+        f"| {model} | {run} | {found['driver']:,.0f} | {found['node']:,.0f} | {allowed:,.0f} "
         f"| {found['store']:,.0f} | {found['first']:.1f} | {found['result']:.1f} |",
         flush=True,
     )

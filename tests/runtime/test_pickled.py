@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ray import cloudpickle
 from torch import nn
 
 from ray_st import SentenceTransformer
-from ray_st.runtime.cluster.pickled import copy_of, dump
+from ray_st.runtime.cluster.pickled import Carried, copy_of, dump
 from remote_folder import save_remote
 
 
@@ -95,6 +97,13 @@ def test_code_that_came_with_a_model_travels(tmp_path: Path, tiny_encoder: Path)
     folder = save_remote(tmp_path / "remote", tiny_encoder)
     model = SentenceTransformer(folder, device="cpu", trust_remote_code=True)
     assert any(name.endswith("modeling_tiny.py") for name in dump(model).code)
+
+
+def test_code_travels_inside_what_ray_pickles_itself(tiny_folder: Path) -> None:
+    task = functools.partial(print, Carried(SentenceTransformer(tiny_folder, device="cpu")))
+    sent = cloudpickle.dumps(task)
+    assert len(sent) < 0.5 * weights(task.args[0].value)
+    assert same(pickle.loads(sent).args[0].value, task.args[0].value)
 
 
 def test_the_value_itself_is_small(tiny_folder: Path) -> None:

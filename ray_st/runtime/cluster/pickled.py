@@ -11,7 +11,7 @@ import io
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -109,6 +109,25 @@ def copy_of(value: T) -> T:
     """A copy of a value that shares nothing with it but the files of its weights."""
     copy: T = load(dump(value))
     return copy
+
+
+class Carried(Generic[T]):
+    """A value that is pickled by :func:`dump` wherever it occurs, such as in a task that Ray itself pickles.
+
+    Args:
+        value: The value.
+    """
+
+    def __init__(self, value: T) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The function that makes it again, and its argument."""
+        return _carried, (dump(self.value),)
+
+
+def _carried(pickled: Pickled) -> Carried[Any]:
+    return Carried(load(pickled))
 
 
 class _Pickler(cloudpickle.Pickler):

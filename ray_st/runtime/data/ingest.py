@@ -18,6 +18,7 @@ from ray_st.data.encoding import FAULT, TOKENS, TRUNCATED, Encoding, encode_bloc
 from ray_st.data.located import read_located
 from ray_st.data.sources import Part, as_source
 from ray_st.runtime.cluster.connection import NODE_ID, resources, this_node
+from ray_st.runtime.cluster.pickled import Carried
 
 BLOCK_ROWS = 8192
 """Rows per block. Fixed, so that the sample order does not depend on how readers split their output."""
@@ -51,7 +52,7 @@ def ingest(source: object, encoding: Encoding, label: str) -> EncodedBlocks:
     encoded = (
         open_source(source, encoding, label)
         .map_batches(
-            functools.partial(encode_block, encoding=encoding),
+            functools.partial(_encode, encoding=Carried(encoding)),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -61,6 +62,10 @@ def ingest(source: object, encoding: Encoding, label: str) -> EncodedBlocks:
     )
     references = [entry.ref for bundle in encoded.iter_internal_ref_bundles() for entry in bundle.blocks]
     return EncodedBlocks(references, _describe(references, encoding))
+
+
+def _encode(block: pa.Table, encoding: Carried[Encoding]) -> pa.Table:
+    return encode_block(block, encoding.value)
 
 
 def _describe(references: Sequence[Any], encoding: Encoding) -> DatasetStats:

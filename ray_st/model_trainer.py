@@ -59,7 +59,7 @@ from ray_st.training.retired_methods import warn_of_retired_methods
 from ray_st.training.strategies import parameter_groups
 from ray_st.training.strategies.batch_size_finder import with_fitting_batches
 from ray_st.training.strategies.precision import note_on_types
-from ray_st.training.strategies.step_module import describe_weights
+from ray_st.training.strategies.step_module import describe_weights, losses_of
 from ray_st.training.trained_weights import WeightsToCome
 from ray_st.training.trainer_spec import (
     TrainerSpec,
@@ -665,12 +665,14 @@ class ModelTrainer(HfLoop):
             self._note_types()
             self._describe_run(specs)
         from ray_st.runtime.train.dispatch import RunRequest, dispatch
+        from ray_st.runtime.train.driver_memory import check_driver_memory
         from ray_st.runtime.train.launch import runs_here
         from ray_st.runtime.train.sendable import check_sendable
 
         spec = self.spec()
         if not runs_here(self.scaling_config):
             check_sendable(spec.parts())
+            check_driver_memory([self.model, *losses_of(self.loss).values()], specs)
         return dispatch(
             RunRequest(
                 args=self.args,

@@ -321,6 +321,7 @@ class _Search:
     def _run_left(self, trainer: ModelTrainer, progress: SearchProgress) -> None:
         from ray_st.runtime.cluster import connection, handles
         from ray_st.runtime.supervision import ray_metrics, supervisor
+        from ray_st.runtime.train.driver_memory import check_driver_memory
         from ray_st.runtime.tune import search_stop, shared_data, trial_loop, trial_resources, tuner
 
         checked, options = self.checked, self.checked.options
@@ -336,6 +337,7 @@ class _Search:
             parts = trial_loop.data_parts(template(0, checked.values), need.workers)
             if options.data_init is not None:
                 del parts[TRAIN]  # each trial has its own
+            check_driver_memory((), parts)  # model and losses are made in the trials
             data = shared_data.share(parts)
             check_found(self.folder, data.facts())
             store = tuner.search_store(trainer.run_config, self.folder, self.search_id)

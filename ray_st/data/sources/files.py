@@ -168,6 +168,13 @@ class Files:
             for unit in units
         ]
 
+    @property
+    def rows(self) -> int | None:
+        """Number of rows, if the files' footers say it; None otherwise."""
+        if self.kind != "parquet":
+            return None
+        return sum(unit.count() for _, units in self._opened for unit in units)
+
     @cached_property
     def _opened(self) -> list[Opened]:
         with ThreadPoolExecutor(_OPENERS) as pool:

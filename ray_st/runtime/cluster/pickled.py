@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -93,6 +93,22 @@ def dump(value: object) -> Pickled:
     pickler.dump(value)
     tensors = cloudpickle.dumps(pickler.tensors)
     return Pickled(stream.getvalue(), tensors, pickler.storages, loaded_code())
+
+
+def bytes_beside_files(modules: Iterable[nn.Module]) -> int:
+    """How many bytes of modules' tensors are sent, because they lie in no file.
+
+    Args:
+        modules: The modules; what they share counts once.
+    """
+    files = MappedFiles()
+    sent = {}
+    for module in modules:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if _has_plain_values(tensor) and files.region_of(tensor) is None:
+                storage = tensor.untyped_storage()
+                sent[storage.device, storage.data_ptr()] = storage.nbytes()
+    return sum(sent.values())
 
 
 def load(pickled: Pickled) -> Any:

@@ -12,13 +12,14 @@ to Python, on ``cuda``. Therefore ``torch.autocast("cuda")`` has no effect on th
 from __future__ import annotations
 
 import traceback
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import pytest
 import torch
@@ -95,6 +96,7 @@ class DeviceTensor(Tensor):
             device=CORE,
         )
         made.content = content
+        _Memory.current.keep(made)
         return made
 
     @classmethod
@@ -120,6 +122,7 @@ class DeviceTensor(Tensor):
     def data(self, other: DeviceTensor) -> None:
         Tensor.data.__set__(self, other)  # type: ignore[attr-defined]
         self.content = other.content
+        _Memory.current.keep(self)
 
     def tolist(self) -> Any:
         return self.cpu().tolist()
@@ -143,6 +146,38 @@ class DeviceTensor(Tensor):
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"DeviceTensor({self.content!r})"
+
+
+class _Memory:
+    """Counts the bytes of the storages that tensors on the device use, as the allocator of CUDA does.
+
+    What a kernel needs while it runs is not counted.
+    """
+
+    current: ClassVar[_Memory]
+
+    def __init__(self) -> None:
+        self.used = self.peak = 0
+        self._tensors: dict[int, int] = {}  # of each storage
+
+    def keep(self, tensor: DeviceTensor) -> None:
+        storage = tensor.content.untyped_storage()
+        place, size = storage.data_ptr(), storage.nbytes()
+        if place not in self._tensors:
+            self._tensors[place] = 0
+            self.used += size
+            self.peak = max(self.peak, self.used)
+        self._tensors[place] += 1
+        weakref.finalize(tensor.content, self._release, place, size)
+
+    def _release(self, place: int, size: int) -> None:
+        self._tensors[place] -= 1
+        if not self._tensors[place]:
+            del self._tensors[place]
+            self.used -= size
+
+    def forget_peak(self) -> None:
+        self.peak = self.used
 
 
 TO_DEVICE, TO_HOST = "host to device", "device to host"
@@ -188,6 +223,8 @@ class _Operators(TorchDispatchMode):
             self.syncs.note(kind)
         if goes_there and asked is not None:
             kwargs["device"] = HOST
+        if kwargs.get("pin_memory"):
+            kwargs["pin_memory"] = False
         with _device_generator() if goes_there and _draws(func) else nullcontext():
             found = func(*tree_map(_content, args), **tree_map(_content, kwargs))
         return tree_map(lambda value: _on_device(value, there), found) if goes_there else found
@@ -280,7 +317,6 @@ def _core(value: Any) -> Any:
 
 def _of_cuda(syncs: Syncs) -> dict[str, Any]:
     """What ``torch.cuda`` says and does while the device is pretended."""
-
     properties = SimpleNamespace(total_memory=MEMORY, name="pretended", major=9, minor=0)
     answers: dict[str, Any] = {
         "is_available": True,
@@ -294,12 +330,12 @@ def _of_cuda(syncs: Syncs) -> dict[str, Any]:
         "get_device_capability": (properties.major, properties.minor),
         "get_device_properties": properties,
         "get_per_process_memory_fraction": 1.0,
-        "memory_allocated": 0,
-        "max_memory_allocated": 0,
-        "memory_reserved": 0,
         "mem_get_info": (MEMORY, MEMORY),
+        "is_current_stream_capturing": False,
+        "current_stream": SimpleNamespace(synchronize=lambda: syncs.note("synchronize")),
     }
-    ignored = ("_lazy_init", "set_device", "empty_cache", "ipc_collect", "reset_peak_memory_stats")
+    ignored = ("_lazy_init", "set_device", "empty_cache", "ipc_collect")
+    memory = _Memory.current = _Memory()
 
     def answer(value: Any) -> Callable[..., Any]:
         return lambda *args, **options: value
@@ -308,6 +344,9 @@ def _of_cuda(syncs: Syncs) -> dict[str, Any]:
         **{name: answer(value) for name, value in answers.items()},
         **{name: answer(None) for name in ignored},
         "synchronize": lambda *args: syncs.note("synchronize"),
+        "memory_allocated": lambda *args: memory.used,
+        "max_memory_allocated": lambda *args: memory.peak,
+        "reset_peak_memory_stats": lambda *args: memory.forget_peak(),
         "default_generators": (torch.Generator(),),
     }
 

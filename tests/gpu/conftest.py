@@ -5,6 +5,7 @@ A GPU's tests need no Ray, except for those that say so; they import nothing of 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,11 @@ from accelerate.state import AcceleratorState, GradientState
 from pretended_device import Syncs, pretended_device
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)
+
+if torch.cuda.is_available():
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # read when CUDA starts; sums in a fixed order
 
 
 @pytest.fixture(params=[GPU, "pretended"])
@@ -45,58 +51,55 @@ def tiny(tiny_folder: Path) -> Callable[..., Any]:
     return lambda device, **options: SentenceTransformer(tiny_folder, device=str(device), **options)
 
 
-@pytest.fixture
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate's state is one for a process, and a worker's process runs one trainer on one device."""
-
-    def reset() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-
-    reset()
-    yield
-    reset()
-
-
 PAIRS = {"a": [f"one {i} the weather" for i in range(12)], "b": [f"two {i * i}" for i in range(12)]}
 
 
-@pytest.fixture
-def loop() -> Callable[..., Any]:
-    """Makes a worker's trainer over twelve pairs, evaluated on the same; keyword arguments are training arguments."""
-    pytest.importorskip("datasets")
+def forget_accelerator() -> None:
+    """accelerate's state is one for a process, and a worker's process runs one trainer on one device."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def make_trainer(model: Any, folder: Path, loss: Any = None, callbacks: Any = (), **arguments: Any) -> Any:
+    """A driver's trainer over twelve pairs, evaluated on the same; keyword arguments are training arguments."""
     from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from ray_st.evaluation import EmbeddingSimilarityEvaluator
     from ray_st.losses import MultipleNegativesRankingLoss
+
+    forget_accelerator()
+    options = {
+        "output_dir": str(folder),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "report_to": "none",
+        "learning_rate": 0.01,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+    }
+    return SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(**{**options, **arguments}),
+        train_dataset=PAIRS,
+        eval_dataset=PAIRS,
+        loss=(loss or MultipleNegativesRankingLoss)(model),
+        evaluator=EmbeddingSimilarityEvaluator(PAIRS["a"], PAIRS["b"], [i / 12 for i in range(12)]),
+        callbacks=list(callbacks),
+    )
+
+
+def make_loop(model: Any, folder: Path, **options: Any) -> Any:
+    """A worker's trainer; see :func:`make_trainer`."""
     from ray_st.training.data.local_source import local_context
 
-    def make(
-        model: Any,
-        folder: Path,
-        loss: Any = MultipleNegativesRankingLoss,
-        callbacks: Any = (),
-        **arguments: Any,
-    ) -> Any:
-        options = {
-            "output_dir": str(folder),
-            "num_train_epochs": 1,
-            "per_device_train_batch_size": 4,
-            "report_to": "none",
-            "learning_rate": 0.01,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "dataloader_pin_memory": torch.accelerator.is_available(),
-        }
-        trainer = SentenceTransformerTrainer(
-            model=model,
-            args=SentenceTransformerTrainingArguments(**{**options, **arguments}),
-            train_dataset=PAIRS,
-            eval_dataset=PAIRS,
-            loss=loss(model),
-            evaluator=EmbeddingSimilarityEvaluator(PAIRS["a"], PAIRS["b"], [i / 12 for i in range(12)]),
-            callbacks=list(callbacks),
-        )
-        specs = {**trainer.data.train_specs(1), **trainer.data.eval_specs(1)}
-        return trainer.spec().rebuild(local_context(specs, folder))
+    trainer = make_trainer(model, folder, **options)
+    specs = {**trainer.data.train_specs(1), **trainer.data.eval_specs(1)}
+    return trainer.spec().rebuild(local_context(specs, folder))
 
-    return make
+
+@pytest.fixture
+def loop() -> Iterator[Callable[..., Any]]:
+    """Makes a worker's trainer; see :func:`make_trainer`."""
+    pytest.importorskip("datasets")
+    yield make_loop
+    forget_accelerator()

@@ -147,3 +147,20 @@ def test_it_is_not_pickled(pretended: Syncs) -> None:
         pickle.dumps(nn.Linear(2, 2).to("cuda"))
     with pytest.raises(RuntimeError, match="numpy"):
         torch.ones(2, device="cuda").numpy()
+
+
+def test_its_memory_is_counted(pretended: Syncs) -> None:
+    before = torch.cuda.memory_allocated()
+    rows = torch.zeros(1024, device="cuda")
+    view = rows[:10]
+    assert torch.cuda.memory_allocated() == before + 4096
+    twice = rows * 2
+    del twice
+    assert torch.cuda.memory_allocated() == before + 4096
+    assert torch.cuda.max_memory_allocated() == before + 8192
+    torch.cuda.reset_peak_memory_stats()
+    assert torch.cuda.max_memory_allocated() == before + 4096
+    del rows
+    assert torch.cuda.memory_allocated() == before + 4096
+    del view
+    assert torch.cuda.memory_allocated() == before

@@ -37,7 +37,6 @@ class Keeps(TrainerCallback):
         self.unsendable = (step for step in ())
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_results_of_a_worker(device: torch.device, tiny: Any, loop: Any, tmp_path: Path) -> None:
     options = {"eval_strategy": "epoch", "include_for_metrics": ["inputs", "loss"]}
     running = loop(tiny("cpu"), tmp_path, callbacks=[Keeps()], **options)

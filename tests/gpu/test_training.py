@@ -12,8 +12,6 @@ from torch import nn
 
 from ray_st.losses import CachedMultipleNegativesRankingLoss, MatryoshkaLoss, MultipleNegativesRankingLoss
 
-pytestmark = pytest.mark.usefixtures("fresh_accelerator")
-
 LOSSES: dict[str, Callable[[Any], nn.Module]] = {
     "plain": MultipleNegativesRankingLoss,
     "cached": lambda model: CachedMultipleNegativesRankingLoss(model, mini_batch_size=3),

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
 from transformers import TrainerCallback
 
 from pretended_device import Syncs
@@ -33,7 +32,6 @@ def listed(counts: Counter[tuple[str, str]]) -> str:
     return "\n".join(f"{count:3} {kind:17} {place}" for (kind, place), count in sorted(counts.items()))
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_a_step_of_a_ranking_loss(pretended: Syncs, tiny: Any, loop: Any, tmp_path: Path) -> None:
     running = loop(tiny("cpu"), tmp_path, logging_steps=100)
     counter = CountsWaits(pretended)

@@ -72,8 +72,10 @@ def load_encoder(
         options: More arguments of ``from_pretrained``, such as ``dtype``.
 
     Raises:
-        ModelFolderError: If weights are missing, or their shapes differ from the configuration.
+        ModelFolderError: If weights are missing, their shapes differ from the configuration, or nothing
+            computes in their type.
     """
+    _check_type(folder, config, options)
     half = encoder_half(config)
     family: Any = AutoModel if half is None else half.family
     own: dict[str, Any] = {} if half is None or not half.key_mapping else {"key_mapping": half.key_mapping}
@@ -97,6 +99,17 @@ def load_encoder(
         for name in half.constant:  # weights that were not in the folder have become trainable
             model.get_parameter(name).requires_grad_(False)
     return model
+
+
+def _check_type(folder: Path, config: PreTrainedConfig, options: Mapping[str, Any]) -> None:
+    asked = options.get("dtype", options.get("torch_dtype"))
+    kind = config.dtype if asked in (None, "auto") else asked
+    name = str(kind).removeprefix("torch.")
+    if name.startswith("float8") and setting_of(config, "quantization_config") is None:
+        raise ModelFolderError(
+            f"{folder}: the encoder's weights would be of type {name}, in which no layer computes. Open it in "
+            'another type, with model_kwargs={"torch_dtype": torch.bfloat16}.'
+        )
 
 
 def without_cache(model: PreTrainedModel) -> dict[str, bool]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -112,3 +114,20 @@ def test_there_and_back(kind: str, peer: Any, tmp_path: Path) -> None:
 def test_bart_embeds_with_both_halves_as_it_always_has() -> None:
     assert encoder_half(AutoConfig.for_model("bart")) is None
     assert encoder_half(AutoConfig.for_model("bert")) is None
+
+
+def test_weights_in_eight_bits_are_refused_or_converted(tiny_encoder: Path, tmp_path: Path) -> None:
+    stored = tmp_path / "stored"
+    shutil.copytree(tiny_encoder, stored)
+    values = load_file(stored / "model.safetensors")
+    eight = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in values.items()}
+    save_file(eight, stored / "model.safetensors", {"format": "pt"})
+    config = json.loads((stored / "config.json").read_text())
+    (stored / "config.json").write_text(json.dumps({**config, "dtype": "float8_e4m3fn"}))
+    with pytest.raises(
+        ValueError, match=r"stored: .* type float8_e4m3fn, in which no layer computes\. Open it"
+    ):
+        Transformer(stored)
+    opened = Transformer(stored, model_args={"torch_dtype": torch.bfloat16})
+    for name, weight in opened.auto_model.named_parameters():
+        assert torch.equal(weight, eight[name].bfloat16())

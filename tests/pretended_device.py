@@ -200,6 +200,9 @@ _INDEXING = (
     aten._index_put_impl_.default,
 )
 _COPIES = (aten._to_copy.default, aten.copy_.default)  # wait unless they are told not to
+_PACK = aten._pack_padded_sequence.default
+"""Takes lengths from the host, and returns the sizes of batches there."""
+
 _EACH_ON_THE_DEVICE = (aten.cat.default, aten.stack.default)
 """Operations that do not even take numbers, tensors without dimensions, from the host."""
 
@@ -227,12 +230,14 @@ class _Operators(TorchDispatchMode):
             kwargs["pin_memory"] = False
         with _device_generator() if goes_there and _draws(func) else nullcontext():
             found = func(*tree_map(_content, args), **tree_map(_content, kwargs))
+        if func is _PACK and goes_there:
+            return _on_device(found[0], there), found[1]
         return tree_map(lambda value: _on_device(value, there), found) if goes_there else found
 
 
 def _check(func: Any, tensors: Sequence[Tensor], args: Sequence[Any]) -> None:
     """Raises for an operation on tensors of host and device."""
-    if func in _COPIES:
+    if func in _COPIES or func is _PACK:
         return
     host = [tensor for tensor in tensors if not isinstance(tensor, DeviceTensor)]
     if func in _INDEXING and isinstance(args[0], DeviceTensor):
@@ -367,6 +372,7 @@ def pretended_device() -> Iterator[Syncs]:
                 "default_generators",
             ):
                 patch.setattr(torch.cuda.random, name, value, raising=False)
+        patch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
         # As on CUDA, a module that moves keeps its parameters' objects.
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:

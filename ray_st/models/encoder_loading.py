@@ -107,8 +107,8 @@ def _check_type(folder: Path, config: PreTrainedConfig, options: Mapping[str, An
     name = str(kind).removeprefix("torch.")
     if name.startswith("float8") and setting_of(config, "quantization_config") is None:
         raise ModelFolderError(
-            f"{folder}: the encoder's weights would be of type {name}, in which no layer computes. Open it in "
-            'another type, with model_kwargs={"torch_dtype": torch.bfloat16}.'
+            f"{folder}: the encoder's weights would be of type {name}, in which no layer computes. Open it "
+            'in another type, with model_kwargs={"torch_dtype": torch.bfloat16}.'
         )
 
 

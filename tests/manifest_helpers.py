@@ -45,6 +45,20 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     "train": TRAIN,
     "bucket": TRAIN | {"storage": {"bucket": "s3://bucket/runs/", "secret": "keys"}, "namespace": "ml"},
     "claim": TRAIN | {"storage": {"volume": "mine", "size": "1Ti"}, "retries": 7, "ray_version": "2.61.0"},
+    "eight GPUs": TRAIN
+    | {
+        "groups": {
+            "gpu": {
+                "replicas": 2,
+                "cpu": 88,
+                "memory": "960Gi",
+                "gpu": 8,
+                "devices": {"rdma/hca": 8},
+                "env": {"NCCL_IB_HCA": "mlx5", "NCCL_IB_TC": 106, "RAY_JOB_STOP_WAIT_TIME_S": "90"},
+                "annotations": {"k8s.v1.cni.cncf.io/networks": "rdma/one,rdma/two"},
+            }
+        },
+    },
     "kueue": TRAIN | {"extras": ["kueue"], "queue": "team-a"},
     "volcano": TRAIN | {"extras": ["volcano", "monitoring"], "queue": "team-a"},
     "search": TRAIN

@@ -28,11 +28,20 @@ def test_the_recipe_s_stages() -> None:
     assert {"cpu", "cuda"} <= set(stages)
     for target in ("cpu", "cuda"):
         assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", stages[target], re.MULTILINE)
-        assert "pip install" not in stages[target]  # built in another stage, so no compilers and caches
+        assert "pip install" not in stages[target]  # built in another stage, so no caches
     images = [image for image in re.findall(r"^FROM (\S+)", DOCKERFILE, re.M) if image not in stages]
     assert all(re.search(r":\d+\.\d+\.\d+", image) for image in images)
     assert not re.search(r"^ADD |:latest|--privileged|^ENV .*(TOKEN|KEY|SECRET|PASSWORD)", DOCKERFILE, re.M)
     assert DOCKERFILE.count("-c constraints.txt") == DOCKERFILE.count("pip install")
+
+
+def test_the_image_compiles_and_finds_rdma() -> None:
+    stages = dict(re.findall(r"^FROM (\S+ AS \S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.M | re.S))
+    assert re.search(
+        r"apt-get install .*\bg\+\+ ", next(text for name, text in stages.items() if name.endswith("base"))
+    )
+    assert "libibverbs1" in stages["base AS cuda"]
+    assert "flash" not in DOCKERFILE
 
 
 def test_only_what_the_image_is_made_of_is_sent() -> None:

@@ -110,6 +110,46 @@ def test_sizes_names_and_the_run_file(capsys: pytest.CaptureFixture[str]) -> Non
     assert not [one for one in objects if one["kind"] == "PersistentVolumeClaim"]
 
 
+def test_nodes_of_eight_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = cluster_of(one_of(render(DESCRIPTIONS["eight GPUs"], capsys), "RayJob"))
+    assert cluster
+    (gpu,) = cluster["workerGroupSpecs"]
+    pod = gpu["template"]["spec"]
+    container = pod["containers"][0]
+    wanted = {"cpu": "88", "memory": "960Gi", "nvidia.com/gpu": "8", "rdma/hca": "8"}
+    assert container["resources"] == {"requests": wanted, "limits": wanted}
+    assert pod["volumes"][0]["emptyDir"] == {"medium": "Memory", "sizeLimit": "294912Mi"}
+    assert gpu["template"]["metadata"]["annotations"] == {"k8s.v1.cni.cncf.io/networks": "rdma/one,rdma/two"}
+    env = [(variable["name"], variable["value"]) for variable in container["env"]]
+    assert dict(env) == {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "90",
+        "NCCL_IB_HCA": "mlx5",
+        "NCCL_IB_TC": "106",
+    }
+    assert len(env) == 4
+    head = cluster["headGroupSpec"]["template"]
+    assert "NCCL_IB_HCA" not in str(head)
+    assert "annotations" not in head["metadata"]
+
+
+def test_the_overlay_for_eight_gpus_changes_one_group() -> None:
+    folder = KUBERAY / "overlays" / "train-eight-gpus"
+    cluster = cluster_of(one_of(build(folder), "RayJob"))
+    assert cluster
+    whole, spot, _ = [group["template"]["spec"] for group in cluster["workerGroupSpecs"]]
+    limits = whole["containers"][0]["resources"]["limits"]
+    assert (limits["nvidia.com/gpu"], limits["rdma/rdma_shared_device_a"]) == ("8", "1")
+    assert [volume["emptyDir"]["sizeLimit"] for volume in whole["volumes"][:2]] == ["300Gi", "500Gi"]
+    assert spot["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert spot["volumes"][1]["emptyDir"]["sizeLimit"] == "50Gi"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
+def test_no_pod_is_bound_to_the_name_of_an_interface(overlay: Path) -> None:
+    assert "SOCKET_IFNAME" not in yaml.safe_dump(build(overlay))
+
+
 def test_entrypoints_keep_the_name_that_retries_go_on_with(capsys: pytest.CaptureFixture[str]) -> None:
     def entrypoint(name: str, kind: str = "RayJob") -> str:
         job = job_of(one_of(render(DESCRIPTIONS[name], capsys), kind))
@@ -168,6 +208,24 @@ def test_overrides_and_queues(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         ({"groups": {"gpu": {"memory": "lots"}}}, "groups.gpu.memory: expected an amount such as 64Gi"),
         ({"groups": {"gpu": {"replicas": 3, "max": 2}}}, "groups.gpu.max: 2 is less than the 3 replicas"),
+        (
+            {"groups": {"gpu": {"devices": {"rdma/hca": 0}}}},
+            "groups.gpu.devices.rdma/hca: expected at least 1",
+        ),
+        (
+            {"groups": {"gpu": {"devices": {"hca": 1}}}},
+            "groups.gpu.devices: expected a resource's name such as",
+        ),
+        ({"groups": {"gpu": {"devices": {"nvidia.com/gpu": 8}}}}, "GPUs are the key `gpu` of the group"),
+        (
+            {"groups": {"gpu": {"env": {"HF_TOKEN": "x"}}}},
+            "groups.gpu.env.HF_TOKEN: whoever may read the manifest",
+        ),
+        (
+            {"groups": {"gpu": {"env": {"NCCL IB": "x"}}}},
+            "groups.gpu.env: expected a variable's name such as",
+        ),
+        ({"head": {"devices": {"rdma/hca": 1}}}, "head.devices: the head is one pod without work"),
         ({"groups": {"gpu": {"gpu": 0}}}, "groups.gpu.gpu: expected at least 1, found 0"),
         ({"groups": {"gpu": {"replicas": "2"}}}, "groups.gpu.replicas: expected a whole number"),
         (

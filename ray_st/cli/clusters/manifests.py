@@ -170,7 +170,7 @@ def _fill_job(job: Manifest, spec: ClusterSpec, where: str) -> None:
 
 
 def _fill_cluster(cluster: Manifest, spec: ClusterSpec, where: str) -> None:
-    _fill_pod(cluster["headGroupSpec"]["template"]["spec"], spec.head)
+    _fill_pod(cluster["headGroupSpec"]["template"], spec.head)
     if spec.groups:
         made = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
         cluster["workerGroupSpecs"] = [made[name] for name in GROUPS if name in spec.groups]
@@ -183,12 +183,13 @@ def _fill_cluster(cluster: Manifest, spec: ClusterSpec, where: str) -> None:
                 raise RunFileError(
                     f"{at(where, 'groups.cpu')}.gpu: pods of this group have none; use `gpu` or `spot`"
                 )
-            _fill_pod(group["template"]["spec"], wanted)
+            _fill_pod(group["template"], wanted)
 
 
-def _fill_pod(pod: Manifest, wanted: GroupSpec) -> None:
+def _fill_pod(template: Manifest, wanted: GroupSpec) -> None:
+    pod = template["spec"]
     container = pod["containers"][0]
-    asked = {"cpu": wanted.cpu, "memory": wanted.memory, "nvidia.com/gpu": wanted.gpu}
+    asked = {"cpu": wanted.cpu, "memory": wanted.memory, "nvidia.com/gpu": wanted.gpu, **wanted.devices}
     amounts = container["resources"]["requests"]
     amounts |= {name: str(amount) for name, amount in asked.items() if amount is not None}
     container["resources"]["limits"] = dict(amounts)
@@ -196,5 +197,9 @@ def _fill_pod(pod: Manifest, wanted: GroupSpec) -> None:
         (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "shm"]
         enough = f"{math.ceil(quantity(amounts['memory']) * _SHM / 2**20)}Mi"
         volume["emptyDir"]["sizeLimit"] = wanted.shm or enough
+    given = [variable for variable in container["env"] if variable["name"] not in wanted.env]
+    container["env"] = given + [{"name": name, "value": str(value)} for name, value in wanted.env.items()]
+    if wanted.annotations:
+        template["metadata"]["annotations"] = dict(wanted.annotations)
     if wanted.node_selector:
         pod["nodeSelector"] = dict(wanted.node_selector)

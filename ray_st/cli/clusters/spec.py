@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_st.cli.run_checks import RunFileError, at, build, check_mapping
 from ray_st.util.names import did_you_mean
+from ray_st.util.secrets import without_secrets
 
 KINDS = ("train", "search", "nightly", "cluster")
 GROUPS = ("gpu", "spot", "cpu")
@@ -17,6 +18,8 @@ EXTRAS = ("kueue", "volcano", "redis", "monitoring")
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 _IMAGE = re.compile(r"[a-z0-9][\w./-]*(:\d+/[\w./-]+)?(:(?P<tag>[\w][\w.-]*)|@sha256:[0-9a-f]{64})")
 _BUCKET = re.compile(r"s3://[a-z0-9][-a-z0-9.]+(/[\w.=/-]*)?")
+_DEVICE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-\w.]*[A-Za-z0-9])?")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*")
 _QUANTITY = re.compile(r"[1-9]\d*(\.\d+)?(Ki|Mi|Gi|Ti|k|M|G|T)?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _SCHEDULE = re.compile(r"[\d*/,-]+( [\w*/,-]+){4}|@(hourly|daily|weekly|monthly)")
@@ -52,6 +55,9 @@ class GroupSpec:
         memory: Memory per pod, such as ``64Gi``.
         gpu: GPUs per pod.
         shm: Shared memory per pod, part of its memory; by default three tenths of it, which is what Ray uses.
+        devices: Further devices per pod by their resource's name, such as ``{rdma/hca: 8}``.
+        env: Environment variables, such as ``{NCCL_IB_HCA: mlx5}``; overriding those of the base.
+        annotations: Annotations of the pods, such as the networks of SR-IOV adapters.
         node_selector: Labels that a pod's node must have.
     """
 
@@ -61,6 +67,9 @@ class GroupSpec:
     memory: str | None = None
     gpu: int | None = None
     shm: str | None = None
+    devices: dict[str, int] = field(default_factory=dict)
+    env: dict[str, str | int] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
     node_selector: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,7 +87,7 @@ class ClusterSpec:
         storage: Where runs are kept.
         token_secret: Name of the Secret whose ``auth_token`` clients must present; by default the name and
             ``-token``.
-        head: The head's pod; ``replicas``, ``max`` and ``gpu`` have no meaning there.
+        head: The head's pod; ``replicas``, ``max``, ``gpu`` and ``devices`` have no meaning there.
         groups: Worker groups by name.
         extras: A subset of :data:`EXTRAS`.
         queue: The queue of Kueue or Volcano.
@@ -116,7 +125,7 @@ def as_spec(raw: Mapping[str, Any], where: str) -> ClusterSpec:
     if "storage" in given:
         given["storage"] = _storage(given["storage"], at(where, "storage"))
     if "head" in given:
-        given["head"] = _group(given["head"], at(where, "head"), ("replicas", "max", "gpu"))
+        given["head"] = _group(given["head"], at(where, "head"), ("replicas", "max", "gpu", "devices"))
     if "groups" in given:
         groups = check_mapping(given["groups"], at(where, "groups"))
         _check_known(groups, GROUPS, at(where, "groups"))
@@ -151,7 +160,7 @@ def _group(value: object, where: str, senseless: tuple[str, ...] = ()) -> GroupS
     given = vars(group)
     for name in senseless:
         if name in check_mapping(value, where):
-            raise RunFileError(f"{at(where, name)}: the head is one pod without work, and takes no GPU")
+            raise RunFileError(f"{at(where, name)}: the head is one pod without work, and takes no device")
     for name in ("memory", "shm"):
         if given[name] is not None:
             check_amount(given[name], at(where, name))
@@ -161,7 +170,30 @@ def _group(value: object, where: str, senseless: tuple[str, ...] = ()) -> GroupS
             raise RunFileError(f"{at(where, name)}: expected at least {least}, found {number}")
     if group.max is not None and group.max < group.replicas:
         raise RunFileError(f"{at(where, 'max')}: {group.max} is less than the {group.replicas} replicas")
+    _check_devices(group.devices, at(where, "devices"))
+    _check_env(group.env, at(where, "env"))
     return group
+
+
+def _check_devices(devices: Mapping[str, int], where: str) -> None:
+    for name, number in devices.items():
+        if not _DEVICE.fullmatch(name):
+            raise RunFileError(f"{where}: expected a resource's name such as rdma/hca, found {name!r}")
+        if name == "nvidia.com/gpu":
+            raise RunFileError(f"{at(where, name)}: GPUs are the key `gpu` of the group")
+        if number < 1:
+            raise RunFileError(f"{at(where, name)}: expected at least 1, found {number}")
+
+
+def _check_env(env: Mapping[str, str | int], where: str) -> None:
+    for name in env:
+        if not _VARIABLE.fullmatch(name):
+            raise RunFileError(f"{where}: expected a variable's name such as NCCL_IB_HCA, found {name!r}")
+        if without_secrets({name: "a secret"}) != {name: "a secret"}:
+            raise RunFileError(
+                f"{at(where, name)}: whoever may read the manifest would read it; put it into the Secret "
+                "that storage.secret names"
+            )
 
 
 def check_amount(text: str, where: str) -> None:

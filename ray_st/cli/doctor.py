@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="skip the check that starts workers and forms a process group (takes half a minute)",
     )
+    parser.add_argument(
+        "--rdma", action="store_true", help="also check that nodes with GPUs have InfiniBand or RoCE"
+    )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
@@ -37,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     from ray_st.runtime.doctor.examine import examine
     from ray_st.runtime.doctor.findings import ERROR, as_plain, worst
 
-    findings = examine(options.address, options.storage, collectives=not options.quick)
+    findings = examine(options.address, options.storage, collectives=not options.quick, rdma=options.rdma)
     print(json.dumps(as_plain(findings), indent=2) if options.json else as_text(findings))
     if worst(findings) == ERROR:
         raise SystemExit(FOUND)

@@ -9,11 +9,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ray_st.runtime.doctor.access import CLUSTER, addresses, authentication, hosts, ports, tls, token_files
 from ray_st.runtime.doctor.findings import ERROR, WARNING, Finding, Node
 from ray_st.runtime.doctor.node import PACKAGES
+from ray_st.util.free_memory import as_gib
 from ray_st.util.packages import misfits
 
 MAX_SKEW_S = 2.0
 """Seconds by which clocks may differ: S3 signatures tolerate minutes, lease and checkpoint ages less."""
 
+HEAD_BYTES = 3 * 2**30
+"""Memory that a head should have.
+
+Measured: Ray's processes 0.6 GiB, the imports of a driver 0.4 GiB; the object store may take three tenths.
+"""
+
+LOCKED_BYTES = 2**30
+"""Memory that RDMA may have to lock: buffers of each connection of each GPU."""
+
+_ALIKE = 1.05
 _MUST_AGREE = ("ray", "ray-st")
 _OPEN_FILES = 4096
 _FREE_SHARE = 0.05  # below this, Ray does not spill objects to the disk
@@ -50,9 +61,9 @@ def memory(nodes: Sequence[Node]) -> Iterator[Finding]:
         if node.shm_bytes < store:
             yield Finding.warning(
                 node.address,
-                f"/dev/shm has {_gib(node.shm_bytes)}, the object store {_gib(store)}: what does not fit "
+                f"/dev/shm has {as_gib(node.shm_bytes)}, the object store {as_gib(store)}: what does not fit "
                 "goes to disk",
-                f"give the container {_gib(store)} of shared memory (--shm-size, or an emptyDir of medium "
+                f"give the container {as_gib(store)} of shared memory (--shm-size, or an emptyDir of medium "
                 "Memory)",
             )
         if node.scratch_free_share < _FREE_SHARE:
@@ -116,7 +127,7 @@ def clocks(nodes: Sequence[Node]) -> Iterator[Finding]:
 
 
 def interfaces(nodes: Sequence[Node]) -> Iterator[Finding]:
-    """Whether Gloo and NCCL will choose usable network interfaces."""
+    """Whether Gloo and NCCL will use interfaces that other hosts can reach."""
     several = len(hosts(nodes)) > 1
     for node in nodes:
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
@@ -125,15 +136,94 @@ def interfaces(nodes: Sequence[Node]) -> Iterator[Finding]:
                 yield Finding.error(
                     node.address,
                     f"{name}={chosen}, but the node has {', '.join(node.interfaces)}",
-                    f"set {name} to the interface of {node.address}",
+                    f"unset {name}, as workers use the interface of {node.address}, or name that one",
                 )
-        own = [address for address in node.host_addresses if not ipaddress.ip_address(address).is_loopback]
-        if several and not own and "GLOO_SOCKET_IFNAME" not in node.settings:
+        # Workers use the interface with the node's address. Without one Gloo uses the host name's address.
+        has_own = any(node.address in addresses for addresses in node.interfaces.values())
+        others = [one for one in node.host_addresses if not ipaddress.ip_address(one).is_loopback]
+        if several and not has_own and not others and "GLOO_SOCKET_IFNAME" not in node.settings:
             yield Finding.error(
                 node.address,
-                f"its name {node.hostname} resolves to {', '.join(node.host_addresses) or 'nothing'}: Gloo "
-                "will offer other hosts an address that is theirs",
-                "set GLOO_SOCKET_IFNAME to the interface between hosts on this node before `ray start`",
+                f"none of its interfaces ({', '.join(node.interfaces)}) has this address, and its name "
+                f"{node.hostname} resolves to {', '.join(node.host_addresses) or 'nothing'}: workers cannot "
+                "tell which one other hosts reach",
+                "start Ray with --node-ip-address of an interface, or set GLOO_SOCKET_IFNAME to the one "
+                "between hosts before `ray start`",
+            )
+
+
+def head(nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Whether the head has the memory for Ray's own processes and a driver."""
+    for node in nodes:
+        if node.is_head and node.memory_bytes < HEAD_BYTES:
+            yield Finding.warning(
+                node.address,
+                f"the head has {as_gib(node.memory_bytes)} of memory: Ray's processes and the imports of a "
+                "driver take 1 GiB, the object store up to three tenths, keys of a run's rows come on top",
+                "give the head more memory (head.memory), or start drivers elsewhere",
+            )
+
+
+def compilers(nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Whether nodes with GPUs have the C compiler that Triton calls."""
+    without = [node for node in nodes if node.gpus and node.compiler is None]
+    if without:
+        yield Finding.warning(
+            addresses(without),
+            "there is no C compiler: torch_compile=True, and other kernels of Triton, will fail",
+            "install gcc in the image (clusters/Dockerfile has it), or set CC",
+        )
+
+
+def gpu_memory(nodes: Sequence[Node]) -> Iterator[Finding]:
+    """How many GPUs there are, of how much memory, and whether they are alike."""
+    kinds = _by_value(nodes, [_gpus_of(node) for node in nodes])
+    kinds.pop(None, None)
+    if kinds:
+        yield Finding.note(CLUSTER, "; ".join(f"{gpus} on {where}" for gpus, where in kinds.items()))
+    sizes = [size for node in nodes for size in node.gpu_memory]
+    if sizes and max(sizes) > _ALIKE * min(sizes):
+        yield Finding.warning(
+            CLUSTER,
+            f"GPUs have from {as_gib(min(sizes))} to {as_gib(max(sizes))} of memory: a batch has to fit "
+            "the smallest, and all wait for the slowest",
+            "choose nodes of one kind for a run (groups.gpu.node_selector, scaling.label_selector)",
+        )
+
+
+def rdma(nodes: Sequence[Node]) -> Iterator[Finding]:
+    """Whether NCCL can use RDMA on nodes with GPUs; only checked when asked for."""
+    for node in nodes:
+        facts = node.rdma
+        if not node.gpus:
+            continue
+        names = ", ".join(facts["adapters"])
+        if not facts["usable"]:
+            has = (
+                f"the machine has {names}, but the container cannot open /dev/infiniband"
+                if names
+                else ("there is no InfiniBand or RoCE adapter")
+            )
+            yield Finding.error(
+                node.address,
+                f"{has}: NCCL uses TCP",
+                "request the adapters (groups.gpu.devices: {rdma/hca: 8}), or run the container with "
+                "--device=/dev/infiniband",
+            )
+            continue
+        yield Finding.note(node.address, f"{facts['usable']} RDMA device(s) can be opened; adapters: {names}")
+        if not facts["library"]:
+            yield Finding.error(
+                node.address,
+                "libibverbs is not installed: NCCL uses TCP",
+                "install libibverbs1 and ibverbs-providers in the image (clusters/Dockerfile has them)",
+            )
+        if facts["locked_bytes"] is not None and facts["locked_bytes"] < LOCKED_BYTES:
+            yield Finding.error(
+                node.address,
+                f"a process may lock {facts['locked_bytes']:,} bytes of memory: RDMA cannot register buffers",
+                "let the container runtime, or the shell of `ray start`, lock any amount "
+                "(LimitMEMLOCK=infinity, --ulimit memlock=-1, ulimit -l unlimited)",
             )
 
 
@@ -164,7 +254,10 @@ CHECKS: tuple[Callable[[Sequence[Node]], Iterable[Finding]], ...] = (
     tls,
     ports,
     memory,
+    head,
     accelerators,
+    gpu_memory,
+    compilers,
     clocks,
     interfaces,
     traps,
@@ -184,5 +277,8 @@ def _matches(node: Node, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in node.interfaces)
 
 
-def _gib(amount: float) -> str:
-    return f"{amount / 2**30:.1f} GiB"
+def _gpus_of(node: Node) -> str | None:
+    if not node.gpus:
+        return None
+    sizes = sorted({as_gib(size) for size in node.gpu_memory})
+    return f"{node.gpus} GPU(s) of {' and '.join(sizes) or 'unknown memory'}"

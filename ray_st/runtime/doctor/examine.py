@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 import urllib.error
@@ -14,19 +15,22 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
+import ray.train.torch
+import torch
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.cluster.handles import Actor, start_actor
+from ray_st.runtime.doctor import checks
 from ray_st.runtime.doctor import node as node_module
 from ray_st.runtime.doctor.access import CLUSTER
 from ray_st.runtime.doctor.checks import CHECKS
 from ray_st.runtime.doctor.findings import ERROR, OK, Finding, Node, named
 from ray_st.runtime.train import launch
-from ray_st.training.distributed.collectives import gather_objects
+from ray_st.runtime.train.process_group import GPU_BACKENDS, process_group
+from ray_st.training.distributed.collectives import gather_objects, sum_over_ranks
 
 _CLOCK_ROUNDS = 5
 _JOIN_S = 60
@@ -34,7 +38,10 @@ _ANSWER_S = 120
 
 
 def examine(
-    address: str | None = None, location: str | None = None, collectives: bool = True
+    address: str | None = None,
+    location: str | None = None,
+    collectives: bool = True,
+    rdma: bool = False,
 ) -> list[Finding]:
     """Looks for problems of a cluster.
 
@@ -44,13 +51,14 @@ def examine(
         location: A folder or URI that every node must be able to write to, such as a run's ``storage_path``.
         collectives: Whether to test that workers on all nodes can form a process group, as training does;
             takes half a minute.
+        rdma: Whether nodes with GPUs should have InfiniBand or RoCE.
 
     Returns:
         The findings, with one of level ``ok`` for each check that found nothing.
     """
     try:
         with _connected(address):
-            return _examine(location, collectives)
+            return _examine(location, collectives, rdma)
     except ConnectionError as error:
         return [_not_connected(error, address)]
 
@@ -80,14 +88,14 @@ def _not_connected(error: ConnectionError, address: str | None) -> Finding:
     )
 
 
-def _examine(location: str | None, collectives: bool) -> list[Finding]:
+def _examine(location: str | None, collectives: bool, rdma: bool) -> list[Finding]:
     findings: list[Finding] = []
     with _probes() as started:
         described = [(probe, _describe(probe)) for probe in started]
         probes = [probe for probe, node in described if isinstance(node, Node)]
         nodes = [node for _, node in described if isinstance(node, Node)]
         findings += _or_ok([node for _, node in described if isinstance(node, Finding)], "nodes")
-        for check in CHECKS:
+        for check in (*CHECKS, checks.rdma) if rdma else CHECKS:
             findings += _or_ok(check(nodes), check.__name__)
         findings += _or_ok(_dashboard(nodes), "dashboard")
         findings += _or_ok(_network(probes), "network")
@@ -237,7 +245,7 @@ def _dashboard(nodes: Sequence[Node]) -> Iterator[Finding]:
 def _process_group(nodes: Sequence[Node]) -> Iterator[Finding]:
     """Whether workers on all nodes can form a process group, with Gloo, or with NCCL if there are GPUs."""
     kind = "GPU" if any(node.resources.get("GPU") for node in nodes) else "CPU"
-    backend = "nccl" if kind == "GPU" else "gloo"
+    backend = GPU_BACKENDS if kind == "GPU" else "gloo"
     able = [node for node in nodes if node.resources.get(kind) and node.versions["ray-st"]]
     if len(able) < 2:
         yield Finding.note(CLUSTER, f"{len(able)} node(s) for workers: nothing to try")
@@ -248,22 +256,22 @@ def _process_group(nodes: Sequence[Node]) -> Iterator[Finding]:
         resources_per_worker={kind: 0.01},
         placement_strategy="STRICT_SPREAD",
     )
-    fault = _meeting_fault(scaling, backend)
+    fault = _meeting_fault(scaling)
     if fault is not None:
         yield Finding.error(
             CLUSTER,
             f"workers on {len(able)} nodes could not form a {backend} group: {fault}",
-            f"set {backend.upper()}_SOCKET_IFNAME on every node to the interface between hosts, before `ray "
-            "start`",
+            "set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME on every node to the interface between hosts, "
+            "before `ray start`",
         )
 
 
-def _meeting_fault(scaling: ScalingConfig, backend: str) -> str | None:
+def _meeting_fault(scaling: ScalingConfig) -> str | None:
     """What prevents workers from forming a process group; None if each one sees all others."""
     with TemporaryDirectory(prefix="ray_st-") as scratch:
         once = FailureConfig(max_failures=0)
         run_config = RunConfig(name="doctor", storage_path=scratch, failure_config=once)
-        config = TorchConfig(backend=backend, timeout_s=_JOIN_S)
+        config = dataclasses.replace(process_group(scaling), timeout_s=_JOIN_S)
         try:
             met = launch.run_workers(_meet, scaling, run_config, torch_config=config)
         except (RuntimeError, TrainingFailedError) as error:
@@ -272,5 +280,8 @@ def _meeting_fault(scaling: ScalingConfig, backend: str) -> str | None:
 
 
 def _meet() -> int:
-    """Number of nodes whose workers are in this worker's process group."""
+    """Number of nodes whose workers are in this worker's process group, on each of its backends."""
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        sum_over_ranks(torch.ones(1, device=device)).item()  # waits for NCCL, or raises its error
     return len(set(gather_objects(ray.get_runtime_context().get_node_id())))

@@ -59,14 +59,18 @@ class Node:
         torch_cuda: The CUDA version that torch was built for.
         settings: Relevant environment variables.
         host_addresses: The addresses that its own hostname resolves to.
-        interfaces: Names of its network interfaces.
+        interfaces: The addresses of each of its network interfaces.
         listeners: Address, port and command of each listening process.
         gcs_servers: GCS servers (cluster heads) that run on the machine.
+        memory_bytes: Memory that its container may use.
         shm_bytes: Size of ``/dev/shm``.
         scratch_free_share: Free share of the disk of ``/tmp``.
         open_files: Maximum number of open files of a process.
         cpus: Number of cores that it may use.
         gpus: GPUs that the device driver sees.
+        gpu_memory: Bytes of each GPU's memory; empty if unknown.
+        compiler: The C compiler; None if there is none.
+        rdma: See :func:`ray_st.runtime.doctor.node.rdma_facts`.
         exposed_token: The token file, if other users of the machine can read it.
         tls_fault: What is wrong with its certificates, if it uses any.
         clock_skew: Seconds by which its clock is ahead of the driver's.
@@ -83,14 +87,18 @@ class Node:
     torch_cuda: str | None
     settings: dict[str, str]
     host_addresses: list[str]
-    interfaces: list[str]
+    interfaces: dict[str, list[str]]
     listeners: list[tuple[str, int, str]]
     gcs_servers: int
+    memory_bytes: int
     shm_bytes: int
     scratch_free_share: float
     open_files: int
     cpus: float
     gpus: int
+    gpu_memory: list[int]
+    compiler: str | None
+    rdma: dict[str, Any]
     exposed_token: str | None
     tls_fault: str | None
     clock_skew: float

@@ -6,12 +6,14 @@ psutil, which is part of Ray.
 
 from __future__ import annotations
 
+import ctypes.util
 import importlib.util
 import os
 import re
 import shutil
 import socket
 import ssl
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -45,14 +47,21 @@ def gather() -> dict[str, Any]:
         "torch_cuda": _torch_cuda(),
         "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "host_addresses": _addresses(socket.gethostname()),
-        "interfaces": [name for _, name in socket.if_nameindex()],
+        "interfaces": {
+            name: [one.address.partition("%")[0] for one in addresses]
+            for name, addresses in psutil.net_if_addrs().items()
+        },
         "listeners": listeners(),
         "gcs_servers": _count_processes("gcs_server"),
+        "memory_bytes": memory_bytes(Path("/sys/fs/cgroup")),
         "shm_bytes": _size("/dev/shm"),
         "scratch_free_share": _free_share("/tmp"),
         "open_files": _open_files(),
         "cpus": _cpus(),
         "gpus": _gpus(),
+        "gpu_memory": _gpu_memory(),
+        "compiler": os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"),
+        "rdma": rdma_facts(Path("/")),
         "exposed_token": exposed_token(),
         "tls_fault": tls_fault() if _is_on("RAY_USE_TLS") else None,
     }
@@ -135,6 +144,60 @@ def _gpus() -> int:
     """GPUs that the device driver sees here, whether or not Ray knows them."""
     table, devices = Path("/proc/driver/nvidia/gpus"), list(Path("/dev").glob("nvidia[0-9]*"))
     return max(len(list(table.iterdir())) if table.is_dir() else 0, len(devices))
+
+
+def _gpu_memory() -> list[int]:
+    """Bytes of each GPU's memory, as nvidia-smi reports them; empty without it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    command = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):  # a driver that does not work; the number of GPUs tells
+        return []
+    return mebibytes(done.stdout)
+
+
+def mebibytes(text: str) -> list[int]:
+    """The amounts that nvidia-smi prints, a line for each GPU, in bytes; GPUs without one are left out."""
+    return [int(line) * 2**20 for line in text.splitlines() if line.strip().isdigit()]
+
+
+def memory_bytes(groups: Path) -> int:
+    """Memory that this container may use, or that the machine has.
+
+    Args:
+        groups: Where control groups are mounted.
+    """
+    found = [psutil.virtual_memory().total]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1
+        with suppress(OSError, ValueError):  # another version, or "max"
+            found.append(int((groups / name).read_text(encoding="ascii")))
+    return min(found)
+
+
+def rdma_facts(root: Path) -> dict[str, Any]:
+    """What this node has for RDMA (InfiniBand or RoCE).
+
+    Args:
+        root: The root of the file system.
+
+    Returns:
+        ``adapters``: names of the machine's adapters. ``usable``: how many of them this process can open.
+        ``library``: whether NCCL finds libibverbs. ``locked_bytes``: how much memory a process may lock; None
+        for no limit.
+    """
+    import resource
+
+    adapters, devices = root / "sys/class/infiniband", root / "dev/infiniband"
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return {
+        "adapters": sorted(path.name for path in adapters.iterdir()) if adapters.is_dir() else [],
+        "usable": sum(os.access(path, os.R_OK | os.W_OK) for path in devices.glob("uverbs*")),
+        "library": ctypes.util.find_library("ibverbs") is not None,
+        "locked_bytes": None if soft == resource.RLIM_INFINITY else soft,
+    }
 
 
 def _is_on(name: str) -> bool:

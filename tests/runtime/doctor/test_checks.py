@@ -28,22 +28,36 @@ GOOD = Node(
     torch_cuda="12.8",
     settings={"RAY_AUTH_MODE": "token"},
     host_addresses=["10.0.0.1"],
-    interfaces=["lo", "eth0"],
+    interfaces={"lo": ["127.0.0.1"], "eth0": ["10.0.0.1"]},
     listeners=[("10.0.0.1", 6379, "/x/gcs_server --a"), ("127.0.0.1", 8265, "ray/dashboard/dashboard.py")],
     gcs_servers=1,
+    memory_bytes=8 * 2**30,
     shm_bytes=8 * 2**30,
     scratch_free_share=0.5,
     open_files=65536,
     cpus=8.0,
     gpus=0,
+    gpu_memory=[],
+    compiler="/usr/bin/gcc",
+    rdma={"adapters": [], "usable": 0, "library": True, "locked_bytes": None},
     exposed_token=None,
     tls_fault=None,
     clock_skew=0.001,
     clock_error=0.002,
 )
 OTHER = dataclasses.replace(
-    GOOD, address="10.0.0.2", hostname="two", host_addresses=["10.0.0.2"], gcs_servers=0
+    GOOD,
+    address="10.0.0.2",
+    is_head=False,
+    hostname="two",
+    host_addresses=["10.0.0.2"],
+    interfaces={"lo": ["127.0.0.1"], "eth0": ["10.0.0.2"]},
+    gcs_servers=0,
 )
+
+
+AWAY = {"lo": ["127.0.0.1"], "eth0": ["192.0.2.7"]}
+"""Interfaces without the node's address, which is translated outside of the machine."""
 
 
 def found(*nodes: Node, levels: tuple[str, ...] = (ERROR, WARNING)) -> list[Finding]:
@@ -95,8 +109,21 @@ def gpus(**changes: Any) -> dict[str, Any]:
         (gpus(torch_cuda=None), ERROR, "accelerators", "built without CUDA"),
         ({"clock_skew": -30.0}, WARNING, "clocks", "-30.0 s off"),
         ({"settings": GOOD.settings | {"GLOO_SOCKET_IFNAME": "ens5"}}, ERROR, "interfaces", "has lo, eth0"),
-        ({"host_addresses": ["127.0.1.1"]}, ERROR, "interfaces", "resolves to 127.0.1.1"),
-        ({"host_addresses": []}, ERROR, "interfaces", "resolves to nothing"),
+        (
+            {"host_addresses": ["127.0.1.1"], "interfaces": AWAY},
+            ERROR,
+            "interfaces",
+            "none of its interfaces (lo, eth0) has this address, and its name two resolves to 127.0.1.1",
+        ),
+        ({"host_addresses": [], "interfaces": AWAY}, ERROR, "interfaces", "resolves to nothing"),
+        ({"is_head": True, "memory_bytes": 2**31}, WARNING, "head", "the head has 2.0 GiB of memory"),
+        (gpus(compiler=None), WARNING, "compilers", "no C compiler"),
+        (
+            gpus(gpus=2, gpu_memory=[80 * 2**30, 40 * 2**30]),
+            WARNING,
+            "gpu_memory",
+            "from 40.0 GiB to 80.0 GiB",
+        ),
         ({"settings": GOOD.settings | {"RAY_TRAIN_V2_ENABLED": "0"}}, ERROR, "traps", "needs Ray Train V2"),
         ({"gcs_servers": 2}, WARNING, "traps", "2 Ray clusters run on this machine"),
     ],
@@ -113,7 +140,16 @@ def test_faults(changes: dict[str, Any], level: str, check: str, text: str) -> N
         {"clock_skew": 30.0, "clock_error": 40.0},  # too slow an answer to tell
         {"settings": GOOD.settings | {"GLOO_SOCKET_IFNAME": "eth"}},  # Gloo takes prefixes
         {"settings": GOOD.settings | {"NCCL_SOCKET_IFNAME": "=eth0,eth1"}},
-        {"host_addresses": ["127.0.1.1"], "settings": GOOD.settings | {"GLOO_SOCKET_IFNAME": "eth0"}},
+        {"host_addresses": ["127.0.1.1"]},  # workers use the interface with the node's address
+        {"host_addresses": ["192.0.2.7"], "interfaces": AWAY},
+        {
+            "host_addresses": [],
+            "interfaces": AWAY,
+            "settings": GOOD.settings | {"GLOO_SOCKET_IFNAME": "eth0"},
+        },
+        {"memory_bytes": 2**31},  # not a head
+        {"compiler": None},  # no GPU
+        gpus(gpu_memory=[80 * 2**30]),
     ],
 )
 def test_no_faults(changes: dict[str, Any]) -> None:
@@ -128,6 +164,39 @@ def test_no_token_matters_where_others_can_reach() -> None:
     local = dataclasses.replace(bare, listeners=[("127.0.0.1", 6379, "gcs_server"), ("0.0.0.0", 22, "sshd")])
     assert found(local) == []
     assert "on this machine only" in found(local, levels=(NOTE,))[0].found
+
+
+def test_gpus_are_listed() -> None:
+    pair = [other(**gpus(gpus=8, gpu_memory=[80 * 2**30] * 8)), other(**gpus(gpus=8), address="10.0.0.3")]
+    (note,) = checks.gpu_memory([GOOD, *pair])
+    assert note.found == "8 GPU(s) of 80.0 GiB on 10.0.0.2; 8 GPU(s) of unknown memory on 10.0.0.3"
+    assert list(checks.gpu_memory([GOOD])) == []
+
+
+MLX = {"adapters": ["mlx5_0", "mlx5_1"], "usable": 2, "library": True, "locked_bytes": None}
+
+
+@pytest.mark.parametrize(
+    ("facts", "levels", "text"),
+    [
+        ({}, [NOTE], "2 RDMA device(s) can be opened; adapters: mlx5_0, mlx5_1"),
+        (
+            {"usable": 0},
+            [ERROR],
+            "the machine has mlx5_0, mlx5_1, but the container cannot open /dev/infiniband",
+        ),
+        ({"usable": 0, "adapters": []}, [ERROR], "there is no InfiniBand or RoCE adapter: NCCL uses TCP"),
+        ({"library": False}, [NOTE, ERROR], "libibverbs is not installed"),
+        ({"locked_bytes": 8 * 2**20}, [NOTE, ERROR], "may lock 8,388,608 bytes of memory"),
+    ],
+)
+def test_rdma_is_reported_when_asked_for(facts: dict[str, Any], levels: list[str], text: str) -> None:
+    node = other(**gpus(rdma=MLX | facts))
+    findings = list(checks.rdma([GOOD, node]))
+    assert [finding.level for finding in findings] == levels
+    assert text in findings[-1].found
+    assert all(finding.cure for finding in findings if finding.level == ERROR)
+    assert checks.rdma not in checks.CHECKS
 
 
 def test_metrics_need_no_token() -> None:

@@ -40,7 +40,35 @@ def test_facts_are_plain_and_hold_no_secret(monkeypatch: pytest.MonkeyPatch) -> 
     assert facts["versions"]["ray"]
     assert facts["cpus"] > 0
     assert facts["shm_bytes"] > 0
+    assert facts["memory_bytes"] > 2**28
+    assert "127.0.0.1" in next(iter(facts["interfaces"].values()))
+    assert set(facts["rdma"]) == {"adapters", "usable", "library", "locked_bytes"}
     assert "canary-5c1f" not in repr({name: value for name, value in facts.items() if name != "listeners"})
+
+
+def test_what_nvidia_smi_prints() -> None:
+    assert node.mebibytes("81559\n 81559 \n[N/A]\n") == [81559 * 2**20, 81559 * 2**20]
+    assert node.mebibytes("") == []
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
+def test_a_container_s_memory(name: str, tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    machine = node.memory_bytes(tmp_path)
+    (tmp_path / name).write_text("1048576\n")
+    assert node.memory_bytes(tmp_path) == 2**20
+    (tmp_path / name).write_text("max\n")
+    assert node.memory_bytes(tmp_path) == machine > 2**28
+
+
+def test_rdma_devices(tmp_path: Path) -> None:
+    assert node.rdma_facts(tmp_path)["adapters"] == []
+    for path in ("sys/class/infiniband/mlx5_1", "sys/class/infiniband/mlx5_0", "dev/infiniband"):
+        (tmp_path / path).mkdir(parents=True)
+    for device in ("uverbs0", "rdma_cm"):
+        (tmp_path / "dev/infiniband" / device).touch()
+    facts = node.rdma_facts(tmp_path)
+    assert (facts["adapters"], facts["usable"]) == (["mlx5_0", "mlx5_1"], 1)
 
 
 def certificate(folder: Path, name: str) -> tuple[str, str]:

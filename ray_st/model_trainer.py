@@ -33,6 +33,7 @@ from ray_st.training.argument_checks import (
     check_in_place,
     check_losses,
     check_outputs_last,
+    check_quantized,
     check_without_workers,
     make_folder,
     note_kept_activations,
@@ -193,6 +194,7 @@ class ModelTrainer(HfLoop):
         check_losses(self.args, self.loss)
         if isinstance(self.model, AdaptableStack):
             self.model.check_adapters()
+        check_quantized(self.args, self.model)
         has_data = self.train_dataset is not None or self.eval_dataset is not None
         if self.context is None and has_data:
             check_router_mapping(self.model, self.args.router_mapping)

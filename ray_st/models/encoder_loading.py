@@ -22,6 +22,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from ray_st.models.folder_files import WEIGHTS, ModelFolderError, check_weights, read_json
+from ray_st.models.quantized import check_quantization
 from ray_st.util.value_checks import is_number
 
 # Models that make the decoder's inputs from the text. Here and in the peer they embed with both halves.
@@ -74,7 +75,10 @@ def load_encoder(
     Raises:
         ModelFolderError: If weights are missing, their shapes differ from the configuration, or nothing
             computes in their type.
+        ImportError: If the encoder is quantized and the package for that is not installed.
     """
+    asked = options.get("quantization_config") or setting_of(config, "quantization_config")
+    check_quantization(folder, asked)
     _check_type(folder, config, options)
     half = encoder_half(config)
     family: Any = AutoModel if half is None else half.family

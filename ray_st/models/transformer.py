@@ -128,6 +128,9 @@ class Transformer(Module):
         if place == folder and not (folder / CONFIG).is_file():
             place = base  # the folder of an adapter alone has none
         self.tokenizer = load_tokenizer(place, trust_remote_code, dict(tokenizer_args or {}))
+        if self.tokenizer.pad_token is None:
+            # Any token can fill up a batch: masks tell padding from text, also from a text's own last token.
+            self.tokenizer.pad_token = self.tokenizer.eos_token
         self.do_lower_case = do_lower_case
         self.max_seq_length = max_seq_length or _limit(self.tokenizer, config, table_limit(self.auto_model))
         self.modality_config, self.processing_kwargs = modality_config, processing_kwargs

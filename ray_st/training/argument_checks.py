@@ -9,6 +9,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from ray_st.models.adapter.peft_layers import adapter_names
+from ray_st.models.quantized import quantized_encoders
 from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
@@ -180,6 +182,32 @@ def check_losses(args: SentenceTransformerTrainingArguments, loss: LossOrLosses)
             raise ValueError(
                 f"{type(one).__name__} trains {numbers}, single numbers, which fsdp cannot shard. Choose "
                 "another loss, set requires_grad=False on them, or leave fsdp out."
+            )
+
+
+def check_quantized(args: SentenceTransformerTrainingArguments, model: nn.Module) -> None:
+    """Raises if a quantized encoder's own weights would be trained, or sharded.
+
+    Args:
+        args: Training arguments.
+        model: The model.
+
+    Raises:
+        ValueError: Saying what to do instead.
+    """
+    for encoder in quantized_encoders(model):
+        kind = type(encoder).__name__
+        trained = [name for name, weight in encoder.named_parameters() if weight.requires_grad]
+        if trained and not adapter_names(encoder):
+            raise ValueError(
+                f"{kind} is quantized: its packed weights cannot be trained, only {len(trained)} others, such "
+                f"as {trained[0]}. Train an adapter (model.add_adapter(peft.LoraConfig(...))), or only later "
+                "modules (model[0].requires_grad_(False)), or open the model without quantization_config."
+            )
+        if args.fsdp:
+            raise ValueError(
+                f"{kind} is quantized, and fsdp cannot shard packed weights. Leave fsdp out, or open the "
+                "model without quantization_config."
             )
 
 

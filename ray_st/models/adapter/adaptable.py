@@ -22,6 +22,7 @@ from ray_st.models.adapter.peft_layers import (
 )
 from ray_st.models.model_hub import find_folder
 from ray_st.models.module import auto_model_of
+from ray_st.models.quantized import is_quantized
 from ray_st.models.stack import Stack
 
 _DEFAULT = "default"
@@ -61,6 +62,8 @@ class AdaptableStack(Stack):
 
     def add_adapter(self, adapter_config: AdapterConfig, adapter_name: str | None = None) -> None:
         """Adds a fresh adapter for training, and makes it the active one.
+
+        Its weights are float32, even beside an encoder in bfloat16.
 
         Args:
             adapter_config: A ``peft.PeftConfig`` such as ``LoraConfig``; prompt learning is not supported.
@@ -202,9 +205,15 @@ class AdaptableStack(Stack):
 
         Raises:
             ValueError: If the model has no adapter, adapters are named that are not the active ones, there
-                are inactive adapters, or the adapters are disabled.
+                are inactive adapters, the adapters are disabled, or the encoder is quantized.
         """
         encoder = self._known([])
+        if is_quantized(encoder):
+            raise ValueError(
+                "The encoder is quantized: the sum would be rounded to its few bits and lose much of the "
+                "adapter. Save this model, open its base without quantization_config, and merge there: "
+                "model.load_adapter(folder), model.merge_adapters()."
+            )
         active = self.active_adapters()
         names = [adapter_names] if isinstance(adapter_names, str) else list(adapter_names or active)
         self._known(names)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -64,13 +66,16 @@ def adapter_names(encoder: nn.Module | None) -> list[str]:
     return list(_configs(encoder)) if isinstance(encoder, PreTrainedModel) else []
 
 
-def inject(encoder: PreTrainedModel, config: AdapterConfig, name: str) -> None:
+def inject(
+    encoder: PreTrainedModel, config: AdapterConfig, name: str, dtype: torch.dtype = torch.float32
+) -> None:
     """Adds a fresh adapter to the encoder, whose weights are frozen, and makes it the only active one.
 
     Args:
         encoder: An encoder of transformers; changed in place.
         config: A ``peft.PeftConfig``; stored in the encoder.
         name: A name that no adapter of the encoder has.
+        dtype: Type of the adapter's weights, unless the encoder's has more bits.
 
     Raises:
         ValueError: If the name is taken, or the configuration does not fit the encoder.
@@ -94,6 +99,9 @@ def inject(encoder: PreTrainedModel, config: AdapterConfig, name: str) -> None:
         raise
     encoder._hf_peft_config_loaded = True
     encoder.set_adapter(name)  # only this one is active and trained
+    for weight in adapter_weights(encoder):
+        if weight.requires_grad:
+            weight.data = weight.data.to(torch.promote_types(weight.dtype, dtype))
     if config.inference_mode:
         encoder.requires_grad_(False)
     encoder.train(encoder.training)
@@ -123,7 +131,8 @@ def attach(encoder: PreTrainedModel, adapter: Adapter, name: str, trainable: boo
         ValueError: If the name is taken, or the adapter does not fit, in which case it is removed again.
     """
     adapter.config.inference_mode = not trainable
-    inject(encoder, adapter.config, name)
+    kinds = [tensor.dtype for tensor in adapter.weights.values() if tensor.is_floating_point()]
+    inject(encoder, adapter.config, name, functools.reduce(torch.promote_types, kinds, encoder.dtype))
     try:
         fill(encoder, adapter, name)
     except ValueError:

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ray_st.models.adapter.peft_layers import adapter_weights, encoder_within
 from ray_st.models.module import auto_model_of
+from ray_st.models.quantized import is_packed, unpacked_weights
 from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, owned_by_loss
 
@@ -78,7 +79,8 @@ def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
 
     A trained module of the model is widened as a whole, because layers expect a single type. If only its
     adapters are trained, only these are widened: the frozen weights keep their type, and so do modules that
-    are not trained at all. The outputs of such modules are widened for the modules that follow.
+    are not trained at all. Of a quantized encoder with adapters, all but the packed weights are widened.
+    Outputs of modules that keep a narrow type are widened for the modules that follow and for the loss.
 
     Args:
         model: The model.
@@ -91,7 +93,7 @@ def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
     kinds = {name: tensor.dtype for name, tensor in found.items()}
     for tensor in found.values():
         tensor.data = tensor.data.float()
-    left = [unit for unit in _units(model) if kinds and any(map(_is_narrow, unit.parameters()))]
+    left = [unit for unit in _units(model) if any(map(_is_narrow, unit.parameters()))]
     return StoredTypes(model, loss, kinds, [unit.register_forward_hook(_widen_outputs) for unit in left])
 
 
@@ -134,12 +136,15 @@ def note_on_types(model: nn.Module, loss: LossOrLosses) -> str:
     """A note on weights that are not stored in float32; empty if there are none."""
     widened = _to_widen(model, loss)
     said = []
-    if widened:
+    if any(tensor.requires_grad for tensor in widened.values()):
         kinds, values = _kinds_and_size(widened.values())
         said.append(
             f"{values} values are stored in {kinds}, trained and checkpointed in float32, and saved in "
             f"{kinds} again (model.float() before training keeps float32; bf16=True computes in bfloat16)"
         )
+    elif widened:
+        kinds, values = _kinds_and_size(widened.values())
+        said.append(f"{values} values beside packed ones are stored in {kinds} and used in float32")
     kept = [weight for name, weight in model.named_parameters() if _is_narrow(weight) and name not in widened]
     if kept:
         kinds, values = _kinds_and_size(kept)
@@ -157,7 +162,7 @@ def _to_widen(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
     """The tensors to be widened, by name."""
     own = [tensor for tensor in owned_by_loss(model, loss).values() if tensor.requires_grad]
     inside = [tensor for unit in _units(model) for tensor in _trained_within(unit)]
-    chosen = {id(tensor) for tensor in (*own, *inside) if _is_narrow(tensor)}
+    chosen = {id(tensor) for tensor in (*own, *inside) if _is_narrow(tensor) and not is_packed(tensor)}
     return {name: tensor for name, tensor in _all_tensors(model, loss).items() if id(tensor) in chosen}
 
 
@@ -166,11 +171,12 @@ def _units(model: nn.Module) -> list[nn.Module]:
 
 
 def _trained_within(unit: nn.Module) -> list[Tensor]:
-    trained = [weight for weight in unit.parameters() if weight.requires_grad and _is_narrow(weight)]
+    trained = [weight for weight in unit.parameters() if weight.requires_grad]
     adapters = set(map(id, adapter_weights(encoder_within(auto_model_of(unit)))))
-    if all(id(weight) in adapters for weight in trained):
-        return list(trained)
-    return [*unit.parameters(), *unit.buffers()]
+    if any(_is_narrow(weight) and id(weight) not in adapters for weight in trained):
+        return [*unit.parameters(), *unit.buffers()]
+    # Norms and embeddings beside packed weights compute in float32, as peft prepares them.
+    return [*trained, *(unpacked_weights(unit) if trained else [])]
 
 
 def _is_narrow(tensor: Tensor) -> bool:

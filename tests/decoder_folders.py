@@ -40,7 +40,12 @@ EMBEDDERS = {"qwen3": (False, True), "mistral": (True, False), "gemma3_text": (T
 
 
 def save_decoder(
-    folder: Path, kind: str, dtype: torch.dtype = torch.float32, pad: bool = True, template: str | None = None
+    folder: Path,
+    kind: str,
+    dtype: torch.dtype = torch.float32,
+    pad: bool = True,
+    template: str | None = None,
+    **sizes: Any,
 ) -> Path:
     """Writes a folder.
 
@@ -50,6 +55,7 @@ def save_decoder(
         dtype: Type of the stored weights.
         pad: Whether the tokenizer has a padding token.
         template: Its chat template.
+        **sizes: Other sizes than those of :data:`KINDS`.
     """
     begins, ends = EMBEDDERS.get(kind, (False, False))
     words = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
@@ -64,7 +70,7 @@ def save_decoder(
     made.chat_template = template
     made.save_pretrained(folder)
     ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 3 if pad else None}
-    config = AutoConfig.for_model(kind, **KINDS[kind], vocab_size=len(words), **ids)
+    config = AutoConfig.for_model(kind, **KINDS[kind] | sizes, vocab_size=len(words), **ids)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModel.from_config(config)

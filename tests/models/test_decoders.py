@@ -85,8 +85,9 @@ def test_losses_and_gradients_are_the_peers(kind: str, folder_of: Any, peer: Any
     found, wanted = [], []
     for library, one, results in ((losses, model, found), (peer_losses, theirs, wanted)):
         ranking = library.MultipleNegativesRankingLoss(one)
-        cached = library.CachedMultipleNegativesRankingLoss(one, mini_batch_size=2)
-        for loss in (ranking, cached, library.MatryoshkaLoss(one, cached, [DIMENSION, 8])):
+        # The peer's MatryoshkaLoss changes the loss that it is given.
+        cached, inner = (library.CachedMultipleNegativesRankingLoss(one, mini_batch_size=2) for _ in "12")
+        for loss in (ranking, cached, library.MatryoshkaLoss(one, inner, [DIMENSION, 8])):
             one.zero_grad()
             value = loss([dict(column) for column in prompted], None)
             value.backward()

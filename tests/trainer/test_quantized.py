@@ -11,7 +11,7 @@ import torch
 from ray.train import ScalingConfig
 from transformers import BitsAndBytesConfig
 
-from decoder_folders import DIMENSION, save_decoder
+from decoder_folders import save_decoder
 from ray_st import SentenceTransformer
 from ray_st.models import Pooling, Transformer
 
@@ -33,8 +33,10 @@ OPTIONS = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    encoder = save_decoder(tmp_path / "encoder", "qwen3", torch.bfloat16)
-    parts = [Transformer(encoder), Pooling(DIMENSION, "lasttoken")]
+    # bitsandbytes packs rows of 64 values.
+    sizes = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 64}
+    encoder = save_decoder(tmp_path / "encoder", "qwen3", torch.bfloat16, **sizes)
+    parts = [Transformer(encoder), Pooling(64, "lasttoken")]
     SentenceTransformer(modules=parts, device="cpu").save(tmp_path / "whole")
     return tmp_path / "whole"
 

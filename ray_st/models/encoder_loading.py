@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from ray_st.models.folder_files import WEIGHTS, ModelFolderError, check_weights, read_json
-from ray_st.models.quantized import check_quantization
+from ray_st.models.packed_weights import check_quantization
 from ray_st.util.value_checks import is_number
 
 # Models that make the decoder's inputs from the text. Here and in the peer they embed with both halves.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ray_st.models.adapter.peft_layers import adapter_names
-from ray_st.models.quantized import quantized_encoders
+from ray_st.models.packed_weights import quantized_encoders
 from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
@@ -200,9 +200,10 @@ def check_quantized(args: SentenceTransformerTrainingArguments, model: nn.Module
         trained = [name for name, weight in encoder.named_parameters() if weight.requires_grad]
         if trained and not adapter_names(encoder):
             raise ValueError(
-                f"{kind} is quantized: its packed weights cannot be trained, only {len(trained)} others, such "
-                f"as {trained[0]}. Train an adapter (model.add_adapter(peft.LoraConfig(...))), or only later "
-                "modules (model[0].requires_grad_(False)), or open the model without quantization_config."
+                f"{kind} is quantized: its packed weights cannot be trained, only {len(trained)} others, "
+                f"such as {trained[0]}. Train an adapter (model.add_adapter(peft.LoraConfig(...))), or only "
+                "later modules (model[0].requires_grad_(False)), or open the model without "
+                "quantization_config."
             )
         if args.fsdp:
             raise ValueError(

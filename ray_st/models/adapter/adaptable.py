@@ -22,7 +22,7 @@ from ray_st.models.adapter.peft_layers import (
 )
 from ray_st.models.model_hub import find_folder
 from ray_st.models.module import auto_model_of
-from ray_st.models.quantized import is_quantized
+from ray_st.models.packed_weights import is_quantized
 from ray_st.models.stack import Stack
 
 _DEFAULT = "default"

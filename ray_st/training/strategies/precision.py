@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ray_st.models.adapter.peft_layers import adapter_weights, encoder_within
 from ray_st.models.module import auto_model_of
-from ray_st.models.quantized import is_packed, unpacked_weights
+from ray_st.models.packed_weights import is_packed, unpacked_weights
 from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, owned_by_loss
 

@@ -267,8 +267,9 @@ class ModelTrainer(HfLoop):
         return model
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
-        # On the driver the model stays on the device the user chose: only workers move it.
-        if self.context is not None:
+        # On the driver the model stays on the device the user chose: only workers move it, and only the
+        # shards of weights that will be sharded.
+        if self.context is not None and not self.strategy.shards:
             super()._move_model_to_device(model, device)
 
     def own_attributes(self) -> dict[str, Any]:

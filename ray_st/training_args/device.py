@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
-from ray_st.training_args.sharding_options import check_deepspeed, check_sharding
+from ray_st.training_args.sharding_options import check_deepspeed, check_sharding, take_hybrid
 from ray_st.util.secrets import without_secrets
 
 _PROCESS_STATE = (
@@ -77,6 +77,7 @@ class DeviceArguments(TrainingArguments):
         self.mixed_precision = "no"  # what an Accelerator on the driver gets
 
     def _complete(self) -> None:
+        take_hybrid(self)
         super().__post_init__()
         self.fsdp_plugin_args = None  # ray_st's loop shards weights, not accelerate
 

@@ -13,6 +13,7 @@ from transformers.training_args import OptimizerNames
 
 BY_SIZE = "SIZE_BASED_WRAP"
 NO_WRAP = "NO_WRAP"
+FULL, HYBRID = "FULL_SHARD", "HYBRID_SHARD"
 
 _PYTORCH = "2.13"
 _SWITCHES = ("reshard_after_forward", "activation_checkpointing")
@@ -28,12 +29,29 @@ _FIXED = {
     "xla_fsdp_v2": (False, "there are no XLA workers"),
     "xla_fsdp_grad_ckpt": (False, "there are no XLA workers"),
 }
-_SUPPORTED = (*_SWITCHES, "auto_wrap_policy", "transformer_layer_cls_to_wrap", "min_num_params")
+_SUPPORTED = (
+    *_SWITCHES,
+    "sharding_strategy",
+    "auto_wrap_policy",
+    "transformer_layer_cls_to_wrap",
+    "min_num_params",
+)
 _OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "rmsprop", "sgd")
 _INCOMPATIBLE = {
     "torch_compile": "compiled encoders were never tried with sharded weights",
     "fp16": "its scaling of gradients was never tried with sharded weights; use bf16",
 }
+
+
+def take_hybrid(args: TrainingArguments) -> None:
+    """Moves ``fsdp="hybrid_shard"`` to ``fsdp_config``: transformers knows this older form for FSDP1 only.
+
+    Args:
+        args: Training arguments, before transformers completes them.
+    """
+    if isinstance(args.fsdp, str) and "hybrid_shard" in args.fsdp.split():
+        args.fsdp_config = {**read_config(args.fsdp_config or {}), "sharding_strategy": HYBRID}
+        args.fsdp = args.fsdp.replace("hybrid_shard", "full_shard")
 
 
 def check_sharding(args: TrainingArguments) -> None:
@@ -120,6 +138,11 @@ def read_config(given: dict[str, Any] | str) -> dict[str, Any]:
 def _check_setting(name: str, value: object) -> None:
     if name in _SWITCHES and not isinstance(value, bool):
         raise ValueError(f"fsdp_config: {name} must be true or false; got {value!r}.")
+    if name == "sharding_strategy" and value not in (FULL, HYBRID):
+        raise ValueError(
+            f'fsdp_config: sharding_strategy must be "{FULL}" (over all workers) or "{HYBRID}" (within each '
+            f"node, replicated across nodes); got {value!r}."
+        )
     if name in _FIXED and value != _FIXED[name][0]:
         only, why = _FIXED[name]
         raise ValueError(

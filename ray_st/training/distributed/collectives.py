@@ -8,7 +8,7 @@ No other file imports ``torch.distributed``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -219,15 +219,21 @@ def share_weights(step: nn.Module) -> None:
         step: Model and losses.
     """
     tensors = dict(_named_tensors(step))
-    files = MappedFiles()
-    regions = {name: files.region_of(one) for name, one in tensors.items() if not one.requires_grad}
-    found = {name: (region.file.digest, region.offset) for name, region in regions.items() if region}
-    everywhere = gather_objects(found)
+    alike = in_equal_files({name: one for name, one in tensors.items() if not one.requires_grad})
     for name, tensor in tensors.items():
-        if name not in found or any(other.get(name) != found[name] for other in everywhere):
+        if name not in alike:
             values = tensor.detach().contiguous()  # gloo and NCCL take no others
             dist.broadcast(values, 0)
             tensor.detach().copy_(values)
+
+
+def in_equal_files(tensors: Mapping[str, Tensor]) -> set[str]:
+    """The names of the tensors that all ranks read from equal files, unchanged; every rank must call it."""
+    files = MappedFiles()
+    regions = {name: files.region_of(tensor) for name, tensor in tensors.items()}
+    found = {name: (region.file.digest, region.offset) for name, region in regions.items() if region}
+    everywhere = gather_objects(found)
+    return {name for name in found if all(other.get(name) == found[name] for other in everywhere)}
 
 
 def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -22,6 +22,7 @@ from ray_st.training.distributed.evaluator_team import together
 from ray_st.training.loop.predictions import Output, Predictions, Preprocess, Taken, joined, listed
 from ray_st.training.loop.row_weights import RowShares
 from ray_st.training.loop.train_step import LossMethods
+from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.world import World
 
@@ -222,14 +223,21 @@ def as_one_evaluator(evaluator: GivenEvaluator | None) -> Evaluator | None:
     return SequentialEvaluator(list(evaluator)) if isinstance(evaluator, (list, tuple)) else evaluator
 
 
-def cast_for_evaluation(model: nn.Module, args: SentenceTransformerTrainingArguments, moment: Moment) -> None:
-    """Casts the model if the full evaluation runs in half precision; never during training."""
+def place_for_evaluation(
+    model: nn.Module, loss: LossOrLosses, args: SentenceTransformerTrainingArguments, moment: Moment
+) -> None:
+    """Moves model and losses to the device, and casts the model if it is evaluated in half precision.
+
+    During training everything is in its place, and nothing is cast.
+    """
     if moment.in_training:
         return
+    for part in (model, *losses_of(loss).values()):
+        part.to(args.device)
     if args.fp16_full_eval:
-        model.to(dtype=torch.float16, device=args.device)
+        model.to(dtype=torch.float16)
     if args.bf16_full_eval:
-        model.to(dtype=torch.bfloat16, device=args.device)
+        model.to(dtype=torch.bfloat16)
 
 
 def evaluator_folder(output_dir: str) -> str:

@@ -67,8 +67,8 @@ from ray_st.training.loop.evaluation_loop import (
     EvaluationReport,
     Evaluator,
     Moment,
-    cast_for_evaluation,
     evaluator_folder,
+    place_for_evaluation,
 )
 from ray_st.training.loop.loss_so_far import LOSS_SO_FAR, LossCounter, tokens_of
 from ray_st.training.loop.predictions import Preprocess
@@ -76,7 +76,7 @@ from ray_st.training.loop.row_weights import RowShares
 from ray_st.training.loop.train_step import LossMethods, TrainStep, dataset_of
 from ray_st.training.strategies.encoder_setup import add_noise, compile_encoder
 from ray_st.training.strategies.parameter_groups import with_learning_rates
-from ray_st.training.strategies.precision import StoredTypes, mixed_precision, widen
+from ray_st.training.strategies.precision import StoredTypes, mixed_precision
 from ray_st.training.strategies.step_module import LossOrLosses, Step, describe_weights
 from ray_st.training.strategies.strategy import Parts, Strategy, make_strategy
 from ray_st.training.worker_context import WorkerContext
@@ -153,6 +153,8 @@ class HfLoop(Trainer):
         callbacks: Sequence[TrainerCallback | type[TrainerCallback]] = (),
         **options: Any,
     ) -> None:
+        world = World() if self.context is None else self.context.world
+        self.strategy = make_strategy(args, world)  # before transformers moves the model to the device
         seen = seen_by_transformers(args)
         every: list[Any] = [*make_trackers(args.report_to), *callbacks]  # classes of callbacks, too
         super().__init__(args=seen, callbacks=every, **options)
@@ -160,7 +162,6 @@ class HfLoop(Trainer):
         vars(args).update(vars(seen) | {"report_to": args.report_to, "fsdp": args.fsdp})
         self.args = args
         self.callback_handler = ConsensusHandler(self.callback_handler, self)
-        world = World() if self.context is None else self.context.world
         self.strategy = make_strategy(args, world, self.is_deepspeed_enabled)
         given = len(callbacks)
         known = self.callback_handler.callbacks  # the progress bar or printer comes last
@@ -394,7 +395,7 @@ class HfLoop(Trainer):
             return
         self._is_mixed = True
         try:
-            with mixed_precision(self.model, self.accelerator):
+            with mixed_precision(self.model, self.accelerator, moves=not self.strategy.shards):
                 yield
         finally:
             self._is_mixed = False
@@ -601,7 +602,7 @@ class HfLoop(Trainer):
         """
         with self.strategy.whole_weights(), self._mixed_precision():
             self._turn_optimizer("eval")
-            cast_for_evaluation(self.model, self.args, self._moment)
+            place_for_evaluation(self.model, self.loss, self.args, self._moment)
             return self.evaluation.over_dataset(
                 self.model,
                 dataloader,
@@ -666,7 +667,7 @@ class HfLoop(Trainer):
                 return super().evaluate(None, ignore_keys, metric_key_prefix)
         started = time.time()
         self._turn_optimizer("eval")
-        cast_for_evaluation(self.model, self.args, self._moment)
+        place_for_evaluation(self.model, self.loss, self.args, self._moment)
         with self.strategy.whole_weights(), self._mixed_precision():
             metrics = self.evaluation.evaluator_metrics(self.model, metric_key_prefix, self._moment)
         metrics[f"{metric_key_prefix}_runtime"] = time.time() - started
@@ -812,7 +813,7 @@ class HfLoop(Trainer):
     def take_training_types(self) -> None:
         """Converts trained weights to the types that they have in training."""
         self.restore_types()
-        self._types = widen(self.model, self.loss)
+        self._types = self.strategy.widen(self.model, self.loss)
 
     def restore_types(self) -> None:
         """Restores the types weights had before training; :meth:`train` keeps the training types."""

@@ -32,9 +32,13 @@ class RowShares:
         self._gather = collectives.ClusterGather()
 
     def bind(self) -> None:
-        """Moves the losses to the device and gives them access to the other ranks."""
+        """Moves the losses to the device and gives them access to the other ranks.
+
+        Sharded weights are moved when their shards are made: no rank has room for whole ones.
+        """
         for each in losses_of(self.loss).values():
-            each.to(self._device)
+            if self._lockstep is None:
+                each.to(self._device)
             for part in each.modules():
                 if isinstance(part, Loss):
                     part.bind(self._gather)

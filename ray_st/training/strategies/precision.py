@@ -19,22 +19,21 @@ from torch.utils.hooks import RemovableHandle
 from ray_st.models.adapter.peft_layers import adapter_weights, encoder_within
 from ray_st.models.module import auto_model_of
 from ray_st.models.packed_weights import is_packed, unpacked_weights
-from ray_st.models.stack import Stack
-from ray_st.training.strategies.step_module import LossOrLosses, owned_by_loss
+from ray_st.training.strategies.step_module import LossOrLosses, modules_of, owned_by_loss
 
 _NARROW = (torch.float16, torch.bfloat16)
 
 
 class StoredTypes:
-    """The types that weights had before :func:`widen`.
+    """The types of weights that are trained in float32; see :func:`widen`.
 
     Weights are identified by name, because sharding replaces the tensors.
 
     Args:
         model: The model.
         loss: The loss, or one for each dataset.
-        kinds: The types of the tensors that were widened, by name.
-        hooks: Hooks that widen the outputs of modules that were not widened.
+        kinds: The types of the tensors that are trained in float32, by name.
+        hooks: Hooks that widen the outputs of modules that are not widened.
     """
 
     def __init__(
@@ -47,15 +46,44 @@ class StoredTypes:
         self._model, self._loss = model, loss
         self._kinds, self._hooks = kinds, hooks
 
+    @classmethod
+    def of(cls, model: nn.Module, loss: LossOrLosses) -> StoredTypes:
+        """The types of a model and its losses, which are not converted yet.
+
+        Args:
+            model: The model.
+            loss: The loss, or one for each dataset.
+        """
+        found = _to_widen(model, loss)
+        chosen = set(map(id, found.values()))
+        left = [
+            unit
+            for unit in modules_of(model)
+            if any(_is_narrow(weight) and id(weight) not in chosen for weight in unit.parameters())
+        ]
+        hooks = [unit.register_forward_hook(_widen_outputs) for unit in left]
+        return cls(model, loss, {name: tensor.dtype for name, tensor in found.items()}, hooks)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are trained in float32, by name."""
+        every = _all_tensors(self._model, self._loss).items()
+        return {name: tensor for name, tensor in every if name in self._kinds}
+
+    def widen(self) -> None:
+        """Converts the tensors to float32, in place."""
+        for tensor in self.tensors.values():
+            tensor.data = tensor.data.float()
+
     @contextmanager
     def for_a_while(self) -> Iterator[None]:
         """Within this context weights have their stored types; then exactly their earlier values again."""
-        wide = {name: tensor.data for name, tensor in self._tensors().items()}
+        wide = {name: tensor.data for name, tensor in self.tensors.items()}
         self._narrow()
         try:
             yield
         finally:
-            for name, tensor in self._tensors().items():
+            for name, tensor in self.tensors.items():
                 tensor.data = wide[name]
 
     def restore(self) -> None:
@@ -66,12 +94,8 @@ class StoredTypes:
         self._kinds, self._hooks = {}, ()
 
     def _narrow(self) -> None:
-        for name, tensor in self._tensors().items():
+        for name, tensor in self.tensors.items():
             tensor.data = tensor.data.to(self._kinds[name])
-
-    def _tensors(self) -> dict[str, Tensor]:
-        every = _all_tensors(self._model, self._loss).items()
-        return {name: tensor for name, tensor in every if name in self._kinds}
 
 
 def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
@@ -89,12 +113,9 @@ def widen(model: nn.Module, loss: LossOrLosses) -> StoredTypes:
     Returns:
         An object that restores the weights' types.
     """
-    found = _to_widen(model, loss)
-    kinds = {name: tensor.dtype for name, tensor in found.items()}
-    for tensor in found.values():
-        tensor.data = tensor.data.float()
-    left = [unit for unit in _units(model) if any(map(_is_narrow, unit.parameters()))]
-    return StoredTypes(model, loss, kinds, [unit.register_forward_hook(_widen_outputs) for unit in left])
+    types = StoredTypes.of(model, loss)
+    types.widen()
+    return types
 
 
 @contextmanager
@@ -108,7 +129,7 @@ def widened(model: nn.Module, loss: LossOrLosses) -> Iterator[StoredTypes]:
 
 
 @contextmanager
-def mixed_precision(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+def mixed_precision(model: nn.Module, accelerator: Accelerator, moves: bool = True) -> Iterator[None]:
     """Within this context a model computes in mixed precision, if any was asked for, and returns float32.
 
     A loss's similarities are computed as the model gives them. accelerate gives the model another
@@ -116,12 +137,13 @@ def mixed_precision(model: nn.Module, accelerator: Accelerator) -> Iterator[None
     back.
 
     Args:
-        model: The model; moved to the accelerator's device.
+        model: The model.
         accelerator: Knows the precision.
+        moves: Whether the model is moved to the accelerator's device.
     """
     attributes = vars(model)
     before = dict(attributes)
-    accelerator.prepare_model(model, evaluation_mode=True)
+    accelerator.prepare_model(model, device_placement=moves, evaluation_mode=True)
     changed = [name for name, value in attributes.items() if before.get(name) is not value]
     try:
         yield
@@ -161,13 +183,9 @@ def _kinds_and_size(tensors: Iterable[Tensor]) -> tuple[str, str]:
 def _to_widen(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
     """The tensors to be widened, by name."""
     own = [tensor for tensor in owned_by_loss(model, loss).values() if tensor.requires_grad]
-    inside = [tensor for unit in _units(model) for tensor in _trained_within(unit)]
+    inside = [tensor for unit in modules_of(model) for tensor in _trained_within(unit)]
     chosen = {id(tensor) for tensor in (*own, *inside) if _is_narrow(tensor) and not is_packed(tensor)}
     return {name: tensor for name, tensor in _all_tensors(model, loss).items() if id(tensor) in chosen}
-
-
-def _units(model: nn.Module) -> list[nn.Module]:
-    return list(model.children()) if isinstance(model, Stack) else [model]
 
 
 def _trained_within(unit: nn.Module) -> list[Tensor]:

@@ -9,6 +9,8 @@ from typing import Any
 import xxhash
 from torch import Tensor, nn
 
+from ray_st.models.stack import Stack
+
 LossOrLosses = nn.Module | Mapping[str, nn.Module]
 
 
@@ -38,6 +40,11 @@ def describe_weights(model: nn.Module) -> str:
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     values = sum(map(math.prod, shapes.values()))
     return f"{values:,} values in {len(shapes):,} tensors ({xxhash.xxh3_64_hexdigest(repr(shapes).encode())})"
+
+
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """The modules that a model calls one after the other; the model itself if it is not made of such."""
+    return list(model.children()) if isinstance(model, Stack) else [model]
 
 
 def losses_of(loss: LossOrLosses) -> dict[str, nn.Module]:

@@ -20,11 +20,14 @@ from transformers.training_args import OptimizerNames
 
 from ray_st.losses.lockstep import Lockstep
 from ray_st.training.distributed import collectives
+from ray_st.training.strategies.precision import StoredTypes, widen
 from ray_st.training.strategies.sharding import optimizer_shards
+from ray_st.training.strategies.sharding.mesh import make_mesh
 from ray_st.training.strategies.sharding.shard_tensors import whole_tensor
-from ray_st.training.strategies.sharding.sharded_step import RanksInStep, ShardedStep, shard
+from ray_st.training.strategies.sharding.sharded_step import RanksInStep, ShardedStep, Sharding, shard
 from ray_st.training.strategies.step_module import LossOrLosses, Step, owned_by_loss
 from ray_st.training_args import SentenceTransformerTrainingArguments
+from ray_st.training_args.sharding_options import HYBRID
 from ray_st.util.events import notes
 from ray_st.world import World
 
@@ -87,6 +90,10 @@ class Strategy:
     def __init__(self, args: SentenceTransformerTrainingArguments, world: World) -> None:
         self.args, self.world = args, world
 
+    def widen(self, model: nn.Module, loss: LossOrLosses) -> StoredTypes:
+        """Makes trained weights float32, whatever type they are stored in."""
+        return widen(model, loss)
+
     def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
         """Wraps model and losses for a training."""
         self._owned = _trained(parts)
@@ -138,18 +145,28 @@ class Sharded(Strategy):
     shards = True
     lockstep: RanksInStep
     _parts: Parts | None = None
+    _types: StoredTypes | None = None
     _step: ShardedStep | None = None
 
     def __init__(self, args: SentenceTransformerTrainingArguments, world: World) -> None:
         super().__init__(args, world)
         self.lockstep = RanksInStep()
 
+    def widen(self, model: nn.Module, loss: LossOrLosses) -> StoredTypes:
+        """Notes the trained weights, whose shards will be float32."""
+        self._types = StoredTypes.of(model, loss)
+        return self._types
+
     def wrap(self, parts: Parts, accelerator: Accelerator) -> Wrapped:
         """Shards model and losses; the optimizer, which was made for whole weights, follows."""
         self._parts, optimizer = parts, plain_optimizer(parts.optimizer)
         before = dict(Step(parts.model, parts.loss).named_parameters())
         config: Any = self.args.fsdp_config  # transformers also documents a path; it has been read by now
-        self._step = shard(parts.model, parts.loss, config, self.args.device, self.lockstep)
+        device, compute = self.args.device, torch.bfloat16 if self.args.bf16 else None
+        mesh = make_mesh(device, self.world, config.get("sharding_strategy") == HYBRID)
+        sharding = Sharding(config, device, mesh, self.lockstep, compute)
+        assert self._types is not None, "weights were noted before"
+        self._step = shard(parts.model, parts.loss, self._types, sharding)
         optimizer_shards.follow(optimizer, before, dict(self._step.named_parameters()))
         optimizer.register_load_state_dict_post_hook(optimizer_shards.share_state)
         return Wrapped(self._step, parts.optimizer, parts.lr_scheduler)

@@ -33,6 +33,14 @@ def test_settings_that_are_followed() -> None:
     assert make(fsdp="shard_grad_op auto_wrap").fsdp_config["reshard_after_forward"] is False
 
 
+def test_shards_within_nodes() -> None:
+    for args in (sharded(sharding_strategy="HYBRID_SHARD"), make(fsdp="hybrid_shard auto_wrap")):
+        assert args.fsdp is True
+        assert args.fsdp_config["sharding_strategy"] == "HYBRID_SHARD"
+        args.set_save(steps=7)  # completes the arguments again
+        assert args.fsdp_config["sharding_strategy"] == "HYBRID_SHARD"
+
+
 def test_activations_are_computed_again_if_the_settings_say_so() -> None:
     assert sharded(activation_checkpointing=True).activation_checkpointing
     assert not sharded(activation_checkpointing=False).activation_checkpointing
@@ -48,6 +56,7 @@ def test_activations_are_computed_again_if_the_settings_say_so() -> None:
         ({"xla": True}, "xla can only be False here, as there are no XLA workers"),
         ({"use_orig_params": True}, "use_orig_params is not a supported setting of FSDP2.* Leave it out"),
         ({"reshard_after_forward": "yes"}, "reshard_after_forward must be true or false; got 'yes'"),
+        ({"sharding_strategy": "NO_SHARD"}, "sharding_strategy must be .* got 'NO_SHARD'"),
         ({"min_num_params": 5}, "min_num_params, more than 0, and auto_wrap_policy=.* go together"),
         ({"auto_wrap_policy": BY_SIZE}, "min_num_params, more than 0, and auto_wrap_policy=.* go together"),
     ],

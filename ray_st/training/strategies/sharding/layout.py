@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from ray_st.models.stack import Stack
-from ray_st.training.strategies.step_module import Step
+from ray_st.training.strategies.step_module import Step, modules_of
 from ray_st.training_args.sharding_options import BY_SIZE, NO_WRAP
 
 
@@ -23,42 +23,55 @@ class Layout:
         units: Modules whose weights are gathered to run them; inner ones come first.
         roots: Modules that the model calls one after the other. Weights outside of units are gathered when a
             module is called, and stay until its backward pass is over.
-        held: Weights that are gathered for a whole step, because modules without calls of their own use them:
-            those of losses, and those that several modules share.
+        held: Weights that are gathered for a whole step: those of losses, those that several modules share,
+            and vectors that are kept apart from linear layers.
         numbers: Weights without a dimension, which cannot be sharded; none of them is trained.
+        matrices: Units and roots that gather nothing but what linear layers own, all of which mixed precision
+            converts to the type that it computes in.
     """
 
     units: list[nn.Module]
     roots: list[nn.Module]
     held: list[nn.Parameter]
     numbers: list[nn.Parameter]
+    matrices: list[nn.Module]
 
     @classmethod
-    def of(cls, step: Step, config: Mapping[str, Any]) -> Layout:
+    def of(cls, step: Step, config: Mapping[str, Any], apart: bool = False) -> Layout:
         """The groups of a step.
 
         Args:
             step: Model and losses.
             config: ``fsdp_config``.
+            apart: Whether linear layers are gathered apart from the vectors beside them, such as norms.
 
         Raises:
             ValueError: If no module has a configured name.
         """
-        model = step.model
-        modules = list(model.children()) if isinstance(model, Stack) else [model]
-        roots = [module for module in modules if next(module.parameters(), None) is not None]
+        parts = units(step, config)
+        roots = [module for module in modules_of(step.model) if next(module.parameters(), None) is not None]
         uses = _uses(step)
         alone = {weight for root in roots for weight in _used_only_in(root, uses)}
-        numbers = [weight for weight in step.parameters() if not weight.ndim]
-        held = [weight for weight in step.parameters() if weight.ndim and id(weight) not in alone]
-        return cls(units(step, config), roots, held, numbers)
+        held = {weight for weight in step.parameters() if weight.ndim and id(weight) not in alone}
+        matrices, taken = list[nn.Module](), set(held)
+        for module in (*parts, *roots) if apart else ():
+            own = {weight for weight in module.parameters() if weight.ndim} - taken
+            taken |= own
+            others = own - _of_linear_layers(module)
+            if others != own and all(weight.ndim == 1 for weight in others):
+                matrices.append(module)
+                held |= others
+        ordered = [weight for weight in step.parameters() if weight in held]
+        return cls(
+            parts, roots, ordered, [weight for weight in step.parameters() if not weight.ndim], matrices
+        )
 
 
 def units(step: Step, config: Mapping[str, Any]) -> list[nn.Module]:
     """The modules that are gathered separately, inner ones first.
 
-    These are the modules of the model's encoders that ``config`` selects by class or size, unless they share
-    weights with others.
+    These are the modules of the model's encoders that ``config`` selects by class or size, by default their
+    layers and token embeddings, unless they share weights with others.
 
     Args:
         step: Model and losses.
@@ -74,7 +87,9 @@ def units(step: Step, config: Mapping[str, Any]) -> list[nn.Module]:
     if policy == BY_SIZE:
         chosen = _by_size(encoders, config["min_num_params"])
     else:
-        chosen = _by_class(encoders, config.get("transformer_layer_cls_to_wrap"))
+        wanted = config.get("transformer_layer_cls_to_wrap")
+        chosen = _by_class(encoders, wanted)
+        chosen += _embeddings_outside(encoders, chosen) if wanted is None else []
     uses = _uses(step)
     return [part for part in chosen if _used_only_in(part, uses) == set(map(id, part.parameters()))]
 
@@ -96,6 +111,13 @@ def _by_class(encoders: Sequence[PreTrainedModel], wanted: Sequence[str] | None)
     return found
 
 
+def _embeddings_outside(encoders: Sequence[PreTrainedModel], chosen: Sequence[nn.Module]) -> list[nn.Module]:
+    """The token embeddings that no chosen module contains; they may be half of a model's weights."""
+    inside = {id(part) for module in chosen for part in module.modules()}
+    found = {id(table): table for encoder in encoders for table in [encoder.get_input_embeddings()]}
+    return [table for table in found.values() if id(table) not in inside]
+
+
 def _by_size(encoders: Sequence[PreTrainedModel], least: int) -> list[nn.Module]:
     chosen: list[nn.Module] = []
     taken: set[int] = set()
@@ -112,6 +134,11 @@ def _inner_parts(encoders: Sequence[PreTrainedModel]) -> list[nn.Module]:
     parts = {id(part): part for encoder in encoders for part in list(encoder.modules())[1:]}
     lists = (nn.ModuleList, nn.ModuleDict, PreTrainedModel)
     return [part for part in reversed(parts.values()) if not isinstance(part, lists)]
+
+
+def _of_linear_layers(module: nn.Module) -> set[nn.Parameter]:
+    layers = [part for part in module.modules() if isinstance(part, (nn.Linear, Conv1D))]
+    return {weight for layer in layers for weight in layer.parameters(recurse=False)}
 
 
 def _uses(module: nn.Module) -> Counter[int]:

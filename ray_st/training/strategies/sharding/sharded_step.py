@@ -9,6 +9,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -17,13 +19,14 @@ from torch import Tensor, nn
 from torch.distributed._composable.contract import REGISTRY_KEY, STATE_KEY
 from torch.distributed._composable_state import _module_state_mapping
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
 from ray_st.training.distributed import collectives
+from ray_st.training.strategies.precision import StoredTypes
 from ray_st.training.strategies.sharding.layout import Layout
-from ray_st.training.strategies.sharding.shard_tensors import scattered
+from ray_st.training.strategies.sharding.shard_tensors import own_shard, scattered
 from ray_st.training.strategies.step_module import LossOrLosses, Step
 
 
@@ -63,6 +66,17 @@ class ShardedStep(Step):
             dist.broadcast(buffer, 0)
         (held,) = self._held
         return held(compute)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Reduces gradients to shards, but not across replicas; called by accelerate during accumulation."""
+        for part in self._parts:
+            part.module.set_requires_all_reduce(False, recurse=False)
+        try:
+            yield
+        finally:
+            for part in self._parts:
+                part.module.set_requires_all_reduce(True, recurse=False)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -133,6 +147,7 @@ class _Part:
     def __init__(self, module: nn.Module, places: Sequence[Places]) -> None:
         self.module: Any = module
         self._again: RemovableHandle | None = None
+        self._is_cast = False
         self._places, self._shards = places, list[nn.Parameter]()
         self._sharded, self._plain = type(module), type(module).__mro__[2]
         self._state: Any = fully_shard.state(module)  # type: ignore[attr-defined]
@@ -142,6 +157,13 @@ class _Part:
         self._again = self.module.register_forward_hook(
             lambda module, *_: module.reshard() if ranks.is_recomputing else None
         )
+
+    def compute_in(self, kind: torch.dtype, device: torch.device) -> None:
+        """Runs the module under autocast, also for a loss that calls modules of the model, not the model."""
+        if "forward" not in vars(self.module):  # it has one if accelerate prepared it
+            plain: Any = self._plain
+            self.module.forward = MethodType(torch.autocast(device.type, kind)(plain.forward), self.module)
+            self._is_cast = True
 
     def open(self) -> None:
         """Gathers the weights, in the type of the shards."""
@@ -168,6 +190,8 @@ class _Part:
         """Removes everything that cannot be copied or pickled."""
         if self._again is not None:
             self._again.remove()
+        if self._is_cast:
+            del self.module.forward
         for group in self._state._fsdp_param_groups:
             for weight in group.fsdp_params:
                 weight._post_load_hook_handle.remove()
@@ -187,17 +211,37 @@ Places = list[tuple[nn.Module, str]]
 """The modules that use a weight, and the name that it has in each."""
 
 
-def shard(
-    model: nn.Module, loss: LossOrLosses, config: Mapping[str, Any], device: torch.device, ranks: RanksInStep
-) -> ShardedStep:
-    """Shards a model and its losses over all ranks, in place, with the first rank's weights.
+@dataclass(frozen=True)
+class Sharding:
+    """How weights are sharded.
+
+    Args:
+        config: ``fsdp_config``, as accepted by :func:`ray_st.training_args.sharding_options.check_sharding`.
+        device: This rank's device.
+        mesh: The ranks, of which those along the last dimension share the shards of a weight.
+        ranks: What losses have to make their calls together.
+        compute: The type that autocast computes in; None without mixed precision. Linear layers are gathered
+            in it, as autocast would convert their weights; their gradients are reduced in float32.
+    """
+
+    config: Mapping[str, Any]
+    device: torch.device
+    mesh: DeviceMesh
+    ranks: RanksInStep
+    compute: torch.dtype | None = None
+
+
+def shard(model: nn.Module, loss: LossOrLosses, types: StoredTypes, sharding: Sharding) -> ShardedStep:
+    """Shards a model and its losses over all ranks, in place.
+
+    Of weights that all ranks read from equal files each takes its own rows; all others are the first rank's.
+    There is never a second copy of more than one of them.
 
     Args:
         model: The model, whole on each rank.
         loss: The loss, or one for each dataset.
-        config: ``fsdp_config``, as accepted by :func:`ray_st.training_args.sharding_options.check_sharding`.
-        device: This rank's device.
-        ranks: What the losses have to make their calls together.
+        types: The weights that become float32.
+        sharding: How they are sharded.
 
     Raises:
         ValueError: If no layer has a configured name.
@@ -205,55 +249,70 @@ def shard(
     # Hidden states are views, as they pass through FSDP's own autograd nodes; nothing here writes into them.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     step = ShardedStep(model, loss)
-    layout, places = Layout.of(step, config), _places(step)
+    layout = Layout.of(step, sharding.config, apart=sharding.compute is not None)
+    sharder = _Sharder(step, layout, types, sharding)
     for tensor in (*layout.numbers, *step.buffers()):
-        tensor.data = tensor.data.to(device)
+        tensor.data = sharder.converted(tensor)
         dist.broadcast(tensor.detach(), 0)
-    world: Any = dist.group.WORLD
-    sharder = _Sharder(DeviceMesh.from_group(world, device.type), device, places)
-    reshards = config.get("reshard_after_forward", True)
-    not_of_roots = {*layout.held, *layout.numbers}
-    parts = [sharder.part(unit, not_of_roots, reshards) for unit in layout.units]
-    for part in parts if reshards else ():
-        part.shard_again(ranks)
-    parts += [sharder.part(root, not_of_roots) for root in layout.roots]
-    owners = {id(module): module for weight in layout.held for module, _ in places[weight]}
-    held = _Held(list(owners.values()))
+    held = _Held(sharder.owners(layout.held))
+    left = {*layout.held, *layout.numbers}
+    parts = [sharder.part(unit, left, reshard_after_forward=sharder.reshards) for unit in layout.units]
+    for part in parts if sharder.reshards else ():
+        part.shard_again(sharding.ranks)
+    roots = [sharder.part(root, left) for root in layout.roots]
+    if sharding.compute is not None:
+        for root in roots:
+            root.compute_in(sharding.compute, sharding.device)
+    parts += roots
     parts.append(sharder.part(held, {*step.parameters()} - {*layout.held}))
     step._parts, step._held = tuple(parts), (held,)
     return step
 
 
 class _Sharder:
-    """Shards modules one after the other."""
+    """Shards the modules of a step one after the other."""
 
-    def __init__(self, mesh: DeviceMesh, device: torch.device, places: Mapping[nn.Parameter, Places]) -> None:
-        self._mesh, self._device, self._places = mesh, device, places
+    def __init__(self, step: Step, layout: Layout, types: StoredTypes, sharding: Sharding) -> None:
+        self.reshards = bool(sharding.config.get("reshard_after_forward", True))
+        self._device, self._mesh = sharding.device, sharding.mesh
+        self._matrices = set(layout.matrices)
+        self._places, self._wide = _places(step), set(map(id, types.tensors.values()))
+        weights = dict(step.named_parameters())
+        self._alike = {weights[name] for name in collectives.in_equal_files(weights)}
+        self._plain = MixedPrecisionPolicy()
+        self._mixed = MixedPrecisionPolicy(sharding.compute, torch.float32, cast_forward_inputs=False)
 
-    def part(self, module: nn.Module, ignored: set[nn.Parameter], reshards: bool | None = None) -> _Part:
-        """Shards the weights of a module that are not sharded yet.
+    def owners(self, weights: Sequence[nn.Parameter]) -> list[nn.Module]:
+        """The modules that use weights."""
+        return list({id(module): module for weight in weights for module, _ in self._places[weight]}.values())
 
-        Args:
-            module: The module.
-            ignored: Weights that are left to others.
-            reshards: Whether weights are sharded again between forward and backward; None for the default.
-        """
+    def converted(self, tensor: Tensor) -> Tensor:
+        """A tensor's values on this rank's device, in the type that it is trained in."""
+        return tensor.data.to(self._device, self._type(tensor))
+
+    def _type(self, tensor: Tensor) -> torch.dtype:
+        return torch.float32 if id(tensor) in self._wide else tensor.dtype
+
+    def part(self, module: nn.Module, ignored: set[nn.Parameter], **options: Any) -> _Part:
+        """Shards the weights of a module that are not sharded yet; ``ignored`` ones are left to others."""
         own = [weight for weight in module.parameters() if weight not in ignored and not _is_shard(weight)]
-        # Without memory until each shard is made, so that no rank ever has a second copy of the weights.
         for weight in own:
-            _put(
-                self._places[weight],
-                nn.Parameter(torch.empty_like(weight, device="meta"), weight.requires_grad),
-            )
-        fully_shard(module, mesh=self._mesh, reshard_after_forward=reshards, ignored_params=ignored)
+            empty = torch.empty(weight.shape, dtype=self._type(weight), device="meta")
+            _put(self._places[weight], nn.Parameter(empty, weight.requires_grad))
+        policy = self._mixed if module in self._matrices else self._plain
+        sharded = fully_shard(module, mesh=self._mesh, mp_policy=policy, ignored_params=ignored, **options)
+        if isinstance(module, nn.Embedding):
+            sharded.set_unshard_in_backward(False)  # a table's gradient does not depend on it
         for weight in own:
             self._fill(weight)
         return _Part(module, [self._places[weight] for weight in own])
 
     def _fill(self, whole: nn.Parameter) -> None:
+        """Puts the shard of a weight into its place, and frees the whole one."""
         places = self._places[whole]
         empty: Any = _weight_at(places)
-        shard = scattered(whole.detach(), empty.detach(), self._device, whole.dtype)
+        make = own_shard if whole in self._alike else scattered
+        shard = make(whole.detach(), empty.detach(), self._device, empty.dtype)
         _put(places, nn.Parameter(shard, whole.requires_grad))
         whole.data = whole.new_empty(0)
 

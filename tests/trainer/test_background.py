@@ -28,6 +28,7 @@ from ray_st.training.async_eval.protocol import (
     sees_whole_batches,
     stand_in,
 )
+from ray_st.training.callbacks.loop_callback import LoopCallback
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.local_source import build_here, local_context
 from ray_st.world import World
@@ -212,8 +213,8 @@ def test_figures_are_those_of_the_weights_in_training_whatever_the_folder_stores
 
 
 def test_a_checkpoint_is_not_deleted_before_it_is_evaluated(tiny_folder: Path, tmp_path: Path) -> None:
-    class Watch(TrainerCallback):
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    class Watch(TrainerCallback, LoopCallback):
+        def on_checkpoint(self, state: Any, settled: Any) -> None:
             seen.append(checkpoints(tmp_path))
 
     seen: list[list[int]] = []

@@ -17,6 +17,7 @@ from ray_st import SentenceTransformer
 from ray_st.losses import SoftmaxLoss
 from ray_st.models import Dense, StaticEmbedding
 from ray_st.models.module import Module
+from ray_st.training.callbacks.loop_callback import LoopCallback
 from ray_st.training.checkpoint import lease
 from ray_st.training.checkpoint.lease import Holder
 from ray_st.training.checkpoint.store import CheckpointStore
@@ -75,17 +76,17 @@ def test_a_full_disk_leaves_training_and_the_last_good_checkpoint(
     assert again.worker.store.steps() == [1, 2, 3]
 
 
-class Away(TrainerCallback):
-    """The run's storage is away during the second step, and what tidies up there fails as well."""
+class Away(TrainerCallback, LoopCallback):
+    """The run's storage is away for the second checkpoint, and what tidies up there fails as well."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.aside = folder, folder.with_name("aside")
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 1:
+    def on_checkpoint(self, state: Any, settled: Any) -> None:
+        if settled.step == 1:
             self.folder.rename(self.aside)
             self.folder.write_text("no folder")
-        if state.global_step == 2:
+        if settled.step == 2:
             self.folder.unlink()
             self.aside.rename(self.folder)
 
@@ -163,14 +164,14 @@ def test_a_checkpoint_of_another_loss_is_refused(make: Any, sent: Any, tiny_fold
         sent(other).train(resume_from_checkpoint=saved)
 
 
-class TakenAt(TrainerCallback):
-    """Another driver takes the run's folder at a step."""
+class TakenAfter(TrainerCallback, LoopCallback):
+    """Another driver takes the run's folder once the checkpoint of a step is complete."""
 
     def __init__(self, store: CheckpointStore, step: int) -> None:
         self.store, self.step = store, step
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step + 1 == self.step:
+    def on_checkpoint(self, state: Any, settled: Any) -> None:
+        if settled.step == self.step:
             lease.write(self.store, Holder.here())
 
 
@@ -179,7 +180,7 @@ def test_a_worker_whose_driver_lost_the_folder_ends_and_writes_nothing(make: Any
     store = running.worker.store
     with lease.held(store, beat_s=3600.0, settle_s=0.0) as mine:
         running.worker.store = replace(store, fence=mine.fence)
-        running.add_callback(TakenAt(store, 2))
+        running.add_callback(TakenAfter(store, 1))
         with pytest.raises(LeaseLost):
             running.train()
     assert store.steps() == [1]

@@ -13,7 +13,7 @@ from transformers import TrainerState
 
 from processes import run_ranks
 from ray_st.training.checkpoint import lease
-from ray_st.training.checkpoint.checkpointer import Checkpointer, Snapshot
+from ray_st.training.checkpoint.checkpointer import Checkpointer, Rotation, Snapshot
 from ray_st.training.checkpoint.lease import Fence, Holder
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.util.endings import LeaseLost
@@ -42,10 +42,10 @@ def parts(rank: int, folder: Path, kind: str) -> None:
     found: list[Any] = []
     for step in (1, 2, 3):
         state.global_step = step
-        checkpointer.begin(Snapshot(step, write, {"rank": rank}), None)
+        checkpointer.begin(Snapshot(step, write, {"rank": rank}), Rotation())
         dist.barrier()  # training communicates meanwhile
         try:
-            found.append(checkpointer.settle(state))
+            found.append(checkpointer.settle(state).checkpoint)
         except Exception as error:  # noqa: BLE001
             found.append(error)
     assert found[0].manifest["rank"] == 0
@@ -78,12 +78,12 @@ def taken(rank: int, folder: Path) -> None:
     checkpointer = Checkpointer(
         replace(store, fence=Fence(store.path, store.filesystem, "me")), World(rank, 2)
     )
-    checkpointer.begin(Snapshot(1, lambda into: None, {}), None)
-    assert checkpointer.settle(TrainerState()).step == 1  # type: ignore[union-attr]
+    checkpointer.begin(Snapshot(1, lambda into: None, {}), Rotation())
+    assert checkpointer.settle(TrainerState()).checkpoint.step == 1  # type: ignore[union-attr]
     dist.barrier()
     if rank == 0:
         lease.write(store, Holder("other", "elsewhere", 1))
-    checkpointer.begin(Snapshot(2, lambda into: None, {}), None)
+    checkpointer.begin(Snapshot(2, lambda into: None, {}), Rotation())
     with pytest.raises(LeaseLost, match="was taken by process 1 on elsewhere"):
         checkpointer.settle(TrainerState())
     dist.destroy_process_group()
@@ -104,7 +104,7 @@ def test_a_discarded_best_checkpoint_is_not_named_the_best(tmp_path: Path) -> No
         state.best_global_step = step
         before = state.best_model_checkpoint
         checkpointer.name_best(state, step)
-        checkpointer.begin(Snapshot(step, write, {}), before)
+        checkpointer.begin(Snapshot(step, write, {}), Rotation(), before)
         checkpointer.settle(state)
     assert state.best_model_checkpoint == store.location("checkpoint-1")
 
@@ -112,6 +112,6 @@ def test_a_discarded_best_checkpoint_is_not_named_the_best(tmp_path: Path) -> No
 def test_closing_waits_for_what_is_being_written(tmp_path: Path) -> None:
     store = store_in(tmp_path, "local")
     checkpointer = Checkpointer(store, World())
-    checkpointer.begin(Snapshot(1, lambda into: None, {}), None)
+    checkpointer.begin(Snapshot(1, lambda into: None, {}), Rotation())
     checkpointer.on_close(TrainerState(), failed=True)
     assert store.newest().step == 1  # type: ignore[union-attr]

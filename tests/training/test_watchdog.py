@@ -26,7 +26,7 @@ SAVING = SimpleNamespace(should_log=False, should_evaluate=False, should_save=Tr
 
 
 def at(step: int) -> Any:
-    return SimpleNamespace(global_step=step)
+    return SimpleNamespace(global_step=step, max_steps=100)
 
 
 @pytest.fixture
@@ -65,6 +65,8 @@ def test_checkpoints_and_evaluations_may_take_longer(watchdog: Watchdog) -> None
     assert look(watchdog, 20.0) is None
     watchdog.on_save(None, at(1), SAVING)
     assert look(watchdog, 20.0) is not None
+    watchdog.on_save(None, at(100), SAVING)
+    assert look(watchdog, 20.0) is None, "the end of training waits for evaluations"
 
 
 def test_a_step_that_is_logged_is_an_ordinary_one(watchdog: Watchdog) -> None:

@@ -58,6 +58,7 @@ METRICS = (
     Metric("st_eval", "Metrics of the latest evaluation", ("run", "metric")),
     Metric("st_checkpoint_unixtime_seconds", "When the newest checkpoint was completed (Unix time)", _RUN),
     Metric("st_checkpoint_seconds", "Seconds spent writing the newest checkpoint", _RUN),
+    Metric("st_checkpoint_pause_seconds", "Seconds that training stood still for a checkpoint", _RUN),
     Metric("st_checkpoint_step", "Step of the newest checkpoint", _RUN),
     Metric("st_workers_started", "Worker groups of the run that were started", _RUN, counts=True),
     Metric("st_restarts", "Worker groups that replaced a lost one, by cause", ("run", "cause"), counts=True),

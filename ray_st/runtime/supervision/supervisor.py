@@ -131,7 +131,7 @@ def supervised_worker(trainer: HfLoop, context: WorkerContext, supervisor: Super
     )
     consensus = StopConsensus(trainer.worker, stop_request, _node_is_draining, lambda: meter.pace())
     meter = Throughput(trainer, metrics, lambda: consensus.skew, goodput)
-    events = EventReport(lambda: trainer.checkpointer.newest)
+    events = EventReport()
     for callback in (watchdog, meter, events, consensus):  # the last one may end the run
         trainer.add_callback(callback)
     ray.get(monitor.enter.remote(rank, ray.get_runtime_context().current_actor))

@@ -121,7 +121,7 @@ def _supervised(trainer: HfLoop, lease: Lease | None) -> Iterator[StopSignals]:
     if speaks_json():
         trainer.remove_callback(ProgressReport)
         event("run.started", f"run {name} in {folder}", folder=folder)
-    trainer.add_callback(EventReport(lambda: trainer.checkpointer.newest))
+    trainer.add_callback(EventReport())
     # There are no other ranks to wait for.
     trainer.add_callback(StopConsensus(trainer.worker, request, every_s=0.0))
     with signals.taken():

@@ -12,7 +12,7 @@ from transformers import IntervalStrategy, TrainerControl, TrainerState
 
 from ray_st.training.async_eval.protocol import SNAPSHOTS, EvalQueue, EvalRequest, EvalResult
 from ray_st.training.callbacks.loop_callback import LoopCallback
-from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint, manifest_in
+from ray_st.training.checkpoint.store import CheckpointStore, Settled, manifest_in
 from ray_st.training.distributed import collectives
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
@@ -44,6 +44,7 @@ class AsyncEvaluation(LoopCallback):
         world: This rank and the number of ranks.
         enter: Enters a result into the trainer's history under its own step.
         control: Returns the trainer's control, which callbacks may replace when a result is entered.
+        writing: Returns the step of the checkpoint that is being written, or None.
         write_weights: Writes the current weights to a folder, on the first rank.
         whole_weights: Opens the context in which the first rank has whole weights.
 
@@ -56,13 +57,15 @@ class AsyncEvaluation(LoopCallback):
     world: World
     enter: Callable[[EvalResult], None]
     control: Callable[[], TrainerControl]
+    writing: Callable[[], int | None]
     write_weights: Callable[[str], None]
     whole_weights: Callable[[], AbstractContextManager[None]]
     awaited: dict[int, float | None] = field(default_factory=dict, init=False)
-    _promised: set[int] = field(default_factory=set, init=False)  # what the newest checkpoint awaits
+    _promised: set[int] = field(default_factory=set, init=False)  # what the newest checkpoints await
     _newest: int = field(default=-1, init=False)  # the latest step that was requested
     _checkpoint: int = field(default=-1, init=False)  # the latest step with a checkpoint
     _is_due: bool = field(default=False, init=False)
+    _held: int = field(default=-1, init=False)  # a step that is requested once its checkpoint is complete
 
     def __post_init__(self) -> None:
         self._snapshots = replace(self.store, path=self.store.location(SNAPSHOTS))
@@ -78,7 +81,8 @@ class AsyncEvaluation(LoopCallback):
         """
         kept = self._request_again(awaited_by(checkpoint), step) if self.world.is_first else {}
         self.awaited = collectives.broadcast_object(kept)
-        self.note_checkpoint()
+        self._promised = set(self.awaited)
+        self._drop_snapshots()
 
     def _request_again(self, awaited: dict[int, float | None], now: int) -> dict[int, float | None]:
         self.queue.forget(now)
@@ -124,8 +128,14 @@ class AsyncEvaluation(LoopCallback):
             self.request(self._newest)
 
     def request(self, step: int) -> None:
-        """Requests an evaluation of the current weights, from their checkpoint or else from a snapshot."""
+        """Requests an evaluation of the current weights, from their checkpoint or else from a snapshot.
+
+        A checkpoint that is being written is evaluated when it is complete.
+        """
         store = self.store
+        if step == self.writing():
+            self._held = step
+            return
         if step != self._checkpoint:
             store = self._snapshots
             with self.whole_weights():
@@ -182,20 +192,34 @@ class AsyncEvaluation(LoopCallback):
         """Waits until the results of all evaluations are entered."""
         while self.awaited:
             self.take_in(_WAIT_S)
-        self.note_checkpoint()
-
-    def on_checkpoint(self, state: TrainerState, checkpoint: SavedCheckpoint) -> None:
-        """Records that a checkpoint was written."""
-        self._checkpoint = checkpoint.step
-        self.note_checkpoint()
-
-    def note_checkpoint(self) -> None:
-        """Records that a checkpoint awaiting the current evaluations was written, superseding older ones."""
-        self._promised = set(self.awaited)
+        self._promised = set()
         self._drop_snapshots()
 
+    def on_checkpoint(self, state: TrainerState, settled: Settled) -> None:
+        """Records a complete checkpoint, and requests its evaluation if that is due.
+
+        The evaluation of a step whose checkpoint could not be written is left out: its weights are gone.
+        """
+        held = settled.step == self._held
+        if settled.checkpoint is None:
+            if held:
+                del self.awaited[settled.step]
+                if self.world.is_first:
+                    notes.warning(f"warning: the evaluation of step {settled.step} is left out: no weights")
+            return
+        self._checkpoint = settled.step
+        self._promised = set(map(int, settled.checkpoint.manifest[AWAITED]))
+        self._drop_snapshots()
+        if held:
+            self.request(settled.step)
+
+    def promised(self) -> dict[int, float | None]:
+        """What a checkpoint of this step awaits; their weights stay, for a run that resumes from it."""
+        self._promised |= self.awaited.keys()
+        return dict(self.awaited)
+
     def _drop_snapshots(self) -> None:
-        """Deletes snapshots whose results are logged, unless the newest checkpoint needs them to resume."""
+        """Deletes snapshots whose results are logged, unless the newest checkpoints need them to resume."""
         if self.world.is_first:
             for step in set(self._snapshots.steps()) - self.awaited.keys() - self._promised:
                 self._snapshots.delete(step)

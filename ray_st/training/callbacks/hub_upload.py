@@ -13,7 +13,7 @@ from transformers.utils.hub import hf_api
 
 from ray_st.training.callbacks.loop_callback import LoopCallback
 from ray_st.training.callbacks.tracked_run import WRITTEN
-from ray_st.training.checkpoint.store import MANIFEST, PREFIX, SavedCheckpoint
+from ray_st.training.checkpoint.store import MANIFEST, PREFIX, Settled
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
@@ -54,10 +54,10 @@ class CheckpointUpload(LoopCallback):
         self._repository, self._on_push = repository, on_push
         self._pushes: dict[int, list[Future[Any]]] = {}
 
-    def on_checkpoint(self, state: TrainerState, checkpoint: SavedCheckpoint) -> None:
+    def on_checkpoint(self, state: TrainerState, settled: Settled) -> None:
         """Starts uploading a checkpoint, unless the strategy or an unfinished upload prevents it."""
-        args = self._args
-        if not self._context.world.is_first:
+        args, checkpoint = self._args, settled.checkpoint
+        if checkpoint is None or not self._context.world.is_first:
             return
         if not args.push_to_hub or args.hub_strategy == HubStrategy.END:
             return
@@ -66,7 +66,7 @@ class CheckpointUpload(LoopCallback):
         self._on_push()
         folder = self._context.store.fetch(checkpoint.name)
         by_steps = args.save_strategy == IntervalStrategy.STEPS
-        when = f"step {checkpoint.step}" if by_steps else f"epoch {int(state.epoch or 0)}"
+        when = f"step {checkpoint.step}" if by_steps else f"epoch {int(checkpoint.manifest['epoch'] or 0)}"
         message = f"Training in progress, {when}"
         jobs = [self._upload(folder, message, ignore_patterns=_NOT_OF_THE_MODEL)]
         if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):

@@ -8,7 +8,7 @@ from transformers import TrainerControl, TrainerState
 
 from ray_st.data.plan import Indices
 from ray_st.training.checkpoint.sample_log import SampleLog
-from ray_st.training.checkpoint.store import SavedCheckpoint
+from ray_st.training.checkpoint.store import Settled
 
 
 class LoopCallback:
@@ -26,8 +26,16 @@ class LoopCallback:
     def before_outputs(self, state: TrainerState, control: TrainerControl) -> None:
         """Called before the loop logs, evaluates and saves according to the control."""
 
-    def on_checkpoint(self, state: TrainerState, checkpoint: SavedCheckpoint) -> None:
-        """Called when a checkpoint is complete in the run's storage."""
+    def on_checkpoint(self, state: TrainerState, settled: Settled) -> None:
+        """Called when a checkpoint is complete in the run's storage, or could not be written.
+
+        Training may have made further steps since. Also called on transformers' callbacks that are
+        loop callbacks, after those of the list.
+
+        Args:
+            state: The trainer's state.
+            settled: The checkpoint and its step.
+        """
 
     def after_outputs(self, saved: bool) -> None:
         """Called after the loop has logged, evaluated and saved.

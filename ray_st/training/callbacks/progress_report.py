@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ray_st.training.callbacks.loop_callback import LoopCallback
 from ray_st.training.callbacks.run_header import computing
+from ray_st.training.checkpoint.store import Settled
 from ray_st.util.events import event, speaks_json
 
 
@@ -122,16 +124,8 @@ def _short(value: float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-class EventReport(TrainerCallback):
-    """Logs checkpoints, and metrics where logs are JSON; in text logs, the progress report shows metrics.
-
-    Args:
-        newest: Returns the step of the newest checkpoint that was written.
-    """
-
-    def __init__(self, newest: Callable[[], int]) -> None:
-        self._newest = newest
-        self._last = time.monotonic()
+class EventReport(TrainerCallback, LoopCallback):
+    """Logs checkpoints, and metrics where logs are JSON; in text logs, the progress report shows metrics."""
 
     def on_log(
         self,
@@ -142,24 +136,12 @@ class EventReport(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Logs the metrics."""
-        self._last = time.monotonic()
         if logs and state.is_world_process_zero and speaks_json():
             code = "eval.figures" if any(name.startswith("eval_") for name in logs) else "train.figures"
             event(code, f"step {state.global_step}/{state.max_steps}", step=state.global_step, figures=logs)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Records when a checkpoint may begin."""
-        self._last = time.monotonic()
-
-    on_evaluate = on_step_end
-
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Logs a checkpoint."""
-        if state.is_world_process_zero and self._newest() == state.global_step:
-            seconds = round(time.monotonic() - self._last, 3)
-            message = f"step {state.global_step}/{state.max_steps}  checkpoint written"
-            event("checkpoint.written", message, step=state.global_step, seconds=seconds)
+    def on_checkpoint(self, state: TrainerState, settled: Settled) -> None:
+        """Logs a complete checkpoint."""
+        if state.is_world_process_zero and settled.checkpoint is not None:
+            message = f"step {settled.step}/{state.max_steps}  checkpoint written"
+            event("checkpoint.written", message, step=settled.step, seconds=round(settled.seconds, 3))

@@ -72,7 +72,8 @@ class StopConsensus(TrainerCallback):
             return
         self._agreed = self._exchange(step)
         if self._agreed:
-            control.should_save, control.should_evaluate = True, False
+            # The loop waits for the last checkpoint of a training that ends.
+            control.should_save, control.should_evaluate, control.should_training_stop = True, False, True
 
     def _exchange(self, step: int) -> Why:
         if self._preempted():

@@ -13,6 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ray_st.models.module import skips_padding
 from ray_st.models.stack import Stack
+from ray_st.training.callbacks.loop_callback import LoopCallback
+from ray_st.training.checkpoint.store import Settled
 
 if TYPE_CHECKING:
     from ray_st.training.loop.hf_loop import HfLoop
@@ -70,7 +72,7 @@ class Goodput:
         return min(self._total / max(self._wall() - self._started, 1e-9), 1.0)
 
 
-class Throughput(TrainerCallback):
+class Throughput(TrainerCallback, LoopCallback):
     """Measures a worker's loop.
 
     Times are those of the training thread. On a GPU, asynchronous work is attributed to the part in which the
@@ -239,13 +241,18 @@ class Throughput(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Reports when the newest checkpoint was written, and how long it took."""
+        """Reports how long training stood still for a checkpoint."""
         seconds, self._mark = time.monotonic() - self._mark, time.monotonic()
         if state.is_world_process_zero:
-            self._sink.set("st_checkpoint_seconds", seconds)
-            self._sink.set("st_checkpoint_unixtime_seconds", self._wall())
-            self._sink.set("st_checkpoint_step", state.global_step)
+            self._sink.set("st_checkpoint_pause_seconds", seconds)
             self._report_goodput(state)
+
+    def on_checkpoint(self, state: TrainerState, settled: Settled) -> None:
+        """Reports when the newest checkpoint was complete, and how long it took to write."""
+        if state.is_world_process_zero and settled.checkpoint is not None:
+            self._sink.set("st_checkpoint_seconds", settled.seconds)
+            self._sink.set("st_checkpoint_unixtime_seconds", self._wall())
+            self._sink.set("st_checkpoint_step", settled.step)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -149,8 +149,9 @@ class Watchdog(TrainerCallback):
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Records that a checkpoint is done."""
-        self._beat("data", state.global_step + 1)
+        """Records that training goes on after a checkpoint; after the last step other work follows."""
+        ends = state.global_step >= state.max_steps
+        self._beat("other" if ends else "data", state.global_step + 1)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

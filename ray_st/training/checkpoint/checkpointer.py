@@ -8,9 +8,10 @@ and uploading; the first rank writes the manifest once the files of all ranks ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,7 +20,7 @@ from transformers import TrainerState
 
 from ray_st.training.callbacks.loop_callback import LoopCallback
 from ray_st.training.checkpoint.host_copies import HostCopies
-from ray_st.training.checkpoint.store import PREFIX, CheckpointStore, Files, SavedCheckpoint
+from ray_st.training.checkpoint.store import PREFIX, CheckpointStore, Files, SavedCheckpoint, Settled
 from ray_st.training.distributed import collectives
 from ray_st.training.distributed.collectives import ThreadGroup
 from ray_st.util.endings import LeaseLost
@@ -44,11 +45,28 @@ class Snapshot:
         step: The step.
         write: Writes this rank's files; not called on ranks that have none.
         facts: Further contents of the manifest; those of the first rank are written.
+        metrics: The newest metrics.
     """
 
     step: int
     write: Write
     facts: Mapping[str, Any]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Which checkpoints stay once a new one is complete.
+
+    Args:
+        limit: How many; None for all.
+        best: Step of the best one, which stays; None if there is none.
+        in_use: Steps of those that are still being read, which stay.
+    """
+
+    limit: int | None = None
+    best: int | None = None
+    in_use: frozenset[int] = frozenset()
 
 
 class Unwritable(RuntimeError):
@@ -76,25 +94,46 @@ class Checkpointer(LoopCallback):
         self._writes = all_write or world.is_first
         self._ranks = ThreadGroup() if all_write else None
         self._begun: Snapshot | None = None
-        self._written: Future[SavedCheckpoint | None] | None = None
+        self._written: Future[tuple[SavedCheckpoint | None, float]] | None = None
         self._best_before: str | None = None
         self.newest, self.copies = -1, HostCopies()
 
-    def begin(self, snapshot: Snapshot, best_before: str | None) -> None:
+    @property
+    def writing(self) -> int | None:
+        """Step of the checkpoint that was begun and is not settled; None if there is none."""
+        return None if self._begun is None else self._begun.step
+
+    def begin(self, snapshot: Snapshot, rotation: Rotation, best_before: str | None = None) -> None:
         """Starts writing a checkpoint; the one before must be settled.
 
         Args:
             snapshot: What this rank writes.
-            best_before: The best checkpoint so far, in case that this one would be and cannot be written.
+            rotation: Which checkpoints stay once this one is complete.
+            best_before: Path of the checkpoint that is the best if this one cannot be written.
         """
         assert self._begun is None, "the checkpoint before is settled"
         self._begun, self._best_before = snapshot, best_before
         if self._writes:
             thread = ThreadPoolExecutor(1, thread_name_prefix="ray_st-checkpoint")
-            self._written = thread.submit(self._write, snapshot)
+            self._written = thread.submit(self._write, snapshot, rotation)
             thread.shutdown(wait=False)  # once it has written
 
-    def settle(self, state: TrainerState) -> SavedCheckpoint | None:
+    def is_written(self, step: int) -> bool:
+        """Whether the checkpoint that was begun is written on all ranks.
+
+        Ranks ask each other 1, 2, 4, 8, … steps after it was begun, which costs next to nothing and is at
+        most as long again as writing takes.
+
+        Args:
+            step: The current step.
+        """
+        since = 0 if self._begun is None else step - self._begun.step
+        if since < 1 or since & (since - 1):
+            return False
+        unfinished = self._written is not None and not self._written.done()
+        return collectives.sum_of_numbers([int(unfinished)]) == [0]
+
+    def settle(self, state: TrainerState) -> Settled | None:
         """Waits until the checkpoint that was begun is written, if there is one.
 
         A checkpoint that cannot be written is discarded: training continues, and earlier ones are kept.
@@ -103,7 +142,7 @@ class Checkpointer(LoopCallback):
             state: The trainer's state; its best checkpoint becomes the one before, if this one is discarded.
 
         Returns:
-            The checkpoint, on every rank; None if it was discarded, or none was begun.
+            The outcome, on every rank; None if no checkpoint was begun.
 
         Raises:
             LeaseLost: If another driver has taken the run's folder.
@@ -111,16 +150,18 @@ class Checkpointer(LoopCallback):
         if self._begun is None:
             return None
         result, error = (None, None) if self._written is None else _attempt(self._written.result)
-        saved, failed = collectives.broadcast_object((result, _sendable(error)))
-        step, self._begun, self._written = self._begun.step, None, None
+        told, failed = collectives.broadcast_object((result, _sendable(error)))
+        snapshot, self._begun, self._written = self._begun, None, None
         self.copies.release()
         if failed is not None:
             raise error or failed
-        if saved is not None:
-            self.newest = step
-        elif best_name(state) == f"{PREFIX}{step}":
+        assert told is not None, "the first rank writes"
+        settled = Settled(snapshot.step, snapshot.metrics, *told)
+        if settled.checkpoint is not None:
+            self.newest = snapshot.step
+        elif best_name(state) == f"{PREFIX}{snapshot.step}":
             state.best_model_checkpoint = self._best_before
-        return saved
+        return settled
 
     def on_close(self, state: TrainerState, failed: bool) -> None:
         """Waits for the checkpoint that is being written, also after an error, and frees the copies."""
@@ -131,17 +172,20 @@ class Checkpointer(LoopCallback):
     def name_best(self, state: TrainerState, *coming: int) -> None:
         """Sets the path of the best checkpoint; a best step without a checkpoint cannot be restored.
 
+        Every rank must call it: the first one looks which checkpoints there are.
+
         Args:
             state: The trainer's state.
             coming: A step whose checkpoint is about to be written.
         """
         best = state.best_global_step
-        if best and best in (*coming, *self._store.steps()):
+        steps = collectives.broadcast_object(self._store.steps() if best and self._world.is_first else [])
+        if best and best in (*coming, *steps):
             state.best_model_checkpoint = self._store.location(f"{PREFIX}{best}")
 
-    def _write(self, snapshot: Snapshot) -> SavedCheckpoint | None:
+    def _write(self, snapshot: Snapshot, rotation: Rotation) -> tuple[SavedCheckpoint | None, float]:
         """Writes a checkpoint; runs in a thread of each rank that has files."""
-        store, rank, step = self._store, self._world.rank, snapshot.step
+        store, rank, step, started = self._store, self._world.rank, snapshot.step, time.monotonic()
         try:
             # The first rank deletes an earlier checkpoint of this step before other ranks write.
             self._agree(lambda: store.begin(step) if rank == 0 else None)
@@ -155,8 +199,10 @@ class Checkpointer(LoopCallback):
                     f"warning: the checkpoint of step {step} could not be written to {store.path} and is "
                     f"given up; training goes on. Is the disk full? {error}"
                 )
-            return None
-        return sealed[0]
+            return None, time.monotonic() - started
+        seconds = time.monotonic() - started
+        self.rotate(rotation)
+        return sealed[0], seconds
 
     def _write_part(self, snapshot: Snapshot) -> Files:
         folder = self._store.part(snapshot.step, self._world.rank)
@@ -176,23 +222,21 @@ class Checkpointer(LoopCallback):
             raise failed
         return cast("list[T]", results)
 
-    def rotate(self, limit: int | None, state: TrainerState, in_use: Collection[int]) -> None:
-        """Deletes old checkpoints, on the first rank.
-
-        Args:
-            limit: How many to keep; None for all.
-            state: The trainer's state, which names the best one; that is kept.
-            in_use: Steps of checkpoints that are still being read.
-        """
+    def rotate(self, rotation: Rotation) -> None:
+        """Deletes old checkpoints, on the first rank."""
         if self._world.is_first:
-            best = best_name(state)
-            step = int(best.removeprefix(PREFIX)) if best else None
-            self._store.rotate(limit, step, in_use=set(in_use))
+            self._store.rotate(rotation.limit, rotation.best, rotation.in_use)
 
 
 def best_name(state: TrainerState) -> str:
     """The name of the best checkpoint; empty if there is none."""
     return Path(state.best_model_checkpoint or "").name
+
+
+def best_step(state: TrainerState) -> int | None:
+    """The step of the best checkpoint; None if there is none."""
+    name = best_name(state)
+    return int(name.removeprefix(PREFIX)) if name else None
 
 
 def newest_metrics(state: TrainerState) -> dict[str, Any]:

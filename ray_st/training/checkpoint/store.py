@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +68,23 @@ class SavedCheckpoint:
     def lacks(self) -> list[str]:
         """The files of :data:`STATES` that are missing from it."""
         return [file for file in STATES if file not in self.manifest["files"]]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The outcome of writing a checkpoint.
+
+    Args:
+        step: Its step.
+        metrics: The newest metrics at that step.
+        checkpoint: The complete checkpoint; None if it could not be written.
+        seconds: How long writing took.
+    """
+
+    step: int
+    metrics: Mapping[str, Any]
+    checkpoint: SavedCheckpoint | None
+    seconds: float
 
 
 @dataclass

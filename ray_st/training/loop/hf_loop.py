@@ -36,9 +36,11 @@ from ray_st.training.callbacks.tracked_run import TrackedRun
 from ray_st.training.callbacks.trackers import Tracker, make_trackers
 from ray_st.training.checkpoint.checkpointer import (
     Checkpointer,
+    Rotation,
     Snapshot,
     Write,
     best_name,
+    best_step,
     newest_metrics,
     no_files,
 )
@@ -487,6 +489,7 @@ class HfLoop(Trainer):
             context.world,
             enter=self._enter_late,
             control=lambda: self.control,
+            writing=lambda: self.checkpointer.writing,
             write_weights=self._write,
             whole_weights=self.strategy.whole_weights,
         )
@@ -530,6 +533,8 @@ class HfLoop(Trainer):
         for callback in self.loop_callbacks:
             callback.on_step_done(self.state)
         self._step.used.clear()
+        if self.checkpointer.is_written(self.state.global_step):
+            self._settle_checkpoint()
         for callback in self.loop_callbacks:
             callback.before_outputs(self.state, self.control)
         saves = self.control.should_save
@@ -567,7 +572,7 @@ class HfLoop(Trainer):
             self.on_evaluated(self, metrics)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Counts losses over the whole run and waits for outstanding evaluations.
+        """Counts losses over the whole run; waits for the last checkpoint and outstanding evaluations.
 
         Their results must arrive before the best model is selected.
         """
@@ -580,9 +585,10 @@ class HfLoop(Trainer):
             and self.worker.world.is_first
         ):
             notes.info(f"nothing to do: {self._resumed_from} is of step {step} of {steps}")
+        self._settle_checkpoint()
         if self.async_eval is not None:
             self.async_eval.wait_for_all()
-            self._rotate()
+            self.checkpointer.rotate(self._rotation())
         self.strategy.end(self._made_optimizer)
         return super()._finalize_training(*args, **kwargs)
 
@@ -688,7 +694,8 @@ class HfLoop(Trainer):
     # ---- checkpoints ----
 
     def _save_checkpoint(self, model: nn.Module, trial: SearchTrial) -> None:
-        """Takes a snapshot of this step, which a thread writes as a checkpoint."""
+        """Takes a snapshot of this step, which a thread writes while training goes on."""
+        self._settle_checkpoint()
         self.store_flos()
         states, losses = collectives.gather_objects(random_states()), self._loss_counter.gathered()
         best_before = self.state.best_model_checkpoint
@@ -696,18 +703,21 @@ class HfLoop(Trainer):
         with self.strategy.whole_weights(), self.strategy.whole_state(self._made_optimizer):
             write = self._copied(states) if self.worker.world.is_first else no_files
         facts = {**self._position(), LOSS_SO_FAR: losses}
-        self.checkpointer.begin(Snapshot(self.state.global_step, write, facts), best_before)
-        self._settle_checkpoint()
+        snapshot = Snapshot(self.state.global_step, write, facts, newest_metrics(self.state))
+        self.checkpointer.begin(snapshot, self._rotation(), best_before)
+        if any(collectives.sum_of_numbers([int(self.control.should_training_stop)])):
+            self._settle_checkpoint()
 
     def _settle_checkpoint(self) -> None:
-        """Waits until the checkpoint that was begun last is complete, reports it, and deletes old ones."""
-        found = self.checkpointer.settle(self.state)
-        if found is None:
+        """Waits until the checkpoint that was begun last is written, and announces it."""
+        settled = self.checkpointer.settle(self.state)
+        if settled is None:
             return
-        self.worker.report(newest_metrics(self.state), found)
-        for callback in self.loop_callbacks:
-            callback.on_checkpoint(self.state, found)
-        self._rotate()
+        if settled.checkpoint is not None:
+            self.worker.report(dict(settled.metrics), settled.checkpoint)
+        own = (one for one in self.callback_handler.callbacks if isinstance(one, LoopCallback))
+        for callback in (*self.loop_callbacks, *own):
+            callback.on_checkpoint(self.state, settled)
 
     def _copied(self, random: Sequence[RandomStates]) -> Write:
         """Copies all that the first rank writes into a checkpoint; returns what writes it."""
@@ -750,23 +760,25 @@ class HfLoop(Trainer):
         """Writes a final checkpoint, unless one exists for this step or the best model was loaded."""
         if self.checkpointer.newest < 0 or not self.args.load_best_model_at_end:
             self.save_now()
+            self.checkpointer.on_close(self.state, failed=False)
 
     def save_now(self) -> None:
-        """Writes a checkpoint of this step, unless one exists."""
-        if self.checkpointer.newest != self.state.global_step:
+        """Writes a checkpoint of this step, unless one exists, and waits until it is complete."""
+        if self.state.global_step not in (self.checkpointer.newest, self.checkpointer.writing):
             self._save_checkpoint(self.model_wrapped, None)
+        self._settle_checkpoint()
 
     def _position(self) -> dict[str, Any]:
         """The run's position in the data, a description of the model, and outstanding evaluations."""
         facts = {"model": describe_weights(self.model), "data": dict(self.worker.facts)}
-        awaited = {} if self.async_eval is None else self.async_eval.awaited
+        awaited = {} if self.async_eval is None else self.async_eval.promised()
         return {"epoch": self.state.epoch, **facts, AWAITED: awaited}
 
-    def _rotate(self) -> None:
+    def _rotation(self) -> Rotation:
         in_use = set() if self._upload is None else self._upload.pushing()
         if self.async_eval is not None:
             in_use |= self.async_eval.awaited.keys()
-        self.checkpointer.rotate(self.args.save_total_limit, self.state, in_use)
+        return Rotation(self.args.save_total_limit, best_step(self.state), frozenset(in_use))
 
     def save_state(self) -> None:
         """Writes the trainer's state without callbacks' secrets to ``args.output_dir``, on the first rank."""

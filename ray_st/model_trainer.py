@@ -245,6 +245,7 @@ class ModelTrainer(HfLoop):
                 self._in_place = True
                 check_in_place(args, scaling_config, run_config)
                 args = copy.copy(args)
+                self.context.store.scratch_dir = args.scratch_dir
                 args.settle(str(self.context.store.local))
             else:
                 scaling_config = scaling_config or in_worker.scaling_of_local_mode()

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -150,21 +151,46 @@ def _check_complete(folder: Path, found: dict[str, Any], constant: Set[str]) -> 
     raise ModelFolderError(f"Weights in {folder} are {kind}: {', '.join(names[:5])}{more}.")
 
 
+class _Quiet:
+    """Silences transformers while any thread asks for it: its settings are those of the whole process."""
+
+    def __init__(self) -> None:
+        self._lock, self._held = Lock(), 0
+        self._level, self._bars = 0, False
+
+    def begin(self) -> None:
+        with self._lock:
+            if not self._held:
+                self._level = transformers_logging.get_verbosity()
+                self._bars = transformers_logging.is_progress_bar_enabled()
+                transformers_logging.set_verbosity_error()
+                transformers_logging.disable_progress_bar()
+            self._held += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._held -= 1
+            if not self._held:
+                transformers_logging.set_verbosity(self._level)
+                if self._bars:
+                    transformers_logging.enable_progress_bar()
+
+
+_QUIET = _Quiet()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silences transformers' reports and progress bars while a model is read or written.
 
-    Missing weights, which it would report, are an error here; the rest (an unused pooler) is intended.
+    Missing weights, which it would report, are an error here; the rest (an unused pooler) is intended. A
+    checkpoint may be written in one thread while another reads a model.
     """
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    _QUIET.begin()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        _QUIET.end()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ray_st.util.value_checks import is_whole
 
 Args = TypeVar("Args", bound=TrainingArguments)
 
-FIXED = ("output_dir", "eval_on", "eval_resources", "ledger", "ray_scope", "resume_only_model")
+FIXED = ("output_dir", "eval_on", "eval_resources", "ledger", "scratch_dir", "ray_scope", "resume_only_model")
 """Arguments of the search, which no trial can set."""
 
 

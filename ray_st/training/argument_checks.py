@@ -15,7 +15,7 @@ from ray_st.models.stack import Stack
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
-from ray_st.util.filesystems import check_kept
+from ray_st.util.filesystems import check_kept, is_uri
 
 UNSUPPORTED = {
     "parallelism_config": "each worker runs the whole model; fsdp=True shards its weights",
@@ -142,7 +142,7 @@ def check_precision(args: SentenceTransformerTrainingArguments, have_gpus: bool)
 
 
 def check_outputs_last(args: SentenceTransformerTrainingArguments, run_config: Storing | None) -> None:
-    """Raises for output folders inside a Ray job's uploaded working directory, which Ray deletes.
+    """Raises for output folders that are none, or lie in a Ray job's working directory, which Ray deletes.
 
     Args:
         args: Training arguments.
@@ -151,6 +151,8 @@ def check_outputs_last(args: SentenceTransformerTrainingArguments, run_config: S
     Raises:
         ValueError: Naming the folder and what to do instead.
     """
+    _check_path("output_dir", args.output_dir)
+    _check_path("scratch_dir", args.scratch_dir)
     remedy = (
         "Give an absolute path on storage that lasts, or run_config=RunConfig(storage_path=...) "
         "(in a run file: run.storage_path)"
@@ -162,6 +164,16 @@ def check_outputs_last(args: SentenceTransformerTrainingArguments, run_config: S
         check_kept(storage, "run_config.storage_path")
     if args.logging_dir is not None:
         check_kept(args.logging_dir, "logging_dir")
+
+
+def _check_path(name: str, place: str | None) -> None:
+    if place is not None and is_uri(place):
+        parent, _, last = place.rstrip("/").rpartition("/")
+        raise ValueError(
+            f"{name} is a folder on a disk, for saved models and files on their way; got {place!r}. "
+            f"Checkpoints go to an object store with run_config=RunConfig(storage_path={parent!r}, "
+            f"name={last!r}) (in a run file: run.storage_path and run.name); leave {name} out, or give a path."
+        )
 
 
 def check_losses(args: SentenceTransformerTrainingArguments, loss: LossOrLosses) -> None:

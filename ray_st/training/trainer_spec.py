@@ -64,6 +64,7 @@ class TrainerSpec:
     def rebuild(self, context: WorkerContext) -> HfLoop:
         """Rebuilds the trainer in a worker."""
         args = copy.copy(self.options["args"])
+        context.store.scratch_dir = args.scratch_dir
         args.settle(str(context.store.local))
         _let_schedule_see_steps(*self.options["optimizers"])
         trainer = self.kind.rebuilt(context, {**self.options, "args": args}, self.attributes)

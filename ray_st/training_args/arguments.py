@@ -139,6 +139,10 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         eval_on: Where evaluations during training run; see :class:`EvalOn`.
         eval_resources: Resources of the background evaluation process, such as ``{"CPU": 4}``; by default one
             GPU if the workers use GPUs, else one CPU.
+        scratch_dir: Folder on each machine for what is there for a while: checkpoints on their way to an
+            object store and those fetched from it, and the output folder of a worker of such a run. By
+            default the system's temporary folder (``TMPDIR``, or /tmp). It needs room for one checkpoint
+            being written and one fetched.
     """
 
     # On a command line these are JSON.
@@ -195,6 +199,9 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     )
     eval_resources: _Mapped = field(
         default=None, metadata={"help": "Resources of the background evaluation process."}
+    )
+    scratch_dir: str | None = field(
+        default=None, metadata={"help": "Folder on each machine for checkpoints on their way."}
     )
 
     def __post_init__(self) -> None:

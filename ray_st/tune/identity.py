@@ -32,6 +32,7 @@ IGNORED = frozenset(
         "eval_on",
         "eval_resources",
         "ledger",
+        "scratch_dir",
         "run_name",
         "report_to",
         "project",

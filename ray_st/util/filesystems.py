@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,6 +43,17 @@ def download(filesystem: FileSystem, path: str, target: Path) -> None:
     from pyarrow.fs import LocalFileSystem, copy_files
 
     copy_files(path, str(target), source_filesystem=filesystem, destination_filesystem=LocalFileSystem())
+
+
+def scratch_folder(within: str | None = None) -> TemporaryDirectory[str]:
+    """A new temporary folder, deleted with the object.
+
+    Args:
+        within: The folder in which it is made, created if missing; None for the system's temporary folder.
+    """
+    if within is not None:
+        Path(within).mkdir(parents=True, exist_ok=True)
+    return TemporaryDirectory(prefix="ray_st-", dir=within, ignore_cleanup_errors=True)
 
 
 _PLACE = ("runtime_resources", "working_dir_files")  # in the session's folder, on each node

@@ -167,6 +167,19 @@ def test_an_output_folder_that_cannot_be_written(tiny_model: Any, tmp_path: Path
         trainer(tiny_model, tmp_path / "file" / "out", PAIRS, losses.MultipleNegativesRankingLoss)
 
 
+def test_an_output_folder_is_no_uri(tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    args = SentenceTransformerTrainingArguments(output_dir="s3://bucket/runs/first")
+    said = r"output_dir is a folder on a disk.* got 's3://bucket/runs/first'.*storage_path='s3://bucket/runs', name='first'"
+    with pytest.raises(ValueError, match=said):
+        SentenceTransformerTrainer(model=tiny_model, args=args, train_dataset=PAIRS)
+    made = trainer(tiny_model, tmp_path / "out", PAIRS, losses.MultipleNegativesRankingLoss)
+    made.args.scratch_dir = "gs://bucket/scratch"
+    with pytest.raises(ValueError, match="scratch_dir is a folder on a disk"):
+        made.train()
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+
+
 def test_labels_that_cannot_be_grouped(tiny_model: Any, tmp_path: Path) -> None:
     ranking, grouped = losses.MultipleNegativesRankingLoss, {"batch_sampler": "group_by_label"}
     with pytest.raises(

@@ -10,9 +10,17 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import pytest
+import torch
+from torch import Tensor
 from transformers.trainer_utils import rotate_checkpoints
 
 from ray_st.training.checkpoint import lease
+from ray_st.training.checkpoint.contents import (
+    load_random_states,
+    random_state_files,
+    random_states,
+    save_states,
+)
 from ray_st.training.checkpoint.lease import Holder, held
 from ray_st.training.checkpoint.store import MANIFEST, CheckpointError, CheckpointStore
 from ray_st.util.endings import LeaseLost
@@ -341,3 +349,22 @@ def test_a_manifest_of_an_earlier_version_is_taken_if_it_has_the_form_of_one(
     file.write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="its hash is not"):
         store.check("checkpoint-1")
+
+
+def test_the_gpus_state_is_that_of_the_ranks_own_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a pretended second device of four; checkpoints of earlier versions hold the states of all of them."""
+    taken: list[Tensor] = []
+    device = torch.tensor([7, 7], dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda: device)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", taken.append)
+    states = random_states()
+    save_states(tmp_path, random_state_files([states]))
+    load_random_states(str(tmp_path), 0)
+    earlier = [torch.full((2,), number, dtype=torch.uint8) for number in range(4)]
+    save_states(tmp_path, random_state_files([{**states, "cuda": earlier}]))
+    load_random_states(str(tmp_path), 0)
+    assert [tensor.tolist() for tensor in taken] == [[7, 7], [1, 1]]

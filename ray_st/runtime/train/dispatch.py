@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray.train import RunConfig, ScalingConfig
@@ -30,6 +29,7 @@ from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, RunSpec
 from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
+from ray_st.util.filesystems import scratch_folder
 from ray_st.util.screen import has_bar
 from ray_st.util.signals import handlers_kept
 
@@ -72,7 +72,7 @@ def dispatch(request: RunRequest) -> RunResult:
     args, keeps = request.args, request.keeps
     with ExitStack() as stack:
         # Take the folder before starting Ray: if two runs want the same one, the second fails at once.
-        folder = nullcontext(str(args.output_dir)) if keeps else TemporaryDirectory(prefix="ray_st-")
+        folder = nullcontext(str(args.output_dir)) if keeps else scratch_folder(args.scratch_dir)
         run_config = launch.complete_run_config(
             request.run_config if keeps else None, stack.enter_context(folder)
         )

@@ -20,14 +20,16 @@ from ray.train import ScalingConfig
 from ray_st.data.encoding import encode_block
 from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.train.worker import CheckpointReport, world_of_worker
-from ray_st.training.checkpoint.resume import Start, check_fingerprint, check_model, fetched, find_checkpoint
-from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.checkpoint.node_copy import fetched, own_start
+from ray_st.training.checkpoint.resume import NEW_RUN, Start, check_fingerprint, check_model, find_checkpoint
+from ray_st.training.checkpoint.store import CheckpointError, CheckpointStore
 from ray_st.training.data.dataset_specs import RayDataset, is_mixture, prompt_lengths
 from ray_st.training.data.local_source import rows_of
 from ray_st.training.data.source_builder import build_in_memory, facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
-from ray_st.training.distributed.collectives import current_world, gather_objects
+from ray_st.training.distributed.collectives import broadcast_object, current_world, gather_objects
 from ray_st.training.worker_context import WorkerContext
+from ray_st.world import World
 
 _made = itertools.count()
 
@@ -87,12 +89,27 @@ def start(
     Raises:
         CheckpointError: If there is no checkpoint, or it is for a different model or different data.
     """
-    restarted = ray.train.get_checkpoint() is not None
-    found = find_checkpoint(context.store, wanted, only_model, restarted, optional=True)
+    store, world = context.store, context.world
+    own = own_start(store, world) if ray.train.get_checkpoint() is not None else None
+    found = own or _chosen(store, world, wanted, only_model)
     check_model(found, weights)
     if not ignore_data_skip:
         check_fingerprint(found, context.facts)
-    return fetched(context.store, found)
+    return own or fetched(store, found, world)
+
+
+def _chosen(store: CheckpointStore, world: World, wanted: str | bool | None, only_model: bool) -> Start:
+    """The checkpoint that a user requested, as the first rank finds it; raises on every rank."""
+    found: Start | CheckpointError = NEW_RUN
+    if world.is_first:
+        try:
+            found = find_checkpoint(store, wanted, only_model, optional=True)
+        except CheckpointError as error:
+            found = error
+    found = broadcast_object(found)
+    if isinstance(found, CheckpointError):
+        raise found
+    return found
 
 
 # ---- data ----

@@ -22,7 +22,7 @@ from ray_st.runtime.supervision.console import Channel, speaking
 from ray_st.runtime.supervision.supervisor import Supervisor, supervised_worker
 from ray_st.training.async_eval.protocol import EvalQueue
 from ray_st.training.callbacks.progress_report import OpenBar
-from ray_st.training.checkpoint.resume import fetched, own_newest
+from ray_st.training.checkpoint.node_copy import fetched, own_start
 from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog
 from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
 from ray_st.training.data.specs import TRAIN, RunResult, RunSpec, eval_names
@@ -121,7 +121,8 @@ def carry_out(run: RunSpec, trainer: HfLoop, store: CheckpointStore) -> RunResul
         trainer: The worker's trainer.
         store: The run's folder.
     """
-    start = fetched(store, own_newest(store, run.start))
+    world = trainer.worker.world
+    start = own_start(store, world) or fetched(store, run.start, world)
     if start.path is not None and start.only_model:
         trainer.take_weights(start.path)
     result: RunResult = run.task(trainer, None if start.only_model else start.path)

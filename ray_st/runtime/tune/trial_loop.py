@@ -32,7 +32,7 @@ from ray_st.runtime.tune.shared_data import SharedData, source_here
 from ray_st.study.objective import ObjectiveError
 from ray_st.training.callbacks.progress_report import ProgressReport
 from ray_st.training.callbacks.watchdog import at_rest
-from ray_st.training.checkpoint.resume import fetched, own_newest
+from ray_st.training.checkpoint.node_copy import own_start
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
@@ -182,9 +182,9 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
     )
     trainer = build(trial.description, context)
     Reports(send, kit.must_checkpoint, config[KNOWN]).attach(trainer)
-    start = fetched(store, own_newest(store))
+    start = own_start(store, context.world)
     with watched_here(trainer, store, kit.step_limit_s):
-        trainer.train(resume_from_checkpoint=start.path)
+        trainer.train(resume_from_checkpoint=None if start is None else start.path)
         evaluate_end(trainer)
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from ray_st.data.batch_source import BatchSource
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.plan import Indices, Plan
+from ray_st.training.callbacks.evaluator_files import EvaluatorFiles
 from ray_st.training.checkpoint.store import PREFIX, CheckpointStore
 from ray_st.training.loop.row_weights import is_sum
 from ray_st.world import World
@@ -141,6 +142,7 @@ def stand_in(trainer: HfLoop, ranks: int) -> None:
         },
     )
     trainer.callback_handler.callbacks = []
+    EvaluatorFiles(trainer.worker.store, World()).on_open(trainer.state)
     trainer.is_in_train = True  # metrics are called as those of the workers
     trainer.take_training_types()
 
@@ -160,11 +162,13 @@ def evaluate_request(trainer: HfLoop, request: EvalRequest) -> EvalResult:
     Raises:
         CheckpointError: If the step's folder is incomplete or damaged.
     """
-    found = request.store.check(f"{PREFIX}{request.step}")
-    trainer.load_checkpoint(str(request.store.fetch(found.name)))
+    name = f"{PREFIX}{request.step}"
+    trainer.load_checkpoint(str(request.store.fetch(name)))
+    request.store.drop(name)
     state: Any = trainer.state  # transformers annotates `epoch` as a number
     state.global_step, state.epoch, state.log_history = request.step, request.epoch, []
     trainer.evaluate()
+    EvaluatorFiles(trainer.worker.store, World()).bring()
     entries = [
         {name: value for name, value in entry.items() if name != "step"} for entry in state.log_history
     ]

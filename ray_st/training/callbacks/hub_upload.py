@@ -64,7 +64,7 @@ class CheckpointUpload(LoopCallback):
         if self.pushing() and not args.hub_always_push:
             return
         self._on_push()
-        folder = self._context.store.fetch(checkpoint.name)
+        folder = self._context.store.fetch(checkpoint.name, verifies=False)
         by_steps = args.save_strategy == IntervalStrategy.STEPS
         when = f"step {checkpoint.step}" if by_steps else f"epoch {int(checkpoint.manifest['epoch'] or 0)}"
         message = f"Training in progress, {when}"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
@@ -143,14 +143,14 @@ def restore_callbacks(state: TrainerState, callbacks: Iterable[object]) -> None:
 
 
 def random_states() -> RandomStates:
-    """The states of all generators of this process."""
+    """The states of this process's generators, of the GPU only its own device's."""
     states: RandomStates = {
         "python": random.getstate(),
         "numpy": np.random.get_state(),  # noqa: NPY002
         "cpu": torch.random.get_rng_state(),
     }
     if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.random.get_rng_state_all()
+        states["cuda"] = torch.cuda.get_rng_state()
     return states
 
 
@@ -176,4 +176,11 @@ def load_random_states(checkpoint: str | None, rank: int) -> None:
     np.random.set_state(states["numpy"])  # noqa: NPY002  the global state is what libraries draw from
     torch.random.set_rng_state(states["cpu"])
     if torch.cuda.is_available() and "cuda" in states:
-        torch.cuda.random.set_rng_state_all(states["cuda"])
+        torch.cuda.set_rng_state(_of_own_device(states["cuda"]))
+
+
+def _of_own_device(saved: Tensor | list[Tensor]) -> Tensor:
+    """The state of this process's GPU; checkpoints of earlier versions have those of all GPUs of a node."""
+    if isinstance(saved, Tensor):
+        return saved
+    return saved[min(torch.cuda.current_device(), len(saved) - 1)]

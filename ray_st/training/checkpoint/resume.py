@@ -10,8 +10,15 @@ from typing import Any
 import pyarrow.fs as pafs
 
 from ray_st.training.checkpoint.sample_log import LEDGER
-from ray_st.training.checkpoint.store import MANIFEST, PREFIX, CheckpointError, CheckpointStore
-from ray_st.util.events import event, notes
+from ray_st.training.checkpoint.store import (
+    MANIFEST,
+    PREFIX,
+    CheckpointError,
+    CheckpointStore,
+    place_of,
+)
+from ray_st.util.events import notes
+from ray_st.util.filesystems import is_uri
 
 TRAINER_STATE = "trainer_state.json"
 
@@ -39,7 +46,7 @@ class Start:
 
     Args:
         name: Its name, if it is in the run's folder; each worker fetches it from there.
-        path: Its folder, if it is elsewhere; every worker must be able to read it.
+        path: Its folder or URI, if it is elsewhere; every worker must be able to read it.
         manifest: Its manifest; empty without one.
         only_model: Whether only its weights are used.
     """
@@ -63,75 +70,47 @@ def find_checkpoint(
     store: CheckpointStore,
     wanted: str | bool | None,
     only_model: bool = False,
-    restarted: bool = False,
     optional: bool = False,
 ) -> Start:
     """The checkpoint from which a run starts.
 
     A run can only resume from a checkpoint that is complete, undamaged, and holds the states of optimizer,
-    schedule and random generators: otherwise the samples or the learning rate would silently differ.
+    schedule and random generators: otherwise the samples or the learning rate would silently differ. Hashes
+    of files in an object store are compared where these are fetched, by one process of each node.
 
     Args:
         store: The run's folder.
-        wanted: True for the newest such checkpoint in the run's folder, or the path of a checkpoint folder.
+        wanted: True for the newest such checkpoint in the run's folder, or a checkpoint's path or URI.
         only_model: Whether to start a new run with the checkpoint's weights; then any model folder is
             accepted.
-        restarted: Whether the run was restarted: then its own newest checkpoint overrides ``wanted``.
         optional: Whether ``wanted=True`` starts a new run if the folder has no checkpoints, instead of
             raising.
 
     Raises:
         CheckpointError: If there is none, or the run cannot resume from it.
     """
-    own = own_newest(store) if restarted else NEW_RUN
-    if not own.begins_anew:
-        return own
     if not wanted or (optional and wanted is True and not store.steps()):
         return NEW_RUN
     if wanted is True:
         return _newest(store, only_model)
-    folder = Path(wanted).absolute()
+    around, name = place_of(wanted)
     if only_model:
-        return _model_folder(store, folder)
-    if not (folder / TRAINER_STATE).is_file():
+        return _model_folder(store, wanted, around, name)
+    if not _has(around, name, TRAINER_STATE):
         raise CheckpointError(f"resume_from_checkpoint={wanted!r}: no checkpoint there (no {TRAINER_STATE}).")
-    if not (folder / MANIFEST).is_file():
+    if not _has(around, name, MANIFEST):
         raise CheckpointError(
             f"resume_from_checkpoint={wanted!r} has no {MANIFEST}, which is written last: it is incomplete, "
             "or another program wrote it, and nothing says that it is whole. Choose another checkpoint, or "
             "set resume_only_model=True to begin a new run, at step 0, with its weights."
         )
-    found = CheckpointStore(str(folder.parent)).check(folder.name, resumable=True)
-    return _start_at(store, folder, found.manifest)
-
-
-def own_newest(store: CheckpointStore, otherwise: Start = NEW_RUN) -> Start:
-    """The newest complete checkpoint written by this run, from which a restart resumes.
-
-    Args:
-        store: The run's folder, with the run's id.
-        otherwise: Where the run starts if it has not written one yet.
-    """
-    skipped: list[str] = []
-    newest = store.newest(store.run_id, skipped, resumable=True)
-    for reason in skipped:
-        event("checkpoint.passed_over", f"passed over a checkpoint: {reason}", reason=reason)
-    return otherwise if newest is None else Start(name=newest.name, manifest=newest.manifest)
-
-
-def fetched(store: CheckpointStore, start: Start) -> Start:
-    """A start with its checkpoint's folder on this machine.
-
-    Args:
-        store: The run's folder.
-        start: Where the run starts.
-    """
-    return start if start.name is None else replace(start, path=str(store.fetch(start.name)))
+    found = around.check(name, resumable=True, hashes=around.is_local)
+    return _start_at(store, wanted, around, name, found.manifest)
 
 
 def _newest(store: CheckpointStore, only_model: bool) -> Start:
     skipped: list[str] = []
-    newest = store.newest(skipped=skipped, resumable=not only_model)
+    newest = store.newest(skipped=skipped, resumable=not only_model, hashes=store.is_local)
     if newest is None:
         reasons = skipped or ["It holds no checkpoint."]
         if earlier := store.numbered(EARLIER):
@@ -145,22 +124,37 @@ def _newest(store: CheckpointStore, only_model: bool) -> Start:
     return Start(name=newest.name, manifest=newest.manifest, only_model=only_model)
 
 
-def _model_folder(store: CheckpointStore, folder: Path) -> Start:
-    if not folder.is_dir():
-        raise CheckpointError(f"resume_from_checkpoint={str(folder)!r}: no folder there.")
+def _has(around: CheckpointStore, name: str, file: str) -> bool:
+    return bool(around.filesystem.get_file_info(f"{around.location(name)}/{file}").is_file)
+
+
+def _model_folder(store: CheckpointStore, wanted: str, around: CheckpointStore, name: str) -> Start:
+    if around.filesystem.get_file_info(around.location(name)).type != pafs.FileType.Directory:
+        raise CheckpointError(f"resume_from_checkpoint={wanted!r}: no folder there.")
     manifest: Mapping[str, Any] = {}
-    if (folder / MANIFEST).is_file():
-        manifest = CheckpointStore(str(folder.parent)).check(folder.name).manifest
-    return _start_at(store, folder, manifest, only_model=True)
+    if _has(around, name, MANIFEST):
+        manifest = around.check(name, hashes=around.is_local).manifest
+    return _start_at(store, wanted, around, name, manifest, only_model=True)
 
 
 def _start_at(
-    store: CheckpointStore, folder: Path, manifest: Mapping[str, Any], only_model: bool = False
+    store: CheckpointStore,
+    wanted: str,
+    around: CheckpointStore,
+    name: str,
+    manifest: Mapping[str, Any],
+    only_model: bool = False,
 ) -> Start:
-    beside = folder.parent.resolve() == Path(store.path).resolve()
-    if store.is_local and beside and folder.name.startswith(PREFIX):
-        return Start(name=folder.name, manifest=manifest, only_model=only_model)
-    return Start(path=str(folder), manifest=manifest, only_model=only_model)
+    if name.startswith(PREFIX) and _are_same(store, around):
+        return Start(name=name, manifest=manifest, only_model=only_model)
+    path = wanted if is_uri(wanted) else around.location(name)
+    return Start(path=path, manifest=manifest, only_model=only_model)
+
+
+def _are_same(one: CheckpointStore, other: CheckpointStore) -> bool:
+    if one.is_local and other.is_local:
+        return Path(one.path).resolve() == Path(other.path).resolve()
+    return bool(one.filesystem.equals(other.filesystem)) and one.path.rstrip("/") == other.path.rstrip("/")
 
 
 # ---- does the run fit its checkpoint? ----
@@ -287,9 +281,11 @@ def bring_ledger(store: CheckpointStore, start: Start) -> None:
     """
     if start.begins_anew or start.path is None:
         return
-    beside = Path(start.path).parent / LEDGER
-    if beside.is_file():
-        Path(store.location(LEDGER)).write_bytes(beside.read_bytes())
+    around, _ = place_of(start.path)
+    beside = around.location(LEDGER)
+    if around.filesystem.get_file_info(beside).is_file:
+        with around.filesystem.open_input_stream(beside) as stream:
+            Path(store.location(LEDGER)).write_bytes(stream.read())
 
 
 def _move(store: CheckpointStore, step: int, folder: str) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -24,7 +24,7 @@ import xxhash
 from ray_st.models.mapped_weights import remember
 from ray_st.training.checkpoint.lease import Fence
 from ray_st.util.atomic import replacing
-from ray_st.util.filesystems import download
+from ray_st.util.filesystems import download, open_location, scratch_folder
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -40,6 +40,7 @@ be missing, since a run may resume with more workers."""
 _PART = ".rank-"
 """Prefix of each rank's folder within a checkpoint that is being written to a folder that all ranks share."""
 
+_FETCHED = "fetched"
 _CHUNK = 1 << 20
 
 Files = dict[str, dict[str, Any]]
@@ -92,7 +93,7 @@ class CheckpointStore:
     """A run's folder, on a local disk or in an object store, with one folder per checkpoint.
 
     Checkpoints are written to a local folder first. If the run's folder is local, this is the final location;
-    otherwise the folder is uploaded when it is sealed.
+    otherwise its files are uploaded, and it is deleted.
 
     Args:
         path: The run's path on its file system.
@@ -101,20 +102,24 @@ class CheckpointStore:
             checkpoints.
         fence: The right to write here, checked before anything is begun, sealed or deleted; None if there can
             be no other writer.
+        scratch_dir: Folder on each machine for local copies of what is in an object store; None for the
+            system's temporary folder.
     """
 
     path: str
     filesystem: pafs.FileSystem = field(default_factory=pafs.LocalFileSystem)
     run_id: str = ""
     fence: Fence | None = None
+    scratch_dir: str | None = None
 
     def __post_init__(self) -> None:
-        self._scratch: Path | None = None
+        self._scratch: TemporaryDirectory[str] | None = None
+        self._fetched: dict[str, dict[str, Any]] = {}  # manifests of local copies
         self._sealed: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state without this process's staging folder."""
-        return {**self.__dict__, "_scratch": None}
+        """The state without this process's local copies."""
+        return {**self.__dict__, "_scratch": None, "_fetched": {}}
 
     @property
     def is_local(self) -> bool:
@@ -127,9 +132,9 @@ class CheckpointStore:
         if self.is_local:
             return Path(self.path)
         if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="ray_st-"))
-            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        return self._scratch
+            self._scratch = scratch_folder(self.scratch_dir)
+            weakref.finalize(self, self._scratch.cleanup)
+        return Path(self._scratch.name)
 
     def location(self, name: str) -> str:
         """A checkpoint's path on its file system."""
@@ -235,12 +240,13 @@ class CheckpointStore:
         numbers = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
         return sorted(int(number) for number in numbers if number.isdecimal())
 
-    def check(self, name: str, resumable: bool = False) -> SavedCheckpoint:
-        """Reads a checkpoint's manifest and compares sizes and hashes.
+    def check(self, name: str, resumable: bool = False, hashes: bool = True) -> SavedCheckpoint:
+        """Reads a checkpoint's manifest and compares it with the files.
 
         Args:
             name: The checkpoint's folder.
             resumable: Whether it must contain all of :data:`STATES`.
+            hashes: Whether to compare hashes, which reads all files, besides sizes.
 
         Raises:
             CheckpointError: If the checkpoint is missing, has no manifest, or a file differs; names the file.
@@ -260,7 +266,9 @@ class CheckpointStore:
                 "checkpoint, or set resume_only_model=True to begin a new run, at step 0, with its weights."
             )
         for file, expected in manifest["files"].items():
-            self._check_file(f"{root}/{file}", expected)
+            self._check_size(f"{root}/{file}", expected)
+            if hashes:
+                _check_hash(f"{root}/{file}", expected, self.filesystem, f"{root}/{file}")
         return found
 
     def _read_manifest(self, path: str) -> dict[str, Any]:
@@ -278,7 +286,7 @@ class CheckpointStore:
             )
         return manifest
 
-    def _check_file(self, path: str, expected: dict[str, Any]) -> None:
+    def _check_size(self, path: str, expected: dict[str, Any]) -> None:
         info = self.filesystem.get_file_info(path)
         if not info.is_file or info.size != expected["size"]:
             found = f"{info.size} bytes" if info.is_file else "no such file"
@@ -286,13 +294,13 @@ class CheckpointStore:
                 f"{path} is damaged: expected {expected['size']} bytes, found {found}. Choose an earlier "
                 "checkpoint."
             )
-        if _digest(self.filesystem, path) != expected["xxh3"]:
-            raise CheckpointError(
-                f"{path} is damaged: its hash is not the manifest's. Choose an earlier checkpoint."
-            )
 
     def newest(
-        self, run_id: str | None = None, skipped: list[str] | None = None, resumable: bool = False
+        self,
+        run_id: str | None = None,
+        skipped: list[str] | None = None,
+        resumable: bool = False,
+        hashes: bool = True,
     ) -> SavedCheckpoint | None:
         """The newest complete checkpoint; incomplete and damaged ones are skipped.
 
@@ -300,32 +308,65 @@ class CheckpointStore:
             run_id: Only checkpoints of this run.
             skipped: Receives the reasons why checkpoints were skipped.
             resumable: Only checkpoints that contain all of :data:`STATES`.
+            hashes: As for :meth:`check`.
+        """
+        return next(self.complete(run_id, skipped, resumable, hashes), None)
+
+    def complete(
+        self,
+        run_id: str | None = None,
+        skipped: list[str] | None = None,
+        resumable: bool = False,
+        hashes: bool = True,
+    ) -> Iterator[SavedCheckpoint]:
+        """The complete checkpoints, newest first.
+
+        Args:
+            run_id: As for :meth:`newest`.
+            skipped: As for :meth:`newest`.
+            resumable: As for :meth:`newest`.
+            hashes: As for :meth:`check`.
         """
         for step in reversed(self.steps()):
             try:
-                found = self.check(f"{PREFIX}{step}", resumable)
+                found = self.check(f"{PREFIX}{step}", resumable, hashes)
             except CheckpointError as error:
                 if skipped is not None:
                     skipped.append(str(error))
                 continue
             if run_id is None or found.manifest["run_id"] == run_id:
-                return found
-        return None
+                yield found
 
-    def fetch(self, name: str) -> Path:
-        """A local folder with a checkpoint's files."""
+    def fetch(self, name: str, verifies: bool = True) -> Path:
+        """A local folder with a checkpoint's files.
+
+        Args:
+            name: The checkpoint's folder.
+            verifies: Whether to compare sizes and hashes, of local copies if there are any; a model folder
+                has no manifest to compare with.
+
+        Raises:
+            CheckpointError: If the checkpoint is missing, incomplete or damaged.
+        """
+        manifest = self.check(name, hashes=self.is_local).manifest if verifies else {"files": {}}
         if self.is_local:
             return Path(self.location(name))
-        folder = self.local / name
-        if not (folder / MANIFEST).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            pafs.copy_files(
-                self.location(name),
-                str(folder),
-                source_filesystem=self.filesystem,
-                destination_filesystem=pafs.LocalFileSystem(),
-            )
+        root, folder = self.location(name), self.local / _FETCHED / name
+        if self._fetched.get(name) != manifest:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            here = pafs.LocalFileSystem()
+            download(self.filesystem, root, folder)
+            for file, expected in manifest["files"].items():
+                _check_hash(str(folder / file), expected, here, f"{root}/{file}")
+            self._fetched[name] = manifest
         return folder
+
+    def drop(self, name: str) -> None:
+        """Deletes the local copy of a checkpoint in an object store."""
+        if not self.is_local:
+            self._fetched.pop(name, None)
+            shutil.rmtree(self.local / _FETCHED / name, ignore_errors=True)
 
     def adopt(self, other: CheckpointStore, step: int) -> SavedCheckpoint:
         """Copies a checkpoint of another run here, as this run's only one.
@@ -464,6 +505,18 @@ class CheckpointStore:
         return bool(self.filesystem.get_file_info(f"{self.location(f'{PREFIX}{step}')}/{MANIFEST}").is_file)
 
 
+def place_of(given: str, scratch_dir: str | None = None) -> tuple[CheckpointStore, str]:
+    """The folder around a checkpoint that a user named, and the checkpoint's name in it.
+
+    Args:
+        given: A path or URI.
+        scratch_dir: As for :class:`CheckpointStore`.
+    """
+    filesystem, path = open_location(given)
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return CheckpointStore(parent or "/", filesystem, scratch_dir=scratch_dir), name
+
+
 def manifest_in(folder: str | None) -> dict[str, Any]:
     """The manifest of the checkpoint in a folder of this machine; empty without one."""
     file = Path(folder or "") / MANIFEST
@@ -487,6 +540,13 @@ def _is_entry(value: object) -> bool:
         case {"size": int(), "xxh3": str()}:
             return True
     return False
+
+
+def _check_hash(path: str, expected: dict[str, Any], filesystem: pafs.FileSystem, origin: str) -> None:
+    if _digest(filesystem, path) != expected["xxh3"]:
+        raise CheckpointError(
+            f"{origin} is damaged: its hash is not the manifest's. Choose an earlier checkpoint."
+        )
 
 
 def _digest(filesystem: pafs.FileSystem, path: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -238,13 +237,6 @@ def place_for_evaluation(
         model.to(dtype=torch.float16)
     if args.bf16_full_eval:
         model.to(dtype=torch.bfloat16)
-
-
-def evaluator_folder(output_dir: str) -> str:
-    """The folder for evaluators' files, created if missing."""
-    folder = Path(output_dir) / "eval"
-    folder.mkdir(parents=True, exist_ok=True)
-    return str(folder)
 
 
 def with_prefix(metrics: Mapping[str, Any], prefix: str) -> Metrics:

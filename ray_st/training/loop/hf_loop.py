@@ -29,6 +29,7 @@ from ray_st.training.argument_checks import seen_by_transformers
 from ray_st.training.async_eval.client import AWAITED, AsyncEvaluation, as_of, check_without_queue
 from ray_st.training.async_eval.protocol import EvalResult
 from ray_st.training.callbacks.callback_consensus import ConsensusHandler, agree_after_log
+from ray_st.training.callbacks.evaluator_files import EvaluatorFiles, evaluator_folder
 from ray_st.training.callbacks.hub_upload import CheckpointUpload
 from ray_st.training.callbacks.loop_callback import LoopCallback, SampleLogWriter
 from ray_st.training.callbacks.run_description import note_records, note_surroundings
@@ -58,6 +59,7 @@ from ray_st.training.checkpoint.contents import (
     save_states,
     shown_state,
 )
+from ray_st.training.checkpoint.node_copy import fetch_on_node
 from ray_st.training.checkpoint.retuning import retune, settings_of
 from ray_st.training.checkpoint.store import manifest_in
 from ray_st.training.data.router_routes import routes_of, skips_rows
@@ -69,7 +71,6 @@ from ray_st.training.loop.evaluation_loop import (
     EvaluationReport,
     Evaluator,
     Moment,
-    evaluator_folder,
     place_for_evaluation,
 )
 from ray_st.training.loop.loss_so_far import LOSS_SO_FAR, LossCounter, tokens_of
@@ -498,7 +499,9 @@ class HfLoop(Trainer):
 
     def _make_loop_callbacks(self) -> Sequence[LoopCallback]:
         context, made = self.worker, list[LoopCallback]([self.checkpointer])
-        if self.async_eval is not None:
+        if self.async_eval is None:
+            made.append(EvaluatorFiles(context.store, context.world))
+        else:
             made.append(self.async_eval)  # before trackers, which look at what is left to evaluate here
         if context.sample_log is not None:
             made.append(SampleLogWriter(context.sample_log, lambda: self._step.used))
@@ -857,9 +860,8 @@ class HfLoop(Trainer):
 
     def _load_best_model(self) -> None:
         """Loads the weights of the best checkpoint from the run's checkpoint storage."""
-        store, name = self.worker.store, best_name(self.state)
-        store.check(name)
-        self.load_checkpoint(str(store.fetch(name)))
+        context = self.worker
+        self.load_checkpoint(str(fetch_on_node(context.store, best_name(self.state), context.world)))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         load_random_states(checkpoint, self.worker.world.rank)

@@ -172,7 +172,8 @@ def _check_path(name: str, place: str | None) -> None:
         raise ValueError(
             f"{name} is a folder on a disk, for saved models and files on their way; got {place!r}. "
             f"Checkpoints go to an object store with run_config=RunConfig(storage_path={parent!r}, "
-            f"name={last!r}) (in a run file: run.storage_path and run.name); leave {name} out, or give a path."
+            f"name={last!r}) (in a run file: run.storage_path and run.name). Leave {name} out, or give a "
+            "path."
         )
 
 

@@ -36,14 +36,17 @@ class Times(TrainerCallback):
         self._saved = False
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Begins a step."""
         self._mark = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ends a step."""
         now = time.perf_counter()
         (self.after if self._saved else self.others).append(now - self._mark)
         self._mark, self._saved = now, False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ends the pause for a checkpoint."""
         self.pauses.append(time.perf_counter() - self._mark)
         self._saved = True
 

@@ -17,6 +17,7 @@ ARGS: Any = types.SimpleNamespace(
     gradient_accumulation_steps=3,
     device="cpu",
     bf16=True,
+    tf32=None,
     fp16=False,
 )
 CONTROL = TrainerControl()

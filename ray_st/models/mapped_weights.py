@@ -239,9 +239,11 @@ def _mappings() -> list[_Mapping]:
     found = []
     for line in _MAPS.read_text(errors="surrogateescape").splitlines():
         fields = line.split(maxsplit=5)
-        if len(fields) == 6 and (fields[5].endswith(".safetensors") or _in_hub_cache(fields[5])):
+        path = fields[5] if len(fields) == 6 else ""
+        # A deleted file has " (deleted)" after its name.
+        if (path.endswith(".safetensors") or _in_hub_cache(path)) and os.path.exists(path):
             start, _, end = fields[0].partition("-")
-            found.append(_Mapping(int(start, 16), int(end, 16), int(fields[2], 16), fields[5]))
+            found.append(_Mapping(int(start, 16), int(end, 16), int(fields[2], 16), path))
     return found
 
 

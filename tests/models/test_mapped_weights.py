@@ -106,6 +106,12 @@ def test_a_file_in_the_hubs_cache_is_known_by_its_name_there(
     assert torch.equal(read(region.file, region.offset, LARGE), LARGE)
 
 
+def test_a_file_that_left_the_hubs_cache_has_no_region(file: Path, tmp_path: Path) -> None:
+    opened = load_file(hub_cache(tmp_path / "here", file))
+    shutil.rmtree(tmp_path / "here")
+    assert MappedFiles().region_of(opened["large"]) is None
+
+
 def test_a_file_that_the_hub_does_not_give_is_named(file: Path, tmp_path: Path) -> None:
     described = TensorFile.at(str(hub_cache(tmp_path / "here", file).resolve()))
     shutil.rmtree(tmp_path / "here")

@@ -41,6 +41,7 @@ from ray_st.training.argument_checks import (
 from ray_st.training.callbacks.hub_upload import NOT_OF_THE_RUN
 from ray_st.training.callbacks.run_description import default_arguments, describe_run
 from ray_st.training.callbacks.run_header import subject
+from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import named, prompt_lengths
 from ray_st.training.data.local_source import local_context
 from ray_st.training.data.router_routes import check_router_mapping
@@ -115,7 +116,6 @@ class ModelTrainer(HfLoop):
     card_defaults: Mapping[str, Any] | None = None
     batch_orders: Mapping[str, MakeSampler] = MappingProxyType({})
     _in_place: bool = False
-    _weights_to_come: WeightsToCome | None = None
     _library_attributes: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -144,6 +144,9 @@ class ModelTrainer(HfLoop):
         processing_class: Any = None,
     ) -> None:
         set_before = set(vars(self))
+        self._weights_to_come: WeightsToCome | None = None
+        # Whose local copies last as long as it does.
+        self._weights_in: CheckpointStore | None = None
         if args is None:
             args = SentenceTransformerTrainingArguments(output_dir="tmp_trainer")
         if not isinstance(args, SentenceTransformerTrainingArguments):
@@ -324,7 +327,7 @@ class ModelTrainer(HfLoop):
             )
         finally:
             self.is_in_train = False
-        self._weights_to_come = take_over(self, outcome)
+        self._weights_to_come, self._weights_in = take_over(self, outcome), outcome.store
         if outcome.interrupted:
             raise KeyboardInterrupt("the run had reached its last step; the trainer has the trained model")
         return outcome.result

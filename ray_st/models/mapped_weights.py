@@ -89,10 +89,12 @@ class StoredFile:
     Args:
         filesystem: Its file system.
         path: Its path there.
+        scratch_dir: Folder for a local copy; None for the system's temporary folder.
     """
 
     filesystem: FileSystem
     path: str
+    scratch_dir: str | None = None
 
     def fetch(self, digest: str) -> str:
         """The path of a local copy. One process of a node downloads; the others wait.
@@ -100,8 +102,8 @@ class StoredFile:
         Args:
             digest: Names the copy.
         """
-        folder = Path(tempfile.gettempdir(), f"ray_st-weights-{os.getuid()}")
-        folder.mkdir(mode=0o700, exist_ok=True)
+        folder = Path(self.scratch_dir or tempfile.gettempdir(), f"ray_st-weights-{os.getuid()}")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         copy = folder / f"{digest}.safetensors"
         with FileLock(f"{copy}.lock"):
             if not copy.exists():
@@ -114,15 +116,9 @@ _copies: dict[str, StoredFile] = {}
 """What this process downloaded from object stores, by the copy's path."""
 
 
-def remember(copy: Path, filesystem: FileSystem, path: str) -> None:
-    """Notes that a file is a copy of one in an object store, from which other nodes can fetch it.
-
-    Args:
-        copy: The local file.
-        filesystem: The file system of the object store.
-        path: The path there.
-    """
-    _copies[str(copy)] = StoredFile(filesystem, path)
+def remember(copy: Path, stored: StoredFile) -> None:
+    """Notes that a local file is a copy of one in an object store, from which other nodes can fetch it."""
+    _copies[str(copy)] = stored
 
 
 @dataclass(frozen=True)

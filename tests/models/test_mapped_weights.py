@@ -13,7 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ray_st.models import mapped_weights
-from ray_st.models.mapped_weights import HubFile, MappedFiles, TensorFile, UnreachableWeights, remember
+from ray_st.models.mapped_weights import (
+    HubFile,
+    MappedFiles,
+    StoredFile,
+    TensorFile,
+    UnreachableWeights,
+    remember,
+)
 
 LARGE, SMALL = torch.arange(5000.0).reshape(50, 100), torch.arange(7, dtype=torch.int64)
 
@@ -125,7 +132,7 @@ def test_a_copy_from_an_object_store_is_fetched_again_where_it_is_missing(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     copy = tmp_path / "copy.safetensors"
     shutil.copy(file, copy)
-    remember(copy, pafs.LocalFileSystem(), str(file))
+    remember(copy, StoredFile(pafs.LocalFileSystem(), str(file)))
     region: Any = MappedFiles().region_of(load_file(copy)["large"])
     assert region is None  # the mapping ended with its tensor
     described = TensorFile.at(str(copy))

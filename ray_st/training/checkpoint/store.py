@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow.fs as pafs
 import xxhash
 
-from ray_st.models.mapped_weights import remember
+from ray_st.models.mapped_weights import StoredFile, remember
 from ray_st.training.checkpoint.lease import Fence
 from ray_st.util.atomic import replacing
 from ray_st.util.filesystems import download, open_location, scratch_folder
@@ -491,7 +491,7 @@ class CheckpointStore:
         if not self.is_local and not local.exists():
             with replacing(local) as part:
                 download(self.filesystem, self.location(name), part)
-            remember(local, self.filesystem, self.location(name))
+            remember(local, StoredFile(self.filesystem, self.location(name), self.scratch_dir))
         return local
 
     def delete_files(self, prefix: str, but: str) -> None:

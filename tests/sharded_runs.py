@@ -100,7 +100,7 @@ class Runs:
             {
                 name: value
                 for name, value in entry.items()
-                if "loss" in name or "norm" in name or "sts" in name
+                if any(part in name for part in ("loss", "norm", "sts", "cosine"))
             }
             for entry in trainer.state.log_history
             if "train_loss" not in entry  # the mean over the steps since resuming

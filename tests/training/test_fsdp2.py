@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from processes import run_ranks
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from ray_st.evaluation import EmbeddingSimilarityEvaluator
+from ray_st.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
 from ray_st.losses import (
     CachedGISTEmbedLoss,
     ContrastiveTensionLoss,
@@ -87,9 +87,22 @@ def breaking(model: Any) -> Any:
 
 def evaluating() -> dict[str, Any]:
     scores = [i / 7 for i in range(7)]
+    corpus = {str(i): text for i, text in enumerate(TEXTS["b"])}
+    queries = {"q": TEXTS["a"][0], "r": TEXTS["a"][1]}
+    relevant = {"q": {"0"}, "r": {"1", "5"}}
+    search = {
+        "batch_size": 2,
+        "corpus_chunk_size": 3,
+        "mrr_at_k": [3],
+        "accuracy_at_k": [1],
+        "show_progress_bar": False,
+    }
     return {
         "eval_dataset": PAIRS.select(range(9)),
-        "evaluator": EmbeddingSimilarityEvaluator(TEXTS["a"][:7], TEXTS["b"][:7], scores, name="sts"),
+        "evaluator": [
+            EmbeddingSimilarityEvaluator(TEXTS["a"][:7], TEXTS["b"][:7], scores, name="sts", batch_size=2),
+            InformationRetrievalEvaluator(queries, corpus, relevant, **search),
+        ],
         "eval_strategy": "steps",
         "eval_steps": 2,
         "eval_on_start": True,

@@ -74,12 +74,12 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
-def broadcast_object(value: T) -> T:
-    """The first rank's value, on every rank."""
+def broadcast_object(value: T, rank: int = 0) -> T:
+    """The value of a rank, by default the first, on every rank."""
     if _alone():
         return value
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    dist.broadcast_object_list(values, src=rank)
     return values[0]
 
 

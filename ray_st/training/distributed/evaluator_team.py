@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ray_st.models.card.model_card_data import SentenceTransformerModelCardData
 from ray_st.training.distributed.collectives import gather_objects
+from ray_st.training.distributed.paired_calls import PairedCalls
 from ray_st.util.team import in_team
 from ray_st.world import World
 
@@ -37,11 +38,13 @@ class RankTeam:
         size: Number of processes.
         device: The device for received tensors; they are sent through main memory, since device names differ
             between processes.
+        calls: Pairs the calls of the model; None if each rank may call it by itself.
     """
 
     rank: int
     size: int
     device: torch.device | str = "cpu"
+    calls: PairedCalls | None = None
 
     def gather(self, value: Any) -> list[Any]:
         """The value of every rank, in order of rank; every rank must call it.
@@ -49,6 +52,8 @@ class RankTeam:
         Raises:
             PeerError: If another rank failed instead of taking part.
         """
+        if self.calls is not None:
+            self.calls.wait()
         values = gather_objects(_moved(value, "cpu"))
         failed = [value for value in values if isinstance(value, _Failure)]
         if failed:
@@ -57,7 +62,7 @@ class RankTeam:
 
 
 @contextmanager
-def together(model: nn.Module, world: World) -> Iterator[None]:
+def together(model: nn.Module, world: World, paired: bool = False) -> Iterator[None]:
     """Lets all ranks run the same evaluators, sharing a model's work, for as long as the context is open.
 
     All ranks must run the same evaluators in the same order. ``model.encode`` distributes its batches and
@@ -71,6 +76,8 @@ def together(model: nn.Module, world: World) -> Iterator[None]:
     Args:
         model: A model with a ``team``; any other model computes everything on every rank.
         world: This process's rank and the number of ranks.
+        paired: Whether every rank has to take part in each call of the model. A rank that fails within a call
+            raises at once: the others wait inside of it, where nothing can be exchanged.
 
     Raises:
         PeerError: If another rank failed, naming the rank and its error; that rank raises its own.
@@ -78,13 +85,18 @@ def together(model: nn.Module, world: World) -> Iterator[None]:
     if world.size == 1:
         yield
         return
-    team = RankTeam(world.rank, world.size, getattr(model, "device", "cpu"))
-    with in_team(model, team):
+    calls = PairedCalls(model, world) if paired else None
+    team = RankTeam(world.rank, world.size, getattr(model, "device", "cpu"), calls)
+    with in_team(model, team), nullcontext() if calls is None else calls.watched():
         try:
             yield
         except PeerError:
             raise
         except Exception as error:
+            if calls is not None:
+                if calls.inside:
+                    raise
+                calls.wait()
             gather_objects(_Failure(world.rank, f"{type(error).__name__}: {error}"))
             raise
         team.gather(None)

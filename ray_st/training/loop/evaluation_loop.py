@@ -78,6 +78,7 @@ class EvaluationLoop:
         output: Computes the model's output for an input, which is the prediction.
         preprocess: ``preprocess_logits_for_metrics``, or None.
         output_path: Returns the folder evaluators write to; called on the first rank.
+        paired: Returns whether every rank has to take part in each call of the model.
     """
 
     def __init__(
@@ -91,11 +92,12 @@ class EvaluationLoop:
         output: Output,
         preprocess: Preprocess | None,
         output_path: Callable[[], str],
+        paired: Callable[[], bool],
     ) -> None:
         self._args, self._world, self._names, self._methods = args, world, names, methods
         self._evaluator, self._compute_metrics = evaluator, compute_metrics
         self._predict = Predictions(output, preprocess, args.include_for_metrics)
-        self._output_path = output_path
+        self._output_path, self._paired = output_path, paired
         self._of_all_datasets: Mapping[str, Any] | None = None
 
     @contextmanager
@@ -122,7 +124,7 @@ class EvaluationLoop:
         """Computes the loss over a dataset, then the ``compute_metrics`` metrics, then runs the evaluator.
 
         Args:
-            model: The model, whole on each rank.
+            model: The model.
             batches: This rank's share of each batch.
             shares: Extracts the row counts from a batch.
             prefix: Prefix of the metric names.
@@ -195,7 +197,7 @@ class EvaluationLoop:
         """The evaluator's metrics; every rank must call it.
 
         Args:
-            model: The model, whole on each rank.
+            model: The model.
             prefix: Prefix of the metric names.
             moment: When the evaluation takes place.
         """
@@ -211,7 +213,7 @@ class EvaluationLoop:
         model.eval()
         output_path = self._output_path() if self._world.is_first else None
         epoch = moment.epoch if moment.epoch is not None else -1
-        with together(model, self._world):
+        with together(model, self._world, self._paired()):
             found = evaluator(model, output_path=output_path, epoch=epoch, steps=moment.step)
         model.train(was_training)
         return found if isinstance(found, Mapping) else {SINGLE_METRIC: found}

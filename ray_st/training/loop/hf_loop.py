@@ -609,7 +609,7 @@ class HfLoop(Trainer):
 
         The work is distributed over all ranks.
         """
-        with self.strategy.whole_weights(), self._mixed_precision():
+        with self.strategy.evaluating(), self._mixed_precision():
             self._turn_optimizer("eval")
             place_for_evaluation(self.model, self.loss, self.args, self._moment)
             return self.evaluation.over_dataset(
@@ -643,6 +643,7 @@ class HfLoop(Trainer):
                 self.family.output,
                 self.preprocess_logits_for_metrics,
                 self.evaluator_output_path,
+                lambda: self.strategy.is_sharded,
             )
             made = self._evaluation = depends, loop
         return made[1]
@@ -677,7 +678,7 @@ class HfLoop(Trainer):
         started = time.time()
         self._turn_optimizer("eval")
         place_for_evaluation(self.model, self.loss, self.args, self._moment)
-        with self.strategy.whole_weights(), self._mixed_precision():
+        with self.strategy.evaluating(), self._mixed_precision():
             metrics = self.evaluation.evaluator_metrics(self.model, metric_key_prefix, self._moment)
         metrics[f"{metric_key_prefix}_runtime"] = time.time() - started
         self.log(metrics)

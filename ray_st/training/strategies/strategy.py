@@ -106,6 +106,15 @@ class Strategy:
         """The trained weights that losses own."""
         return self._owned
 
+    @property
+    def is_sharded(self) -> bool:
+        """Whether weights are sharded now, so that every rank takes part in each call of the model."""
+        return False
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Within this context model and losses may be called without gradient; every rank must enter it."""
+        return nullcontext()
+
     def whole_weights(self) -> AbstractContextManager[None]:
         """Within this context every rank has the whole weights, read-only; every rank must call it."""
         return nullcontext()
@@ -175,6 +184,15 @@ class Sharded(Strategy):
         """The trained weights that losses own; the tensors differ from step to step."""
         assert self._parts is not None
         return _trained(self._parts)
+
+    @property
+    def is_sharded(self) -> bool:
+        """True from the start of a training to its end, where weights are not whole for a while."""
+        return self._step is not None and not self._step.is_whole
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Weights stay sharded, except for those that are gathered for a whole step."""
+        return nullcontext() if self._step is None else self._step.evaluating()
 
     def whole_weights(self) -> AbstractContextManager[None]:
         """Gathers the weights temporarily."""

@@ -58,7 +58,8 @@ class ShardedStep(Step):
 
     _parts: tuple[_Part, ...] = ()
     _held: tuple[nn.Module, ...] = ()  # in a tuple it is no submodule, which would name its weights twice
-    _is_whole: bool = False
+    is_whole: bool = False
+    _evaluates: bool = False
 
     def forward(self, compute: Callable[[], Any]) -> Any:
         """Runs one loss computation with the first rank's buffers, as DDP does."""
@@ -79,12 +80,32 @@ class ShardedStep(Step):
                 part.module.set_requires_all_reduce(True, recurse=False)
 
     @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within this context model and losses may be called without gradient, as often on every rank.
+
+        Layers are gathered for each call; what is gathered for a whole step is gathered once. With
+        ``reshard_after_forward=False`` layers stay whole after the first call.
+        """
+        if self.is_whole or self._evaluates:
+            yield
+            return
+        (held,) = self._parts[-1:]
+        held.module.unshard()
+        self._evaluates = True
+        try:
+            yield
+        finally:
+            self._evaluates = False
+            for part in self._parts:
+                part.module.reshard()
+
+    @contextmanager
     def whole(self) -> Iterator[None]:
         """Within this context all modules are plain, with whole, read-only weights; one rank may run alone.
 
         Every rank must call it; nested calls do nothing.
         """
-        if self._is_whole:
+        if self.is_whole:
             yield
             return
         self._gather()
@@ -93,7 +114,7 @@ class ShardedStep(Step):
         finally:
             for part in self._parts:
                 part.close()
-            self._is_whole = False
+            self.is_whole = False
 
     def end(self) -> None:
         """Permanently turns all modules into plain ones with whole weights; every rank must call it."""
@@ -105,7 +126,7 @@ class ShardedStep(Step):
     def _gather(self) -> None:
         for part in self._parts:
             part.open()
-        self._is_whole = True
+        self.is_whole = True
 
 
 class _Held(nn.Module):

@@ -7,9 +7,11 @@ trained; their own weights cannot.
 
 from __future__ import annotations
 
+import copyreg
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -31,7 +33,9 @@ def check_quantization(folder: Path, asked: object) -> None:
         ImportError: If bitsandbytes is needed and missing; says what to install.
     """
     if _method(asked) == QuantizationMethod.BITS_AND_BYTES:
-        load_extra("bitsandbytes", "bitsandbytes", f"The quantization_config of {folder}")
+        package: Any = load_extra("bitsandbytes", "bitsandbytes", f"The quantization_config of {folder}")
+        for kind in (package.nn.Params4bit, package.nn.Int8Params):
+            copyreg.pickle(kind, _reduce)  # pickled as parameters are, they would become plain ones
 
 
 def _method(asked: object) -> object:
@@ -41,6 +45,17 @@ def _method(asked: object) -> object:
         return None
     in_bits = any(asked.get(name) for name in _BITS)
     return asked.get("quant_method") or (QuantizationMethod.BITS_AND_BYTES if in_bits else None)
+
+
+def _reduce(weight: nn.Parameter) -> tuple[Any, ...]:
+    return _rebuilt, (type(weight), weight.detach().as_subclass(Tensor), vars(weight))
+
+
+def _rebuilt(kind: type[nn.Parameter], values: Tensor, attributes: dict[str, Any]) -> Tensor:
+    copyreg.pickle(kind, _reduce)
+    weight: Tensor = values.as_subclass(kind)
+    vars(weight).update(attributes)
+    return weight
 
 
 def is_quantized(encoder: nn.Module) -> bool:

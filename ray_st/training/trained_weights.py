@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ray_st.models.mapped_weights import MappedFiles
+from ray_st.models.packed_weights import is_packed
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of, owned_by_loss
 
@@ -89,7 +90,11 @@ def take_trained(file: Path, model: nn.Module, loss: LossOrLosses) -> None:
 def _tensors(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
     """The tensors to be sent: parameters and buffers of the model that are saved, and all of the losses."""
     state: Mapping[str, Any] = model.state_dict(keep_vars=True)
-    of_model = {f"model.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+    # Packed weights are not trained; their layers also write how they were packed.
+    parameters = model.named_parameters(remove_duplicate=False)
+    own = {name for name, tensor in parameters if not is_packed(tensor)}
+    own |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    of_model = {f"model.{name}": state[name] for name in state if name in own}
     return {**of_model, **{f"loss.{name}": tensor for name, tensor in owned_by_loss(model, loss).items()}}
 
 

@@ -19,6 +19,8 @@ from ray_st.losses import CosineSimilarityLoss
 from ray_st.models.folder_files import read_json, write_json
 from ray_st.training.argument_checks import check_quantized
 from ray_st.training.strategies.precision import note_on_types, widen
+from ray_st.training.strategies.step_module import describe_weights
+from ray_st.training.trained_weights import take_trained, write_trained
 
 HALF = torch.bfloat16
 
@@ -93,6 +95,23 @@ def test_a_frozen_encoder_keeps_its_types(quantized: Any) -> None:
     types = widen(model, CosineSimilarityLoss(model))
     assert {weight.dtype for weight in model.parameters()} == {HALF}
     types.restore()
+
+
+def test_packed_weights_stay_where_they_are(quantized: Any, tmp_path: Path) -> None:
+    model = quantized(adapter=True)
+    loss = CosineSimilarityLoss(model)
+    described = describe_weights(model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1)
+    write_trained(tmp_path / "trained", model, loss)
+    trained = {name: weight.clone() for name, weight in model.named_parameters()}
+    for weight in model.parameters():
+        weight.data = weight.data.reshape(-1) if isinstance(weight, Packed) else weight.data * 0
+    take_trained(tmp_path / "trained", model, loss)
+    for name, weight in model.named_parameters():
+        assert weight.dim() == 1 if isinstance(weight, Packed) else torch.equal(weight, trained[name])
+    assert describe_weights(model) == described
 
 
 def test_all_but_packed_weights_compute_in_float32_beside_adapters(quantized: Any) -> None:

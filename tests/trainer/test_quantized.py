@@ -14,6 +14,7 @@ from transformers import BitsAndBytesConfig
 from decoder_folders import save_decoder
 from ray_st import SentenceTransformer
 from ray_st.models import Pooling, Transformer
+from ray_st.runtime.cluster import pickled
 
 from .test_decoders import ROWS, losses, weights
 
@@ -96,6 +97,17 @@ def test_recomputed_activations(folder: Path, make: Any) -> None:
         trainer.train()
         found.append(losses(trainer))
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("bits", OPTIONS)
+def test_packed_weights_are_sent_as_such(bits: int, folder: Path) -> None:
+    model = opened(folder, bits)
+    expected = model.encode(TEXTS)
+    for _ in range(2):  # there, and on
+        model = pickled.copy_of(model)
+        found = [type(weight) for weight in model.parameters()]
+        assert any(issubclass(kind, bnb.nn.Params4bit | bnb.nn.Int8Params) for kind in found)
+        np.testing.assert_allclose(model.encode(TEXTS), expected, atol=1e-2)
 
 
 def test_its_own_weights_are_not_trained(folder: Path, make: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import xxhash
 from torch import Tensor, nn
 
+from ray_st.models.packed_weights import is_packed
 from ray_st.models.stack import Stack
 
 LossOrLosses = nn.Module | Mapping[str, nn.Module]
@@ -36,8 +37,12 @@ class Step(nn.Module):
 
 
 def describe_weights(model: nn.Module) -> str:
-    """The number of a model's weights and a hash of their names and shapes, to tell architectures apart."""
-    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    """The number of a model's weights and a hash of their names and shapes, to tell architectures apart.
+
+    Packed weights do not count: their shapes change with the device.
+    """
+    plain = {name: weight for name, weight in model.named_parameters() if not is_packed(weight)}
+    shapes = {name: tuple(weight.shape) for name, weight in plain.items()}
     values = sum(map(math.prod, shapes.values()))
     return f"{values:,} values in {len(shapes):,} tensors ({xxhash.xxh3_64_hexdigest(repr(shapes).encode())})"
 

@@ -136,6 +136,8 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         resume_only_model: Whether ``train(resume_from_checkpoint=…)`` loads only the weights and starts a new
             run at step 0. Accepts any model folder: a checkpoint of ``save_only_model=True``, or one that
             another program wrote.
+        eager_download_bytes: Size up to which trained weights in an object store are read before first use,
+            when ``train()`` ends; larger ones are read when the model is first used.
         eval_on: Where evaluations during training run; see :class:`EvalOn`.
         eval_resources: Resources of the background evaluation process, such as ``{"CPU": 4}``; by default one
             GPU if the workers use GPUs, else one CPU.

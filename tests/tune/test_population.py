@@ -280,6 +280,8 @@ def train(template: Any, rate: float, folder: Path, resume: Path | None = None) 
 
     def tell(trainer: Any, metrics: dict[str, float]) -> None:
         step = trainer.state.global_step
+        if trainer.checkpointer.writing == step:  # as a search waits before it reports
+            trainer.save_now()
         told.append((step, (folder / f"checkpoint-{step}" / MANIFEST).exists(), trainer.state.best_metric))
 
     tell.late = True  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from ray.train import ScalingConfig
 from offline import in_format, load_dataset, rows, stand_ins, start
 from ray_st import SentenceTransformer, SentenceTransformerTrainer
 from ray_st.cli import main as cli
+from ray_st.runtime.cluster.pickled import copy_of
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.local_source import local_context
+from ray_st.training.trained_weights import keep_trained
 
 Play = Callable[..., str]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -65,9 +68,11 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def on_cluster(self: Any, task: Any, make_parts: Any, resume: Any, keeps: bool) -> Any:
         parts = make_parts(1)
-        sent = cloudpickle.loads(cloudpickle.dumps(self.spec()))
-        lengths = prompt_lengths(parts)
-        return task(sent.rebuild(local_context(parts, self.args.output_dir, prompt_lengths=lengths)), resume)
+        context = local_context(parts, self.args.output_dir, prompt_lengths=prompt_lengths(parts))
+        trainer = copy_of(self.spec()).rebuild(context)
+        result = task(trainer, resume)
+        weights = keep_trained(context.store, trainer.model, trainer.loss) if keeps else ""
+        return replace(result, weights=weights, store=context.store)
 
     monkeypatch.setattr(SentenceTransformerTrainer, "_on_cluster", on_cluster)
 

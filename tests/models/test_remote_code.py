@@ -15,14 +15,9 @@ from ray_st import SentenceTransformer
 from ray_st.models import Pooling, Transformer
 from ray_st.models.folder_files import ModelFolderError
 from ray_st.models.remote_code import install_code, is_remote, loaded_code
-from remote_folder import CODE, save_remote
+from remote_folder import CODE, forget, save_remote
 
 TEXTS = ["a man eats pasta", "good weather"]
-
-
-def forget() -> None:
-    for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
-        del sys.modules[name]
 
 
 @pytest.fixture

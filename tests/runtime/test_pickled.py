@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import pickle
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import nn
 
 from ray_st import SentenceTransformer
 from ray_st.runtime.cluster.pickled import Carried, copy_of, dump
-from remote_folder import save_remote
+from remote_folder import forget, save_remote
 
 
 def weights(model: nn.Module) -> int:
@@ -93,6 +95,17 @@ def test_the_optimizer_of_a_model_steps_its_copy() -> None:
     assert [id(weight) for weight in optimizer.param_groups[0]["params"]] == [*map(id, copied.parameters())]
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A cache of code for this test alone."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("own_cache")
 def test_code_that_came_with_a_model_travels(tmp_path: Path, tiny_encoder: Path) -> None:
     folder = save_remote(tmp_path / "remote", tiny_encoder)
     model = SentenceTransformer(folder, device="cpu", trust_remote_code=True)

@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "trainer.md"
 def test_the_page_runs(
     make: Any, on_cluster: None, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, negatives, debugging, subclass, router, loop, sharded = re.findall(
+    script, negatives, debugging, subclass, router, quantized, loop, sharded = re.findall(
         r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL
     )
     monkeypatch.chdir(tmp_path)
@@ -34,5 +34,6 @@ def test_the_page_runs(
     assert callable(names["train_loop_per_worker"])
     exec(router, names)
     assert names["args"].router_mapping
+    compile(quantized, "page", "exec")  # what it opens is on the Hub, and needs bitsandbytes
     exec(sharded, names)
     assert names["args"].fsdp

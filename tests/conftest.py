@@ -65,6 +65,20 @@ def tiny_folder(tiny_encoder: Path) -> Path:
 
 
 @pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate's state is one for a process, and a worker's process runs one trainer."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    def reset() -> None:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    reset()
+    yield
+    reset()
+
+
+@pytest.fixture
 def tiny_model(tiny_folder: Path) -> Any:
     """A fresh model from the tiny folder, on the CPU."""
     from ray_st import SentenceTransformer

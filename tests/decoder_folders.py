@@ -39,6 +39,21 @@ EMBEDDERS = {"qwen3": (False, True), "mistral": (True, False), "gemma3_text": (T
 """The kinds that embedders are made of, and whether their tokenizers begin and end a text with a token."""
 
 
+def with_adapter(model: Any, how: str) -> Any:
+    """A model with an adapter: "added" by its own method, put in "by hand", or as it is ("plain")."""
+    import peft
+
+    config = peft.LoraConfig(
+        task_type="FEATURE_EXTRACTION", r=4, lora_dropout=0.0, target_modules="all-linear"
+    )
+    torch.manual_seed(0)
+    if how == "added":
+        model.add_adapter(config)
+    elif how == "by hand":
+        model[0].auto_model = peft.get_peft_model(model[0].auto_model, config)
+    return model
+
+
 def save_decoder(
     folder: Path,
     kind: str,

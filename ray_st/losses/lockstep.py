@@ -75,7 +75,6 @@ class LockstepRun:
 class _Context(AutogradContext, Protocol):
     run: LockstepRun
     model: nn.Module
-    rows: int
     calls: list[_Call]
 
 

@@ -199,7 +199,7 @@ class MappedFiles:
     """The safetensors files that are mapped into this process at the moment of its creation."""
 
     def __init__(self) -> None:
-        self._mappings = list(_mappings()) if _MAPS.exists() and _PAGES.exists() else []
+        self._mappings = _mappings() if _MAPS.exists() and _PAGES.exists() else []
 
     def region_of(self, tensor: Tensor) -> Region | None:
         """The region of a file that a tensor's storage begins in, at the tensor's first element.

@@ -8,13 +8,13 @@ beside what is pickled.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, dynamic_module_utils
+
+from ray_st.util.atomic import write_whole
 
 _PACKAGE = "transformers_modules"
 
@@ -56,7 +56,9 @@ def install_code(files: Mapping[str, str]) -> None:
         if not path.is_relative_to(cache):
             raise ValueError(f"The path {name!r} leads out of {cache}, transformers' cache of modules.")
         if not path.is_file() or path.read_text("utf-8") != text:
-            _write(path, text)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Several processes of a node may write the same file, and one may import it meanwhile.
+            write_whole(path, text)
     importlib.invalidate_caches()
 
 
@@ -71,11 +73,3 @@ def keep_code(part: PreTrainedModel | PreTrainedConfig | PreTrainedTokenizerBase
 
 def _cache() -> Path:
     return Path(dynamic_module_utils.HF_MODULES_CACHE).resolve()
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Several processes of a node may write the same file, and one may import it meanwhile.
-    with NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)

@@ -119,9 +119,10 @@ class WeightsToCome:
 
     def __init__(self, model: nn.Module, loss: LossOrLosses, fetch: Callable[[], Path]) -> None:
         self._model, self._loss, self._fetch = model, loss, fetch
-        self._before = {name: tensor.data for name, tensor in _tensors(model, loss).items()}
-        for name, tensor in _tensors(model, loss).items():
-            tensor.data = self._before[name].new_empty(0)
+        tensors = _tensors(model, loss)
+        self._before = {name: tensor.data for name, tensor in tensors.items()}
+        for tensor in tensors.values():
+            tensor.data = tensor.new_empty(0)
         parts = {
             id(part): part for root in (model, *losses_of(loss).values()) for part in root.modules()
         }.values()

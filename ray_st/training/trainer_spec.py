@@ -230,7 +230,6 @@ def take_over(trainer: HfLoop, outcome: RunResult) -> WeightsToCome | None:
 
 
 def _take_weights(trainer: HfLoop, store: CheckpointStore, name: str) -> WeightsToCome | None:
-    store.scratch_dir = trainer.args.scratch_dir
     if not store.is_local and store.size_of(name) > trainer.args.eager_download_bytes:
         notes.info(f"the trained weights are in {store.location(name)}; they are read when the model is used")
         return WeightsToCome(trainer.model, trainer.loss, lambda: store.fetch_file(name))

@@ -45,6 +45,21 @@ def download(filesystem: FileSystem, path: str, target: Path) -> None:
     copy_files(path, str(target), source_filesystem=filesystem, destination_filesystem=LocalFileSystem())
 
 
+def upload(source: Path, filesystem: FileSystem, path: str) -> None:
+    """Copies a file, or a folder with all in it, from this machine to a file system.
+
+    Args:
+        source: The file or folder.
+        filesystem: The file system.
+        path: Its new path there.
+    """
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    copy_files(
+        str(source.absolute()), path, source_filesystem=LocalFileSystem(), destination_filesystem=filesystem
+    )
+
+
 def scratch_folder(within: str | None = None) -> TemporaryDirectory[str]:
     """A new temporary folder, deleted with the object.
 

@@ -119,6 +119,6 @@ def test_code_travels_inside_what_ray_pickles_itself(tiny_folder: Path) -> None:
     assert same(pickle.loads(sent).args[0].value, task.args[0].value)
 
 
-def test_the_value_itself_is_small(tiny_folder: Path) -> None:
+def test_the_size_counts_no_more_than_what_is_sent(tiny_folder: Path) -> None:
     pickled = dump(SentenceTransformer(tiny_folder, device="cpu"))
     assert len(pickle.dumps(pickled)) >= pickled.nbytes

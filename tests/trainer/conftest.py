@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -24,19 +23,6 @@ ARGUMENTS = {
     "save_strategy": "no",
     "report_to": "none",
 }
-
-
-@pytest.fixture
-def fresh_accelerator() -> Any:
-    """accelerate's state is one for a process, and a worker's process runs one trainer."""
-
-    def reset() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-
-    reset()
-    yield
-    reset()
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from datasets import Dataset
 from ray.train import ScalingConfig
 from safetensors.torch import load_file
 
-from decoder_folders import DIMENSION, WORDS, save_decoder
+from decoder_folders import DIMENSION, WORDS, save_decoder, with_adapter
 from ray_st import SentenceTransformer
 from ray_st.losses import CachedMultipleNegativesRankingLoss, MatryoshkaLoss
 from ray_st.models import Pooling, Transformer
 
-peft = pytest.importorskip("peft")
+pytest.importorskip("peft")
 
 pytestmark = [
     pytest.mark.usefixtures("fresh_accelerator"),
@@ -33,15 +33,7 @@ ROWS = Dataset.from_dict(
 
 def embedder(folder: Path, how: str = "plain") -> Any:
     model = SentenceTransformer(modules=[Transformer(folder), Pooling(DIMENSION, "lasttoken")], device="cpu")
-    config = peft.LoraConfig(
-        task_type="FEATURE_EXTRACTION", r=4, lora_dropout=0.0, target_modules="all-linear"
-    )
-    torch.manual_seed(0)
-    if how == "added":
-        model.add_adapter(config)
-    elif how == "by hand":
-        model[0].auto_model = peft.get_peft_model(model[0].auto_model, config)
-    return model
+    return with_adapter(model, how)
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:

@@ -11,7 +11,7 @@ import torch
 from ray.train import ScalingConfig
 from transformers import BitsAndBytesConfig
 
-from decoder_folders import save_decoder
+from decoder_folders import save_decoder, with_adapter
 from ray_st import SentenceTransformer
 from ray_st.models import Pooling, Transformer
 from ray_st.runtime.cluster import pickled
@@ -19,7 +19,7 @@ from ray_st.runtime.cluster import pickled
 from .test_decoders import ROWS, losses, weights
 
 bnb = pytest.importorskip("bitsandbytes")
-peft = pytest.importorskip("peft")
+pytest.importorskip("peft")
 
 pytestmark = [
     pytest.mark.usefixtures("fresh_accelerator"),
@@ -45,15 +45,7 @@ def folder(tmp_path: Path) -> Path:
 def opened(folder: Path, bits: int, how: str = "plain") -> Any:
     options = {"quantization_config": BitsAndBytesConfig(**OPTIONS[bits]), "dtype": torch.bfloat16}
     model = SentenceTransformer(folder, device="cpu", model_kwargs=options)
-    config = peft.LoraConfig(
-        task_type="FEATURE_EXTRACTION", r=4, lora_dropout=0.0, target_modules="all-linear"
-    )
-    torch.manual_seed(0)
-    if how == "added":
-        model.add_adapter(config)
-    elif how == "by hand":
-        model[0].auto_model = peft.get_peft_model(model[0].auto_model, config)
-    return model
+    return with_adapter(model, how)
 
 
 @pytest.mark.parametrize("how", ["added", "by hand"])

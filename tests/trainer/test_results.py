@@ -28,7 +28,8 @@ def in_bucket(sent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         trainer = sent(self, parts=make_parts(1))
         result, run_id = task(trainer, None), uuid4().hex
         weights = keep_trained(CheckpointStore("run", bucket, run_id), trainer.model, trainer.loss)
-        return replace(result, weights=weights, store=CheckpointStore("run", bucket, run_id))
+        store = CheckpointStore("run", bucket, run_id, scratch_dir=self.args.scratch_dir)
+        return replace(result, weights=weights, store=store)
 
     monkeypatch.setattr(SentenceTransformerTrainer, "_on_cluster", run)
 

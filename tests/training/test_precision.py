@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from safetensors.torch import load_file
 from torch import nn
 from transformers import IntervalStrategy
@@ -33,19 +31,6 @@ def stored(tiny_folder: Path, tmp_path: Path) -> Path:
     """The tiny model's folder, its weights in bfloat16."""
     SentenceTransformer(tiny_folder, device="cpu").to(HALF).save(tmp_path / "stored")
     return tmp_path / "stored"
-
-
-@pytest.fixture
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate's state is one for a process, and a worker's process runs one trainer."""
-
-    def reset() -> None:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-
-    reset()
-    yield
-    reset()
 
 
 def opened(folder: Path) -> Any:

@@ -185,7 +185,6 @@ class _Pickler(cloudpickle.Pickler):
         key = storage.device, storage.data_ptr()
         if key not in self._of_storages or not storage.nbytes():
             self._of_storages[key] = len(self.storages)
-            self._kept.append(tensor)
             whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
             self.storages.append(whole.cpu().numpy())
         return _Values(self._of_storages[key], int(tensor.storage_offset()) * tensor.element_size())

@@ -199,11 +199,9 @@ def rdma(nodes: Sequence[Node]) -> Iterator[Finding]:
             continue
         names = ", ".join(facts["adapters"])
         if not facts["usable"]:
-            has = (
-                f"the machine has {names}, but the container cannot open /dev/infiniband"
-                if names
-                else ("there is no InfiniBand or RoCE adapter")
-            )
+            has = "there is no InfiniBand or RoCE adapter"
+            if names:
+                has = f"the machine has {names}, but the container cannot open /dev/infiniband"
             yield Finding.error(
                 node.address,
                 f"{has}: NCCL uses TCP",

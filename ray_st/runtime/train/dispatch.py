@@ -76,7 +76,7 @@ def dispatch(request: RunRequest) -> RunResult:
         run_config = launch.complete_run_config(
             request.run_config if keeps else None, stack.enter_context(folder)
         )
-        store = storage.open_store(run_config, uuid.uuid4().hex)
+        store = storage.open_store(run_config, uuid.uuid4().hex, args.scratch_dir)
         lease = None
         if keeps:
             store, lease = stack.enter_context(storage.taken(store))

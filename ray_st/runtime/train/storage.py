@@ -7,27 +7,29 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pyarrow.fs as pafs
 from ray.train import RunConfig
 
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.util.filesystems import open_location
+from ray_st.util.filesystems import open_location, upload
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
-def open_store(run_config: RunConfig, run_id: str) -> CheckpointStore:
+def open_store(run_config: RunConfig, run_id: str, scratch_dir: str | None = None) -> CheckpointStore:
     """The folder of a run.
 
     Args:
         run_config: A configuration with name and storage path.
         run_id: Name of the run in manifests.
+        scratch_dir: As for :class:`~ray_st.training.checkpoint.store.CheckpointStore`.
     """
     filesystem, path = run_config.storage_filesystem, str(run_config.storage_path)
     if filesystem is None:
         filesystem, path = open_location(path)
-    return CheckpointStore(f"{path.rstrip('/')}/{run_config.name}", filesystem, run_id)
+    return CheckpointStore(
+        f"{path.rstrip('/')}/{run_config.name}", filesystem, run_id, scratch_dir=scratch_dir
+    )
 
 
 @contextmanager
@@ -71,10 +73,5 @@ def publish(folder: Path, run_config: RunConfig) -> str:
     store = open_store(run_config, "")
     if store.is_local:
         return str(folder)
-    pafs.copy_files(
-        str(folder.absolute()),
-        f"{store.path}/{folder.name}",
-        source_filesystem=pafs.LocalFileSystem(),
-        destination_filesystem=store.filesystem,
-    )
+    upload(folder, store.filesystem, f"{store.path}/{folder.name}")
     return f"{str(run_config.storage_path).rstrip('/')}/{run_config.name}/{folder.name}"

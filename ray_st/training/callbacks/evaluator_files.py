@@ -9,7 +9,7 @@ from transformers import TrainerState
 
 from ray_st.training.callbacks.loop_callback import LoopCallback
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.util.filesystems import download
+from ray_st.util.filesystems import download, upload
 from ray_st.world import World
 
 EVALUATIONS = "eval"
@@ -64,9 +64,4 @@ class EvaluatorFiles(LoopCallback):
             return
         self._store.check_fence()
         self._store.filesystem.create_dir(self._store.location(EVALUATIONS), recursive=True)
-        pafs.copy_files(
-            str(folder),
-            self._store.location(EVALUATIONS),
-            source_filesystem=pafs.LocalFileSystem(),
-            destination_filesystem=self._store.filesystem,
-        )
+        upload(folder, self._store.filesystem, self._store.location(EVALUATIONS))

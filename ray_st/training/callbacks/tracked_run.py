@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.fs as pafs
 from transformers import TrainerControl, TrainerState
 
 from ray_st.models.card.run_facts import Emissions
@@ -19,6 +18,7 @@ from ray_st.training.distributed import collectives
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.atomic import replacing_in
+from ray_st.util.filesystems import upload
 
 TRACKED = "trackers"
 """Key, in the trainer's state and so in each checkpoint, of what trackers need to resume."""
@@ -98,11 +98,8 @@ class TrackedRun(LoopCallback):
             return
         for name in WRITTEN:
             here = Path(str(self._args.output_dir), name)
-            if here.is_file():
-                with store.filesystem.open_output_stream(store.location(name)) as stream:
-                    stream.write(here.read_bytes())
-            elif here.is_dir():
-                pafs.copy_files(str(here), store.location(name), destination_filesystem=store.filesystem)
+            if here.exists():
+                upload(here, store.filesystem, store.location(name))
 
     def _note_emissions(self, state: TrainerState) -> None:
         """Sums the emissions of all nodes; every rank must call it."""

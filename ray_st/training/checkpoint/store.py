@@ -24,7 +24,7 @@ import xxhash
 from ray_st.models.mapped_weights import StoredFile, remember
 from ray_st.training.checkpoint.lease import Fence
 from ray_st.util.atomic import replacing
-from ray_st.util.filesystems import download, open_location, scratch_folder
+from ray_st.util.filesystems import download, open_location, scratch_folder, upload
 
 MANIFEST = "manifest.json"
 PREFIX = "checkpoint-"
@@ -193,12 +193,7 @@ class CheckpointStore:
         if not self.is_local:
             self.check_fence()
             self.filesystem.create_dir(self.location(part.name), recursive=True)
-            pafs.copy_files(
-                str(part),
-                self.location(part.name),
-                source_filesystem=local,
-                destination_filesystem=self.filesystem,
-            )
+            upload(part, self.filesystem, self.location(part.name))
             shutil.rmtree(part)
         elif part.name.startswith(_PART):
             for name in files:
@@ -473,12 +468,7 @@ class CheckpointStore:
             write(part)
         if not self.is_local:
             self.filesystem.create_dir(self.path, recursive=True)
-            pafs.copy_files(
-                str(local),
-                self.location(name),
-                source_filesystem=pafs.LocalFileSystem(),
-                destination_filesystem=self.filesystem,
-            )
+            upload(local, self.filesystem, self.location(name))
             local.unlink()
 
     def size_of(self, name: str) -> int:

@@ -8,7 +8,7 @@ No other file imports ``torch.distributed``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -218,7 +218,7 @@ def share_weights(step: nn.Module) -> None:
     Args:
         step: Model and losses.
     """
-    tensors = dict(_named_tensors(step))
+    tensors = {**dict(step.named_parameters()), **dict(step.named_buffers())}
     alike = in_equal_files({name: one for name, one in tensors.items() if not one.requires_grad})
     for name, tensor in tensors.items():
         if name not in alike:
@@ -234,11 +234,6 @@ def in_equal_files(tensors: Mapping[str, Tensor]) -> set[str]:
     found = {name: (region.file.digest, region.offset) for name, region in regions.items() if region}
     everywhere = gather_objects(found)
     return {name for name in found if all(other.get(name) == found[name] for other in everywhere)}
-
-
-def _named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from module.named_parameters()
-    yield from module.named_buffers()
 
 
 class UnusedWeightsError(ValueError):

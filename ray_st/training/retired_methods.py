@@ -20,7 +20,7 @@ RETIRED = {
     "bind_losses": "ray_st.training.loop.row_weights.RowShares",
     "wrapped": "ray_st.training.strategies.strategy.Strategy.wrap",
     "whole_weights": "trainer.strategy.whole_weights",
-    "whole_state": "trainer.strategy.whole_state",
+    "whole_state": "trainer.strategy.copy_optimizer",
     "end_sharding": "trainer.strategy.end",
     "_evaluated": "ray_st.training.loop.evaluation_loop.EvaluationLoop",
     "_evaluation_loss": "ray_st.training.loop.evaluation_loop.EvaluationLoop",

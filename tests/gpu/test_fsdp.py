@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from processes import run_ranks
 from ray_st import SentenceTransformer
 from ray_st.losses import CachedMultipleNegativesRankingLoss
-from ray_st.training.strategies.strategy import Sharded
+from ray_st.training.strategies.sharded import Sharded
 
 from .conftest import make_loop
 

@@ -13,9 +13,10 @@ from transformers import TrainerState
 
 from processes import run_ranks
 from ray_st.training.checkpoint import lease
-from ray_st.training.checkpoint.checkpointer import Checkpointer, Rotation, Snapshot
+from ray_st.training.checkpoint.checkpointer import Checkpointer, Rotation, Snapshot, no_files
 from ray_st.training.checkpoint.lease import Fence, Holder
 from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training.strategies.sharding.weight_parts import WeightParts
 from ray_st.util.endings import LeaseLost
 from ray_st.world import World
 
@@ -33,11 +34,12 @@ def parts(rank: int, folder: Path, kind: str) -> None:
     store, state = store_in(folder, kind), TrainerState()
     checkpointer = Checkpointer(store, World(rank, 2), all_write=True)
 
-    def write(into: Path) -> None:
+    def write(into: Path) -> WeightParts:
         (into / "part").mkdir()
         (into / "part" / f"{rank}.bin").write_text(str(rank))
         if rank == 1 and state.global_step > 1:
             raise OSError(28, "No space left") if state.global_step == 2 else LookupError("a mistake")
+        return {}
 
     found: list[Any] = []
     for step in (1, 2, 3):
@@ -78,12 +80,12 @@ def taken(rank: int, folder: Path) -> None:
     checkpointer = Checkpointer(
         replace(store, fence=Fence(store.path, store.filesystem, "me")), World(rank, 2)
     )
-    checkpointer.begin(Snapshot(1, lambda into: None, {}), Rotation())
+    checkpointer.begin(Snapshot(1, no_files, {}), Rotation())
     assert checkpointer.settle(TrainerState()).checkpoint.step == 1  # type: ignore[union-attr]
     dist.barrier()
     if rank == 0:
         lease.write(store, Holder("other", "elsewhere", 1))
-    checkpointer.begin(Snapshot(2, lambda into: None, {}), Rotation())
+    checkpointer.begin(Snapshot(2, no_files, {}), Rotation())
     with pytest.raises(LeaseLost, match="was taken by process 1 on elsewhere"):
         checkpointer.settle(TrainerState())
     dist.destroy_process_group()
@@ -97,10 +99,10 @@ def test_a_discarded_best_checkpoint_is_not_named_the_best(tmp_path: Path) -> No
     store, state = store_in(tmp_path, "local"), TrainerState()
     checkpointer = Checkpointer(store, World())
 
-    def full(into: Path) -> None:
+    def full(into: Path) -> WeightParts:
         raise OSError(28, "No space left")
 
-    for step, write in ((1, lambda into: None), (2, full)):
+    for step, write in ((1, no_files), (2, full)):
         state.best_global_step = step
         before = state.best_model_checkpoint
         checkpointer.name_best(state, step)
@@ -112,6 +114,6 @@ def test_a_discarded_best_checkpoint_is_not_named_the_best(tmp_path: Path) -> No
 def test_closing_waits_for_what_is_being_written(tmp_path: Path) -> None:
     store = store_in(tmp_path, "local")
     checkpointer = Checkpointer(store, World())
-    checkpointer.begin(Snapshot(1, lambda into: None, {}), Rotation())
+    checkpointer.begin(Snapshot(1, no_files, {}), Rotation())
     checkpointer.on_close(TrainerState(), failed=True)
     assert store.newest().step == 1  # type: ignore[union-attr]

@@ -46,7 +46,7 @@ class AsyncEvaluation(LoopCallback):
         control: Returns the trainer's control, which callbacks may replace when a result is entered.
         writing: Returns the step of the checkpoint that is being written, or None.
         write_weights: Writes the current weights to a folder, on the first rank.
-        whole_weights: Opens the context in which the first rank has whole weights.
+        saving: Opens the context in which the first rank can save the model.
 
     Attributes:
         awaited: Epoch of each step whose result is outstanding.
@@ -59,7 +59,7 @@ class AsyncEvaluation(LoopCallback):
     control: Callable[[], TrainerControl]
     writing: Callable[[], int | None]
     write_weights: Callable[[str], None]
-    whole_weights: Callable[[], AbstractContextManager[None]]
+    saving: Callable[[], AbstractContextManager[object]]
     awaited: dict[int, float | None] = field(default_factory=dict, init=False)
     _promised: set[int] = field(default_factory=set, init=False)  # what the newest checkpoints await
     _newest: int = field(default=-1, init=False)  # the latest step that was requested
@@ -138,7 +138,7 @@ class AsyncEvaluation(LoopCallback):
             return
         if step != self._checkpoint:
             store = self._snapshots
-            with self.whole_weights():
+            with self.saving():
                 written = collectives.broadcast_object(self.world.is_first and self._snapshot(step))
             if not written:
                 del self.awaited[step]

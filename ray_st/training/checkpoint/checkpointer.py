@@ -23,18 +23,21 @@ from ray_st.training.checkpoint.host_copies import HostCopies
 from ray_st.training.checkpoint.store import PREFIX, CheckpointStore, Files, SavedCheckpoint, Settled
 from ray_st.training.distributed import collectives
 from ray_st.training.distributed.collectives import ThreadGroup
+from ray_st.training.strategies.sharding.weight_parts import WeightParts, join_parts
 from ray_st.util.endings import LeaseLost
 from ray_st.util.events import notes
 from ray_st.world import World
 
 T = TypeVar("T")
 
-Write = Callable[[Path], None]
-"""Writes a rank's files of a checkpoint into a folder, from the copies that it holds."""
+Write = Callable[[Path], WeightParts]
+"""Writes a rank's files of a checkpoint into a folder, from the copies that it holds; returns the parts of
+encoders among them."""
 
 
-def no_files(folder: Path) -> None:
+def no_files(folder: Path) -> WeightParts:
     """Writes nothing, for a rank that has no files."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,11 @@ class Checkpointer(LoopCallback):
         try:
             # The first rank deletes an earlier checkpoint of this step before other ranks write.
             self._agree(lambda: store.begin(step) if rank == 0 else None)
-            parts = self._agree(lambda: self._write_part(snapshot))
-            files = {name: entry for part in parts for name, entry in part.items()}
+            told = self._agree(lambda: self._write_part(snapshot))
+            joined = self._agree(lambda: self._join(step, [parts for _, parts in told]) if rank == 0 else {})
+            files = {
+                name: entry for some in (*joined, *(mine for mine, _ in told)) for name, entry in some.items()
+            }
             sealed = self._agree(lambda: store.declare(step, files, **snapshot.facts) if rank == 0 else None)
         except Unwritable as error:
             store.give_up(step, rank)  # first: it may free the space needed to log the warning
@@ -204,9 +210,14 @@ class Checkpointer(LoopCallback):
         self.rotate(rotation)
         return sealed[0], seconds
 
-    def _write_part(self, snapshot: Snapshot) -> Files:
+    def _write_part(self, snapshot: Snapshot) -> tuple[Files, WeightParts]:
         folder = self._store.part(snapshot.step, self._world.rank)
-        snapshot.write(folder)
+        parts = snapshot.write(folder)
+        return self._store.add(folder), parts
+
+    def _join(self, step: int, told: list[WeightParts]) -> Files:
+        folder = self._store.part(step, self._world.rank)
+        join_parts(folder, told)
         return self._store.add(folder)
 
     def _agree(self, action: Callable[[], T]) -> list[T]:

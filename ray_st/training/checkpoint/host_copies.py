@@ -40,8 +40,13 @@ class HostCopies:
         memo: dict[int, Any] = {id(one): one for one in shared}
         memo.update((id(one), copy.deepcopy(one)) for one in copied)
         made: T = self._copy(value, memo)
-        if torch.cuda.is_available():
-            torch.cuda.current_stream().synchronize()  # the copies were only enqueued
+        _wait_for_device()
+        return made
+
+    def of_tensor(self, tensor: Tensor) -> Tensor:
+        """A copy of a tensor without its gradient."""
+        made = self._on_host(tensor.detach())
+        _wait_for_device()
         return made
 
     def release(self) -> None:
@@ -81,3 +86,8 @@ class HostCopies:
         buffer = free.pop() if free else torch.empty_like(tensor, device="cpu", pin_memory=pinned)
         self._lent.append((kind, buffer))
         return buffer.copy_(tensor, non_blocking=pinned)
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.current_stream().synchronize()  # the copies were only enqueued

@@ -34,9 +34,9 @@ FORMAT = 2
 SUM = "xxh3"
 """Key, in a manifest, of the hash of its other contents."""
 
-STATES = ("optimizer.pt", "scheduler.pt", "rng_state_0.pth")
-"""Without these files a run cannot resume as if it had not been interrupted. Other ranks' random states may
-be missing, since a run may resume with more workers."""
+STATES = (("optimizer.pt", "optimizer.json"), ("scheduler.pt",), ("rng_state_0.pth",))
+"""Without these files a run cannot resume as if it had not been interrupted. A sharded optimizer's state has
+the second form. Other ranks' random states may be missing, since a run may resume with more workers."""
 _PART = ".rank-"
 """Prefix of each rank's folder within a checkpoint that is being written to a folder that all ranks share."""
 
@@ -68,7 +68,7 @@ class SavedCheckpoint:
     @property
     def lacks(self) -> list[str]:
         """The files of :data:`STATES` that are missing from it."""
-        return [file for file in STATES if file not in self.manifest["files"]]
+        return [forms[0] for forms in STATES if not self.manifest["files"].keys() & set(forms)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 from transformers import Trainer, TrainerCallback
-from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME
+from transformers.trainer import SCALER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ray_st.data.batch_source import BatchSource
@@ -59,6 +59,7 @@ from ray_st.training.checkpoint.contents import (
     save_states,
     shown_state,
 )
+from ray_st.training.checkpoint.host_copies import HostCopies
 from ray_st.training.checkpoint.node_copy import fetch_on_node
 from ray_st.training.checkpoint.retuning import retune, settings_of
 from ray_st.training.checkpoint.store import manifest_in
@@ -78,10 +79,13 @@ from ray_st.training.loop.predictions import Preprocess
 from ray_st.training.loop.row_weights import RowShares
 from ray_st.training.loop.train_step import LossMethods, TrainStep, dataset_of
 from ray_st.training.strategies.encoder_setup import add_noise, compile_encoder
+from ray_st.training.strategies.make_strategy import make_strategy
 from ray_st.training.strategies.parameter_groups import with_learning_rates
 from ray_st.training.strategies.precision import StoredTypes, mixed_precision
+from ray_st.training.strategies.sharding.optimizer_files import SETTINGS, read_optimizer
+from ray_st.training.strategies.sharding.weight_parts import WeightParts, parts_in
 from ray_st.training.strategies.step_module import LossOrLosses, Step, describe_weights
-from ray_st.training.strategies.strategy import Parts, Strategy, make_strategy
+from ray_st.training.strategies.strategy import Parts, Strategy, plain_optimizer
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
@@ -470,7 +474,7 @@ class HfLoop(Trainer):
             max_steps, num_update_steps_per_epoch, num_train_epochs, checkpoint, trial
         )
         context = self.worker
-        self.checkpointer = Checkpointer(context.store, context.world)
+        self.checkpointer = Checkpointer(context.store, context.world, all_write=self.strategy.shards)
         self.async_eval = self._make_async_eval(checkpoint)
         self.loop_callbacks = self._make_loop_callbacks()
         # transformers forgets a best checkpoint that is not a folder on this machine.
@@ -492,7 +496,7 @@ class HfLoop(Trainer):
             control=lambda: self.control,
             writing=lambda: self.checkpointer.writing,
             write_weights=self._write,
-            whole_weights=self.strategy.whole_weights,
+            saving=lambda: self.strategy.saving(HostCopies().of_tensor, alone=True),
         )
         made.resume(checkpoint, self.state.global_step)
         return made
@@ -704,8 +708,7 @@ class HfLoop(Trainer):
         states, losses = collectives.gather_objects(random_states()), self._loss_counter.gathered()
         best_before = self.state.best_model_checkpoint
         self.checkpointer.name_best(self.state, self.state.global_step)
-        with self.strategy.whole_weights(), self.strategy.whole_state(self._made_optimizer):
-            write = self._copied(states) if self.worker.world.is_first else no_files
+        write = self._copied(states) if self.strategy.shards or self.worker.world.is_first else no_files
         facts = {**self._position(), LOSS_SO_FAR: losses}
         snapshot = Snapshot(self.state.global_step, write, facts, newest_metrics(self.state))
         self.checkpointer.begin(snapshot, self._rotation(), best_before)
@@ -724,32 +727,40 @@ class HfLoop(Trainer):
             callback.on_checkpoint(self.state, settled)
 
     def _copied(self, random: Sequence[RandomStates]) -> Write:
-        """Copies all that the first rank writes into a checkpoint; returns what writes it."""
+        """Copies all that this rank writes into a checkpoint; returns what writes it."""
         self._note_records()
         export_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
-        parts = self.model, self.loss, {} if self.args.save_only_model else self._states()
-        saver, card = copy.copy(self), self.family.card(self.model)
-        saver.model, saver.loss, states = self.checkpointer.copies.of(parts, self._untrained(), [card])
+        copies, saver, card = self.checkpointer.copies, copy.copy(self), self.family.card(self.model)
+        with self.strategy.saving(copies.of_tensor) as done:
+            saver.model, saver.loss = copies.of((self.model, self.loss), [*done, *self._untrained()], [card])
         # Saves what was copied, in its training types, and takes part in nothing that concerns all ranks.
         saver.model_wrapped, saver.state, saver.tracked_run = saver.model, shown_state(self.state), None
         saver.strategy, saver._types = Strategy(self.args, World()), None
         saver.is_deepspeed_enabled = False
-        states |= {} if self.args.save_only_model else random_state_files(random)
+        states = {} if self.args.save_only_model else self._states() | random_state_files(random)
+        states = copies.of(states)
+        write_optimizer = None
+        if not self.args.save_only_model:
+            write_optimizer = self.strategy.copy_optimizer(self._made_optimizer, copies.of)
+        is_first, has_parts = self.worker.world.is_first, self.strategy.shards
 
-        def write(folder: Path) -> None:
-            saver.save_model(str(folder), _internal_call=True)
-            save_states(folder, states)
-            save_state(saver.state, folder)
+        def write(folder: Path) -> WeightParts:
+            if is_first:
+                saver.save_model(str(folder), _internal_call=True)
+                save_states(folder, states)
+                save_state(saver.state, folder)
+            else:
+                saver.family.save(saver.model, str(folder))
+            parts = parts_in(folder, alone=not is_first) if has_parts else {}
+            if write_optimizer is not None:
+                write_optimizer(folder)
+            return parts
 
         return write
 
     def _states(self) -> dict[str, dict[str, Any]]:
-        """The states of optimizer, schedule and scaler, by the name of their file."""
-        parts = {
-            OPTIMIZER_NAME: self.optimizer,
-            SCHEDULER_NAME: self.lr_scheduler,
-            SCALER_NAME: self.accelerator.scaler,
-        }
+        """The states of schedule and scaler, by the name of their file."""
+        parts = {SCHEDULER_NAME: self.lr_scheduler, SCALER_NAME: self.accelerator.scaler}
         return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def _untrained(self) -> list[Tensor]:
@@ -805,7 +816,7 @@ class HfLoop(Trainer):
                 f"warning: the model is saved in {upload}, the folder that Ray made of the job's "
                 "working_dir, and Ray deletes it some time after the job"
             )
-        with self.strategy.whole_weights():
+        with self.strategy.saving(HostCopies().of_tensor, alone=True):
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -873,7 +884,12 @@ class HfLoop(Trainer):
         They may have changed since the checkpoint.
         """
         settings = settings_of(self._made_optimizer)
-        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and Path(checkpoint, SETTINGS).exists():
+            weights = dict(Step(self.model, self.loss).named_parameters())
+            read_optimizer(Path(checkpoint), plain_optimizer(self._made_optimizer), weights)
+            self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint, SCHEDULER_NAME), weights_only=True))
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.on_evaluated is not None and self.on_evaluated.late:
             retune(self._made_optimizer, self.lr_scheduler, settings)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-from ray_st.training.strategies.sharding.shard_tensors import whole_tensor
 
 
 def follow(
@@ -36,29 +33,6 @@ def share_state(optimizer: torch.optim.Optimizer) -> None:
         for name, value in state.items():
             if isinstance(weight, DTensor) and isinstance(value, Tensor) and value.shape == weight.shape:
                 state[name] = value if isinstance(value, DTensor) else _part_of(value, weight)
-
-
-@contextmanager
-def whole_state(optimizer: torch.optim.Optimizer, keeps: bool) -> Iterator[None]:
-    """Temporarily gives an optimizer its whole state, for saving; every rank must call it.
-
-    Args:
-        optimizer: The optimizer.
-        keeps: Whether this rank keeps the state; the others only take part in the collectives.
-    """
-    sharded = optimizer.state
-    whole = type(sharded)(sharded.default_factory)
-    for weight, state in sharded.items():
-        values = {name: whole_tensor(value) for name, value in state.items()}
-        if keeps:
-            whole[weight] = {
-                name: value.cpu() if isinstance(value, Tensor) else value for name, value in values.items()
-            }
-    optimizer.state = whole if keeps else sharded
-    try:
-        yield
-    finally:
-        optimizer.state = sharded
 
 
 def _part_of(value: Tensor, weight: DTensor) -> DTensor:

@@ -7,7 +7,7 @@ see :mod:`ray_st.losses.lockstep`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MethodType
@@ -100,33 +100,63 @@ class ShardedStep(Step):
                 part.module.reshard()
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """Within this context all modules are plain, with whole, read-only weights; one rank may run alone.
+    def plain(self, take: Take) -> Iterator[None]:
+        """Within this context all modules are plain ones, with read-only weights; one rank may run alone.
 
         Every rank must call it; nested calls do nothing.
+
+        Args:
+            take: What a rank puts in the place of each weight, such as the whole weight.
         """
         if self.is_whole:
             yield
             return
-        self._gather()
+        for part in self._parts:
+            part.open()
+        self.is_whole = True
         try:
-            yield
+            with exchanged(self, take):
+                yield
         finally:
             for part in self._parts:
                 part.close()
             self.is_whole = False
 
-    def end(self) -> None:
-        """Permanently turns all modules into plain ones with whole weights; every rank must call it."""
-        self._gather()
-        for part in self._parts:
-            part.forget()
-        self._parts = ()
+    def end(self, gather: Callable[[Iterable[nn.Parameter]], Sequence[Tensor]]) -> None:
+        """Permanently turns all modules into plain ones; every rank must call it.
 
-    def _gather(self) -> None:
+        Args:
+            gather: Makes whole tensors of all shards, in their order.
+        """
         for part in self._parts:
             part.open()
-        self.is_whole = True
+        places = _places(self)
+        for (weight, users), whole in zip(places.items(), gather(places), strict=True):
+            _put(users, nn.Parameter(whole, weight.requires_grad))
+        for part in self._parts:
+            part.forget()
+        self._parts, self.is_whole = (), True
+
+
+Take = Callable[[nn.Parameter], Tensor]
+
+
+@contextmanager
+def exchanged(step: Step, take: Take) -> Iterator[None]:
+    """Within this context a step's modules have other tensors as weights, made one after the other.
+
+    Args:
+        step: Model and losses.
+        take: Makes the tensor that takes the place of a weight.
+    """
+    before = _places(step)
+    try:
+        for weight, places in before.items():
+            _put(places, nn.Parameter(take(weight), weight.requires_grad))
+        yield
+    finally:
+        for weight, places in before.items():
+            _put(places, weight)
 
 
 class _Held(nn.Module):
@@ -162,14 +192,12 @@ class _Part:
 
     Args:
         module: The module.
-        places: For each weight that it gathers, the modules that use it, and under which name.
     """
 
-    def __init__(self, module: nn.Module, places: Sequence[Places]) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.module: Any = module
         self._again: RemovableHandle | None = None
         self._is_cast = False
-        self._places, self._shards = places, list[nn.Parameter]()
         self._sharded, self._plain = type(module), type(module).__mro__[2]
         self._state: Any = fully_shard.state(module)  # type: ignore[attr-defined]
 
@@ -187,21 +215,15 @@ class _Part:
             self._is_cast = True
 
     def open(self) -> None:
-        """Gathers the weights, in the type of the shards."""
+        """Makes the module a plain one, whose weights are shards."""
         self.module.reshard()
         self.module.__class__ = self._plain
         self._state._pre_forward_hook_handle.remove()
         self._state._post_forward_hook_handle.remove()
-        self._shards = [_weight_at(places) for places in self._places]
-        for places, shard in zip(self._places, self._shards, strict=True):
-            tensor: Any = shard.detach()
-            _put(places, nn.Parameter(tensor.full_tensor(), shard.requires_grad))
 
     def close(self) -> None:
-        """Shards the weights again; changes to the whole weights are lost."""
+        """The reverse of :meth:`open`; the weights must be the same shards."""
         module, state = self.module, self._state
-        for places, shard in zip(self._places, self._shards, strict=True):
-            _put(places, shard)
         module.__class__ = self._sharded
         before = module.register_forward_pre_hook(state._pre_forward, prepend=True, with_kwargs=True)
         state._pre_forward_hook_handle = before
@@ -326,7 +348,7 @@ class _Sharder:
             sharded.set_unshard_in_backward(False)  # a table's gradient does not depend on it
         for weight in own:
             self._fill(weight)
-        return _Part(module, [self._places[weight] for weight in own])
+        return _Part(module)
 
     def _fill(self, whole: nn.Parameter) -> None:
         """Puts the shard of a weight into its place, and frees the whole one."""

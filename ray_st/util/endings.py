@@ -25,6 +25,53 @@ CTRL_C = 130
 """The user pressed Ctrl-C (128 + SIGINT); a training run can resume from its latest checkpoint."""
 
 
+REPEATABLE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ImportError,
+    AssertionError,
+    NotImplementedError,
+)
+"""Errors of the program or its input, which a restarted worker would raise again."""
+
+
+@dataclass(frozen=True)
+class PeerFailure:
+    """What a failed rank tells the others.
+
+    Args:
+        rank: Its rank.
+        reason: Its error.
+        is_repeatable: Whether the error is one of :data:`REPEATABLE`.
+    """
+
+    rank: int
+    reason: str
+    is_repeatable: bool
+
+    @classmethod
+    def of(cls, rank: int, error: Exception) -> PeerFailure:
+        """What a rank tells of an error."""
+        return cls(rank, f"{type(error).__name__}: {error}", isinstance(error, REPEATABLE))
+
+
+class PeerError(RuntimeError):
+    """Other ranks failed in a joint operation; see their own errors for details.
+
+    Args:
+        failures: What they told.
+    """
+
+    def __init__(self, failures: list[PeerFailure]) -> None:
+        super().__init__(failures)
+        self.failures = failures
+
+    def __str__(self) -> str:
+        return "; ".join(f"rank {failure.rank} failed: {failure.reason}" for failure in self.failures)
+
+
 class RunEnded(RuntimeError):
     """A run that ended before its last step.
 

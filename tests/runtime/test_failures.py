@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -9,11 +10,11 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, RunConfig, ScalingConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
-from ray_st.runtime.supervision.failures import cause_of
+from ray_st.runtime.supervision.failures import RunStopped, cause_of
 from ray_st.runtime.supervision.ray_callbacks import StopAtRepeatableErrors
 from ray_st.runtime.supervision.run_monitor import CAUSES
 from ray_st.runtime.train import launch
-from ray_st.util.endings import HangError, Interrupted, Moved, Why
+from ray_st.util.endings import HangError, Interrupted, Moved, PeerError, PeerFailure, Why
 
 
 def died(text: str, preempted: bool = False) -> Exception:
@@ -36,6 +37,16 @@ def died(text: str, preempted: bool = False) -> Exception:
 def test_causes(error: Exception, cause: str) -> None:
     assert cause_of(error) == cause
     assert cause in CAUSES
+
+
+def test_an_error_that_another_rank_tells_of_counts_as_that_ranks() -> None:
+    stop = StopAtRepeatableErrors()
+    told = PeerError([PeerFailure.of(1, OSError("away")), PeerFailure.of(2, ValueError("the disk is full"))])
+    told = pickle.loads(pickle.dumps(told))
+    assert str(told) == "rank 1 failed: OSError: away; rank 2 failed: ValueError: the disk is full"
+    with pytest.raises(RunStopped, match=r"^rank 2: ValueError: the disk is full"):
+        stop.after_exception(None, {0: told})
+    stop.after_exception(None, {0: PeerError([PeerFailure.of(1, OSError("away"))])})
 
 
 def test_a_run_that_was_told_to_stop_is_not_started_again() -> None:

@@ -17,7 +17,8 @@ from processes import run_ranks
 from ray_st import SentenceTransformer
 from ray_st.evaluation import SequentialEvaluator
 from ray_st.training.distributed import evaluator_team
-from ray_st.training.distributed.evaluator_team import Measured, PeerError, measure
+from ray_st.training.distributed.evaluator_team import Measured, measure
+from ray_st.util.endings import PeerError
 from ray_st.world import World
 from simulated_team import ThreadTeam
 from simulated_team import together as on_threads

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ray_st.training.distributed import evaluator_team, paired_calls
-from ray_st.training.distributed.evaluator_team import PeerError, together
+from ray_st.training.distributed.evaluator_team import together
+from ray_st.util.endings import PeerError
 from ray_st.util.team import Alone, share_out
 from ray_st.world import World
 from simulated_team import ThreadTeam

@@ -7,17 +7,6 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, Worker
 
 from ray_st.util.endings import HangError, Moved, Why
 
-REPEATABLE = (
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ImportError,
-    AssertionError,
-    NotImplementedError,
-)
-"""Errors of the program or its input, which a restarted worker would raise again."""
-
 
 class RunStopped(RuntimeError):
     """A worker raised an error that a restart would not fix. The message holds the worker's traceback."""

@@ -15,8 +15,8 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2._internal.execution.callback import WorkerCallback
 
 from ray_st.runtime.cluster.handles import Actor
-from ray_st.runtime.supervision.failures import REPEATABLE, RunStopped, cause_of, original
-from ray_st.util.endings import Interrupted, LeaseLost, StopRequest, Why
+from ray_st.runtime.supervision.failures import RunStopped, cause_of, original
+from ray_st.util.endings import REPEATABLE, Interrupted, LeaseLost, PeerError, StopRequest, Why
 
 stop_request = StopRequest()
 """The stop request of this worker's process; global, as signal handlers take no arguments."""
@@ -35,9 +35,13 @@ class StopAtRepeatableErrors(UserCallback):
             cause = original(error)
             if isinstance(cause, (Interrupted, LeaseLost)):
                 raise type(cause)(str(cause))
+            trace = error._traceback_str if isinstance(error, UserExceptionWithTraceback) else ""
             if isinstance(cause, REPEATABLE):
-                trace = error._traceback_str if isinstance(error, UserExceptionWithTraceback) else ""
                 raise RunStopped(f"rank {rank}: {type(cause).__name__}: {cause}\n{trace}")
+            # Ray may see a rank that was told of an error before the one that raised it.
+            for failure in cause.failures if isinstance(cause, PeerError) else ():
+                if failure.is_repeatable:
+                    raise RunStopped(f"rank {failure.rank}: {failure.reason}\n{trace}")
 
 
 class ReportLosses(UserCallback):

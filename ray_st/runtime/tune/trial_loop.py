@@ -25,7 +25,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.cluster.handles import PickledRef
-from ray_st.runtime.supervision.failures import REPEATABLE, RunStopped
+from ray_st.runtime.supervision.failures import RunStopped
 from ray_st.runtime.supervision.supervisor import STEP_LIMIT
 from ray_st.runtime.tune.hung_trials import watched_here
 from ray_st.runtime.tune.shared_data import SharedData, source_here
@@ -40,6 +40,7 @@ from ray_st.training.data.specs import TRAIN, LoaderSpec, eval_names
 from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.trainer_spec import TrainerSpec, Trial
 from ray_st.training.worker_context import WorkerContext
+from ray_st.util.endings import REPEATABLE
 from ray_st.world import World
 
 NUMBER, VALUES, NAME, KNOWN = "number", "values", "name", "known"

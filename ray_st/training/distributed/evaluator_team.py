@@ -13,20 +13,9 @@ from torch import Tensor, nn
 from ray_st.models.card.model_card_data import SentenceTransformerModelCardData
 from ray_st.training.distributed.collectives import gather_objects
 from ray_st.training.distributed.paired_calls import PairedCalls
+from ray_st.util.endings import PeerError, PeerFailure
 from ray_st.util.team import in_team
 from ray_st.world import World
-
-
-class PeerError(RuntimeError):
-    """Another rank failed in a joint operation; see that rank's own error for details."""
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """What a failed rank sends instead of the value that the others expect."""
-
-    rank: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -55,9 +44,8 @@ class RankTeam:
         if self.calls is not None:
             self.calls.wait()
         values = gather_objects(_moved(value, "cpu"))
-        failed = [value for value in values if isinstance(value, _Failure)]
-        if failed:
-            raise PeerError("; ".join(f"rank {failure.rank} failed: {failure.reason}" for failure in failed))
+        if failed := [value for value in values if isinstance(value, PeerFailure)]:
+            raise PeerError(failed)
         return [_moved(other, self.device) for other in values]
 
 
@@ -97,7 +85,7 @@ def together(model: nn.Module, world: World, paired: bool = False) -> Iterator[N
                 if calls.inside:
                     raise
                 calls.wait()
-            gather_objects(_Failure(world.rank, f"{type(error).__name__}: {error}"))
+            gather_objects(PeerFailure.of(world.rank, error))
             raise
         team.gather(None)
 

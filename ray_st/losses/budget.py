@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ray_st.losses.model_facts import config_size, max_seq_length
+from ray_st.losses.model_facts import config_setting, config_size, max_seq_length
 
 DEFAULT_TOKENS = 16_384
 """Budget of models whose configuration does not state their sizes."""
@@ -32,9 +32,11 @@ def default_budget(model: nn.Module) -> int:
 def activation_bytes(model: nn.Module) -> int | None:
     """Bytes of activations kept per token for the backward pass; None if the model does not state its sizes.
 
-    Counted over the tensors that autograd saves for an encoder of BERT's kind: in each layer 12 vectors of
-    the hidden size, 2 of the intermediate size, and 3 rows of attention weights a head. Without dropout it is
-    about two thirds.
+    Counted over the tensors that autograd saves for encoders of BERT, ModernBERT, Qwen3, Llama and Gemma3, of
+    which it is 0.9 to 1.6 times: in each layer 12 vectors of the hidden size and 2 of the intermediate size; 14
+    and 4 if its feed-forward part has a gate; 4 and 1 fewer if no linear layer keeps its input, as frozen ones
+    without adapters do not. Where attention weights are kept, 3 rows of them a head. With activation
+    checkpointing one vector a layer, and one whole layer.
 
     Args:
         model: Its ``config`` states its sizes, its ``max_seq_length`` the width of attention.
@@ -43,16 +45,54 @@ def activation_bytes(model: nn.Module) -> int | None:
     if not layers or not hidden:
         return None
     intermediate = config_size(model, "intermediate_size") or 4 * hidden
-    heads = config_size(model, "num_attention_heads") or 1
-    width = min(max_seq_length(model) or 512, 512)
+    vectors, wide = (14, 4) if _has_gate(model, hidden, intermediate) else (12, 2)
+    frozen = _share_frozen(model)
+    layer = int((vectors - 4 * frozen) * hidden + (wide - frozen) * intermediate)
+    if _keeps_attention(model):
+        heads = config_size(model, "num_attention_heads") or 1
+        layer += 3 * heads * min(max_seq_length(model) or 512, 512)
+    recomputes = any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
     kind = next((weight.dtype for weight in model.parameters()), torch.float32)
-    return layers * (12 * hidden + 2 * intermediate + 3 * heads * width) * kind.itemsize
+    return (layers * hidden + layer if recomputes else layers * layer) * kind.itemsize
+
+
+def _has_gate(model: nn.Module, hidden: int, intermediate: int) -> bool:
+    """Whether feed-forward parts multiply two projections, which may be made by one matrix."""
+    up = [
+        part.out_features
+        for part in model.modules()
+        if isinstance(part, nn.Linear) and part.in_features == hidden and part.out_features != hidden
+    ]
+    return 2 * intermediate in up or up.count(intermediate) > (config_size(model, "num_hidden_layers") or 0)
+
+
+def _share_frozen(model: nn.Module) -> float:
+    """The share of linear layers that need not keep their inputs, as neither they nor adapters are trained."""
+    layers = dict(model.named_modules())
+    linear = [name for name, part in layers.items() if isinstance(part, nn.Linear) and ".lora_" not in name]
+    owners = [layers[name.removesuffix(".base_layer")] for name in linear]
+    frozen = [owner for owner in owners if not any(weight.requires_grad for weight in owner.parameters())]
+    return len(frozen) / len(linear) if linear else 0.0
+
+
+def _keeps_attention(model: nn.Module) -> bool:
+    """Whether attention weights are kept: where they are computed one by one, or dropped on the CPU."""
+    kind = str(config_setting(model, "_attn_implementation") or "sdpa")
+    if not kind.startswith("sdpa"):
+        return kind == "eager"
+    names = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "dropout_rate")
+    drops = any(config_setting(model, name) for name in names)
+    return drops and _device(model).type != "cuda"
 
 
 def _memory(model: nn.Module) -> int:
-    device = next((weight.device for weight in model.parameters()), torch.device("cpu"))
+    device = _device(model)
     if device.type != "cuda":
         return CPU_MEMORY
     # A process with a share of a GPU is limited to it, see ray_st.runtime.cluster.granted_device.
     mine = torch.cuda.get_per_process_memory_fraction(device)
     return int(torch.cuda.get_device_properties(device).total_memory * mine * DEVICE_SHARE)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((weight.device for weight in model.parameters()), torch.device("cpu"))

@@ -71,6 +71,12 @@ def first_encoder(model: nn.Module) -> PreTrainedModel | None:
 
 def config_size(model: object, name: str) -> int | None:
     """A size in the model's configuration, by the name that transformers gives it."""
+    size = config_setting(model, name)
+    return size if isinstance(size, int) else None
+
+
+def config_setting(model: object, name: str) -> object:
+    """A setting in the model's configuration, by the name that transformers gives it; None if it has none."""
     match model:
         case object(config=config) if config is not None:
             return getattr(config, name, None)

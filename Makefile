@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup bench-weights bench-bf16 bench-search bench-hpo clean
+.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -86,6 +86,9 @@ bench-weights: .venv/.installed-bench ## memory, bytes and waiting that weights 
 
 bench-bf16: .venv/.installed-bench ## a folder in bfloat16, trained beside float32 and beside no float32 masters
 	$(BIN)/python benchmarks/bf16_folder.py --train $(DATA)/stsb/train.csv --test $(DATA)/stsb/test.csv
+
+bench-gpu: ## what a GPU does with models of real shapes, in $(PYTHON)'s environment, without Ray
+	for what in encode train loss start ingest search; do PYTHONPATH=$(CURDIR) $(PYTHON) benchmarks/gpu.py $$what --json || exit 1; done
 
 bench-search: .venv/.installed-bench ## what a trial costs beyond its training
 	RAY_ADDRESS=local $(BIN)/python benchmarks/search.py

@@ -33,9 +33,9 @@ def activation_bytes(model: nn.Module) -> int | None:
     """Bytes of activations kept per token for the backward pass; None if the model does not state its sizes.
 
     Counted over the tensors that autograd saves for encoders of BERT, ModernBERT, Qwen3, Llama and Gemma3, of
-    which it is 0.9 to 1.6 times: in each layer 12 vectors of the hidden size and 2 of the intermediate size; 14
-    and 4 if its feed-forward part has a gate; 4 and 1 fewer if no linear layer keeps its input, as frozen ones
-    without adapters do not. Where attention weights are kept, 3 rows of them a head. With activation
+    which it is 0.9 to 1.6 times: in each layer 12 vectors of the hidden size and 2 of the intermediate size;
+    14 and 4 if its feed-forward part has a gate; 4 and 1 fewer if no linear layer keeps its input, as frozen
+    ones without adapters do not. Where attention weights are kept, 3 rows of them a head. With activation
     checkpointing one vector a layer, and one whole layer.
 
     Args:
@@ -67,7 +67,7 @@ def _has_gate(model: nn.Module, hidden: int, intermediate: int) -> bool:
 
 
 def _share_frozen(model: nn.Module) -> float:
-    """The share of linear layers that need not keep their inputs, as neither they nor adapters are trained."""
+    """The share of linear layers that keep no inputs, as neither they nor adapters of them are trained."""
     layers = dict(model.named_modules())
     linear = [name for name, part in layers.items() if isinstance(part, nn.Linear) and ".lora_" not in name]
     owners = [layers[name.removesuffix(".base_layer")] for name in linear]

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import IntervalStrategy
 
 from ray_st import InputExample, SentenceTransformer
-from ray_st.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss, SoftmaxLoss
+from ray_st.losses import AdaptiveLayerLoss, CosineSimilarityLoss, MultipleNegativesRankingLoss, SoftmaxLoss
 from ray_st.models import Dense, Pooling, Transformer
 from ray_st.training.strategies.precision import note_on_types, widen
 from ray_st.training.trainer_spec import train_task
@@ -236,6 +236,20 @@ def test_mixed_precision_is_that_of_training_and_ends_with_it(stored: Path, tmp_
         computed.clear()
         pickle.dumps(model.state_dict())
         assert "forward" not in vars(model)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_a_loss_that_calls_the_models_modules_computes_in_mixed_precision(
+    tiny_model: Any, tmp_path: Path
+) -> None:
+    computed: list[torch.dtype] = []
+    layer = tiny_model[0].auto_model.encoder.layer[0].attention.self.query
+    layer.register_forward_hook(lambda module, inputs, output: computed.append(output.dtype))
+    running = loop(tiny_model, tmp_path, bf16=True, use_cpu=True)
+    running.loss = AdaptiveLayerLoss(tiny_model, MultipleNegativesRankingLoss(tiny_model))
+    running.train()
+    assert set(computed) == {HALF}
+    assert not any("forward" in vars(part) for part in tiny_model.modules())
 
 
 @pytest.mark.usefixtures("fresh_accelerator")

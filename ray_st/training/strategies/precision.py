@@ -7,8 +7,9 @@ last for a training: afterwards the model is as before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -134,24 +135,42 @@ def mixed_precision(model: nn.Module, accelerator: Accelerator, moves: bool = Tr
 
     A loss's similarities are computed as the model gives them. accelerate gives the model another
     ``forward``, which would compute in low precision ever after and cannot be pickled; afterwards its own is
-    back.
+    back. So are those of the model's modules, which some losses call by themselves.
 
     Args:
         model: The model.
         accelerator: Knows the precision.
-        moves: Whether the model is moved to the accelerator's device.
+        moves: Whether the model is moved to the accelerator's device; one with sharded weights is not, and its
+            modules are prepared where they are sharded.
     """
-    attributes = vars(model)
-    before = dict(attributes)
+    parts = {id(part): part for part in (model, *(modules_of(model) if moves else ()))}.values()
+    before = [dict(vars(part)) for part in parts]
     accelerator.prepare_model(model, device_placement=moves, evaluation_mode=True)
-    changed = [name for name, value in attributes.items() if before.get(name) is not value]
+    if accelerator.native_amp:
+        for part in [part for part in parts if "forward" not in vars(part)]:
+            part.forward = MethodType(_in_autocast(type(part), accelerator), part)
     try:
         yield
     finally:
-        for name in changed:
-            del attributes[name]
-            if name in before:
-                attributes[name] = before[name]
+        for part, attributes in zip(parts, before, strict=True):
+            _restore(vars(part), attributes)
+
+
+def _in_autocast(kind: type[nn.Module], accelerator: Accelerator) -> Callable[..., Any]:
+    """A class's ``forward`` in mixed precision."""
+
+    def forward(part: nn.Module, *given: Any, **options: Any) -> Any:
+        with accelerator.autocast():
+            return kind.forward(part, *given, **options)
+
+    return forward
+
+
+def _restore(attributes: dict[str, Any], before: Mapping[str, Any]) -> None:
+    for name in [name for name, value in attributes.items() if before.get(name) is not value]:
+        del attributes[name]
+        if name in before:
+            attributes[name] = before[name]
 
 
 def note_on_types(model: nn.Module, loss: LossOrLosses) -> str:

@@ -140,8 +140,8 @@ def mixed_precision(model: nn.Module, accelerator: Accelerator, moves: bool = Tr
     Args:
         model: The model.
         accelerator: Knows the precision.
-        moves: Whether the model is moved to the accelerator's device; one with sharded weights is not, and its
-            modules are prepared where they are sharded.
+        moves: Whether the model is moved to the accelerator's device; one that is sharded is not, and its
+            modules are prepared where it is sharded.
     """
     parts = {id(part): part for part in (model, *(modules_of(model) if moves else ()))}.values()
     before = [dict(vars(part)) for part in parts]

@@ -293,6 +293,7 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "_load_rng_state": "(checkpoint)",
         "_maybe_log_save_evaluate": "(tr_loss, grad_norm, model, trial, epoch, ignore_keys_for_eval, start_time, learning_rate)",
         "_move_model_to_device": "(model, device)",
+        "_prepare_input": "(data)",
         "_prepare_inputs": "(inputs)",
         "_report_to_hp_search": "(trial, step, metrics)",
         "_run_epoch": "(model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial, ignore_keys_for_eval, start_time, resume_from_checkpoint, epochs_trained, steps_trained_in_current_epoch)",

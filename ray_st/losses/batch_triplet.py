@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32
-from ray_st.losses.labels import need_two_classes
+from ray_st.losses.labels import one_class
 from ray_st.losses.loss import Loss
 from ray_st.util.similarity import cos_sim
 
@@ -67,11 +67,11 @@ class _BatchTripletLoss(Loss):
         """Loss of the whole pool; zero outside training if no triplet can be formed."""
         labels = columns.pool_labels
         assert labels is not None  # ensured by check_labels
-        need_two_classes(labels, type(self).__name__)
+        alike = one_class(labels, type(self).__name__)
         distances = self.distance_metric(columns.pool[0])
-        same = labels[:, None] == labels[None]
-        if same.all():
+        if alike:
             return distances.sum() * 0
+        same = labels[:, None] == labels[None]
         return self.mine(distances, same, same & ~torch.eye(len(same), dtype=torch.bool, device=same.device))
 
     def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:

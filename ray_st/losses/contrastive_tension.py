@@ -16,7 +16,9 @@ from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32
 from ray_st.losses.loss import Loss
 from ray_st.losses.model_facts import function_name
+from ray_st.util.host_facts import host_copy
 from ray_st.util.similarity import cos_sim
+from ray_st.util.tensors import to_device
 
 
 class _TwoModels(Loss):
@@ -68,7 +70,8 @@ class ContrastiveTensionLoss(_TwoModels):
         first, second = columns.mine
         scores = at_least_float32((first * second).sum(-1))
         labels = columns.labels if columns.labels is not None else _equal(*columns.features)
-        losses = F.binary_cross_entropy_with_logits(scores, labels.to(scores), reduction="none")
+        labels = to_device(labels, scores.device).to(scores.dtype)
+        losses = F.binary_cross_entropy_with_logits(scores, labels, reduction="none")
         return columns.sum(losses)
 
 
@@ -183,11 +186,8 @@ class ContrastiveTensionDataLoader:
 
 def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Tensor:
     """Whether the rows of two columns hold the same tokens (n,)."""
-    tokens = [
-        [
-            row[mask].tolist()
-            for row, mask in zip(column["input_ids"], column["attention_mask"].bool(), strict=True)
-        ]
-        for column in (first, second)
+    hosts = [
+        [host_copy(column[key]) for key in ("input_ids", "attention_mask")] for column in (first, second)
     ]
+    tokens = [[row[mask.bool()].tolist() for row, mask in zip(*host, strict=True)] for host in hosts]
     return torch.tensor([a == b for a, b in zip(*tokens, strict=True)], dtype=torch.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ray_st.losses.budget import DEFAULT_TOKENS
 from ray_st.losses.model_facts import removes_padding, tokenizer_of
 from ray_st.util.chunks import Chunk, cheapest_chunks
+from ray_st.util.host_facts import HOST_KEYS, PAD_ID, PADDING_SIDE, TokenFacts, host_copy
+from ray_st.util.tensors import to_device
 
 CALL_TOKENS = {"cpu": 80}
 """Cost of one more call of the model on a type of device, as the number of tokens embedded in the same time.
@@ -46,14 +48,16 @@ def embed_columns(
     The rows of all columns are sorted by length and cut into chunks; the model runs once per chunk and the
     rows are put back in order. Value and gradient equal those of one call per column for every model whose
     embeddings don't depend on padding; with dropout only the random draws differ. Features that hold anything
-    but ``input_ids``, ``attention_mask``, ``token_type_ids`` and ``prompt_length`` are embedded one column
-    per call. Columns whose ``task`` or ``modality`` differ take different routes through the model, so only
-    columns of one route are embedded together.
+    but ``input_ids``, ``attention_mask``, ``token_type_ids``, ``prompt_length`` and what stays on the host
+    are embedded one column per call. Columns whose ``task`` or ``modality`` differ take different routes
+    through the model, so only columns of one route are embedded together.
 
     Args:
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         features: For each column ``input_ids`` (n, t) and ``attention_mask`` (n, t), padded left or right,
-            optionally ``token_type_ids`` (n, t) and ``prompt_length``, a number or (n,). Left unchanged.
+            optionally ``token_type_ids`` (n, t) and ``prompt_length``, a number or (n,). If all columns carry
+            :data:`ray_st.util.host_facts.HOST_KEYS`, calls of the model get ``token_lengths`` and
+            ``padding_side`` of their rows, and nothing waits for the device. Left unchanged.
         token_budget: Most padded tokens per call; a single longer row still gets a call.
         call_tokens: Cost of one more call, in tokens; by default as measured for the device of the features.
             For a model whose ``without_padding`` is true, which removes padding itself, only the budget cuts
@@ -89,18 +93,21 @@ def _embed_alike(
     """Embeds columns of one route; see :func:`embed_columns`."""
     if not _mergeable(columns):
         return [run(model, _pieces(column, rows)) for column in columns]
-    route = {key: columns[0][key] for key in _ROUTE_KEYS if key in columns[0]}
-    sizes = [len(column["input_ids"]) for column in columns]
-    left = any(_padded_left(column["attention_mask"]) for column in columns)
-    merged = _merge(columns, left, _pad_id(model, columns))
+    device = columns[0]["input_ids"].device
     if call_tokens is None and not removes_padding(model):
-        call_tokens = CALL_TOKENS.get(merged["input_ids"].device.type, CALL_TOKENS_ELSEWHERE)
-    chunks = plan_chunks(_lengths(merged["attention_mask"], left), token_budget, call_tokens, rows)
-    embeddings = run(model, [_chunk(merged, chunk, width, left) | route for chunk, width in chunks])
-    # Chunks permute the rows; argsort inverts the permutation.
-    place = np.argsort(np.concatenate([chunk for chunk, _ in chunks]))
-    order = torch.from_numpy(place).to(embeddings.device)
-    return list(embeddings.index_select(0, order).split(sizes))
+        call_tokens = CALL_TOKENS.get(device.type, CALL_TOKENS_ELSEWHERE)
+    known = TokenFacts.joined([TokenFacts.carried_by(column) for column in columns])
+    facts = known or _read(columns)
+    chunks = plan_chunks(facts.lengths.clip(min=1), token_budget, call_tokens, rows)
+    order = np.concatenate([chunk for chunk, _ in chunks])
+    # Chunks permute the rows; argsort inverts the permutation. One copy brings both to the device.
+    there, back = to_device(torch.from_numpy(np.stack([order, np.argsort(order)])), device)
+    pad_id = _pad_id(model) if facts.pad_id is None else facts.pad_id
+    merged = _merge(columns, facts.left, pad_id, there)
+    route = {key: columns[0][key] for key in _ROUTE_KEYS if key in columns[0]}
+    embeddings = run(model, [chunk | route for chunk in _cut(merged, chunks, facts, known is not None)])
+    sizes = [len(column["input_ids"]) for column in columns]
+    return list(embeddings.index_select(0, back).split(sizes))
 
 
 def run_plainly(model: nn.Module, chunks: Chunks) -> Tensor:
@@ -158,13 +165,12 @@ def _filled(lengths: NDArray[np.int64], token_budget: int, rows: int) -> list[Ch
 
 
 def _mergeable(columns: Sequence[Mapping[str, Any]]) -> bool:
-    known = {*_TOKEN_KEYS, *_ROUTE_KEYS, "prompt_length"}
-    # A prompt length may be missing in some columns; all other features must be the same to be merged.
-    keys = [set(column) - {*_ROUTE_KEYS, "prompt_length"} for column in columns]
+    # All features must be the same to be merged, but for those that may be missing in some columns.
+    optional = {*_ROUTE_KEYS, *HOST_KEYS, "prompt_length"}
+    keys = [set(column) - optional for column in columns]
     return (
         bool(columns)
-        and all(set(column) <= known for column in columns)
-        and all(mine == keys[0] for mine in keys)
+        and all(mine <= set(_TOKEN_KEYS) and mine == keys[0] for mine in keys)
         and {"input_ids", "attention_mask"} <= keys[0]
         and all(column[key].ndim == 2 for column in columns for key in keys[0])
         and all(column["input_ids"].numel() for column in columns)
@@ -173,7 +179,7 @@ def _mergeable(columns: Sequence[Mapping[str, Any]]) -> bool:
 
 def _pieces(column: dict[str, Any], rows: int | None) -> Chunks:
     """A column of other features, cut into pieces if each of its tensors has one entry per row."""
-    route = {key: column[key] for key in _ROUTE_KEYS if key in column}
+    route = {key: column[key] for key in (*_ROUTE_KEYS, PADDING_SIDE, PAD_ID) if key in column}
     parts = {key: value for key, value in column.items() if key not in route}
     tensors = [value for value in parts.values() if isinstance(value, Tensor)]
     sizes = {len(value) if value.ndim else 0 for value in tensors}
@@ -188,31 +194,35 @@ def first_row(chunk: dict[str, Any]) -> dict[str, Any]:
     return _pieces(chunk, 1)[0]
 
 
-def _padded_left(mask: Tensor) -> bool:
+def _read(columns: Sequence[Mapping[str, Any]]) -> TokenFacts:
+    """What columns that carry no facts, or have tokens anywhere, show to the host."""
+    masks = [host_copy(column["attention_mask"]) for column in columns]
     # A row padded left begins with padding and ends with a token.
-    return bool((mask[:, 0] < mask[:, -1]).any())
+    left = any(bool((mask[:, 0] < mask[:, -1]).any()) for mask in masks)
+    lengths = np.concatenate([_reach(mask, left) for mask in masks])
+    # The batch itself shows the id of padding, whichever tokenizer made it.
+    pairs = zip(columns, masks, strict=True)
+    padding = (host_copy(column["input_ids"])[mask == 0] for column, mask in pairs if not mask.all())
+    found = next(padding, None)
+    return TokenFacts(lengths, left, None if found is None else int(found[0]))
 
 
-def _lengths(mask: Tensor, left: bool) -> NDArray[np.int64]:
-    """Tokens from the outer end to the last real one, so that gaps in a mask stay inside; at least 1."""
+def _reach(mask: Tensor, left: bool) -> NDArray[np.int64]:
+    """Tokens from the outer end to the last real one, so that gaps in a mask stay inside."""
     real = (mask.flip(1) if left else mask) != 0
-    places = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    return (real * places).amax(1).clamp(min=1).cpu().numpy()
+    reach: NDArray[np.int64] = (real * torch.arange(1, mask.shape[1] + 1)).amax(1).numpy()
+    return reach
 
 
-def _pad_id(model: nn.Module, columns: Sequence[Mapping[str, Tensor]]) -> int:
-    # The batch itself shows the id, whichever tokenizer made it.
-    for column in columns:
-        padding = column["input_ids"][column["attention_mask"] == 0]
-        if len(padding):
-            return int(padding[0])
+def _pad_id(model: nn.Module) -> int:
     match tokenizer_of(model):  # a StaticEmbedding's tokenizer has no padding
         case object(pad_token_id=int(pad_id)):
             return pad_id
     return 0
 
 
-def _merge(columns: Sequence[Mapping[str, Any]], left: bool, pad_id: int) -> dict[str, Tensor]:
+def _merge(columns: Sequence[Mapping[str, Any]], left: bool, pad_id: int, order: Tensor) -> dict[str, Tensor]:
+    """The rows of all columns as one batch, in this order (n,)."""
     width = max(column["input_ids"].shape[1] for column in columns)
 
     def widen(rows: Tensor, fill: int) -> Tensor:
@@ -226,25 +236,29 @@ def _merge(columns: Sequence[Mapping[str, Any]], left: bool, pad_id: int) -> dic
     }
     if any("prompt_length" in column for column in columns):
         merged["prompt_length"] = torch.cat([_prompt_lengths(column) for column in columns])
-    return merged
+    return {key: tensor.index_select(0, order) for key, tensor in merged.items()}
 
 
 def _prompt_lengths(column: Mapping[str, Any]) -> Tensor:
-    ids = column["input_ids"]
-    given = torch.as_tensor(column.get("prompt_length", 0), dtype=torch.long, device=ids.device)
-    return given.reshape(-1).expand(len(ids))
+    ids, given = column["input_ids"], column.get("prompt_length", 0)
+    if isinstance(given, int):
+        return ids.new_full((len(ids),), given, dtype=torch.long)
+    lengths = torch.as_tensor(given, dtype=torch.long, device=ids.device)
+    return lengths.reshape(-1).expand(len(ids))
 
 
-def _chunk(
-    rows: Mapping[str, Tensor], chosen: NDArray[np.int64], width: int, left: bool
-) -> dict[str, Tensor]:
-    def cut(tensor: Tensor) -> Tensor:
-        taken = tensor.index_select(0, torch.from_numpy(chosen).to(tensor.device))
-        if taken.ndim == 1:
-            return taken
-        return taken[:, -width:] if left else taken[:, :width]
-
-    return {key: cut(tensor) for key, tensor in rows.items()}
+def _cut(
+    merged: Mapping[str, Tensor], chunks: Sequence[Chunk], facts: TokenFacts, carries: bool
+) -> Iterator[dict[str, Any]]:
+    """The features of each chunk of rows that were merged in the order of the chunks."""
+    stop = 0
+    for chosen, width in chunks:
+        start, stop = stop, stop + len(chosen)
+        columns = slice(-width, None) if facts.left else slice(width)
+        rows = {key: tensor[start:stop] for key, tensor in merged.items()}
+        features = {key: part if part.ndim == 1 else part[:, columns] for key, part in rows.items()}
+        own = TokenFacts(facts.lengths[chosen], facts.left, None)
+        yield {**features, **own.carried} if carries else features
 
 
 def call(model: nn.Module, features: dict[str, Any]) -> Tensor:

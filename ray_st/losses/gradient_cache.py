@@ -21,6 +21,7 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from tqdm import tqdm
 
 from ray_st.losses.embed import Chunks, call, embedding_of
+from ray_st.util.host_facts import without_host_facts
 from ray_st.util.tensors import AutogradContext
 
 T = TypeVar("T")
@@ -123,7 +124,7 @@ class ForwardState:
     @classmethod
     def now(cls, chunk: dict[str, Any]) -> ForwardState:
         """The current state, on the devices of a chunk's tensors."""
-        tensors = [value for value in chunk.values() if isinstance(value, Tensor)]
+        tensors = [value for value in without_host_facts(chunk).values() if isinstance(value, Tensor)]
         device = tensors[0].device.type if tensors else "cpu"
         devices, states = get_device_states(*tensors[:1])  # all are on one device
         autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ray_st.util.host_facts import host_copy, remember
+
 OPTIONAL = "optional "
 """Prefix of label kinds that a loss uses if there are labels and does without otherwise."""
 
@@ -29,14 +31,19 @@ def check_labels(kind: str, labels: Tensor | None, rows: int, owner: str) -> Ten
         ValueError: If labels are missing, of another type or shape, NaN, or out of range.
     """
     known = kind_of(kind)
-    if known.check is None or (labels is None and kind.startswith(OPTIONAL)):
+    if known.shape is None or (labels is None and kind.startswith(OPTIONAL)):
         return None
     need = f"{owner} needs labels ({kind}): a tensor with {known.form}, {rows} in all"
     if not isinstance(labels, Tensor):
         raise ValueError(
             f"{need}; found {type(labels).__name__}. Give the dataset a column named label or score."
         )
-    return known.check(labels, rows, need)
+    # Looking at values on a device would wait for it, and the host has most labels, too.
+    host, values = host_copy(labels), known.shape(labels, rows, need)
+    seen = values if host is labels else known.shape(host, rows, need)
+    known.check(seen, need)
+    made = _converted(values, known.whole)
+    return made if host is labels else remember(made, _converted(seen, known.whole))
 
 
 def _one_a_row(labels: Tensor, rows: int, need: str) -> Tensor:
@@ -45,32 +52,32 @@ def _one_a_row(labels: Tensor, rows: int, need: str) -> Tensor:
     return labels.reshape(-1)
 
 
-def _scores(labels: Tensor, rows: int, need: str) -> Tensor:
-    return _numbers(_one_a_row(labels, rows, need), need)
+def _each_row(labels: Tensor, rows: int, need: str) -> Tensor:
+    if labels.is_complex() or labels.ndim == 0 or len(labels) != rows:
+        raise ValueError(f"{need}; found {labels.dtype} of shape {tuple(labels.shape)}.")
+    return labels
 
 
-def _numbers(labels: Tensor, need: str) -> Tensor:
+def _converted(labels: Tensor, whole: bool) -> Tensor:
+    if whole:
+        return labels.long()  # unsigned values above 2**63 become negative but stay distinct
+    return labels if labels.is_floating_point() else labels.float()
+
+
+def _numbers(labels: Tensor, need: str) -> None:
     if not labels.is_floating_point():
-        return labels.float()
+        return
     wrong = labels.isnan().reshape(len(labels), -1).any(1)
     if wrong.any():
         raise ValueError(
             f"{need}; found NaN in row(s) {wrong.nonzero().reshape(-1).tolist()[:8]} of the batch."
         )
-    return labels
 
 
-def _vectors(labels: Tensor, rows: int, need: str) -> Tensor:
-    if labels.is_complex() or labels.ndim == 0 or len(labels) != rows:
-        raise ValueError(f"{need}; found {labels.dtype} of shape {tuple(labels.shape)}.")
-    return _numbers(labels, need)
-
-
-def _classes(labels: Tensor, rows: int, need: str) -> Tensor:
-    numbers = _one_a_row(labels, rows, need)
+def _classes(numbers: Tensor, need: str) -> None:
+    _numbers(numbers, need)
     if not numbers.is_floating_point():
-        return numbers.long()  # unsigned values above 2**63 become negative but stay distinct
-    numbers = _numbers(numbers, need)
+        return
     wrong = numbers[numbers.long() != numbers]
     if len(wrong):
         raise ValueError(f"{need}, whole numbers; found {wrong.tolist()[:8]}.")
@@ -81,23 +88,22 @@ def _classes(labels: Tensor, rows: int, need: str) -> Tensor:
             f"{need}; found {rounded.tolist()[:8]} in {numbers.dtype}, which holds not every whole number "
             f"above {exact:,.0f}. Give classes as integers."
         )
-    return numbers.long()
 
 
-def _between_0_and_1(labels: Tensor, rows: int, need: str) -> Tensor:
-    numbers = _scores(labels, rows, need)
+def _between_0_and_1(labels: Tensor, need: str) -> None:
+    _numbers(labels, need)
+    numbers = _converted(labels, whole=False)
     wrong = numbers[(numbers < 0) | (numbers > 1)]
     if len(wrong):
         raise ValueError(f"{need}, from 0 to 1; found {wrong.tolist()[:8]}.")
-    return numbers
 
 
-def _zero_or_one(labels: Tensor, rows: int, need: str) -> Tensor:
-    numbers = _scores(labels, rows, need)
+def _zero_or_one(labels: Tensor, need: str) -> None:
+    _numbers(labels, need)
+    numbers = _converted(labels, whole=False)
     wrong = numbers[(numbers != 0) & (numbers != 1)]
     if len(wrong):
         raise ValueError(f"{need}, each 0 or 1; found {wrong.tolist()[:8]}.")
-    return numbers
 
 
 @dataclass(frozen=True)
@@ -105,14 +111,18 @@ class Kind:
     """A kind of labels.
 
     Attributes:
-        check: Normalises labels; gets the labels, the number of rows and the start of an error. None for no
-            labels.
+        shape: Gives labels their shape, or raises; gets the labels, the number of rows and the start of an
+            error. None for no labels.
+        check: Raises for values that are none of this kind; gets shaped labels and the start of an error.
+        whole: Whether labels become integers; otherwise they are floating-point numbers.
         limits: Whether a label must be a whole number, the least and the greatest.
         lengths: Allowed lengths, in the form of :meth:`ray_st.losses.loss.Loss.label_lengths`.
         form: The form of the labels, for errors.
     """
 
-    check: Callable[[Tensor, int, str], Tensor] | None
+    shape: Callable[[Tensor, int, str], Tensor] | None
+    check: Callable[[Tensor, str], None] = _numbers
+    whole: bool = False
     limits: tuple[bool, float, float] = (False, -math.inf, math.inf)
     lengths: tuple[int, ...] = (0, 1)
     form: str = "one number a row"
@@ -120,14 +130,14 @@ class Kind:
 
 KINDS = {
     "none": Kind(None, lengths=()),
-    "float score": Kind(_scores),
-    "class": Kind(_classes, (True, -math.inf, math.inf)),
-    "1 if positive, 0 if negative": Kind(_zero_or_one, (True, 0.0, 1.0)),
-    "1 if positive, 0 if negative, or between": Kind(_between_0_and_1, (False, 0.0, 1.0)),
-    "1 if equal, 0 if not": Kind(_zero_or_one, (True, 0.0, 1.0)),
-    "teacher scores": Kind(_vectors, lengths=(-1,), form="one list of numbers a row"),
+    "float score": Kind(_one_a_row),
+    "class": Kind(_one_a_row, _classes, whole=True, limits=(True, -math.inf, math.inf)),
+    "1 if positive, 0 if negative": Kind(_one_a_row, _zero_or_one, limits=(True, 0.0, 1.0)),
+    "1 if positive, 0 if negative, or between": Kind(_one_a_row, _between_0_and_1, limits=(False, 0.0, 1.0)),
+    "1 if equal, 0 if not": Kind(_one_a_row, _zero_or_one, limits=(True, 0.0, 1.0)),
+    "teacher scores": Kind(_each_row, lengths=(-1,), form="one list of numbers a row"),
     "teacher embeddings": Kind(
-        _vectors, lengths=(-1,), form="one embedding a row or one for each text column"
+        _each_row, lengths=(-1,), form="one embedding a row or one for each text column"
     ),
 }
 """Kinds of labels, as losses name them."""
@@ -142,19 +152,22 @@ def kind_of(name: str) -> Kind:
     return KINDS[name.removeprefix(OPTIONAL)]
 
 
-def need_two_classes(labels: Tensor, owner: str) -> None:
-    """Raises if no triplet can be formed in a batch, where gradients are enabled.
+def one_class(labels: Tensor, owner: str) -> bool:
+    """Whether all rows of a batch are of one class, so that no triplet can be formed.
 
     Args:
         labels: Classes of the pool (N,).
         owner: The loss's name.
 
     Raises:
-        ValueError: If all rows are of one class.
+        ValueError: If they are, where gradients are enabled.
     """
-    if torch.is_grad_enabled() and bool((labels == labels[0]).all()):
+    labels = host_copy(labels)
+    alike = bool((labels == labels[0]).all())
+    if alike and torch.is_grad_enabled():
         raise ValueError(
             f"{owner} needs rows of at least two classes in a batch; found {len(labels)} row(s), all of "
             f"class {int(labels[0])}. Use BatchSamplers.GROUP_BY_LABEL, a larger batch, or "
             "gather_across_devices."
         )
+    return alike

@@ -13,6 +13,7 @@ from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import widen
 from ray_st.losses.loss import Loss
 from ray_st.losses.parts import Value
+from ray_st.util.host_facts import host_copy
 
 
 class SoftmaxLoss(Loss):
@@ -113,12 +114,13 @@ class SoftmaxLoss(Loss):
             return labels
         classes = super().check_labels(labels, rows)
         assert classes is not None
-        wrong = (classes < 0) | (classes >= self.num_labels)
-        wrong &= classes != self.loss_fct.ignore_index
+        seen = host_copy(classes)
+        wrong = (seen < 0) | (seen >= self.num_labels)
+        wrong &= seen != self.loss_fct.ignore_index
         if wrong.any():
             raise ValueError(
                 f"SoftmaxLoss needs labels from 0 to {self.num_labels - 1} (num_labels={self.num_labels}); "
-                f"found {classes[wrong].unique().tolist()[:8]}."
+                f"found {seen[wrong].unique().tolist()[:8]}."
             )
         return classes
 

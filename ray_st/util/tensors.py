@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ray_st.util.host_facts import HOST_KEYS, remember
+
 Embeddings: TypeAlias = "Tensor | np.ndarray | Sequence[Any]"
 """Accepted forms of embeddings: a tensor, an array, or a list of either or of numbers."""
 
@@ -81,16 +83,31 @@ def truncate_embeddings(embeddings: Array, truncate_dim: int | None) -> Array:
 
 
 def batch_to_device(batch: dict[str, Any], target_device: torch.device | str) -> dict[str, Any]:
-    """Moves a batch's tensors to a device; other values stay unchanged.
+    """Moves a batch's tensors to a device; other values, and what is for the host, stay unchanged.
 
     Args:
         batch: Named values, some of them tensors. Changed in place and returned.
         target_device: The device.
     """
     for name, value in batch.items():
-        if isinstance(value, Tensor):
-            batch[name] = value.to(target_device)
+        if isinstance(value, Tensor) and name not in HOST_KEYS:
+            batch[name] = to_device(value, target_device)
     return batch
+
+
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on a device; a GPU gets it from pinned memory, for which the host does not wait.
+
+    The result remembers its values on the host; see :func:`ray_st.util.host_facts.host_copy`.
+
+    Args:
+        tensor: On any device.
+        device: The device.
+    """
+    if tensor.device.type != "cpu" or torch.device(device).type != "cuda":
+        return tensor.to(device)
+    pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+    return remember(pinned.to(device, non_blocking=True), tensor)
 
 
 def on_host(value: T) -> T:

@@ -60,7 +60,9 @@ def forget_accelerator() -> None:
     GradientState._reset_state()
 
 
-def make_trainer(model: Any, folder: Path, loss: Any = None, callbacks: Any = (), **arguments: Any) -> Any:
+def make_trainer(
+    model: Any, folder: Path, loss: Any = None, callbacks: Any = (), data: Any = PAIRS, **arguments: Any
+) -> Any:
     """A driver's trainer over twelve pairs, evaluated on the same; keyword arguments are training arguments."""
     from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from ray_st.evaluation import EmbeddingSimilarityEvaluator
@@ -80,8 +82,8 @@ def make_trainer(model: Any, folder: Path, loss: Any = None, callbacks: Any = ()
     return SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(**{**options, **arguments}),
-        train_dataset=PAIRS,
-        eval_dataset=PAIRS,
+        train_dataset=data,
+        eval_dataset=data,
         loss=(loss or MultipleNegativesRankingLoss)(model),
         evaluator=EmbeddingSimilarityEvaluator(PAIRS["a"], PAIRS["b"], [i / 12 for i in range(12)]),
         callbacks=list(callbacks),

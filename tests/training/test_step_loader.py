@@ -118,10 +118,17 @@ def test_rows_become_padded_columns_and_labels() -> None:
     assert list(inputs) == [
         "q_input_ids",
         "q_attention_mask",
+        "q_token_lengths",
+        "q_padding_side",
         "a_input_ids",
         "a_attention_mask",
+        "a_token_lengths",
+        "a_padding_side",
+        "a_pad_id",
         "label",
     ]
+    assert inputs["a_token_lengths"].tolist() == [8, 6]
+    assert (inputs["a_padding_side"], inputs["a_pad_id"]) == ("right", 0)
     assert rows_of(inputs) == [2, 0]
     assert inputs["a_input_ids"].shape == (2, 8)
     assert inputs["a_attention_mask"].sum(1).tolist() == [8, 6]

@@ -20,6 +20,7 @@ from ray_st.data.plan import Indices, Plan
 from ray_st.data.routes import Route
 from ray_st.training.family import Inputs as InputsOfRow
 from ray_st.training.family import each_column
+from ray_st.util.host_facts import HOST_KEYS, TokenFacts
 from ray_st.world import World
 
 LABEL = "label"
@@ -37,6 +38,7 @@ _FEATURES = (
     "text_id",
     "sentence_embedding",
     "pixel_values",
+    *HOST_KEYS,
 )
 _AHEAD = 2
 _FETCH_AHEAD = 32
@@ -80,6 +82,8 @@ def collect(inputs: Mapping[str, Any]) -> tuple[list[dict[str, Any]], Tensor | N
 @dataclass(eq=False)
 class Collate:
     """Converts rows of a window to the inputs of a step.
+
+    Columns of token ids carry what the host knows of them; see :mod:`ray_st.util.host_facts`.
 
     Args:
         tokenize: Converts texts, of the task given by keyword, to padded features; used for rows of texts.
@@ -139,7 +143,9 @@ class Collate:
         encoder = None if route is None else route.encoder
         pad = self.pad if encoder is None else encoder.pad
         if pad is not None and window.has_tokens(name):
-            return dict(pad(window.ids(name, rows)))
+            features = dict(pad(window.ids(name, rows)))
+            facts = TokenFacts.read(features)
+            return features if facts is None else {**features, **facts.carried}
         of_task = {} if route is None or route.task is None else {"task": route.task}
         texts = joined([window.texts(column, rows) for column in columns])
         return dict(self.tokenize(texts, **of_task))

@@ -25,6 +25,7 @@ from transformers.trainer import SCALER_NAME, SCHEDULER_NAME
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from ray_st.data.batch_source import BatchSource
+from ray_st.losses.loss import Loss
 from ray_st.training.argument_checks import seen_by_transformers
 from ray_st.training.async_eval.client import AWAITED, AsyncEvaluation, as_of, check_without_queue
 from ray_st.training.async_eval.protocol import EvalResult
@@ -90,6 +91,8 @@ from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
 from ray_st.util.filesystems import upload_of
+from ray_st.util.host_facts import is_host_key, without_host_facts
+from ray_st.util.tensors import to_device
 from ray_st.world import World
 
 if TYPE_CHECKING:
@@ -264,6 +267,8 @@ class HfLoop(Trainer):
         """
         features, labels = self.collect_features(inputs)
         loss = self.loss[dataset_of(inputs)] if isinstance(self.loss, Mapping) else self.loss
+        if not isinstance(loss, Loss):  # it may expect tensors on the device, whatever their names
+            features = list(map(without_host_facts, features))
         value = loss(features, labels)
         if isinstance(value, Mapping):
             if self.train_step is not None:
@@ -336,6 +341,17 @@ class HfLoop(Trainer):
         self._step.check_before_optimizer(norm, self._step_number, skips)
         return norm
 
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Moves the inputs of a step to the device, except for what stays on the host."""
+        kept = {name: value for name, value in inputs.items() if is_host_key(name)}
+        moved = {name: value for name, value in inputs.items() if name not in kept}
+        return {**super()._prepare_inputs(moved), **kept}
+
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, Tensor) and not self.is_deepspeed_enabled:  # which changes types, too
+            return to_device(data, self.args.device)
+        return super()._prepare_input(data)
+
     def _track_num_input_tokens(self, inputs: Mapping[str, Any]) -> None:
         """Counts the tokens of all ranks' text columns."""
         counted = self.args.include_num_input_tokens_seen
@@ -372,6 +388,8 @@ class HfLoop(Trainer):
         # Noise is added here: transformers would look for input embeddings on the model itself.
         self.neftune_noise_alpha = None
         self._noise = None
+        # Losses that are not finite end the run: transformers need not wait for each to find them.
+        self.args.logging_nan_inf_filter = False
         self.take_training_types()
         try:
             note_surroundings(self.family.card(self.model), self.worker)

@@ -1,0 +1,114 @@
+"""What the host knows of tensors on a device, so that nothing has to wait for the device to be asked.
+
+Features of a text column may carry, beside their tensors, :data:`HOST_KEYS`: values that stay on the host and
+follow the rows into each call of the model. Tensors that were copied to a device with :func:`remember` know
+their copy on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+TOKEN_LENGTHS = "token_lengths"
+"""Key of the number of real tokens of each row: int64 (n,), on the host."""
+PADDING_SIDE = "padding_side"
+"""Key of the side on which shorter rows are padded: "left" or "right"."""
+PAD_ID = "pad_id"
+"""Key of the token id of padding, a number; missing if no row has any."""
+HOST_KEYS = (TOKEN_LENGTHS, PADDING_SIDE, PAD_ID)
+"""Keys of features that never move to a device."""
+
+
+@dataclass(frozen=True)
+class TokenFacts:
+    """Where the tokens of a padded batch are, in which each row's mask is one unbroken run of ones.
+
+    Attributes:
+        lengths: Number of tokens of each row (n,).
+        left: Whether shorter rows are padded on the left.
+        pad_id: The token id of padding; None if no row has any.
+    """
+
+    lengths: NDArray[np.int64]
+    left: bool
+    pad_id: int | None
+
+    @classmethod
+    def read(cls, features: Mapping[str, Any]) -> TokenFacts | None:
+        """The facts of features on the host; None if a row's tokens are not one run at an edge.
+
+        Args:
+            features: ``input_ids`` and ``attention_mask`` (n, t).
+        """
+        real = features["attention_mask"].numpy() != 0
+        lengths, columns = real.sum(1, dtype=np.int64), np.arange(real.shape[1])
+        on_right = np.array_equal(real, columns < lengths[:, None])
+        if not on_right and not np.array_equal(real, columns >= len(columns) - lengths[:, None]):
+            return None
+        padding = features["input_ids"].numpy()[~real]
+        return cls(lengths, not on_right, int(padding[0]) if len(padding) else None)
+
+    @classmethod
+    def carried_by(cls, features: Mapping[str, Any]) -> TokenFacts | None:
+        """The facts that features carry; None if they carry none."""
+        lengths = features.get(TOKEN_LENGTHS)
+        if lengths is None:
+            return None
+        return cls(lengths.numpy(), features[PADDING_SIDE] == "left", features.get(PAD_ID))
+
+    @property
+    def carried(self) -> dict[str, Any]:
+        """The form in which features carry the facts."""
+        side = "left" if self.left else "right"
+        carried = {TOKEN_LENGTHS: torch.from_numpy(self.lengths), PADDING_SIDE: side}
+        return carried if self.pad_id is None else {**carried, PAD_ID: self.pad_id}
+
+    @classmethod
+    def joined(cls, facts: Sequence[TokenFacts | None]) -> TokenFacts | None:
+        """The facts of the rows of all columns together; None if some are unknown or padded on both sides."""
+        known = [each for each in facts if each is not None]
+        padded = [each for each in known if each.pad_id is not None]
+        if len(known) < len(facts) or len({each.left for each in padded}) > 1:
+            return None
+        lengths = np.concatenate([each.lengths for each in known])
+        return cls(lengths, padded[0].left, padded[0].pad_id) if padded else cls(lengths, False, None)
+
+
+def is_host_key(name: str) -> bool:
+    """Whether a value stays on the host, by its key among the features of a column or the inputs of a step.
+
+    Args:
+        name: ``token_lengths``, or ``COLUMN_token_lengths``.
+    """
+    return name.endswith(HOST_KEYS)
+
+
+def without_host_facts(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The features of a column without :data:`HOST_KEYS`."""
+    return {name: value for name, value in features.items() if name not in HOST_KEYS}
+
+
+def remember(tensor: Tensor, host: Tensor) -> Tensor:
+    """Tells a tensor on a device its copy on the host; returns the tensor."""
+    if tensor is not host and tensor.dtype == host.dtype and not tensor.is_inference():
+        vars(tensor)[_COPY] = host, tensor._version
+    return tensor
+
+
+def host_copy(tensor: Tensor) -> Tensor:
+    """A tensor's values on the host: without waiting for the device if the tensor remembers them."""
+    if tensor.device.type == "cpu":
+        return tensor
+    host, version = vars(tensor).get(_COPY, (None, None))
+    # A tensor that was changed in place since then is not what the host knows.
+    return tensor.cpu() if host is None or tensor._version != version else host
+
+
+_COPY = "_ray_st_host_copy"

@@ -322,6 +322,10 @@ def _core(value: Any) -> Any:
 
 def _of_cuda(syncs: Syncs) -> dict[str, Any]:
     """What ``torch.cuda`` says and does while the device is pretended."""
+
+    def wait(*args: object) -> None:
+        syncs.note("synchronize")
+
     properties = SimpleNamespace(total_memory=MEMORY, name="pretended", major=9, minor=0)
     answers: dict[str, Any] = {
         "is_available": True,
@@ -337,7 +341,9 @@ def _of_cuda(syncs: Syncs) -> dict[str, Any]:
         "get_per_process_memory_fraction": 1.0,
         "mem_get_info": (MEMORY, MEMORY),
         "is_current_stream_capturing": False,
-        "current_stream": SimpleNamespace(synchronize=lambda: syncs.note("synchronize")),
+        "current_stream": SimpleNamespace(
+            synchronize=wait, record_event=lambda: SimpleNamespace(synchronize=wait)
+        ),
     }
     ignored = ("_lazy_init", "set_device", "empty_cache", "ipc_collect")
     memory = _Memory.current = _Memory()
@@ -348,7 +354,7 @@ def _of_cuda(syncs: Syncs) -> dict[str, Any]:
     return {
         **{name: answer(value) for name, value in answers.items()},
         **{name: answer(None) for name in ignored},
-        "synchronize": lambda *args: syncs.note("synchronize"),
+        "synchronize": wait,
         "memory_allocated": lambda *args: memory.used,
         "max_memory_allocated": lambda *args: memory.peak,
         "reset_peak_memory_stats": lambda *args: memory.forget_peak(),

@@ -16,6 +16,7 @@ from ray_st.losses.helpers import at_least_float32, check_choice
 from ray_st.losses.loss import Loss
 from ray_st.losses.model_facts import max_seq_length, model_name, tokenizer_of, vocabularies
 from ray_st.losses.tiles import mean_in_tiles
+from ray_st.util.host_facts import with_host_facts
 from ray_st.util.similarity import cos_sim
 from ray_st.util.tensors import batch_to_device
 
@@ -101,7 +102,8 @@ class GISTEmbedLoss(Loss):
         if guide is not self.model:
             guide.eval().to(device)
         if self.must_retokenize:
-            features = [batch_to_device(guide.tokenize(self._texts(column)), device) for column in features]
+            tokens = [with_host_facts(guide.tokenize(self._texts(column))) for column in features]
+            features = [batch_to_device(column, device) for column in tokens]
         budget = self.token_budget or default_budget(guide)
         run = self._runner() if guide is self.model else run_plainly
         return embed_columns(guide, features, budget, run=run)

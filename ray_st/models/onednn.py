@@ -8,6 +8,7 @@ here an encoder's linear layers use them for float32 too. Results differ only by
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -35,8 +36,14 @@ def linear_layers_of(model: PreTrainedModel) -> AbstractContextManager[object]:
     Args:
         model: The encoder that runs.
     """
-    helps = is_faster() and not _recomputes(model) and not torch.compiler.is_compiling()
+    # On a GPU the mode would only be in the way of each of a model's operations.
+    helps = is_faster() and _is_on_cpu(model) and not _recomputes(model)
+    helps = helps and not torch.compiler.is_compiling()
     return OneDnn() if helps else nullcontext()
+
+
+def _is_on_cpu(model: PreTrainedModel) -> bool:
+    return all(weight.device.type == "cpu" for weight in itertools.islice(model.parameters(), 1))
 
 
 def _recomputes(model: PreTrainedModel) -> bool:

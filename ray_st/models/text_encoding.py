@@ -17,9 +17,17 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ray_st.models.module import ChecksInputs, UsesChat
+from ray_st.util.host_facts import host_copy, with_host_facts, without_host_facts
 from ray_st.util.search.quantize import PRECISIONS, quantize_embeddings
 from ray_st.util.team import Team, dealt_indices, share_out
-from ray_st.util.tensors import batch_to_device, normalize_embeddings, to_numpy, truncate_embeddings
+from ray_st.util.tensors import (
+    Arriving,
+    batch_to_device,
+    normalize_embeddings,
+    to_device,
+    to_numpy,
+    truncate_embeddings,
+)
 from ray_st.util.value_checks import lone_surrogate
 
 if TYPE_CHECKING:
@@ -152,8 +160,8 @@ def encode_texts(model: Stack, texts: Sequence[str], request: EncodeOptions, tea
     """
     model.check_inputs(texts)
     batches, features_of = _plan(model, texts, request)
-    mine = len(dealt_indices(team.rank, team.size, len(batches)))
-    with tqdm(total=mine, desc="Batches", disable=not request.show_progress_bar) as bar, _evaluating(model):
+    mine = [batches[place] for place in dealt_indices(team.rank, team.size, len(batches))]
+    with tqdm(total=len(mine), desc="Batches", disable=not request.show_progress_bar) as bar:
 
         def embed(rows: np.ndarray) -> Any:
             features = batch_to_device(features_of(rows), model.device)
@@ -161,9 +169,20 @@ def encode_texts(model: Stack, texts: Sequence[str], request: EncodeOptions, tea
             bar.update()
             return result
 
-        results = share_out(team, batches, embed)
+        with _evaluating(model):
+            found = _one_ahead(map(embed, mine))
+            results = share_out(team, batches, lambda _: next(found))
     order = np.concatenate([np.empty(0, dtype=np.int64), *batches])
     return joined(results, order, model, request)
+
+
+def _one_ahead(results: Iterator[Any]) -> Iterator[Any]:
+    """The results, each of which arrives while the device computes the next one."""
+    before = next(results, None)
+    while before is not None:
+        following = next(results, None)
+        yield before.wait() if isinstance(before, Arriving) else before
+        before = following
 
 
 def with_its_prompt(
@@ -195,7 +214,7 @@ def _plan(
     counted = request.prompt if encoder.chat is None else None
     extra = {"prompt_length": encoder.prompt_length(counted)} if counted else {}
     batches = length_batches([len(row) for row in ids], request.batch_size)
-    return batches, lambda rows: {**encoder.pad([ids[row] for row in rows]), **extra}
+    return batches, lambda rows: {**with_host_facts(encoder.pad([ids[row] for row in rows])), **extra}
 
 
 def _pick(features: dict[str, Any], rows: int, request: EncodeOptions) -> Any:
@@ -203,13 +222,15 @@ def _pick(features: dict[str, Any], rows: int, request: EncodeOptions) -> Any:
         full = features["sentence_embedding"]
         features["sentence_embedding"] = truncate_embeddings(full, request.truncate_dim)
     if request.output_value is None:
-        return [{name: _row(value, row, rows) for name, value in features.items()} for row in range(rows)]
+        shown = without_host_facts(features)
+        return [{name: _row(value, row, rows) for name, value in shown.items()} for row in range(rows)]
     if request.output_value == "token_embeddings":
-        real = features["attention_mask"].bool()
-        return [vectors[mask] for vectors, mask in zip(features["token_embeddings"], real, strict=True)]
+        places = (mask.nonzero()[:, 0] for mask in host_copy(features["attention_mask"]))
+        pairs = zip(features["token_embeddings"], places, strict=True)
+        return [vectors.index_select(0, to_device(place, vectors.device)) for vectors, place in pairs]
     embeddings = features["sentence_embedding"]
     embeddings = normalize_embeddings(embeddings) if request.normalize else embeddings
-    return embeddings.cpu() if request.form == "numpy" else embeddings
+    return Arriving(embeddings) if request.form == "numpy" else embeddings
 
 
 def _row(value: object, row: int, rows: int) -> object:
@@ -231,7 +252,7 @@ def joined(results: Sequence[Any], order: np.ndarray, model: Stack, request: Enc
         return [flat[index] for index in back]
     if results:
         embeddings = torch.cat(list(results))
-        embeddings = embeddings[torch.from_numpy(back).to(embeddings.device)]
+        embeddings = embeddings[to_device(torch.from_numpy(back), embeddings.device)]
     else:
         dimension = request.truncate_dim or model.get_embedding_dimension() or 0
         embeddings = torch.empty(0, dimension, device=model.device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ray_st.models.module import Features, WeightedModule
+from ray_st.util.host_facts import without_host_facts
 
 
 class CNN(WeightedModule):
@@ -60,8 +61,9 @@ class CNN(WeightedModule):
         channels = vectors.transpose(1, 2)
         convolved = torch.cat([conv(channels) for conv in self.convs], dim=1).transpose(1, 2)
         stride = self.stride_sizes[0]
-        kept = {} if mask is None or stride == 1 else {"attention_mask": mask[:, ::stride]}
-        return {**features, **kept, "token_embeddings": convolved}
+        if mask is not None and stride != 1:
+            features = {**without_host_facts(features), "attention_mask": mask[:, ::stride]}
+        return {**features, "token_embeddings": convolved}
 
     def get_embedding_dimension(self) -> int:
         """Dimension of a token's new vector."""

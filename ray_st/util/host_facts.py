@@ -26,7 +26,7 @@ HOST_KEYS = (TOKEN_LENGTHS, PADDING_SIDE, PAD_ID)
 """Keys of features that never move to a device."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenFacts:
     """Where the tokens of a padded batch are, in which each row's mask is one unbroken run of ones.
 
@@ -88,6 +88,16 @@ def is_host_key(name: str) -> bool:
         name: ``token_lengths``, or ``COLUMN_token_lengths``.
     """
     return name.endswith(HOST_KEYS)
+
+
+def with_host_facts(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The features of a column with what the host knows of them, if it can be said in three values.
+
+    Args:
+        features: ``input_ids`` and ``attention_mask`` (n, t), on the host, and others.
+    """
+    facts = TokenFacts.read(features)
+    return {**features, **({} if facts is None else facts.carried)}
 
 
 def without_host_facts(features: Mapping[str, Any]) -> dict[str, Any]:

@@ -110,6 +110,30 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     return remember(pinned.to(device, non_blocking=True), tensor)
 
 
+class Arriving:
+    """A tensor on its way to the host; what follows on its device does not wait until it is there.
+
+    Args:
+        tensor: On any device. Must not be changed in place.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._is_there: torch.cuda.Event | None = None
+        if tensor.device.type != "cuda":
+            self._values = tensor.cpu()
+            return
+        self._values = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        self._values.copy_(tensor, non_blocking=True)
+        self._is_there = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait(self) -> Tensor:
+        """The tensor on the host, once it is there."""
+        if self._is_there is None:
+            return self._values
+        self._is_there.synchronize()
+        return self._values.clone()  # pinned memory is for what is on its way: the next tensor takes it
+
+
 def on_host(value: T) -> T:
     """A copy of a value, for another process: its tensors, wherever in it they are, are in main memory.
 

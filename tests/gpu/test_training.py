@@ -53,3 +53,26 @@ def test_a_run_is_that_of_the_cpu(
             assert mine[name] == pytest.approx(other[name], abs=1e-3), name
     for mine, other in zip(found.model.parameters(), expected.model.parameters(), strict=True):
         torch.testing.assert_close(mine.detach().cpu(), other.detach(), rtol=1e-3, atol=1e-4)
+
+
+class Iterates(nn.Module):
+    """A loss of a user's own that expects nothing but tensors on the device among the features."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, features: list[dict[str, Any]], labels: torch.Tensor | None) -> torch.Tensor:
+        weight = next(self.model.parameters())
+        for column in features:
+            assert {value.device for value in column.values()} == {weight.device}
+        one, two = (self.model(column)["sentence_embedding"] for column in features)
+        return (one - two).square().mean()
+
+
+def test_a_loss_of_ones_own_gets_tensors_on_the_device(
+    device: torch.device, tiny: Any, loop: Any, tmp_path: Path
+) -> None:
+    running = loop(tiny("cpu"), tmp_path, loss=Iterates, **EVALUATING)
+    running.train()
+    assert all("loss" in entry or "eval_loss" in entry for entry in running.state.log_history[:4])

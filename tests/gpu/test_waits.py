@@ -24,8 +24,16 @@ Waits = Counter[tuple[str, str]]
 STEP: Waits = Counter({("training/loop/finite_check.py", "device to host"): 1})
 """A step reads its losses and the norm of its gradient together, before the optimizer moves."""
 
-ENCODE: Waits = Counter({("models/text_encoding.py", "device to host"): 1})
-"""A batch of texts is read when it is computed."""
+EVALUATE: Waits = Counter({("training/loop/evaluation_loop.py", "device to host"): 1})
+"""The mean loss of all batches."""
+
+ENCODE: dict[str, tuple[dict[str, Any], Waits]] = {
+    "numpy": ({}, Counter({("util/tensors.py", "synchronize"): 4})),
+    "tensor": ({"convert_to_tensor": True}, Counter()),
+    "tokens": ({"output_value": "token_embeddings"}, Counter()),
+    "everything": ({"output_value": None}, Counter()),
+}
+"""Four batches: each array is waited for while the device computes the next one."""
 
 OF_CALLS = {
     ("models/positions.py", "item"),
@@ -93,16 +101,39 @@ def check(counts: Counter[tuple[str, str]], expected: Waits) -> None:
 @pytest.mark.parametrize("kind", LOSSES)
 def test_a_step(kind: str, pretended: Syncs, tiny: Any, loop: Any, tmp_path: Path) -> None:
     loss, data = LOSSES[kind]
-    running = loop(tiny("cpu"), tmp_path, loss=loss, data=data, logging_steps=100)
+    options = {"include_num_input_tokens_seen": "non_padding", "logging_steps": 100}
+    running = loop(tiny("cpu"), tmp_path, loss=loss, data=data, **options)
     counter = CountsWaits(pretended)
     running.add_callback(counter)
     running.train()
-    _, second, _ = counter.counts
+    _, second, third = counter.counts
     check(second, STEP)
+    check(third, STEP)
 
 
-def test_encoding_a_batch(pretended: Syncs, tiny: Any) -> None:
+def test_a_loss_with_prompts(pretended: Syncs, tiny: Any, loop: Any, tmp_path: Path) -> None:
+    model = tiny("cpu")
+    model.set_pooling_include_prompt(False)
+    running = loop(model, tmp_path, prompts="query: ", logging_steps=100)
+    counter = CountsWaits(pretended)
+    running.add_callback(counter)
+    running.train()
+    check(counter.counts[1], STEP)
+
+
+def test_an_evaluation(pretended: Syncs, tiny: Any, loop: Any, tmp_path: Path) -> None:
+    running = loop(tiny("cuda"), tmp_path, per_device_eval_batch_size=2)
+    running.evaluator = None
+    running.evaluate()
+    pretended.take()
+    running.evaluate()
+    check(pretended.take(), EVALUATE)
+
+
+@pytest.mark.parametrize("form", ENCODE)
+def test_encoding_four_batches(form: str, pretended: Syncs, tiny: Any) -> None:
+    options, expected = ENCODE[form]
     model = tiny("cuda")
     pretended.take()
-    model.encode(["a man eats pasta " * (i % 7 + 1) for i in range(32)])
-    check(pretended.take(), ENCODE)
+    model.encode(["a man eats pasta " * (i % 7 + 1) for i in range(32)], batch_size=8, **options)
+    check(pretended.take(), expected)

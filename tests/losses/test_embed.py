@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from pretended_device import pretended_device
 from ray_st.losses.embed import embed_columns, plan_chunks
 from ray_st.losses.gradient_cache import CachedRun
 from ray_st.testing.tiny_encoder import TinyEncoder
+from ray_st.util.host_facts import HOST_KEYS, with_host_facts, without_host_facts
+from ray_st.util.tensors import batch_to_device
 
 WAYS = [(16_384, 0), (16_384, 80), (24, 0), (1, 0), (10**9, 10**9)]
 
@@ -43,6 +46,40 @@ def test_prompt_lengths_follow_their_rows(encoder, make_features, gradient_of, l
     features[0]["prompt_length"] = 2
     features[1]["prompt_length"] = torch.tensor([1, 2, 0, 1, 2])
     compare(encoder, features, gradient_of, token_budget=20, call_tokens=0)
+
+
+@pytest.mark.parametrize("sides", [[False, False], [True, True], [False, True]])
+def test_calls_get_what_the_host_knows_of_their_rows(encoder, make_features, sides) -> None:
+    features = [make_features(2, 7, seed=seed, left=left)[seed] for seed, left in enumerate(sides)]
+    expected, seen = embed_columns(encoder, features, call_tokens=0), list[dict[str, Any]]()
+    encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    for mine, other in zip(
+        embed_columns(encoder, list(map(with_host_facts, features)), call_tokens=0), expected, strict=True
+    ):
+        assert torch.equal(mine, other)
+    for chunk in seen:
+        if sides[0] != sides[1]:
+            assert not set(chunk) & set(HOST_KEYS)
+            continue
+        assert torch.equal(chunk["token_lengths"], chunk["attention_mask"].sum(1))
+        assert chunk["padding_side"] == ("left" if sides[0] else "right")
+
+
+def test_planning_does_not_wait_for_the_device(make_features) -> None:
+    features = [with_host_facts(column) | {"prompt_length": 2} for column in make_features(3, 7)]
+    model = TinyEncoder()
+    model.forward = lambda chunk: {"sentence_embedding": chunk["input_ids"][:, :1].double()}  # type: ignore
+    expected = embed_columns(model, features)
+    with pretended_device() as syncs:
+        moved = [batch_to_device(dict(column), "cuda") for column in features]
+        found = embed_columns(model, moved, call_tokens=0)
+        assert not syncs.take()
+        # Features of users' own, without what the host knows: what was copied from it is known, too.
+        without = embed_columns(model, list(map(without_host_facts, moved)), call_tokens=0)
+        assert not syncs.take()
+        for mine, other, third in zip(found, without, expected, strict=True):
+            assert torch.equal(mine.cpu(), third)
+            assert torch.equal(other.cpu(), third)
 
 
 def test_equals_a_real_encoder(make_features, gradient_of) -> None:

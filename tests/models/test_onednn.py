@@ -89,6 +89,11 @@ def test_it_is_for_amd_processors(tmp_path, monkeypatch, vendor, expected) -> No
     assert is_faster.__wrapped__() is expected
 
 
+def test_not_where_the_model_is_on_another_device(tiny_model, monkeypatch) -> None:
+    monkeypatch.setattr(onednn, "is_faster", lambda: True)
+    assert isinstance(linear_layers_of(tiny_model[0].auto_model.to("meta")), nullcontext)
+
+
 def test_not_where_activations_are_computed_again(tiny_model, monkeypatch) -> None:
     monkeypatch.setattr(onednn, "is_faster", lambda: True)
     encoder = tiny_model[0].auto_model

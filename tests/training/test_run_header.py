@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from ray_st import losses
-from ray_st.training.callbacks.run_header import computing, header, starting, subject
+from ray_st.training.callbacks import run_header
+from ray_st.training.callbacks.run_header import computing, header, note_on_precision, starting, subject
 from ray_st.training.data.dataset_specs import negatives_pool
 from ray_st.training_args import SentenceTransformerTrainingArguments
 
@@ -56,6 +59,36 @@ def test_the_header(tmp_path: Path, arguments: dict[str, Any], said: str) -> Non
 def test_the_precision(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
     args = SentenceTransformerTrainingArguments(str(tmp_path), **arguments)
     assert computing(args).rpartition(", ")[2] == said
+
+
+@pytest.mark.parametrize(
+    ("device", "arguments", "capability", "says"),
+    [
+        ("cuda", {}, (9, 0), True),
+        ("cuda", {"bf16": True}, (9, 0), False),
+        ("cuda", {"fp16": True}, (9, 0), False),
+        ("cuda", {"tf32": True}, (9, 0), False),
+        ("cuda", {}, (7, 5), False),
+        ("cpu", {}, (9, 0), False),
+    ],
+)
+def test_a_gpu_that_could_do_more_is_named(
+    device: str,
+    arguments: dict[str, Any],
+    capability: tuple[int, int],
+    says: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    args: Any = SimpleNamespace(device=device, **{"bf16": False, "fp16": False, "tf32": None, **arguments})
+    note = note_on_precision(args)
+    assert ("bf16=True" in note and "tf32=True" in note) if says else not note
+
+
+def test_a_process_that_uses_tf32_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(run_header, "_rounds_products", lambda: True)
+    assert not note_on_precision(SimpleNamespace(device="cuda", bf16=False, fp16=False, tf32=None))  # type: ignore
 
 
 def test_what_is_started() -> None:

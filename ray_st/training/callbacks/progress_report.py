@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ray_st.training.callbacks.loop_callback import LoopCallback
-from ray_st.training.callbacks.run_header import computing
+from ray_st.training.callbacks.run_header import computing, note_on_precision
 from ray_st.training.checkpoint.store import Settled
 from ray_st.util.events import event, speaks_json
 
@@ -66,6 +66,8 @@ class ProgressReport(TrainerCallback):
         from_where = f"going on after step {state.global_step} of" if state.global_step else "training for"
         workers = f"{args.world_size} workers, each: " if args.world_size > 1 else ""
         self._write(f"{workers}{computing(args)}; {from_where} {state.max_steps} steps")
+        if note := note_on_precision(args):
+            self._write(note)
         if self._open_bar is not None:
             self._bar = self._open_bar(state.max_steps)
             self._bar.update(state.global_step)

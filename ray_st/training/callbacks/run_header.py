@@ -70,6 +70,30 @@ def computing(args: TrainingArguments) -> str:
     return f"{device.type}, {threads} thread{'s' * (threads > 1)}, {precision}"
 
 
+def note_on_precision(args: TrainingArguments) -> str:
+    """A note on a GPU that has faster products than the run uses; empty if there is nothing to say."""
+    device = torch.device(args.device)
+    if device.type != "cuda" or args.bf16 or args.fp16 or args.tf32 or _rounds_products():
+        return ""
+    if torch.cuda.get_device_capability(device) < _AMPERE:
+        return ""
+    return (
+        "precision: float32 leaves this GPU's tensor cores idle, whose peak rate is several times as high: "
+        "bf16=True computes in bfloat16, tf32=True rounds only the factors of products"
+    )
+
+
+_AMPERE = (8, 0)
+"""The first compute capability with products in TF32 and bfloat16."""
+
+
+def _rounds_products() -> bool:
+    """Whether the process was told to use TF32."""
+    matmul = torch.backends.cuda.matmul
+    # Since torch 2.9 the older name raises once the newer one was used.
+    return matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+
+
 def _how_often(strategy: str | IntervalStrategy, steps: float | None) -> str:
     name = str(strategy.value) if isinstance(strategy, Enum) else strategy
     if name == "steps" and steps:

@@ -20,7 +20,7 @@ from ray_st.data.plan import Indices, Plan
 from ray_st.data.routes import Route
 from ray_st.training.family import Inputs as InputsOfRow
 from ray_st.training.family import each_column
-from ray_st.util.host_facts import HOST_KEYS, TokenFacts
+from ray_st.util.host_facts import HOST_KEYS, with_host_facts
 from ray_st.world import World
 
 LABEL = "label"
@@ -143,9 +143,7 @@ class Collate:
         encoder = None if route is None else route.encoder
         pad = self.pad if encoder is None else encoder.pad
         if pad is not None and window.has_tokens(name):
-            features = dict(pad(window.ids(name, rows)))
-            facts = TokenFacts.read(features)
-            return features if facts is None else {**features, **facts.carried}
+            return with_host_facts(pad(window.ids(name, rows)))
         of_task = {} if route is None or route.task is None else {"task": route.task}
         texts = joined([window.texts(column, rows) for column in columns])
         return dict(self.tokenize(texts, **of_task))

@@ -164,7 +164,7 @@ class EvaluationLoop:
         """Mean loss over all batches, each weighted by its rows, and the number of rows."""
         methods, was_training = self._methods, model.training
         model.eval()
-        totals = torch.zeros(2, dtype=torch.float64, device=self._args.device)
+        total, counted = torch.zeros((), dtype=torch.float64, device=self._args.device), 0
         for inputs in batches:
             inputs.pop(BATCH, None)
             counts = shares.take(inputs)
@@ -175,11 +175,14 @@ class EvaluationLoop:
                     features, labels = methods.collect_features(inputs)
                     taken.add(self._predict(model, features, labels, loss, counts))
             rows = counts[self._world.rank]
-            totals += torch.tensor([float(loss) * rows if rows else 0.0, rows], device=totals.device)
+            if rows:  # stays on the device: reading each batch's loss would wait for it
+                total += (loss.detach().double() * rows).float().reshape(())
+            counted += rows
             on_batch()
         model.train(was_training)
-        total, rows = collectives.sum_over_ranks(totals).tolist()
-        return total / rows, int(rows)
+        totals = torch.stack([total, torch.full_like(total, counted)])
+        whole, rows = collectives.sum_over_ranks(totals).tolist()
+        return whole / rows, int(rows)
 
     def _evaluator_prefix(self, prefix: str, moment: Moment) -> str | None:
         """The prefix of the evaluator's metrics, or None if they are reported with another dataset.

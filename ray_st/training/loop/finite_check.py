@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ class StepCheck:
         """Records the loss of a batch."""
         self._losses.append((loss.detach(), batch))
 
-    def check(self, norm: Tensor | float, step: int, skips: Callable[[], bool] = lambda: False) -> None:
+    def check(self, norm: Tensor | float, step: int, skips: Callable[[], bool] = lambda: False) -> float:
         """Checks the step's losses and gradient.
 
         Every rank must call it: if the shared gradient is not finite, the ranks exchange which losses are not
@@ -82,38 +83,42 @@ class StepCheck:
             step: Number of the step.
             skips: Whether the optimizer skips a step whose gradient overflows, as with scaled losses (fp16).
 
+        Returns:
+            The norm, which the host now knows.
+
         Raises:
             LossError: Naming the rows: those of the ranks whose loss is not finite, else those of the whole
                 step.
         """
         taken, self._losses = self._losses, []
-        norm = torch.as_tensor(norm)
-        norm_is_number, *losses_are = self._are_numbers(norm, [loss for loss, _ in taken])
-        pairs = zip(taken, losses_are, strict=True)
+        norm, *losses = self._read(torch.as_tensor(norm), [loss for loss, _ in taken])
+        pairs = zip(losses, (batch for _, batch in taken), strict=True)
         bad = [
-            f"The loss is {float(loss)} at {self.at(step, batch)}"
-            for (loss, batch), good in pairs
-            if not good
+            f"The loss is {loss} at {self.at(step, batch)}"
+            for loss, batch in pairs
+            if not math.isfinite(loss)
         ]
-        if not norm_is_number:
+        if not math.isfinite(norm):
             bad = [line for lines in collectives.gather_objects(bad) for line in lines]
         if bad:
             raise LossError(". ".join([*bad, _ADVICE]))
-        if not norm_is_number and not skips():
+        if not math.isfinite(norm) and not skips():
             rows = "; ".join(batch.whole() for _, batch in taken) or "in batches of your own training_step()"
             raise LossError(
-                f"The gradient of step {step} is not a number (its norm is {float(norm)}), though its losses "
+                f"The gradient of step {step} is not a number (its norm is {norm}), though its losses "
                 f"are: {rows}. Look at backward passes of your own. {_ADVICE}"
             )
+        return norm
 
     def at(self, step: int, batch: Batch) -> str:
         """Where an error occurred: step, rank, and this rank's rows of the batch."""
         return f"step {step} on rank {self._world.rank} of {self._world.size}, {batch.share(self._world)}"
 
     @staticmethod
-    def _are_numbers(norm: Tensor, losses: Sequence[Tensor]) -> list[bool]:
+    def _read(norm: Tensor, losses: Sequence[Tensor]) -> list[float]:
+        """The values of all: the one time in a step that the host waits for the device."""
         values = [norm, *(loss.to(norm.device) for loss in losses)]
-        found: list[bool] = torch.stack([value.isfinite().all() for value in values]).tolist()
+        found: list[float] = torch.stack([value.reshape(()) for value in values]).tolist()
         return found
 
 

@@ -338,8 +338,7 @@ class HfLoop(Trainer):
     ) -> Tensor | float | None:
         norm = self.strategy.grad_norm(super()._get_grad_norm(model, grad_norm))
         skips = functools.partial(self.strategy.skips_overflow, self.accelerator)
-        self._step.check_before_optimizer(norm, self._step_number, skips)
-        return norm
+        return self._step.check_before_optimizer(norm, self._step_number, skips)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Moves the inputs of a step to the device, except for what stays on the host."""

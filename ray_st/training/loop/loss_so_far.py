@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import TrainerState
 
 from ray_st.training.distributed import collectives
+from ray_st.util.host_facts import TOKEN_LENGTHS
 from ray_st.world import World
 
 LOSS_SO_FAR = "loss so far"
@@ -170,7 +171,12 @@ def tokens_of(inputs: Mapping[str, Any], padded: bool) -> int:
         )
     if padded:
         return sum(value.numel() for value in ids.values())
-    masks = {name: inputs.get(f"{name.removesuffix('input_ids')}attention_mask") for name in ids}
-    return sum(
-        ids[name].numel() if mask is None else int(mask.count_nonzero()) for name, mask in masks.items()
-    )
+    return sum(_real_tokens(inputs, name.removesuffix("input_ids")) for name in ids)
+
+
+def _real_tokens(inputs: Mapping[str, Any], column: str) -> int:
+    lengths, mask = inputs.get(f"{column}{TOKEN_LENGTHS}"), inputs.get(f"{column}attention_mask")
+    if lengths is not None:
+        return int(lengths.sum())
+    ids: Tensor = inputs[f"{column}input_ids"]
+    return ids.numel() if mask is None else int(mask.count_nonzero())

@@ -178,7 +178,7 @@ class TrainStep:
 
     def check_before_optimizer(
         self, norm: Tensor | float, step: int, skips_overflow: Callable[[], bool]
-    ) -> None:
+    ) -> Tensor | float:
         """Checks a step before the optimizer updates the weights; every rank must call it.
 
         Args:
@@ -186,13 +186,17 @@ class TrainStep:
             step: Number of the step.
             skips_overflow: Whether the optimizer skips a step whose gradient overflows.
 
+        Returns:
+            The same norm, as a number if the host knows it now.
+
         Raises:
             LossError: If a loss or the gradient is not finite.
         """
         if not self._strategy.keeps_gradient:
             # The weights are already updated: check them instead, so that no checkpoint contains bad ones.
-            norm = nn.utils.get_total_norm(list(self._model.parameters()))
-        self._check.check(norm, step, skips_overflow)
+            self._check.check(nn.utils.get_total_norm(list(self._model.parameters())), step, skips_overflow)
+            return norm
+        return self._check.check(norm, step, skips_overflow)
 
 
 def dataset_of(inputs: Mapping[str, Any]) -> str:

@@ -12,20 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ray_st.losses.budget import DEFAULT_TOKENS
+from ray_st.losses.call_cost import call_tokens as cost_of_call
 from ray_st.losses.model_facts import removes_padding, tokenizer_of
 from ray_st.util.chunks import Chunk, cheapest_chunks
 from ray_st.util.host_facts import HOST_KEYS, PAD_ID, PADDING_SIDE, TokenFacts, host_copy
 from ray_st.util.tensors import to_device
-
-CALL_TOKENS = {"cpu": 80}
-"""Cost of one more call of the model on a type of device, as the number of tokens embedded in the same time.
-
-Measured for the CPU with all-MiniLM-L6-v2, forward and backward: 35 ms a call, 0.42 ms a token. On STS-B
-anything from 40 to 160 is as good within the noise.
-"""
-
-CALL_TOKENS_ELSEWHERE = 16_384
-"""The same for accelerators: an estimate (10 ms to launch a call's kernels, 0.6 µs a token), not measured."""
 
 Chunks: TypeAlias = "list[dict[str, Any]]"
 Run: TypeAlias = Callable[[nn.Module, Chunks], Tensor]
@@ -59,9 +50,10 @@ def embed_columns(
             :data:`ray_st.util.host_facts.HOST_KEYS`, calls of the model get ``token_lengths`` and
             ``padding_side`` of their rows, and nothing waits for the device. Left unchanged.
         token_budget: Most padded tokens per call; a single longer row still gets a call.
-        call_tokens: Cost of one more call, in tokens; by default as measured for the device of the features.
-            For a model whose ``without_padding`` is true, which removes padding itself, only the budget cuts
-            by default.
+        call_tokens: Cost of one more call, in tokens. By default that of
+            :func:`ray_st.losses.call_cost.call_tokens`, and on accelerators no more tokens in all than in a
+            call for each column; for a model whose ``without_padding`` is true, which removes padding itself,
+            only the budget cuts.
         rows: Most rows per call; None for no limit.
         run: Runs the model on the chunks; :func:`run_plainly` by default.
 
@@ -94,11 +86,14 @@ def _embed_alike(
     if not _mergeable(columns):
         return [run(model, _pieces(column, rows)) for column in columns]
     device = columns[0]["input_ids"].device
+    most = None
     if call_tokens is None and not removes_padding(model):
-        call_tokens = CALL_TOKENS.get(device.type, CALL_TOKENS_ELSEWHERE)
+        call_tokens = cost_of_call(model, device)
+        if device.type != "cpu":  # where the cost is an estimate
+            most = sum(column["input_ids"].numel() for column in columns)
     known = TokenFacts.joined([TokenFacts.carried_by(column) for column in columns])
     facts = known or _read(columns)
-    chunks = plan_chunks(facts.lengths.clip(min=1), token_budget, call_tokens, rows)
+    chunks = plan_chunks(facts.lengths.clip(min=1), token_budget, call_tokens, rows, most)
     order = np.concatenate([chunk for chunk, _ in chunks])
     # Chunks permute the rows; argsort inverts the permutation. One copy brings both to the device.
     there, back = to_device(torch.from_numpy(np.stack([order, np.argsort(order)])), device)
@@ -125,6 +120,7 @@ def plan_chunks(
     token_budget: int = DEFAULT_TOKENS,
     call_tokens: int | None = 0,
     rows: int | None = None,
+    most_tokens: int | None = None,
 ) -> list[Chunk]:
     """Cuts rows into chunks of similar length.
 
@@ -137,6 +133,7 @@ def plan_chunks(
             chunk of its own.
         call_tokens: Cost of one more chunk, in tokens; None if padding is free.
         rows: Most rows per chunk; None for no limit.
+        most_tokens: Most tokens in all, if padding costs anything; None for no limit.
 
     Returns:
         For each chunk its row numbers (k,) and its width in tokens.
@@ -145,7 +142,7 @@ def plan_chunks(
     if call_tokens is None:
         return _filled(lengths, token_budget, most)
     chunks = []
-    for chosen, width in cheapest_chunks(lengths, call_tokens):
+    for chosen, width in cheapest_chunks(lengths, call_tokens, most_tokens):
         pieces = np.array_split(chosen, -(-len(chosen) // max(1, min(token_budget // width, most))))
         chunks += [(piece, int(lengths[piece[-1]])) for piece in pieces]
     return chunks

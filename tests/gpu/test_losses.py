@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ray_st import losses
+from ray_st.losses.embed import embed_columns
 from ray_st.losses.parts import total
 from ray_st.util.tensors import batch_to_device
 
@@ -115,3 +116,17 @@ def test_a_step_is_that_of_the_cpu(name: str, device: torch.device, tiny: Callab
 def _made(name: str, tiny: Callable[..., Any]) -> Made:
     torch.manual_seed(1)
     return LOSSES[name](tiny("cpu"))
+
+
+def test_columns_together_are_never_more_tokens_than_a_call_for_each(
+    device: torch.device, tiny: Callable[..., Any]
+) -> None:
+    """Launching is dear there, and merging queries with long documents would pad the queries."""
+    model = tiny(device, model_kwargs={"attn_implementation": "eager"})
+    assert not model.without_padding
+    sent: list[int] = []
+    model.register_forward_pre_hook(lambda module, given: sent.append(given[0]["input_ids"].numel()))
+    columns = [[f"bad {i}" for i in range(ROWS)], ["the weather is good " * i for i in range(1, ROWS + 1)]]
+    features = [batch_to_device(model.tokenize(column), device) for column in columns]
+    embed_columns(model, features)
+    assert sum(sent) <= sum(column["input_ids"].numel() for column in features)

@@ -8,15 +8,15 @@ from torch import nn
 from ray_st.losses.model_facts import config_size
 
 CPU_TOKENS = 80
-"""On the CPU, for models of any width: a call reads the weights and adds to their gradients, which grows like the
-work of a token.
+"""On the CPU, for models of any width: a call reads the weights and adds to their gradients, which grows
+like the work of a token.
 
-Measured with all-MiniLM-L6-v2, forward and backward: 35 ms a call, 0.42 ms a token. On STS-B anything from 40 to
-160 is as good within the noise.
+Measured with all-MiniLM-L6-v2, forward and backward: 35 ms a call, 0.42 ms a token. On STS-B anything from
+40 to 160 is as good within the noise.
 """
 
 LAUNCH_S = 0.4e-3
-"""Seconds to launch a layer's kernels on an accelerator, forward and backward: some 60 at 6 µs. Not measured."""
+"""Seconds to launch a layer's kernels, forward and backward: some 60 at 6 µs, an estimate."""
 
 BANDWIDTH = 3e12
 """Bytes a second of an accelerator's memory; that of an H100."""
@@ -30,8 +30,8 @@ _PASSES, _BYTES = 6, 12  # operations a weight and token, with the backward pass
 def call_tokens(model: nn.Module, device: torch.device) -> int:
     """The cost of one more call, forward and backward, in tokens.
 
-    On an accelerator, launching kernels costs small models as much as thousands of tokens, and reading weights
-    and adding to their gradients costs any model as much as a hundred. Constants are estimates.
+    On an accelerator, launching kernels costs small models as much as thousands of tokens, and reading
+    weights and adding to their gradients costs any model as much as a hundred. Constants are estimates.
 
     Args:
         model: Its linear layers do the work; its ``config`` may state the number of layers.

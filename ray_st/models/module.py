@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from ray_st.models.tokens import TokenEncoder
 
 Features = dict[str, Any]
-"""What modules pass on: ``input_ids`` and ``attention_mask`` (n, t), optionally ``token_type_ids`` (n, t) and
-``prompt_length`` (a number or (n,)); then ``token_embeddings`` (n, t, d) and ``sentence_embedding`` (n,
-d)."""
+"""What modules pass on: ``input_ids`` and ``attention_mask`` (n, t), optionally ``token_type_ids`` (n, t),
+``prompt_length`` (a number or (n,)) and, on the host, what :mod:`ray_st.util.host_facts` describes; then
+``token_embeddings`` (n, t, d) and ``sentence_embedding`` (n, d)."""
 
 _FOLDER_KWARGS = "folder_kwargs"
 

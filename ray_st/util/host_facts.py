@@ -45,21 +45,25 @@ class TokenFacts:
         """The facts of features on the host; None if a row's tokens are not one run at an edge.
 
         Args:
-            features: ``input_ids`` and ``attention_mask`` (n, t).
+            features: ``input_ids`` and ``attention_mask`` (n, t), and others.
         """
-        real = features["attention_mask"].numpy() != 0
+        ids, mask = features.get("input_ids"), features.get("attention_mask")
+        if ids is None or mask is None or mask.ndim != 2 or ids.shape != mask.shape:
+            return None
+        real = mask.numpy() != 0
         lengths, columns = real.sum(1, dtype=np.int64), np.arange(real.shape[1])
         on_right = np.array_equal(real, columns < lengths[:, None])
         if not on_right and not np.array_equal(real, columns >= len(columns) - lengths[:, None]):
             return None
-        padding = features["input_ids"].numpy()[~real]
+        padding = ids.numpy()[~real]
         return cls(lengths, not on_right, int(padding[0]) if len(padding) else None)
 
     @classmethod
     def carried_by(cls, features: Mapping[str, Any]) -> TokenFacts | None:
-        """The facts that features carry; None if they carry none."""
-        lengths = features.get(TOKEN_LENGTHS)
-        if lengths is None:
+        """The facts that features carry; None if they carry none, or someone has changed their mask since."""
+        lengths, mask = features.get(TOKEN_LENGTHS), features.get("attention_mask")
+        on_host = None if lengths is None or mask is None else _known(mask)
+        if on_host is None or not torch.equal((on_host != 0).sum(1), lengths):
             return None
         return cls(lengths.numpy(), features[PADDING_SIDE] == "left", features.get(PAD_ID))
 
@@ -114,11 +118,16 @@ def remember(tensor: Tensor, host: Tensor) -> Tensor:
 
 def host_copy(tensor: Tensor) -> Tensor:
     """A tensor's values on the host: without waiting for the device if the tensor remembers them."""
+    known = _known(tensor)
+    return tensor.cpu() if known is None else known
+
+
+def _known(tensor: Tensor) -> Tensor | None:
     if tensor.device.type == "cpu":
         return tensor
     host, version = vars(tensor).get(_COPY, (None, None))
     # A tensor that was changed in place since then is not what the host knows.
-    return tensor.cpu() if host is None or tensor._version != version else host
+    return host if host is not None and tensor._version == version else None
 
 
 _COPY = "_ray_st_host_copy"

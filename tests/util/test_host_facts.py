@@ -55,6 +55,26 @@ def test_features_carry_facts() -> None:
     assert TokenFacts.carried_by(without_host_facts(features)) is None
 
 
+def test_facts_are_those_of_one_mask_alone() -> None:
+    features = with_host_facts(texts(2, 4))
+    shorter = {**features, "attention_mask": features["attention_mask"] * torch.tensor([1, 1, 1, 0])}
+    assert TokenFacts.carried_by(shorter) is None
+    with pretended_device() as syncs:
+        moved = batch_to_device(dict(features), "cuda")
+        assert TokenFacts.carried_by(moved) is not None
+        moved["attention_mask"][:, -1] = 0
+        assert TokenFacts.carried_by(moved) is None
+        assert TokenFacts.carried_by({**moved, "attention_mask": moved["attention_mask"] * 1}) is None
+        assert not syncs.take()
+
+
+@pytest.mark.parametrize("name", ["input_ids", "attention_mask"])
+def test_features_of_another_kind_have_no_facts(name: str) -> None:
+    features = {key: value for key, value in texts(2, 4).items() if key != name}
+    assert with_host_facts(features) == features
+    assert TokenFacts.read({**texts(2, 4), "input_ids": torch.arange(6)}) is None
+
+
 def test_columns_together() -> None:
     full, right, left = (TokenFacts.read(each) for each in (texts(3, 3), texts(1, 2), texts(1, 2, left=True)))
     joined = TokenFacts.joined([full, right])

@@ -388,14 +388,14 @@ class HfLoop(Trainer):
         self.neftune_noise_alpha = None
         self._noise = None
         # Losses that are not finite end the run: transformers need not wait for each to find them.
-        self.args.logging_nan_inf_filter = False
+        filters, self.args.logging_nan_inf_filter = self.args.logging_nan_inf_filter, False
         self.take_training_types()
         try:
             note_surroundings(self.family.card(self.model), self.worker)
             with self._closing_loop_callbacks(), self._mixed_precision():
                 result = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
-            self.is_in_train = False
+            self.is_in_train, self.args.logging_nan_inf_filter = False, filters
             self._remove_noise()
         self._note_records()
         return result

@@ -62,8 +62,10 @@ class TokenFacts:
     def carried_by(cls, features: Mapping[str, Any]) -> TokenFacts | None:
         """The facts that features carry; None if they carry none, or someone has changed their mask since."""
         lengths, mask = features.get(TOKEN_LENGTHS), features.get("attention_mask")
-        on_host = None if lengths is None or mask is None else _known(mask)
-        if on_host is None or not torch.equal((on_host != 0).sum(1), lengths):
+        if lengths is None or mask is None:
+            return None
+        known = _known(mask)
+        if known is None or not torch.equal((known != 0).sum(1), lengths):
             return None
         return cls(lengths.numpy(), features[PADDING_SIDE] == "left", features.get(PAD_ID))
 

@@ -239,6 +239,7 @@ UPSTREAM: dict[str, dict[str, str]] = {
     "transformers.PreTrainedModel": {
         "_hf_peft_config_loaded": "bool",
         "_no_split_modules": "NoneType",
+        "_supports_sdpa": "bool",
         "_tied_weights_keys": "NoneType",
     },
     "transformers.Trainer": {

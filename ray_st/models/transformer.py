@@ -24,7 +24,7 @@ from ray_st.models.positions import is_padded_left, run_from_start, table_limit
 from ray_st.models.remote_code import keep_code
 from ray_st.models.tokenizer.pretrained import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
-from ray_st.models.unpadded import has_padding, is_prepared, prepare, run_unpadded
+from ray_st.models.unpadded import find_packing, is_prepared, prepare, run_packed
 from ray_st.util.names import either
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Transformer(Module):
 
     Encoders that support it (see :data:`ray_st.models.unpadded.POSITIONS`) run only on the real tokens of a
     batch; the vectors of padding are then zero. An ``attn_implementation`` among ``model_args`` turns this
-    off.
+    off. Features may hold ``token_lengths``, the number of tokens of each text (n,) on the CPU, and
+    ``padding_side``; then the encoder's device is not asked for them.
 
     Args:
         model_name_or_path: A folder in the format of transformers, or of an adapter in the format of peft, or
@@ -173,16 +174,16 @@ class Transformer(Module):
         """The features with ``token_embeddings`` (n, t, d), from ``input_ids`` and ``attention_mask``."""
         inputs = {name: features[name] for name in _INPUTS if name in features}
         with linear_layers_of(self.auto_model):
-            output = self._run(inputs)
+            output = self._run(inputs, features.get("token_lengths"), features.get("padding_side"))
         result = {**features, "token_embeddings": output.last_hidden_state}
         if self.auto_model.config.output_hidden_states:
             result["all_layer_embeddings"] = output.hidden_states
         return result
 
-    def _run(self, inputs: dict[str, Tensor]) -> Any:
+    def _run(self, inputs: dict[str, Tensor], lengths: Tensor | None, side: str | None) -> Any:
         """The encoder's output; a text's vectors depend neither on the side nor on the amount of padding."""
-        if self.without_padding and has_padding(inputs):
-            return run_unpadded(self.auto_model, inputs)
+        if self.without_padding and (packing := find_packing(inputs, lengths, side)):
+            return run_packed(self._encode, self.auto_model, inputs, packing)
         # A compiled model must not branch on the values of the batch.
         compiling = torch.compiler.is_compiling()
         if self.tokenizer.padding_side == "left" if compiling else is_padded_left(inputs):

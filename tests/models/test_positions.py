@@ -109,10 +109,10 @@ def test_what_needs_no_move() -> None:
     assert not is_padded_left({**left, "attention_mask": torch.zeros(2, 9)})
 
 
-@pytest.mark.parametrize("attention", ["sdpa_unpadded", "eager"])
+@pytest.mark.parametrize("attention", ["unpadded", "eager"])
 @pytest.mark.parametrize("mode", ["cls", "mean", "weightedmean", "lasttoken"])
 def test_a_text_alone_and_beside_a_long_one(attention: str, mode: str, tiny_encoder: Path) -> None:
-    chosen = {} if attention == "sdpa_unpadded" else {"attn_implementation": attention}
+    chosen = {} if attention == "unpadded" else {"attn_implementation": attention}
     model = SentenceTransformer(
         modules=[Transformer(tiny_encoder, model_args=chosen), Pooling(32, mode)], device="cpu"
     )

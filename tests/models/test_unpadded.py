@@ -67,6 +67,10 @@ OWN |= dict.fromkeys([*DECODERS, "embedding_gemma2_text", "eurobert", "ultrabert
 OWN["modernbert-decoder"] = OWN["modernbert"]
 """Sizes of those kinds whose configuration differs from BERT's."""
 
+T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+OWN |= {kind: {**T5, "relative_attention_num_buckets": 8} for kind in ("t5", "mt5")}
+HALVES = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
+
 SLIDING = {
     "bidirectional, all layers but one": ("modernbert", {"local_attention": 4, "layer_types": _BOTH}),
     "mistral": ("mistral", {"sliding_window": 3}),
@@ -96,7 +100,7 @@ def encoder(kind: str, **more: Any) -> Any:
     torch.manual_seed(0)
     # In float64 transformers' masks of Gemma 2 are infinite where its softmax, in float32, meets them.
     dtype = torch.float32 if kind == "gemma2" else torch.float64
-    model = transformers.AutoModel.from_config(config).to(dtype).eval()
+    model = HALVES.get(kind, transformers.AutoModel.from_config)(config).to(dtype).eval()
     for weight in model.parameters():
         if weight.dim() > 1:  # as the models begin, attention is all but even
             torch.nn.init.normal_(weight, std=0.3)
@@ -229,9 +233,10 @@ def test_a_prepared_encoder_still_takes_padded_batches_and_its_setting_is_not_sa
     assert "unpadded" not in (tmp_path / "config.json").read_text()
 
 
-@pytest.mark.parametrize("kind", ["bert", "modernbert", "gemma2", "qwen3"])
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "gemma2", "qwen3", "t5"])
 def test_gradient_checkpointing_gives_the_same_gradient(kind) -> None:
-    model, inputs = encoder(kind).train(), batch([5, 9, 3])
+    undropped = {"dropout_rate": 0.0} if kind == "t5" else {}
+    model, inputs = encoder(kind, **undropped).train(), batch([5, 9, 3])
     model.config.use_cache = False
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -243,8 +248,9 @@ def test_gradient_checkpointing_gives_the_same_gradient(kind) -> None:
         torch.testing.assert_close(mine, other)
 
 
-def test_dropout_and_bf16_run() -> None:
-    model, inputs = encoder("bert").float().train(), batch([5, 9, 3])
+@pytest.mark.parametrize("kind", ["bert", "gemma2", "modernbert", "qwen3", "t5"])
+def test_dropout_and_bf16_run(kind) -> None:
+    model, inputs = encoder(kind).float().train(), batch([5, 9, 3])
     prepare(model)
     with torch.autocast("cpu", torch.bfloat16):
         loss = run_unpadded(model, inputs).last_hidden_state.float().sum()
@@ -269,6 +275,17 @@ def test_full_batches_go_the_plain_way() -> None:
     assert find_packing({**batch([9, 2]), "position_ids": torch.zeros(2, 9)}) is None
     assert find_packing(batch([0, 0])) is None
     assert find_packing(batch([9, 2])) is not None
+
+
+def test_the_bias_of_t5_is_computed_for_the_longest_text_alone(monkeypatch) -> None:
+    model, inputs = encoder("t5"), batch([5, 9, 3] * 20)
+    asked = []
+    kind = type(model.encoder.block[0].layer[0].SelfAttention)
+    compute = kind.compute_bias
+    monkeypatch.setattr(kind, "compute_bias", lambda *given: asked.append(given[1:]) or compute(*given))
+    prepare(model)
+    run_unpadded(model, inputs)
+    assert asked == [(9, 9)]
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -26,6 +31,7 @@ def attend(
     dropout: float = 0.0,
     scaling: float | None = None,
     softcap: float | None = None,
+    position_bias: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Attention with the signature that transformers expects: queries, keys and values (1, heads, tokens, d).
@@ -34,12 +40,18 @@ def attend(
         (1, tokens, heads, d), and no weights.
     """
     if isinstance(attention_mask, PackedMask):
-        states = [rows[0].transpose(0, 1) for rows in (query, key, value)]
-        return in_groups(states, attention_mask, dropout, scaling, softcap)[None], None
+        states = _cast([rows[0].transpose(0, 1) for rows in (query, key, value)])
+        plain = not dropout and softcap is None and position_bias is None
+        kernel = find_kernel() if plain and suits_kernel(states) else None
+        if kernel is not None:
+            return in_kernel(kernel, states, attention_mask, scaling)[None], None
+        return in_groups(states, attention_mask, dropout, scaling, softcap, position_bias)[None], None
     if softcap is not None:
         mask = attention_mask if attention_mask is not None else _causal(module, query)
         attended = soft_capped(query, key, value, mask, dropout, scaling, softcap)
         return attended.transpose(1, 2).contiguous(), None
+    if position_bias is not None:
+        options["position_bias"] = position_bias
     return sdpa_attention_forward(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
     )
@@ -51,6 +63,7 @@ def in_groups(
     dropout: float = 0.0,
     scaling: float | None = None,
     softcap: float | None = None,
+    position_bias: Tensor | None = None,
 ) -> Tensor:
     """Attention group by group.
 
@@ -60,6 +73,8 @@ def in_groups(
         dropout: Probability of leaving out a token.
         scaling: Factor of the scores; by default one by the square root of d.
         softcap: Bound that scores approach, as in Gemma 2; None for none.
+        position_bias: Added to the scores of texts of any length up to the longest (1, heads, w, w), as in
+            T5; None for none.
 
     Returns:
         (tokens, heads, d), zero for spare tokens.
@@ -74,12 +89,87 @@ def in_groups(
         if softcap is not None:
             batch = soft_capped(q, k, v, who.explicit(q.device), dropout, scaling, softcap)
         else:
+            seen, causal = who.mask, who.causal
+            if position_bias is not None:
+                seen, causal = _biased(position_bias, who.explicit(q.device), who.width), False
             batch = scaled_dot_product_attention(
-                q, k, v, who.mask, dropout, who.causal, scale=scaling, enable_gqa=grouped
+                q, k, v, seen, dropout, causal, scale=scaling, enable_gqa=grouped
             )
         attended.append(group.collect(batch))
-    attended.append(states[2].new_zeros(packing.spare, *attended[0].shape[1:]))
+    attended.append(attended[0].new_zeros(packing.spare, *attended[0].shape[1:]))
     return torch.cat(attended)
+
+
+def _biased(bias: Tensor, mask: Tensor | None, width: int) -> Tensor:
+    """What is added to the scores of texts of this width, and hides what a mask leaves out."""
+    bias = bias[:, :, :width, :width]
+    # Not minus infinity, whose gradient would be NaN.
+    return bias if mask is None else bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
+
+
+def in_kernel(
+    kernel: Callable[..., Tensor], states: list[Tensor], mask: PackedMask, scaling: float | None = None
+) -> Tensor:
+    """Attention of all texts at once.
+
+    Args:
+        kernel: Computes like ``torch.nn.attention.varlen.varlen_attn``.
+        states: As for :func:`in_groups`.
+        mask: Who attends to whom.
+        scaling: Factor of the scores; by default one by the square root of d.
+
+    Returns:
+        (tokens, heads, d), zero for spare tokens.
+    """
+    packing, band = mask.packing, mask.band
+    query, key, value = (rows[: len(packing.tokens)] for rows in states)
+    attended = kernel(
+        query,
+        key,
+        value,
+        packing.ends,
+        packing.ends,
+        packing.longest,
+        packing.longest,
+        scale=scaling,
+        window_size=(band.left, band.right),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return pad(attended, (0, 0, 0, 0, 0, packing.spare)) if packing.spare else attended
+
+
+@functools.cache
+def find_kernel() -> Callable[..., Tensor] | None:
+    """PyTorch's attention for texts of any length; None before it had windows."""
+    name = "torch.nn.attention.varlen"
+    if importlib.util.find_spec(name) is None:
+        return None
+    kernel: Callable[..., Tensor] = importlib.import_module(name).varlen_attn
+    return kernel if "window_size" in inspect.signature(kernel).parameters else None
+
+
+def suits_kernel(states: list[Tensor]) -> bool:
+    """Whether the kernel takes queries, keys and values of this type and size on this device.
+
+    It computes in 16 bits, without dropout, for heads of up to 256 dimensions; more than 192 need an A100 or
+    H100 for their gradient.
+    """
+    query = states[0]
+    if query.device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    if {rows.dtype for rows in states} not in ({torch.float16}, {torch.bfloat16}):
+        return False
+    sizes, able = {rows.shape[-1] for rows in states}, torch.cuda.get_device_capability(query.device)
+    widest = 256 if able in ((8, 0), (9, 0)) else 192
+    return able >= (8, 0) and len(sizes) == 1 and max(sizes) <= widest and max(sizes) % 8 == 0
+
+
+def _cast(states: list[Tensor]) -> list[Tensor]:
+    """States in the type in which autocast lets attention compute: rotary positions may have widened some."""
+    kind = states[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return states
+    return [rows.to(torch.get_autocast_dtype(kind)) for rows in states]
 
 
 def soft_capped(

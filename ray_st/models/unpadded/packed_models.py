@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ray_st.models.encoder_loading import setting_of
 from ray_st.models.positions import first_columns, with_vectors
 from ray_st.models.unpadded.packed_attention import IMPLEMENTATION
-from ray_st.models.unpadded.packed_masks import PackedTexts
+from ray_st.models.unpadded.packed_masks import PackedMask, PackedTexts
 from ray_st.models.unpadded.packed_rows import Packing
 
 
@@ -28,7 +28,7 @@ def _by_count(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
     return real.cumsum(dim=1) * real + pad_id
 
 
-POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor] | None] = {
     "albert": _by_column,
     "bert": _by_column,
     "camembert": _by_count,
@@ -54,6 +54,7 @@ POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "mistral": _by_column,
     "modernbert": _by_column,
     "modernbert-decoder": _by_column,
+    "mt5": None,
     "nomic_bert": _by_column,
     "olmo2": _by_column,
     "olmo3": _by_column,
@@ -65,23 +66,47 @@ POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "roberta-prelayernorm": _by_count,
     "smollm3": _by_column,
     "starcoder2": _by_column,
+    "t5": None,
     "ultrabert": _by_column,
     "xlm-roberta": _by_count,
     "xlm-roberta-xl": _by_count,
 }
-"""How the models that can run without padding number their positions, by ``model_type``.
+"""How the models that can run without padding number their positions, by ``model_type``; None for not at all.
 
 Nothing in these models but attention mixes tokens, all attention goes through transformers' interface with
-masks from its ``masking_utils``, and positions come from ``position_ids``. What follows from the
-configuration is not listed here: the direction of attention, windows, soft caps, numbers of heads.
+masks from its ``masking_utils``, and positions come from ``position_ids``, or as T5's from the distance
+between two tokens. What follows from the configuration is not listed here: the direction of attention,
+windows, soft caps, numbers of heads.
 """
 
 
 def prepare(model: PreTrainedModel) -> None:
-    """Makes an encoder run without padding, if it can: one of :data:`POSITIONS` with its default attention."""
+    """Makes an encoder run without padding, if it is in :data:`POSITIONS` and has its default attention."""
     default = "sdpa" if model._supports_sdpa else "eager"
     if model.config.model_type in POSITIONS and model.config._attn_implementation == default:
         model.set_attn_implementation(IMPLEMENTATION)
+        for layer in model.modules():
+            if _own_bias(layer) is not None:
+                layer.register_forward_pre_hook(_give_bias, with_kwargs=True)
+
+
+def _own_bias(layer: object) -> Callable[[int, int], Tensor] | None:
+    """What computes the bias of distances in T5's first layer, for numbers of queries and keys."""
+    match layer:
+        case object(compute_bias=compute, has_relative_attention_bias=True) if callable(compute):
+            return compute
+    return None
+
+
+def _give_bias(
+    layer: nn.Module, args: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Gives T5's first layer the bias for its longest text, where it would compute one as wide as the row."""
+    mask, compute = options.get("mask"), _own_bias(layer)
+    if compute is not None and isinstance(mask, PackedMask):
+        width = mask.packing.longest
+        return args, {**options, "position_bias": compute(width, width)}
+    return args, options
 
 
 def is_prepared(model: PreTrainedModel) -> bool:
@@ -105,9 +130,11 @@ def run_packed(
         zero at padding; elsewhere it equals the output for the padded batch with each text at the first
         column.
     """
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    positions = POSITIONS[model.config.model_type](ids, mask, model.config.pad_token_id or 0)
-    others = {name: packing.pack(value) for name, value in inputs.items() if name != "attention_mask"}
-    texts = PackedTexts(packing)
-    output = run(**others, attention_mask=texts, position_ids=packing.pack(positions))
+    mask = inputs["attention_mask"]
+    given = {name: packing.pack(value) for name, value in inputs.items() if name != "attention_mask"}
+    number = POSITIONS[model.config.model_type]
+    if number is not None:
+        positions = number(inputs["input_ids"], mask, model.config.pad_token_id or 0)
+        given["position_ids"] = packing.pack(positions)
+    output = run(**given, attention_mask=PackedTexts(packing))
     return with_vectors(output, packing.pad)

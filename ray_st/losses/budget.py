@@ -77,8 +77,8 @@ def _share_frozen(model: nn.Module) -> float:
 
 def _keeps_attention(model: nn.Module) -> bool:
     """Whether attention weights are kept: where they are computed one by one, or dropped on the CPU."""
-    kind = str(config_setting(model, "_attn_implementation") or "sdpa")
-    if not kind.startswith("sdpa"):
+    kind = str(config_setting(model, "_attn_implementation"))
+    if kind == "eager" or "flash" in kind:
         return kind == "eager"
     names = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop", "dropout_rate")
     drops = any(config_setting(model, name) for name in names)

@@ -20,6 +20,7 @@ from ray_st.models.folder_files import ModelFolderError, read_json
 from ray_st.models.model_hub import find_folder
 from ray_st.models.module import Features, LoadOptions, Module
 from ray_st.models.onednn import linear_layers_of
+from ray_st.models.padding_leaks import note_leak
 from ray_st.models.positions import is_padded_left, run_from_start, table_limit
 from ray_st.models.remote_code import keep_code
 from ray_st.models.tokenizer.pretrained import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
@@ -125,6 +126,7 @@ class Transformer(Module):
         self._kind, self._without_cache = type(self.auto_model), without_cache(self.auto_model)
         if "attn_implementation" not in (model_args or {}):
             prepare(self.auto_model)
+        note_leak(self.auto_model.config.model_type)
         place = find(tokenizer_name_or_path) if tokenizer_name_or_path else folder
         if place == folder and not (folder / CONFIG).is_file():
             place = base  # the folder of an adapter alone has none

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_st.util.chunks import cheapest_chunks
+from ray_st.util.tensors import to_device
 
 GROUP_TOKENS = 64
 """Cost in attention of one more group of texts, in padded tokens.
@@ -201,7 +202,5 @@ def _group_indices(sizes: Indices) -> list[Indices]:
 
 def _sent(arrays: list[Indices], device: torch.device) -> list[Tensor]:
     """Arrays on a device, without waiting for it."""
-    whole = torch.from_numpy(np.concatenate(arrays))
-    if device.type == "cuda" and torch.cuda.is_available():
-        whole = whole.pin_memory()
-    return list(whole.to(device, non_blocking=True).split([len(array) for array in arrays]))
+    whole = to_device(torch.from_numpy(np.concatenate(arrays)), device)
+    return list(whole.split([len(array) for array in arrays]))

@@ -268,6 +268,28 @@ def test_models_with_other_attention_are_left_alone(tiny_encoder) -> None:
     assert Transformer(tiny_encoder).without_padding
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_transformer_takes_lengths_that_are_known_on_the_host(side, tiny_encoder) -> None:
+    transformer = Transformer(tiny_encoder).eval()
+    transformer.tokenizer.padding_side = side
+    features = transformer.tokenize(["a man eats", "the weather is good today", ""])
+    lengths = features["attention_mask"].sum(1)
+    wanted = transformer(features)["token_embeddings"]
+    known = {**features, "token_lengths": lengths, "padding_side": side}
+    torch.testing.assert_close(transformer(known)["token_embeddings"], wanted)
+    # They are believed: a text that is said to be shorter loses a token.
+    fewer = transformer({**known, "token_lengths": lengths - 1})["token_embeddings"]
+    assert int((fewer != 0).any(2).sum()) == int(lengths.sum()) - 3
+
+
+def test_an_adapter_learns_the_same_without_padding() -> None:
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.0, init_lora_weights=False)
+    model, inputs = encoder("qwen3", **SLIDING["qwen3, lower layer"][1]), batch([5, 9, 3, 8], left=True)
+    model.add_adapter(settings)
+    assert_as_padded(model, inputs)
+
+
 def test_full_batches_go_the_plain_way() -> None:
     full = batch([9, 9])
     assert find_packing(full) is None

@@ -14,9 +14,9 @@ from ray_st.losses.columns import Columns
 from ray_st.losses.embed import embed_columns, run_plainly
 from ray_st.losses.helpers import at_least_float32, check_choice
 from ray_st.losses.loss import Loss
-from ray_st.losses.model_facts import max_seq_length, model_name, tokenizer_of, vocabularies
+from ray_st.losses.model_facts import max_seq_length, model_name, takes_host_facts, tokenizer_of, vocabularies
 from ray_st.losses.tiles import mean_in_tiles
-from ray_st.util.host_facts import with_host_facts
+from ray_st.util.host_facts import with_host_facts, without_host_facts
 from ray_st.util.similarity import cos_sim
 from ray_st.util.tensors import batch_to_device
 
@@ -104,6 +104,8 @@ class GISTEmbedLoss(Loss):
         if self.must_retokenize:
             tokens = [with_host_facts(guide.tokenize(self._texts(column))) for column in features]
             features = [batch_to_device(column, device) for column in tokens]
+        if not takes_host_facts(guide):
+            features = list(map(without_host_facts, features))
         budget = self.token_budget or default_budget(guide)
         run = self._runner() if guide is self.model else run_plainly
         return embed_columns(guide, features, budget, run=run)

@@ -53,6 +53,17 @@ def removes_padding(model: object) -> bool:
     return False
 
 
+def takes_host_facts(model: object) -> bool:
+    """Whether the model's features may hold what :mod:`ray_st.util.host_facts` describes.
+
+    The models of :mod:`ray_st.models` take what they know; others may pass all features on to an encoder.
+    """
+    match model:
+        case object(token_encoder=ask) if callable(ask):
+            return True
+    return False
+
+
 def embedding_dimension(model: object) -> int | None:
     """Dimension of the embeddings."""
     match model:

@@ -48,7 +48,7 @@ class TokenFacts:
             features: ``input_ids`` and ``attention_mask`` (n, t), and others.
         """
         ids, mask = features.get("input_ids"), features.get("attention_mask")
-        if ids is None or mask is None or mask.ndim != 2 or ids.shape != mask.shape:
+        if ids is None or mask is None or mask.ndim != 2 or ids.shape != mask.shape or not _is_here(mask):
             return None
         real = mask.numpy() != 0
         lengths, columns = real.sum(1, dtype=np.int64), np.arange(real.shape[1])
@@ -124,8 +124,12 @@ def host_copy(tensor: Tensor) -> Tensor:
     return tensor.cpu() if known is None else known
 
 
+def _is_here(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 def _known(tensor: Tensor) -> Tensor | None:
-    if tensor.device.type == "cpu":
+    if _is_here(tensor):
         return tensor
     host, version = vars(tensor).get(_COPY, (None, None))
     # A tensor that was changed in place since then is not what the host knows.

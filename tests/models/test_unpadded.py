@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -212,8 +214,9 @@ def test_a_text_without_tokens_gets_zeros_and_does_no_harm() -> None:
     torch.testing.assert_close(output[[0, 2]], alone)
 
 
-def test_all_layers_are_given_where_they_are_asked_for() -> None:
-    model, inputs = encoder("bert"), batch([5, 9, 3])
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "qwen3"])
+def test_all_layers_are_given_where_they_are_asked_for(kind) -> None:
+    model, inputs = encoder(kind), batch([5, 9, 3])
     model.config.output_hidden_states = True
     plain = model(**inputs).hidden_states
     prepare(model)
@@ -222,8 +225,9 @@ def test_all_layers_are_given_where_they_are_asked_for() -> None:
         torch.testing.assert_close(mine[real], wanted[real])
 
 
-def test_a_prepared_encoder_still_takes_padded_batches_and_its_setting_is_not_saved(tmp_path) -> None:
-    model, inputs = encoder("bert"), batch([5, 9, 3])
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "t5"])
+def test_a_prepared_encoder_still_takes_padded_batches_and_its_setting_is_not_saved(kind, tmp_path) -> None:
+    model, inputs = encoder(kind), batch([5, 9, 3])
     plain = model(**inputs).last_hidden_state
     prepare(model)
     torch.testing.assert_close(model(**inputs).last_hidden_state, plain)
@@ -248,7 +252,7 @@ def test_gradient_checkpointing_gives_the_same_gradient(kind) -> None:
         torch.testing.assert_close(mine, other)
 
 
-@pytest.mark.parametrize("kind", ["bert", "gemma2", "modernbert", "qwen3", "t5"])
+@pytest.mark.parametrize("kind", ["bert", "gemma2", "modernbert", "mpnet", "qwen3", "t5"])
 def test_dropout_and_bf16_run(kind) -> None:
     model, inputs = encoder(kind).float().train(), batch([5, 9, 3])
     prepare(model)
@@ -259,8 +263,7 @@ def test_dropout_and_bf16_run(kind) -> None:
 
 
 def test_models_with_other_attention_are_left_alone(tiny_encoder) -> None:
-    config = transformers.MPNetConfig(**SIZES)
-    other = transformers.MPNetModel(config)
+    other = transformers.AutoModel.from_config(transformers.DebertaV2Config(**SIZES))
     prepare(other)
     assert not is_prepared(other)
     chosen = Transformer(tiny_encoder, model_args={"attn_implementation": "eager"})
@@ -308,6 +311,15 @@ def test_the_bias_of_t5_is_computed_for_the_longest_text_alone(monkeypatch) -> N
     prepare(model)
     run_unpadded(model, inputs)
     assert asked == [(9, 9)]
+
+
+def test_a_prepared_mpnet_is_copied_and_sent_as_it_is() -> None:
+    model, inputs = encoder("mpnet"), batch([5, 9, 3])
+    prepare(model)
+    wanted = run_unpadded(model, inputs).last_hidden_state
+    for other in (deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert is_prepared(other)
+        assert torch.equal(run_unpadded(other, inputs).last_hidden_state, wanted)
 
 
 @pytest.mark.parametrize("seed", range(20))

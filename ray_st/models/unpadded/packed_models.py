@@ -28,6 +28,11 @@ def _by_count(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
     return real.cumsum(dim=1) * real + pad_id
 
 
+def _by_count_from_one(ids: Tensor, mask: Tensor, pad_id: int) -> Tensor:
+    # MPNet takes 1 for padding, whatever its configuration says.
+    return _by_count(ids, mask, 1)
+
+
 POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor] | None] = {
     "albert": _by_column,
     "bert": _by_column,
@@ -54,6 +59,7 @@ POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor] | None] = {
     "mistral": _by_column,
     "modernbert": _by_column,
     "modernbert-decoder": _by_column,
+    "mpnet": _by_count_from_one,
     "mt5": None,
     "nomic_bert": _by_column,
     "olmo2": _by_column,
@@ -73,8 +79,8 @@ POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor] | None] = {
 }
 """How the models that can run without padding number their positions, by ``model_type``; None for not at all.
 
-Nothing in these models but attention mixes tokens, all attention goes through transformers' interface with
-masks from its ``masking_utils``, and positions come from ``position_ids``, or as T5's from the distance
+Nothing in these models but attention mixes tokens, all attention goes through transformers' interface (but
+MPNet's, which is replaced) with masks from its ``masking_utils``, and positions come from ``position_ids``, or as T5's from the distance
 between two tokens. What follows from the configuration is not listed here: the direction of attention,
 windows, soft caps, numbers of heads.
 """
@@ -82,12 +88,20 @@ windows, soft caps, numbers of heads.
 
 def prepare(model: PreTrainedModel) -> None:
     """Makes an encoder run without padding, if it is in :data:`POSITIONS` and has its default attention."""
+    kind, config = model.config.model_type, model.config
     default = "sdpa" if model._supports_sdpa else "eager"
-    if model.config.model_type in POSITIONS and model.config._attn_implementation == default:
-        model.set_attn_implementation(IMPLEMENTATION)
-        for layer in model.modules():
-            if _own_bias(layer) is not None:
-                layer.register_forward_pre_hook(_give_bias, with_kwargs=True)
+    if kind not in POSITIONS or config._attn_implementation != default:
+        return
+    if kind == "mpnet":
+        from ray_st.models.unpadded.packed_mpnet import replace_attention
+
+        replace_attention(model)
+        config._attn_implementation = IMPLEMENTATION
+        return
+    model.set_attn_implementation(IMPLEMENTATION)
+    for layer in model.modules():
+        if _own_bias(layer) is not None:
+            layer.register_forward_pre_hook(_give_bias, with_kwargs=True)
 
 
 def _own_bias(layer: object) -> Callable[[int, int], Tensor] | None:

@@ -30,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 import ray_st
+from ray_st.models.unpadded import packed_attention
 
 HOST, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
 CORE = torch.device("lazy")
@@ -381,6 +382,7 @@ def pretended_device() -> Iterator[Syncs]:
             ):
                 patch.setattr(torch.cuda.random, name, value, raising=False)
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
+        patch.setattr(packed_attention, "find_kernel", lambda: None)  # it is CUDA's
         # As on CUDA, a module that moves keeps its parameters' objects.
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:

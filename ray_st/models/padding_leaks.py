@@ -27,6 +27,6 @@ def note_leak(kind: str) -> None:
     """
     if kind in LEAKS:
         notes.info(
-            f"{kind} models: {LEAKS[kind]} mix padding into the vectors of texts, so that an embedding depends "
-            "on the longest text of its batch. Encode with batch_size=1 for embeddings that do not."
+            f"{kind} models: {LEAKS[kind]} mix padding into the vectors of texts, so that an embedding "
+            "depends on the longest text of its batch. Encode with batch_size=1 for embeddings that do not."
         )

@@ -188,6 +188,9 @@ class Transformer(Module):
             return run_packed(self._encode, self.auto_model, inputs, packing)
         # A compiled model must not branch on the values of the batch.
         compiling = torch.compiler.is_compiling()
+        if self.without_padding and not compiling and _is_full(inputs, lengths):
+            # Given a mask, transformers would look for padding on the device.
+            return self._encode(**{name: value for name, value in inputs.items() if name != "attention_mask"})
         if self.tokenizer.padding_side == "left" if compiling else is_padded_left(inputs):
             return run_from_start(self._encode, inputs)
         return self._encode(**inputs)
@@ -269,6 +272,11 @@ class Transformer(Module):
         """What ``print(model)`` shows of this module: the encoder's class, not its hundred layers."""
         settings = f"max_seq_length={self.max_seq_length}, do_lower_case={self.do_lower_case}"
         return f"Transformer({type(self.auto_model).__name__}, {settings})"
+
+
+def _is_full(inputs: Mapping[str, Tensor], lengths: Tensor | None) -> bool:
+    """Whether the host knows that a batch has no padding."""
+    return lengths is not None and int(lengths.sum()) == inputs["input_ids"].numel()
 
 
 def _limit(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, table: int | None) -> int | None:

@@ -35,19 +35,6 @@ ENCODE: dict[str, tuple[dict[str, Any], Waits]] = {
 }
 """Four batches: each array is waited for while the device computes the next one."""
 
-OF_CALLS = {
-    ("models/positions.py", "item"),
-    ("models/transformer.py", "item"),
-    ("models/unpadded.py", "boolean index"),
-    ("models/unpadded.py", "device to host"),
-    ("models/unpadded.py", "host to device"),
-    ("models/unpadded.py", "item"),
-    ("models/unpadded.py", "nonzero"),
-    ("losses/gradient_cache.py", "boolean index"),
-    ("training/loop/hf_loop.py", "boolean index"),
-}
-"""What each call of an encoder waits for, and its backward pass: it has yet to use the lengths that it gets."""
-
 SCORED = {**PAIRS, "score": [i / 12 for i in range(12)]}
 CLASSES = {**PAIRS, "label": [i % 2 for i in range(12)]}
 SINGLE = {"text": PAIRS["a"], "label": [i % 2 for i in range(12)]}
@@ -94,8 +81,7 @@ def check(counts: Counter[tuple[str, str]], expected: Waits) -> None:
     found: Waits = Counter()
     for (kind, place), count in counts.items():
         found[place.partition(":")[0], kind] += count
-    rest = Counter({wait: count for wait, count in found.items() if wait not in OF_CALLS})
-    assert rest == expected, f"other waits than expected:\n{listed(counts)}"
+    assert found == expected, f"other waits than expected:\n{listed(counts)}"
 
 
 @pytest.mark.parametrize("kind", LOSSES)

@@ -40,7 +40,8 @@ def attend(
         (1, tokens, heads, d), and no weights.
     """
     if isinstance(attention_mask, PackedMask):
-        states = _cast([rows[0].transpose(0, 1) for rows in (query, key, value)])
+        # Values have the type that is computed in; norms and rotary positions may have widened the others.
+        states = [rows[0].transpose(0, 1).to(value.dtype) for rows in (query, key, value)]
         plain = not dropout and softcap is None and position_bias is None
         kernel = find_kernel() if plain and suits_kernel(states) else None
         if kernel is not None:
@@ -162,14 +163,6 @@ def suits_kernel(states: list[Tensor]) -> bool:
     sizes, able = {rows.shape[-1] for rows in states}, torch.cuda.get_device_capability(query.device)
     widest = 256 if able in ((8, 0), (9, 0)) else 192
     return able >= (8, 0) and len(sizes) == 1 and max(sizes) <= widest and max(sizes) % 8 == 0
-
-
-def _cast(states: list[Tensor]) -> list[Tensor]:
-    """States in the type in which autocast lets attention compute: rotary positions may have widened some."""
-    kind = states[0].device.type
-    if not torch.is_autocast_enabled(kind):
-        return states
-    return [rows.to(torch.get_autocast_dtype(kind)) for rows in states]
 
 
 def soft_capped(

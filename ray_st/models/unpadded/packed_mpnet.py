@@ -1,4 +1,4 @@
-"""MPNet without padding. It has an attention of its own, and a bias for distances that is as wide as a row."""
+"""MPNet without padding: it has an attention of its own, and a bias of distances that is as wide as a row."""
 
 from __future__ import annotations
 

@@ -92,11 +92,12 @@ def make_trainer(
 
 def make_loop(model: Any, folder: Path, **options: Any) -> Any:
     """A worker's trainer; see :func:`make_trainer`."""
+    from ray_st.training.data.dataset_specs import prompt_lengths
     from ray_st.training.data.local_source import local_context
 
     trainer = make_trainer(model, folder, **options)
     specs = {**trainer.data.train_specs(1), **trainer.data.eval_specs(1)}
-    return trainer.spec().rebuild(local_context(specs, folder))
+    return trainer.spec().rebuild(local_context(specs, folder, prompt_lengths=prompt_lengths(specs)))
 
 
 @pytest.fixture

@@ -103,7 +103,10 @@ def test_a_loss_with_prompts(pretended: Syncs, tiny: Any, loop: Any, tmp_path: P
     running = loop(model, tmp_path, prompts="query: ", logging_steps=100)
     counter = CountsWaits(pretended)
     running.add_callback(counter)
+    seen: list[Any] = []
+    model[1].register_forward_pre_hook(lambda _, given: seen.append(given[0]["prompt_length"]))
     running.train()
+    assert len(seen[0]) == 8
     check(counter.counts[1], STEP)
 
 

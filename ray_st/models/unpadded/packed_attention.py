@@ -58,6 +58,7 @@ def attend(
     )
 
 
+@torch.compiler.disable
 def in_groups(
     states: list[Tensor],
     mask: PackedMask,

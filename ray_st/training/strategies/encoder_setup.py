@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.integrations.neftune import neftune_post_forward_hook
 
@@ -40,14 +41,26 @@ def add_noise(model: Stack, alpha: float | None) -> RemovableHandle | None:
 
 
 def compile_encoder(model: Stack, args: SentenceTransformerTrainingArguments) -> None:
-    """Compiles the encoder, or the whole model if it has none, in place, as set by ``torch_compile…``.
+    """Compiles the encoder's layers in place, as set by ``torch_compile…``.
+
+    Layers are alike, so that one compilation serves all of them, and what comes before them (masks, the layout
+    of packed rows) is Python that need not be compiled. An encoder without a list of layers is compiled as a
+    whole; so is a model without an encoder.
 
     Args:
         model: The model.
         args: Training arguments.
     """
-    if args.torch_compile:
-        encoder = auto_model_of(model.first)
-        (model if encoder is None else encoder).compile(
-            backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode
-        )
+    if not args.torch_compile:
+        return
+    encoder = auto_model_of(model.first)
+    for part in [model] if encoder is None else layers_of(encoder) or [encoder]:
+        part.compile(backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
+
+
+def layers_of(encoder: nn.Module) -> list[nn.Module]:
+    """The modules in an encoder's lists of modules; those within others are left out."""
+    lists = [part for part in encoder.modules() if isinstance(part, nn.ModuleList)]
+    found = [layer for part in lists for layer in part]
+    inner = {id(part) for layer in found for part in list(layer.modules())[1:]}
+    return [layer for layer in found if id(layer) not in inner]

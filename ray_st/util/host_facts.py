@@ -62,7 +62,7 @@ class TokenFacts:
     def carried_by(cls, features: Mapping[str, Any]) -> TokenFacts | None:
         """The facts that features carry; None if they carry none, or someone has changed their mask since."""
         lengths, mask = features.get(TOKEN_LENGTHS), features.get("attention_mask")
-        if lengths is None or mask is None:
+        if lengths is None or mask is None or not _is_here(lengths):  # all may have been moved to a device
             return None
         known = _known(mask)
         if known is None or not torch.equal((known != 0).sum(1), lengths):

@@ -62,6 +62,8 @@ def test_facts_are_those_of_one_mask_alone() -> None:
     with pretended_device() as syncs:
         moved = batch_to_device(dict(features), "cuda")
         assert TokenFacts.carried_by(moved) is not None
+        assert TokenFacts.carried_by({**moved, "token_lengths": moved["token_lengths"].to("cuda")}) is None
+        syncs.take()
         moved["attention_mask"][:, -1] = 0
         assert TokenFacts.carried_by(moved) is None
         assert TokenFacts.carried_by({**moved, "attention_mask": moved["attention_mask"] * 1}) is None

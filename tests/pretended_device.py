@@ -208,6 +208,9 @@ _EACH_ON_THE_DEVICE = (aten.cat.default, aten.stack.default)
 """Operations that do not even take numbers, tensors without dimensions, from the host."""
 
 
+_PINNING = (aten._pin_memory.default, aten.is_pinned.default)
+
+
 class _Operators(TorchDispatchMode):
     """Computes on the CPU what is asked of the device."""
 
@@ -221,8 +224,8 @@ class _Operators(TorchDispatchMode):
         there = {id(tensor.content): tensor for tensor in tensors if isinstance(tensor, DeviceTensor)}
         asked = kwargs.get("device")
         goes_there = bool(there) if asked is None else asked.type in (CORE.type, DEVICE.type)
-        if func is aten._pin_memory.default:  # a backward pass comes here without passing _Functions
-            return args[0]
+        if func in _PINNING:  # a backward pass comes here without passing _Functions
+            return args[0] if func is aten._pin_memory.default else False
         if there:
             _check(func, tensors, args)
         for kind in _waits(func, args, kwargs, goes_there):

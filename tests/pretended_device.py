@@ -385,7 +385,7 @@ def pretended_device() -> Iterator[Syncs]:
             ):
                 patch.setattr(torch.cuda.random, name, value, raising=False)
         patch.setattr(torch.backends.cudnn, "is_acceptable", lambda tensor: False)
-        patch.setattr(packed_attention, "find_kernel", lambda: None)  # it is CUDA's
+        patch.setattr(packed_attention, "KERNEL", None)  # it is CUDA's
         # As on CUDA, a module that moves keeps its parameters' objects.
         torch.__future__.set_swap_module_params_on_conversion(True)
         try:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import masking_utils
 
 from ray_st.models.unpadded import packed_attention
-from ray_st.models.unpadded.packed_attention import attend, find_kernel, suits_kernel
+from ray_st.models.unpadded.packed_attention import KERNEL, attend, suits_kernel
 from ray_st.models.unpadded.packed_masks import Band, GroupMask, PackedMask, PackedTexts, packed_mask
 from ray_st.models.unpadded.packed_rows import Packing
 
@@ -102,16 +102,15 @@ def test_a_kernel_for_any_lengths_gives_what_groups_give(band, heads, monkeypatc
     given, mask = states(packing, heads), PackedMask(packing, band)
     wanted = result(given, mask, scaling=0.3)
     monkeypatch.setattr(packed_attention, "suits_kernel", lambda states: True)
-    monkeypatch.setattr(packed_attention, "find_kernel", lambda: brute_force)
+    monkeypatch.setattr(packed_attention, "KERNEL", brute_force)
     torch.testing.assert_close(result(given, mask, scaling=0.3), wanted)
 
 
 def test_what_the_kernel_is_called_with_is_what_torch_takes() -> None:
-    kernel = find_kernel()
-    if kernel is None:
+    if KERNEL is None:
         assert torch.__version__ < "2.13"
         return
-    theirs, mine = (inspect.signature(function).parameters for function in (kernel, brute_force))
+    theirs, mine = (inspect.signature(function).parameters for function in (KERNEL, brute_force))
     names = [name for name in mine if name != "softcap"]
     assert [theirs[name].kind for name in names] == [mine[name].kind for name in names]
     assert list(theirs)[:7] == list(mine)[:7]
@@ -122,7 +121,7 @@ def test_dropout_soft_caps_and_cpus_go_without_the_kernel(monkeypatch) -> None:
     given, mask = states(packing, (2, 2)), PackedMask(packing, Band(-1, -1))
     assert not suits_kernel([rows.bfloat16() for rows in given])
     monkeypatch.setattr(packed_attention, "suits_kernel", lambda states: True)
-    monkeypatch.setattr(packed_attention, "find_kernel", lambda: pytest.fail("used"))
+    monkeypatch.setattr(packed_attention, "KERNEL", lambda *given, **options: pytest.fail("used"))
     result(given, mask, softcap=1.0)
     result(given, mask, dropout=0.5)
 

@@ -10,6 +10,7 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import AutoConfig, AutoModel
 
+from ray_st.models.unpadded import packed_attention
 from ray_st.training.strategies.encoder_setup import compile_encoder, layers_of
 
 ARGS: Any = SimpleNamespace(torch_compile=True, torch_compile_backend="eager", torch_compile_mode=None)
@@ -44,6 +45,37 @@ def test_layers_are_compiled_once_for_all_lengths(padded: bool, tiny_model: Any)
     assert graphs[-1] == graphs[4]
     if padded:
         assert not counters["graph_break"]
+
+
+@torch.library.custom_op("ray_st_tests::attention", mutates_args={})
+def one_op(query: torch.Tensor, ends: torch.Tensor, longest: int) -> torch.Tensor:
+    """Stands in for the kernel of GPUs, which is one operation, too."""
+    return query.clone()
+
+
+@one_op.register_fake
+def _shape_of_one_op(query: torch.Tensor, ends: torch.Tensor, longest: int) -> torch.Tensor:
+    return torch.empty_like(query)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_where_attention_is_one_operation_a_layer_is_one_graph(
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_attention, "suits_kernel", lambda states: True)
+    monkeypatch.setattr(
+        packed_attention,
+        "KERNEL",
+        lambda q, k, v, ends, _, longest, *more, **options: one_op(q, ends, longest),
+    )
+    compile_encoder(tiny_model.eval(), ARGS)
+    graphs = []
+    for seed in range(10):
+        tiny_model(tiny_model.tokenize(texts(seed)))
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert not counters["graph_break"]
+    assert graphs[0] == 1
+    assert graphs[-1] == graphs[4]
 
 
 @pytest.mark.parametrize(("kind", "count"), [("bert", 2), ("t5", 4), ("llama", 2), ("fnet", 2)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import inspect
@@ -20,6 +19,19 @@ from ray_st.models.unpadded.packed_masks import Band, PackedMask, packed_mask
 
 IMPLEMENTATION = "unpadded"
 """The name under which transformers knows this attention; a batch with padding is handled like "sdpa"."""
+
+
+def _kernel() -> Callable[..., Tensor] | None:
+    name = "torch.nn.attention.varlen"
+    if importlib.util.find_spec(name) is None:
+        return None
+    kernel: Callable[..., Tensor] = importlib.import_module(name).varlen_attn
+    return kernel if "window_size" in inspect.signature(kernel).parameters else None
+
+
+KERNEL = _kernel()
+"""PyTorch's attention for texts of any length; None before it had windows. Compiled layers could not look for
+it, hence a constant."""
 
 
 def attend(
@@ -43,9 +55,8 @@ def attend(
         # Values have the type that is computed in; norms and rotary positions may have widened the others.
         states = [rows[0].transpose(0, 1).to(value.dtype) for rows in (query, key, value)]
         plain = not dropout and softcap is None and position_bias is None
-        kernel = find_kernel() if plain and suits_kernel(states) else None
-        if kernel is not None:
-            return in_kernel(kernel, states, attention_mask, scaling)[None], None
+        if KERNEL is not None and plain and suits_kernel(states):
+            return in_kernel(KERNEL, states, attention_mask, scaling)[None], None
         return in_groups(states, attention_mask, dropout, scaling, softcap, position_bias)[None], None
     if softcap is not None:
         mask = attention_mask if attention_mask is not None else _causal(module, query)
@@ -138,16 +149,6 @@ def in_kernel(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return pad(attended, (0, 0, 0, 0, 0, packing.spare)) if packing.spare else attended
-
-
-@functools.cache
-def find_kernel() -> Callable[..., Tensor] | None:
-    """PyTorch's attention for texts of any length; None before it had windows."""
-    name = "torch.nn.attention.varlen"
-    if importlib.util.find_spec(name) is None:
-        return None
-    kernel: Callable[..., Tensor] = importlib.import_module(name).varlen_attn
-    return kernel if "window_size" in inspect.signature(kernel).parameters else None
 
 
 def suits_kernel(states: list[Tensor]) -> bool:

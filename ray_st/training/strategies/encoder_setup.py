@@ -43,9 +43,9 @@ def add_noise(model: Stack, alpha: float | None) -> RemovableHandle | None:
 def compile_encoder(model: Stack, args: SentenceTransformerTrainingArguments) -> None:
     """Compiles the encoder's layers in place, as set by ``torch_compile…``.
 
-    Layers are alike, so that one compilation serves all of them, and what comes before them (masks, the layout
-    of packed rows) is Python that need not be compiled. An encoder without a list of layers is compiled as a
-    whole; so is a model without an encoder.
+    Layers are alike, so that one compilation serves all of them, and what comes before them (masks, the
+    layout of packed rows) is Python that need not be compiled. An encoder without a list of layers is
+    compiled as a whole; so is a model without an encoder.
 
     Args:
         model: The model.

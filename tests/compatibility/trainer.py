@@ -54,7 +54,11 @@ _DATASETS = "also Ray Datasets, files, tables, queries, streams, rows, columns; 
 NOTES = {
     "train_dataset": ("same", _DATASETS),
     "eval_dataset": ("same", _DATASETS),
-    "data_collator": ("same", "receives rows as dicts of texts; runs on the workers, one step ahead of training"),
+    "data_collator": (
+        "same",
+        "receives rows as dicts of texts; runs on the workers, one step ahead of training. Without one, `inputs` also "
+        "hold `COLUMN_token_lengths`, `COLUMN_padding_side` and `COLUMN_pad_id`, which stay on the CPU",
+    ),
     "tokenizer": ("same", "replaces the model's"),
     "model_init": ("same", "a loss given as a module is copied for each model"),
     "compute_metrics": (

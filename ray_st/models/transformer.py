@@ -26,6 +26,7 @@ from ray_st.models.remote_code import keep_code
 from ray_st.models.tokenizer.pretrained import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
 from ray_st.models.unpadded import find_packing, is_prepared, prepare, run_packed
+from ray_st.util.host_facts import PADDING_SIDE, TOKEN_LENGTHS
 from ray_st.util.names import either
 
 if TYPE_CHECKING:
@@ -176,7 +177,9 @@ class Transformer(Module):
         """The features with ``token_embeddings`` (n, t, d), from ``input_ids`` and ``attention_mask``."""
         inputs = {name: features[name] for name in _INPUTS if name in features}
         with linear_layers_of(self.auto_model):
-            output = self._run(inputs, features.get("token_lengths"), features.get("padding_side"))
+            lengths = features.get(TOKEN_LENGTHS)
+            known = lengths is not None and lengths.device.type == "cpu"  # else the mask is asked, as ever
+            output = self._run(inputs, lengths if known else None, features.get(PADDING_SIDE))
         result = {**features, "token_embeddings": output.last_hidden_state}
         if self.auto_model.config.output_hidden_states:
             result["all_layer_embeddings"] = output.hidden_states

@@ -283,6 +283,8 @@ def test_a_transformer_takes_lengths_that_are_known_on_the_host(side, tiny_encod
     # They are believed: a text that is said to be shorter loses a token.
     fewer = transformer({**known, "token_lengths": lengths - 1})["token_embeddings"]
     assert int((fewer != 0).any(2).sum()) == int(lengths.sum()) - 3
+    moved = {**known, "token_lengths": (lengths - 1).to("meta")}  # as by code that moves whatever it finds
+    torch.testing.assert_close(transformer(moved)["token_embeddings"], wanted)
 
 
 def test_an_adapter_learns_the_same_without_padding() -> None:

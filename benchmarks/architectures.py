@@ -172,11 +172,10 @@ def in_turn(sides: dict[str, Callable[[Any], object]], work: Any) -> list[float]
 
 
 def shown(ratios: list[float]) -> str:
-    """The median, and the quartiles around it."""
-    if len(ratios) < 2:
-        return f"{ratios[0]:.2f}"
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+    """The median and the quartiles around it, or of a few ratios the least and the greatest."""
+    few = len(ratios) < 4
+    low, _, high = (min(ratios), 0, max(ratios)) if few else statistics.quantiles(ratios, n=4)
+    return f"{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

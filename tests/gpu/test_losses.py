@@ -13,6 +13,7 @@ from torch import nn
 from ray_st import losses
 from ray_st.losses.embed import embed_columns
 from ray_st.losses.parts import total
+from ray_st.util.host_facts import with_host_facts
 from ray_st.util.tensors import batch_to_device
 
 ROWS, DIM = 6, 32
@@ -130,3 +131,18 @@ def test_columns_together_are_never_more_tokens_than_a_call_for_each(
     features = [batch_to_device(model.tokenize(column), device) for column in columns]
     embed_columns(model, features)
     assert sum(sent) <= sum(column["input_ids"].numel() for column in features)
+
+
+def test_mini_batches_are_filled_with_tokens(device: torch.device, tiny: Callable[..., Any]) -> None:
+    model = tiny(device)
+    sent: list[int] = []
+    model.register_forward_pre_hook(lambda module, given: sent.append(int(given[0]["token_lengths"].sum())))
+    columns = [["bad"] * 30, ["the weather is good " * 5, *["bad query"] * 29]]
+    tokens = [with_host_facts(model.tokenize(column)) for column in columns]
+    longest = max(int(column["token_lengths"].max()) for column in tokens)
+    loss = losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=2)
+    with torch.no_grad():
+        loss([batch_to_device(column, device) for column in tokens])
+    assert max(sent) <= 2 * longest
+    assert len(sent) < 60 / 2
+    assert sum(sent) == sum(int(column["token_lengths"].sum()) for column in tokens)

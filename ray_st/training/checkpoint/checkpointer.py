@@ -193,10 +193,12 @@ class Checkpointer(LoopCallback):
             # The first rank deletes an earlier checkpoint of this step before other ranks write.
             self._agree(lambda: store.begin(step) if rank == 0 else None)
             told = self._agree(lambda: self._write_part(snapshot))
-            joined = self._agree(lambda: self._join(step, [parts for _, parts in told]) if rank == 0 else {})
-            files = {
-                name: entry for some in (*joined, *(mine for mine, _ in told)) for name, entry in some.items()
-            }
+            files = {name: entry for mine, _ in told for name, entry in mine.items()}
+            if any(parts for _, parts in told):
+                joined = self._agree(
+                    lambda: self._join(step, [parts for _, parts in told]) if rank == 0 else {}
+                )
+                files |= joined[0]
             sealed = self._agree(lambda: store.declare(step, files, **snapshot.facts) if rank == 0 else None)
         except Unwritable as error:
             store.give_up(step, rank)  # first: it may free the space needed to log the warning

@@ -34,9 +34,11 @@ FORMAT = 2
 SUM = "xxh3"
 """Key, in a manifest, of the hash of its other contents."""
 
-STATES = (("optimizer.pt", "optimizer.json"), ("scheduler.pt",), ("rng_state_0.pth",))
-"""Without these files a run cannot resume as if it had not been interrupted. A sharded optimizer's state has
-the second form. Other ranks' random states may be missing, since a run may resume with more workers."""
+STATES = ("optimizer.pt", "scheduler.pt", "rng_state_0.pth")
+"""Without these files a run cannot resume as if it had not been interrupted. Other ranks' random states may
+be missing, since a run may resume with more workers."""
+
+_OF_SHARDS = {"optimizer.pt": "optimizer.json"}  # what a sharded run writes in place of a file
 _PART = ".rank-"
 """Prefix of each rank's folder within a checkpoint that is being written to a folder that all ranks share."""
 
@@ -68,7 +70,8 @@ class SavedCheckpoint:
     @property
     def lacks(self) -> list[str]:
         """The files of :data:`STATES` that are missing from it."""
-        return [forms[0] for forms in STATES if not self.manifest["files"].keys() & set(forms)]
+        files = self.manifest["files"]
+        return [file for file in STATES if file not in files and _OF_SHARDS.get(file) not in files]
 
 
 @dataclass(frozen=True)

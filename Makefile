@@ -22,7 +22,7 @@ help: ## say what there is
 demo: .venv/.installed-demo ## fine-tune all-MiniLM-L6-v2 to search API documentation, on two workers
 	RAY_ADDRESS=local $(BIN)/python examples/demo.py
 
-check: .venv/.installed-test lint ## before a commit: lint, types, and the tests that start no Ray and aren't slow; 3 minutes on two cores
+check: .venv/.installed-test lint ## before a commit: lint, types, and the tests that start no Ray and aren't slow; 6 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not ray and not slow and not long" $(ARGS)
 
 test: .venv/.installed-test lint docs ## lint, types, documentation, and all tests but the long ones

@@ -60,6 +60,17 @@ def there_and_back(
     return back
 
 
+TINY_ENCODER = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "pad_token_id": 1,
+}
+"""Sizes of an encoder for the words of :func:`save_words`."""
+
+
 def save_words(folder: Path, **special: Any) -> None:
     """A tokenizer that knows five words, adds nothing and states no longest sequence."""
     from tokenizers import Tokenizer, models, pre_tokenizers

@@ -9,19 +9,11 @@ import pytest
 import torch
 import transformers
 
-from module_helpers import save_words
+from module_helpers import TINY_ENCODER, save_words
 from ray_st.models import Transformer
 from ray_st.models.padding_leaks import LEAKS, note_leak
 
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 64,
-    "pad_token_id": 1,
-}
+SIZES = {**TINY_ENCODER, "max_position_embeddings": 64}
 SMALL: dict[str, dict[str, Any]] = {
     "bert": SIZES,
     "convbert": {**SIZES, "num_hidden_layers": 2, "embedding_size": 16, "head_ratio": 1},

@@ -11,19 +11,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from module_helpers import save_words
+from module_helpers import TINY_ENCODER, save_words
 from ray_st.models import Pooling, SentenceTransformer, Transformer
 from ray_st.models.positions import is_padded_left, run_from_start, table_limit
 
-SIZES = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 30,
-    "pad_token_id": 1,
-}
+SIZES = {**TINY_ENCODER, "max_position_embeddings": 30}
 BART = {
     "vocab_size": 40,
     "d_model": 16,

@@ -192,13 +192,11 @@ class Checkpointer(LoopCallback):
         try:
             # The first rank deletes an earlier checkpoint of this step before other ranks write.
             self._agree(lambda: store.begin(step) if rank == 0 else None)
-            told = self._agree(lambda: self._write_part(snapshot))
-            files = {name: entry for mine, _ in told for name, entry in mine.items()}
-            if any(parts for _, parts in told):
-                joined = self._agree(
-                    lambda: self._join(step, [parts for _, parts in told]) if rank == 0 else {}
-                )
-                files |= joined[0]
+            written = self._agree(lambda: self._write_part(snapshot))
+            files = {name: entry for mine, _ in written for name, entry in mine.items()}
+            told = [parts for _, parts in written]
+            if any(told):
+                files |= self._agree(lambda: self._join(step, told) if rank == 0 else {})[0]
             sealed = self._agree(lambda: store.declare(step, files, **snapshot.facts) if rank == 0 else None)
         except Unwritable as error:
             store.give_up(step, rank)  # first: it may free the space needed to log the warning

@@ -754,10 +754,9 @@ class HfLoop(Trainer):
         saver.model_wrapped, saver.state, saver.tracked_run = saver.model, shown_state(self.state), None
         saver.strategy, saver._types = Strategy(self.args, World()), None
         saver.is_deepspeed_enabled = False
-        states = {} if self.args.save_only_model else self._states() | random_state_files(random)
-        states = copies.of(states)
-        write_optimizer = None
+        states, write_optimizer = dict[str, Any](), None
         if not self.args.save_only_model:
+            states = copies.of(self._states() | random_state_files(random))
             write_optimizer = self.strategy.copy_optimizer(self._made_optimizer, copies.of)
         is_first, has_parts = self.worker.world.is_first, self.strategy.shards
 

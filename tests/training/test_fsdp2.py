@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
@@ -29,6 +30,7 @@ from ray_st.losses import (
     Matryoshka2dLoss,
 )
 from ray_st.training.argument_checks import check_losses
+from ray_st.training.checkpoint.host_copies import HostCopies
 from ray_st.training.strategies.sharding.layout import units
 from ray_st.training.strategies.step_module import Step, describe_weights
 from ray_st.world import World
@@ -167,16 +169,29 @@ class Watch(TrainerCallback):
         self.seen: dict[str, Any] = {}
         self.folder = folder
         self.trainer: Any = None
+        self.apart = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         if state.global_step == 2:
             self.trainer.save_model(self.folder)
+            self.apart = self._copies_are_apart()
         weights = list(given["model"].parameters())
         moments = [values["exp_avg"] for values in given["optimizer"].optimizer.state.values()]
         if state.global_step == 2 and all(isinstance(tensor, DTensor) for tensor in (*weights, *moments)):
             for name, tensors in (("weights", weights), ("moments", moments)):
                 held = sum(tensor.to_local().numel() for tensor in tensors)
                 self.seen[name] = held / sum(tensor.numel() for tensor in tensors)
+
+    def _copies_are_apart(self) -> bool:
+        """Whether a layer that is gathered stays so while a thread saves a copy of the model."""
+        with self.trainer.strategy.whole_weights():
+            twin = HostCopies().of(self.trainer.model)
+        *_, layer = (part for part in self.trainer.model.modules() if isinstance(part, FSDPModule))
+        layer.unshard()
+        twin.state_dict()
+        kinds = {type(weight) for weight in layer.parameters()}
+        layer.reshard()
+        return kinds == {nn.Parameter}
 
 
 class Cases(Runs):
@@ -225,6 +240,7 @@ class Cases(Runs):
         model = trainer.model
         found = {
             "held": watch.seen,
+            "apart": watch.apart,
             "kinds": sorted(
                 {type(part).__name__ for part in model.modules() if "FSDP" in type(part).__name__}
             ),
@@ -373,6 +389,11 @@ def test_a_rank_holds_half_of_everything(ranks: list[Any]) -> None:
         held = rank["watched"]["held"]
         assert set(held) == {"weights", "moments"}
         assert all(0.45 < share < 0.55 for share in held.values())
+
+
+@pytest.mark.slow
+def test_saving_a_copy_leaves_gathered_layers_alone(ranks: list[Any]) -> None:
+    assert all(rank["watched"]["apart"] for rank in ranks)
 
 
 @pytest.mark.slow

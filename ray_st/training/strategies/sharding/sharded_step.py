@@ -220,6 +220,7 @@ class _Part:
         self.module.__class__ = self._plain
         self._state._pre_forward_hook_handle.remove()
         self._state._post_forward_hook_handle.remove()
+        self._remove_state_hooks()
 
     def close(self) -> None:
         """The reverse of :meth:`open`; the weights must be the same shards."""
@@ -228,6 +229,22 @@ class _Part:
         before = module.register_forward_pre_hook(state._pre_forward, prepend=True, with_kwargs=True)
         state._pre_forward_hook_handle = before
         state._post_forward_hook_handle = module.register_forward_hook(state._post_forward)
+        for group in state._fsdp_param_groups:
+            group._register_state_dict_hooks()
+
+    def _remove_state_hooks(self) -> None:
+        """Removes what shards this module's weights when a state dict is made of it, or of its copies.
+
+        A thread makes them of copies while this module is running.
+        """
+        for group in self._state._fsdp_param_groups:
+            for handles in (
+                group._module_to_pre_save_state_dict_hook_handle,
+                group._module_to_pre_load_state_dict_hook_handle,
+            ):
+                for handle in handles.values():
+                    handle.remove()
+                handles.clear()
 
     def forget(self) -> None:
         """Removes everything that cannot be copied or pickled."""
@@ -238,10 +255,6 @@ class _Part:
         for group in self._state._fsdp_param_groups:
             for weight in group.fsdp_params:
                 weight._post_load_hook_handle.remove()
-            saving = group._module_to_pre_save_state_dict_hook_handle
-            loading = group._module_to_pre_load_state_dict_hook_handle
-            for handle in (*saving.values(), *loading.values()):
-                handle.remove()
         for key in (STATE_KEY, REGISTRY_KEY):
             vars(self.module).pop(key)
         _module_state_mapping.pop(self.module)

@@ -5,7 +5,8 @@
 A file is a CSV of text pairs with a number: STS-B's columns, whose last three are two sentences and a score, or TREC-QA's
 ``qtext,label,atext``. Of each a random sample of rows is trained on, by both sides in the same order. What is compared is
 the trainers' own samples a second, which leave out starting. With ``--curve`` dropout is off and both sides log each
-step: the largest difference of their losses is printed.
+step: the largest difference of their losses is printed. With ``--shares`` nothing is compared: one run of ours says what a
+step of its first worker is made of, from PyTorch's profiler and the clocks of the thread that trains.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
+
+from transformers import TrainerCallback
 
 BATCH = 32
 LOSSES = {"MultipleNegativesRankingLoss": False, "CoSENTLoss": True}
@@ -39,6 +44,10 @@ def main() -> None:
         return
     for file in options.rows:
         for loss in options.losses:
+            if options.shares:
+                shares = start("ours", loss, file, options)["shares"]
+                report_shares(f"{Path(file).parent.name} {loss}", shares)
+                continue
             found: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
             for _ in range(options.rounds):
                 for side, runs in found.items():
@@ -55,6 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--curve", action="store_true", help="without dropout; compare the losses of all steps"
     )
+    parser.add_argument("--shares", action="store_true", help="what a step of ours is made of")
     parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES))
     parser.add_argument("--side", choices=list(RUN), help=argparse.SUPPRESS)
     parser.add_argument("--loss", help=argparse.SUPPRESS)
@@ -74,6 +84,7 @@ def start(side: str, loss: str, file: str, options: argparse.Namespace) -> dict[
         "--loss",
         loss,
         *(["--curve"] if options.curve else []),
+        *(["--shares"] if options.shares else []),
     ]
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if side == "peer" else []
     done = subprocess.run([sys.executable, *launcher, *command], capture_output=True, text=True, check=True)
@@ -98,6 +109,14 @@ def report(loss: str, found: dict[str, list[dict[str, Any]]]) -> None:
     print(
         f"  losses of {len(curves[0])} logged steps: at most {largest_gap(*curves):.2g} apart, last {curves[0][-1]:.4f}"
     )
+
+
+def report_shares(name: str, seconds: dict[str, float]) -> None:
+    """Milliseconds a step, and the share of each kind of work."""
+    whole = sum(seconds.values())
+    print(f"{name}: {1000 * whole:.0f} ms a step of the first worker")
+    for kind, spent in seconds.items():
+        print(f"  {kind}: {100 * spent / whole:.1f} % ({1000 * spent:.1f} ms)")
 
 
 def largest_gap(mine: list[float], other: list[float]) -> float:
@@ -164,7 +183,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> Any:
             return DefaultBatchSampler(range(len(dataset)), batch_size, drop_last)
 
-    model = without_dropout(SentenceTransformer(model_folder(), device="cpu"), options)
+    model, shares = without_dropout(SentenceTransformer(model_folder(), device="cpu"), options), Shares()
     with tempfile.TemporaryDirectory() as folder:
         trainer = InOrder(
             model=model,
@@ -172,8 +191,9 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
             train_dataset=rows(options),
             loss=getattr(losses, options.loss)(model),
             scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+            callbacks=[shares] if options.shares else [],
         )
-        return figures(trainer.train(), trainer)
+        return {**figures(trainer.train(), trainer), "shares": shares.seconds}
 
 
 def peer(options: argparse.Namespace) -> dict[str, Any]:
@@ -199,6 +219,73 @@ def peer(options: argparse.Namespace) -> dict[str, Any]:
             loss=getattr(losses, options.loss)(model),
         )
         return figures(trainer.train(), trainer)
+
+
+PROFILED = 8
+"""Steps that are profiled: the last ones but the very last, which is logged."""
+
+KINDS = {
+    "attention": ("scaled_dot_product", "flash_attention"),
+    "matrix products": ("mm", "bmm", "linear", "matmul"),
+}
+OPTIMIZER, REST, PYTHON, WAITING = (
+    "optimizer",
+    "other operators",
+    "Python",
+    "waiting, mostly for the reduction",
+)
+
+
+class Shares(TrainerCallback):
+    """What the first worker's last steps are made of, by kind of work, in seconds a step.
+
+    Operators are counted by their own time, those of the optimizer's step apart. What the thread that trains
+    computed besides is Python (with the profiler's own cost), and where it did not compute it waited.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._profile: Any = None
+        self._begun = 0.0, 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        import torch
+
+        if args.process_index == 0 and state.global_step == args.max_steps - 1 - PROFILED:
+            self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+            self._profile.start()
+            self._begun = time.perf_counter(), time.thread_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if self._profile is None or state.global_step != args.max_steps - 1:
+            return
+        passed, computed = time.perf_counter() - self._begun[0], time.thread_time() - self._begun[1]
+        self._profile.stop()
+        found = operators(self._profile.events())
+        self._profile = None
+        found[PYTHON] = computed - sum(found.values())
+        found[WAITING] = passed - computed
+        self.seconds = {kind: spent / PROFILED for kind, spent in found.items()}
+
+
+def operators(events: Any) -> dict[str, float]:
+    """Seconds that operators took by themselves, by kind of work, in the thread of the optimizer."""
+    spent = Counter[str](dict.fromkeys((*KINDS, OPTIMIZER, REST), 0))
+    trains = next(event.thread for event in events if event.name.startswith("Optimizer.step"))
+    for event in events:
+        if event.thread == trains:
+            spent[kind_of(event)] += event.self_cpu_time_total / 1e6
+    return dict(spent)
+
+
+def kind_of(event: Any) -> str:
+    """The kind of work that an operator does."""
+    above = event
+    while above is not None:
+        if above.name.startswith("Optimizer.step"):
+            return OPTIMIZER
+        above = above.cpu_parent
+    return next((kind for kind, marks in KINDS.items() if any(mark in event.name for mark in marks)), REST)
 
 
 def figures(output: Any, trainer: Any) -> dict[str, Any]:

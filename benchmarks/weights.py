@@ -147,7 +147,7 @@ class Peaks(threading.Thread):
         while not self.over.wait(0.2):
             self.own = max(self.own, (process.memory_info().rss - self.before) / MIB)
             self.node = max(self.node, shared_out(process) / MIB)
-            self.store = max(self.store, held() / MIB)
+            self.store = max(self.store, held(process) / MIB)
 
 
 def shared_out(process: psutil.Process) -> int:
@@ -160,9 +160,20 @@ def shared_out(process: psutil.Process) -> int:
     return total
 
 
-def held() -> int:
-    """Bytes of shared memory that files in it have: Ray's objects."""
-    return int(psutil.disk_usage("/dev/shm").used)
+def held(process: psutil.Process) -> int:
+    """Bytes of the files in shared memory that processes of the run have open: Ray's objects."""
+    sizes: dict[int, int] = {}
+    for each in process.children(recursive=True):
+        entries: list[str] = []
+        with contextlib.suppress(OSError):  # the process has just ended
+            entries = os.listdir(f"/proc/{each.pid}/fd")
+        for entry in entries:
+            with contextlib.suppress(OSError):  # the file has just been closed
+                path = f"/proc/{each.pid}/fd/{entry}"
+                if os.readlink(path).startswith("/dev/shm/"):
+                    found = os.stat(path)
+                    sizes[found.st_ino] = 512 * found.st_blocks
+    return sum(sizes.values())
 
 
 def measure(folder: Path, kind: str, workers: str) -> dict[str, float]:

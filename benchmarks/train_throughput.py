@@ -244,6 +244,7 @@ class Shares(TrainerCallback):
     """
 
     def __init__(self) -> None:
+        """Starts the profiler before the steps that count."""
         self.seconds: dict[str, float] = {}
         self._profile: Any = None
         self._begun = 0.0, 0.0
@@ -257,6 +258,7 @@ class Shares(TrainerCallback):
             self._begun = time.perf_counter(), time.thread_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Sums up what the profiler saw."""
         if self._profile is None or state.global_step != args.max_steps - 1:
             return
         passed, computed = time.perf_counter() - self._begun[0], time.thread_time() - self._begun[1]

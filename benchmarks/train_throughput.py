@@ -244,12 +244,12 @@ class Shares(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        """Starts the profiler before the steps that count."""
         self.seconds: dict[str, float] = {}
         self._profile: Any = None
         self._begun = 0.0, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Starts the profiler before the steps that count."""
         import torch
 
         if args.process_index == 0 and state.global_step == args.max_steps - 1 - PROFILED:

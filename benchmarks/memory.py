@@ -2,6 +2,7 @@
 
     python benchmarks/memory.py                      # all three tables
     python benchmarks/memory.py --batches 64 --mini-batches 32 --pools 8192 --slices
+    python benchmarks/memory.py --batches 1024 --mini-batches 32 --kinds "ours cached" "peer cached" --pools --slices
 
 1. Model and loss: all-MiniLM-L6-v2 on pairs of 24 tokens, plain and with the gradient cache.
 2. The loss alone, as many anchors as candidates: time grows with the square of the pool.
@@ -42,7 +43,11 @@ def main() -> None:
     for rows in arguments.mini_batches if arguments.batches else ():
         print(f"# Model and loss: all-MiniLM-L6-v2, pairs of {TOKENS} tokens, mini-batches of {rows} rows")
         _table(
-            f"batch-{rows}", arguments.batches, MODEL_KINDS, arguments.repeat, ("ours cached", "peer cached")
+            f"batch-{rows}",
+            arguments.batches,
+            arguments.kinds,
+            arguments.repeat,
+            ("ours cached", "peer cached"),
         )
     print(f"# The loss alone: as many anchors as candidates, {DIM} dimensions, float32")
     _table("pool", arguments.pools, LOSS_KINDS, arguments.repeat, ("ours tiled", "peer plain"))
@@ -56,6 +61,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batches", type=int, nargs="*", default=[64, 128, 256, 512])
     parser.add_argument("--mini-batches", type=int, nargs="*", default=[16, 32])
+    parser.add_argument(
+        "--kinds", nargs="+", choices=MODEL_KINDS, default=MODEL_KINDS, help="of the first table"
+    )
     parser.add_argument("--pools", type=int, nargs="*", default=[4096, 8192, 16_384, 32_768])
     parser.add_argument("--slices", type=int, nargs="*", default=[8192, 16_384, 32_768, 65_536])
     parser.add_argument("--repeat", type=int, default=1)
@@ -71,7 +79,10 @@ def _table(name: str, sizes: list[int], kinds: Sequence[str], repeat: int, compa
         turns = [{kind: _in_own_process(name, kind, size) for kind in kinds} for _ in range(repeat)]
         cells = {kind: _median([turn[kind] for turn in turns]) for kind in kinds}
         shown = [f"{cell['mib']:,.0f} ({cell['seconds']:.1f})" if cell else "-" for cell in cells.values()]
-        print(f"| {size} | " + " | ".join(shown) + f" | {_ratio(cells[one], cells[other])} |", flush=True)
+        print(
+            f"| {size} | " + " | ".join(shown) + f" | {_ratio(cells.get(one), cells.get(other))} |",
+            flush=True,
+        )
     print()
 
 

@@ -33,6 +33,7 @@ IGNORED = frozenset(
         "eval_resources",
         "ledger",
         "scratch_dir",
+        "eager_download_bytes",
         "run_name",
         "report_to",
         "project",

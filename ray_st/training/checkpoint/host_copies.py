@@ -40,14 +40,17 @@ class HostCopies:
         memo: dict[int, Any] = {id(one): one for one in shared}
         memo.update((id(one), copy.deepcopy(one)) for one in copied)
         made: T = self._copy(value, memo)
-        _wait_for_device()
+        self.wait()
         return made
 
-    def of_tensor(self, tensor: Tensor) -> Tensor:
-        """A copy of a tensor without its gradient."""
-        made = self._on_host(tensor.detach())
-        _wait_for_device()
-        return made
+    def begin(self, tensor: Tensor) -> Tensor:
+        """A copy of a tensor without its gradient, complete after :meth:`wait`."""
+        return self._on_host(tensor.detach())
+
+    def wait(self) -> None:
+        """Waits for all copies so far, which a GPU may still be making."""
+        if torch.cuda.is_available():
+            torch.cuda.current_stream().synchronize()
 
     def release(self) -> None:
         """Lets the next copy use the memory of all copies so far, which must not be used any more."""
@@ -86,8 +89,3 @@ class HostCopies:
         buffer = free.pop() if free else torch.empty_like(tensor, device="cpu", pin_memory=pinned)
         self._lent.append((kind, buffer))
         return buffer.copy_(tensor, non_blocking=pinned)
-
-
-def _wait_for_device() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.current_stream().synchronize()  # the copies were only enqueued

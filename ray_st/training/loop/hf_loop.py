@@ -513,7 +513,7 @@ class HfLoop(Trainer):
             control=lambda: self.control,
             writing=lambda: self.checkpointer.writing,
             write_weights=self._write,
-            saving=lambda: self.strategy.saving(HostCopies().of_tensor, alone=True),
+            saving=lambda: self.strategy.saving(HostCopies(), alone=True),
         )
         made.resume(checkpoint, self.state.global_step)
         return made
@@ -748,7 +748,7 @@ class HfLoop(Trainer):
         self._note_records()
         export_callbacks(self.state, [*self.callback_handler.callbacks, self.control])
         copies, saver, card = self.checkpointer.copies, copy.copy(self), self.family.card(self.model)
-        with self.strategy.saving(copies.of_tensor) as done:
+        with self.strategy.saving(copies) as done:
             saver.model, saver.loss = copies.of((self.model, self.loss), [*done, *self._untrained()], [card])
         # Saves what was copied, in its training types, and takes part in nothing that concerns all ranks.
         saver.model_wrapped, saver.state, saver.tracked_run = saver.model, shown_state(self.state), None
@@ -832,7 +832,7 @@ class HfLoop(Trainer):
                 f"warning: the model is saved in {upload}, the folder that Ray made of the job's "
                 "working_dir, and Ray deletes it some time after the job"
             )
-        with self.strategy.saving(HostCopies().of_tensor, alone=True):
+        with self.strategy.saving(HostCopies(), alone=True):
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

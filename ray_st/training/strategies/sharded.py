@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ray_st.training.checkpoint.host_copies import HostCopies
 from ray_st.training.strategies.precision import StoredTypes
 from ray_st.training.strategies.sharding import optimizer_shards
 from ray_st.training.strategies.sharding.mesh import make_mesh
@@ -28,7 +29,6 @@ from ray_st.training.strategies.sharding.weight_parts import Owners, own_part, s
 from ray_st.training.strategies.step_module import LossOrLosses, Step
 from ray_st.training.strategies.strategy import (
     CopyState,
-    CopyTensor,
     Parts,
     Strategy,
     Wrapped,
@@ -95,7 +95,7 @@ class Sharded(Strategy):
         return nullcontext() if self._step is None else self._step.plain(_whole)
 
     @contextmanager
-    def saving(self, copy: CopyTensor, alone: bool = False) -> Iterator[Sequence[Tensor]]:
+    def saving(self, copies: HostCopies, alone: bool = False) -> Iterator[Sequence[Tensor]]:
         """Gathers one weight after the other, for the rank that saves it; other ranks have empty tensors."""
         is_whole = alone if self._step is None else self._step.is_whole  # no longer, or for a while
         if self._parts is None or is_whole:
@@ -103,11 +103,12 @@ class Sharded(Strategy):
             return
         step = Step(self._parts.model, self._parts.loss) if self._step is None else self._step
         owners, rank = Owners.among(step, 1 if alone else self.world.size), self.world.rank
-        take = own_part(owners, rank, copy)
+        take = own_part(owners, rank, copies.begin)
         with (
             exchanged(step, take) if self._step is None else self._step.plain(take),
             saving_parts(owners, rank),
         ):
+            copies.wait()
             yield list(step.parameters())
 
     def copy_optimizer(self, optimizer: torch.optim.Optimizer, copy: CopyState) -> WriteFiles:

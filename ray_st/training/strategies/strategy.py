@@ -21,6 +21,7 @@ from transformers.trainer import OPTIMIZER_NAME
 from transformers.training_args import OptimizerNames
 
 from ray_st.losses.lockstep import Lockstep
+from ray_st.training.checkpoint.host_copies import HostCopies
 from ray_st.training.distributed import collectives
 from ray_st.training.strategies.precision import StoredTypes, widen
 from ray_st.training.strategies.step_module import LossOrLosses, Step, owned_by_loss
@@ -28,7 +29,6 @@ from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
 from ray_st.world import World
 
-CopyTensor = Callable[[Tensor], Tensor]
 CopyState = Callable[[Any], Any]
 WriteFiles = Callable[[Path], None]
 
@@ -120,11 +120,11 @@ class Strategy:
         """Within this context every rank has the whole weights, read-only; every rank must call it."""
         return nullcontext()
 
-    def saving(self, copy: CopyTensor, alone: bool = False) -> AbstractContextManager[Sequence[Tensor]]:
+    def saving(self, copies: HostCopies, alone: bool = False) -> AbstractContextManager[Sequence[Tensor]]:
         """Within this context a rank has what it saves of the weights; every rank must enter it.
 
         Args:
-            copy: Copies a tensor to host memory.
+            copies: Makes copies of tensors in host memory.
             alone: Whether the first rank saves everything.
 
         Returns:

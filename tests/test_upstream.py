@@ -130,6 +130,16 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "cleanup": "()",
         "setup": "(config)",
     },
+    "torch.Tensor": {
+        "_backward_hooks": "getset_descriptor",
+        "_post_accumulate_grad_hooks": "getset_descriptor",
+    },
+    "torch._C": {
+        "_will_engine_execute_node": "made in C",
+    },
+    "torch.distributed.Reducer": {
+        "_rebuild_buckets": "made in C",
+    },
     "torch.distributed._composable.contract": {
         "REGISTRY_KEY": "str",
         "STATE_KEY": "str",
@@ -166,6 +176,7 @@ UPSTREAM: dict[str, dict[str, str]] = {
     },
     "torch.nn.parallel.DistributedDataParallel": {
         "_check_reducer_finalized": "()",
+        "require_backward_grad_sync": "set on self",
     },
     "torch.ops.mkldnn": {
         "_linear_pointwise": "(X, W, B, attr, scalars, algorithm)",

@@ -71,6 +71,8 @@ def parameters(function: Any, inside: bool) -> str:
     """The names of a function's parameters, as in a call."""
     if hasattr(function, "default"):  # an operator of torch
         names = [argument.name for argument in function.default._schema.arguments]
+    elif getattr(function, "__text_signature__", "") is None:
+        return "made in C"
     else:
         marks = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
         given = inspect.signature(function).parameters.values()

@@ -5,17 +5,24 @@ usual. Then each mini-batch runs again, with the same random state and mixed pre
 gradient to the weights (Gao et al. 2021, arXiv:2101.06983). All of this is one autograd node between weights
 and embeddings, so everything that follows (gathering, truncating, scaling, accumulating) and everything that
 waits for gradients (DDP reduces each once a step) sees an ordinary graph.
+
+Whoever reduces gradients may say where they lie (:func:`accumulating_into`). Mini-batches are then added up
+there, as ``weight.grad``, and there is no second copy of the gradients. Elsewhere they are added up in
+tensors of their own, which become the weights' gradients, or what ``torch.autograd.grad`` returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._C import _will_engine_execute_node
 from torch.func import functional_call
 from torch.utils.checkpoint import get_device_states, set_device_states
 from tqdm import tqdm
@@ -25,6 +32,26 @@ from ray_st.util.host_facts import without_host_facts
 from ray_st.util.tensors import AutogradContext
 
 T = TypeVar("T")
+
+Places: TypeAlias = Mapping[Tensor, Tensor]
+"""For weights, memory for their gradients."""
+
+_places: ContextVar[Places] = ContextVar("memory for gradients", default=MappingProxyType({}))
+
+
+@contextmanager
+def accumulating_into(places: Places) -> Iterator[None]:
+    """Mini-batches of what is computed within this context are added up in given memory by ``backward()``.
+
+    Args:
+        places: For weights, a tensor like them that becomes their ``grad`` if they have none yet. Read, and
+            overwritten, in the backward pass.
+    """
+    before = _places.set(places)
+    try:
+        yield
+    finally:
+        _places.reset(before)
 
 
 @dataclass(frozen=True)
@@ -47,7 +74,8 @@ class CachedRun:
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         if not torch.is_grad_enabled() or not weights:
             return torch.cat([call(model, chunk) for chunk in self.progress(chunks)])
-        return _Embed.apply(self, model, chunks, *weights)
+        leaf = torch.zeros((), requires_grad=True)
+        return _Embed.apply(self, model, chunks, _places.get(), leaf, *weights)
 
     def progress(self, chunks: Iterable[T]) -> Iterable[T]:
         """The chunks, with a progress bar if requested."""
@@ -63,13 +91,18 @@ class _Context(AutogradContext, Protocol):
     run: CachedRun
     model: nn.Module
     chunks: Chunks
+    places: Places
     states: list[ForwardState]
+    next_functions: tuple[tuple[torch.autograd.graph.Node, int], ...]
 
 
 class _Embed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: _Context, run: CachedRun, model: nn.Module, chunks: Chunks, *weights: Tensor) -> Tensor:
-        ctx.run, ctx.model, ctx.chunks = run, model, chunks
+    def forward(
+        ctx: _Context, run: CachedRun, model: nn.Module, chunks: Chunks, places: Places, *leaves: Tensor
+    ) -> Tensor:
+        _, *weights = leaves  # the first is a number that nobody else knows; see _adds_to_leaves
+        ctx.run, ctx.model, ctx.chunks, ctx.places = run, model, chunks, places
         ctx.save_for_backward(*weights)  # a weight changed between the passes then raises
         ctx.states, embeddings = [], []
         for chunk in run.progress(chunks):
@@ -81,34 +114,72 @@ class _Embed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         names = [name for name, weight in ctx.model.named_parameters() if weight.requires_grad]
-        reached: set[str] = set()
-        weights = {
-            name: _stand_in(name, weight, need, reached)
-            for name, weight, need in zip(names, ctx.saved_tensors, ctx.needs_input_grad[3:], strict=True)
+        places = ctx.places if _adds_to_leaves(ctx) else {}
+        sums = {
+            name: _Sum(weight, need, places)
+            for name, weight, need in zip(names, ctx.saved_tensors, ctx.needs_input_grad[5:], strict=True)
         }
+        stand_ins = {name: one.stand_in for name, one in sums.items()}
         done = 0
         for chunk, state in ctx.run.progress(list(zip(ctx.chunks, ctx.states, strict=True))):
             with torch.enable_grad(), state.again():
-                embeddings = embedding_of(functional_call(ctx.model, weights, (chunk,)))
+                embeddings = embedding_of(functional_call(ctx.model, stand_ins, (chunk,)))
             rows = slice(done, done + len(embeddings))
             done = rows.stop
             if embeddings.requires_grad:
                 embeddings.backward(gradients[0][rows])
             del embeddings  # frees its graph before the next mini-batch's
-        return (None, None, None, *(weights[name].grad if name in reached else None for name in names))
+        return (None, None, None, None, None, *(one.hand_over() for one in sums.values()))
 
 
-def _stand_in(name: str, weight: Tensor, need: bool, reached: set[str]) -> Tensor:
-    """A tensor sharing a weight's memory that accumulates the gradients of all mini-batches.
+def _adds_to_leaves(ctx: _Context) -> bool:
+    """Whether this is a pass of ``backward()``, which adds to the ``grad`` of every weight.
 
-    The weight's own gradient, which hooks wait for, is then set once. The accumulator is allocated before any
-    activations: allocated among them, it would outlive the mini-batch and keep the heap from shrinking.
+    It reaches every leaf; ``torch.autograd.grad`` and ``backward(inputs=...)`` only those they are given.
     """
-    stand_in = weight.detach().requires_grad_(need)
-    if need:
-        stand_in.grad = torch.zeros_like(weight)
-        stand_in.register_hook(lambda _: reached.add(name))
-    return stand_in
+    (leaf, _), *_ = ctx.next_functions
+    return bool(_will_engine_execute_node(leaf))
+
+
+class _Sum:
+    """The sum of a weight's gradients over all mini-batches.
+
+    Hooks on the weight get it as one gradient. It is allocated before any activations: allocated among them,
+    it would outlive the mini-batch and keep the heap from shrinking.
+
+    Args:
+        weight: The weight.
+        need: Whether it needs a gradient.
+        places: Memory for the gradients of weights.
+
+    Attributes:
+        stand_in: A tensor sharing the weight's memory that accumulates the gradients.
+    """
+
+    def __init__(self, weight: Tensor, need: bool, places: Places) -> None:
+        self._weight, self._reached = weight, False
+        place = None if weight._backward_hooks or weight._post_accumulate_grad_hooks else places.get(weight)
+        self._in_place = place is not None
+        self.stand_in = weight.detach().requires_grad_(need)
+        if not need:
+            return
+        if place is None:
+            self.stand_in.grad = torch.zeros_like(weight)
+        else:  # another batch or another node may have added to the gradient before
+            self.stand_in.grad = place.zero_() if weight.grad is None else weight.grad
+        self.stand_in.register_hook(self._reach)
+
+    def _reach(self, _: Tensor) -> None:
+        self._reached = True
+
+    def hand_over(self) -> Tensor | None:
+        """What the node returns for the weight; None also if the weight has the gradient already."""
+        if not self._reached:
+            return None  # the weight's gradient stays as it was, which may be none
+        if not self._in_place:
+            return self.stand_in.grad
+        self._weight.grad = self.stand_in.grad
+        return None
 
 
 @dataclass(frozen=True)

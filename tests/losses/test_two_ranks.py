@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def _rank(rank: int, folder: str) -> None:
 
 
 def _step(name: str, path: str, rank: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    from ray_st.training.distributed.collectives import ClusterGather
+    from ray_st.training.distributed.collectives import ClusterGather, reduce_gradients
     from ray_st.training.strategies.step_module import Step
 
     mine = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
@@ -68,7 +69,13 @@ def _step(name: str, path: str, rank: int) -> tuple[torch.Tensor, dict[str, torc
     gather = ClusterGather()
     gather.share(SHARES)
     loss.bind(gather)
-    step = nn.parallel.DistributedDataParallel(Step(loss.model, loss))
+    args: Any = types.SimpleNamespace(
+        ddp_find_unused_parameters=None,
+        ddp_broadcast_buffers=None,
+        ddp_bucket_cap_mb=None,
+        device=torch.device("cpu"),
+    )
+    step = reduce_gradients(Step(loss.model, loss), args)
     for _ in range(2):  # the second backward fails if the first was not reduced once and wholly
         step.zero_grad()
         value = step(lambda: total(loss(features, labels))) * SHARES[rank] * 2 / ROWS

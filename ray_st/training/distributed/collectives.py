@@ -8,7 +8,8 @@ No other file imports ``torch.distributed``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ray_st.losses.gradient_cache import accumulating_into
 from ray_st.models.mapped_weights import MappedFiles
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.world import World
@@ -206,7 +208,60 @@ def reduce_gradients(
         options["bucket_cap_mb"] = args.ddp_bucket_cap_mb
     share_weights(step)
     device_ids = [args.device] if args.device.type == "cuda" else None
-    return DistributedDataParallel(step, device_ids=device_ids, **options)
+    return _Reduced(step, device_ids=device_ids, **options)
+
+
+class _Reduced(DistributedDataParallel):
+    """Lets the gradient cache accumulate in the reducer's buckets.
+
+    Gradients are views of the buckets only from their reduction until they are set to None. So the views are
+    taken when buckets are made: with the module, and once again when the order of gradients is known.
+    """
+
+    def __init__(self, step: nn.Module, **options: Any) -> None:
+        with _placing(step) as places:
+            super().__init__(step, **options)
+        self._places = places
+        self._will_rebuild = False
+        # Whoever looks for unused weights keeps its buckets.
+        self._has_last_buckets = self.find_unused_parameters and not self.static_graph
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Runs the step's forward."""
+        if torch.is_grad_enabled() and not self._has_last_buckets:
+            if self._will_rebuild:
+                self._take_last_buckets()
+            self._will_rebuild = self.require_backward_grad_sync
+        with accumulating_into(self._places):
+            return super().forward(*inputs, **options)
+
+    def _take_last_buckets(self) -> None:
+        self._places.clear()  # otherwise there would be two sets of buckets for a moment
+        with _placing(self.module) as places:
+            self._has_last_buckets = self.reducer._rebuild_buckets()
+        self._places.update(places)
+
+
+@contextmanager
+def _placing(step: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
+    """Collects the views of the buckets that are made within this context, by weight.
+
+    New buckets take over gradients that exist, so weights without one get zeros, which take no memory.
+    """
+    weights = [weight for weight in step.parameters() if weight.requires_grad]
+    without = [weight for weight in weights if weight.grad is None]
+    for weight in without:
+        weight.grad = weight.new_zeros(()).expand_as(weight)
+    before = [weight.grad for weight in weights]
+    places: dict[Tensor, Tensor] = {}
+    try:
+        yield places
+        for weight, old in zip(weights, before, strict=True):
+            if weight.grad is not None and weight.grad is not old:
+                places[weight] = weight.grad
+    finally:
+        for weight in without:
+            weight.grad = None
 
 
 def share_weights(step: nn.Module) -> None:

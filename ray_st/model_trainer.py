@@ -27,6 +27,7 @@ from transformers.utils.hub import hf_api
 from ray_st.data.column_spec import check_splits
 from ray_st.evaluation.metric_names import MetricNames, check_best_metric, names_in_training
 from ray_st.models.adapter.adaptable import AdaptableStack
+from ray_st.models.attention import of_packages
 from ray_st.models.card.render import render_card
 from ray_st.training.argument_checks import (
     check_arguments,
@@ -676,10 +677,10 @@ class ModelTrainer(HfLoop):
         from ray_st.runtime.train.launch import runs_here
         from ray_st.runtime.train.sendable import check_sendable
 
-        spec = self.spec()
+        spec, parts = self.spec(), [self.model, *losses_of(self.loss).values()]
         if not runs_here(self.scaling_config):
             check_sendable(spec.parts())
-            check_driver_memory([self.model, *losses_of(self.loss).values()], specs)
+            check_driver_memory(parts, specs)
         return dispatch(
             RunRequest(
                 args=self.args,
@@ -692,6 +693,7 @@ class ModelTrainer(HfLoop):
                 keeps=keeps,
                 scaling_config=self.scaling_config,
                 run_config=self.run_config,
+                attention=of_packages(parts),
             )
         )
 

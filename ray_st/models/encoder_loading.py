@@ -76,7 +76,8 @@ def load_encoder(
     Raises:
         ModelFolderError: If weights are missing, their shapes differ from the configuration, or nothing
             computes in their type.
-        ImportError: If the encoder is quantized and the package for that is not installed.
+        ImportError: If the encoder is quantized and the package for that is not installed, or this process
+            lacks what its attention needs.
     """
     asked = options.get("quantization_config") or setting_of(config, "quantization_config")
     check_quantization(folder, asked)

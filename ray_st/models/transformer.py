@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ray_st.models.adapter.peft_folder import Adapter, base_folder, clear_adapter, is_adapter, save_adapter
 from ray_st.models.adapter.peft_layers import adapt, adapter_names, encoder_within
+from ray_st.models.attention import explained, register_kernel
 from ray_st.models.chat import MESSAGE, chat_template
 from ray_st.models.encoder_loading import load_config, load_encoder, quiet, setting_of, without_cache
 from ray_st.models.folder_files import ModelFolderError, read_json
@@ -50,7 +51,9 @@ class Transformer(Module):
 
     Encoders that support it (see :data:`ray_st.models.unpadded.POSITIONS`) run only on the real tokens of a
     batch; the vectors of padding are then zero. An ``attn_implementation`` among ``model_args`` turns this
-    off. Features may hold ``token_lengths``, the number of tokens of each text (n,) on the CPU, and
+    off. "flash_attention_2", "flash_attention_3" and names of kernels on the Hub need a package on every node
+    that computes, and here, and the former a GPU at both; a run's driver checks the nodes before it starts
+    workers. Features may hold ``token_lengths``, the number of tokens of each text (n,) on the CPU, and
     ``padding_side``; then the encoder's device is not asked for them.
 
     Args:
@@ -79,7 +82,8 @@ class Transformer(Module):
     Raises:
         ModelFolderError: If there is no such model, or its weights are missing or pickled.
         ValueError: If ``modality_config`` names "message" and the tokenizer has no chat template.
-        ImportError: If the folder holds an adapter and peft is not installed.
+        ImportError: If the folder holds an adapter and peft is not installed, or this process lacks what the
+            ``attn_implementation`` needs.
     """
 
     config_file_name: ClassVar[str] = "sentence_bert_config.json"
@@ -121,11 +125,13 @@ class Transformer(Module):
         adapter = Adapter.read(folder) if is_adapter(folder) else None
         base = base_folder(folder, find) if adapter else folder
         config = load_config(base, trust_remote_code, dict(config_args or {}))
-        self.auto_model = load_encoder(base, config, trust_remote_code, dict(model_args or {}))
+        model_args = dict(model_args or {})
+        with explained(model_args.get("attn_implementation")):
+            self.auto_model = load_encoder(base, config, trust_remote_code, model_args)
         if adapter:
             adapt(self.auto_model, adapter)
         self._kind, self._without_cache = type(self.auto_model), without_cache(self.auto_model)
-        if "attn_implementation" not in (model_args or {}):
+        if "attn_implementation" not in model_args:
             prepare(self.auto_model)
         note_leak(self.auto_model.config.model_type)
         place = find(tokenizer_name_or_path) if tokenizer_name_or_path else folder
@@ -139,6 +145,13 @@ class Transformer(Module):
         self.max_seq_length = max_seq_length or _limit(self.tokenizer, config, table_limit(self.auto_model))
         self.modality_config, self.processing_kwargs = modality_config, processing_kwargs
         self.chat = chat_template(self.tokenizer, modality_config, processing_kwargs)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores a module that another process may have sent."""
+        super().__setstate__(state)
+        encoder = encoder_within(self.auto_model)
+        if isinstance(encoder, PreTrainedModel):
+            register_kernel(encoder)
 
     @property
     def max_seq_length(self) -> int | None:

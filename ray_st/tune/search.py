@@ -332,7 +332,7 @@ class _Search:
             stack.enter_context(search_stop.stopping_at_sigterm(stop))
             args = trainer.args
             need = trial_resources.Need.of(trainer.scaling_config, options.resources_per_trial, args.use_cpu)
-            need.check()
+            need.check(template.attention)
             check_precision(args, "GPU" in need.each)
             parts = trial_loop.data_parts(template(0, checked.values), need.workers)
             if options.data_init is not None:

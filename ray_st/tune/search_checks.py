@@ -12,6 +12,7 @@ from transformers import SchedulerType, set_seed
 from transformers.trainer_utils import number_of_arguments
 
 from ray_st.model_trainer import ModelTrainer
+from ray_st.models.attention import of_packages
 from ray_st.study.drawn_trial import DrawnTrial
 from ray_st.study.mutation import Mutation, within
 from ray_st.study.population import Population, Rounds
@@ -20,6 +21,7 @@ from ray_st.study.space import Point
 from ray_st.study.trial_arguments import SpaceError, argument_names, check_names
 from ray_st.training.checkpoint.retuning import RETUNABLE
 from ray_st.training.loss_factory import make_losses, takes_trial
+from ray_st.training.strategies.step_module import losses_of
 from ray_st.training_args import EvalOn
 from ray_st.tune.trial_factory import TrialFactory, call_model_init
 from ray_st.util.names import did_you_mean
@@ -102,12 +104,13 @@ def check_template(template: TrialFactory, points: Sequence[Point]) -> TrialFact
     if not readers:
         check_names(sorted(names), arguments, (), readers)
     read_by_model, read_by_loss, read_by_data = (set[str]() for _ in range(3))
-    model = None
+    model, attention = None, frozenset[str]()
     for point in _by_names(points, free):
         for_model, for_loss, for_data = (DrawnTrial(0, point.values) for _ in range(3))
         set_seed(args.seed)
         model = call_model_init(template.model_init, for_model)
-        make_losses(template.loss_init, model, template.family.default_loss, anew=True, trial=for_loss)
+        loss = make_losses(template.loss_init, model, template.family.default_loss, anew=True, trial=for_loss)
+        attention |= of_packages([model, *losses_of(loss).values()])
         if template.data_init is not None:
             template.data_init(for_data)
         read_by_model |= for_model.read
@@ -117,7 +120,7 @@ def check_template(template: TrialFactory, points: Sequence[Point]) -> TrialFact
             break
     check_names(sorted(names), arguments, read_by_model | read_by_loss | read_by_data, readers)
     of_loss = frozenset(read_by_loss - read_by_model - read_by_data - arguments)
-    template = dataclasses.replace(template, of_loss=of_loss)
+    template = dataclasses.replace(template, of_loss=of_loss, attention=attention)
     if read_by_model or "seed" in names or model is None:
         return template
     return dataclasses.replace(template, base=model.cpu())

@@ -44,6 +44,7 @@ class TrialFactory:
             them.
         search: The search's name.
         of_loss: Hyperparameters that the loss initialiser reads and nothing else does.
+        attention: The attentions, of the models that were made on trial, that nodes may lack.
     """
 
     description: TrainerSpec
@@ -58,6 +59,7 @@ class TrialFactory:
     data_init: Callable[[DrawnTrial], Any] | None = None
     search: str = ""
     of_loss: frozenset[str] = frozenset()
+    attention: frozenset[str] = frozenset()
 
     @property
     def given(self) -> SentenceTransformerTrainingArguments:

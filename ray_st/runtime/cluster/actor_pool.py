@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_st.runtime.cluster.connection import resources, this_node
 from ray_st.runtime.cluster.handles import Actor, start_actor
+from ray_st.runtime.cluster.node_attention import check_attention
 
 Needs = dict[str, float]
 """The resources an actor requests: an amount of "CPU" or "GPU", such as ``{"GPU": 0.5}``."""
@@ -46,17 +47,26 @@ class ActorPool(AbstractContextManager["ActorPool"]):
         arguments: Constructor arguments; object references are resolved where the actor starts.
         needs: The resources of each actor.
         here: Whether the actors must run on this process's node.
+        attention: The attentions of their models that nodes may lack; see
+            :func:`ray_st.models.attention.of_packages`.
 
     Attributes:
         actors: The current actor handles; empty once the pool was stopped.
 
     Raises:
-        ValueError: If the cluster does not have these resources, or they are not free.
+        ValueError: If the cluster does not have these resources, they are not free, or a node lacks one of
+            the attentions.
     """
 
     def __init__(
-        self, kind: type, arguments: Sequence[Any], needs: Sequence[Needs], here: bool = False
+        self,
+        kind: type,
+        arguments: Sequence[Any],
+        needs: Sequence[Needs],
+        here: bool = False,
+        attention: Collection[str] = (),
     ) -> None:
+        check_attention(attention, needs, [this_node() if here else {}])
         self._kind, self._arguments, self._needs = kind, arguments, list(needs)
         self._group = _reserve(self._needs, here)
         self.actors = [self._start(slot) for slot in range(self.size)]

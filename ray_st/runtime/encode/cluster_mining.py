@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ray_st.mining.candidates import Found, search_shard, shards
 from ray_st.mining.embedder import Embedder
 from ray_st.mining.pairs import Pairs
+from ray_st.models.attention import of_packages
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool
 from ray_st.runtime.cluster.connection import connected
@@ -76,13 +77,15 @@ class ClusterSearch:
         """Embeds and searches, as defined by :data:`ray_st.mining.candidates.Search`.
 
         Raises:
-            ValueError: If the cluster lacks the requested devices, or an embedding is not finite.
+            ValueError: If the cluster lacks the requested devices, a node lacks the model's attention, or an
+                embedding is not finite.
         """
         options = {"query": embedder.query, "document": embedder.document, "batch_size": embedder.batch_size}
         model = cast("SentenceTransformer", embedder.model)  # one that can be moved between devices
         with connected():
             needs = needs_of(default_devices() if self.devices is None else list(self.devices))
-            with ActorPool(Miner, [PickledRef(model), options], needs) as pool:
+            arguments = [PickledRef(model), options]
+            with ActorPool(Miner, arguments, needs, attention=of_packages([model])) as pool:
                 return self._searched(pool, pairs, k, embedder.show_progress_bar)
 
     def _searched(self, pool: ActorPool, pairs: Pairs, k: int, show_progress_bar: bool) -> Found:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ray_st.data.sources import Files
 from ray_st.data.sources.places import Paths
+from ray_st.models.attention import of_packages
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool, Needs
 from ray_st.runtime.cluster.connection import connected, resources
@@ -167,6 +168,7 @@ def encode_corpus(
                 [PickledRef(model), asked, folder],
                 _needs(workers, num_gpus, len(left), here),
                 here,
+                of_packages([model]),
             ) as pool,
         ):
             job = job or _begin(pool, folder, facts, pieces, asked)

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from torch import Tensor
 
+from ray_st.models.attention import of_packages
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool, Needs
 from ray_st.runtime.cluster.connection import connected
@@ -47,14 +48,15 @@ class EncodePool(ActorPool):
             "cpu" a CPU. By default every GPU of the cluster; without GPUs four CPUs, or as many as there are.
 
     Raises:
-        ValueError: If a device is of another kind, there are none, or the cluster lacks them.
+        ValueError: If a device is of another kind, there are none, or the cluster lacks them, or a node lacks
+            the model's attention.
     """
 
     def __init__(self, model: SentenceTransformer, target_devices: Sequence[Any] | None = None) -> None:
         with ExitStack() as connection:
             connection.enter_context(connected())
             needs = needs_of(default_devices() if target_devices is None else [*map(str, target_devices)])
-            super().__init__(Encoder, [PickledRef(model)], needs)
+            super().__init__(Encoder, [PickledRef(model)], needs, attention=of_packages([model]))
             self._connection = connection.pop_all()
 
     def encode(self, chunks: Sequence[list[str]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:

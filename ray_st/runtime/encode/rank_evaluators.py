@@ -9,9 +9,11 @@ from typing import Any
 
 from ray.train import RunConfig, ScalingConfig
 
+from ray_st.models.attention import of_packages
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.cluster.granted_device import take_granted_device
+from ray_st.runtime.cluster.node_attention import check_attention_of_workers
 from ray_st.runtime.train import launch
 from ray_st.runtime.train.process_group import process_group
 from ray_st.runtime.train.worker import world_of_worker
@@ -45,7 +47,8 @@ def evaluate_on_workers(
         Metrics by name, identical to the last digit for any number of workers of the same kind.
 
     Raises:
-        ValueError: If the cluster has too few resources for the workers.
+        ValueError: If the cluster has too few resources for the workers, or a node lacks the model's
+            attention.
         RunStopped: If an evaluator fails.
     """
     asked = list(evaluators) if isinstance(evaluators, Sequence) else [evaluators]
@@ -55,6 +58,7 @@ def evaluate_on_workers(
     with connection.connected(), TemporaryDirectory(prefix="ray_st-") as scratch:
         scaling = launch.resolve_scaling(scaling_config)
         connection.check_fits(scaling)
+        check_attention_of_workers(of_packages([model]), scaling)
 
         def work() -> Measured | None:
             world, device = world_of_worker(), take_granted_device()

@@ -13,6 +13,7 @@ from ray.train import RunConfig, ScalingConfig
 from transformers import IntervalStrategy
 
 from ray_st.runtime.cluster import connection
+from ray_st.runtime.cluster.node_attention import check_attention, check_attention_of_workers
 from ray_st.runtime.data.cluster_source import build_on_cluster
 from ray_st.runtime.train import launch, storage, this_process
 from ray_st.runtime.train.background_evaluation import BackgroundEval, resources_beside
@@ -49,6 +50,7 @@ class RunRequest:
         keeps: Whether the run writes into the output folder.
         scaling_config: Number and kind of workers, or None for the cluster's default.
         run_config: Name, storage and failure handling, or None for the default.
+        attention: The attentions of the model and its losses that nodes may lack.
     """
 
     args: SentenceTransformerTrainingArguments
@@ -61,6 +63,7 @@ class RunRequest:
     keeps: bool
     scaling_config: ScalingConfig | None = None
     run_config: RunConfig | None = None
+    attention: frozenset[str] = frozenset()
 
 
 def dispatch(request: RunRequest) -> RunResult:
@@ -127,6 +130,9 @@ class _Run:
         in_background = keeps and _evaluates_in_background(args)
         eval_resources = resources_beside(args.eval_resources, scaling) if in_background else {}
         connection.check_fits(scaling, eval_resources)
+        check_attention_of_workers(self.request.attention, scaling, self.run_config)
+        if in_background:
+            check_attention(self.request.attention, [eval_resources])
         all_cores = workers == 1 and connection.takes_all_cores(asked)
         run, sources = self.specified(workers, build_on_cluster, all_cores)
         if keeps:

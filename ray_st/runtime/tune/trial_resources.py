@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import ray
 from ray import tune
 from ray.train import ScalingConfig
 
+from ray_st.runtime.cluster.node_attention import check_attention, check_attention_of_workers
 from ray_st.runtime.train.launch import resolve_scaling, workers_of
 from ray_st.util.value_checks import is_number
 
@@ -72,8 +73,11 @@ class Need:
         driver: dict[str, float] = {"CPU": 0, "memory": _DRIVER_BYTES}
         return tune.PlacementGroupFactory([driver if self.scaling else dict(self.each)])
 
-    def check(self) -> None:
-        """Checks that a trial fits into the cluster; otherwise it would wait forever.
+    def check(self, attention: Collection[str] = ()) -> None:
+        """Checks that a trial fits into the cluster, where it would wait forever, and can compute there.
+
+        Args:
+            attention: The attentions that nodes may lack; see :func:`ray_st.models.attention.of_packages`.
 
         Raises:
             ValueError: Naming what is needed and what there is.
@@ -85,6 +89,10 @@ class Need:
                 f"A trial needs {self.workers} worker(s) with {dict(self.each)} each; the cluster's nodes "
                 f"have {found}. Lower resources_per_trial or scaling_config, or add nodes."
             )
+        if self.scaling is None:
+            check_attention(attention, [self.each])
+        else:
+            check_attention_of_workers(attention, self.scaling)
 
 
 def _of_worker(scaling: ScalingConfig) -> dict[str, float]:

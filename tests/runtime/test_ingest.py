@@ -82,6 +82,7 @@ def test_every_source_gives_the_same_rows_in_the_same_order(
     rows = built.source.plan(0).rows
     assert sorted(rows.tolist()) == list(range(ROWS))
     assert built.fingerprint["rows"] == ROWS
+    assert built.stats[""].block_rows == (16,) * 6 + (4,)
 
 
 def test_faults_name_the_file_and_the_row(cluster: None, tiny_model: Any, tmp_path: Path) -> None:

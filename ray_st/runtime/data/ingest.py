@@ -21,7 +21,7 @@ from ray_st.runtime.cluster.connection import NODE_ID, resources, this_node
 from ray_st.runtime.cluster.pickled import Carried
 
 BLOCK_ROWS = 8192
-"""Rows per block. Fixed, so that the sample order does not depend on how readers split their output."""
+"""Rows per block but the last, so that the sample order does not depend on how readers split their output."""
 
 _WINDOW_SHARE = 0.25
 
@@ -90,7 +90,8 @@ def open_source(source: object, encoding: Encoding, label: str) -> ray.data.Data
     else:
         parts = as_source(source, label).parts(names)
         opened = _from_here(parts) if any(part.held for part in parts) else _from_tasks(parts)
-    opened = opened.repartition(target_num_rows_per_block=BLOCK_ROWS)
+    # Without `strict` Ray splits the output of each read task at most, and often not even that.
+    opened = opened.repartition(target_num_rows_per_block=BLOCK_ROWS, strict=True)
     step: Any = opened._logical_plan.dag  # `repartition` itself accepts no task options
     step.ray_remote_args.update(beside_workers())
     opened.context.execution_options.preserve_order = True

@@ -77,6 +77,8 @@ def _share_frozen(model: nn.Module) -> float:
 
 def _keeps_attention(model: nn.Module) -> bool:
     """Whether attention weights are kept: where they are computed one by one, or dropped on the CPU."""
+    if any(config_setting(model, name) for name in ("relative_attention", "relative_attention_num_buckets")):
+        return True  # their gradient is that of what distances add to the scores, too
     kind = str(config_setting(model, "_attn_implementation"))
     if kind == "eager" or "flash" in kind:
         return kind == "eager"

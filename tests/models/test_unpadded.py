@@ -73,6 +73,19 @@ T5 = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "
 OWN |= {kind: {**T5, "relative_attention_num_buckets": 8} for kind in ("t5", "mt5")}
 HALVES = {"t5": transformers.T5EncoderModel, "mt5": transformers.MT5EncoderModel}
 
+DEBERTA = {**SIZES, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 4}
+OWN["deberta-v2"] = {**DEBERTA, "norm_rel_ebd": "layer_norm", "position_biased_input": False}
+DEBERTAS: dict[str, dict[str, Any]] = {
+    "all distances apart": {"position_buckets": -1},
+    "distances of at most three": {"position_buckets": -1, "max_relative_positions": 3},
+    "as many buckets as distances": {"position_buckets": 64, "max_relative_positions": 64},
+    "one projection for tokens and distances": {"share_att_key": True},
+    "the query's distances": {"pos_att_type": ["c2p"]},
+    "the key's distances": {"pos_att_type": ["p2c"]},
+    "no distances in the scores": {"pos_att_type": []},
+    "places instead of distances": {"relative_attention": False, "position_biased_input": True},
+}
+
 SLIDING = {
     "bidirectional, all layers but one": ("modernbert", {"local_attention": 4, "layer_types": _BOTH}),
     "mistral": ("mistral", {"sliding_window": 3}),
@@ -214,7 +227,7 @@ def test_a_text_without_tokens_gets_zeros_and_does_no_harm() -> None:
     torch.testing.assert_close(output[[0, 2]], alone)
 
 
-@pytest.mark.parametrize("kind", ["bert", "mpnet", "qwen3"])
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "mpnet", "qwen3"])
 def test_all_layers_are_given_where_they_are_asked_for(kind) -> None:
     model, inputs = encoder(kind), batch([5, 9, 3])
     model.config.output_hidden_states = True
@@ -225,7 +238,7 @@ def test_all_layers_are_given_where_they_are_asked_for(kind) -> None:
         torch.testing.assert_close(mine[real], wanted[real])
 
 
-@pytest.mark.parametrize("kind", ["bert", "mpnet", "t5"])
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "mpnet", "t5"])
 def test_a_prepared_encoder_still_takes_padded_batches_and_its_setting_is_not_saved(kind, tmp_path) -> None:
     model, inputs = encoder(kind), batch([5, 9, 3])
     plain = model(**inputs).last_hidden_state
@@ -237,7 +250,7 @@ def test_a_prepared_encoder_still_takes_padded_batches_and_its_setting_is_not_sa
     assert "unpadded" not in (tmp_path / "config.json").read_text()
 
 
-@pytest.mark.parametrize("kind", ["bert", "modernbert", "gemma2", "qwen3", "t5"])
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "modernbert", "gemma2", "qwen3", "t5"])
 def test_gradient_checkpointing_gives_the_same_gradient(kind) -> None:
     undropped = {"dropout_rate": 0.0} if kind == "t5" else {}
     model, inputs = encoder(kind, **undropped).train(), batch([5, 9, 3])
@@ -252,7 +265,7 @@ def test_gradient_checkpointing_gives_the_same_gradient(kind) -> None:
         torch.testing.assert_close(mine, other)
 
 
-@pytest.mark.parametrize("kind", ["bert", "gemma2", "modernbert", "mpnet", "qwen3", "t5"])
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "gemma2", "modernbert", "mpnet", "qwen3", "t5"])
 def test_dropout_and_bf16_run(kind) -> None:
     model, inputs = encoder(kind).float().train(), batch([5, 9, 3])
     prepare(model)
@@ -262,8 +275,19 @@ def test_dropout_and_bf16_run(kind) -> None:
     assert torch.isfinite(loss)
 
 
+@pytest.mark.parametrize("case", DEBERTAS)
+def test_every_kind_of_deberta(case) -> None:
+    assert_as_padded(encoder("deberta-v2", **DEBERTAS[case]), batch([5, 9, 1, 3, 9, 8]))
+
+
+def test_a_deberta_with_a_convolution_over_tokens_is_left_alone() -> None:
+    other = encoder("deberta-v2", conv_kernel_size=3)
+    prepare(other)
+    assert not is_prepared(other)
+
+
 def test_models_with_other_attention_are_left_alone(tiny_encoder) -> None:
-    other = transformers.AutoModel.from_config(transformers.DebertaV2Config(**SIZES))
+    other = transformers.AutoModel.from_config(transformers.DebertaConfig(**SIZES))
     prepare(other)
     assert not is_prepared(other)
     chosen = Transformer(tiny_encoder, model_args={"attn_implementation": "eager"})
@@ -315,8 +339,9 @@ def test_the_bias_of_t5_is_computed_for_the_longest_text_alone(monkeypatch) -> N
     assert asked == [(9, 9)]
 
 
-def test_a_prepared_mpnet_is_copied_and_sent_as_it_is() -> None:
-    model, inputs = encoder("mpnet"), batch([5, 9, 3])
+@pytest.mark.parametrize("kind", ["deberta-v2", "mpnet"])
+def test_replaced_attention_is_copied_and_sent_as_it_is(kind) -> None:
+    model, inputs = encoder(kind), batch([5, 9, 3])
     prepare(model)
     wanted = run_unpadded(model, inputs).last_hidden_state
     for other in (deepcopy(model), pickle.loads(pickle.dumps(model))):

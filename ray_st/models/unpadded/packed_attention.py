@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,7 +58,8 @@ def attend(
         plain = not dropout and softcap is None and position_bias is None
         if KERNEL is not None and plain and suits_kernel(states):
             return in_kernel(KERNEL, states, attention_mask, scaling)[None], None
-        return in_groups(states, attention_mask, dropout, scaling, softcap, position_bias)[None], None
+        bias = None if position_bias is None else Distant(position_bias)
+        return in_groups(states, attention_mask, dropout, scaling, softcap, bias)[None], None
     if softcap is not None:
         mask = attention_mask if attention_mask is not None else _causal(module, query)
         attended = soft_capped(query, key, value, mask, dropout, scaling, softcap)
@@ -69,6 +71,26 @@ def attend(
     )
 
 
+Bias = Callable[[Tensor, Tensor], Tensor]
+"""What is added to the scores (n or 1, heads, w, w) of a group's queries and keys (n, heads, w, d)."""
+
+
+@dataclass(frozen=True)
+class Distant:
+    """A bias that depends on the distance of two tokens alone, as in T5.
+
+    Attributes:
+        bias: Of texts of any length up to the longest (1, heads, w, w).
+    """
+
+    bias: Tensor
+
+    def __call__(self, query: Tensor, key: Tensor) -> Tensor:
+        """The bias of texts of the queries' width."""
+        width = query.shape[2]
+        return self.bias[:, :, :width, :width]
+
+
 @torch.compiler.disable
 def in_groups(
     states: list[Tensor],
@@ -76,7 +98,7 @@ def in_groups(
     dropout: float = 0.0,
     scaling: float | None = None,
     softcap: float | None = None,
-    position_bias: Tensor | None = None,
+    bias: Bias | None = None,
 ) -> Tensor:
     """Attention group by group.
 
@@ -86,8 +108,7 @@ def in_groups(
         dropout: Probability of leaving out a token.
         scaling: Factor of the scores; by default one by the square root of d.
         softcap: Bound that scores approach, as in Gemma 2; None for none.
-        position_bias: Added to the scores of texts of any length up to the longest (1, heads, w, w), as in
-            T5; None for none.
+        bias: Computes what is added to the scores; None for none.
 
     Returns:
         (tokens, heads, d), zero for spare tokens.
@@ -103,8 +124,8 @@ def in_groups(
             batch = soft_capped(q, k, v, who.explicit(q.device), dropout, scaling, softcap)
         else:
             seen, causal = who.mask, who.causal
-            if position_bias is not None:
-                seen, causal = _biased(position_bias, who.explicit(q.device), who.width), False
+            if bias is not None:
+                seen, causal = _hidden(bias(q, k), who.explicit(q.device)), False
             batch = scaled_dot_product_attention(
                 q, k, v, seen, dropout, causal, scale=scaling, enable_gqa=grouped
             )
@@ -113,9 +134,8 @@ def in_groups(
     return torch.cat(attended)
 
 
-def _biased(bias: Tensor, mask: Tensor | None, width: int) -> Tensor:
-    """What is added to the scores of texts of this width, and hides what a mask leaves out."""
-    bias = bias[:, :, :width, :width]
+def _hidden(bias: Tensor, mask: Tensor | None) -> Tensor:
+    """What is added to the scores, which also hides what a mask leaves out."""
     # Not minus infinity, whose gradient would be NaN.
     return bias if mask is None else bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
 

@@ -40,6 +40,7 @@ POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor] | None] = {
     "cohere": _by_column,
     "cohere2": _by_column,
     "data2vec-text": _by_count,
+    "deberta-v2": _by_column,
     "distilbert": _by_column,
     "electra": _by_column,
     "embedding_gemma2_text": _by_column,
@@ -80,7 +81,7 @@ POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor] | None] = {
 """How the models that can run without padding number their positions, by ``model_type``; None for not at all.
 
 Nothing in these models but attention mixes tokens, all attention goes through transformers' interface (but
-MPNet's, which is replaced) with masks from its ``masking_utils``, and positions come from ``position_ids``,
+MPNet's and DeBERTa's, which is replaced) with masks from its ``masking_utils``, and positions come from ``position_ids``,
 or as T5's from the distance between two tokens. What follows from the configuration is not listed here: the
 direction of attention, windows, soft caps, numbers of heads.
 """
@@ -92,16 +93,24 @@ def prepare(model: PreTrainedModel) -> None:
     default = "sdpa" if model._supports_sdpa else "eager"
     if kind not in POSITIONS or config._attn_implementation != default:
         return
-    if kind == "mpnet":
-        from ray_st.models.unpadded.packed_mpnet import replace_attention
-
-        replace_attention(model)
-        config._attn_implementation = IMPLEMENTATION
+    if kind in ("deberta-v2", "mpnet"):
+        _with_own_attention(kind)(model)
         return
     model.set_attn_implementation(IMPLEMENTATION)
     for layer in model.modules():
         if _own_bias(layer) is not None:
             layer.register_forward_pre_hook(_give_bias, with_kwargs=True)
+
+
+def _with_own_attention(kind: str) -> Callable[[PreTrainedModel], None]:
+    """What replaces the attention of a model that does not go through transformers' interface."""
+    if kind == "mpnet":
+        from ray_st.models.unpadded import packed_mpnet
+
+        return packed_mpnet.replace_attention
+    from ray_st.models.unpadded import packed_deberta
+
+    return packed_deberta.replace_attention
 
 
 def _own_bias(layer: object) -> Callable[[int, int], Tensor] | None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAttention
 
-from ray_st.models.unpadded.packed_attention import in_groups
+from ray_st.models.unpadded.packed_attention import IMPLEMENTATION, Distant, in_groups
 from ray_st.models.unpadded.packed_masks import PackedMask
 
 
@@ -36,7 +36,8 @@ class PackedMPNetAttention(MPNetSelfAttention):
             for layer in (self.q, self.k, self.v)
         ]
         dropout = self.dropout.p if self.training else 0.0
-        attended = in_groups(states, attention_mask, dropout, position_bias=position_bias)
+        bias = None if position_bias is None else Distant(position_bias)
+        attended = in_groups(states, attention_mask, dropout, bias=bias)
         return (self.o(attended.flatten(1)[None]),)
 
 
@@ -72,3 +73,4 @@ def replace_attention(model: PreTrainedModel) -> None:
             module.__class__ = PackedMPNetAttention
         elif type(module) is MPNetEncoder:
             module.__class__ = PackedMPNetEncoder
+    model.config._attn_implementation = IMPLEMENTATION

@@ -154,6 +154,7 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "fsdp_params": "set on self",
         "_module_to_pre_load_state_dict_hook_handle": "set on self",
         "_module_to_pre_save_state_dict_hook_handle": "set on self",
+        "_register_state_dict_hooks": "()",
     },
     "torch.distributed.fsdp._fully_shard._fsdp_state.FSDPState": {
         "_fsdp_param_groups": "set on self",

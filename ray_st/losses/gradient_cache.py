@@ -157,7 +157,7 @@ class _Sum:
     """
 
     def __init__(self, weight: Tensor, need: bool, places: Places) -> None:
-        self._weight, self._reached = weight, False
+        self._weight, self._reached = weight, set[bool]()
         place = None if weight._backward_hooks or weight._post_accumulate_grad_hooks else places.get(weight)
         self._in_place = place is not None
         self.stand_in = weight.detach().requires_grad_(need)
@@ -167,10 +167,9 @@ class _Sum:
             self.stand_in.grad = torch.zeros_like(weight)
         else:  # another batch or another node may have added to the gradient before
             self.stand_in.grad = place.zero_() if weight.grad is None else weight.grad
-        self.stand_in.register_hook(self._reach)
-
-    def _reach(self, _: Tensor) -> None:
-        self._reached = True
+        reached = self._reached
+        # A hook that held this object would close a cycle, and keep gradients until garbage is collected.
+        self.stand_in.register_hook(lambda _: reached.add(True))
 
     def hand_over(self) -> Tensor | None:
         """What the node returns for the weight; None also if the weight has the gradient already."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import types
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -277,6 +278,19 @@ def copies(number: int, nodes: int) -> tuple[int, int]:
     return found.most, found.seen
 
 
+def freed_buckets() -> list[bool]:
+    """For two steps, whether the buckets from before them are gone in the forward pass that follows."""
+    rank, found = Rank(cached=True, unused=False), []
+    gc.disable()
+    for number in range(2):
+        buckets = [StorageWeakRef(place.untyped_storage()) for place in rank.wrapped._places.values()]
+        rank.step(lambda number=number: rank.value(number))
+        rank.wrapped.zero_grad()
+        found.append(rank.wrapped(lambda buckets=buckets: all(bucket.expired() for bucket in buckets)))
+    gc.enable()
+    return found
+
+
 def changed_weight() -> str:
     rank = Rank(cached=True, unused=False)
     value = rank.wrapped(lambda: rank.value(0))
@@ -296,6 +310,7 @@ def _rank(rank: int, folder: str) -> None:
         for name, (steps, options) in CASES.items()
         for cached in (False, True)
     }
+    found["freed"] = freed_buckets()
     found["changed"] = changed_weight()
     found["copies"] = {(number, nodes): copies(number, nodes) for number in (1, 2, 3) for nodes in (1, 3)}
     torch.save(found, Path(folder) / f"{rank}.pt")
@@ -320,6 +335,12 @@ def test_gradients_are_those_of_the_plain_loss(name: str, ranks: list[Any]) -> N
                 assert (gradient is None) == (other[weight] is None), weight
                 if gradient is not None:
                     torch.testing.assert_close(other[weight], gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_buckets_are_freed_when_they_are_made_anew(ranks: list[Any]) -> None:
+    """At once, not when garbage is collected; they are made anew after the first step."""
+    for rank in ranks:
+        assert rank["freed"] == [True, False]
 
 
 def test_weights_changed_between_the_passes_are_an_error(ranks: list[Any]) -> None:

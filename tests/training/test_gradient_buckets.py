@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from processes import run_ranks
-from ray_st.losses import MultipleNegativesRankingLoss
+from ray_st import SentenceTransformer
+from ray_st.losses import Matryoshka2dLoss, MultipleNegativesRankingLoss
 from ray_st.testing.tiny_encoder import DIM, TinyEncoder, token_columns
 from ray_st.training.distributed import collectives
 from ray_st.training.strategies.step_module import Step
@@ -31,6 +32,16 @@ ARGS = {
     "device": torch.device("cpu"),
 }
 Gradients = dict[str, Tensor | None]
+
+
+def arguments(static: bool = False) -> Any:
+    return types.SimpleNamespace(**ARGS, ddp_static_graph=static)
+
+
+def copied(model: nn.Module) -> Gradients:
+    """A model's gradients."""
+    found = {name: weight.grad for name, weight in model.named_parameters()}
+    return {name: None if grad is None else grad.clone() for name, grad in found.items()}
 
 
 class Routed(nn.Module):
@@ -63,8 +74,7 @@ class Rank:
         self.model.layers["rare"].requires_grad_(unused)
         self.loss = MultipleNegativesRankingLoss(self.model)
         self.loss.cache(MINI_BATCH if cached else None)
-        args: Any = types.SimpleNamespace(**ARGS, ddp_static_graph=static)
-        self.wrapped = collectives.reduce_gradients(Step(self.model, self.loss), args, unused)
+        self.wrapped = collectives.reduce_gradients(Step(self.model, self.loss), arguments(static), unused)
 
     def value(self, seed: int, tasks: tuple[str, str] = ("query", "document")) -> Tensor:
         """The loss of a batch of this rank's own rows."""
@@ -79,8 +89,7 @@ class Rank:
             self.wrapped(compute).backward()
 
     def gradients(self) -> Gradients:
-        found = {name: weight.grad for name, weight in self.model.named_parameters()}
-        return {name: None if grad is None else grad.clone() for name, grad in found.items()}
+        return copied(self.model)
 
     def is_in_buckets(self) -> bool:
         """Whether gradients are where those of several weights lie."""
@@ -216,6 +225,24 @@ CASES = {steps.__name__: (steps, options) for steps, options in STEPS.items()} |
 }
 
 
+def modified_loss(folder: str, cached: bool) -> list[Gradients]:
+    """Layers and dimensions of one pass, and twice in a step."""
+    model = SentenceTransformer(folder, device="cpu").double().eval()
+    inner = MultipleNegativesRankingLoss(model)
+    inner.cache(MINI_BATCH if cached else None)
+    loss = Matryoshka2dLoss(model, inner, [32, 8], n_layers_per_step=-1, n_dims_per_step=-1)
+    wrapped = collectives.reduce_gradients(Step(model, loss), arguments(), unused=True)
+    found: list[Gradients] = []
+    for first in ("one", "two"):
+        wrapped.zero_grad()
+        columns = [[f"{first} three", "four", f"five {dist.get_rank()}"], ["one", "six two", "seven"]]
+        wrapped(
+            lambda columns=columns: sum(loss(list(map(model.tokenize, columns))) for _ in range(2))
+        ).backward()
+        found.append(copied(model))
+    return found
+
+
 class Copies(TorchDispatchMode):
     """Counts tensors of the weights' sizes that exist at the same time besides those known before.
 
@@ -263,8 +290,7 @@ def copies(number: int, nodes: int) -> tuple[int, int]:
     model = Deep()
     loss = MultipleNegativesRankingLoss(model)
     loss.cache(MINI_BATCH)
-    args: Any = types.SimpleNamespace(**ARGS)
-    wrapped = collectives.reduce_gradients(Step(model, loss), args)
+    wrapped = collectives.reduce_gradients(Step(model, loss), arguments())
     weights = list(model.parameters())
     for _ in range(number):
         wrapped.zero_grad()
@@ -302,7 +328,7 @@ def changed_weight() -> str:
     return str(found.value)
 
 
-def _rank(rank: int, folder: str) -> None:
+def _rank(rank: int, folder: str, tiny: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     found: dict[Any, Any] = {
@@ -310,6 +336,7 @@ def _rank(rank: int, folder: str) -> None:
         for name, (steps, options) in CASES.items()
         for cached in (False, True)
     }
+    found |= {(modified_loss.__name__, cached): modified_loss(tiny, cached) for cached in (False, True)}
     found["freed"] = freed_buckets()
     found["changed"] = changed_weight()
     found["copies"] = {(number, nodes): copies(number, nodes) for number in (1, 2, 3) for nodes in (1, 3)}
@@ -318,19 +345,20 @@ def _rank(rank: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def ranks(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> list[Any]:
     folder = tmp_path_factory.mktemp("ranks")
-    run_ranks(_rank, str(folder))
+    run_ranks(_rank, str(folder), str(tiny_folder))
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, modified_loss.__name__])
 def test_gradients_are_those_of_the_plain_loss(name: str, ranks: list[Any]) -> None:
     for rank in ranks:
         plain, cached = rank[name, False], rank[name, True]
         assert len(plain) == len(cached) > 1
         for one, other in zip(plain, cached, strict=True):
             assert one.keys() == other.keys()
+            assert any(gradient is not None and gradient.any() for gradient in one.values())
             for weight, gradient in one.items():
                 assert (gradient is None) == (other[weight] is None), weight
                 if gradient is not None:

@@ -158,6 +158,10 @@ def test_check_sees_what_was_set_afterwards() -> None:
         ({"hub_token": 1234}, "hub_token must be text or None; got <HUB_TOKEN>"),
         ({"window_bytes": True}, "window_bytes must be a whole number or None; got True"),
         ({"prompts": 5}, "prompts must be"),
+        ({"token_cache": True}, "token_cache must be a folder, its URI, None for .* got True"),
+        ({"token_cache": ""}, "token_cache must be a folder, .* got ''"),
+        ({"token_cache": 0}, "token_cache must be a folder, .* got 0"),
+        ({"token_cache_bytes": 0}, "token_cache_bytes must be a positive integer; got 0"),
     ],
 )
 def test_wrong_types(given: dict[str, Any], message: str) -> None:
@@ -203,6 +207,15 @@ def test_a_command_line() -> None:
         learning_rate_mapping={"model": 0.001}, dataset_weights={"a": 2}, prompts="query:", ledger=True,
     )  # fmt: skip
     assert parser.parse_dict(args.to_dict())[0] == args
+
+
+def test_a_token_cache_of_a_path_and_of_a_command_line() -> None:
+    assert make(token_cache=Path("folder")).token_cache == "folder"
+    parser = HfArgumentParser(SentenceTransformerTrainingArguments)
+    for word, value in (("False", False), ("s3://bucket/tokens", "s3://bucket/tokens")):
+        (args,) = parser.parse_args_into_dataclasses(["--output_dir", "out", "--token_cache", word])
+        assert args.token_cache == value
+    assert make().token_cache is None
 
 
 def test_figures_are_reported_wherever_they_can_be(monkeypatch: pytest.MonkeyPatch) -> None:

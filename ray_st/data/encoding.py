@@ -18,6 +18,7 @@ from ray_st.data.located import FILE, READ_FAULT
 from ray_st.data.routes import Route
 from ray_st.data.sources import ROW
 from ray_st.util.arrow import is_list
+from ray_st.util.states import state_of
 
 TokenIds = npt.NDArray[np.int32]
 Encoder = Callable[[list[str]], Sequence[TokenIds]]
@@ -81,9 +82,39 @@ class Encoding:
             if encoder is not None
         }
 
+    def state(self, state_of: Callable[[object], str] = state_of) -> str:
+        """All that determines what rows are encoded to, as text; equal in every process.
+
+        Args:
+            state_of: Returns the state of an encoder.
+
+        Raises:
+            UnknownState: From ``state_of``.
+        """
+        facts = [
+            self.columns,
+            self.keep_texts,
+            sorted(self.prompts.items()),
+            sorted(self.made_of.items()),
+            sorted((name, state_of(route.encoder)) for name, route in self.routes.items()),
+        ]
+        return repr(facts) + state_of(self.encoder)
+
 
 def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     """Validates and encodes the rows of one block, in order.
+
+    The result of :func:`encode_rows`, in which faults name file and row.
+
+    Args:
+        block: The rows, with at least the columns of ``encoding.columns``.
+        encoding: How to encode them.
+    """
+    return with_locations(encode_rows(block, encoding), block)
+
+
+def encode_rows(block: pa.Table, encoding: Encoding) -> pa.Table:
+    """Validates and encodes the rows of one block; depends on nothing but their values and the encoding.
 
     Args:
         block: The rows, with at least the columns of ``encoding.columns``.
@@ -124,7 +155,6 @@ def encode_block(block: pa.Table, encoding: Encoding) -> pa.Table:
     label = encoding.columns.label
     if label is not None:
         made[label] = checked_labels(block[label], label, encoding.columns.need, faults)
-    _add_locations(block, faults)
     made[TOKENS] = pa.array(tokens)
     made[TRUNCATED] = pa.array(truncated)
     made[FAULT] = pa.array(faults, pa.string())
@@ -142,15 +172,21 @@ def _reader_faults(block: pa.Table) -> list[str | None]:
     return [None] * len(block)
 
 
-def _add_locations(block: pa.Table, faults: list[str | None]) -> None:
-    """Prefixes the encoder's faults with file and row; the reader's faults already name them."""
-    if FILE not in block.column_names:
-        return
-    known = block[READ_FAULT]
+def with_locations(encoded: pa.Table, block: pa.Table) -> pa.Table:
+    """Encoded rows whose faults begin with file and row; those that the reader found name them already.
+
+    Args:
+        encoded: From :func:`encode_rows`.
+        block: The rows that were encoded.
+    """
+    if FILE not in block.column_names or encoded[FAULT].null_count == len(encoded):
+        return encoded
+    known, faults = block[READ_FAULT], encoded[FAULT].to_pylist()
     for place, fault in enumerate(faults):
         file = block[FILE][place].as_py() if fault is not None and not known[place].is_valid else None
         if file is not None:
             faults[place] = f"{file}, row {block[ROW][place].as_py()}, {fault}"
+    return encoded.set_column(encoded.column_names.index(FAULT), FAULT, pa.array(faults, pa.string()))
 
 
 def _ragged(ids: Sequence[TokenIds]) -> tuple[pa.Array, npt.NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -9,12 +10,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import tokenizers
 import torch
+import transformers
 from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from ray_st.models.chat import ChatTemplate, common_end
+from ray_st.models.tokenizer.word import WhitespaceTokenizer
+from ray_st.util.states import UnknownState
 
 _CHUNK = 8192  # texts per call of the tokenizer: its results are large objects, token ids are not
 
@@ -36,6 +41,17 @@ def own_backend(backend: Tokenizer) -> Tokenizer:
         own.no_padding()
     own.encode_special_tokens = backend.encode_special_tokens
     return own
+
+
+def _parts_of(backend: Tokenizer) -> dict[str, Any]:
+    """A tokenizer's parts and vocabulary, as JSON values."""
+    try:
+        parts: dict[str, Any] = json.loads(backend.to_str())
+    except Exception as error:  # the library has no other kind for a part written in Python
+        raise UnknownState(f"a part of the tokenizer cannot be written down ({error})") from error
+    if parts["model"].get("dropout"):
+        raise UnknownState("the tokenizer draws tokens at random (dropout)")
+    return parts
 
 
 @dataclass(frozen=True)
@@ -155,6 +171,45 @@ class TokenEncoder:
         ids = self([prompt])[0]
         return len(ids) - int(len(ids) > 0 and ids[-1] in self.tokenizer.all_special_ids)
 
+    def state(self) -> str:
+        """All that determines texts' ids, as text.
+
+        Raises:
+            UnknownState: If not all of it can be read: a tokenizer or a part of it is written in Python, a
+                chat template says what day it is, tokens are drawn at random, or a class is not ray_st's.
+        """
+        return json.dumps({**self._settings(), "tokenizer": self._tokenizer_state()}, sort_keys=True)
+
+    def _settings(self) -> dict[str, Any]:
+        kind = type(self)
+        if kind.__module__ != __name__:  # a subclass may do anything
+            raise UnknownState(f"{kind.__qualname__} does not tell what its results depend on")
+        return {
+            "kind": kind.__name__,
+            "max_seq_length": self.max_seq_length,
+            "do_lower_case": self.do_lower_case,
+            "chat": repr(self.chat),
+            "versions": [tokenizers.__version__, transformers.__version__],
+        }
+
+    def _tokenizer_state(self) -> Any:
+        tokenizer = self.tokenizer
+        kind = type(tokenizer)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise UnknownState(f"{kind.__name__} is written in Python")
+        parts = _parts_of(tokenizer.backend_tokenizer)
+        state = {
+            # Those of the tokenizer's last call; an encoder has its own.
+            "parts": {name: part for name, part in parts.items() if name not in ("truncation", "padding")},
+            "split_special_tokens": tokenizer.split_special_tokens,
+            "truncation_side": tokenizer.truncation_side,
+        }
+        if self.chat is None:
+            return state
+        if kind.__module__.split(".")[0] != "transformers" or "strftime" in self.chat.text:
+            raise UnknownState(f"the chat template of {kind.__name__} may depend on more than texts")
+        return {**state, "special": repr(sorted(tokenizer.special_tokens_map.items()))}
+
     def _types(self, tokens: np.ndarray, real: np.ndarray) -> np.ndarray:
         types = np.where(real, 0, int(self.tokenizer.pad_token_type_id))
         for token, kind in self._special_types.items():
@@ -192,6 +247,9 @@ class PieceEncoder(TokenEncoder):
         """Number of ids that a prompt puts before a text."""
         return len(self([prompt])[0])
 
+    def _tokenizer_state(self) -> Any:
+        return _parts_of(self.tokenizer)
+
 
 @dataclass(frozen=True)
 class WordEncoder(PieceEncoder):
@@ -204,6 +262,13 @@ class WordEncoder(PieceEncoder):
         """The batch of :class:`PieceEncoder`, with ``sentence_lengths`` (n,), the number of ids per text."""
         batch = padded(ids)
         return {**batch, "sentence_lengths": batch["attention_mask"].sum(dim=1)}
+
+    def _tokenizer_state(self) -> Any:
+        if type(self.tokenizer) is not WhitespaceTokenizer:  # others split words with another library
+            raise UnknownState(
+                f"{type(self.tokenizer).__qualname__} does not tell what its results depend on"
+            )
+        return self.tokenizer.settings()
 
 
 def padded(ids: Sequence[np.ndarray], pad_id: int = 0, left: bool = False) -> dict[str, Tensor]:

@@ -13,7 +13,10 @@ from ray_st.util.value_checks import is_whole
 
 Args = TypeVar("Args", bound=TrainingArguments)
 
-FIXED = ("output_dir", "eval_on", "eval_resources", "ledger", "scratch_dir", "ray_scope", "resume_only_model")
+FIXED = (
+    *("output_dir", "eval_on", "eval_resources", "ledger", "scratch_dir", "token_cache", "token_cache_bytes"),
+    *("ray_scope", "resume_only_model"),
+)
 """Arguments of the search, which no trial can set."""
 
 

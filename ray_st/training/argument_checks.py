@@ -28,6 +28,7 @@ UNSUPPORTED = {
 
 UNSUPPORTED_IN_PLACE = {
     "ledger": "it is written by runs that the driver starts",
+    "token_cache": "each rank encodes its share of the rows there, which depends on the number of ranks",
     "auto_find_batch_size": "the driver searches for it by starting a run for each size",
     "ddp_backend": "your TorchTrainer has made the process group; give it "
     "torch_config=TorchConfig(backend=…)",
@@ -164,6 +165,8 @@ def check_outputs_last(args: SentenceTransformerTrainingArguments, run_config: S
         check_kept(storage, "run_config.storage_path")
     if args.logging_dir is not None:
         check_kept(args.logging_dir, "logging_dir")
+    if args.token_cache:
+        check_kept(str(args.token_cache), "token_cache")
 
 
 def _check_path(name: str, place: str | None) -> None:

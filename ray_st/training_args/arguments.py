@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -30,7 +31,7 @@ _OUR_MAPPINGS = [
     "learning_rate_mapping",
     "router_mapping",
 ]
-_LOOSELY_TYPED = {"fsdp"}  # documented with more types than its annotation has
+_LOOSELY_TYPED = {"fsdp", "token_cache"}  # documented with more types than its annotation has
 
 
 _Choice = TypeVar("_Choice", bound=ExplicitEnum)
@@ -90,10 +91,12 @@ if TYPE_CHECKING:
     _Mapped: TypeAlias = Any
     _OneBatchSampler: TypeAlias = Any
     _ManyBatchSampler: TypeAlias = Any
+    _FolderOrFalse: TypeAlias = Any
 else:  # the forms that transformers' command line parser reads: a member of an enumeration, or JSON
     _Mapped = dict | str | None
     _OneBatchSampler = BatchSamplers | str | Callable
     _ManyBatchSampler = MultiDatasetBatchSamplers | str | Callable
+    _FolderOrFalse = str | None
 
 
 @dataclass
@@ -132,6 +135,12 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
             leaves the rows out.
         window_bytes: Maximum bytes of a dataset's encoded rows that are shuffled at once; larger data is
             shuffled window by window. By default a quarter of the smallest node's object store.
+        token_cache: Folder, or its URI, of encoded rows: rows that a run with the same tokenizer, prompts and
+            lengths has encoded are read instead of being encoded again. By default ``token-cache`` in the
+            run's folder, which further runs and searches with this ``output_dir`` use too; False for none.
+        token_cache_bytes: Size of that folder: after encoding, the oldest entries are removed until the rest
+            fits. Until then it may hold twice as much. The default holds some 40 million pairs of 120 tokens
+            each.
         ledger: Whether to record in the run's folder which rows each step used.
         resume_only_model: Whether ``train(resume_from_checkpoint=…)`` loads only the weights and starts a new
             run at step 0. Accepts any model folder: a checkpoint of ``save_only_model=True``, or one that
@@ -188,6 +197,12 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     window_bytes: int | None = field(
         default=None, metadata={"help": "Maximum bytes that are shuffled at once."}
     )
+    token_cache: _FolderOrFalse = field(
+        default=None, metadata={"help": "Folder or URI of encoded rows; by default in the run's folder."}
+    )
+    token_cache_bytes: int = field(
+        default=20_000_000_000, metadata={"help": "Size of the folder of encoded rows."}
+    )
     ledger: bool = field(default=False, metadata={"help": "Record which rows each step used."})
     resume_only_model: bool = field(
         default=False, metadata={"help": "Start a new run with the weights of the checkpoint to resume from."}
@@ -216,6 +231,10 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
             MultiDatasetBatchSamplers, self.multi_dataset_batch_sampler
         )
         self.bad_rows = BadRows(self.bad_rows)
+        if isinstance(self.token_cache, os.PathLike):
+            self.token_cache = os.fspath(self.token_cache)
+        if self.token_cache == "False":  # a command line has no other way to say it
+            self.token_cache = False
         self.eval_on = EvalOn(self.eval_on)
         # Arguments that were saved have placeholders in place of secrets.
         tokens = ("hub_token", "push_to_hub_token")
@@ -233,6 +252,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
         super().check()
         check_collisions(self.collisions)
         self._check_sizes()
+        self._check_cache()
         self._check_rates()
         self._check_tasks()
         self._check_background()
@@ -253,9 +273,18 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
             if not isinstance(given := getattr(self, name), Mapping | None):
                 raise ValueError(f"{name} must be a dict, or one as JSON; got {given!r}.")
         sizes = {"global_train_batch_size": self.global_train_batch_size, **(self.dataset_batch_sizes or {})}
-        for name, size in {**sizes, "window_bytes": self.window_bytes}.items():
+        sizes |= {"window_bytes": self.window_bytes, "token_cache_bytes": self.token_cache_bytes}
+        for name, size in sizes.items():
             if size is not None and not is_whole(size, least=1):
                 raise ValueError(f"{name} must be a positive integer; got {size!r}.")
+
+    def _check_cache(self) -> None:
+        place = self.token_cache
+        if place is not None and place is not False and (not isinstance(place, str) or not place):
+            raise ValueError(
+                f"token_cache must be a folder, its URI, None for a folder in the run's, or False for none; "
+                f"got {place!r}."
+            )
 
     def _check_rates(self) -> None:
         for pattern, rate in (self.learning_rate_mapping or {}).items():

@@ -34,6 +34,8 @@ IGNORED = frozenset(
         "ledger",
         "scratch_dir",
         "eager_download_bytes",
+        "token_cache",
+        "token_cache_bytes",
         "run_name",
         "report_to",
         "project",

@@ -321,6 +321,7 @@ class _Search:
     def _run_left(self, trainer: ModelTrainer, progress: SearchProgress) -> None:
         from ray_st.runtime.cluster import connection, handles
         from ray_st.runtime.supervision import ray_metrics, supervisor
+        from ray_st.runtime.train import launch, storage
         from ray_st.runtime.train.driver_memory import check_driver_memory
         from ray_st.runtime.tune import search_stop, shared_data, trial_loop, trial_resources, tuner
 
@@ -338,7 +339,8 @@ class _Search:
             if options.data_init is not None:
                 del parts[TRAIN]  # each trial has its own
             check_driver_memory((), parts)  # model and losses are made in the trials
-            data = shared_data.share(parts)
+            cache = storage.open_token_cache(args, launch.store_of(trainer.run_config, str(args.output_dir)))
+            data = shared_data.share(parts, cache)
             check_found(self.folder, data.facts())
             store = tuner.search_store(trainer.run_config, self.folder, self.search_id)
             here = store.is_local and Path(store.path) == self.folder

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from ray_st.data.batch_source import Planner
+from ray_st.data.token_cache import CacheUse
 from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
 from ray_st.runtime.data.ingest import EncodedBlocks, default_window_bytes, ingest
 from ray_st.training.data.arrangement import Arrangement
@@ -25,7 +26,7 @@ def build_on_cluster(spec: LoaderSpec) -> BuiltSource[RayBatchSource]:
     if spec.window_bytes is None:
         spec = dataclasses.replace(spec, window_bytes=default_window_bytes())
     blocks = {
-        name: ingest(dataset.source, dataset.encoding, dataset.label)
+        name: ingest(dataset.source, dataset.encoding, dataset.label, spec.token_cache)
         for name, dataset in spec.datasets.items()
     }
     return build_of_blocks(spec, blocks)
@@ -59,4 +60,5 @@ def build_of_blocks(
         return RayBatchSource(refs, planner.steps, epochs_of(planner))
 
     stats = {name: encoded.stats for name, encoded in blocks.items()}
-    return build_source(spec, stats, source_of, first_epoch)
+    use = sum((encoded.cache_use for encoded in blocks.values()), CacheUse())
+    return build_source(spec, stats, source_of, first_epoch, use)

@@ -14,9 +14,10 @@ import ray.data
 from ray import cloudpickle
 
 from ray_st.data.dataset_stats import DatasetStats, describe_blocks
-from ray_st.data.encoding import FAULT, TOKENS, TRUNCATED, Encoding, encode_block, hash_of
+from ray_st.data.encoding import FAULT, TOKENS, TRUNCATED, Encoding, hash_of
 from ray_st.data.located import read_located
 from ray_st.data.sources import Part, as_source
+from ray_st.data.token_cache import BlockEncoder, CacheUse, TokenCache
 from ray_st.runtime.cluster.connection import NODE_ID, resources, this_node
 from ray_st.runtime.cluster.pickled import Carried
 
@@ -33,13 +34,15 @@ class EncodedBlocks:
     Args:
         references: Its blocks, in order, owned by the process that created them.
         stats: Statistics of its rows.
+        cache_use: What a token cache was used for.
     """
 
     references: list[Any]
     stats: DatasetStats
+    cache_use: CacheUse = CacheUse()  # noqa: RUF009  frozen
 
 
-def ingest(source: object, encoding: Encoding, label: str) -> EncodedBlocks:
+def ingest(source: object, encoding: Encoding, label: str, cache: TokenCache | None = None) -> EncodedBlocks:
     """Encodes all rows of a source, in parallel, in order.
 
     Ray spills blocks to disk if they exceed the object store.
@@ -48,11 +51,13 @@ def ingest(source: object, encoding: Encoding, label: str) -> EncodedBlocks:
         source: A Ray Dataset, or anything that :func:`ray_st.data.sources.as_source` accepts.
         encoding: How to encode its rows.
         label: Name of the source in error messages.
+        cache: Where encoded rows are kept for other runs; None for nowhere.
     """
+    encoder = BlockEncoder.of(encoding, cache, label)
     encoded = (
         open_source(source, encoding, label)
         .map_batches(
-            functools.partial(_encode, encoding=Carried(encoding)),
+            functools.partial(_encode, encoder=Carried(encoder)),
             batch_size=None,
             batch_format="pyarrow",
             zero_copy_batch=True,
@@ -61,20 +66,22 @@ def ingest(source: object, encoding: Encoding, label: str) -> EncodedBlocks:
         .materialize()
     )
     references = [entry.ref for bundle in encoded.iter_internal_ref_bundles() for entry in bundle.blocks]
-    return EncodedBlocks(references, _describe(references, encoding))
+    return _described(references, encoder)
 
 
-def _encode(block: pa.Table, encoding: Carried[Encoding]) -> pa.Table:
-    return encode_block(block, encoding.value)
+def _encode(block: pa.Table, encoder: Carried[BlockEncoder]) -> pa.Table:
+    return encoder.value(block)
 
 
-def _describe(references: Sequence[Any], encoding: Encoding) -> DatasetStats:
-    columns = encoding.columns
+def _described(references: list[Any], encoder: BlockEncoder) -> EncodedBlocks:
+    columns = encoder.encoding.columns
     label = [columns.label] if columns.label else []
     names = [*map(hash_of, columns.texts), *label, TOKENS, TRUNCATED, FAULT]
     pick = ray.remote(_without_tokens).options(**beside_workers())
     picked = ray.get([pick.remote(reference, names) for reference in references])
-    return describe_blocks([table for table, _ in picked], columns, [size for _, size in picked])
+    tables = [table for table, _ in picked]
+    stats = describe_blocks(tables, columns, [size for _, size in picked])
+    return EncodedBlocks(references, stats, encoder.use(tables))
 
 
 def _without_tokens(block: pa.Table, names: list[str]) -> tuple[pa.Table, int]:

@@ -12,6 +12,7 @@ from typing import Any
 from ray.train import RunConfig, ScalingConfig
 from transformers import IntervalStrategy
 
+from ray_st.data.token_cache import TokenCache
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.cluster.node_attention import check_attention, check_attention_of_workers
 from ray_st.runtime.data.cluster_source import build_on_cluster
@@ -25,11 +26,12 @@ from ray_st.training.checkpoint.lease import Lease
 from ray_st.training.checkpoint.resume import Start
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
-from ray_st.training.data.source_builder import AnySource, BuiltSource, facts_of, sources_of
+from ray_st.training.data.source_builder import AnySource, BuiltSource, cache_use_of, facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, RunSpec
 from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
+from ray_st.util.events import notes
 from ray_st.util.filesystems import scratch_folder
 from ray_st.util.screen import has_bar
 from ray_st.util.signals import handlers_kept
@@ -91,7 +93,8 @@ def dispatch(request: RunRequest) -> RunResult:
         resume.check_model(start, request.weights)
         if keeps:
             launch.say(header(args, str(run_config.name), store.path, request.subject))
-        run = _Run(request, run_config, store, start, lease)
+        cache = storage.open_token_cache(args, store if keeps else None)
+        run = _Run(request, run_config, store, start, lease, cache)
         if launch.runs_here(request.scaling_config):
             stack.enter_context(handlers_kept())
             result = this_process.launch(*run.specified(1, this_process.build_source), store, lease)
@@ -113,6 +116,7 @@ class _Run:
         store: The run's folder.
         start: The checkpoint that the run starts from.
         lease: The lease on the folder; None for a run that keeps nothing.
+        cache: Where encoded rows are kept for other runs; None for nowhere.
     """
 
     request: RunRequest
@@ -120,6 +124,7 @@ class _Run:
     store: CheckpointStore
     start: Start
     lease: Lease | None
+    cache: TokenCache | None
 
     def on_workers(self) -> RunResult:
         """Runs it on the cluster's workers."""
@@ -152,7 +157,10 @@ class _Run:
     ) -> tuple[RunSpec, dict[str, AnySource]]:
         """The run, with its batch sources; raises if the data is unusable."""
         args = self.request.args
-        specs = self.request.make_parts(workers)
+        specs = {
+            name: dataclasses.replace(spec, token_cache=self.cache)
+            for name, spec in self.request.make_parts(workers).items()
+        }
         built, start = self._build(specs, build)
         run = RunSpec(
             run_id=self.store.run_id,
@@ -188,6 +196,8 @@ class _Run:
             # checkpoint.
             start = resume.set_aside(self.store, start)
         built = {name: build(spec) for name, spec in specs.items()}
+        if self.cache is not None:
+            notes.info(self.cache.finish(cache_use_of(built)))
         launch.announce(built, self.store)
         if same_data:
             resume.check_fingerprint(start, facts_of(built))

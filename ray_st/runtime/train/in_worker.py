@@ -17,7 +17,7 @@ import ray.train
 from ray.data import DataIterator
 from ray.train import ScalingConfig
 
-from ray_st.data.encoding import encode_block
+from ray_st.data.token_cache import BlockEncoder
 from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.train.worker import CheckpointReport, world_of_worker
 from ray_st.training.checkpoint.node_copy import fetched, own_start
@@ -154,12 +154,12 @@ def with_sources(context: WorkerContext, specs: Mapping[str, LoaderSpec]) -> Wor
         ValueError: If rows are unusable.
     """
 
-    def encoded(dataset: DatasetSpec) -> list[pa.Table]:
+    def encoded(dataset: DatasetSpec, encoder: BlockEncoder) -> list[pa.Table]:
         """All rows in one block; each rank encodes its share."""
         rows = rows_of(dataset)
         share = context.world.share(len(rows))
         mine = rows.slice(share.start, share.stop - share.start)
-        return [_concatenated([encode_block(mine, dataset.encoding)])]
+        return [_concatenated([encoder(mine)])]
 
     built = {name: build_in_memory(spec, encoded) for name, spec in specs.items()}
     sources = sources_of(built)

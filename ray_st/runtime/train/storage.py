@@ -9,8 +9,11 @@ from pathlib import Path
 
 from ray.train import RunConfig
 
+from ray_st.data.token_cache import FOLDER, TokenCache
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
+from ray_st.training_args import SentenceTransformerTrainingArguments
+from ray_st.util.events import notes
 from ray_st.util.filesystems import open_location, upload
 
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
@@ -30,6 +33,38 @@ def open_store(run_config: RunConfig, run_id: str, scratch_dir: str | None = Non
     return CheckpointStore(
         f"{path.rstrip('/')}/{run_config.name}", filesystem, run_id, scratch_dir=scratch_dir
     )
+
+
+def open_token_cache(
+    args: SentenceTransformerTrainingArguments, store: CheckpointStore | None
+) -> TokenCache | None:
+    """Where a run keeps its encoded rows for others; None for nowhere.
+
+    Logs if the folder cannot be created; the run goes on without it.
+
+    Args:
+        args: The run's arguments.
+        store: The run's folder, where the cache is by default; None for a run that keeps nothing.
+
+    Raises:
+        ValueError: If ``token_cache`` is the URI of no known file system.
+    """
+    if args.token_cache is False or (args.token_cache is None and store is None):
+        return None
+    if store is not None and args.token_cache is None:
+        cache = TokenCache(store.location(FOLDER), args.token_cache_bytes, store.filesystem)
+    else:
+        try:
+            filesystem, path = open_location(str(args.token_cache))
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"token_cache {args.token_cache!r} cannot be opened: {error}") from error
+        cache = TokenCache(path.rstrip("/"), args.token_cache_bytes, filesystem)
+    try:
+        cache.make()
+    except OSError as error:
+        notes.warning(f"warning: the token cache is not used: {cache.path} cannot be written ({error})")
+        return None
+    return cache
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import ray
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ray_st.data.batch_source import MemoryBatchSource
+from ray_st.data.token_cache import BlockEncoder
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.data.ingest import BLOCK_ROWS, open_source
 from ray_st.runtime.train.worker import carry_out, context_of
@@ -46,13 +47,13 @@ def build_source(spec: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
     return build_in_memory(spec, _encoded)
 
 
-def _encoded(dataset: DatasetSpec) -> list[pa.Table]:
+def _encoded(dataset: DatasetSpec, encoder: BlockEncoder) -> list[pa.Table]:
     if not isinstance(dataset.source, RayDataset):
-        return encode_here(dataset, BLOCK_ROWS)
+        return encode_here(dataset, encoder, BLOCK_ROWS)
     with connection.connected():  # a Ray Dataset: Ray reads it, and the user has already started Ray
         opened = open_source(dataset.source, dataset.encoding, dataset.label)
         rows = pa.concat_tables(ray.get(opened.to_arrow_refs()))
-    return encode_here(dataclasses.replace(dataset, source=rows), BLOCK_ROWS)
+    return encode_here(dataclasses.replace(dataset, source=rows), encoder, BLOCK_ROWS)
 
 
 def launch(

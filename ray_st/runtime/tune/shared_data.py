@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import xxhash
 from ray import cloudpickle
-from transformers import PreTrainedTokenizerFast
 
-from ray_st.data.encoding import Encoder, Encoding
-from ray_st.data.routes import TextEncoder
-from ray_st.models.tokens import TokenEncoder
+from ray_st.data.encoding import Encoding
+from ray_st.data.token_cache import CacheUse, TokenCache
 from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.runtime.data.cluster_source import build_of_blocks, build_on_cluster
 from ray_st.runtime.data.ingest import EncodedBlocks, default_window_bytes, ingest
@@ -22,6 +19,8 @@ from ray_st.training.data.arrangement import check_stats
 from ray_st.training.data.local_source import build_here
 from ray_st.training.data.source_builder import BuiltSource
 from ray_st.training.data.specs import LoaderSpec
+from ray_st.util.events import notes
+from ray_st.util.states import UnknownState, state_of
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,12 @@ class SharedData:
         }
 
 
-def share(specs: Mapping[str, LoaderSpec]) -> SharedData:
+def share(specs: Mapping[str, LoaderSpec], cache: TokenCache | None = None) -> SharedData:
     """Encodes the datasets of a run once.
 
     Args:
         specs: The run's datasets, by batch source.
+        cache: Where encoded rows are kept for other runs; None for nowhere.
 
     Raises:
         ValueError: If rows cannot be used, or there are too few.
@@ -71,27 +71,25 @@ def share(specs: Mapping[str, LoaderSpec]) -> SharedData:
     rows = {}
     for source, spec in specs.items():
         for name, dataset in spec.datasets.items():
-            blocks = ingest(dataset.source, dataset.encoding, dataset.label)
+            blocks = ingest(dataset.source, dataset.encoding, dataset.label, cache)
             rows[source, name] = SharedRows(encoding_key(dataset.encoding), blocks)
         check_stats(spec, {name: rows[source, name].blocks.stats for name in spec.datasets})
+    if cache is not None:
+        notes.info(cache.finish(sum((one.blocks.cache_use for one in rows.values()), CacheUse())))
     return SharedData(rows, default_window_bytes())
 
 
 def encoding_key(encoding: Encoding) -> str:
     """A digest of what an encoding makes of rows; equal for equal tokenizers, in any process."""
-    facts = [encoding.columns, encoding.keep_texts, sorted(encoding.prompts.items()), list(encoding.routes)]
-    encoders = [encoding.encoder, *(route.encoder for route in encoding.routes.values())]
-    return xxhash.xxh3_64_hexdigest(repr(facts).encode() + b"".join(map(_encoder_state, encoders)))
+    return xxhash.xxh3_64_hexdigest(encoding.state(_encoder_state).encode())
 
 
-def _encoder_state(encoder: Encoder | TextEncoder | None) -> bytes:
-    if not isinstance(encoder, TokenEncoder) or not isinstance(encoder.tokenizer, PreTrainedTokenizerFast):
-        return bytes(cloudpickle.dumps(encoder))
-    # Pickles of equal tokenizers differ; what they were last asked to cut and pad is no part of them.
-    written = json.loads(encoder.tokenizer.backend_tokenizer.to_str())
-    state = {name: part for name, part in written.items() if name not in ("truncation", "padding")}
-    settings = {name: value for name, value in encoder.__getstate__().items() if name != "tokenizer"}
-    return json.dumps([type(encoder).__qualname__, settings, state], sort_keys=True, default=repr).encode()
+def _encoder_state(encoder: object) -> str:
+    """What an encoder tells, or its pickle: if that differs between processes, a trial encodes anew."""
+    try:
+        return state_of(encoder)
+    except UnknownState:
+        return repr(cloudpickle.dumps(encoder))
 
 
 def source_here(name: str, spec: LoaderSpec, shared: SharedData) -> BuiltSource[Any]:

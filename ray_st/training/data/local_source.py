@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from ray_st.data.batch_source import MemoryBatchSource
-from ray_st.data.encoding import encode_block
 from ray_st.data.located import read_located
 from ray_st.data.sources import as_source
+from ray_st.data.token_cache import BlockEncoder
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.source_builder import BuiltSource, build_in_memory, facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
@@ -25,17 +25,18 @@ def rows_of(dataset: DatasetSpec) -> pa.Table:
     return pa.concat_tables([table for part in parts for table in read_located(part)])
 
 
-def encode_here(dataset: DatasetSpec, block_rows: int | None = None) -> list[pa.Table]:
+def encode_here(dataset: DatasetSpec, encoder: BlockEncoder, block_rows: int | None = None) -> list[pa.Table]:
     """The encoded rows of a dataset, in order.
 
     Args:
         dataset: Anything but a Ray Dataset.
+        encoder: Encodes its blocks.
         block_rows: Rows of each block but the last; None for a single block.
     """
     rows = rows_of(dataset)
     size = block_rows or max(len(rows), 1)
     starts = range(0, max(len(rows), 1), size)
-    return [encode_block(rows.slice(start, size), dataset.encoding) for start in starts]
+    return [encoder(rows.slice(start, size)) for start in starts]
 
 
 def build_here(spec: LoaderSpec) -> BuiltSource[MemoryBatchSource]:

@@ -13,6 +13,7 @@ from ray_st.data.batch_source import BatchSource, MemoryBatchSource, Planner
 from ray_st.data.dataset_stats import DatasetStats, describe_blocks
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.plan import Plan
+from ray_st.data.token_cache import BlockEncoder, CacheUse
 from ray_st.training.data.arrangement import Arrangement, arrange, check_stats, fingerprint, summary
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec
 
@@ -29,6 +30,7 @@ class BuiltSource(Generic[AnySource]):
         stats: Statistics of each dataset's rows, by name.
         arrangement: How the rows are sampled.
         first_epoch: The batches of the first epoch; None if they were not requested.
+        cache_use: What a token cache was used for.
     """
 
     source: AnySource
@@ -36,6 +38,7 @@ class BuiltSource(Generic[AnySource]):
     stats: Mapping[str, DatasetStats]
     arrangement: Arrangement
     first_epoch: Plan | None
+    cache_use: CacheUse = CacheUse()  # noqa: RUF009  frozen
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def build_source(
     stats: Mapping[str, DatasetStats],
     source_of: Callable[[Planner, Arrangement], AnySource],
     first_epoch: bool = True,
+    cache_use: CacheUse = CacheUse(),  # noqa: B008  frozen
 ) -> BuiltSource[AnySource]:
     """Builds a batch source of datasets whose rows are encoded.
 
@@ -67,6 +71,7 @@ def build_source(
         stats: Statistics of their rows, by name.
         source_of: Creates the source from a planner and its arrangement.
         first_epoch: Whether to plan the first epoch now; its hash is then part of the fingerprint.
+        cache_use: What a token cache was used for.
 
     Raises:
         ValueError: If rows cannot be used, or there are too few.
@@ -75,31 +80,43 @@ def build_source(
     arrangement = arrange(spec, stats)
     planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
     plan = planner.plan(0) if first_epoch else None
-    return BuiltSource(source_of(planner, arrangement), spec, stats, arrangement, plan)
+    return BuiltSource(source_of(planner, arrangement), spec, stats, arrangement, plan, cache_use)
 
 
 def build_in_memory(
-    spec: LoaderSpec, encode: Callable[[DatasetSpec], list[pa.Table]]
+    spec: LoaderSpec, encode: Callable[[DatasetSpec, BlockEncoder], list[pa.Table]]
 ) -> BuiltSource[MemoryBatchSource]:
     """Builds a batch source whose encoded rows are in this process's memory.
 
     Args:
         spec: The datasets.
-        encode: Returns the encoded blocks of a dataset, in order.
+        encode: Returns the encoded blocks of a dataset, in order, each made by the encoder.
 
     Raises:
         ValueError: If rows cannot be used, or there are too few.
     """
-    blocks = {name: encode(dataset) for name, dataset in spec.datasets.items()}
+    encoders = {
+        name: BlockEncoder.of(dataset.encoding, spec.token_cache, dataset.label)
+        for name, dataset in spec.datasets.items()
+    }
+    blocks = {name: encode(dataset, encoders[name]) for name, dataset in spec.datasets.items()}
+    use = sum((encoders[name].use(encoded) for name, encoded in blocks.items()), CacheUse())
     columns = {name: dataset.encoding.columns for name, dataset in spec.datasets.items()}
     rows = {name: EncodedDataset(encoded, columns[name]) for name, encoded in blocks.items()}
     stats = {name: describe_blocks(encoded, columns[name]) for name, encoded in blocks.items()}
-    return build_source(spec, stats, lambda planner, arrangement: MemoryBatchSource(rows, planner))
+    return build_source(
+        spec, stats, lambda planner, arrangement: MemoryBatchSource(rows, planner), cache_use=use
+    )
 
 
 def facts_of(built: Mapping[str, BuiltSource[Any]]) -> dict[str, Any]:
     """Everything the order of training samples depends on; empty for a run that does not train."""
     return built[TRAIN].fingerprint if TRAIN in built else {}
+
+
+def cache_use_of(built: Mapping[str, BuiltSource[Any]]) -> CacheUse:
+    """What a token cache was used for by all sources together."""
+    return sum((one.cache_use for one in built.values()), CacheUse())
 
 
 def sources_of(built: Mapping[str, BuiltSource[AnySource]]) -> dict[str, AnySource]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_st.data.encoding import Encoding
 from ray_st.data.mixing import Concatenated
+from ray_st.data.token_cache import TokenCache
 from ray_st.data.window_sampler import MakeSampler
 from ray_st.training.checkpoint.lease import Fence
 from ray_st.training.checkpoint.resume import Start
@@ -66,6 +67,7 @@ class LoaderSpec:
         drop_last: Whether to drop partial batches.
         skip_bad_rows: Whether to skip unusable rows; otherwise they are an error.
         window_bytes: Maximum size of a dataset's encoded rows to shuffle at once; None for no limit.
+        token_cache: Where encoded rows are kept for other runs; None for nowhere.
         settings: Further settings that the sample order depends on, by name; see
             :func:`ray_st.training.data.sampler_factory.order_settings`.
     """
@@ -78,6 +80,7 @@ class LoaderSpec:
     drop_last: bool = False
     skip_bad_rows: bool = False
     window_bytes: int | None = None
+    token_cache: TokenCache | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``ray-st train``, ``tune``, ``evaluate``, ``encode``, ``cluster`` and ``doctor``."""
+"""The command line: ``ray-st train``, ``tune``, ``evaluate``, ``encode`` and further commands."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from ray_st._version import __version__
 from ray_st.util.endings import CTRL_C, INTERRUPTED, OK, USER_ERROR, RunEnded
@@ -18,6 +19,7 @@ _COMMANDS = {
     "tune": "search the hyperparameters of a run file",
     "evaluate": "evaluate a model with the evaluators of a run file",
     "encode": "write the embeddings of the texts in a file",
+    "encode-data": "fill the token cache of a run file ahead",
     "cluster": "print Kubernetes manifests, or start a node on this machine",
     "doctor": "find what is wrong with a cluster",
 }
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parse(argv)
     if vars(options).get("log_format"):
         os.environ[LOG_FORMAT] = options.log_format
-    command = importlib.import_module(f"ray_st.cli.{options.command}")
+    command = _module(options.command)
     try:
         command.run(options)
     except RunEnded as error:
@@ -54,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _end("run.refused", " ".join(str(error).split()), USER_ERROR)
     return OK
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"ray_st.cli.{command.replace('-', '_')}")
 
 
 def _end(ended: str, message: str, code: int) -> int:
@@ -86,6 +92,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in _COMMANDS.items():
-        module = importlib.import_module(f"ray_st.cli.{name}")
+        module = _module(name)
         module.add_arguments(commands.add_parser(name, help=summary, description=module.__doc__))
     return parser

@@ -197,6 +197,16 @@ class TokenCache:
                 self._remove(left)
         return removed
 
+    def held(self, keys: Iterable[str]) -> tuple[int, int]:
+        """How many of some entries the folder holds, and their bytes.
+
+        Args:
+            keys: The entries' keys.
+        """
+        wanted = {f"{key}{_SUFFIX}" for key in keys}
+        sizes = [entry.size for entry in self._entries() if entry.base_name in wanted]
+        return len(sizes), sum(sizes)
+
     def finish(self, use: CacheUse) -> str:
         """Trims the folder after rows were encoded; returns a line about what it was used for.
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
@@ -31,7 +31,7 @@ _OUR_MAPPINGS = [
     "learning_rate_mapping",
     "router_mapping",
 ]
-_LOOSELY_TYPED = {"fsdp", "token_cache"}  # documented with more types than its annotation has
+_LOOSELY_TYPED = {"fsdp"}  # documented with more types than its annotation has
 
 
 _Choice = TypeVar("_Choice", bound=ExplicitEnum)
@@ -96,7 +96,7 @@ else:  # the forms that transformers' command line parser reads: a member of an 
     _Mapped = dict | str | None
     _OneBatchSampler = BatchSamplers | str | Callable
     _ManyBatchSampler = MultiDatasetBatchSamplers | str | Callable
-    _FolderOrFalse = str | None
+    _FolderOrFalse = str | None | Literal[False]  # the parser takes the first
 
 
 @dataclass

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from ray_st.data.batch_source import Planner
-from ray_st.data.token_cache import CacheUse
+from ray_st.data.token_cache import CacheUse, TokenCache
 from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
 from ray_st.runtime.data.ingest import EncodedBlocks, default_window_bytes, ingest
-from ray_st.training.data.arrangement import Arrangement
+from ray_st.training.data.arrangement import Arrangement, check_stats
 from ray_st.training.data.source_builder import BuiltSource, build_source
 from ray_st.training.data.specs import LoaderSpec
 
@@ -30,6 +30,29 @@ def build_on_cluster(spec: LoaderSpec) -> BuiltSource[RayBatchSource]:
         for name, dataset in spec.datasets.items()
     }
     return build_of_blocks(spec, blocks)
+
+
+def encode_ahead(specs: Mapping[str, LoaderSpec], cache: TokenCache) -> CacheUse:
+    """Encodes datasets into a token cache, one after the other.
+
+    Args:
+        specs: The datasets, by the name of their batch source.
+        cache: The cache.
+
+    Returns:
+        What the cache was used for.
+
+    Raises:
+        ValueError: If rows are unusable, or there are too few.
+    """
+    use = CacheUse()
+    for spec in specs.values():
+        stats = {}
+        for name, dataset in spec.datasets.items():
+            blocks = ingest(dataset.source, dataset.encoding, dataset.label, cache)
+            use, stats[name] = use + blocks.cache_use, blocks.stats
+        check_stats(spec, stats)
+    return use
 
 
 def build_of_blocks(

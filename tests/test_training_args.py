@@ -156,7 +156,7 @@ def test_check_sees_what_was_set_afterwards() -> None:
         ({"ledger": "no"}, "ledger must be True or False; got 'no'"),
         ({"run_name": 7}, "run_name must be text or None; got 7"),
         ({"hub_token": 1234}, "hub_token must be text or None; got <HUB_TOKEN>"),
-        ({"window_bytes": True}, "window_bytes must be a whole number or None; got True"),
+        ({"window_rows": True}, "window_rows must be a whole number or None; got True"),
         ({"prompts": 5}, "prompts must be"),
         ({"token_cache": True}, "token_cache must be a folder, its URI, None for .* got True"),
         ({"token_cache": ""}, "token_cache must be a folder, .* got ''"),

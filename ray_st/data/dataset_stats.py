@@ -48,12 +48,6 @@ class DatasetStats:
         """Number of all rows, including unusable ones."""
         return sum(self.block_rows)
 
-    @property
-    def usable_block_rows(self) -> list[int]:
-        """Number of usable rows in each block."""
-        edges = np.cumsum([0, *self.block_rows])
-        return np.diff(np.searchsorted(self.usable, edges)).tolist()
-
 
 def describe_blocks(
     blocks: Sequence[pa.Table], columns: ColumnSpec, sizes: Sequence[int] | None = None

@@ -16,16 +16,16 @@ MakeSampler = Callable[[Keys, int], Any]
 
 
 class WindowedBatchSampler(PlannedBatchSampler):
-    """Runs a sampler over one window of blocks at a time.
+    """Runs a sampler over one window of segments at a time.
 
-    The order of blocks is drawn from (seed, epoch); a window is as many consecutive blocks of that order as
-    fit the budget. Rows that do not fill a batch in a window (leftovers, collisions) are carried over to the
-    next one; at the end of the epoch, the sampler decides what happens to them.
+    The order of segments is drawn from (seed, epoch); a window is so many consecutive ones of that order.
+    Rows that do not fill a batch in a window (leftovers, collisions) are carried over to the next one; at the
+    end of the epoch, the sampler decides what happens to them.
 
     Args:
         keys: Keys of all rows.
-        block_rows: Number of rows in each block, in row order.
-        window_blocks: Number of blocks in a window.
+        segment_rows: Number of rows in each segment, in row order.
+        window_segments: Number of segments in a window.
         make_sampler: Makes the sampler for a window.
         batch_size: Rows in a global batch.
         drop_last: Whether to drop incomplete batches.
@@ -35,8 +35,8 @@ class WindowedBatchSampler(PlannedBatchSampler):
     def __init__(
         self,
         keys: Keys,
-        block_rows: Sequence[int],
-        window_blocks: int,
+        segment_rows: Sequence[int],
+        window_segments: int,
         make_sampler: MakeSampler,
         batch_size: int,
         drop_last: bool = False,
@@ -44,21 +44,21 @@ class WindowedBatchSampler(PlannedBatchSampler):
     ) -> None:
         super().__init__(batch_size, drop_last, seed=seed)
         self._keys, self._make_sampler = keys, make_sampler
-        self._edges = np.concatenate([[0], np.cumsum(block_rows)]).astype(np.int64)
-        self._window_blocks = max(window_blocks, 1)
+        self._edges = np.concatenate([[0], np.cumsum(segment_rows)]).astype(np.int64)
+        self._window_segments = max(window_segments, 1)
 
     @property
     def windows(self) -> int:
         """Number of windows in an epoch."""
-        return -(-(len(self._edges) - 1) // self._window_blocks)
+        return -(-(len(self._edges) - 1) // self._window_segments)
 
     def _plan(self, rng: np.random.Generator) -> Plan:
-        blocks = rng.permutation(len(self._edges) - 1)
+        segments = rng.permutation(len(self._edges) - 1)
         carried: Indices = np.zeros(0, dtype=np.int64)
         plans = []
         for window in range(self.windows):
-            chosen = blocks[window * self._window_blocks : (window + 1) * self._window_blocks]
-            fresh = np.concatenate([np.arange(self._edges[b], self._edges[b + 1]) for b in chosen])
+            chosen = segments[window * self._window_segments : (window + 1) * self._window_segments]
+            fresh = np.concatenate([np.arange(self._edges[one], self._edges[one + 1]) for one in chosen])
             last = window + 1 == self.windows
             # Carried rows are limited to the number of fresh ones: rows that fit nowhere would otherwise all
             # be tried again in each window, which is not linear.

@@ -133,8 +133,8 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
             others share their text. ``"keep"`` puts them into smaller batches at the end of the epoch
             (default), ``"mask"`` masks the repeated texts among the negatives of full batches, ``"drop"``
             leaves the rows out.
-        window_bytes: Maximum bytes of a dataset's encoded rows that are shuffled at once; larger data is
-            shuffled window by window. By default a quarter of the smallest node's object store.
+        window_rows: Rows of a dataset that are shuffled at once; a dataset with more is shuffled window by
+            window, each made of parts of the data drawn at random. None for all rows whatever their number.
         token_cache: Folder, or its URI, of encoded rows: rows that a run with the same tokenizer, prompts and
             lengths has encoded are read instead of being encoded again. By default ``token-cache`` in the
             run's folder, which further runs and searches with this ``output_dir`` use too; False for none.
@@ -194,8 +194,8 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
     collisions: str = field(
         default="keep", metadata={"help": "What happens to rows whose texts are too common."}
     )
-    window_bytes: int | None = field(
-        default=None, metadata={"help": "Maximum bytes that are shuffled at once."}
+    window_rows: int | None = field(
+        default=2**20, metadata={"help": "Rows of a dataset that are shuffled at once."}
     )
     token_cache: _FolderOrFalse = field(
         default=None, metadata={"help": "Folder or URI of encoded rows; by default in the run's folder."}
@@ -273,7 +273,7 @@ class SentenceTransformerTrainingArguments(GroupedArguments):
             if not isinstance(given := getattr(self, name), Mapping | None):
                 raise ValueError(f"{name} must be a dict, or one as JSON; got {given!r}.")
         sizes = {"global_train_batch_size": self.global_train_batch_size, **(self.dataset_batch_sizes or {})}
-        sizes |= {"window_bytes": self.window_bytes, "token_cache_bytes": self.token_cache_bytes}
+        sizes |= {"window_rows": self.window_rows, "token_cache_bytes": self.token_cache_bytes}
         for name, size in sizes.items():
             if size is not None and not is_whole(size, least=1):
                 raise ValueError(f"{name} must be a positive integer; got {size!r}.")

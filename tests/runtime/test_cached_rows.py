@@ -77,7 +77,7 @@ def train(folder: Path, model_folder: Path, cache: str | bool) -> SentenceTransf
 def test_two_searches_and_a_run_encode_each_row_once(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray_st.runtime.data.ingest.BLOCK_ROWS", 10)
+    monkeypatch.setattr("ray_st.data.segments.ROWS", 10)
     cache = tmp_path / "cache"
 
     def said() -> list[str]:

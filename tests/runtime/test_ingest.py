@@ -15,6 +15,7 @@ import ray
 from datasets import Dataset
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+from ray_st.data import segments
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoding import Encoding
 from ray_st.runtime.cluster.connection import NODE_ID
@@ -72,7 +73,7 @@ def build(model: Any, folder: Path, source: Any, **arguments: Any) -> BuiltSourc
 def test_every_source_gives_the_same_rows_in_the_same_order(
     cluster: None, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr(ingest, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(segments, "ROWS", 16)
     built = build(tiny_model, tmp_path, KINDS[kind](tmp_path))
     (window,) = built.source.windows
     encoder = tiny_model.token_encoder()

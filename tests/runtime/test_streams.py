@@ -156,7 +156,7 @@ def test_other_data_or_settings_are_refused_on_resume(
 def test_data_larger_than_a_window_with_unusable_rows_left_out(
     cluster: None, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray_st.runtime.data.ingest.BLOCK_ROWS", 40)
+    monkeypatch.setattr("ray_st.data.segments.ROWS", 40)
     rows = {"anchor": texts(400, 1), "positive": [*texts(400, 3)]}
     rows["positive"][17] = ""
     model = SentenceTransformer(tiny_folder, device="cpu")
@@ -167,7 +167,7 @@ def test_data_larger_than_a_window_with_unusable_rows_left_out(
             num_train_epochs=1,
             global_train_batch_size=16,
             batch_sampler="no_duplicates",
-            window_bytes=20_000,
+            window_rows=80,
             bad_rows="skip",
             save_strategy="no",
             ledger=True,

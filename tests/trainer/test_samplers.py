@@ -292,7 +292,7 @@ WITH_A_FAULT = Dataset.from_dict({"a": [*ROWS["a"][:-1], None], "b": ROWS["b"]})
             ["global batch size: 4 then, 3 now", "steps of an epoch: 3 then, 4 now"],
         ),
         ({}, {"prompts": "query: "}, ["prompts: {} then, {'a': 'query: ', 'b': 'query: '} now"]),
-        ({}, {"window_bytes": 1}, ["blocks of a window: None then, 1 now"]),
+        ({}, {"window_rows": 1}, ["segments of a window: None then, 1 now"]),
         (
             {},
             {"data": WITH_A_FAULT, "bad_rows": "skip"},

@@ -1,4 +1,4 @@
-"""DeBERTa (v2 and v3) without padding: its scores also depend on the distance of two tokens and on what they are.
+"""DeBERTa (v2 and v3) without padding: distances of tokens add to its scores, by what the tokens are.
 
 He et al. 2021, arXiv:2006.03654: to the product of query and key come that of the query with the key of their
 distance, and that of the key with the query of their distance. Distances are embedded once for all texts of a
@@ -64,7 +64,7 @@ class Distances:
         return slice(self.rows[self.longest - width], self.rows[self.longest + width - 2] + 1)
 
     def between(self, width: int) -> Tensor:
-        """For each two tokens of a text of this width the row of their distance, within :meth:`reach` (w, w)."""
+        """The row of the distance of each two tokens of a text of this width, within :meth:`reach` (w, w)."""
         places = torch.arange(width, device=self.on_device.device)
         rows = self.on_device[places[:, None] - places + self.longest - 1]
         return rows - self.rows[self.longest - width]
@@ -219,7 +219,7 @@ def replace_attention(model: PreTrainedModel) -> None:
 
 
 def _picked(products: Tensor, places: Tensor) -> Tensor:
-    """Of each token's products with all distances (n, heads, w, rows) those with its own ones (n, heads, w, w)."""
+    """Picks a token's products with its own distances (n, heads, w, w) from all (n, heads, w, rows)."""
     return products.gather(3, places.expand(*products.shape[:2], *places.shape))
 
 

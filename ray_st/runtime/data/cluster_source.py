@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 from ray_st.data.batch_source import Planner
 from ray_st.data.token_cache import CacheUse, TokenCache
 from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
-from ray_st.runtime.data.ingest import EncodedBlocks, default_window_bytes, ingest
+from ray_st.runtime.data.ingest import EncodedBlocks, check_windows, ingest
 from ray_st.training.data.arrangement import Arrangement, check_stats
 from ray_st.training.data.source_builder import BuiltSource, build_source
 from ray_st.training.data.specs import LoaderSpec
@@ -23,12 +22,11 @@ def build_on_cluster(spec: LoaderSpec) -> BuiltSource[RayBatchSource]:
     Raises:
         ValueError: If rows are unusable, or there are too few.
     """
-    if spec.window_bytes is None:
-        spec = dataclasses.replace(spec, window_bytes=default_window_bytes())
     blocks = {
         name: ingest(dataset.source, dataset.encoding, dataset.label, spec.token_cache)
         for name, dataset in spec.datasets.items()
     }
+    check_windows(blocks, spec.window_rows)
     return build_of_blocks(spec, blocks)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,16 @@ import ray
 import ray.data
 from ray import cloudpickle
 
+from ray_st.data import segments
 from ray_st.data.dataset_stats import DatasetStats, describe_blocks
 from ray_st.data.encoding import FAULT, TOKENS, TRUNCATED, Encoding, hash_of
 from ray_st.data.located import read_located
 from ray_st.data.sources import Part, as_source
+from ray_st.data.sources.source import MIB
 from ray_st.data.token_cache import BlockEncoder, CacheUse, TokenCache
 from ray_st.runtime.cluster.connection import NODE_ID, resources, this_node
 from ray_st.runtime.cluster.pickled import Carried
-
-BLOCK_ROWS = 8192
-"""Rows per block but the last, so that the sample order does not depend on how readers split their output."""
+from ray_st.util.events import notes
 
 _WINDOW_SHARE = 0.25
 
@@ -90,7 +90,7 @@ def _without_tokens(block: pa.Table, names: list[str]) -> tuple[pa.Table, int]:
 
 
 def open_source(source: object, encoding: Encoding, label: str) -> ray.data.Dataset:
-    """A Ray Dataset of the columns to read, in order, in blocks of :data:`BLOCK_ROWS` rows."""
+    """A Ray Dataset of the columns to read, in order, a segment in each block."""
     names = list(encoding.columns.names)
     if isinstance(source, ray.data.Dataset):
         opened = source.select_columns(names)
@@ -98,7 +98,7 @@ def open_source(source: object, encoding: Encoding, label: str) -> ray.data.Data
         parts = as_source(source, label).parts(names)
         opened = _from_here(parts) if any(part.held for part in parts) else _from_tasks(parts)
     # Without `strict` Ray splits the output of each read task at most, and often not even that.
-    opened = opened.repartition(target_num_rows_per_block=BLOCK_ROWS, strict=True)
+    opened = opened.repartition(target_num_rows_per_block=segments.ROWS, strict=True)
     step: Any = opened._logical_plan.dag  # `repartition` itself accepts no task options
     step.ray_remote_args.update(beside_workers())
     opened.context.execution_options.preserve_order = True
@@ -159,10 +159,22 @@ def _read_part(table: pa.Table) -> Iterator[pa.Table]:
     yield from read_located(cloudpickle.loads(table["part"][0].as_py()))
 
 
-def default_window_bytes() -> int:
-    """Default maximum size of a window, in bytes.
+def check_windows(blocks: Mapping[str, EncodedBlocks], window_rows: int | None) -> None:
+    """Logs if windows are too large for a node's object store, because every node maps whole windows.
 
-    A quarter of the smallest node's object store, because every node maps the whole window.
+    Args:
+        blocks: The datasets, by name.
+        window_rows: Rows that are shuffled at once; None for all.
     """
     stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
-    return int(_WINDOW_SHARE * min(store for store in stores if store))
+    room = int(_WINDOW_SHARE * min(store for store in stores if store))
+    for name, encoded in blocks.items():
+        stats = encoded.stats
+        rows = min(stats.rows, window_rows or stats.rows)
+        size = stats.size * rows // max(stats.rows, 1)
+        if size > room:
+            notes.warning(
+                f"{name or 'the data'}: {rows:,} rows that are shuffled at once take {size / MIB:,.0f} MiB, "
+                f"more than a quarter of the smallest node's object store ({room / MIB:,.0f} MiB): blocks may "
+                f"be read from disk again and again. window_rows={max(rows * room // size, 1)} fits."
+            )

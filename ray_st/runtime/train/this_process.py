@@ -14,10 +14,11 @@ import pyarrow as pa
 import ray
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from ray_st.data import segments
 from ray_st.data.batch_source import MemoryBatchSource
 from ray_st.data.token_cache import BlockEncoder
 from ray_st.runtime.cluster import connection
-from ray_st.runtime.data.ingest import BLOCK_ROWS, open_source
+from ray_st.runtime.data.ingest import open_source
 from ray_st.runtime.train.worker import carry_out, context_of
 from ray_st.training.callbacks.progress_report import EventReport, ProgressReport
 from ray_st.training.callbacks.stop_consensus import StopConsensus
@@ -49,11 +50,11 @@ def build_source(spec: LoaderSpec) -> BuiltSource[MemoryBatchSource]:
 
 def _encoded(dataset: DatasetSpec, encoder: BlockEncoder) -> list[pa.Table]:
     if not isinstance(dataset.source, RayDataset):
-        return encode_here(dataset, encoder, BLOCK_ROWS)
+        return encode_here(dataset, encoder, segments.ROWS)
     with connection.connected():  # a Ray Dataset: Ray reads it, and the user has already started Ray
         opened = open_source(dataset.source, dataset.encoding, dataset.label)
         rows = pa.concat_tables(ray.get(opened.to_arrow_refs()))
-    return encode_here(dataclasses.replace(dataset, source=rows), encoder, BLOCK_ROWS)
+    return encode_here(dataclasses.replace(dataset, source=rows), encoder, segments.ROWS)
 
 
 def launch(

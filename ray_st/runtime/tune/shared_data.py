@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from ray_st.data.encoding import Encoding
 from ray_st.data.token_cache import CacheUse, TokenCache
 from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.runtime.data.cluster_source import build_of_blocks, build_on_cluster
-from ray_st.runtime.data.ingest import EncodedBlocks, default_window_bytes, ingest
+from ray_st.runtime.data.ingest import EncodedBlocks, check_windows, ingest
 from ray_st.training.data.arrangement import check_stats
 from ray_st.training.data.local_source import build_here
 from ray_st.training.data.source_builder import BuiltSource
@@ -42,11 +41,9 @@ class SharedData:
 
     Args:
         rows: By batch source and dataset.
-        window_bytes: Most bytes to shuffle at once where the arguments don't say.
     """
 
     rows: Mapping[tuple[str, str], SharedRows]
-    window_bytes: int
 
     def facts(self) -> dict[str, str]:
         """Number of rows, and a hash of their texts and labels, by batch source and dataset."""
@@ -73,10 +70,12 @@ def share(specs: Mapping[str, LoaderSpec], cache: TokenCache | None = None) -> S
         for name, dataset in spec.datasets.items():
             blocks = ingest(dataset.source, dataset.encoding, dataset.label, cache)
             rows[source, name] = SharedRows(encoding_key(dataset.encoding), blocks)
-        check_stats(spec, {name: rows[source, name].blocks.stats for name in spec.datasets})
+        own = {name: rows[source, name].blocks for name in spec.datasets}
+        check_stats(spec, {name: encoded.stats for name, encoded in own.items()})
+        check_windows(own, spec.window_rows)
     if cache is not None:
         notes.info(cache.finish(sum((one.blocks.cache_use for one in rows.values()), CacheUse())))
-    return SharedData(rows, default_window_bytes())
+    return SharedData(rows)
 
 
 def encoding_key(encoding: Encoding) -> str:
@@ -103,7 +102,7 @@ def source_here(name: str, spec: LoaderSpec, shared: SharedData) -> BuiltSource[
     blocks = _shared_blocks(name, spec, shared)
     if blocks is None:
         return build_here(spec)
-    return build_of_blocks(_bounded(spec, shared), blocks, lambda planner: planner, first_epoch=False)
+    return build_of_blocks(spec, blocks, lambda planner: planner, first_epoch=False)
 
 
 def source_for_workers(name: str, spec: LoaderSpec, shared: SharedData) -> BuiltSource[RayBatchSource]:
@@ -117,7 +116,7 @@ def source_for_workers(name: str, spec: LoaderSpec, shared: SharedData) -> Built
     blocks = _shared_blocks(name, spec, shared)
     if blocks is None:
         return build_on_cluster(spec)
-    return build_of_blocks(_bounded(spec, shared), blocks, first_epoch=False)
+    return build_of_blocks(spec, blocks, first_epoch=False)
 
 
 def _shared_blocks(name: str, spec: LoaderSpec, shared: SharedData) -> dict[str, EncodedBlocks] | None:
@@ -129,7 +128,3 @@ def _shared_blocks(name: str, spec: LoaderSpec, shared: SharedData) -> dict[str,
         if one is not None and one.key == encoding_key(spec.datasets[dataset].encoding)
     }
     return blocks if len(blocks) == len(found) else None
-
-
-def _bounded(spec: LoaderSpec, shared: SharedData) -> LoaderSpec:
-    return dataclasses.replace(spec, window_bytes=spec.window_bytes or shared.window_bytes)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_st.data import segments
 from ray_st.data.column_spec import check_classes, check_full_batch, check_lengths, check_rows
 from ray_st.data.dataset_stats import DatasetStats
 from ray_st.data.faults import check_faults
@@ -74,11 +75,12 @@ def arrange(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> Arrangement:
     """
     samplers, resident = [], []
     for number, (name, dataset) in enumerate(spec.datasets.items()):
-        blocks = window_blocks(stats[name], spec.window_bytes)
+        window = segments.in_window(stats[name].rows, spec.window_rows)
         seed = spec.seed + number
-        samplers.append(_sampler(spec, dataset, stats[name], blocks, seed))
-        # A step may still need rows of the previous window; twice the blocks hold both.
-        resident.append(None if blocks is None else 2 * blocks)
+        samplers.append(_sampler(spec, dataset, stats[name], window, seed))
+        # A step may still need rows of the previous window; the blocks of two hold both.
+        blocks = segments.most_blocks(stats[name].block_rows)
+        resident.append(None if window is None else 2 * window * blocks)
     keys = [described.keys for described in stats.values()]
     mixed = samplers[0] if spec.mix is None else spec.mix(Concatenated(keys), samplers, spec.seed)
     starts = np.cumsum([0, *(described.rows for described in stats.values())])
@@ -93,22 +95,15 @@ def arrange(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> Arrangement:
     )
 
 
-def window_blocks(stats: DatasetStats, window_bytes: int | None) -> int | None:
-    """How many blocks of a dataset fit a window, or None if all do."""
-    if window_bytes is None or stats.size <= window_bytes:
-        return None
-    return max(int(len(stats.block_rows) * window_bytes / stats.size), 1)
-
-
 def _sampler(
-    spec: LoaderSpec, dataset: DatasetSpec, stats: DatasetStats, blocks: int | None, seed: int
+    spec: LoaderSpec, dataset: DatasetSpec, stats: DatasetStats, window: int | None, seed: int
 ) -> Any:
-    if blocks is None:
+    if window is None:
         return dataset.make_sampler(stats.keys, seed)
     return WindowedBatchSampler(
         stats.keys,
-        stats.usable_block_rows,
-        blocks,
+        segments.usable_rows(stats.usable, stats.rows),
+        window,
         dataset.make_sampler,
         dataset.batch_size,
         spec.drop_last,
@@ -135,7 +130,7 @@ def fingerprint(
         facts[f"{prefix}global batch size"] = dataset.batch_size
         if tasks := {name: route.task for name, route in dataset.encoding.routes.items()}:
             facts[f"{prefix}tasks"] = tasks
-        facts[f"{prefix}blocks of a window"] = window_blocks(described, spec.window_bytes)
+        facts[f"{prefix}segments of a window"] = segments.in_window(described.rows, spec.window_rows)
         facts[f"{prefix}rows left out"] = len(described.faults)
         facts[f"{prefix}prompts"] = {
             column: text for column, text in dataset.encoding.prompts.items() if text

@@ -124,6 +124,7 @@ class RunData:
             eval_key(name): LoaderSpec(
                 {name: self._dataset_spec(source, name, "eval_dataset", batch_size, maker)},
                 skip_bad_rows=self.args.bad_rows == BadRows.SKIP,
+                window_rows=self.args.window_rows,
             )
             for name, source in named(self.eval_dataset).items()
         }
@@ -146,7 +147,7 @@ class RunData:
             seed=args.seed if args.data_seed is None else args.data_seed,
             drop_last=args.dataloader_drop_last,
             skip_bad_rows=args.bad_rows == BadRows.SKIP,
-            window_bytes=args.window_bytes,
+            window_rows=args.window_rows,
             settings=order_settings(args, self.samplers, list(sources)),
         )
 

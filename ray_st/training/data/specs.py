@@ -66,7 +66,7 @@ class LoaderSpec:
         seed: Seed of the order.
         drop_last: Whether to drop partial batches.
         skip_bad_rows: Whether to skip unusable rows; otherwise they are an error.
-        window_bytes: Maximum size of a dataset's encoded rows to shuffle at once; None for no limit.
+        window_rows: Rows of a dataset to shuffle at once; None for all.
         token_cache: Where encoded rows are kept for other runs; None for nowhere.
         settings: Further settings that the sample order depends on, by name; see
             :func:`ray_st.training.data.sampler_factory.order_settings`.
@@ -79,7 +79,7 @@ class LoaderSpec:
     seed: int = 0
     drop_last: bool = False
     skip_bad_rows: bool = False
-    window_bytes: int | None = None
+    window_rows: int | None = None
     token_cache: TokenCache | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 

@@ -82,8 +82,8 @@ POSITIONS: dict[str, Callable[[Tensor, Tensor, int], Tensor] | None] = {
 
 Nothing in these models but attention mixes tokens, all attention goes through transformers' interface (but
 MPNet's and DeBERTa's, which is replaced) with masks from its ``masking_utils``, and positions come from
-``position_ids``, or as T5's from the distance between two tokens. What follows from the configuration is not listed here: the
-direction of attention, windows, soft caps, numbers of heads.
+``position_ids``, or as T5's from the distance between two tokens. What follows from the configuration is not
+listed here: the direction of attention, windows, soft caps, numbers of heads.
 """
 
 

@@ -174,7 +174,7 @@ def check_windows(blocks: Mapping[str, EncodedBlocks], window_rows: int | None) 
         size = stats.size * rows // max(stats.rows, 1)
         if size > room:
             notes.warning(
-                f"{name or 'the data'}: {rows:,} rows that are shuffled at once take {size / MIB:,.0f} MiB, "
-                f"more than a quarter of the smallest node's object store ({room / MIB:,.0f} MiB): blocks may "
-                f"be read from disk again and again. window_rows={max(rows * room // size, 1)} fits."
+                f"{name or 'the data'}: {rows:,} rows, shuffled at once, take {size / MIB:,.0f} MiB, more "
+                f"than a quarter of the smallest node's object store ({room / MIB:,.0f} MiB): blocks may be "
+                f"read from disk again and again. window_rows={max(rows * room // size, 1)} fits."
             )

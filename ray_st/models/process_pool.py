@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ray_st.models.text_encoding import EncodeOptions, joined, length_batches, size_of, with_its_prompt
+from ray_st.models.text_encoding import (
+    EncodeOptions,
+    joined,
+    length_batches,
+    length_windows,
+    size_of,
+    with_its_prompt,
+)
 from ray_st.util.lazy import use
 
 if TYPE_CHECKING:
@@ -50,8 +57,8 @@ def encode_pooled(
 ) -> Any:
     """The embeddings of some texts, in their order, computed by a pool of processes.
 
-    A chunk consists of whole batches of the texts sorted by length, so that each batch is the same as in one
-    process.
+    A chunk consists of whole batches of one window of the texts sorted by length, so that each batch is the
+    same as in one process.
 
     Args:
         model: The model of which the pool holds copies.
@@ -59,8 +66,8 @@ def encode_pooled(
         request: What to compute, and in which form.
         pool: The processes; None for a temporary pool.
         devices: A device for each process of the temporary pool.
-        chunk_size: Texts to send at a time, rounded up to whole batches. By default about ten chunks per
-            process, of at most 5000 texts.
+        chunk_size: Texts to send at a time, rounded up to whole batches, at most a window. By default about
+            ten chunks per process, of at most 5000 texts.
 
     Returns:
         As :func:`ray_st.models.text_encoding.encode_texts`, but tensors are in main memory.
@@ -75,16 +82,16 @@ def encode_pooled(
         finally:
             own.stop()
     model.check_inputs(texts)
-    order = _by_length(model, texts, request.prompt)
     size = chunk_rows(len(texts), pool.size, chunk_size, request.batch_size)
-    places = [order[start : start + size] for start in range(0, len(order), size)]
+    windows = _by_length(model, texts, request)
+    places = [rows[start : start + size] for rows in windows for start in range(0, len(rows), size)]
     results: list[Any] = [None] * len(places)
     with tqdm(total=len(places), desc="Chunks", disable=not request.show_progress_bar) as bar:
         chunks = [[texts[place] for place in chunk] for chunk in places]
         for number, result in pool.encode(chunks, _options(request)):
             results[number] = result
             bar.update()
-    return joined(results, order, model, request)
+    return joined(results, np.concatenate(windows), model, request)
 
 
 def chunk_rows(texts: int, processes: int, chunk_size: int | None, batch_size: int) -> int:
@@ -99,11 +106,16 @@ def chunk_rows(texts: int, processes: int, chunk_size: int | None, batch_size: i
     return math.ceil(size / batch_size) * batch_size
 
 
-def _by_length(model: Stack, texts: Sequence[str], prompt: str | None) -> np.ndarray:
-    """Indices of the texts in the order in which ``model.encode`` sorts them."""
-    encoder, texts = with_its_prompt(model, texts, prompt)
-    lengths = [*map(size_of, texts)] if encoder is None else [*map(len, encoder(texts))]
-    return np.concatenate(length_batches(lengths, len(lengths)))
+def _by_length(model: Stack, texts: Sequence[str], request: EncodeOptions) -> list[np.ndarray]:
+    """Indices of the texts of each window, in the order in which ``model.encode`` sorts them."""
+    encoder, texts = with_its_prompt(model, texts, request.prompt)
+    if encoder is None:
+        return length_batches([size_of(text) for text in texts], len(texts))
+    ordered = []
+    for window in length_windows(texts, request.batch_size):
+        lengths = [len(ids) for ids in encoder([texts[row] for row in window])]
+        ordered += [window[places] for places in length_batches(lengths, len(window))]
+    return ordered
 
 
 def _options(request: EncodeOptions) -> dict[str, Any]:

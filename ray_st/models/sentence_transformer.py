@@ -166,7 +166,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
             truncate_dim: Dimensions to keep; by default the model's.
             pool: A pool from :meth:`start_multi_process_pool` to compute with; tensors are returned on the
                 CPU.
-            chunk_size: Texts that a process of the pool gets at a time, rounded up to whole batches.
+            chunk_size: Texts that a process of the pool gets at a time, rounded up to whole batches, at most
+                128.
             inputs: The later name of ``sentences``.
             **options: Passed to the modules that take them; see :meth:`get_model_kwargs`. ``task`` is always
                 allowed.

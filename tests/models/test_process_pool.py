@@ -38,11 +38,13 @@ def pool(tiny_model: Any) -> PoolHere:
     return PoolHere(tiny_model)
 
 
+@pytest.mark.parametrize("window", [3, 128], ids=["windows", "a window"])
 @pytest.mark.parametrize(
     "options",
     [
         {},
         {"batch_size": 4},
+        {"batch_size": 4, "chunk_size": 99},
         {"batch_size": 4, "chunk_size": 5, "normalize_embeddings": True},
         {"truncate_dim": 8, "prompt_name": "query"},
         {"prompt": "the man "},
@@ -52,8 +54,9 @@ def pool(tiny_model: Any) -> PoolHere:
     ids=str,
 )
 def test_a_pool_gives_what_one_process_gives(
-    options: dict[str, Any], pool: PoolHere, tiny_model: Any
+    options: dict[str, Any], window: int, pool: PoolHere, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ray_st.models.text_encoding.WINDOW_BATCHES", window)
     alone = {name: value for name, value in options.items() if name != "chunk_size"}
     found = tiny_model.encode(TEXTS, pool=pool, **options)
     expected = tiny_model.encode(TEXTS, **alone)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ray_st.models import Module, Pooling, SentenceTransformer, Transformer
-from ray_st.models.text_encoding import length_batches
+from ray_st.models.text_encoding import length_batches, length_windows
+from ray_st.models.tokens import TokenEncoder
 from simulated_team import together
 
 TEXTS = [
@@ -47,6 +49,90 @@ def test_batches_are_of_similar_length(tiny_model: Any, monkeypatch: pytest.Monk
     lengths = torch.cat(seen).tolist()
     assert lengths == sorted(lengths, reverse=True)
     assert [len(batch) for batch in seen] == [4, 4, 4, 4, 4, 1]
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of two batches; TEXTS in batches of four fill three."""
+    monkeypatch.setattr("ray_st.models.text_encoding.WINDOW_BATCHES", 2)
+
+
+def test_windows_are_of_similar_length_and_a_single_one_keeps_the_order(small_windows: None) -> None:
+    texts = ["a", "bbb", "cc", {"task": "dddd"}, "e"]
+    assert [window.tolist() for window in length_windows(texts, 1)] == [[3, 1], [2, 0], [4]]
+    assert [window.tolist() for window in length_windows(texts, 3)] == [[0, 1, 2, 3, 4]]
+    assert [window.tolist() for window in length_windows([], 3)] == [[]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prompt": "query: "},
+        {"precision": "int8"},
+        {"normalize_embeddings": True, "truncate_dim": 8},
+        {"convert_to_tensor": True},
+        {"convert_to_numpy": False},
+        {"output_value": "token_embeddings"},
+    ],
+    ids=str,
+)
+def test_windows_do_not_change_results(
+    options: dict[str, Any], tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = tiny_model.encode(TEXTS, batch_size=4, **options)
+    monkeypatch.setattr("ray_st.models.text_encoding.WINDOW_BATCHES", 2)
+    found = tiny_model.encode(TEXTS, batch_size=4, **options)
+    assert type(found) is type(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1 if options.get("precision") else 1e-6)
+
+
+def test_windows_are_tokenized_one_ahead(
+    small_windows: None, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenized: list[list[str]] = []
+    computed: list[list[int]] = []
+    call, forward = TokenEncoder.__call__, tiny_model.forward
+    monkeypatch.setattr(
+        TokenEncoder, "__call__", lambda self, texts: (tokenized.append(texts), call(self, texts))[1]
+    )
+
+    def computing(features: dict[str, Any]) -> dict[str, Any]:
+        computed.append(features["attention_mask"].sum(1).tolist())
+        assert len(tokenized) <= (len(computed) + 1) // 2 + 1
+        return forward(features)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(tiny_model, "forward", computing)
+    tiny_model.encode(TEXTS, batch_size=4)
+    by_characters = sorted(TEXTS, key=len, reverse=True)
+    assert tokenized == [by_characters[:8], by_characters[8:16], by_characters[16:]]
+    assert [len(batch) for batch in computed] == [4, 4, 4, 4, 4, 1]
+    for window in range(3):
+        lengths = [length for batch in computed[2 * window : 2 * window + 2] for length in batch]
+        assert lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_fails_in_a_later_window_is_raised_and_no_thread_is_left(
+    error: type[BaseException], small_windows: None, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, calls = TokenEncoder.__call__, []
+
+    def failing(self: TokenEncoder, texts: Sequence[str]) -> list[np.ndarray]:
+        calls.append(threading.current_thread().name)
+        if len(calls) == 3:
+            raise error("no tokens")
+        return call(self, texts)
+
+    monkeypatch.setattr(TokenEncoder, "__call__", failing)
+    tiny_model.train()
+    with pytest.raises(error, match="no tokens"):
+        tiny_model.encode(TEXTS, batch_size=4)
+    assert calls[0] == threading.current_thread().name
+    assert all(name.startswith("ray_st-ahead") for name in calls[1:])
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ray_st-ahead")]
+    assert tiny_model.training
 
 
 def test_length_batches() -> None:
@@ -224,7 +310,11 @@ def test_progress_bar_follows_the_log(
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_dealt_batches_give_the_same_bits(workers: int, tiny_model: Any) -> None:
+@pytest.mark.parametrize("window", [2, 9], ids=["windows", "a window"])
+def test_dealt_batches_give_the_same_bits(
+    window: int, workers: int, tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_st.models.text_encoding.WINDOW_BATCHES", window)
     options = [{}, {"precision": "int8"}, {"convert_to_tensor": True}, {"output_value": "token_embeddings"}]
     expected = [tiny_model.encode(TEXTS, batch_size=2, **option) for option in options]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from datasets import Dataset
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
 from ray_st.data import segments
 from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.dataset_stats import describe_blocks
 from ray_st.data.encoding import Encoding
 from ray_st.runtime.cluster.connection import NODE_ID
 from ray_st.runtime.data import ingest
@@ -165,3 +167,23 @@ def test_tasks_that_make_blocks_are_as_many_as_cpus(monkeypatch: pytest.MonkeyPa
     assert ingest.beside_workers()["label_selector"] == {NODE_ID: "!in(0,2)"}
     nodes({"memory": 500.0})
     assert ingest.beside_workers() == {}
+
+
+def test_windows_that_are_large_for_a_node_are_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stores = [{"Alive": True, "Resources": {"object_store_memory": size}} for size in (4 << 20, 40 << 20)]
+    monkeypatch.setattr(ray, "nodes", lambda: [*stores, {"Alive": True, "Resources": {}}])
+    stats = describe_blocks([], ColumnSpec(("a", "b"), None))
+    blocks = {"pairs": ingest.EncodedBlocks([], replace(stats, block_rows=(8192, 1808), size=8 << 20))}
+    ingest.check_windows(blocks, 1250)  # a quarter of the smaller store
+    assert capsys.readouterr().out == ""
+    for window_rows, rows, size in ((5000, "5,000", 4), (None, "10,000", 8)):
+        ingest.check_windows(blocks, window_rows)
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(
+            f"pairs: {rows} rows, shuffled at once, take {size} MiB, more than a quarter of"
+        )
+        assert line.endswith(
+            "object store (1 MiB): blocks may be read from disk again and again. window_rows=1250 fits."
+        )

@@ -382,4 +382,4 @@ def test_there_is_no_second_copy_of_the_gradients(ranks: list[Any]) -> None:
         for number, nodes in rank["copies"]:
             most, seen = rank["copies"][number, nodes]
             assert seen >= 12 * nodes
-            assert most <= 2, f"step {number} with {nodes} passes"
+            assert most == 1, f"step {number} with {nodes} passes"

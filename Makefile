@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-train bench-evaluators bench-encode bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo clean
+.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-token-cache bench-train bench-evaluators bench-encode bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,9 @@ bench-sampler: .venv/.installed-bench ## rows planned a second, beside the peer
 
 bench-stream: .venv/.installed-bench ## data larger than the object store: rates, memory, waiting
 	RAY_ADDRESS=local $(BIN)/python benchmarks/stream.py
+
+bench-token-cache: .venv/.installed-bench ## from train() to the first step with rows encoded before
+	RAY_ADDRESS=local $(BIN)/python benchmarks/token_cache.py
 
 # These read real texts: DATA is a folder with stsb/, sick/ and trecqa/.
 DATA ?= ../shared/data

@@ -37,7 +37,7 @@ from ray_st import (
     losses,
 )
 from ray_st.cli.run_parts import model_path
-from ray_st.runtime.train import launch
+from ray_st.runtime.data import cluster_source
 
 MIB = 1 << 20
 FILES, WORKERS = 8, 2
@@ -206,6 +206,7 @@ def run(
         model=model,
         args=SentenceTransformerTrainingArguments(
             output_dir=str(watched / "out"),
+token_cache=False,
             window_rows=store * MIB // 4 // (2 * 4 * (WORDS + 2)),
             num_train_epochs=1,
             batch_sampler="no_duplicates",
@@ -230,12 +231,12 @@ def run(
 @contextlib.contextmanager
 def encoding_timed(store: int) -> Iterator[None]:
     """Says how fast the rows are encoded."""
-    plain = launch.ingest
+    plain = cluster_source.ingest
 
     def timed(*args: Any) -> Any:
         start = time.perf_counter()
         blocks = plain(*args)
-        described, seconds = blocks.description, time.perf_counter() - start
+        described, seconds = blocks.stats, time.perf_counter() - start
         tokens = int(described.keys.tokens.sum())
         print(
             f"encoded {described.rows:,} rows, {tokens:,} tokens to {described.size / MIB:,.0f} MiB (the store has "
@@ -244,11 +245,11 @@ def encoding_timed(store: int) -> Iterator[None]:
         )
         return blocks
 
-    launch.ingest = timed
+    cluster_source.ingest = timed
     try:
         yield
     finally:
-        launch.ingest = plain
+        cluster_source.ingest = plain
 
 
 def stream(folder: Path, files: list[str], options: argparse.Namespace, spilled: Path) -> None:

@@ -30,7 +30,7 @@ from ray_st.training_args import SentenceTransformerTrainingArguments
 _SAMPLES, _COUNTED, _WIDGETS, _SEEN = 3, 100, 5, 1000
 _VERSIONS = ("transformers", "torch", "accelerate", "datasets", "tokenizers")
 _ON_HUB = re.compile(r"hf://datasets/([^@/]+/[^@/]+|[^@/]+)@(\w+)/")
-_OF_THE_MACHINE = ("use_cpu", "logging_dir", "local_rank")
+_OF_THE_MACHINE = ("use_cpu", "logging_dir", "local_rank", "token_cache", "token_cache_bytes")
 
 
 def describe_run(

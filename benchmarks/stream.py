@@ -206,7 +206,7 @@ def run(
         model=model,
         args=SentenceTransformerTrainingArguments(
             output_dir=str(watched / "out"),
-token_cache=False,
+            token_cache=False,
             window_rows=store * MIB // 4 // (2 * 4 * (WORDS + 2)),
             num_train_epochs=1,
             batch_sampler="no_duplicates",

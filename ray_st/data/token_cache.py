@@ -79,7 +79,7 @@ class CacheUse:
         if self.damaged:
             parts.append(f"{self.damaged:,} damaged entries were made again")
         if self.faults:
-            parts.append(f"{len(self.faults):,} times without it: {self.faults[0]}")
+            parts.append(f"{len(self.faults):,} time(s) without it: {self.faults[0]}")
         return "; ".join(parts)
 
 

@@ -468,7 +468,7 @@ def test_a_full_folder_is_not_written(cache: TokenCache) -> None:
     assert (use.encoded, len(files(cache))) == (3, 4)
     said = small.finish(use)
     assert "0 rows read" in said
-    assert "1 times without it: the folder holds" in said
+    assert "1 time(s) without it: the folder holds" in said
     assert len(files(cache)) == 2
     assert cached.use([cached(block())]).faults == ()
 
@@ -489,7 +489,7 @@ def test_a_folder_that_cannot_be_written_costs_one_line(tmp_path: Path) -> None:
     assert made[0].equals(encode_block(block(), cached.encoding))
     said = gone.finish(cached.use(made))
     assert "\n" not in said
-    assert "6 encoded; 2 times without it: " in said
+    assert "6 encoded; 2 time(s) without it: " in said
     assert not (tmp_path / "gone").exists()
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, constants
+from ray.train import ScalingConfig
 
 from hub_server import Hub, serve
 from ray_st.training.callbacks.hub_upload import CheckpointUpload
@@ -77,6 +79,19 @@ def test_the_trained_model(make: Any, hub: Hub) -> None:
     assert not STATE & set(commit.files)
     assert b"A fine model" in commit.files["README.md"]
     assert trainer.push_to_hub(blocking=False).result().commit_url.startswith(f"{hub.address}/me/out")
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_encoded_rows_stay_here(make: Any, hub: Hub, tmp_path: Path) -> None:
+    for place in (None, str(tmp_path / "out" / "tokens")):
+        arguments = {"token_cache": place, "hub_token": "hf_mine"}
+        trainer = make(arguments=arguments, scaling_config=ScalingConfig(num_workers=0))
+        trainer.train()
+        trainer.push_to_hub()
+    assert len(list((tmp_path / "out").glob("*/*.arrow"))) == 2
+    sent = {path for commit in hub.commits for path in commit.files}
+    assert sent >= MODEL
+    assert not [path for path in sent if "token-cache" in path or "tokens/" in path]
 
 
 def test_saving_the_model_pushes_it_where_that_is_asked_for(make: Any, hub: Hub) -> None:

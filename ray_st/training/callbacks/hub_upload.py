@@ -11,6 +11,7 @@ from transformers import TrainerState
 from transformers.trainer_utils import HubStrategy, IntervalStrategy
 from transformers.utils.hub import hf_api
 
+from ray_st.data.token_cache import FOLDER
 from ray_st.training.callbacks.loop_callback import LoopCallback
 from ray_st.training.callbacks.tracked_run import WRITTEN
 from ray_st.training.checkpoint.store import MANIFEST, PREFIX, Settled
@@ -27,6 +28,8 @@ NOT_OF_THE_RUN = [
     "evaluating/*",
     "bad-rows*",
     "trained-*",
+    f"{FOLDER}/*",  # texts can be read from token ids
+    "*.arrow",  # such files in another folder that lies in this one
     "ledger.jsonl",
     *(pattern for name in WRITTEN for pattern in (name, f"{name}/*")),
     *_NOT_OF_THE_MODEL,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 from ray.train import ScalingConfig
 
 from ray_st import SentenceTransformerTrainingArguments
+from ray_st.data.column_spec import ColumnSpec
+from ray_st.data.encoding import Encoding
 from ray_st.data.token_cache import FOLDER
 from ray_st.models.tokens import TokenEncoder
+from ray_st.runtime.tune.shared_data import encoding_key
 from ray_st.training.argument_checks import check_in_place
 from ray_st.training.checkpoint.sample_log import LEDGER, read_ledger
 
@@ -113,6 +117,20 @@ def test_an_encoder_of_the_users_is_asked_each_time(
     for _ in range(2):
         said = run(make, capsys, model=model)[2]
         assert said == "token cache: not used: train_dataset: Own does not tell what its results depend on"
+
+
+def test_trials_of_a_search_share_the_rows_of_such_an_encoder(make: Any) -> None:
+    tokenizer = make().model.tokenizer
+
+    def key(encoder: TokenEncoder) -> str:
+        # As another process has it.
+        return encoding_key(Encoding(ColumnSpec(("a",)), pickle.loads(pickle.dumps(encoder))))
+
+    own = Own(tokenizer, 8)
+    before = key(own)
+    own.tokenizer(["good text"], truncation=True, max_length=3)
+    assert key(own) == before
+    assert len({before, key(Own(tokenizer, 9)), key(TokenEncoder(tokenizer, 8))}) == 3
 
 
 def test_what_no_run_can_use_is_refused(make: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from ray import cloudpickle
 
 from ray_st.data.encoding import Encoding
 from ray_st.data.token_cache import CacheUse, TokenCache
+from ray_st.models.tokens import TokenEncoder
 from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.runtime.data.cluster_source import build_of_blocks, build_on_cluster
 from ray_st.runtime.data.ingest import EncodedBlocks, check_windows, ingest
@@ -84,11 +86,18 @@ def encoding_key(encoding: Encoding) -> str:
 
 
 def _encoder_state(encoder: object) -> str:
-    """What an encoder tells, or its pickle: if that differs between processes, a trial encodes anew."""
-    try:
+    """What an encoder tells, or its pickle: if that differs between processes, a trial encodes anew.
+
+    Code is the same in all processes of a search, so that the name of a user's own class is enough here.
+    """
+    with suppress(UnknownState):
         return state_of(encoder)
-    except UnknownState:
-        return repr(cloudpickle.dumps(encoder))
+    with suppress(UnknownState):
+        if isinstance(encoder, TokenEncoder):
+            settings = {name: value for name, value in encoder.__getstate__().items() if name != "tokenizer"}
+            tokenizer = TokenEncoder(encoder.tokenizer).state()
+            return repr([type(encoder).__qualname__, sorted(settings.items()), tokenizer])
+    return repr(cloudpickle.dumps(encoder))
 
 
 def source_here(name: str, spec: LoaderSpec, shared: SharedData) -> BuiltSource[Any]:

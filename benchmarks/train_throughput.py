@@ -113,10 +113,10 @@ def report(loss: str, found: dict[str, list[dict[str, Any]]]) -> None:
 
 def report_shares(name: str, seconds: dict[str, float]) -> None:
     """Milliseconds a step, and the share of each kind of work."""
-    whole = sum(seconds.values())
+    whole = sum(spent for kind, spent in seconds.items() if kind not in (BESIDE, IDLE))
     print(f"{name}: {1000 * whole:.0f} ms a step of the first worker")
     for kind, spent in seconds.items():
-        print(f"  {kind}: {100 * spent / whole:.1f} % ({1000 * spent:.1f} ms)")
+        print(f"  {kind}: {100 * spent / whole:.1f} % ({1000 * spent:.0f} ms)")
 
 
 def largest_gap(mine: list[float], other: list[float]) -> float:
@@ -225,28 +225,29 @@ PROFILED = 8
 """Steps that are profiled: the last ones but the very last, which is logged."""
 
 KINDS = {
-    "attention": ("scaled_dot_product", "flash_attention"),
-    "matrix products": ("mm", "bmm", "linear", "matmul"),
+    "attention": ("scaled_dot_product", "bmm", "softmax"),
+    "matrix products": ("mm", "linear", "matmul"),
 }
-OPTIMIZER, REST, PYTHON, WAITING = (
-    "optimizer",
-    "other operators",
-    "Python",
-    "waiting, mostly for the reduction",
-)
+"""Names of operators contain one of these; in encoders only attention multiplies batches of matrices."""
+
+OPTIMIZER, REST = "optimizer", "other operators"
+BETWEEN = "between operators: Python, and waiting for the reduction"
+BESIDE = "other threads beside it: reduction, collating"
+IDLE = "not on a core, within all of these"
 
 
 class Shares(TrainerCallback):
     """What the first worker's last steps are made of, by kind of work, in seconds a step.
 
-    Operators are counted by their own time, those of the optimizer's step apart. What the thread that trains
-    computed besides is Python (with the profiler's own cost), and where it did not compute it waited.
+    Operators are counted by their own time, those of the optimizer's step apart; what is left is between them (with
+    the profiler's own cost). Two more figures are no shares of it: what other threads of the process computed, and how
+    long the thread that trains was not on a core, because it waited or because others were.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._profile: Any = None
-        self._begun = 0.0, 0.0
+        self._begun = 0.0, 0.0, 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Starts the profiler before the steps that count."""
@@ -255,18 +256,19 @@ class Shares(TrainerCallback):
         if args.process_index == 0 and state.global_step == args.max_steps - 1 - PROFILED:
             self._profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
             self._profile.start()
-            self._begun = time.perf_counter(), time.thread_time()
+            self._begun = time.perf_counter(), time.thread_time(), time.process_time()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Sums up what the profiler saw."""
         if self._profile is None or state.global_step != args.max_steps - 1:
             return
-        passed, computed = time.perf_counter() - self._begun[0], time.thread_time() - self._begun[1]
+        now = time.perf_counter(), time.thread_time(), time.process_time()
+        passed, computed, whole = (end - begin for end, begin in zip(now, self._begun, strict=True))
         self._profile.stop()
         found = operators(self._profile.events())
         self._profile = None
-        found[PYTHON] = computed - sum(found.values())
-        found[WAITING] = passed - computed
+        found[BETWEEN] = passed - sum(found.values())
+        found |= {BESIDE: whole - computed, IDLE: passed - computed}
         self.seconds = {kind: spent / PROFILED for kind, spent in found.items()}
 
 

@@ -21,6 +21,7 @@ from search_helpers import ANCHORS, POSITIVES
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.long,
     pytest.mark.usefixtures("cluster"),
     # Ray Tune leaves files and sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),

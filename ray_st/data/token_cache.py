@@ -58,13 +58,16 @@ class CacheUse:
     keys: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 
-    def __add__(self, other: CacheUse) -> CacheUse:
-        return CacheUse(
-            self.read + other.read,
-            self.encoded + other.encoded,
-            self.damaged + other.damaged,
-            self.keys + other.keys,
-            self.faults + other.faults,
+    @classmethod
+    def joined(cls, uses: Iterable[CacheUse]) -> CacheUse:
+        """All of these together, in order."""
+        every = list(uses)
+        return cls(
+            sum(use.read for use in every),
+            sum(use.encoded for use in every),
+            sum(use.damaged for use in every),
+            tuple(key for use in every for key in use.keys),
+            tuple(fault for use in every for fault in use.faults),
         )
 
     def described(self, path: str) -> str:
@@ -322,7 +325,7 @@ class BlockEncoder:
         Args:
             blocks: What this encoder returned, or columns of it; Ray may have split some of them.
         """
-        use = sum(map(_use_of, blocks), CacheUse())
+        use = CacheUse.joined(map(_use_of, blocks))
         return dataclasses.replace(use, faults=(self.unused,)) if self.unused else use
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -86,18 +86,18 @@ def _embed_alike(
     """Embeds columns of one route; see :func:`embed_columns`."""
     if not _mergeable(columns):
         return [run(model, _pieces(column, rows)) for column in columns]
-    device = columns[0]["input_ids"].device
+    device, packs = columns[0]["input_ids"].device, removes_padding(model)
     most = None
-    if call_tokens is None and not removes_padding(model):
+    if call_tokens is None and not packs:
         call_tokens = cost_of_call(model, device)
         if device.type != "cpu":  # where the cost is an estimate
             most = sum(column["input_ids"].numel() for column in columns)
     known = TokenFacts.joined([TokenFacts.carried_by(column) for column in columns])
     facts = known or _read(columns)
     lengths = facts.lengths.clip(min=1)
-    if rows is not None and (device.type != "cpu" or removes_padding(model)):
+    if rows is not None and (packs or device.type != "cpu"):
         # As many tokens as in so many rows of the longest take as much memory, in fewer calls. Where padding
-        # is removed, calls then also have all but one number of tokens, for each of which oneDNN keeps data.
+        # is removed, calls then have similar numbers of tokens; oneDNN keeps data for each different one.
         token_budget, rows = min(token_budget, rows * int(lengths.max())), None
     chunks = plan_chunks(lengths, token_budget, call_tokens, rows, most)
     order = np.concatenate([chunk for chunk, _ in chunks])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from ray_st.models.unpadded.packed_masks import Band, PackedMask, packed_mask
@@ -132,6 +132,18 @@ def in_groups(
         attended.append(group.collect(batch))
     attended.append(attended[0].new_zeros(packing.spare, *attended[0].shape[1:]))
     return torch.cat(attended)
+
+
+def replace_classes(model: PreTrainedModel, packed: Mapping[type, type]) -> None:
+    """Makes a model with an attention of its own take packed rows; weights, names and hooks stay as they are.
+
+    Args:
+        model: The model.
+        packed: For classes of its modules, their subclasses that take packed rows.
+    """
+    for module in model.modules():
+        module.__class__ = packed.get(type(module), type(module))
+    model.config._attn_implementation = IMPLEMENTATION
 
 
 def _hidden(bias: Tensor, mask: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import (
     make_log_bucket_position,
 )
 
-from ray_st.models.unpadded.packed_attention import IMPLEMENTATION, in_groups
+from ray_st.models.unpadded.packed_attention import in_groups, replace_classes
 from ray_st.models.unpadded.packed_masks import Band, PackedMask, PackedTexts
 from ray_st.util.tensors import to_device
 
@@ -206,16 +206,9 @@ class PackedDebertaEmbeddings(DebertaV2Embeddings):
 
 
 def replace_attention(model: PreTrainedModel) -> None:
-    """Makes a DeBERTa take packed rows; weights, names and hooks stay as they are.
-
-    Those with a convolution over tokens are left as they are.
-    """
-    parts = list(model.modules())
-    if any(isinstance(part, ConvLayer) for part in parts):
-        return
-    for module in parts:
-        module.__class__ = _PACKED.get(type(module), type(module))
-    model.config._attn_implementation = IMPLEMENTATION
+    """Makes a DeBERTa take packed rows, if it has no convolution over tokens."""
+    if not any(isinstance(part, ConvLayer) for part in model.modules()):
+        replace_classes(model, _PACKED)
 
 
 def _picked(products: Tensor, places: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder, MPNetSelfAttention
 
-from ray_st.models.unpadded.packed_attention import IMPLEMENTATION, Distant, in_groups
+from ray_st.models.unpadded.packed_attention import Distant, in_groups, replace_classes
 from ray_st.models.unpadded.packed_masks import PackedMask
 
 
@@ -67,10 +67,5 @@ class PackedMPNetEncoder(MPNetEncoder):
 
 
 def replace_attention(model: PreTrainedModel) -> None:
-    """Makes an MPNet take packed rows; weights, names and hooks stay as they are."""
-    for module in model.modules():
-        if type(module) is MPNetSelfAttention:
-            module.__class__ = PackedMPNetAttention
-        elif type(module) is MPNetEncoder:
-            module.__class__ = PackedMPNetEncoder
-    model.config._attn_implementation = IMPLEMENTATION
+    """Makes an MPNet take packed rows."""
+    replace_classes(model, {MPNetSelfAttention: PackedMPNetAttention, MPNetEncoder: PackedMPNetEncoder})

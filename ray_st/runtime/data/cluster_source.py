@@ -43,14 +43,15 @@ def encode_ahead(specs: Mapping[str, LoaderSpec], cache: TokenCache) -> CacheUse
     Raises:
         ValueError: If rows are unusable, or there are too few.
     """
-    use = CacheUse()
+    uses = []
     for spec in specs.values():
         stats = {}
         for name, dataset in spec.datasets.items():
             blocks = ingest(dataset.source, dataset.encoding, dataset.label, cache)
-            use, stats[name] = use + blocks.cache_use, blocks.stats
+            uses.append(blocks.cache_use)
+            stats[name] = blocks.stats
         check_stats(spec, stats)
-    return use
+    return CacheUse.joined(uses)
 
 
 def build_of_blocks(
@@ -81,5 +82,5 @@ def build_of_blocks(
         return RayBatchSource(refs, planner.steps, epochs_of(planner))
 
     stats = {name: encoded.stats for name, encoded in blocks.items()}
-    use = sum((encoded.cache_use for encoded in blocks.values()), CacheUse())
+    use = CacheUse.joined(encoded.cache_use for encoded in blocks.values())
     return build_source(spec, stats, source_of, first_epoch, use)

@@ -76,7 +76,7 @@ def share(specs: Mapping[str, LoaderSpec], cache: TokenCache | None = None) -> S
         check_stats(spec, {name: encoded.stats for name, encoded in own.items()})
         check_windows(own, spec.window_rows)
     if cache is not None:
-        notes.info(cache.finish(sum((one.blocks.cache_use for one in rows.values()), CacheUse())))
+        notes.info(cache.finish(CacheUse.joined(one.blocks.cache_use for one in rows.values())))
     return SharedData(rows)
 
 

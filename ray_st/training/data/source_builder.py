@@ -100,7 +100,7 @@ def build_in_memory(
         for name, dataset in spec.datasets.items()
     }
     blocks = {name: encode(dataset, encoders[name]) for name, dataset in spec.datasets.items()}
-    use = sum((encoders[name].use(encoded) for name, encoded in blocks.items()), CacheUse())
+    use = CacheUse.joined(encoders[name].use(encoded) for name, encoded in blocks.items())
     columns = {name: dataset.encoding.columns for name, dataset in spec.datasets.items()}
     rows = {name: EncodedDataset(encoded, columns[name]) for name, encoded in blocks.items()}
     stats = {name: describe_blocks(encoded, columns[name]) for name, encoded in blocks.items()}
@@ -116,7 +116,7 @@ def facts_of(built: Mapping[str, BuiltSource[Any]]) -> dict[str, Any]:
 
 def cache_use_of(built: Mapping[str, BuiltSource[Any]]) -> CacheUse:
     """What a token cache was used for by all sources together."""
-    return sum((one.cache_use for one in built.values()), CacheUse())
+    return CacheUse.joined(one.cache_use for one in built.values())
 
 
 def sources_of(built: Mapping[str, BuiltSource[AnySource]]) -> dict[str, AnySource]:

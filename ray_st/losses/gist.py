@@ -150,7 +150,8 @@ class CachedGISTEmbedLoss(GISTEmbedLoss):
         model: As for the plain loss.
         guide: As for the plain loss.
         temperature: Divides the cosines; more than 0.
-        mini_batch_size: Most rows per call of the model, counted over all columns.
+        mini_batch_size: Most rows per call of the model, counted over all columns; without padding, and on
+            accelerators, as many tokens as so many of the longest rows have.
         mini_batch_num_tokens: Most padded tokens per call, instead of rows.
         show_progress_bar: Whether to show progress within a step.
         margin_strategy: As for the plain loss.

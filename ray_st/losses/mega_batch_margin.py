@@ -26,7 +26,8 @@ class MegaBatchMarginLoss(Loss):
         negative_margin: The cosine :math:`m_n` that negatives should not exceed.
         use_mini_batched_version: Whether to use the gradient cache, for large batches in little memory; value
             and gradient are the same.
-        mini_batch_size: Most rows per call of the model, counted over both columns.
+        mini_batch_size: Most rows per call of the model, counted over both columns; without padding, and on
+            accelerators, as many tokens as so many of the longest rows have.
         mini_batch_num_tokens: Most padded tokens per call, instead of rows.
         show_progress_bar: Whether to show progress within a step.
         gather_across_devices: Whether to look for negatives on all ranks.

@@ -191,7 +191,8 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         scale: Factor on the similarities; more than 0.
         similarity_fct: Maps (n, d) and (m, d) to similarities (n, m).
-        mini_batch_size: Most rows per call of the model, counted over all columns.
+        mini_batch_size: Most rows per call of the model, counted over all columns; without padding, and on
+            accelerators, as many tokens as so many of the longest rows have.
         mini_batch_num_tokens: Most padded tokens per call, instead of rows.
         gather_across_devices: Whether the candidates of all ranks are negatives.
         directions: As for the plain loss.
@@ -241,7 +242,8 @@ class CachedMultipleNegativesSymmetricRankingLoss(CachedMultipleNegativesRanking
         model: Maps features to a dict with ``sentence_embedding`` (n, d).
         scale: Factor on the similarities; more than 0.
         similarity_fct: Maps (n, d) and (m, d) to similarities (n, m).
-        mini_batch_size: Most rows per call of the model, counted over all columns.
+        mini_batch_size: Most rows per call of the model, counted over all columns; without padding, and on
+            accelerators, as many tokens as so many of the longest rows have.
         mini_batch_num_tokens: Most padded tokens per call, instead of rows.
         gather_across_devices: Whether the rows of all ranks are negatives.
         show_progress_bar: Whether to show progress within a step.

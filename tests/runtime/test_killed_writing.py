@@ -13,26 +13,15 @@ import ray.train
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from checkpoint_phases import PHASES
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
-from ray_st.training.checkpoint.checkpointer import Checkpointer
 from ray_st.training.checkpoint.sample_log import LEDGER, read_ledger
-from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.loop import hf_loop
 from runtime_helpers import difference, losses_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 ROWS, BATCH, STEPS, EVERY = 48, 6, 8, 2
-
-PHASES: dict[str, tuple[Any, str]] = {
-    "the snapshot is taken": (Checkpointer, "begin"),
-    "the model's files are written": (hf_loop, "save_states"),
-    "all files are written, not hashed": (CheckpointStore, "add"),
-    "all files are hashed, no manifest": (CheckpointStore, "declare"),
-    "the manifest is written": (CheckpointStore, "rotate"),
-}
-"""What the first rank calls next at each phase."""
 
 
 class KillInPhase(TrainerCallback):

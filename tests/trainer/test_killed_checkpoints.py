@@ -17,30 +17,27 @@ from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset
 from transformers import TrainerCallback
 
+import checkpoint_phases
+from checkpoint_phases import COMPLETE
 from processes import LARGE, run_ranks
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.losses import MultipleNegativesRankingLoss
-from ray_st.training.checkpoint.checkpointer import Checkpointer
 from ray_st.training.checkpoint.node_copy import own_start
 from ray_st.training.checkpoint.sample_log import LEDGER, SampleLog, read_ledger
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.local_source import local_context
-from ray_st.training.loop import hf_loop
 from ray_st.training.worker_context import WorkerContext
 from ray_st.world import World
 
 ROWS, BATCH, STEPS, EVERY = 32, 4, 8, 2
 KILLED = 9
 
-PHASES: dict[str, tuple[Any, str, int]] = {
-    "the snapshot is taken": (Checkpointer, "begin", 2),
-    "the model's files are written": (hf_loop, "save_states", 2),
-    "all files are written, not hashed": (CheckpointStore, "add", 2),
-    "all files are hashed, no manifest": (CheckpointStore, "declare", 2),
-    "the manifest is written": (CheckpointStore, "rotate", 4),
-    "old ones are deleted, Ray does not know": (WorkerContext, "report", 4),
-}
-"""What is called next at each phase of the second checkpoint, and the step from which the run resumes."""
+REPORTED = "old ones are deleted, Ray does not know"
+PHASES = {**checkpoint_phases.PHASES, REPORTED: (WorkerContext, "report")}
+"""What is called next at each phase of the second checkpoint."""
+
+RESUMES_AT = {phase: 2 * EVERY if phase in (COMPLETE, REPORTED) else EVERY for phase in PHASES}
+"""The step from which the run resumes."""
 
 
 @dataclass
@@ -104,7 +101,7 @@ def killed(folder: Path, model_folder: Path, phase: str, world: World = World())
         add, blocks = CheckpointStore.add, iter((False, True))
         CheckpointStore.add = lambda *given: threading.Event().wait() if next(blocks) else add(*given)  # type: ignore[assignment,method-assign]
     elif world.is_first:
-        owner, name, _ = PHASES[phase]
+        owner, name = PHASES[phase]
         owner = trainer.worker if owner is WorkerContext else owner
         dying = Killed(getattr(owner, name))
         # A function of a class gets its object as a method would.
@@ -144,7 +141,7 @@ def test_it_resumes_as_if_unbroken(unbroken: Any, tiny_folder: Path, tmp_path: P
     victim = process(killed, tmp_path, tiny_folder, phase)
     victim.join()
     assert victim.exitcode == KILLED
-    step = PHASES[phase][2] if phase in PHASES else EVERY
+    step = RESUMES_AT.get(phase, EVERY)
     check_same(trained(tmp_path, tiny_folder, World(), step), unbroken)
 
 

@@ -1,4 +1,4 @@
-"""The interface that gives a rank its batches: the plan of an epoch and random access to encoded rows."""
+"""The interface that gives a rank its batches: plans, piece by piece, and random access to encoded rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ray_st.data.encoded_dataset import EncodedDataset
-from ray_st.data.plan import Indices, Plan
+from ray_st.data.plan import Indices, Piece, Plan
 from ray_st.data.samplers import FollowsEpochs, known_steps, plan_of
 
 
@@ -32,11 +32,22 @@ class BatchSource(Protocol):
     def rows(self) -> int:
         """Number of rows in all datasets."""
 
-    def plan(self, epoch: int) -> Plan:
-        """The global batches of an epoch; all rows of a batch come from one dataset."""
+    def piece(self, epoch: int, step: int) -> Piece:
+        """The global batches around a step of an epoch; all rows of a batch come from one dataset."""
 
     def ahead(self, source: int, rows: Indices) -> None:
         """Hints that rows of a dataset will be needed soon."""
+
+
+class PiecePlanner(Protocol):
+    """Plans the batches of epochs, piece by piece."""
+
+    @property
+    def steps(self) -> int:
+        """Number of batches of every epoch."""
+
+    def piece(self, epoch: int, step: int) -> Piece:
+        """The batches around a step of an epoch."""
 
 
 class Planner:
@@ -86,6 +97,10 @@ class Planner:
         plan = (plan.first(self.steps) if self._drop_last else plan).stretch(self.steps)
         return plan if self._usable is None else Plan(self._usable[plan.rows], plan.starts)
 
+    def piece(self, epoch: int, step: int) -> Piece:
+        """The global batches of an epoch, as a piece."""
+        return Piece(self.plan(epoch))
+
 
 class MemoryBatchSource:
     """A batch source that holds its rows and planner in this process.
@@ -95,14 +110,14 @@ class MemoryBatchSource:
         planner: Plans the epochs.
     """
 
-    def __init__(self, windows: Mapping[str, EncodedDataset], planner: Planner) -> None:
+    def __init__(self, windows: Mapping[str, EncodedDataset], planner: PiecePlanner) -> None:
         self.names, self.windows = list(windows), list(windows.values())
         self.steps, self.rows = planner.steps, sum(len(window) for window in self.windows)
         self._planner = planner
 
-    def plan(self, epoch: int) -> Plan:
-        """The global batches of an epoch."""
-        return self._planner.plan(epoch)
+    def piece(self, epoch: int, step: int) -> Piece:
+        """The global batches around a step of an epoch."""
+        return self._planner.piece(epoch, step)
 
     def ahead(self, source: int, rows: Indices) -> None:
         """Does nothing: all rows are already here."""

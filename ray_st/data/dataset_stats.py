@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+from ray_st.data import segments
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoding import FAULT, TRUNCATED, keys_of_blocks
 from ray_st.data.keys import Keys
@@ -29,7 +30,7 @@ class DatasetStats:
         size: Total bytes of all blocks.
         truncated: Number of rows with a text that reaches the model's maximum input length.
         faults: For each unusable row, its number and what is wrong with it.
-        fingerprint: Hash of the usable rows' texts and labels, in order.
+        fingerprints: For each segment, a hash of its usable rows' texts and labels, in order.
         label_lengths: If labels are lists, the lengths that occur among usable rows, each with the first row
             that has it.
     """
@@ -40,13 +41,48 @@ class DatasetStats:
     size: int
     truncated: int
     faults: tuple[tuple[int, str], ...]
-    fingerprint: str
+    fingerprints: tuple[str, ...]
     label_lengths: tuple[tuple[int, int], ...] = ()
 
     @property
     def rows(self) -> int:
         """Number of all rows, including unusable ones."""
         return sum(self.block_rows)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all usable rows' texts and labels, in order."""
+        return fingerprint_of(self.fingerprints)
+
+    @staticmethod
+    def joined(parts: Sequence[DatasetStats], starts: Sequence[int]) -> DatasetStats:
+        """The statistics of several segments of one dataset together; keys without labels.
+
+        Args:
+            parts: Those of each segment.
+            starts: The number of its first row.
+        """
+        placed = list(zip(parts, starts, strict=True))
+        lengths = {
+            length: row + start for part, start in reversed(placed) for length, row in part.label_lengths
+        }
+        return DatasetStats(
+            keys=Keys.joined([part.keys for part in parts]),
+            usable=np.concatenate([part.usable + start for part, start in placed]),
+            block_rows=tuple(rows for part in parts for rows in part.block_rows),
+            size=sum(part.size for part in parts),
+            truncated=sum(part.truncated for part in parts),
+            faults=tuple((row + start, reason) for part, start in placed for row, reason in part.faults),
+            fingerprints=tuple(found for part in parts for found in part.fingerprints),
+            label_lengths=tuple(sorted(lengths.items())),
+        )
+
+
+def fingerprint_of(fingerprints: Sequence[str]) -> str:
+    """One hash of the hashes of segments, in order; that of a single segment is its own."""
+    if len(fingerprints) == 1:
+        return fingerprints[0]
+    return xxhash.xxh3_64_hexdigest(" ".join(fingerprints).encode())
 
 
 def describe_blocks(
@@ -76,7 +112,7 @@ def describe_blocks(
         size=sum(block.nbytes for block in blocks) if sizes is None else sum(sizes),
         truncated=sum(int(pc.sum(block[TRUNCATED]).as_py() or 0) for block in filled),
         faults=tuple(faults),
-        fingerprint=_fingerprint(keys, usable, filled, columns.label),
+        fingerprints=_fingerprints(keys, usable, filled, columns.label, offset),
         label_lengths=_label_lengths(
             [block[columns.label] for block in filled] if columns.label else [], usable
         ),
@@ -91,12 +127,35 @@ def _label_lengths(labels: Sequence[pa.ChunkedArray], usable: Indices) -> tuple[
     return tuple(zip(found.tolist(), usable[first].tolist(), strict=True))
 
 
-def _fingerprint(keys: Keys, usable: Indices, blocks: Sequence[pa.Table], label: str | None) -> str:
-    digest = xxhash.xxh3_64(np.ascontiguousarray(keys.hashes).tobytes())
-    digest.update(usable.tobytes())
-    for block in blocks if label is not None else ():
-        digest.update(_bits(block[label].combine_chunks()).tobytes())
-    return digest.hexdigest()
+def _fingerprints(
+    keys: Keys, usable: Indices, blocks: Sequence[pa.Table], label: str | None, rows: int
+) -> tuple[str, ...]:
+    labels = _Labels([block[label] for block in blocks]) if label is not None else None
+    found, first = [], 0
+    lengths, counts = segments.rows_of(rows), segments.usable_rows(usable, rows)
+    for start, length, count in zip(range(0, rows, segments.ROWS), lengths, counts, strict=True):
+        own = slice(first, first := first + count)
+        digest = xxhash.xxh3_64(np.ascontiguousarray(keys.hashes[own]).tobytes())
+        digest.update((usable[own] - start).tobytes())
+        for piece in () if labels is None else labels.of(start, start + length):
+            digest.update(_bits(piece).tobytes())
+        found.append(digest.hexdigest())
+    return tuple(found) or (xxhash.xxh3_64_hexdigest(b""),)
+
+
+class _Labels:
+    """The label column of blocks, which may have different types."""
+
+    def __init__(self, columns: Sequence[pa.ChunkedArray]) -> None:
+        self._columns, self._ends = columns, np.cumsum([len(column) for column in columns])
+
+    def of(self, start: int, stop: int) -> Iterator[pa.Array]:
+        """Labels of consecutive rows, piece by piece."""
+        for column, end in zip(self._columns, self._ends.tolist(), strict=True):
+            begin = end - len(column)
+            if begin < stop and start < end:
+                first = max(start - begin, 0)
+                yield column.slice(first, min(stop, end) - begin - first).combine_chunks()
 
 
 def _bits(labels: pa.Array) -> npt.NDArray[np.float64 | np.int64 | np.uint64]:

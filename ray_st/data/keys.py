@@ -37,6 +37,16 @@ class Keys:
         tokens = None if self.tokens is None else self.tokens[rows]
         return Keys(self.hashes[rows], tokens, None if self.labels is None else self.labels[rows])
 
+    @staticmethod
+    def joined(keys: Sequence[Keys]) -> Keys:
+        """Keys of consecutive pieces of one source; labels are left out, whose codes are those of a piece."""
+        tokens = [piece.tokens for piece in keys]
+        known = [counts for counts in tokens if counts is not None]
+        return Keys(
+            np.concatenate([piece.hashes for piece in keys]),
+            np.concatenate(known) if len(known) == len(tokens) else None,
+        )
+
 
 class Table(Protocol):
     """A dataset with access to columns by name, such as a :class:`datasets.Dataset`."""

@@ -112,10 +112,10 @@ class MixingBatchSampler(MultiDatasetDefaultBatchSampler):
         plans = [plan_of(sampler) for sampler in self.batch_samplers]
         order = self.order(np.array([len(plan) for plan in plans], dtype=np.int64), rng)
         moved = [plan.moved(start) for plan, start in zip(plans, self._starts, strict=True)]
-        return _interleave(moved, order)
+        return interleave(moved, order)
 
 
-def _interleave(plans: Sequence[Plan], order: Indices) -> Plan:
+def interleave(plans: Sequence[Plan], order: Indices) -> Plan:
     """Interleaves the batches of several plans in the given order of datasets; each plan keeps its order."""
     everything = Plan.joined(plans)
     first = np.cumsum([0, *(len(plan) for plan in plans)])[:-1]

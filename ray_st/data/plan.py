@@ -122,3 +122,32 @@ class Plan:
             raise ValueError(f"A batch needs at least one row; batch {empty} of the batch sampler has none.")
         rows = np.concatenate(lists) if lists else np.zeros(0, dtype=np.int64)
         return Plan.of_sizes(rows, np.array([len(batch) for batch in lists], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Consecutive steps of an epoch, planned together.
+
+    Args:
+        plan: Their batches.
+        first: The first one.
+    """
+
+    plan: Plan
+    first: int = 0
+
+    @property
+    def end(self) -> int:
+        """The step after its last one."""
+        return self.first + len(self.plan)
+
+    def __contains__(self, step: int) -> bool:
+        return self.first <= step < self.end
+
+    def batch(self, step: int) -> Indices:
+        """Row indices of one global batch."""
+        return self.plan.batch(step - self.first)
+
+    def cut(self, step: int, world: World) -> Indices:
+        """The rows of a global batch that belong to one rank; see :meth:`Plan.cut`."""
+        return self.plan.cut(step - self.first, world)

@@ -12,6 +12,9 @@ ROWS = 8192
 """Rows of each segment but the last. Fixed, so that the order of samples depends neither on how readers split
 their output nor on the cluster."""
 
+FIRST_WINDOW = 2
+"""Segments of a run's first window, if windows are planned one by one: the first step waits for them only."""
+
 
 def in_window(rows: int, window_rows: int | None) -> int | None:
     """The number of segments in a window; None if one holds the whole dataset.
@@ -20,7 +23,38 @@ def in_window(rows: int, window_rows: int | None) -> int | None:
         rows: Rows of the dataset.
         window_rows: Rows that are shuffled at once; None for all.
     """
-    return None if window_rows is None or rows <= window_rows else max(window_rows // ROWS, 1)
+    if window_rows is None or rows <= max(window_rows, ROWS):
+        return None
+    return max(window_rows // ROWS, 1)
+
+
+def window_sizes(segments: int, window_segments: int | None, growing: bool) -> list[int]:
+    """How many segments each window of an epoch has.
+
+    Args:
+        segments: Segments of the dataset.
+        window_segments: The most that a window has; None for all of them.
+        growing: Whether the first windows are small, so that training can begin before the rest is encoded:
+            :data:`FIRST_WINDOW` segments, then twice as many each time. What is left after them, or all if
+            they don't grow, is split evenly.
+    """
+    most = max(segments if window_segments is None else window_segments, 1)
+    sizes, rest, size = [], segments, FIRST_WINDOW
+    while growing and size < most and rest > size + size // 2:  # no last window that is far too small
+        sizes.append(size)
+        rest -= size
+        size *= 2
+    windows = -(-rest // most)
+    return sizes + [rest // windows + (window < rest % windows) for window in range(windows)]
+
+
+def rows_of(rows: int) -> list[int]:
+    """The number of rows of each segment.
+
+    Args:
+        rows: Rows of the dataset.
+    """
+    return np.diff(_edges(rows)).tolist()
 
 
 def usable_rows(usable: Indices, rows: int) -> list[int]:

@@ -17,7 +17,7 @@ from ray_st.data.samplers import (
     PlannedBatchSampler,
     RandomOrder,
 )
-from ray_st.data.window_sampler import WindowedBatchSampler
+from ray_st.data.window_sampler import KnownRows, WindowedBatchSampler
 from ray_st.testing import SamplerCase, SamplerConformance
 from ray_st.testing.sampler_conformance import (
     MakeSampler,
@@ -58,7 +58,20 @@ def windowed(make: MakeSampler) -> MakeSampler:
     def made(rows: Keys, batch_size: int, drop_last: bool, seed: int) -> PlannedBatchSampler:
         blocks = [min(40, len(rows) - start) for start in range(0, len(rows), 40)]
         inner = partial(of_window, make=make, batch_size=batch_size)
-        return WindowedBatchSampler(rows, blocks, 3, inner, batch_size, drop_last, seed)
+        return WindowedBatchSampler(KnownRows(rows, blocks), 3, inner, batch_size, drop_last, seed)
+
+    return made
+
+
+def streamed(make: MakeSampler) -> MakeSampler:
+    """The same sampler in windows of 20 rows at first, then 40, then 50 at most, planned one by one."""
+
+    def made(rows: Keys, batch_size: int, drop_last: bool, seed: int) -> PlannedBatchSampler:
+        blocks = [min(10, len(rows) - start) for start in range(0, len(rows), 10)]
+        inner = partial(of_window, make=make, batch_size=batch_size)
+        return WindowedBatchSampler(
+            KnownRows(rows, blocks), 5, inner, batch_size, drop_last, seed, streams=True
+        )
 
     return made
 
@@ -73,6 +86,15 @@ CASES = {
     "default in windows": SamplerCase(windowed(default)),
     "no duplicates in windows": SamplerCase(windowed(no_duplicates), unique_texts=True),
     "by length in windows": SamplerCase(windowed(by_length)),
+    "default streamed": SamplerCase(streamed(default)),
+    "masked streamed": SamplerCase(streamed(partial(no_duplicates, collisions="mask"))),
+    "dropped streamed": SamplerCase(
+        streamed(partial(no_duplicates, collisions="drop")),
+        every_row=False,
+        unique_texts=True,
+        keeps_steps=True,
+    ),
+    "by length streamed": SamplerCase(streamed(by_length)),
     "proportional": SamplerCase(mixed(ProportionalBatchSampler), unique_texts=True, mixes=True),
     "round robin": SamplerCase(mixed(RoundRobinBatchSampler), every_row=False, unique_texts=True, mixes=True),
     "weighted": SamplerCase(

@@ -5,7 +5,7 @@ import pytest
 
 from ray_st.data.keys import Keys
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, RandomOrder
-from ray_st.data.window_sampler import WindowedBatchSampler
+from ray_st.data.window_sampler import KnownRows, WindowedBatchSampler
 
 BLOCKS = [100] * 9 + [37]
 ROWS = sum(BLOCKS)
@@ -21,7 +21,9 @@ def windowed(window_blocks: int, hot: float = 0.0, seed: int = 5, **options: obj
     def no_duplicates(some: Keys, seed: int) -> NoDuplicatesBatchSampler:
         return NoDuplicatesBatchSampler(some, 16, seed=seed)
 
-    return WindowedBatchSampler(keys(hot), BLOCKS, window_blocks, no_duplicates, 16, seed=seed, **options)  # type: ignore[arg-type]
+    return WindowedBatchSampler(
+        KnownRows(keys(hot), BLOCKS), window_blocks, no_duplicates, 16, seed=seed, **options
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("window_blocks", [1, 3, 10, 99])
@@ -47,7 +49,7 @@ def test_rows_that_fit_nowhere_are_not_tried_in_every_window() -> None:
         tried.append(len(some))
         return NoDuplicatesBatchSampler(some, 16, seed=seed)
 
-    sampler = WindowedBatchSampler(keys(hot=0.9), BLOCKS, 1, no_duplicates, 16, seed=5)
+    sampler = WindowedBatchSampler(KnownRows(keys(hot=0.9), BLOCKS), 1, no_duplicates, 16, seed=5)
     assert sorted(sampler.plan().rows.tolist()) == list(range(ROWS))
     assert max(tried[:-1]) <= 200
     assert sum(tried) <= 3 * ROWS
@@ -75,7 +77,7 @@ def test_any_sampler_runs_in_windows() -> None:
     def default(some: Keys, seed: int) -> DefaultBatchSampler:
         return DefaultBatchSampler(RandomOrder(len(some), seed), 16)
 
-    sampler = WindowedBatchSampler(keys(), BLOCKS, 2, default, 16, drop_last=True)
+    sampler = WindowedBatchSampler(KnownRows(keys(), BLOCKS), 2, default, 16, drop_last=True)
     assert sampler.windows == 5
     assert (sampler.plan().sizes() == 16).all()
     assert len(sampler.plan()) == ROWS // 16

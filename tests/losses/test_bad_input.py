@@ -95,7 +95,7 @@ def test_labels_out_of_range(tiny_model: Any, tmp_path: Path, make: Any, label: 
         make,
     )
     skipped = read(tiny_model, tmp_path, data, make, bad_rows="skip")
-    assert sorted(skipped.plan(0).rows) == [0, 1, 2, 3, 5, 6, 7]
+    assert sorted(skipped.piece(0, 0).plan.rows) == [0, 1, 2, 3, 5, 6, 7]
 
 
 def test_labels_of_the_wrong_type(tiny_model: Any, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ class TestClasses:
         source = read(
             tiny_model, tmp_path, data, losses.BatchAllTripletLoss, batch_sampler=BatchSamplers.GROUP_BY_LABEL
         )
-        batch = source.plan(0).batch(0)
+        batch = source.piece(0, 0).plan.batch(0)
         assert np.bincount(batch % 2).tolist() == [2, 2]
         seen = source.windows[0].label_array(batch)
         assert seen.dtype == np.int64

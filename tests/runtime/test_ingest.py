@@ -82,7 +82,7 @@ def test_every_source_gives_the_same_rows_in_the_same_order(
     expected = encoder(TABLE["a"].to_pylist())
     for row, ids in enumerate(window.ids("a", np.arange(ROWS))):
         assert ids.tolist() == expected[row].tolist()
-    rows = built.source.plan(0).rows
+    rows = built.source.piece(0, 0).plan.rows
     assert sorted(rows.tolist()) == list(range(ROWS))
     assert built.fingerprint["rows"] == ROWS
     assert built.stats[""].block_rows == (16,) * 6 + (4,)
@@ -101,8 +101,8 @@ def test_faults_name_the_file_and_the_row(cluster: None, tiny_model: Any, tmp_pa
         build(tiny_model, tmp_path, folder)
     skipped = build(tiny_model, tmp_path, folder, bad_rows="skip")
     assert [row for row, _ in skipped.faults[""]] == [43]
-    assert 43 not in skipped.source.plan(0).rows
-    assert len(skipped.source.plan(0).rows) == ROWS - 1
+    assert 43 not in skipped.source.piece(0, 0).plan.rows
+    assert len(skipped.source.piece(0, 0).plan.rows) == ROWS - 1
 
 
 def test_a_ragged_line_is_an_error_or_put_aside(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_ragged_line_is_an_error_or_put_aside(cluster: None, tiny_model: Any, 
         build(tiny_model, tmp_path, str(file))
     skipped = build(tiny_model, tmp_path, str(file), bad_rows="skip")
     assert len(skipped.faults[""]) == 1
-    assert len(skipped.source.plan(0).rows) == 2
+    assert len(skipped.source.piece(0, 0).plan.rows) == 2
 
 
 def test_a_stream_is_read_as_far_as_the_steps_need(cluster: None, tiny_model: Any, tmp_path: Path) -> None:

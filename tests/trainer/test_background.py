@@ -358,7 +358,7 @@ def test_a_best_step_without_a_checkpoint_is_not_gone_back_to(
 def test_slices_are_the_shares_of_ranks(ranks: int, tiny_folder: Path, tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, tiny_folder)
     source = build_here(parts_of(trainer)["eval:"]).source
-    plan: Plan = source.plan(0)
+    plan: Plan = source.piece(0, 0).plan
     sliced = SlicedBatchSource(source, ranks)
     expected = [
         share
@@ -368,7 +368,7 @@ def test_slices_are_the_shares_of_ranks(ranks: int, tiny_folder: Path, tmp_path:
     ]
     assert sliced.steps == len(expected)
     for step, share in enumerate(expected):
-        np.testing.assert_array_equal(sliced.plan(0).batch(step), share)
+        np.testing.assert_array_equal(sliced.piece(0, 0).batch(step), share)
 
 
 @pytest.mark.parametrize(

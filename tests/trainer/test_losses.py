@@ -164,7 +164,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_optimizer_moves(
     named = {
         int(row) for rows in re.findall(r"rows \[([\d, ]+)\]", str(raised.value)) for row in rows.split(",")
     }
-    batches = running.worker.train.plan(0)
+    batches = running.worker.train.piece(0, 0).plan
     accumulated = arguments.get("gradient_accumulation_steps", 1)
     expected = [batches.batch(index) for index in range((step - 1) * accumulated, step * accumulated)]
     assert named == set(np.concatenate(expected).tolist())

@@ -67,7 +67,7 @@ def test_both_rows_are_trained(make_routed: Any, sent: Any, static: bool, loss: 
 def test_texts_are_encoded_ahead_by_their_rows_encoder(make_routed: Any) -> None:
     part = make_routed(static=True).data.train_specs(1)["train"]
     encoding = part.datasets[""].encoding
-    row = int(build_here(part).source.plan(0).rows[0])
+    row = int(build_here(part).source.piece(0, 0).plan.rows[0])
     window = build_here(part).source.windows[0]
     for column in MAPPING:
         assert window.has_tokens(column)
@@ -163,11 +163,12 @@ def test_a_mapping_is_a_task_a_column() -> None:
 
 def test_a_run_does_not_go_on_with_other_routes(make_routed: Any) -> None:
     from ray_st.data.dataset_stats import describe_blocks
-    from ray_st.training.data.arrangement import fingerprint
+    from ray_st.training.data.arrangement import Arrangement, fingerprint
 
     def facts(mapping: dict[str, str]) -> Any:
         part = make_routed(arguments={"router_mapping": mapping}).data.train_specs(1)["train"]
-        return fingerprint(part, {"": describe_blocks([], part.datasets[""].encoding.columns)})
+        stats = {"": describe_blocks([], part.datasets[""].encoding.columns)}
+        return fingerprint(part, stats, Arrangement(None, (0,), ([],), (None,), (0,)))  # type: ignore[arg-type]
 
     (found,) = differences(facts(MAPPING), facts({"q": "document", "a": "query"}))
     assert found.startswith("tasks: {'q': 'query', 'a': 'document'} then")

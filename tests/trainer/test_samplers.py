@@ -12,6 +12,7 @@ from datasets import Dataset
 
 import ray_st
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+from ray_st.data import segments
 from ray_st.data.mixing import Concatenated, MultiDatasetDefaultBatchSampler, RoundRobinBatchSampler
 from ray_st.data.samplers import DefaultBatchSampler, NoDuplicatesBatchSampler, PlannedBatchSampler
 from ray_st.training.checkpoint.resume import differences
@@ -292,7 +293,6 @@ WITH_A_FAULT = Dataset.from_dict({"a": [*ROWS["a"][:-1], None], "b": ROWS["b"]})
             ["global batch size: 4 then, 3 now", "steps of an epoch: 3 then, 4 now"],
         ),
         ({}, {"prompts": "query: "}, ["prompts: {} then, {'a': 'query: ', 'b': 'query: '} now"]),
-        ({}, {"window_rows": 1}, ["segments of a window: None then, 1 now"]),
         (
             {},
             {"data": WITH_A_FAULT, "bad_rows": "skip"},
@@ -325,6 +325,15 @@ def test_what_the_order_depends_on_is_noted_and_named(
     found = differences(facts(tiny_model, tmp_path, **before), facts(tiny_model, tmp_path, **after))
     assert len(found) == len(named), found
     assert all(expected in line for expected, line in zip(named, found, strict=True)), found
+
+
+def test_the_size_of_windows_is_noted(
+    tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "ROWS", 2)
+    data = Dataset.from_dict(ROWS)
+    whole, cut = (facts(tiny_model, tmp_path, data=data, window_rows=rows) for rows in (None, 4))
+    assert "segments of a window: None then, 2 now" in differences(whole, cut)
 
 
 def test_a_sampler_whose_code_was_edited_is_noticed(

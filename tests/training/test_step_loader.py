@@ -15,7 +15,7 @@ from ray_st.data.batch_source import MemoryBatchSource, Planner
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.encoding import Encoding, encode_block
-from ray_st.data.plan import Plan
+from ray_st.data.plan import Piece, Plan
 from ray_st.training.data.step_loader import (
     SHARES,
     Collate,
@@ -193,7 +193,7 @@ def test_the_ranks_batches_are_the_global_batches(size: int) -> None:
     datasets = [StepDataset(source, World(rank, size), collate()) for rank in range(size)]
     for epoch in (0, 2):
         for step in range(source.steps):
-            batch = source.plan(epoch).batch(step).tolist()
+            batch = source.piece(epoch, 0).plan.batch(step).tolist()
             parts = [dataset[epoch, step] for dataset in datasets]
             shares = parts[0][SHARES]
             assert all(part[SHARES] == shares for part in parts)
@@ -216,7 +216,7 @@ def test_loader_walks_epochs_in_order() -> None:
     for epoch in (0, 1):
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         walked = [rows_of(inputs) for inputs in loader]
-        assert walked == [source.plan(epoch).batch(step).tolist() for step in range(6)]
+        assert walked == [source.piece(epoch, 0).plan.batch(step).tolist() for step in range(6)]
 
 
 def test_resuming_skips_addresses_and_makes_nothing_twice() -> None:
@@ -231,7 +231,7 @@ def test_resuming_skips_addresses_and_makes_nothing_twice() -> None:
     loader = step_loader(source, World(), Counting(no_tokenizer, pad))
     loader.batch_sampler.set_epoch(2)  # type: ignore[union-attr]
     walked = [rows_of(inputs) for inputs in accelerate.skip_first_batches(loader, 4)]
-    assert walked == made == [source.plan(2).batch(step).tolist() for step in (4, 5)]
+    assert walked == made == [source.piece(2, 0).plan.batch(step).tolist() for step in (4, 5)]
 
 
 def test_steps_have_what_transformers_asks_for() -> None:
@@ -261,12 +261,13 @@ class Recorder:
 
 
 class SingleRows:
-    """A source of single rows: step i of epoch e is row 100 e + i."""
+    """A source of single rows, planned three at a time: step i of epoch e is row 100 e + i."""
 
     steps, rows, names, windows = 8, 8, ("",), (range(1000),)
 
-    def plan(self, epoch: int) -> Plan:
-        return Plan.consecutive(np.arange(8) + 100 * epoch, 1)
+    def piece(self, epoch: int, step: int) -> Piece:
+        first = step // 3 * 3
+        return Piece(Plan.consecutive(np.arange(first, min(first + 3, 8)) + 100 * epoch, 1), first)
 
     def ahead(self, source: int, rows: Any) -> None:
         return None
@@ -319,7 +320,7 @@ def test_an_error_in_the_thread_reaches_who_asks_for_its_step() -> None:
 
 def test_an_error_of_the_plan_reaches_the_caller() -> None:
     class Broken(SingleRows):
-        def plan(self, epoch: int) -> Plan:
+        def piece(self, epoch: int, step: int) -> Piece:
             raise ValueError("no plan")
 
     with pytest.raises(ValueError, match="no plan"):

@@ -15,35 +15,36 @@ import pyarrow as pa
 import ray
 from ray.train import DataConfig
 
-from ray_st.data.batch_source import Planner
+from ray_st.data.batch_source import PiecePlanner
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
-from ray_st.data.plan import Indices, Plan
+from ray_st.data.plan import Indices, Piece
 from ray_st.runtime.cluster.handles import Actor, start_actor
 
 
 class EpochPlans:
     """The epochs of a batch source, each planned once for all ranks.
 
-    The driver plans the first epoch, an actor the others.
+    The driver plans the first piece of the first epoch, an actor the others.
 
-    The actor starts when the second epoch is requested: starting earlier would delay the workers' processes,
+    The actor starts when another piece is requested: starting earlier would delay the workers' processes,
     and many runs never need it. It reserves no CPU; if it is lost, its replacement makes the same plans.
 
     Args:
         planner: The source's planner.
     """
 
-    def __init__(self, planner: Planner) -> None:
-        planner.plan(0)  # cached, so it is pickled with the planner
+    def __init__(self, planner: PiecePlanner) -> None:
+        self.steps = planner.steps
+        self._first = ray.put(planner.piece(0, 0))
         self._planner = ray.put(planner)
         self._name = f"planner-{uuid.uuid4().hex}"
 
-    def plan(self, epoch: int) -> Plan:
-        """The global batches of an epoch."""
-        if epoch == 0:
-            return ray.get(self._planner).plan(0)
-        return ray.get(self._actor.plan.remote(epoch))
+    def piece(self, epoch: int, step: int) -> Piece:
+        """The global batches around a step of an epoch."""
+        if epoch == 0 and step in (first := ray.get(self._first)):
+            return first
+        return ray.get(self._actor.piece.remote(epoch, step))
 
     @cached_property
     def _actor(self) -> Actor:
@@ -60,12 +61,12 @@ class PlannerActor:
         planner: The planner.
     """
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: PiecePlanner) -> None:
         self._planner = planner
 
-    def plan(self, epoch: int) -> Plan:
-        """The global batches of an epoch."""
-        return self._planner.plan(epoch)
+    def piece(self, epoch: int, step: int) -> Piece:
+        """The global batches around a step of an epoch."""
+        return self._planner.piece(epoch, step)
 
 
 @dataclass(frozen=True)
@@ -103,18 +104,17 @@ class RayBatchSource:
 
     Args:
         blocks: References to each dataset's blocks, by name.
-        steps: Number of global batches per epoch.
-        epochs: Plans the epochs: :class:`EpochPlans`, or a planner in this process.
+        planner: Plans the epochs: :class:`EpochPlans`, or a planner in this process.
     """
 
-    def __init__(self, blocks: dict[str, BlockRefs], steps: int, epochs: EpochPlans | Planner) -> None:
-        self._blocks, self._epochs = blocks, epochs
-        self.names, self.steps = list(blocks), steps
+    def __init__(self, blocks: dict[str, BlockRefs], planner: PiecePlanner) -> None:
+        self._blocks, self._planner = blocks, planner
+        self.names, self.steps = list(blocks), planner.steps
         self.rows = sum(sum(refs.rows) for refs in blocks.values())
 
-    def plan(self, epoch: int) -> Plan:
-        """The global batches of an epoch."""
-        return self._epochs.plan(epoch)
+    def piece(self, epoch: int, step: int) -> Piece:
+        """The global batches around a step of an epoch."""
+        return self._planner.piece(epoch, step)
 
     @cached_property
     def windows(self) -> list[EncodedDataset]:

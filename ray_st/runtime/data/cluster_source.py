@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ray_st.data.batch_source import Planner
+from ray_st.data import segments
+from ray_st.data.batch_source import PiecePlanner
 from ray_st.data.token_cache import CacheUse, TokenCache
 from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
 from ray_st.runtime.data.ingest import EncodedBlocks, check_windows, ingest
@@ -57,7 +58,7 @@ def encode_ahead(specs: Mapping[str, LoaderSpec], cache: TokenCache) -> CacheUse
 def build_of_blocks(
     spec: LoaderSpec,
     blocks: Mapping[str, EncodedBlocks],
-    epochs_of: Callable[[Planner], EpochPlans | Planner] = EpochPlans,
+    epochs_of: Callable[[PiecePlanner], PiecePlanner] = EpochPlans,
     first_epoch: bool = True,
 ) -> BuiltSource[RayBatchSource]:
     """Builds a batch source from blocks in the object store.
@@ -72,14 +73,17 @@ def build_of_blocks(
         ValueError: If rows are unusable, or there are too few.
     """
 
-    def source_of(planner: Planner, arrangement: Arrangement) -> RayBatchSource:
+    def source_of(arrangement: Arrangement) -> RayBatchSource:
         refs = {
             name: BlockRefs(
-                encoded.references, encoded.stats.block_rows, spec.datasets[name].encoding.columns, resident
+                encoded.references,
+                encoded.stats.block_rows,
+                spec.datasets[name].encoding.columns,
+                None if held is None else held * segments.most_blocks(encoded.stats.block_rows),
             )
-            for (name, encoded), resident in zip(blocks.items(), arrangement.resident, strict=True)
+            for (name, encoded), held in zip(blocks.items(), arrangement.resident, strict=True)
         }
-        return RayBatchSource(refs, planner.steps, epochs_of(planner))
+        return RayBatchSource(refs, epochs_of(arrangement.planner))
 
     stats = {name: encoded.stats for name, encoded in blocks.items()}
     use = CacheUse.joined(encoded.cache_use for encoded in blocks.values())

@@ -12,7 +12,7 @@ from torch import nn
 
 from ray_st.data.batch_source import BatchSource
 from ray_st.data.encoded_dataset import EncodedDataset
-from ray_st.data.plan import Indices, Plan
+from ray_st.data.plan import Indices, Piece, Plan
 from ray_st.training.callbacks.evaluator_files import EvaluatorFiles
 from ray_st.training.checkpoint.store import PREFIX, CheckpointStore
 from ray_st.training.loop.row_weights import is_sum
@@ -108,13 +108,13 @@ class SlicedBatchSource:
     @cached_property
     def steps(self) -> int:
         """Number of shares that have rows, of every epoch."""
-        return len(self.plan(0))
+        return len(self.piece(0, 0).plan)
 
-    def plan(self, epoch: int) -> Plan:
-        """The shares of an epoch's global batches."""
-        plan = self._source.plan(epoch)
+    def piece(self, epoch: int, step: int) -> Piece:
+        """The shares of an epoch's global batches, which evaluation plans as one piece."""
+        plan = self._source.piece(epoch, 0).plan
         shares = [share for size in plan.sizes() for share in World(size=self._ranks).shares(int(size))]
-        return Plan.of_sizes(plan.rows, np.array([share for share in shares if share], dtype=np.int64))
+        return Piece(Plan.of_sizes(plan.rows, np.array([share for share in shares if share], dtype=np.int64)))
 
     def ahead(self, source: int, rows: Indices) -> None:
         """Announces that rows of a dataset will be needed soon."""

@@ -148,6 +148,8 @@ class RunData:
             drop_last=args.dataloader_drop_last,
             skip_bad_rows=args.bad_rows == BadRows.SKIP,
             window_rows=args.window_rows,
+            streams=not self.orders and self.samplers.streams(len(sources)),
+            steps_needed=args.max_steps * args.gradient_accumulation_steps if args.max_steps > 0 else None,
             settings=order_settings(args, self.samplers, list(sources)),
         )
 

@@ -218,6 +218,26 @@ class SamplerMethods:
         own_class = not isinstance(self.args.batch_sampler, BatchSamplers)
         return own_class or self.overridden("get_batch_sampler") is not None
 
+    def streams(self, datasets: int) -> bool:
+        """Whether the number of steps follows from the number of rows alone.
+
+        Of samplers that are a user's own nothing is known; batches without duplicates may need smaller ones
+        at the end of an epoch, and labels without partners drop out.
+
+        Args:
+            datasets: Number of training datasets.
+        """
+        known = not self.wants_dataset and (
+            datasets == 1
+            or (
+                isinstance(self.args.multi_dataset_batch_sampler, MultiDatasetBatchSamplers)
+                and self.overridden("get_multi_dataset_batch_sampler") is None
+            )
+        )
+        kind = self.args.batch_sampler
+        unique = kind in (BatchSamplers.NO_DUPLICATES, BatchSamplers.NO_DUPLICATES_HASHED)
+        return known and (kind == BatchSamplers.BATCH_SAMPLER or (unique and self.args.collisions != "keep"))
+
     def over_several(self, keys: Concatenated, samplers: list[Any], seed: int) -> Any:
         """Creates the sampler over several datasets with the documented method.
 

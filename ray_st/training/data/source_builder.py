@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
-from ray_st.data.batch_source import BatchSource, MemoryBatchSource, Planner
+from ray_st.data.batch_source import BatchSource, MemoryBatchSource
 from ray_st.data.dataset_stats import DatasetStats, describe_blocks
 from ray_st.data.encoded_dataset import EncodedDataset
-from ray_st.data.plan import Plan
+from ray_st.data.plan import Piece
 from ray_st.data.token_cache import BlockEncoder, CacheUse
 from ray_st.training.data.arrangement import Arrangement, arrange, check_stats, fingerprint, summary
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec
@@ -29,7 +29,7 @@ class BuiltSource(Generic[AnySource]):
         spec: The datasets that it was built from.
         stats: Statistics of each dataset's rows, by name.
         arrangement: How the rows are sampled.
-        first_epoch: The batches of the first epoch; None if they were not requested.
+        first: The batches of the first epoch, or of its first window; None if they were not requested.
         cache_use: What a token cache was used for.
     """
 
@@ -37,19 +37,19 @@ class BuiltSource(Generic[AnySource]):
     spec: LoaderSpec
     stats: Mapping[str, DatasetStats]
     arrangement: Arrangement
-    first_epoch: Plan | None
+    first: Piece | None
     cache_use: CacheUse = CacheUse()  # noqa: RUF009  frozen
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything the sample order depends on."""
-        return fingerprint(self.spec, self.stats, self.first_epoch)
+        return fingerprint(self.spec, self.stats, self.arrangement, self.first)
 
     @cached_property
     def summary(self) -> list[str]:
         """A description of the batches for the user, one fact per line."""
-        plan = self.source.plan(0) if self.first_epoch is None else self.first_epoch
-        return summary(self.spec, self.stats, self.arrangement, plan)
+        piece = self.source.piece(0, 0) if self.first is None else self.first
+        return summary(self.spec, self.stats, self.arrangement, piece)
 
     @property
     def faults(self) -> dict[str, tuple[tuple[int, str], ...]]:
@@ -60,7 +60,7 @@ class BuiltSource(Generic[AnySource]):
 def build_source(
     spec: LoaderSpec,
     stats: Mapping[str, DatasetStats],
-    source_of: Callable[[Planner, Arrangement], AnySource],
+    source_of: Callable[[Arrangement], AnySource],
     first_epoch: bool = True,
     cache_use: CacheUse = CacheUse(),  # noqa: B008  frozen
 ) -> BuiltSource[AnySource]:
@@ -69,8 +69,8 @@ def build_source(
     Args:
         spec: The datasets.
         stats: Statistics of their rows, by name.
-        source_of: Creates the source from a planner and its arrangement.
-        first_epoch: Whether to plan the first epoch now; its hash is then part of the fingerprint.
+        source_of: Creates the source from the arrangement.
+        first_epoch: Whether to plan the first batches now; their hash is then part of the fingerprint.
         cache_use: What a token cache was used for.
 
     Raises:
@@ -78,9 +78,8 @@ def build_source(
     """
     check_stats(spec, stats)
     arrangement = arrange(spec, stats)
-    planner = Planner(arrangement.sampler, arrangement.epochs, arrangement.usable)
-    plan = planner.plan(0) if first_epoch else None
-    return BuiltSource(source_of(planner, arrangement), spec, stats, arrangement, plan, cache_use)
+    first = arrangement.planner.piece(0, 0) if first_epoch else None
+    return BuiltSource(source_of(arrangement), spec, stats, arrangement, first, cache_use)
 
 
 def build_in_memory(
@@ -105,7 +104,7 @@ def build_in_memory(
     rows = {name: EncodedDataset(encoded, columns[name]) for name, encoded in blocks.items()}
     stats = {name: describe_blocks(encoded, columns[name]) for name, encoded in blocks.items()}
     return build_source(
-        spec, stats, lambda planner, arrangement: MemoryBatchSource(rows, planner), cache_use=use
+        spec, stats, lambda arrangement: MemoryBatchSource(rows, arrangement.planner), cache_use=use
     )
 
 

@@ -67,6 +67,9 @@ class LoaderSpec:
         drop_last: Whether to drop partial batches.
         skip_bad_rows: Whether to skip unusable rows; otherwise they are an error.
         window_rows: Rows of a dataset to shuffle at once; None for all.
+        streams: Whether the number of steps follows from the number of rows alone, so that windows can be
+            planned one by one.
+        steps_needed: Number of batches that the run takes at most; None if epochs say it.
         token_cache: Where encoded rows are kept for other runs; None for nowhere.
         settings: Further settings that the sample order depends on, by name; see
             :func:`ray_st.training.data.sampler_factory.order_settings`.
@@ -80,6 +83,8 @@ class LoaderSpec:
     drop_last: bool = False
     skip_bad_rows: bool = False
     window_rows: int | None = None
+    streams: bool = False
+    steps_needed: int | None = None
     token_cache: TokenCache | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 

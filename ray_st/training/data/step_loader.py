@@ -16,7 +16,7 @@ from ray_st.data.batch_source import BatchSource
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.encoding import joined
-from ray_st.data.plan import Indices, Plan
+from ray_st.data.plan import Indices, Piece
 from ray_st.data.routes import Route
 from ray_st.training.family import Inputs as InputsOfRow
 from ray_st.training.family import each_column
@@ -172,7 +172,7 @@ class StepDataset(Dataset[Inputs]):
         self._source, self._world, self._collate = source, world, collate
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray_st-collate")
         self._pending: dict[tuple[int, int], Future[Inputs]] = {}
-        self._plan: tuple[int, Plan] | None = None
+        self._pieces: dict[int, list[Piece]] = {}
         self._starts = np.cumsum([0, *(len(window) for window in source.windows)])[:-1]
 
     def __len__(self) -> int:
@@ -189,18 +189,25 @@ class StepDataset(Dataset[Inputs]):
         return wanted.result()
 
     def _make(self, epoch: int, step: int) -> Inputs:
-        if self._plan is None or self._plan[0] != epoch:
-            self._plan = (epoch, self._source.plan(epoch))
-        plan = self._plan[1]
-        if step + _FETCH_AHEAD < len(plan):
-            self._source.ahead(*self._locate(plan.cut(step + _FETCH_AHEAD, self._world)))
-        batch, rows = plan.batch(step), plan.cut(step, self._world)
+        self._pieces = {epoch: [piece for piece in self._pieces.get(epoch, ()) if piece.end > step]}
+        piece = self._piece(epoch, step)
+        if (later := step + _FETCH_AHEAD) < self._source.steps:
+            self._source.ahead(*self._locate(self._piece(epoch, later).cut(later, self._world)))
+        batch, rows = piece.batch(step), piece.cut(step, self._world)
         # A rank without rows still takes part in every collective: it computes a filler row of zero weight.
         dataset, local = self._locate(rows if len(rows) else batch[:1])
         inputs = self._collate(self._source.windows[dataset], local, self._source.names[dataset])
         inputs[SHARES] = self._world.shares(len(batch))
         inputs[BATCH] = batch
         return inputs
+
+    def _piece(self, epoch: int, step: int) -> Piece:
+        kept = self._pieces[epoch]
+        found = next((piece for piece in kept if step in piece), None)
+        if found is None:
+            found = self._source.piece(epoch, step)
+            kept.append(found)
+        return found
 
     def _locate(self, rows: Indices) -> tuple[int, Indices]:
         """The dataset of some rows, and their numbers in it."""

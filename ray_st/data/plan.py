@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,10 +132,13 @@ class Piece:
     Args:
         plan: Their batches.
         first: The first one.
+        blocks: For each dataset whose blocks come with pieces, where those of its segments are that hold rows
+            of the batches, by number.
     """
 
     plan: Plan
     first: int = 0
+    blocks: tuple[Mapping[int, Any], ...] = ()
 
     @property
     def end(self) -> int:

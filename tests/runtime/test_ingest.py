@@ -76,7 +76,7 @@ def test_every_source_gives_the_same_rows_in_the_same_order(
     cluster: None, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(segments, "ROWS", 16)
-    built = build(tiny_model, tmp_path, KINDS[kind](tmp_path))
+    built = build(tiny_model, tmp_path, KINDS[kind](tmp_path), window_rows=None)
     (window,) = built.source.windows
     encoder = tiny_model.token_encoder()
     expected = encoder(TABLE["a"].to_pylist())

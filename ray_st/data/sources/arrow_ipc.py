@@ -31,6 +31,11 @@ class ArrowFile(FileUnit):
 
     first: int = 0
 
+    @property
+    def seekable(self) -> bool:
+        """A file that is mapped into memory is gone through without reading its values."""
+        return self.file.local
+
     def count(self, most: int | None = None) -> int:
         """Number of rows, counted by going through the record batches."""
         with reading(self.name, _KIND), _opened(self.file) as reader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -40,11 +40,19 @@ class Mapped:
     first: int
     stop: int
     held: ClassVar[bool] = True
+    seekable: ClassVar[bool] = True
     local: bool = True
 
     def count(self, most: int | None = None) -> int:
         """Number of rows."""
         return self.stop - self.first
+
+    def between(self, start: int, stop: int) -> Mapped:
+        """The rows from `start` up to `stop`."""
+        return replace(self, first=start, stop=stop)
+
+    def check_unchanged(self) -> None:
+        """A mapped file stays as it was, even if another takes its name."""
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
         """The rows, in chunks whose length is estimated from the sizes of preceding rows."""

@@ -39,11 +39,19 @@ class Slice:
     name: str
     first: int = 0
     held: ClassVar[bool] = True
+    seekable: ClassVar[bool] = True
     local: bool = False
 
     def count(self, most: int | None = None) -> int:
         """Number of rows."""
         return len(self.table)
+
+    def between(self, start: int, stop: int) -> Slice:
+        """The rows from `start` up to `stop`."""
+        return replace(self, table=self.table.slice(start - self.first, stop - start), first=start)
+
+    def check_unchanged(self) -> None:
+        """Tables cannot change."""
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
         """The rows, without copying them."""
@@ -113,10 +121,18 @@ class Examples:
     first: int = 0
     local: bool = True
     held: bool = True
+    seekable: ClassVar[bool] = False
 
     def count(self, most: int | None = None) -> int:
         """Number of rows, counted by reading them."""
         return sum(1 for _ in islice(islice(self.make(), self.rows), most))
+
+    def between(self, start: int, stop: int) -> Examples:
+        """The unit itself: an iteration begins at its first row."""
+        return self
+
+    def check_unchanged(self) -> None:
+        """Nothing is known of what makes the rows."""
 
     def records(self) -> Iterator[Record]:
         """The rows; each is checked to be a mapping."""

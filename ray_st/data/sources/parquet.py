@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -33,11 +33,23 @@ class RowGroups(FileUnit):
         groups: The row groups.
         first: Number of their first row within the file.
         rows: Number of rows in them.
+        wanted: The rows to read, by their number in the file; None for all. Row groups without any are
+            skipped.
     """
 
     groups: range
     first: int
     rows: int
+    wanted: range | None = None
+
+    @property
+    def seekable(self) -> bool:
+        """Footers count rows, and row groups are read one by one."""
+        return True
+
+    def between(self, start: int, stop: int) -> RowGroups:
+        """The same row groups; those without a row from `start` up to `stop` are not read."""
+        return replace(self, wanted=range(start, stop))
 
     def count(self, most: int | None = None) -> int:
         """Number of rows, from the footer."""
@@ -49,6 +61,12 @@ class RowGroups(FileUnit):
         with reading(self.name, _KIND), self.file.open_random() as handle:
             file = pq.ParquetFile(handle, pre_buffer=False, buffer_size=_BUFFER)
             for group in self.groups:
+                rows = file.metadata.row_group(group).num_rows
+                if self.wanted is not None and (
+                    first + rows <= self.wanted.start or first >= self.wanted.stop
+                ):
+                    first += rows
+                    continue
                 batches = file.iter_batches(
                     batch_size=_batch_rows(handle, file.metadata, group, schema, limits),
                     row_groups=[group],

@@ -48,6 +48,11 @@ class Part:
         return self.unit.local
 
     @property
+    def seekable(self) -> bool:
+        """Whether rows are counted without reading them, and can be read from any of them on."""
+        return self.unit.seekable
+
+    @property
     def held(self) -> bool:
         """Whether the rows are held in this process, so that sending the part would send them too."""
         return self.unit.held
@@ -65,8 +70,9 @@ class Part:
 
     def within(self, start: int, stop: int) -> Part:
         """The part of rows `start` up to `stop`, counted from this part's first row."""
-        end = self._base + stop
-        return replace(self, start=self._base + start, stop=end if self.stop is None else min(end, self.stop))
+        first, end = self._base + start, self._base + stop
+        end = end if self.stop is None else min(end, self.stop)
+        return replace(self, unit=self.unit.between(first, end), start=first, stop=end)
 
     def chosen(self, columns: Sequence[tuple[str, str]]) -> Part:
         """The part restricted to some columns: for each its name here, and its new name."""

@@ -7,8 +7,9 @@ import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
@@ -17,6 +18,8 @@ from ray_st.data.sources.errors import SourceError, reading
 from ray_st.util.filesystems import open_location
 
 Paths = str | Path | Sequence[str | Path]
+
+AnyUnit = TypeVar("AnyUnit", bound="FileUnit")
 
 _URI = re.compile(r"(?P<scheme>[a-z][a-z0-9+]+)://(?P<root>[^/?]*)(?P<path>/?.*?)(?P<query>\?\w+=.*)?")
 _MAGIC = re.compile(r"[*?\[]")
@@ -31,12 +34,14 @@ class File:
         path: Its path there.
         name: Name in error messages.
         size: Its size in bytes.
+        modified: When it was written last, as its file system tells it.
     """
 
     filesystem: FileSystem
     path: str
     name: str
     size: int
+    modified: datetime | None = None
 
     @property
     def local(self) -> bool:
@@ -45,6 +50,20 @@ class File:
         while isinstance(base, SubTreeFileSystem):
             base = base.base_fs
         return isinstance(base, LocalFileSystem)
+
+    def check_unchanged(self) -> None:
+        """Raises an error if it was written since it was listed.
+
+        Raises:
+            SourceError: Naming the file.
+        """
+        with reading(self.name, "a file"):
+            now = self.filesystem.get_file_info(self.path)
+        if now.size is None or (now.size, now.mtime) != (self.size, self.modified):
+            raise SourceError(
+                f"{self.name}: it was removed or written anew since this run listed its files, so other rows "
+                "would come. Start the run again with files that stay as they are."
+            )
 
     def open_stream(self) -> pa.NativeFile:
         """Opens it for sequential reading and decompresses it according to a suffix such as ``.gz``."""
@@ -63,6 +82,19 @@ class FileUnit:
 
     file: File
     held: ClassVar[bool] = False
+
+    @property
+    def seekable(self) -> bool:
+        """Whether its rows are counted and can be read from any of them on; most formats cannot."""
+        return False
+
+    def between(self: AnyUnit, start: int, stop: int) -> AnyUnit:
+        """The unit itself: a format that can leave out rows overrides this."""
+        return self
+
+    def check_unchanged(self) -> None:
+        """Raises an error if the file was written since it was listed."""
+        self.file.check_unchanged()
 
     @property
     def name(self) -> str:
@@ -106,7 +138,7 @@ def _expanded(path: str, filesystem: FileSystem | None, suffixes: Sequence[str])
         inner_path = info.path.removeprefix("./")
         if info.size == 0:
             raise SourceError(f"{prefix}{inner_path}: the file is empty; remove it, or write it again.")
-        yield File(store, inner_path, prefix + inner_path, info.size or 0)
+        yield File(store, inner_path, prefix + inner_path, info.size or 0, info.mtime)
 
 
 def _opened(path: str, filesystem: FileSystem | None) -> tuple[FileSystem, str, str]:

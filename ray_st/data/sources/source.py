@@ -80,8 +80,18 @@ class Unit(Protocol):
         """Whether its rows are held in this process, so that sending the unit would send them too."""
 
     @property
+    def seekable(self) -> bool:
+        """Whether its rows are counted without reading them, and can be read from any of them on."""
+
+    @property
     def first(self) -> int:
         """Number of its first row in its file."""
+
+    def between(self, start: int, stop: int) -> Unit:
+        """The unit, where possible without rows before `start` and from `stop` on, numbers in its file."""
+
+    def check_unchanged(self) -> None:
+        """Raises a :class:`SourceError` if its file was written since it was listed."""
 
     def count(self, most: int | None = None) -> int:
         """Number of rows, including unusable ones; counting may stop at `most`."""

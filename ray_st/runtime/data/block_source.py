@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import ObjectLostError
 from ray.train import DataConfig
 
 from ray_st.data.batch_source import PiecePlanner
@@ -20,6 +21,8 @@ from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.plan import Indices, Piece
 from ray_st.runtime.cluster.handles import Actor, start_actor
+
+_RECENT = 4
 
 
 class EpochPlans:
@@ -74,29 +77,35 @@ class BlockRefs:
     """References to the blocks of one dataset.
 
     Args:
-        references: The blocks in the object store, in order.
+        references: The blocks in the object store, by number; empty if they come with pieces.
         rows: Number of rows of each block.
         columns: The columns of the rows.
         resident: Maximum number of blocks that a rank holds at a time; None for all.
     """
 
-    references: list[Any]
+    references: Mapping[int, Any]
     rows: tuple[int, ...]
     columns: ColumnSpec
     resident: int | None = None
 
 
 class _Fetched(Sequence[pa.Table]):
-    """Blocks by index, fetched from the object store on access."""
+    """Blocks by number, fetched from the object store on access."""
 
-    def __init__(self, references: list[Any]) -> None:
-        self._references = references
+    def __init__(self, source: RayBatchSource, dataset: int, blocks: int) -> None:
+        self._source, self._dataset, self._blocks = source, dataset, blocks
 
     def __len__(self) -> int:
-        return len(self._references)
+        return self._blocks
 
     def __getitem__(self, number: int | slice) -> Any:
-        return ray.get(self._references[number])
+        assert isinstance(number, int)
+        try:
+            return ray.get(self._source.references(self._dataset)[number])
+        except ObjectLostError:
+            # The actor that had it encoded was lost; its replacement has it encoded again.
+            self._source.renew()
+            return ray.get(self._source.references(self._dataset)[number])
 
 
 class RayBatchSource:
@@ -104,29 +113,47 @@ class RayBatchSource:
 
     Args:
         blocks: References to each dataset's blocks, by name.
-        planner: Plans the epochs: :class:`EpochPlans`, or a planner in this process.
+        planner: Plans the epochs: one that all ranks share, or a planner in this process.
     """
 
     def __init__(self, blocks: dict[str, BlockRefs], planner: PiecePlanner) -> None:
-        self._blocks, self._planner = blocks, planner
+        self._blocks, self.planner = blocks, planner
         self.names, self.steps = list(blocks), planner.steps
         self.rows = sum(sum(refs.rows) for refs in blocks.values())
+        self._recent: dict[tuple[int, int], Piece] = {}
 
     def piece(self, epoch: int, step: int) -> Piece:
         """The global batches around a step of an epoch."""
-        return self._planner.piece(epoch, step)
+        found = self.planner.piece(epoch, step)
+        if found.blocks:
+            self._recent[epoch, step] = found
+            for outdated in list(self._recent)[:-_RECENT]:
+                del self._recent[outdated]
+        return found
+
+    def renew(self) -> None:
+        """Asks again for the latest pieces, whose blocks were lost."""
+        for epoch, step in list(self._recent):
+            self.piece(epoch, step)
+
+    def references(self, dataset: int) -> Mapping[int, Any]:
+        """The blocks of a dataset that are in the object store: all, or those of the latest pieces."""
+        known = dict(self._blocks[self.names[dataset]].references)
+        for piece in self._recent.values():
+            known.update(piece.blocks[dataset])
+        return known
 
     @cached_property
     def windows(self) -> list[EncodedDataset]:
         """The rows of each dataset; blocks are fetched on demand."""
         return [
-            EncodedDataset(_Fetched(refs.references), refs.columns, refs.rows, refs.resident)
-            for refs in self._blocks.values()
+            EncodedDataset(_Fetched(self, number, len(refs.rows)), refs.columns, refs.rows, refs.resident)
+            for number, refs in enumerate(self._blocks.values())
         ]
 
     def ahead(self, source: int, rows: Indices) -> None:
         """Prefetches the blocks of some rows to this node, without waiting."""
-        references = self._blocks[self.names[source]].references
+        references = self.references(source)
         wanted = [references[block] for block in self.windows[source].blocks_of(rows)]
         if wanted:
             ray.wait(wanted, num_returns=len(wanted), timeout=0, fetch_local=True)

@@ -9,13 +9,17 @@ from ray_st.data.batch_source import PiecePlanner
 from ray_st.data.token_cache import CacheUse, TokenCache
 from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
 from ray_st.runtime.data.ingest import EncodedBlocks, check_windows, ingest
+from ray_st.runtime.data.streamed_source import build_streamed, segments_of
 from ray_st.training.data.arrangement import Arrangement, check_stats
 from ray_st.training.data.source_builder import BuiltSource, build_source
 from ray_st.training.data.specs import LoaderSpec
 
 
 def build_on_cluster(spec: LoaderSpec) -> BuiltSource[RayBatchSource]:
-    """Encodes datasets on the cluster and plans their first epoch.
+    """Encodes datasets on the cluster and plans their first batches.
+
+    Where windows are planned one by one and rows can be read from anywhere, only the first window is encoded
+    now; the others follow while training goes on.
 
     Args:
         spec: The datasets.
@@ -23,6 +27,9 @@ def build_on_cluster(spec: LoaderSpec) -> BuiltSource[RayBatchSource]:
     Raises:
         ValueError: If rows are unusable, or there are too few.
     """
+    places = segments_of(spec)
+    if places is not None:
+        return build_streamed(spec, places)
     blocks = {
         name: ingest(dataset.source, dataset.encoding, dataset.label, spec.token_cache)
         for name, dataset in spec.datasets.items()
@@ -76,7 +83,7 @@ def build_of_blocks(
     def source_of(arrangement: Arrangement) -> RayBatchSource:
         refs = {
             name: BlockRefs(
-                encoded.references,
+                dict(enumerate(encoded.references)),
                 encoded.stats.block_rows,
                 spec.datasets[name].encoding.columns,
                 None if held is None else held * segments.most_blocks(encoded.stats.block_rows),

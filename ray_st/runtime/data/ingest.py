@@ -116,7 +116,7 @@ def _from_here(parts: Sequence[Part]) -> ray.data.Dataset:
 def _from_tasks(parts: Sequence[Part]) -> ray.data.Dataset:
     """Files and queries, one read task per part; parts local to this machine are read on it."""
     pickled = pa.table({"part": pa.array([cloudpickle.dumps(part) for part in parts], pa.large_binary())})
-    options = _on_this_machine() if any(part.local for part in parts) else beside_workers()
+    options = on_this_machine() if any(part.local for part in parts) else beside_workers()
     tables = [pickled.slice(row, 1) for row in range(len(pickled))]
     return ray.data.from_arrow(tables).map_batches(
         _read_part, batch_size=None, batch_format="pyarrow", **options
@@ -145,7 +145,7 @@ def _without_cpu(nodes: list[dict[str, float]]) -> dict[str, Any]:
     return {"num_cpus": 0, "memory": int(share)}
 
 
-def _on_this_machine() -> dict[str, Any]:
+def on_this_machine() -> dict[str, Any]:
     """Options of tasks that read data local to this machine.
 
     They run one at a time if Ray has no CPUs here, as on a cluster's head node.

@@ -49,12 +49,33 @@ class StreamedRows(SegmentRows, Protocol):
         """Hints that these segments are needed next."""
 
 
+def check_counts(spec: LoaderSpec, rows: Mapping[str, int]) -> None:
+    """Raises for datasets with too few rows: for a full batch if partial ones are dropped, or for a run.
+
+    Args:
+        spec: The datasets.
+        rows: The number of rows of each, by name.
+
+    Raises:
+        ValueError: Naming the dataset and what is wrong.
+    """
+    for name, dataset in spec.datasets.items():
+        check_rows(rows[name], 1, dataset.label)
+        if spec.drop_last:
+            check_full_batch(rows[name], dataset.batch_size, dataset.label)
+    label = next(iter(spec.datasets.values())).label if len(spec.datasets) == 1 else "all datasets together"
+    check_rows(sum(rows.values()), spec.rows_needed, label)
+
+
 def check_stats(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> None:
     """Raises for datasets that cannot be trained on.
 
-    Reasons are unusable rows (unless they are skipped), too few rows (for a full batch, if partial ones are
-    dropped), identical labels for a loss that learns from their differences, or list labels of different
-    lengths.
+    Reasons are unusable rows (unless they are skipped), too few rows, identical labels for a loss that learns
+    from their differences, or list labels of different lengths.
+
+    Args:
+        spec: The datasets.
+        stats: Statistics of their rows, by name.
 
     Raises:
         ValueError: Naming the dataset and what is wrong.
@@ -62,15 +83,11 @@ def check_stats(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> None:
     for name, dataset in spec.datasets.items():
         if not spec.skip_bad_rows:
             check_faults(stats[name].faults, stats[name].rows, dataset.label)
-        check_rows(len(stats[name].keys), 1, dataset.label)
-        if spec.drop_last:
-            check_full_batch(len(stats[name].keys), dataset.batch_size, dataset.label)
         check_classes(dataset.encoding.columns, stats[name].keys.labels, dataset.label)
         # Without an encoder, a user's collator may accept lists of any length.
         if dataset.encoding.encoder is not None:
             check_lengths(dataset.encoding.columns, stats[name].label_lengths, dataset.label)
-    label = next(iter(spec.datasets.values())).label if len(spec.datasets) == 1 else "all datasets together"
-    check_rows(sum(len(described.keys) for described in stats.values()), spec.rows_needed, label)
+    check_counts(spec, {name: len(described.keys) for name, described in stats.items()})
 
 
 def window_sizes(spec: LoaderSpec, rows: int, growing: bool) -> list[int]:

@@ -1,0 +1,97 @@
+"""Builds batch sources of data that is encoded while training goes on, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import ray
+import ray.data
+
+from ray_st.data import segments
+from ray_st.data.catalogue import Catalogue
+from ray_st.data.located import read_located
+from ray_st.data.sources import Part, as_source
+from ray_st.data.stream_planner import StreamPlanner
+from ray_st.data.token_cache import BlockEncoder
+from ray_st.runtime.data.block_source import BlockRefs, RayBatchSource
+from ray_st.runtime.data.encoded_segments import EncodedSegments, Places, segment_stores
+from ray_st.runtime.data.ingest import beside_workers, on_this_machine
+from ray_st.runtime.data.window_actor import WindowPlans
+from ray_st.training.data.arrangement import arrange_windows, check_counts, plans_windows
+from ray_st.training.data.source_builder import BuiltSource
+from ray_st.training.data.specs import DatasetSpec, LoaderSpec
+
+_STORE_SHARE = 0.25
+
+
+def segments_of(spec: LoaderSpec) -> dict[str, tuple[DatasetSpec, Sequence[Part]]] | None:
+    """The parts of each dataset, if a run can begin before all of them are encoded; None otherwise.
+
+    That is so where windows are planned one by one, and the rows of every dataset are counted and can be read
+    from anywhere. Text files, queries, streams and Ray Datasets cannot: they are encoded first, and give the
+    same order.
+
+    Args:
+        spec: The datasets.
+    """
+    if not spec.streams:
+        return None
+    found: dict[str, tuple[DatasetSpec, Sequence[Part]]] = {}
+    for name, dataset in spec.datasets.items():
+        if isinstance(dataset.source, ray.data.Dataset):
+            return None
+        parts = as_source(dataset.source, dataset.label).parts(list(dataset.encoding.columns.names))
+        if not all(part.seekable for part in parts):
+            return None
+        found[name] = dataset, parts
+    rows = {name: sum(part.count() for part in parts) for name, (_, parts) in found.items()}
+    return found if plans_windows(spec, rows) else None
+
+
+def build_streamed(
+    spec: LoaderSpec, parts: Mapping[str, tuple[DatasetSpec, Sequence[Part]]]
+) -> BuiltSource[RayBatchSource]:
+    """Builds a batch source whose first window is encoded now.
+
+    Args:
+        spec: The datasets.
+        parts: Each dataset with its parts, from :func:`segments_of`.
+
+    Raises:
+        ValueError: If rows of the first window are unusable, or there are too few rows.
+    """
+    bound = _bound() // len(parts)
+    rows = {name: _encoded(spec, dataset, own, bound) for name, (dataset, own) in parts.items()}
+    counts = {name: sum(given.segment_rows) for name, given in rows.items()}
+    check_counts(spec, counts)
+    arrangement = arrange_windows(spec, rows)
+    assert isinstance(arrangement.planner, StreamPlanner)
+    plans = WindowPlans(arrangement.planner, rows)
+    stats = plans.sample()
+    refs = {
+        name: BlockRefs({}, tuple(given.segment_rows), spec.datasets[name].encoding.columns, resident)
+        for (name, given), resident in zip(rows.items(), arrangement.resident, strict=True)
+    }
+    source = RayBatchSource(refs, plans)
+    return BuiltSource(source, spec, stats, arrangement, source.piece(0, 0))
+
+
+def _encoded(spec: LoaderSpec, dataset: DatasetSpec, parts: Sequence[Part], bound: int) -> EncodedSegments:
+    encoder = BlockEncoder.of(dataset.encoding, spec.token_cache, dataset.label)
+    places: Places
+    options: Callable[[], dict[str, Any]] = beside_workers
+    if any(part.held for part in parts):
+        places = segment_stores((table for part in parts for table in read_located(part)), segments.ROWS)
+    else:
+        places = Catalogue(parts, segments.ROWS)
+        if any(part.local for part in parts):
+            options = partial(dict, on_this_machine())
+    return EncodedSegments(places, encoder, dataset.label, spec.skip_bad_rows, bound, options)
+
+
+def _bound() -> int:
+    """Bytes of the cluster's object stores that encoded segments may take beside those in use."""
+    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    return int(_STORE_SHARE * sum(stores))

@@ -1,0 +1,212 @@
+"""Data that is encoded while training goes on: the order and rows of data that was encoded before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from datasets import Dataset
+
+from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
+from ray_st.data import segments
+from ray_st.data.sources import SourceError
+from ray_st.runtime.data.block_source import RayBatchSource
+from ray_st.runtime.data.cluster_source import build_on_cluster
+from ray_st.runtime.data.window_actor import WindowPlans
+from ray_st.training.data.local_source import build_here
+from ray_st.training.data.source_builder import BuiltSource
+from ray_st.training.data.specs import TRAIN, LoaderSpec
+
+pytestmark = pytest.mark.ray
+
+ROWS = 203
+TABLE = pa.table({"a": [f"anchor {i}" for i in range(ROWS)], "b": [f"text {i % 150}" for i in range(ROWS)]})
+
+
+def parquet(folder: Path, table: pa.Table = TABLE) -> str:
+    data = folder / "parquet"
+    data.mkdir()
+    for part in range(4):
+        pq.write_table(table.slice(part * 60, 60), data / f"part-{part}.parquet", row_group_size=7)
+    return str(data)
+
+
+def csv(folder: Path, table: pa.Table = TABLE) -> str:
+    table.to_pandas().to_csv(folder / "rows.csv", index=False)
+    return str(folder / "rows.csv")
+
+
+KINDS: dict[str, Callable[[Path], Any]] = {
+    "parquet": parquet,
+    "dataset": lambda folder: Dataset(TABLE),
+    "table": lambda folder: TABLE,
+    "csv": csv,
+}
+
+
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "ROWS", 16)
+
+
+def spec_of(model: Any, folder: Path, source: Any, **arguments: Any) -> LoaderSpec:
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(
+            output_dir=str(folder / "out"), **{"window_rows": 64, **arguments}
+        ),
+        train_dataset=source,
+        loss=losses.MultipleNegativesRankingLoss(model),
+    )
+    return trainer.data.train_specs(1)[TRAIN]
+
+
+def batches(source: Any, epoch: int = 0) -> list[list[int]]:
+    found: list[list[int]] = []
+    while len(found) < source.steps:
+        piece = source.piece(epoch, len(found))
+        found += [piece.batch(step).tolist() for step in range(piece.first, piece.end)]
+    return found
+
+
+def is_streamed(built: BuiltSource[RayBatchSource]) -> bool:
+    return isinstance(built.source.planner, WindowPlans)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"batch_sampler": "no_duplicates", "collisions": "mask", "dataloader_drop_last": True},
+        {"group_by_length": True},
+    ],
+    ids=["default", "mask", "length"],
+)
+def test_the_order_is_that_of_rows_encoded_in_this_process(
+    cluster: None, tiny_model: Any, tmp_path: Path, arguments: Any
+) -> None:
+    here = build_here(spec_of(tiny_model, tmp_path, TABLE, **arguments))
+    kinds = KINDS if not arguments else {"parquet": parquet}
+    for kind, make in kinds.items():
+        built = build_on_cluster(spec_of(tiny_model, tmp_path, make(tmp_path), **arguments))
+        assert is_streamed(built) == (kind != "csv")
+        assert built.fingerprint == here.fingerprint
+        for epoch in range(2):
+            assert batches(built.source, epoch) == batches(here.source, epoch)
+
+
+def test_rows_are_those_of_the_file(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
+    built = build_on_cluster(spec_of(tiny_model, tmp_path, parquet(tmp_path)))
+    expected = tiny_model.token_encoder()(TABLE["a"].to_pylist())
+    for batch in batches(built.source):
+        (window,) = built.source.windows
+        for row, ids in zip(batch, window.ids("a", np.array(batch)), strict=True):
+            assert ids.tolist() == expected[row].tolist()
+
+
+def test_a_lost_planner_is_replaced_by_one_that_makes_the_same_plans(
+    cluster: None, tiny_model: Any, tmp_path: Path
+) -> None:
+    built = build_on_cluster(spec_of(tiny_model, tmp_path, parquet(tmp_path)))
+    expected = batches(built.source)
+    (window,) = built.source.windows
+    plans: Any = built.source.planner
+    piece = built.source.piece(0, built.source.steps - 1)
+    ray.kill(plans._actor, no_restart=False)
+    rows = piece.batch(built.source.steps - 1)
+    ids = tiny_model.token_encoder()([TABLE["a"][int(row)].as_py() for row in rows])
+    assert [found.tolist() for found in window.ids("a", rows)] == [known.tolist() for known in ids]
+    assert batches(built.source) == expected
+
+
+def test_segments_beyond_the_bound_are_given_up_and_encoded_again(
+    cluster: None, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray_st.runtime.data import streamed_source
+
+    monkeypatch.setattr(streamed_source, "_STORE_SHARE", 1e-6)
+    here = build_here(spec_of(tiny_model, tmp_path, TABLE))
+    built = build_on_cluster(spec_of(tiny_model, tmp_path, parquet(tmp_path)))
+    for epoch in range(2):
+        assert batches(built.source, epoch) == batches(here.source, epoch)
+
+
+# ---- rows that turn out to be unusable ----
+
+
+def faulty() -> pa.Table:
+    texts = TABLE["b"].to_pylist()
+    for row in (3, 77, 78, 79, 80, 131, 202):
+        texts[row] = None
+    return pa.table({"a": TABLE["a"], "b": texts})
+
+
+def test_an_unusable_row_ends_the_run_with_its_file_and_row(
+    cluster: None, tiny_model: Any, tmp_path: Path
+) -> None:
+    def everything() -> None:
+        batches(build_on_cluster(spec_of(tiny_model, tmp_path, parquet(tmp_path, faulty()))).source)
+
+    with pytest.raises(
+        ValueError, match=r"part-\d\.parquet, row \d+, column 'b': expected a text, found None"
+    ):
+        everything()
+
+
+def test_unusable_rows_are_put_aside_and_the_steps_are_kept(
+    cluster: None, tiny_model: Any, tmp_path: Path
+) -> None:
+    orders = []
+    for make in (parquet, csv):
+        spec = spec_of(tiny_model, tmp_path, make(tmp_path, faulty()), bad_rows="skip")
+        built = build_on_cluster(spec)
+        orders.append(batches(built.source))
+        assert len(orders[-1]) == built.source.steps == -(-ROWS // 8)
+        if is_streamed(built):
+            plans: Any = built.source.planner
+            seen = plans.seen()[""]
+            assert [row for row, _ in seen.faults] == [3, 77, 78, 79, 80, 131, 202]
+            assert seen.unusable == 7
+    assert orders[0] == orders[1]
+    rows = sorted(row for batch in orders[0] for row in batch)
+    assert rows == sorted(set(range(ROWS)) - {3, 77, 78, 79, 80, 131, 202})
+
+
+# ---- files that are not as they were counted ----
+
+
+def test_a_file_that_changes_after_it_was_listed_ends_the_run(
+    cluster: None, tiny_model: Any, tmp_path: Path
+) -> None:
+    folder = parquet(tmp_path)
+    built = build_on_cluster(spec_of(tiny_model, tmp_path, folder))
+    for part in range(4):
+        pq.write_table(TABLE.slice(part * 60, 59), f"{folder}/part-{part}.parquet")
+    with pytest.raises(SourceError, match=r"part-\d\.parquet: it was removed or written anew since"):
+        batches(built.source)
+
+
+def test_a_truncated_file_is_named_before_anything_is_read(
+    cluster: None, tiny_model: Any, tmp_path: Path
+) -> None:
+    folder = parquet(tmp_path)
+    whole = Path(folder, "part-3.parquet").read_bytes()
+    Path(folder, "part-3.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SourceError, match=r"part-3\.parquet: cannot be read as Parquet"):
+        spec_of(tiny_model, tmp_path, folder)
+
+
+def test_a_damaged_row_group_is_named_when_it_is_read(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
+    folder = parquet(tmp_path)
+    file = Path(folder, "part-2.parquet")
+    data = bytearray(file.read_bytes())
+    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
+    file.write_bytes(bytes(data))
+    with pytest.raises(SourceError, match=r"part-2\.parquet: cannot be read as Parquet"):
+        batches(build_on_cluster(spec_of(tiny_model, tmp_path, folder)).source)

@@ -63,7 +63,7 @@ bench-stream: .venv/.installed-bench ## data larger than the object store: rates
 	RAY_ADDRESS=local $(BIN)/python benchmarks/stream.py
 
 bench-token-cache: .venv/.installed-bench ## from train() to the first step with rows encoded before
-	RAY_ADDRESS=local $(BIN)/python benchmarks/token_cache.py
+	RAY_ADDRESS=local $(BIN)/python benchmarks/first_step.py
 
 # These read real texts: DATA is a folder with stsb/, sick/ and trecqa/.
 DATA ?= ../shared/data

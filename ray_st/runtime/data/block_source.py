@@ -131,6 +131,12 @@ class RayBatchSource:
                 del self._recent[outdated]
         return found
 
+    def seen(self) -> Mapping[str, Any]:
+        """For each dataset whose blocks come with pieces, what became known of its rows so far."""
+        planner: Any = self.planner
+        found: Mapping[str, Any] = planner.seen()
+        return found
+
     def renew(self) -> None:
         """Asks again for the latest pieces, whose blocks were lost."""
         for epoch, step in list(self._recent):

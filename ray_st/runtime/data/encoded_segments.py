@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import RayTaskError
 
 from ray_st.data.catalogue import Span
 from ray_st.data.column_spec import check_lengths
@@ -153,7 +154,7 @@ class EncodedSegments:
 
     def _described(self, chosen: Sequence[int]) -> list[DatasetStats]:
         self._start(chosen)
-        found = ray.get([self._segments[one].facts for one in chosen])
+        found = result_of([self._segments[one].facts for one in chosen])
         for one, (stats, use) in zip(chosen, found, strict=True):
             self._segments[one].size = stats.size
             self._note(one, stats, use)
@@ -204,6 +205,14 @@ def _opened(encoder: ray.ObjectRef[Any]) -> BlockEncoder:
     """The encoder, unpickled once by each process."""
     opened: BlockEncoder = ray.get(encoder).value
     return opened
+
+
+def result_of(references: ray.ObjectRef[Any] | list[ray.ObjectRef[Any]]) -> Any:
+    """What tasks or actors returned, or the error that they raised, without Ray's around it."""
+    try:
+        return ray.get(references)
+    except RayTaskError as error:
+        raise error.cause from error
 
 
 def segment_stores(tables: Iterable[pa.Table], rows: int) -> StoredRows:

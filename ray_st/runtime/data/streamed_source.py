@@ -19,7 +19,7 @@ from ray_st.runtime.data.block_source import BlockRefs, RayBatchSource
 from ray_st.runtime.data.encoded_segments import EncodedSegments, Places, segment_stores
 from ray_st.runtime.data.ingest import beside_workers, on_this_machine
 from ray_st.runtime.data.window_actor import WindowPlans
-from ray_st.training.data.arrangement import arrange_windows, check_counts, plans_windows
+from ray_st.training.data.arrangement import Arrangement, arrange_windows, check_counts, plans_windows
 from ray_st.training.data.source_builder import BuiltSource
 from ray_st.training.data.specs import DatasetSpec, LoaderSpec
 
@@ -67,15 +67,23 @@ def build_streamed(
     counts = {name: sum(given.segment_rows) for name, given in rows.items()}
     check_counts(spec, counts)
     arrangement = arrange_windows(spec, rows)
-    assert isinstance(arrangement.planner, StreamPlanner)
-    plans = WindowPlans(arrangement.planner, rows)
-    stats = plans.sample()
-    refs = {
+    planner = arrangement.planner
+    assert isinstance(planner, StreamPlanner)
+    source = RayBatchSource(_refs(spec, rows, arrangement), WindowPlans(planner, rows))
+    stats = {
+        name: given.sample(planner.first_segments(number))
+        for number, (name, given) in enumerate(rows.items())
+    }
+    return BuiltSource(source, spec, stats, arrangement, source.piece(0, 0), streams=True)
+
+
+def _refs(
+    spec: LoaderSpec, rows: Mapping[str, EncodedSegments], arrangement: Arrangement
+) -> dict[str, BlockRefs]:
+    return {
         name: BlockRefs({}, tuple(given.segment_rows), spec.datasets[name].encoding.columns, resident)
         for (name, given), resident in zip(rows.items(), arrangement.resident, strict=True)
     }
-    source = RayBatchSource(refs, plans)
-    return BuiltSource(source, spec, stats, arrangement, source.piece(0, 0))
 
 
 def _encoded(spec: LoaderSpec, dataset: DatasetSpec, parts: Sequence[Part], bound: int) -> EncodedSegments:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayTaskError
 
-from ray_st.data.dataset_stats import DatasetStats
 from ray_st.data.plan import Piece
 from ray_st.data.stream_planner import StreamPlanner
 from ray_st.runtime.cluster.handles import start_actor
-from ray_st.runtime.data.encoded_segments import EncodedSegments, Seen, chosen_of
+from ray_st.runtime.data.encoded_segments import EncodedSegments, Seen, chosen_of, result_of
 
 
 class WindowActor:
@@ -31,26 +28,9 @@ class WindowActor:
     def __init__(self, planned: tuple[StreamPlanner, Mapping[str, EncodedSegments]]) -> None:
         self._planner, self._rows = planned
 
-    def sample(self) -> dict[str, DatasetStats]:
-        """Statistics of the first window of each dataset.
-
-        Raises:
-            ValueError: If rows are unusable.
-        """
-        return {
-            name: rows.sample(self._planner.first_segments(number))
-            for number, (name, rows) in enumerate(self._rows.items())
-        }
-
     def piece(self, epoch: int, step: int) -> Piece:
         """The global batches around a step of an epoch, with the blocks that hold their rows."""
-        piece = self._planner.piece(epoch, step)
-        rows = np.unique(piece.plan.rows)
-        blocks = []
-        for lane, segments in zip(self._planner.lanes, self._rows.values(), strict=True):
-            own = rows[(rows >= lane.start) & (rows < lane.start + sum(segments.segment_rows))] - lane.start
-            blocks.append(segments.references(chosen_of(own, segments.segment_rows)))
-        return replace(piece, blocks=tuple(blocks))
+        return with_blocks(self._planner.piece(epoch, step), self._planner, self._rows)
 
     def seen(self) -> dict[str, Seen]:
         """What became known of each dataset's rows so far."""
@@ -58,23 +38,24 @@ class WindowActor:
 
 
 class WindowPlans:
-    """The pieces of a :class:`WindowActor`, for the driver and all ranks.
+    """The pieces of a run, planned by a :class:`WindowActor`, for the driver and all ranks.
+
+    The driver plans the first one, so that nothing waits for the actor's process.
 
     Args:
-        planner: Plans over the rows; used in the actor only.
+        planner: Plans over the rows.
         rows: Each dataset's rows, by name.
+
+    Raises:
+        ValueError: If rows of the first window are unusable.
     """
 
     def __init__(self, planner: StreamPlanner, rows: Mapping[str, EncodedSegments]) -> None:
         self.steps = planner.steps
+        self._first = ray.put(with_blocks(planner.piece(0, 0), planner, rows))
         self._actor = start_actor(
             WindowActor, (planner, rows), num_cpus=0, max_restarts=-1, max_task_retries=-1
         )
-
-    def sample(self) -> dict[str, DatasetStats]:
-        """Statistics of the first window of each dataset."""
-        found: dict[str, DatasetStats] = _result(self._actor.sample.remote())
-        return found
 
     def piece(self, epoch: int, step: int) -> Piece:
         """The global batches around a step of an epoch, with the blocks that hold their rows.
@@ -82,17 +63,28 @@ class WindowPlans:
         Raises:
             ValueError: If rows are unusable.
         """
-        found: Piece = _result(self._actor.piece.remote(epoch, step))
+        first: Piece = ray.get(self._first)
+        if epoch == 0 and step in first:
+            return first
+        found: Piece = result_of(self._actor.piece.remote(epoch, step))
         return found
 
     def seen(self) -> dict[str, Seen]:
         """What became known of each dataset's rows so far."""
-        found: dict[str, Seen] = _result(self._actor.seen.remote())
+        found: dict[str, Seen] = result_of(self._actor.seen.remote())
         return found
 
 
-def _result(reference: ray.ObjectRef[Any]) -> Any:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        raise error.cause from error
+def with_blocks(piece: Piece, planner: StreamPlanner, rows: Mapping[str, EncodedSegments]) -> Piece:
+    """A piece with the blocks that hold its rows.
+
+    Args:
+        piece: The piece.
+        planner: Its planner.
+        rows: Each dataset's rows, by name.
+    """
+    used, blocks = np.unique(piece.plan.rows), []
+    for lane, dataset in zip(planner.lanes, rows.values(), strict=True):
+        own = used[(used >= lane.start) & (used < lane.start + sum(dataset.segment_rows))] - lane.start
+        blocks.append(dataset.references(chosen_of(own, dataset.segment_rows)))
+    return replace(piece, blocks=tuple(blocks))

@@ -12,9 +12,10 @@ from typing import Any
 from ray.train import RunConfig, ScalingConfig
 from transformers import IntervalStrategy
 
-from ray_st.data.token_cache import TokenCache
+from ray_st.data.token_cache import CacheUse, TokenCache
 from ray_st.runtime.cluster import connection
 from ray_st.runtime.cluster.node_attention import check_attention, check_attention_of_workers
+from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.runtime.data.cluster_source import build_on_cluster
 from ray_st.runtime.train import launch, storage, this_process
 from ray_st.runtime.train.background_evaluation import BackgroundEval, resources_beside
@@ -97,7 +98,8 @@ def dispatch(request: RunRequest) -> RunResult:
         run = _Run(request, run_config, store, start, lease, cache)
         if launch.runs_here(request.scaling_config):
             stack.enter_context(handlers_kept())
-            result = this_process.launch(*run.specified(1, this_process.build_source), store, lease)
+            spec, built = run.specified(1, this_process.build_source)
+            result = this_process.launch(spec, sources_of(built), store, lease)
         else:
             stack.enter_context(connection.connected())
             result = run.on_workers()
@@ -139,22 +141,24 @@ class _Run:
         if in_background:
             check_attention(self.request.attention, [eval_resources])
         all_cores = workers == 1 and connection.takes_all_cores(asked)
-        run, sources = self.specified(workers, build_on_cluster, all_cores)
+        run, built = self.specified(workers, build_on_cluster, all_cores)
         if keeps:
             launch.say([starting(workers, each)])
-        return launch.launch(
+        result = launch.launch(
             run,
-            sources,
+            sources_of(built),
             scaling,
             self.run_config,
             BackgroundEval(self.store, workers, eval_resources) if in_background else None,
             torch_config=process_group(scaling, args),
             lease=self.lease,
         )
+        self._close(built)
+        return result
 
     def specified(
         self, workers: int, build: Callable[[LoaderSpec], BuiltSource[AnySource]], all_cores: bool = False
-    ) -> tuple[RunSpec, dict[str, AnySource]]:
+    ) -> tuple[RunSpec, dict[str, BuiltSource[AnySource]]]:
         """The run, with its batch sources; raises if the data is unusable."""
         args = self.request.args
         specs = {
@@ -177,7 +181,7 @@ class _Run:
             all_cores=all_cores,
             keeps_weights=self.request.keeps,
         )
-        return run, sources_of(built)
+        return run, built
 
     def _build(
         self, specs: Mapping[str, LoaderSpec], build: Callable[[LoaderSpec], BuiltSource[AnySource]]
@@ -196,7 +200,7 @@ class _Run:
             # checkpoint.
             start = resume.set_aside(self.store, start)
         built = {name: build(spec) for name, spec in specs.items()}
-        if self.cache is not None:
+        if self.cache is not None and not any(one.streams for one in built.values()):
             notes.info(self.cache.finish(cache_use_of(built)))
         launch.announce(built, self.store)
         if same_data:
@@ -206,6 +210,16 @@ class _Run:
             if args.ledger:
                 resume.bring_ledger(self.store, start)
         return built, start
+
+    def _close(self, built: Mapping[str, BuiltSource[RayBatchSource]]) -> None:
+        """Tells what became known of data that was encoded while the run went on."""
+        seen = {name: one.source.seen() for name, one in built.items() if one.streams}
+        for name, datasets in seen.items():
+            for dataset, found in datasets.items():
+                launch.list_faults(name, dataset, found.faults, found.unusable, self.store)
+        if seen and self.cache is not None:
+            uses = [found.cache_use for datasets in seen.values() for found in datasets.values()]
+            notes.info(self.cache.finish(CacheUse.joined([cache_use_of(built), *uses])))
 
 
 def _evaluates_in_background(args: SentenceTransformerTrainingArguments) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, TypeVar
 
@@ -73,13 +73,30 @@ def announce(built: Mapping[str, BuiltSource[Any]], store: CheckpointStore) -> N
     for name, one in built.items():
         for line in one.summary if name == TRAIN else ():
             notes.info(line)
-        for dataset, faults in one.faults.items():
-            if faults:
-                path = f"{store.path}/{BAD_ROWS}-{name.replace(':', '-')}{'-' * bool(dataset)}{dataset}.jsonl"
-                with store.filesystem.open_output_stream(path) as stream:
-                    for row, reason in faults:
-                        stream.write((json.dumps({"row": row, "reason": reason}) + "\n").encode())
-                notes.info(f"{len(faults):,} unusable rows are left out and listed in {path}")
+        for dataset, faults in () if one.streams else one.faults.items():
+            list_faults(name, dataset, faults, len(faults), store)
+
+
+def list_faults(
+    source: str, dataset: str, faults: Sequence[tuple[int, str]], count: int, store: CheckpointStore
+) -> None:
+    """Lists a dataset's unusable rows in a file in the run's folder, and says so.
+
+    Args:
+        source: Name of the batch source.
+        dataset: Name of the dataset.
+        faults: The number of each unusable row, and what is wrong with it; the first ones.
+        count: Number of unusable rows.
+        store: The run's folder.
+    """
+    if not count:
+        return
+    path = f"{store.path}/{BAD_ROWS}-{source.replace(':', '-')}{'-' * bool(dataset)}{dataset}.jsonl"
+    with store.filesystem.open_output_stream(path) as stream:
+        for row, reason in faults:
+            stream.write((json.dumps({"row": row, "reason": reason}) + "\n").encode())
+    listed = "listed" if len(faults) == count else f"the first {len(faults):,} listed"
+    notes.info(f"{count:,} unusable rows are left out and {listed} in {path}")
 
 
 def launch(

@@ -31,6 +31,8 @@ class BuiltSource(Generic[AnySource]):
         arrangement: How the rows are sampled.
         first: The batches of the first epoch, or of its first window; None if they were not requested.
         cache_use: What a token cache was used for.
+        streams: Whether most rows are encoded while training goes on; statistics are then those of the first
+            window.
     """
 
     source: AnySource
@@ -39,6 +41,7 @@ class BuiltSource(Generic[AnySource]):
     arrangement: Arrangement
     first: Piece | None
     cache_use: CacheUse = CacheUse()  # noqa: RUF009  frozen
+    streams: bool = False
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:

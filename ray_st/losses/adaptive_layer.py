@@ -101,6 +101,11 @@ class AdaptiveLayerLoss(Modifier):
                 value = add(value, self._divergence(torch.cat(prior.mine), torch.cat(last.mine)))
         return value
 
+    def skip(self) -> None:
+        """Counts the inner loss's computations; the sample of layers was counted with the columns."""
+        for _ in range(1 + len(self._chosen)):
+            self.loss.skip()
+
     def _divergence(self, prior: Tensor, last: Tensor) -> Tensor:
         rows, wanted = (at_least_float32(part) / self.kl_temperature for part in (prior, last.detach()))
         divergence = F.kl_div(F.log_softmax(rows, -1), F.softmax(wanted, -1), reduction="batchmean")

@@ -12,7 +12,9 @@ from ray_st.losses.columns import Columns
 from ray_st.losses.helpers import at_least_float32
 from ray_st.losses.labels import one_class
 from ray_st.losses.loss import Loss
+from ray_st.util.host_facts import host_copy
 from ray_st.util.similarity import cos_sim
+from ray_st.util.tensors import to_device
 
 Distances = Callable[[Tensor], Tensor]
 
@@ -67,20 +69,21 @@ class _BatchTripletLoss(Loss):
         """Loss of the whole pool; zero outside training if no triplet can be formed."""
         labels = columns.pool_labels
         assert labels is not None  # ensured by check_labels
-        alike = one_class(labels, type(self).__name__)
+        classes = host_copy(labels)
+        alike = one_class(classes, type(self).__name__)
         distances = self.distance_metric(columns.pool[0])
         if alike:
             return distances.sum() * 0
-        same = labels[:, None] == labels[None]
-        return self.mine(distances, same, same & ~torch.eye(len(same), dtype=torch.bool, device=same.device))
+        return self.mine(distances, *_relations(labels), classes)
 
-    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor, classes: Tensor) -> Tensor:
         """The loss from the pairwise relations within the pool.
 
         Args:
             distances: Pairwise distances (N, N).
             same: Whether two rows are of one class (N, N).
             positive: The same without the diagonal.
+            classes: The classes (N,), on the host.
         """
         raise AssertionError("each subclass defines its own")
 
@@ -116,9 +119,11 @@ class BatchAllTripletLoss(_WithMargin):
         Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
     """
 
-    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor, classes: Tensor) -> Tensor:
         """Mean over the triplets with a loss."""
-        anchors, others = positive.nonzero(as_tuple=True)
+        # The number of pairs is a shape, so the host lists them: it would wait for a device to count them.
+        _, pairs = _relations(classes)
+        anchors, others = to_device(pairs.nonzero(), distances.device).unbind(1)
         losses = distances[anchors, others][:, None] - distances[anchors] + self.margin
         losses = F.relu(losses.masked_fill(same[anchors], 0))
         return losses.sum() / (losses > 1e-16).sum().clamp(min=1)
@@ -141,7 +146,7 @@ class BatchHardTripletLoss(_WithMargin):
         Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
     """
 
-    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor, classes: Tensor) -> Tensor:
         """Mean over the rows."""
         return F.relu(_hardest(distances, same, positive) + self.margin).mean()
 
@@ -162,7 +167,7 @@ class BatchHardSoftMarginTripletLoss(_BatchTripletLoss):
         Hermans, Beyer and Leibe 2017, arXiv:1703.07737.
     """
 
-    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor, classes: Tensor) -> Tensor:
         """Mean over the rows."""
         return F.softplus(_hardest(distances, same, positive)).mean()
 
@@ -186,7 +191,7 @@ class BatchSemiHardTripletLoss(_WithMargin):
         Schroff, Kalenichenko and Philbin 2015, arXiv:1503.03832.
     """
 
-    def mine(self, distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:
+    def mine(self, distances: Tensor, same: Tensor, positive: Tensor, classes: Tensor) -> Tensor:
         """Mean over the pairs."""
         # The nearest row of another class beyond each pair: a binary search in the sorted distances to other
         # classes instead of a comparison of all triplets.
@@ -195,8 +200,14 @@ class BatchSemiHardTripletLoss(_WithMargin):
         further = ordered.gather(1, after.clamp(max=len(same) - 1))
         furthest = distances.masked_fill(same, -torch.inf).max(dim=1, keepdim=True).values
         negative = torch.where(further.isfinite(), further, furthest)
-        losses = F.relu((distances - negative)[positive] + self.margin)
-        return losses.sum() / max(1, len(losses))
+        losses = F.relu(distances - negative + self.margin).masked_fill(~positive, 0)
+        return losses.sum() / positive.sum().clamp(min=1)
+
+
+def _relations(classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether two rows are of one class (N, N), and the same without the diagonal."""
+    same = classes[:, None] == classes[None]
+    return same, same & ~torch.eye(len(same), dtype=torch.bool, device=same.device)
 
 
 def _hardest(distances: Tensor, same: Tensor, positive: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -106,10 +107,13 @@ class OnlineContrastiveLoss(Loss):
         """Sum over the hard pairs."""
         assert columns.pool_labels is not None  # ensured by check_labels
         distances = self.distance_metric(*columns.pool)
-        alike, other = distances[columns.pool_labels == 1], distances[columns.pool_labels == 0]
-        furthest = (alike.max() if len(alike) else other.mean()).detach()
-        nearest = (other.min() if len(other) else alike.mean()).detach()
-        drawn = alike[alike > nearest].pow(2).sum()
-        pushed = F.relu(self.margin - other[other < furthest]).pow(2).sum()
+        alike, seen = columns.pool_labels == 1, distances.detach()
+        # Masks instead of selected rows, for whose number the host would wait. If there are no pairs of one
+        # kind, all pairs are of the other, and their mean decides.
+        furthest = torch.where(alike.any(), seen.masked_fill(~alike, -torch.inf).max(), seen.mean())
+        nearest = torch.where(alike.all(), seen.mean(), seen.masked_fill(alike, torch.inf).min())
+        hard, close = alike & (seen > nearest), ~alike & (seen < furthest)
+        drawn = distances.masked_fill(~hard, 0).pow(2).sum()
+        pushed = F.relu(self.margin - distances).masked_fill(~close, 0).pow(2).sum()
         # Without gathering the pool is this rank's rows, and the cluster's sum is made of all ranks'.
         return columns.sum(drawn + pushed) if not self.gather_across_devices else drawn + pushed

@@ -156,13 +156,12 @@ def one_class(labels: Tensor, owner: str) -> bool:
     """Whether all rows of a batch are of one class, so that no triplet can be formed.
 
     Args:
-        labels: Classes of the pool (N,).
+        labels: Classes of the pool (N,), on the host.
         owner: The loss's name.
 
     Raises:
         ValueError: If they are, where gradients are enabled.
     """
-    labels = host_copy(labels)
     alike = bool((labels == labels[0]).all())
     if alike and torch.is_grad_enabled():
         raise ValueError(

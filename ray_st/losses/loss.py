@@ -110,6 +110,7 @@ class Loss(nn.Module, ABC):
         columns = self.columns(list(sentence_features), labels)
         if self._gather is None or not self._gather.idle:
             return self.compute(columns)
+        self.skip()
         zero = self._zero(columns)
         return dict.fromkeys(self.parts, zero) if self.parts else zero
 
@@ -197,6 +198,9 @@ class Loss(nn.Module, ABC):
         Returns:
             The loss of ``columns.mine`` against ``columns.pool``, a scalar or named scalars to be summed.
         """
+
+    def skip(self) -> None:
+        """Called on an idle rank instead of :meth:`compute`, for losses that count their computations."""
 
     def compute_loss_from_embeddings(
         self, embeddings: Sequence[Tensor], labels: Tensor | None = None

@@ -81,11 +81,18 @@ class MatryoshkaLoss(Modifier):
 
     def compute(self, columns: Columns) -> Value:
         """Weighted sum of the loss at the chosen dimensions."""
-        chosen = self.choose(len(self.matryoshka_dims), self.n_dims_per_step)
         return weighted_sum(
             (self.matryoshka_weights[i], self.loss.compute(self._cut(columns, self.matryoshka_dims[i])))
-            for i in chosen
+            for i in self._choose()
         )
+
+    def skip(self) -> None:
+        """Counts the sample, and the inner loss's computations."""
+        for _ in self._choose():
+            self.loss.skip()
+
+    def _choose(self) -> list[int]:
+        return self.choose(len(self.matryoshka_dims), self.n_dims_per_step)
 
     def _cut(self, columns: Columns, dim: int) -> Columns:
         full = columns.mine[0].shape[-1]

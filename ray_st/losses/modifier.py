@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ray_st.losses.columns import Columns, Gather
 from ray_st.losses.loss import Loss
+from ray_st.util.host_facts import host_copy, remember
 
 
 class Modifier(Loss):
@@ -77,6 +78,10 @@ class Modifier(Loss):
         """The inner loss's."""
         return self.loss.label_lengths(columns)
 
+    def skip(self) -> None:
+        """As the inner loss does."""
+        self.loss.skip()
+
     def choose(self, among: int, number: int) -> list[int]:
         """Samples indices, in ascending order; returns all unless ``0 < number < among``.
 
@@ -88,10 +93,13 @@ class Modifier(Loss):
         """
         if not 0 < number < among:
             return list(range(among))
-        chosen = random.Random(int(self.choices)).sample(range(among), number)
+        drawn = host_copy(self.choices)
+        chosen = random.Random(int(drawn)).sample(range(among), number)
         # Evaluation must not change what training samples next.
         if torch.is_grad_enabled():
-            self.choices += 1
+            # The host counts too, so that only the first draw of a run waits for the device.
+            drawn = drawn + 1
+            remember(self.choices.add_(1), drawn)
         return sorted(chosen)
 
     def get_config_dict(self) -> dict[str, Any]:

@@ -112,9 +112,12 @@ def without_host_facts(features: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def remember(tensor: Tensor, host: Tensor) -> Tensor:
-    """Tells a tensor on a device its copy on the host; returns the tensor."""
-    if tensor is not host and tensor.dtype == host.dtype and not tensor.is_inference():
-        vars(tensor)[_COPY] = host, tensor._version
+    """Tells a tensor on a device its copy on the host; returns the tensor.
+
+    The copy is used until the tensor is written to or gets other data. Writes of collectives go unnoticed.
+    """
+    if not _is_here(tensor) and tensor.dtype == host.dtype and not tensor.is_inference():
+        vars(tensor)[_COPY] = host, _state(tensor)
     return tensor
 
 
@@ -131,9 +134,14 @@ def _is_here(tensor: Tensor) -> bool:
 def _known(tensor: Tensor) -> Tensor | None:
     if _is_here(tensor):
         return tensor
-    host, version = vars(tensor).get(_COPY, (None, None))
-    # A tensor that was changed in place since then is not what the host knows.
-    return host if host is not None and tensor._version == version else None
+    host, state = vars(tensor).get(_COPY, (None, None))
+    # A tensor that was changed since then is not what the host knows.
+    return host if host is not None and _state(tensor) == state else None
+
+
+def _state(tensor: Tensor) -> tuple[int, int]:
+    # Assigning to tensor.data keeps the version, and a deep copy keeps what its original remembers.
+    return tensor._version, tensor.data_ptr()
 
 
 _COPY = "_ray_st_host_copy"

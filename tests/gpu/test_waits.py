@@ -6,23 +6,28 @@ Each table holds every wait that there is: a new one fails here, with its place.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import TrainerCallback
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from pretended_device import Syncs
 from ray_st import losses
 
 from .conftest import PAIRS
+from .test_losses import LOSSES, Made
 
 Waits = Counter[tuple[str, str]]
 """How often the host waits: by file of ray_st and kind."""
 
 STEP: Waits = Counter({("training/loop/finite_check.py", "device to host"): 1})
 """A step reads its losses and the norm of its gradient together, before the optimizer moves."""
+
+GPT_STEP: Waits = STEP + Counter({("losses/denoising.py", "item"): 1})
+"""GPT-2 as a decoder makes position ids, in which transformers looks for several texts in one row
+(``find_packed_sequence_indices``) unless there is a mask, of which it asks whether it is all ones. Only a prepared
+mask (n, 1, t, t) is not looked at, and with one attention could not use its causal kernels."""
 
 EVALUATE: Waits = Counter({("training/loop/evaluation_loop.py", "device to host"): 1})
 """The mean loss of all batches."""
@@ -35,28 +40,7 @@ ENCODE: dict[str, tuple[dict[str, Any], Waits]] = {
 }
 """Four batches: each array is waited for while the device computes the next one."""
 
-SCORED = {**PAIRS, "score": [i / 12 for i in range(12)]}
-CLASSES = {**PAIRS, "label": [i % 2 for i in range(12)]}
-SINGLE = {"text": PAIRS["a"], "label": [i % 2 for i in range(12)]}
-
-
-def _softmax(model: Any) -> Any:
-    return losses.SoftmaxLoss(model, 32, num_labels=2)
-
-
-def _cached(model: Any) -> Any:
-    return losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=3)
-
-
-LOSSES: dict[str, tuple[Callable[[Any], Any], dict[str, Any]]] = {
-    "ranking": (losses.MultipleNegativesRankingLoss, PAIRS),
-    "cached": (_cached, PAIRS),
-    "scores": (losses.CosineSimilarityLoss, SCORED),
-    "sorted scores": (losses.CoSENTLoss, SCORED),
-    "classes": (_softmax, CLASSES),
-    "positive or negative": (losses.ContrastiveLoss, CLASSES),
-    "in-batch triplets": (losses.BatchHardTripletLoss, SINGLE),
-}
+ROWS = len(PAIRS["a"])
 
 
 class CountsWaits(TrainerCallback):
@@ -84,17 +68,43 @@ def check(counts: Counter[tuple[str, str]], expected: Waits) -> None:
     assert found == expected, f"other waits than expected:\n{listed(counts)}"
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-def test_a_step(kind: str, pretended: Syncs, tiny: Any, loop: Any, tmp_path: Path) -> None:
-    loss, data = LOSSES[kind]
-    options = {"include_num_input_tokens_seen": "non_padding", "logging_steps": 100}
-    running = loop(tiny("cpu"), tmp_path, loss=loss, data=data, **options)
+def data_for(made: Made) -> dict[str, Any]:
+    """Rows for a loss of :mod:`tests.gpu.test_losses`: as many text columns as it takes, and its labels."""
+    _, columns, labels = made
+    texts = {name: [f"{name} {i} the weather" for i in range(ROWS)] for name in "abc"[:columns]}
+    return texts if labels is None else {**texts, "label": [*labels.tolist(), *labels.tolist()]}
+
+
+def check_steps(pretended: Syncs, running: Any, expected: Waits) -> None:
+    """Trains, and checks the waits of all steps but the first."""
     counter = CountsWaits(pretended)
     running.add_callback(counter)
     running.train()
     _, second, third = counter.counts
-    check(second, STEP)
-    check(third, STEP)
+    check(second, expected)
+    check(third, expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_step(name: str, pretended: Syncs, tiny: Any, loop: Any, tmp_path: Path) -> None:
+    model = tiny("cpu")
+    made = LOSSES[name](model)
+    options = {"include_num_input_tokens_seen": "non_padding", "logging_steps": 100}
+    running = loop(model, tmp_path, loss=lambda _: made[0], data=data_for(made), **options)
+    check_steps(pretended, running, STEP)
+
+
+def test_a_decoder_with_position_ids(
+    pretended: Syncs, tiny: Any, loop: Any, tiny_encoder: Path, tmp_path: Path
+) -> None:
+    sizes = {"vocab_size": 120, "n_embd": 32, "n_layer": 1, "n_head": 2, "bos_token_id": 1, "eos_token_id": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path)
+
+    def loss(model: Any) -> Any:
+        return losses.DenoisingAutoEncoderLoss(model, str(tmp_path), tie_encoder_decoder=False)
+
+    check_steps(pretended, loop(tiny("cpu"), tmp_path, loss=loss, logging_steps=100), GPT_STEP)
 
 
 def test_a_loss_with_prompts(pretended: Syncs, tiny: Any, loop: Any, tmp_path: Path) -> None:

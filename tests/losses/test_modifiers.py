@@ -144,6 +144,39 @@ def test_choices_are_a_function_of_the_number_of_steps(encoder, make_features) -
     assert [resumed(features).item() for _ in range(6)] == values[4:]
 
 
+class Idle:
+    """The gather of a rank without rows."""
+
+    idle = True
+
+    def __call__(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return rows, 0
+
+
+@pytest.mark.parametrize("modifier", ["matryoshka of layers", "layers of matryoshka"])
+def test_a_rank_without_rows_counts_its_samples_too(modifier: str, tiny_model: Any) -> None:
+    """Whatever it samples next is what the other ranks sample, without asking them."""
+
+    def made() -> Any:
+        inner = losses.MultipleNegativesRankingLoss(tiny_model)
+        if modifier == "layers of matryoshka":
+            return losses.Matryoshka2dLoss(tiny_model, inner, [32, 16, 8])
+        layers = losses.AdaptiveLayerLoss(tiny_model, inner)
+        return losses.MatryoshkaLoss(tiny_model, layers, [32, 16, 8], n_dims_per_step=2)
+
+    def counts(loss: Any) -> list[int]:
+        return [int(loss.choices), int(loss.loss.choices)]
+
+    busy, idle = made(), made()
+    idle.bind(Idle())
+    features = [tiny_model.tokenize(texts) for texts in TEXTS]
+    for _ in range(2):
+        busy(features)
+        idle(features)
+    assert counts(idle) == counts(busy)
+    assert min(counts(busy)) >= 2
+
+
 def test_layers_leave_the_model_as_it_was(tiny_model) -> None:
     before = tiny_model.encode(TEXTS[0])
     loss = losses.AdaptiveLayerLoss(tiny_model, losses.MultipleNegativesRankingLoss(tiny_model))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -109,10 +110,21 @@ def test_a_batch_moves_without_what_is_for_the_host_and_without_waiting() -> Non
         assert not syncs.take()
 
 
-def test_a_copy_is_forgotten_when_the_tensor_changes() -> None:
+def _in_place(tensor: torch.Tensor) -> None:
+    tensor.add_(1)
+
+
+def _by_data(tensor: torch.Tensor) -> None:
+    tensor.data = to_device(torch.arange(1, 4), "cuda")
+
+
+@pytest.mark.parametrize("change", [_in_place, _by_data])
+def test_a_copy_is_forgotten_when_the_tensor_changes(change: Callable[[torch.Tensor], None]) -> None:
     with pretended_device() as syncs:
         moved = to_device(torch.arange(3), "cuda")
-        moved.add_(1)
+        assert host_copy(moved).tolist() == [0, 1, 2]
+        assert not syncs.take()
+        change(moved)
         assert host_copy(moved).tolist() == [1, 2, 3]
         assert syncs.take().total() == 1
 

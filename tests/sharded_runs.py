@@ -146,3 +146,13 @@ def assert_equal(found: Any, expected: Any) -> None:
     for mine, theirs in zip(found["logs"], expected["logs"], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-5)
     assert found["best"] == expected["best"]
+
+
+def distances(run: Any, other: Any) -> torch.Tensor:
+    """How far weights, losses and gradient norms of two runs are apart: the largest absolute difference of each kind."""
+    mine, theirs = map(with_gradients, (run, other))
+    weights = max(float((mine[name] - theirs[name]).abs().max()) for name in theirs)
+    logs = list(zip(run["logs"], other["logs"], strict=True))
+    return torch.tensor(
+        [weights, *(max(abs(one[name] - two[name]) for one, two in logs) for name in ("loss", "grad_norm"))]
+    )

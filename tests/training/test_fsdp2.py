@@ -43,10 +43,10 @@ from sharded_runs import (
     assert_equal,
     cached,
     classes,
+    distances,
     join,
     ranking,
     small_calls,
-    with_gradients,
 )
 
 SCORED = Dataset.from_dict({**TEXTS, "score": [i * 7 % 11 / 10 for i in range(ROWS)]})
@@ -288,16 +288,6 @@ def test_sharded_weights_train_like_whole_ones(name: str, ranks: list[Any]) -> N
         assert_equal(rank[f"{name} True"], rank[f"{name} False"])
     first, second = (rank[f"{name} True"]["weights"] for rank in ranks)
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
-
-
-def distances(run: Any, other: Any) -> torch.Tensor:
-    """How far weights, losses and gradient norms of two runs are apart: the largest absolute difference of each kind."""
-    mine, theirs = map(with_gradients, (run, other))
-    weights = max(float((mine[name] - theirs[name]).abs().max()) for name in theirs)
-    logs = list(zip(run["logs"], other["logs"], strict=True))
-    return torch.tensor(
-        [weights, *(max(abs(one[name] - two[name]) for one, two in logs) for name in ("loss", "grad_norm"))]
-    )
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from ray_st.losses.model_facts import config_size
 from ray_st.training.strategies.step_module import Step, modules_of
 from ray_st.training_args.sharding_options import BY_SIZE, NO_WRAP
 
@@ -95,7 +96,7 @@ def units(step: Step, config: Mapping[str, Any]) -> list[nn.Module]:
 
 
 def _by_class(encoders: Sequence[PreTrainedModel], wanted: Sequence[str] | None) -> list[nn.Module]:
-    names = {name for encoder in encoders for name in encoder._no_split_modules or ()}
+    names = {name for encoder in encoders for name in _layer_names(encoder)}
     found = [
         part
         for part in _inner_parts(encoders)
@@ -109,6 +110,15 @@ def _by_class(encoders: Sequence[PreTrainedModel], wanted: Sequence[str] | None)
             f"It has {there}."
         )
     return found
+
+
+def _layer_names(encoder: PreTrainedModel) -> set[str]:
+    """The classes of an encoder's layers: those it declares, else those in a list of all layers."""
+    if encoder._no_split_modules:
+        return set(encoder._no_split_modules)
+    number = config_size(encoder, "num_hidden_layers")
+    lists = (part for part in encoder.modules() if isinstance(part, nn.ModuleList))
+    return {type(layer).__name__ for layers in lists if len(layers) == number for layer in layers}
 
 
 def _embeddings_outside(encoders: Sequence[PreTrainedModel], chosen: Sequence[nn.Module]) -> list[nn.Module]:

@@ -11,6 +11,7 @@ to Python, on ``cuda``. Therefore ``torch.autocast("cuda")`` has no effect on th
 
 from __future__ import annotations
 
+import threading
 import traceback
 import weakref
 from collections import Counter
@@ -160,22 +161,25 @@ class _Memory:
     def __init__(self) -> None:
         self.used = self.peak = 0
         self._tensors: dict[int, int] = {}  # of each storage
+        self._lock = threading.RLock()  # garbage is collected in any thread, and within any call
 
     def keep(self, tensor: DeviceTensor) -> None:
         storage = tensor.content.untyped_storage()
         place, size = storage.data_ptr(), storage.nbytes()
-        if place not in self._tensors:
-            self._tensors[place] = 0
-            self.used += size
-            self.peak = max(self.peak, self.used)
-        self._tensors[place] += 1
+        with self._lock:
+            if place not in self._tensors:
+                self._tensors[place] = 0
+                self.used += size
+                self.peak = max(self.peak, self.used)
+            self._tensors[place] += 1
         weakref.finalize(tensor.content, self._release, place, size)
 
     def _release(self, place: int, size: int) -> None:
-        self._tensors[place] -= 1
-        if not self._tensors[place]:
-            del self._tensors[place]
-            self.used -= size
+        with self._lock:
+            self._tensors[place] -= 1
+            if not self._tensors[place]:
+                del self._tensors[place]
+                self.used -= size
 
     def forget_peak(self) -> None:
         self.peak = self.used

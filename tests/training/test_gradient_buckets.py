@@ -260,10 +260,11 @@ class Copies(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
+        # First, as a new tensor may lie where one was that is gone.
+        self._alive = {place: one for place, one in self._alive.items() if not one.expired()}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.numel() in self._sizes:
                 self._see(tensor.untyped_storage())
-        self._alive = {place: one for place, one in self._alive.items() if not one.expired()}
         self.most = max(self.most, len(self._alive))
         return result
 
@@ -304,9 +305,19 @@ def copies(number: int, nodes: int) -> tuple[int, int]:
     return found.most, found.seen
 
 
+def reduced_in_a_copy(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """Reduces a copy of a bucket: a thread of gloo may hold what it reduced for a moment after it says that it is done."""
+    total = bucket.buffer().clone()
+    dist.all_reduce(total)
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(bucket.buffer().copy_(total / dist.get_world_size()))
+    return done
+
+
 def freed_buckets() -> list[bool]:
     """For two steps, whether the buckets from before them are gone in the forward pass that follows."""
     rank, found = Rank(cached=True, unused=False), []
+    rank.wrapped.register_comm_hook(None, lambda _, bucket: reduced_in_a_copy(bucket))
     gc.disable()
     for number in range(2):
         buckets = [StorageWeakRef(place.untyped_storage()) for place in rank.wrapped._places.values()]

@@ -85,7 +85,8 @@ class Modifier(Loss):
     def choose(self, among: int, number: int) -> list[int]:
         """Samples indices, in ascending order; returns all unless ``0 < number < among``.
 
-        The sample depends only on how many were drawn before in training, so it is the same on every rank.
+        The sample depends only on how many were drawn before in training, so it is the same on every rank:
+        whoever calls this in :meth:`compute` must call it as often in :meth:`skip`.
 
         Args:
             among: How many there are.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import ray
@@ -13,28 +14,36 @@ from ray_st.data.stream_planner import StreamPlanner
 from ray_st.runtime.cluster.handles import start_actor
 from ray_st.runtime.data.encoded_segments import EncodedSegments, Seen, chosen_of, result_of
 
+Planned = tuple[StreamPlanner, Mapping[str, EncodedSegments]]
+"""A planner and each dataset's rows, by name: one value, so that these are the rows that the planner asks for,
+also in another process."""
+
 
 class WindowActor:
     """Plans pieces, and has the segments encoded that they are made of.
 
     If it is lost, its replacement makes the same plans from the start of the epoch; the token cache saves it
-    from encoding segments again.
-
-    Args:
-        planned: The planner and each dataset's rows, by name; one argument, so that in the actor, too, these
-            are the rows that the planner asks for.
+    from encoding segments again. What it plans comes with each request, by reference: Ray does not promise to
+    keep what a constructor was given until a restart.
     """
 
-    def __init__(self, planned: tuple[StreamPlanner, Mapping[str, EncodedSegments]]) -> None:
-        self._planner, self._rows = planned
+    def __init__(self) -> None:
+        self._planned: Planned | None = None
 
-    def piece(self, epoch: int, step: int) -> Piece:
+    def piece(self, planned: list[ray.ObjectRef[Any]], epoch: int, step: int) -> Piece:
         """The global batches around a step of an epoch, with the blocks that hold their rows."""
-        return with_blocks(self._planner.piece(epoch, step), self._planner, self._rows)
+        planner, rows = self._opened(planned)
+        return with_blocks(planner.piece(epoch, step), planner, rows)
 
-    def seen(self) -> dict[str, Seen]:
+    def seen(self, planned: list[ray.ObjectRef[Any]]) -> dict[str, Seen]:
         """What became known of each dataset's rows so far."""
-        return {name: rows.seen() for name, rows in self._rows.items()}
+        _, rows = self._opened(planned)
+        return {name: dataset.seen() for name, dataset in rows.items()}
+
+    def _opened(self, planned: list[ray.ObjectRef[Any]]) -> Planned:
+        if self._planned is None:
+            self._planned = ray.get(planned[0])
+        return self._planned
 
 
 class WindowPlans:
@@ -53,9 +62,8 @@ class WindowPlans:
     def __init__(self, planner: StreamPlanner, rows: Mapping[str, EncodedSegments]) -> None:
         self.steps = planner.steps
         self._first = ray.put(with_blocks(planner.piece(0, 0), planner, rows))
-        self._actor = start_actor(
-            WindowActor, (planner, rows), num_cpus=0, max_restarts=-1, max_task_retries=-1
-        )
+        self._planned = [ray.put((planner, rows))]
+        self._actor = start_actor(WindowActor, num_cpus=0, max_restarts=-1, max_task_retries=-1)
 
     def piece(self, epoch: int, step: int) -> Piece:
         """The global batches around a step of an epoch, with the blocks that hold their rows.
@@ -66,12 +74,12 @@ class WindowPlans:
         first: Piece = ray.get(self._first)
         if epoch == 0 and step in first:
             return first
-        found: Piece = result_of(self._actor.piece.remote(epoch, step))
+        found: Piece = result_of(self._actor.piece.remote(self._planned, epoch, step))
         return found
 
     def seen(self) -> dict[str, Seen]:
         """What became known of each dataset's rows so far."""
-        found: dict[str, Seen] = result_of(self._actor.seen.remote())
+        found: dict[str, Seen] = result_of(self._actor.seen.remote(self._planned))
         return found
 
 

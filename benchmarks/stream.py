@@ -1,8 +1,11 @@
-"""A Parquet set several times larger than the object store, streamed by two workers: `make bench-stream`.
+"""Data that is encoded while two workers train on it: memory by rows, and how long the training thread waits.
 
-Twice through the real trainer. First all of the set through a step that costs next to nothing, to see rates and memory
-over a whole epoch; then a part of it, still larger than the store, through a real MiniLM step, to see how long the
-training thread waits for batches: all the time from the end of a step to the beginning of the next, whatever it is for.
+    python benchmarks/stream.py epoch --rows 100000 1000000 --warm
+    python benchmarks/stream.py waiting --rows 200000 --steps 100
+
+`epoch` goes once over Parquet sets of short texts with a step that costs next to nothing: the memory of driver, planner
+and ranks, and the object store's use, which must not grow with the rows. `waiting` takes steps of a real MiniLM while
+encoding goes on beside it: all the time from the end of a step to the beginning of the next, whatever it is for.
 """
 
 from __future__ import annotations
@@ -37,28 +40,28 @@ from ray_st import (
     losses,
 )
 from ray_st.cli.run_parts import model_path
-from ray_st.runtime.data import cluster_source
+from ray_st.data.token_cache import TokenCache
+from ray_st.runtime.data.cluster_source import encode_ahead
 
 MIB = 1 << 20
-FILES, WORKERS = 8, 2
-WORDS = 110
+FILE_ROWS, GROUP_ROWS, WORKERS = 125_000, 8192, 2
 
 
 def main() -> None:
-    """Make the set, run, print."""
+    """Make the sets, run, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", type=int, default=80, help="object store in MiB (default: 80)")
-    parser.add_argument("--times", type=float, default=3, help="the encoded set, in stores (default: 3)")
-    parser.add_argument(
-        "--batch", type=int, default=1024, help="rows of a step that does nothing (default: 1024)"
-    )
-    parser.add_argument("--steps", type=int, default=12, help="MiniLM steps (default: 12)")
+    parser.add_argument("kind", choices=("epoch", "waiting"))
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000], help="pairs (default: 100,000)")
+    parser.add_argument("--words", type=int, default=0, help="words of a text (default: 8, with MiniLM 30)")
+    parser.add_argument("--store", type=int, default=500, help="object store in MiB (default: 500)")
+    parser.add_argument("--window", type=int, default=1 << 20, help="rows of a window (default: 1,048,576)")
+    parser.add_argument("--batch", type=int, default=4096, help="rows of a step of an epoch (default: 4096)")
+    parser.add_argument("--steps", type=int, default=100, help="MiniLM steps (default: 100)")
+    parser.add_argument("--warm", action="store_true", help="with a token cache that has all rows")
     options = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = int(options.store * options.times * MIB / (2 * 4 * (WORDS + 2)))
-        write_set(folder / "set", rows)
         spilled = folder / "spilled"
         spilled.mkdir()
         ray.init(
@@ -69,26 +72,29 @@ def main() -> None:
             log_to_driver=False,
             logging_level="ERROR",
         )
-        print(f"{rows:,} rows, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
-        files = sorted(str(path) for path in (folder / "set").iterdir())
-        stream(folder, files, options, spilled)
-        train(folder, files[: -(-FILES * 3 // 8)], options, spilled)
+        for rows in options.rows:
+            files = write_set(
+                folder / f"set-{rows}", rows, options.words or (8 if options.kind == "epoch" else 30)
+            )
+            print(f"{rows:,} rows, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+            {"epoch": epoch, "waiting": waiting}[options.kind](folder, files, options, spilled)
         ray.shutdown()
 
 
-def write_set(folder: Path, rows: int) -> None:
-    """Pairs of texts of :data:`WORDS` words of one token each; the first words differ from row to row."""
+def write_set(folder: Path, rows: int, words: int) -> str:
+    """Pairs of texts of words of one token each; the first words differ from row to row."""
     folder.mkdir()
-    rng, words = np.random.default_rng(0), vocabulary_words()
-    pieces = [" ".join(rng.choice(words, WORDS // 10)) for _ in range(2000)]
-    for number in range(FILES):
-        columns = {}
-        for column in ("anchor", "positive"):
-            drawn = rng.integers(0, len(pieces), (rows // FILES, 10))
-            columns[column] = [" ".join(pieces[piece] for piece in row) for row in drawn.tolist()]
-        pq.write_table(
-            pa.table(columns), folder / f"{number}.parquet", compression="zstd", row_group_size=8192
-        )
+    rng, known = np.random.default_rng(0), vocabulary_words()
+    pieces = np.array([" ".join(rng.choice(known, -(-words // 2))) for _ in range(4096)], dtype=object)
+    for start in range(0, rows, FILE_ROWS):
+        count = min(FILE_ROWS, rows - start)
+        columns = {
+            column: pieces[rng.integers(0, 4096, count)] + " " + pieces[rng.integers(0, 4096, count)]
+            for column in ("anchor", "positive")
+        }
+        name = f"{start // FILE_ROWS:05}.parquet"
+        pq.write_table(pa.table(columns), folder / name, compression="zstd", row_group_size=GROUP_ROWS)
+    return str(folder)
 
 
 def vocabulary_words() -> list[str]:
@@ -111,7 +117,11 @@ class Touch(nn.Module):
 
     def forward(self, sentence_features: Any, labels: Any = None) -> torch.Tensor:
         """A loss of zero."""
-        few = {key: value[:1, :4] for key, value in sentence_features[0].items()}
+        few = {
+            key: value[:1, :4]
+            for key, value in sentence_features[0].items()
+            if isinstance(value, torch.Tensor)
+        }
         embedding: torch.Tensor = self.model(few)["sentence_embedding"]
         return embedding.sum() * 0
 
@@ -151,21 +161,26 @@ class Watch(transformers.TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The optimizer has stepped."""
         self.ended = time.perf_counter()
-        memory = psutil.Process().memory_info()
         line = {
             "time": time.time(),
             "waited": self.waited,
             "worked": self.ended - self.began,
-            "rss": (memory.rss - memory.shared) / MIB,
+            "rss": own_memory(psutil.Process()),
         }
         rank = ray.train.get_context().get_world_rank()
         with (self.folder / f"rank-{rank}.jsonl").open("a") as stream:
             stream.write(json.dumps(line) + "\n")
 
 
+def own_memory(process: psutil.Process) -> float:
+    """Resident MiB of a process, without what it shares (the object store's pages)."""
+    memory = process.memory_info()
+    return (memory.rss - memory.shared) / MIB
+
+
 @contextlib.contextmanager
 def sampled(spilled: Path) -> Iterator[list[dict[str, float]]]:
-    """Every second: the store's use, what is spilled, and this process's memory, in MiB."""
+    """Every second: the store's use, what is spilled, and the memory of driver and planner, in MiB."""
     samples: list[dict[str, float]] = []
     stop = threading.Event()
     total = ray.cluster_resources()["object_store_memory"]
@@ -177,7 +192,8 @@ def sampled(spilled: Path) -> Iterator[list[dict[str, float]]]:
                     "time": time.time(),
                     "store": (total - ray.available_resources().get("object_store_memory", 0)) / MIB,
                     "spilled": sum(p.stat().st_size for p in spilled.rglob("*") if p.is_file()) / MIB,
-                    "driver": psutil.Process().memory_info().rss / MIB,
+                    "driver": own_memory(psutil.Process()),
+                    "planner": planner_memory(),
                 }
             )
 
@@ -190,15 +206,24 @@ def sampled(spilled: Path) -> Iterator[list[dict[str, float]]]:
         thread.join()
 
 
-def run(
+def planner_memory() -> float:
+    """MiB of the actor that plans; 0 while there is none."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name().startswith("ray::WindowActor") or "WindowActor" in " ".join(process.cmdline()):
+                return own_memory(process)
+    return 0.0
+
+
+def trainer_of(
     folder: Path,
     model: SentenceTransformer,
     make_loss: Callable[[Any], nn.Module],
-    files: list[str],
-    store: int,
+    files: str,
+    options: argparse.Namespace,
     **arguments: Any,
-) -> list[list[dict[str, float]]]:
-    """Trains on two workers; each rank's lines."""
+) -> tuple[SentenceTransformerTrainer, Path]:
+    """A trainer on two workers, and the folder of its ranks' lines."""
     watched = folder / f"watched-{len(list(folder.iterdir()))}"
     watched.mkdir()
     model.max_seq_length = 128
@@ -206,10 +231,10 @@ def run(
         model=model,
         args=SentenceTransformerTrainingArguments(
             output_dir=str(watched / "out"),
-            token_cache=False,
-            window_rows=store * MIB // 4 // (2 * 4 * (WORDS + 2)),
+            token_cache=str(folder / "cache"),
+            token_cache_bytes=1 << 40,
+            window_rows=options.window,
             num_train_epochs=1,
-            batch_sampler="no_duplicates",
             save_strategy="no",
             report_to="none",
             disable_tqdm=True,
@@ -221,56 +246,51 @@ def run(
         callbacks=[Watch(watched)],
         scaling_config=ray.train.ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": 1}),
     )
-    trainer.train()
+    return trainer, watched
+
+
+def lines_of(watched: Path) -> list[list[dict[str, float]]]:
+    """Each rank's lines."""
     return [
         [json.loads(line) for line in path.read_text().splitlines()]
         for path in sorted(watched.glob("rank-*.jsonl"))
     ]
 
 
-@contextlib.contextmanager
-def encoding_timed(store: int) -> Iterator[None]:
-    """Says how fast the rows are encoded."""
-    plain = cluster_source.ingest
-
-    def timed(*args: Any) -> Any:
-        start = time.perf_counter()
-        blocks = plain(*args)
-        described, seconds = blocks.stats, time.perf_counter() - start
-        tokens = int(described.keys.tokens.sum())
-        print(
-            f"encoded {described.rows:,} rows, {tokens:,} tokens to {described.size / MIB:,.0f} MiB (the store has "
-            f"{store}): {described.rows / seconds:,.0f} rows/s, {tokens / seconds:,.0f} tokens/s",
-            flush=True,
-        )
-        return blocks
-
-    cluster_source.ingest = timed
-    try:
-        yield
-    finally:
-        cluster_source.ingest = plain
-
-
-def stream(folder: Path, files: list[str], options: argparse.Namespace, spilled: Path) -> None:
+def epoch(folder: Path, files: str, options: argparse.Namespace, spilled: Path) -> None:
     """A whole epoch of steps that cost next to nothing."""
-    model = tiny_model(folder / "tiny")
-    with sampled(spilled) as samples, encoding_timed(options.store):
-        ranks = run(folder, model, Touch, files, options.store, global_train_batch_size=options.batch)
+    model = tiny_model(folder / f"tiny-{time.time_ns()}")
+    trainer, watched = trainer_of(folder, model, Touch, files, options, global_train_batch_size=options.batch)
+    if options.warm:
+        cache = TokenCache(str(folder / "cache"), 1 << 40)
+        cache.make()
+        start = time.perf_counter()
+        use = encode_ahead(trainer.data.train_specs(WORKERS), cache)
+        seconds = time.perf_counter() - start
+        print(f"encoded {use.encoded:,} rows into the cache: {use.encoded / seconds:,.0f} rows/s", flush=True)
+    with sampled(spilled) as samples:
+        start = time.time()
+        trainer.train()
+    ranks = lines_of(watched)
     seconds = ranks[0][-1]["time"] - ranks[0][0]["time"]
     rate = options.batch * (len(ranks[0]) - 1) / seconds
-    print(f"streamed: {rate:,.0f} rows/s, {len(ranks[0])} steps of {options.batch} rows on {WORKERS} ranks")
-    show("while encoding and streaming", samples, ranks)
+    print(
+        f"first step after {ranks[0][0]['time'] - start:.1f} s; then {rate:,.0f} rows/s, "
+        f"{len(ranks[0])} steps of {options.batch} rows on {WORKERS} ranks"
+    )
+    show(samples, ranks)
 
 
-def train(folder: Path, files: list[str], options: argparse.Namespace, spilled: Path) -> None:
-    """Some real steps."""
+def waiting(folder: Path, files: str, options: argparse.Namespace, spilled: Path) -> None:
+    """Some real steps while later windows are encoded."""
     model = SentenceTransformer(minilm(), device="cpu")
     loss = losses.MultipleNegativesRankingLoss
-    with sampled(spilled) as samples, encoding_timed(options.store):
-        ranks = run(
-            folder, model, loss, files, options.store, global_train_batch_size=32, max_steps=options.steps
-        )
+    trainer, watched = trainer_of(
+        folder, model, loss, files, options, global_train_batch_size=32, max_steps=options.steps
+    )
+    with sampled(spilled) as samples:
+        trainer.train()
+    ranks = lines_of(watched)
     for number, lines in enumerate(ranks):
         waited = [line["waited"] for line in lines[1:]]
         worked = [line["worked"] for line in lines[1:]]
@@ -279,19 +299,21 @@ def train(folder: Path, files: list[str], options: argparse.Namespace, spilled: 
             f"{statistics.median(waited) * 1000:.1f} ms (most {max(waited) * 1000:.1f} ms): "
             f"{sum(waited) / (sum(waited) + sum(worked)):.2%} of the time"
         )
-    show("with MiniLM", samples, ranks)
+    show(samples, ranks)
 
 
-def show(title: str, samples: list[dict[str, float]], ranks: list[list[dict[str, float]]]) -> None:
+def show(samples: list[dict[str, float]], ranks: list[list[dict[str, float]]]) -> None:
     """Five moments of each series, in MiB."""
-    print(f"{title}, MiB at the begin, quarter, half, three quarters, end:")
-    series = {name: [sample[name] for sample in samples] for name in ("store", "spilled", "driver")}
-    series |= {
-        f"rank {number} (not shared)": [line["rss"] for line in lines] for number, lines in enumerate(ranks)
-    }
+    print("MiB (not shared) at the begin, quarter, half, three quarters, end:")
+    names = ("store", "spilled", "driver", "planner")
+    series = {name: [sample[name] for sample in samples] for name in names}
+    series |= {f"rank {number}": [line["rss"] for line in lines] for number, lines in enumerate(ranks)}
     for name, values in series.items():
         moments = [values[(len(values) - 1) * quarter // 4] for quarter in range(5)]
-        print(f"  {name:24}" + "".join(f"{moment:8.0f}" for moment in moments) + f"   most {max(values):.0f}")
+        print(
+            f"  {name:10}" + "".join(f"{moment:8.0f}" for moment in moments) + f"   most {max(values):.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

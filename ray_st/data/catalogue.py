@@ -49,7 +49,7 @@ class Catalogue:
     """Where the rows of each segment are; nothing is read.
 
     Args:
-        parts: The parts of a source, in order; all of them must be :attr:`~ray_st.data.sources.Part.seekable`.
+        parts: The parts of a source, in order; all must be :attr:`~ray_st.data.sources.Part.seekable`.
         segment_rows: Number of rows of each segment but the last.
     """
 

@@ -65,7 +65,7 @@ class Seen:
     """What became known of a dataset's rows while they were encoded.
 
     Args:
-        faults: For each unusable row, its number and what is wrong with it; the first ones, if there are many.
+        faults: For each unusable row, its number and what is wrong with it; the first ones if there are many.
         unusable: Number of unusable rows.
         cache_use: What a token cache was used for.
     """

@@ -1,4 +1,4 @@
-"""Plans of windows whose segments are encoded ahead of training, by one restartable actor of a cluster."""
+"""Plans windows and has their segments encoded ahead of training: one restartable actor of a cluster."""
 
 from __future__ import annotations
 

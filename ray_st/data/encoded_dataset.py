@@ -64,10 +64,10 @@ class EncodedDataset:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def has_tokens(self, column: str) -> bool:
-        """Whether rows hold token ids of a text column; otherwise they hold its texts."""
-        filled = np.flatnonzero(np.diff(self._ends, prepend=0))
-        return bool(len(filled)) and ids_of(column) in self._block(int(filled[0])).columns
+    def has_tokens(self, column: str, rows: Indices) -> bool:
+        """Whether the given rows hold token ids of a text column; otherwise they hold its texts."""
+        blocks = self.blocks_of(rows[:1])
+        return bool(blocks) and ids_of(column) in self._block(blocks[0]).columns
 
     def blocks_of(self, rows: Indices) -> list[int]:
         """Numbers of the blocks that hold the given rows."""

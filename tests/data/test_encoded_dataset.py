@@ -40,7 +40,7 @@ def test_rows_are_found_in_whatever_blocks_they_lie(sizes: tuple[int, ...]) -> N
     ]
     assert window.texts("a", asked) == [f"answer {TEXTS[i]}" for i in asked]
     assert window.labels(asked) == [i / 2 for i in asked]
-    assert window.has_tokens("q")
+    assert window.has_tokens("q", np.array([0]))
 
 
 def test_blocks_may_be_slices_or_in_chunks() -> None:
@@ -54,7 +54,7 @@ def test_blocks_may_be_slices_or_in_chunks() -> None:
 
 def test_an_empty_block_may_lack_columns() -> None:
     window = EncodedDataset([pa.table({}), *blocks(10)], COLUMNS)
-    assert window.has_tokens("q")
+    assert window.has_tokens("q", np.array([0]))
     assert len(window.ids("q", np.array([5]))[0]) == len(TEXTS[5])
 
 
@@ -69,7 +69,7 @@ def test_without_labels_and_without_tokens() -> None:
     spec = ColumnSpec(("q",))
     window = EncodedDataset([encode_block(rows(), Encoding(spec, None))], spec)
     assert window.labels(np.array([0])) is None
-    assert not window.has_tokens(spec.texts[0])
+    assert not window.has_tokens(spec.texts[0], np.array([0]))
     assert window.texts("q", np.array([1])) == [TEXTS[1]]
 
 

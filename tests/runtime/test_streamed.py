@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -104,10 +103,13 @@ def test_the_order_is_that_of_rows_encoded_in_this_process(
 def test_rows_are_those_of_the_file(cluster: None, tiny_model: Any, tmp_path: Path) -> None:
     built = build_on_cluster(spec_of(tiny_model, tmp_path, parquet(tmp_path)))
     expected = tiny_model.token_encoder()(TABLE["a"].to_pylist())
-    for batch in batches(built.source):
-        (window,) = built.source.windows
-        for row, ids in zip(batch, window.ids("a", np.array(batch)), strict=True):
+    (window,) = built.source.windows
+    step = 0
+    while step < built.source.steps:
+        piece = built.source.piece(0, step)
+        for row, ids in zip(piece.plan.rows, window.ids("a", piece.plan.rows), strict=True):
             assert ids.tolist() == expected[row].tolist()
+        step = piece.end
 
 
 def test_a_lost_planner_is_replaced_by_one_that_makes_the_same_plans(

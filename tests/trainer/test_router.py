@@ -70,7 +70,7 @@ def test_texts_are_encoded_ahead_by_their_rows_encoder(make_routed: Any) -> None
     row = int(build_here(part).source.piece(0, 0).plan.rows[0])
     window = build_here(part).source.windows[0]
     for column in MAPPING:
-        assert window.has_tokens(column)
+        assert window.has_tokens(column, np.array([0]))
         expected = encoding.encoder_of(column)([ROWS[row][column]])[0]
         np.testing.assert_array_equal(window.ids(column, np.array([row]))[0], expected)
 

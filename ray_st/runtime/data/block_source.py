@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import ref
 
 import pyarrow as pa
 import ray
@@ -21,8 +22,6 @@ from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.plan import Indices, Piece
 from ray_st.runtime.cluster.handles import Actor, start_actor
-
-_RECENT = 4
 
 
 class EpochPlans:
@@ -100,12 +99,7 @@ class _Fetched(Sequence[pa.Table]):
 
     def __getitem__(self, number: int | slice) -> Any:
         assert isinstance(number, int)
-        try:
-            return ray.get(self._source.references(self._dataset)[number])
-        except ObjectLostError:
-            # The actor that had it encoded was lost; its replacement has it encoded again.
-            self._source.renew()
-            return ray.get(self._source.references(self._dataset)[number])
+        return self._source.fetched(self._dataset, number)
 
 
 class RayBatchSource:
@@ -120,15 +114,21 @@ class RayBatchSource:
         self._blocks, self.planner = blocks, planner
         self.names, self.steps = list(blocks), planner.steps
         self.rows = sum(sum(refs.rows) for refs in blocks.values())
-        self._recent: dict[tuple[int, int], Piece] = {}
+        self._asked: list[tuple[int, int, ref[Piece]]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state without the pieces that this process uses."""
+        return {**vars(self), "_asked": []}
 
     def piece(self, epoch: int, step: int) -> Piece:
-        """The global batches around a step of an epoch."""
+        """The global batches around a step of an epoch.
+
+        Its blocks can be read as long as whoever asked for it keeps it, and leave the object store with it.
+        """
         found = self.planner.piece(epoch, step)
         if found.blocks:
-            self._recent[epoch, step] = found
-            for outdated in list(self._recent)[:-_RECENT]:
-                del self._recent[outdated]
+            self._asked = [known for known in self._asked if known[2]() is not None]
+            self._asked.append((epoch, step, ref(found)))
         return found
 
     def seen(self) -> Mapping[str, Any]:
@@ -137,17 +137,30 @@ class RayBatchSource:
         found: Mapping[str, Any] = planner.seen()
         return found
 
-    def renew(self) -> None:
-        """Asks again for the latest pieces, whose blocks were lost."""
-        for epoch, step in list(self._recent):
-            self.piece(epoch, step)
+    def reference(self, dataset: int, number: int) -> Any:
+        """The block of a dataset in the object store: one of all, or of the pieces that are in use.
 
-    def references(self, dataset: int) -> Mapping[int, Any]:
-        """The blocks of a dataset that are in the object store: all, or those of the latest pieces."""
-        known = dict(self._blocks[self.names[dataset]].references)
-        for piece in self._recent.values():
-            known.update(piece.blocks[dataset])
-        return known
+        Raises:
+            KeyError: If no piece in use has rows of it.
+        """
+        known = self._blocks[self.names[dataset]].references
+        if known:
+            return known[number]
+        for _, _, one in self._asked:
+            if (piece := one()) is not None and number in piece.blocks[dataset]:
+                return piece.blocks[dataset][number]
+        raise KeyError(f"no piece in use has rows of block {number} of dataset {dataset}")
+
+    def fetched(self, dataset: int, number: int) -> Any:
+        """A block, from the object store."""
+        try:
+            return ray.get(self.reference(dataset, number))
+        except ObjectLostError:
+            # The actor that had it encoded was lost: its replacement has it encoded again.
+            for epoch, step, one in self._asked:
+                if (piece := one()) is not None and number in piece.blocks[dataset]:
+                    return ray.get(self.planner.piece(epoch, step).blocks[dataset][number])
+            raise
 
     @cached_property
     def windows(self) -> list[EncodedDataset]:
@@ -159,8 +172,7 @@ class RayBatchSource:
 
     def ahead(self, source: int, rows: Indices) -> None:
         """Prefetches the blocks of some rows to this node, without waiting."""
-        references = self.references(source)
-        wanted = [references[block] for block in self.windows[source].blocks_of(rows)]
+        wanted = [self.reference(source, block) for block in self.windows[source].blocks_of(rows)]
         if wanted:
             ray.wait(wanted, num_returns=len(wanted), timeout=0, fetch_local=True)
 

@@ -15,8 +15,8 @@ from ray_st.runtime.cluster.handles import start_actor
 from ray_st.runtime.data.encoded_segments import EncodedSegments, Seen, chosen_of, result_of
 
 Planned = tuple[StreamPlanner, Mapping[str, EncodedSegments]]
-"""A planner and each dataset's rows, by name: one value, so that these are the rows that the planner asks for,
-also in another process."""
+"""A planner and each dataset's rows, by name; one value, so that also in another process these are the rows
+that the planner asks for."""
 
 
 class WindowActor:

@@ -142,7 +142,7 @@ class Collate:
     ) -> dict[str, Any]:
         encoder = None if route is None else route.encoder
         pad = self.pad if encoder is None else encoder.pad
-        if pad is not None and window.has_tokens(name):
+        if pad is not None and window.has_tokens(name, rows):
             return with_host_facts(pad(window.ids(name, rows)))
         of_task = {} if route is None or route.task is None else {"task": route.task}
         texts = joined([window.texts(column, rows) for column in columns])

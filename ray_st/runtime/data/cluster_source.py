@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from ray_st.data import segments
 from ray_st.data.batch_source import PiecePlanner
 from ray_st.data.token_cache import CacheUse, TokenCache
 from ray_st.runtime.data.block_source import BlockRefs, EpochPlans, RayBatchSource
 from ray_st.runtime.data.ingest import EncodedBlocks, check_windows, ingest
-from ray_st.runtime.data.streamed_source import build_streamed, segments_of
-from ray_st.training.data.arrangement import Arrangement, check_stats
+from ray_st.runtime.data.streamed_source import (
+    build_streamed,
+    encode_segments,
+    seekable_parts,
+    streamed_parts,
+)
+from ray_st.training.data.arrangement import Arrangement, check_contents, check_counts
 from ray_st.training.data.source_builder import BuiltSource, build_source
 from ray_st.training.data.specs import LoaderSpec
 
@@ -27,9 +33,9 @@ def build_on_cluster(spec: LoaderSpec) -> BuiltSource[RayBatchSource]:
     Raises:
         ValueError: If rows are unusable, or there are too few.
     """
-    places = segments_of(spec)
-    if places is not None:
-        return build_streamed(spec, places)
+    parts = streamed_parts(spec)
+    if parts is not None:
+        return build_streamed(spec, parts)
     blocks = {
         name: ingest(dataset.source, dataset.encoding, dataset.label, spec.token_cache)
         for name, dataset in spec.datasets.items()
@@ -52,13 +58,20 @@ def encode_ahead(specs: Mapping[str, LoaderSpec], cache: TokenCache) -> CacheUse
         ValueError: If rows are unusable, or there are too few.
     """
     uses = []
-    for spec in specs.values():
-        stats = {}
+    for spec in (replace(given, token_cache=cache) for given in specs.values()):
+        stats, counts = {}, {}
         for name, dataset in spec.datasets.items():
-            blocks = ingest(dataset.source, dataset.encoding, dataset.label, cache)
-            uses.append(blocks.cache_use)
-            stats[name] = blocks.stats
-        check_stats(spec, stats)
+            parts = seekable_parts(dataset)
+            if parts is not None:
+                rows = encode_segments(spec, dataset, parts)
+                counts[name] = sum(rows.segment_rows)
+                uses.append(rows.seen().cache_use)
+            else:
+                blocks = ingest(dataset.source, dataset.encoding, dataset.label, cache)
+                uses.append(blocks.cache_use)
+                stats[name], counts[name] = blocks.stats, len(blocks.stats.keys)
+        check_contents(spec, stats)
+        check_counts(spec, counts)
     return CacheUse.joined(uses)
 
 

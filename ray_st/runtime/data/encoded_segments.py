@@ -130,15 +130,15 @@ class EncodedSegments:
             RowError: If a row is unusable, unless such rows are skipped.
             ColumnError: If labels are lists of different lengths.
         """
-        self._now = set(chosen.tolist())
-        described = self._described(chosen.tolist())
-        self._trim()
-        stats = DatasetStats.joined(described, [self._places.start(one) for one in chosen.tolist()])
+        stats = self.sample(chosen.tolist())
         return stats.usable, stats.keys
 
     def sample(self, chosen: Sequence[int]) -> DatasetStats:
         """Statistics of some segments."""
-        return DatasetStats.joined(self._described(chosen), [self._places.start(one) for one in chosen])
+        self._now = set(chosen)
+        described = self._described(chosen)
+        self._trim()
+        return DatasetStats.joined(described, [self._places.start(one) for one in chosen])
 
     def references(self, wanted: Iterable[int]) -> Mapping[int, ray.ObjectRef[Any]]:
         """The blocks of some segments."""

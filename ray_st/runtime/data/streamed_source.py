@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import ray
 import ray.data
 
@@ -22,48 +24,85 @@ from ray_st.runtime.data.window_actor import WindowPlans
 from ray_st.training.data.arrangement import Arrangement, arrange_windows, check_counts, plans_windows
 from ray_st.training.data.source_builder import BuiltSource
 from ray_st.training.data.specs import DatasetSpec, LoaderSpec
+from ray_st.util.events import notes
 
 _STORE_SHARE = 0.25
+_AT_ONCE = 32
+_TELL_EVERY_S = 10
 
 
-def segments_of(spec: LoaderSpec) -> dict[str, tuple[DatasetSpec, Sequence[Part]]] | None:
+def seekable_parts(dataset: DatasetSpec) -> list[Part] | None:
+    """The parts of a dataset whose rows are counted and can be read from anywhere; None if some are not.
+
+    Compressed text files, queries, streams, lists of rows and Ray Datasets must be read from their start.
+
+    Args:
+        dataset: The dataset.
+    """
+    if isinstance(dataset.source, ray.data.Dataset):
+        return None
+    parts = as_source(dataset.source, dataset.label).parts(list(dataset.encoding.columns.names))
+    return parts if all(part.seekable for part in parts) else None
+
+
+def streamed_parts(spec: LoaderSpec) -> dict[str, list[Part]] | None:
     """The parts of each dataset, if a run can begin before all of them are encoded; None otherwise.
 
-    That is so where windows are planned one by one, and the rows of every dataset are counted and can be read
-    from anywhere. Text files, queries, streams and Ray Datasets cannot: they are encoded first, and give the
-    same order.
+    That is so where windows are planned one by one, and the parts of every dataset are seekable. Others are
+    encoded first, and give the same order.
 
     Args:
         spec: The datasets.
     """
     if not spec.streams:
         return None
-    found: dict[str, tuple[DatasetSpec, Sequence[Part]]] = {}
+    found: dict[str, list[Part]] = {}
     for name, dataset in spec.datasets.items():
-        if isinstance(dataset.source, ray.data.Dataset):
+        parts = seekable_parts(dataset)
+        if parts is None:
             return None
-        parts = as_source(dataset.source, dataset.label).parts(list(dataset.encoding.columns.names))
-        if not all(part.seekable for part in parts):
-            return None
-        found[name] = dataset, parts
-    rows = {name: sum(part.count() for part in parts) for name, (_, parts) in found.items()}
+        found[name] = parts
+    rows = {name: sum(part.count() for part in parts) for name, parts in found.items()}
     return found if plans_windows(spec, rows) else None
 
 
-def build_streamed(
-    spec: LoaderSpec, parts: Mapping[str, tuple[DatasetSpec, Sequence[Part]]]
-) -> BuiltSource[RayBatchSource]:
+def encode_segments(spec: LoaderSpec, dataset: DatasetSpec, parts: Sequence[Part]) -> EncodedSegments:
+    """Encodes all rows of a dataset into its token cache, a bounded number at a time.
+
+    Args:
+        spec: The datasets.
+        dataset: The one.
+        parts: Its parts, from :func:`seekable_parts`.
+
+    Returns:
+        The rows; they know what was seen of them.
+
+    Raises:
+        ValueError: If rows are unusable.
+    """
+    rows = _encoded(spec, dataset, parts, bound=0)
+    total, done, told = len(rows.segment_rows), 0, time.monotonic()
+    for start in range(0, total, _AT_ONCE):
+        rows.ahead(np.arange(start, min(start + 2 * _AT_ONCE, total)))
+        done += rows.sample(range(start, min(start + _AT_ONCE, total))).rows
+        if time.monotonic() - told >= _TELL_EVERY_S:
+            told = time.monotonic()
+            notes.info(f"{dataset.label}: {done:,} of {sum(rows.segment_rows):,} rows encoded")
+    return rows
+
+
+def build_streamed(spec: LoaderSpec, parts: Mapping[str, Sequence[Part]]) -> BuiltSource[RayBatchSource]:
     """Builds a batch source whose first window is encoded now.
 
     Args:
         spec: The datasets.
-        parts: Each dataset with its parts, from :func:`segments_of`.
+        parts: Each dataset's parts, from :func:`streamed_parts`.
 
     Raises:
         ValueError: If rows of the first window are unusable, or there are too few rows.
     """
     bound = _bound() // len(parts)
-    rows = {name: _encoded(spec, dataset, own, bound) for name, (dataset, own) in parts.items()}
+    rows = {name: _encoded(spec, spec.datasets[name], own, bound) for name, own in parts.items()}
     counts = {name: sum(given.segment_rows) for name, given in rows.items()}
     check_counts(spec, counts)
     arrangement = arrange_windows(spec, rows)

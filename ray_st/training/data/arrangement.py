@@ -68,10 +68,7 @@ def check_counts(spec: LoaderSpec, rows: Mapping[str, int]) -> None:
 
 
 def check_stats(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> None:
-    """Raises for datasets that cannot be trained on.
-
-    Reasons are unusable rows (unless they are skipped), too few rows, identical labels for a loss that learns
-    from their differences, or list labels of different lengths.
+    """Raises for datasets that cannot be trained on; see :func:`check_contents` and :func:`check_counts`.
 
     Args:
         spec: The datasets.
@@ -80,14 +77,31 @@ def check_stats(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> None:
     Raises:
         ValueError: Naming the dataset and what is wrong.
     """
-    for name, dataset in spec.datasets.items():
+    check_contents(spec, stats)
+    check_counts(spec, {name: len(described.keys) for name, described in stats.items()})
+
+
+def check_contents(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> None:
+    """Raises for rows that cannot be trained on.
+
+    Reasons are unusable rows (unless they are skipped), identical labels for a loss that learns from their
+    differences, or list labels of different lengths.
+
+    Args:
+        spec: The datasets.
+        stats: Statistics of the rows of those that are known, by name.
+
+    Raises:
+        ValueError: Naming the dataset and what is wrong.
+    """
+    for name, described in stats.items():
+        dataset = spec.datasets[name]
         if not spec.skip_bad_rows:
-            check_faults(stats[name].faults, stats[name].rows, dataset.label)
-        check_classes(dataset.encoding.columns, stats[name].keys.labels, dataset.label)
+            check_faults(described.faults, described.rows, dataset.label)
+        check_classes(dataset.encoding.columns, described.keys.labels, dataset.label)
         # Without an encoder, a user's collator may accept lists of any length.
         if dataset.encoding.encoder is not None:
-            check_lengths(dataset.encoding.columns, stats[name].label_lengths, dataset.label)
-    check_counts(spec, {name: len(described.keys) for name, described in stats.items()})
+            check_lengths(dataset.encoding.columns, described.label_lengths, dataset.label)
 
 
 def window_sizes(spec: LoaderSpec, rows: int, growing: bool) -> list[int]:

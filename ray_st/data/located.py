@@ -30,7 +30,7 @@ def read_located(part: Part) -> Iterator[pa.Table]:
         aside[:] = [bad for bad in aside if bad.row > last]
         yield pa.concat_tables([located, _faulty(part, here)]).sort_by(ROW) if here else located
     if aside:
-        yield _faulty(part, aside)
+        yield _faulty(part, sorted(aside, key=lambda bad: bad.row))
 
 
 def _file(part: Part, rows: int) -> pa.Array:

@@ -48,3 +48,10 @@ def test_rows_in_memory_have_no_file() -> None:
     (table,) = read_located(part)
     assert table[FILE].to_pylist() == [None] * 3
     assert [fault is None for fault in table[READ_FAULT].to_pylist()] == [True, False, True]
+
+
+def test_the_last_rows_keep_their_order_if_different_checks_find_their_faults(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text("good\n" + "x" * 30 + "\n" + "y" * 100 + "\n")
+    (part,) = Files(str(path), limits=Limits(cell=20)).parts()
+    assert [row for table in read_located(part) for row in table[ROW].to_pylist()] == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,35 @@ def csv(folder: Path, table: pa.Table = TABLE) -> str:
     return str(folder / "rows.csv")
 
 
+def packed_csv(folder: Path, table: pa.Table = TABLE) -> str:
+    table.to_pandas().to_csv(folder / "rows.csv.gz", index=False)
+    return str(folder / "rows.csv.gz")
+
+
+def json_lines(folder: Path, table: pa.Table = TABLE) -> str:
+    data = folder / "lines"
+    data.mkdir()
+    for part in range(3):
+        rows = table.slice(part * 90, 90).to_pylist()
+        (data / f"part-{part}.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+    return str(data)
+
+
+def json_list(folder: Path, table: pa.Table = TABLE) -> str:
+    (folder / "rows.json").write_text(json.dumps(table.to_pylist()))
+    return str(folder / "rows.json")
+
+
 KINDS: dict[str, Callable[[Path], Any]] = {
     "parquet": parquet,
     "dataset": lambda folder: Dataset(TABLE),
     "table": lambda folder: TABLE,
     "csv": csv,
+    "json_lines": json_lines,
+    "packed_csv": packed_csv,
+    "json_list": json_list,
 }
+WHOLE = ("packed_csv", "json_list")
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +118,7 @@ def test_the_order_is_that_of_rows_encoded_in_this_process(
     kinds = KINDS if not arguments else {"parquet": parquet}
     for kind, make in kinds.items():
         built = build_on_cluster(spec_of(tiny_model, tmp_path, make(tmp_path), **arguments))
-        assert is_streamed(built) == (kind != "csv")
+        assert is_streamed(built) == (kind not in WHOLE)
         assert built.fingerprint == here.fingerprint
         for epoch in range(2):
             assert batches(built.source, epoch) == batches(here.source, epoch)
@@ -165,7 +189,7 @@ def test_unusable_rows_are_put_aside_and_the_steps_are_kept(
     cluster: None, tiny_model: Any, tmp_path: Path
 ) -> None:
     orders = []
-    for make in (parquet, csv):
+    for make in (parquet, csv, json_lines, packed_csv):
         spec = spec_of(tiny_model, tmp_path, make(tmp_path, faulty()), bad_rows="skip")
         built = build_on_cluster(spec)
         orders.append(batches(built.source))
@@ -175,7 +199,7 @@ def test_unusable_rows_are_put_aside_and_the_steps_are_kept(
             seen = plans.seen()[""]
             assert [row for row, _ in seen.faults] == [3, 77, 78, 79, 80, 131, 202]
             assert seen.unusable == 7
-    assert orders[0] == orders[1]
+    assert all(order == orders[0] for order in orders)
     rows = sorted(row for batch in orders[0] for row in batch)
     assert rows == sorted(set(range(ROWS)) - {3, 77, 78, 79, 80, 131, 202})
 
@@ -192,6 +216,31 @@ def test_a_file_that_changes_after_it_was_listed_ends_the_run(
         pq.write_table(TABLE.slice(part * 60, 59), f"{folder}/part-{part}.parquet")
     with pytest.raises(SourceError, match=r"part-\d\.parquet: it was removed or written anew since"):
         batches(built.source)
+
+
+def test_a_text_file_that_changes_after_it_was_counted_ends_the_run(
+    cluster: None, tiny_model: Any, tmp_path: Path
+) -> None:
+    file = csv(tmp_path)
+    built = build_on_cluster(spec_of(tiny_model, tmp_path, file))
+    Path(file).write_text(Path(file).read_text().replace("anchor 1", "anchor 12"))
+    with pytest.raises(SourceError, match=r"rows\.csv: it was removed or written anew since"):
+        batches(built.source)
+
+
+def test_a_bad_line_is_named_by_its_number_in_the_file(
+    cluster: None, tiny_model: Any, tmp_path: Path
+) -> None:
+    file = csv(tmp_path)
+    lines = Path(file).read_text().splitlines(keepends=True)
+    lines[181] = "a,b,c\n"
+    Path(file).write_text("".join([lines[0], "\n\n", *lines[1:]]))
+
+    def everything() -> None:
+        batches(build_on_cluster(spec_of(tiny_model, tmp_path, file)).source)
+
+    with pytest.raises(ValueError, match=r"row 180, .*rows\.csv, line 184: expected 2 fields, found 3"):
+        everything()
 
 
 def test_a_truncated_file_is_named_before_anything_is_read(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from ray_st.data.sources.errors import SourceError
-from ray_st.data.sources.lines import Line, read_lines, too_long, undecodable
+from ray_st.data.sources.lines import START, Line, Mark, read_lines, too_long, undecodable
 from ray_st.data.sources.row_records import Record, infer, sample
 from ray_st.data.sources.source import Limits
 from ray_st.data.sources.source_kinds import first_duplicate, type_of_words
@@ -36,10 +36,30 @@ class Csv:
         header = self._header(source, name)
         return infer(sample(self._rows(source, header)), type_of_words, header)
 
-    def records(self, stream: pa.NativeFile, limits: Limits, name: str) -> Iterator[Record]:
+    def records(
+        self, stream: pa.NativeFile, limits: Limits, name: str, begin: Mark = START
+    ) -> Iterator[Record]:
         """The rows after the header; blank lines are skipped."""
+        source = _LineSource(read_lines(stream, limits.line, name, begin), limits.line, begin.line)
+        yield from self._rows(source, self._header(source, name), begin.row)
+
+    def starts(self, stream: pa.NativeFile, limits: Limits, name: str) -> Iterator[Line]:
+        """The line on which each row starts; only rows with quotation marks are parsed."""
         source = _LineSource(read_lines(stream, limits.line, name), limits.line)
-        yield from self._rows(source, self._header(source, name))
+        self._header(source, name)
+        parsed = self._parsed(source)
+        for line in source.lines:
+            if self.quoted and b'"' in line.data:
+                source.put_back(line)
+                next(parsed)
+            elif line.whole and not line.data.strip(b"\r\n"):
+                continue
+            yield line
+
+    def within(self, stream: pa.NativeFile, limits: Limits, name: str) -> Csv:
+        """How to read from any row on: there is no header."""
+        header = self._header(_LineSource(read_lines(stream, limits.line, name), limits.line), name)
+        return replace(self, names=tuple(header))
 
     def _header(self, source: _LineSource, name: str) -> Sequence[str]:
         if self.names is not None:
@@ -53,9 +73,9 @@ class Csv:
             raise SourceError(f"{name}, line 1: the header {what}; if there is no header, give `names`.")
         return fields
 
-    def _rows(self, source: _LineSource, header: Sequence[str]) -> Iterator[Record]:
+    def _rows(self, source: _LineSource, header: Sequence[str], first: int = 0) -> Iterator[Record]:
         width = len(header)
-        for row, (fields, fault) in enumerate(self._parsed(source)):
+        for row, (fields, fault) in enumerate(self._parsed(source), first):
             if fault is None and len(fields) != width:
                 fault = f"expected {width} fields, found {len(fields)}"
             if fault is not None:
@@ -103,16 +123,21 @@ class Csv:
 class _LineSource:
     """Supplies ``csv.reader`` with lines and keeps track of the current record."""
 
-    def __init__(self, lines: Iterator[Line], limit: int) -> None:
+    def __init__(self, lines: Iterator[Line], limit: int, first: int = 1) -> None:
         self.limit = limit
-        self._lines = lines
-        self.last = 0
+        self.lines = lines
+        self._again: Line | None = None
+        self.last = first - 1
         self.begin()
 
     def begin(self) -> None:
         self.line, self.size = self.last + 1, 0
         self.fault: str | None = None
         self.raw: bytes = b""
+
+    def put_back(self, line: Line) -> None:
+        """Makes a line that was taken from :attr:`lines` the next one."""
+        self._again, self.last = line, line.number - 1
 
     def __iter__(self) -> _LineSource:
         return self
@@ -121,7 +146,8 @@ class _LineSource:
         if self.size > self.limit:
             self.fault = f"a record of more than {self.limit:,} bytes: is a quotation mark not closed?"
             raise StopIteration
-        line = next(self._lines)
+        line = self._again or next(self.lines)
+        self._again = None
         if not self.raw:
             self.raw = line.data[:200]
         self.last = line.number

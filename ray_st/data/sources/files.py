@@ -17,9 +17,11 @@ from ray_st.data.sources.arrow_ipc import open_arrow
 from ray_st.data.sources.csv_rows import Csv
 from ray_st.data.sources.errors import Report, SourceError, reading
 from ray_st.data.sources.json_rows import Json, Text
+from ray_st.data.sources.lines import START
 from ray_st.data.sources.parquet import open_parquet
 from ray_st.data.sources.part import Part
 from ray_st.data.sources.places import File, FileUnit, Paths, list_files
+from ray_st.data.sources.row_index import RowIndex
 from ray_st.data.sources.row_records import Record, gather
 from ray_st.data.sources.source import Chunk, Limits, Unit
 from ray_st.data.sources.source_kinds import agreed, from_values, from_words, named_type, pick
@@ -45,19 +47,57 @@ Opened = tuple[Mapping[str, pa.DataType], Sequence[Unit]]
 
 @dataclass(frozen=True)
 class TextFile(FileUnit):
-    """A file of lines, read from start to end.
+    """A file of lines, read from its start, or once its rows are counted from any of them on.
 
     Args:
         file: The file.
-        form: The format of its lines.
+        form: The format of its lines; of a counted file, as it is within the file.
         kind: The format's name, for error messages.
         known: The only keys that its rows may have; None allows any.
+        index: Where its rows start, once they are counted.
+        wanted: The rows to read, by their number in the file; None for all.
     """
 
     form: Form
     kind: str
     known: tuple[str, ...] | None = None
+    index: RowIndex | None = None
+    wanted: range | None = None
     first: int = 0
+
+    @property
+    def seekable(self) -> bool:
+        """Whether its rows are counted."""
+        return self.index is not None
+
+    @property
+    def uncounted(self) -> int:
+        """Bytes to go through to count its rows; 0 if they are counted, or compressed."""
+        return 0 if self.seekable or self.file.path.endswith(_PACKED) else self.file.size
+
+    def counted(self, limits: Limits) -> TextFile:
+        """The file with its rows counted by one pass; unchanged if they cannot be, as in a JSON list.
+
+        Raises:
+            SourceError: If the file cannot be read, or was written since it was listed.
+        """
+        if not self.uncounted:
+            return self
+        with reading(self.name, self.kind):
+            with self.file.open_stream() as stream:
+                form = self.form.within(stream, limits, self.name)
+            if form is None:
+                return self
+            with self.file.open_stream() as stream:
+                index = RowIndex.of(self.form.starts(stream, limits, self.name))
+        self.check_unchanged()
+        return replace(self, form=form, index=index, wanted=range(index.rows))
+
+    def between(self, start: int, stop: int) -> TextFile:
+        """The rows from `start` up to `stop`, if they are counted; otherwise the file."""
+        if self.index is None:
+            return self
+        return replace(self, index=self.index.around(start), wanted=range(start, stop))
 
     def columns(self, limits: Limits) -> dict[str, pa.DataType]:
         """Columns and types, from the first rows; the type is null if these have no values."""
@@ -65,14 +105,19 @@ class TextFile(FileUnit):
             return self.form.columns(stream, limits, self.name)
 
     def count(self, most: int | None = None) -> int:
-        """Number of rows, counted by reading the file."""
+        """Number of rows, counted by reading the file if they are not known."""
+        if self.index is not None:
+            return self.index.rows
         with reading(self.name, self.kind), self.file.open_stream() as stream:
             return sum(1 for _ in islice(self.form.records(stream, Limits(), self.name), most))
 
     def chunks(self, schema: pa.Schema, limits: Limits, report: Report) -> Iterator[Chunk]:
         """The rows, converted to the schema's types."""
-        with reading(self.name, self.kind), self.file.open_stream() as stream:
-            records = self.form.records(stream, limits, self.name)
+        begin = START if self.index is None else self.index.begin
+        with reading(self.name, self.kind), self.file.open_stream(begin.offset) as stream:
+            records = self.form.records(stream, limits, self.name, begin)
+            if self.wanted is not None:
+                records = islice(records, self.wanted.start - begin.row, self.wanted.stop - begin.row)
             if self.known is not None:
                 records = _with_known_keys(records, self.known)
             convert = from_values if isinstance(self.form, Json) else from_words

@@ -41,11 +41,16 @@ class Mapped:
     stop: int
     held: ClassVar[bool] = True
     seekable: ClassVar[bool] = True
+    uncounted: ClassVar[int] = 0
     local: bool = True
 
     def count(self, most: int | None = None) -> int:
         """Number of rows."""
         return self.stop - self.first
+
+    def counted(self, limits: Limits) -> Mapped:
+        """The unit itself: the number of rows is known."""
+        return self
 
     def between(self, start: int, stop: int) -> Mapped:
         """The rows from `start` up to `stop`."""

@@ -40,11 +40,16 @@ class Slice:
     first: int = 0
     held: ClassVar[bool] = True
     seekable: ClassVar[bool] = True
+    uncounted: ClassVar[int] = 0
     local: bool = False
 
     def count(self, most: int | None = None) -> int:
         """Number of rows."""
         return len(self.table)
+
+    def counted(self, limits: Limits) -> Slice:
+        """The unit itself: the number of rows is known."""
+        return self
 
     def between(self, start: int, stop: int) -> Slice:
         """The rows from `start` up to `stop`."""
@@ -122,10 +127,15 @@ class Examples:
     local: bool = True
     held: bool = True
     seekable: ClassVar[bool] = False
+    uncounted: ClassVar[int] = 0
 
     def count(self, most: int | None = None) -> int:
         """Number of rows, counted by reading them."""
         return sum(1 for _ in islice(islice(self.make(), self.rows), most))
+
+    def counted(self, limits: Limits) -> Examples:
+        """The unit itself: the rows are iterated over from the first one."""
+        return self
 
     def between(self, start: int, stop: int) -> Examples:
         """The unit itself: an iteration begins at its first row."""

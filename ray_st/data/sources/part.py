@@ -53,6 +53,19 @@ class Part:
         return self.unit.seekable
 
     @property
+    def uncounted(self) -> int:
+        """Bytes that :meth:`counted` goes through to make the part seekable; 0 if it would not."""
+        return self.unit.uncounted
+
+    def counted(self) -> Part:
+        """The part with its rows counted, if its format allows that without parsing them.
+
+        Raises:
+            SourceError: If the file cannot be read.
+        """
+        return replace(self, unit=self.unit.counted(self.limits))
+
+    @property
     def held(self) -> bool:
         """Whether the rows are held in this process, so that sending the part would send them too."""
         return self.unit.held

@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
 
 from ray_st.data.sources.errors import SourceError, reading
+from ray_st.data.sources.source import Limits
 from ray_st.util.filesystems import open_location
 
 Paths = str | Path | Sequence[str | Path]
@@ -65,9 +66,17 @@ class File:
                 "would come. Start the run again with files that stay as they are."
             )
 
-    def open_stream(self) -> pa.NativeFile:
-        """Opens it for sequential reading and decompresses it according to a suffix such as ``.gz``."""
-        return self.filesystem.open_input_stream(self.path)
+    def open_stream(self, offset: int = 0) -> pa.NativeFile:
+        """Opens it for sequential reading and decompresses it according to a suffix such as ``.gz``.
+
+        Args:
+            offset: The byte to start at; only for a file that is not compressed.
+        """
+        if not offset:
+            return self.filesystem.open_input_stream(self.path)
+        file = self.filesystem.open_input_file(self.path)
+        file.seek(offset)
+        return file
 
     def open_random(self) -> pa.NativeFile:
         """Opens it for random access; a local file is memory-mapped."""
@@ -87,6 +96,15 @@ class FileUnit:
     def seekable(self) -> bool:
         """Whether its rows are counted and can be read from any of them on; most formats cannot."""
         return False
+
+    @property
+    def uncounted(self) -> int:
+        """Bytes to go through to make it seekable; 0 if that is of no use, as for most formats."""
+        return 0
+
+    def counted(self: AnyUnit, limits: Limits) -> AnyUnit:
+        """The unit itself: a format whose rows can be counted by a pass overrides this."""
+        return self
 
     def between(self: AnyUnit, start: int, stop: int) -> AnyUnit:
         """The unit itself: a format that can leave out rows overrides this."""

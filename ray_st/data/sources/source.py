@@ -84,6 +84,13 @@ class Unit(Protocol):
         """Whether its rows are counted without reading them, and can be read from any of them on."""
 
     @property
+    def uncounted(self) -> int:
+        """Bytes that :meth:`counted` goes through to make the unit seekable; 0 if it would not."""
+
+    def counted(self, limits: Limits) -> Unit:
+        """The unit with its rows counted by a pass that does not parse them, if its format allows that."""
+
+    @property
     def first(self) -> int:
         """Number of its first row in its file."""
 

@@ -25,6 +25,7 @@ from ray_st.runtime.cluster.pickled import Carried
 from ray_st.util.events import notes
 
 _WINDOW_SHARE = 0.25
+_MOST_MEMORY = 0.6  # no two tasks have it
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ def on_this_machine() -> dict[str, Any]:
     They run one at a time if Ray has no CPUs here, as on a cluster's head node.
     """
     own = resources(here=True)
-    options = _without_cpu([own]) if own.get("CPU") else {"num_cpus": 0, "concurrency": 1}
-    return options | {"label_selector": this_node()}
+    one_at_a_time = {"num_cpus": 0, "memory": int(_MOST_MEMORY * own.get("memory", 0))}
+    return (_without_cpu([own]) if own.get("CPU") else one_at_a_time) | {"label_selector": this_node()}
 
 
 def _read_part(table: pa.Table) -> Iterator[pa.Table]:

@@ -18,6 +18,7 @@ from ray_st.data.sources import Part, as_source
 from ray_st.data.stream_planner import StreamPlanner
 from ray_st.data.token_cache import BlockEncoder
 from ray_st.runtime.data.block_source import BlockRefs, RayBatchSource
+from ray_st.runtime.data.counting import count_rows
 from ray_st.runtime.data.encoded_segments import EncodedSegments, Places, segment_stores
 from ray_st.runtime.data.ingest import beside_workers, on_this_machine
 from ray_st.runtime.data.window_actor import WindowPlans
@@ -34,7 +35,8 @@ _TELL_EVERY_S = 10
 def seekable_parts(dataset: DatasetSpec) -> list[Part] | None:
     """The parts of a dataset whose rows are counted and can be read from anywhere; None if some are not.
 
-    Compressed text files, queries, streams, lists of rows and Ray Datasets must be read from their start.
+    Rows of text files are counted now. Compressed ones, JSON lists, queries, streams, lists of rows and Ray
+    Datasets must be read from their start.
 
     Args:
         dataset: The dataset.
@@ -42,6 +44,8 @@ def seekable_parts(dataset: DatasetSpec) -> list[Part] | None:
     if isinstance(dataset.source, ray.data.Dataset):
         return None
     parts = as_source(dataset.source, dataset.label).parts(list(dataset.encoding.columns.names))
+    if all(part.seekable or part.uncounted for part in parts):
+        parts = count_rows(parts, dataset.label)
     return parts if all(part.seekable for part in parts) else None
 
 
@@ -53,6 +57,9 @@ def streamed_parts(spec: LoaderSpec) -> dict[str, list[Part]] | None:
 
     Args:
         spec: The datasets.
+
+    Raises:
+        SourceError: If a file cannot be read.
     """
     if not spec.streams:
         return None

@@ -1,4 +1,4 @@
-"""Counts the rows of text files, so that they can be read from anywhere: here if they are small, or by tasks."""
+"""Counts the rows of text files, so that they can be read from anywhere: here, or by tasks if large."""
 
 from __future__ import annotations
 

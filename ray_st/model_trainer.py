@@ -31,10 +31,12 @@ from ray_st.models.attention import of_packages
 from ray_st.models.card.render import render_card
 from ray_st.training.argument_checks import (
     check_arguments,
+    check_elastic,
     check_in_place,
     check_losses,
     check_outputs_last,
     check_quantized,
+    check_trials,
     check_without_workers,
     make_folder,
     note_kept_activations,
@@ -79,6 +81,7 @@ from ray_st.util.events import notes
 from ray_st.util.filesystems import check_kept
 from ray_st.util.lazy import use
 from ray_st.util.names import either
+from ray_st.world import WorkerRange
 
 if TYPE_CHECKING:
     from ray_st.runtime.train.ray_configs import RunConfig, ScalingConfig
@@ -196,6 +199,7 @@ class ModelTrainer(HfLoop):
     def _check_parts(self) -> None:
         """Raises if the loss, adapters, Router or optimizer do not fit the model."""
         check_losses(self.args, self.loss)
+        check_elastic(self.args, self.loss, self.scaling_config)
         if isinstance(self.model, AdaptableStack):
             self.model.check_adapters()
         check_quantized(self.args, self.model)
@@ -468,11 +472,7 @@ class ModelTrainer(HfLoop):
         Raises:
             ValueError: If the search cannot work; raised before any trial starts wherever possible.
         """
-        if self.scaling_config is not None and self.scaling_config.num_workers == 0:
-            raise ValueError(
-                "A search runs its trials on workers of a Ray cluster, and ScalingConfig(num_workers=0) "
-                "wants none. Use num_workers=1, or leave scaling_config out."
-            )
+        check_trials(self.scaling_config)
         check_kept(str(self.args.output_dir), "output_dir, which holds the search's folder,")
         self._note_types()
         search = use("search")
@@ -591,9 +591,12 @@ class ModelTrainer(HfLoop):
 
     @property
     def workers_asked(self) -> int:
-        """The number of workers in the scaling config; 1 if the cluster decides or there are no workers."""
+        """The number of workers in the scaling config; 1 if the cluster decides or there are no workers.
+
+        The greatest number, if it may change.
+        """
         asked = 1 if self.scaling_config is None else self.scaling_config.num_workers
-        return max(asked, 1) if isinstance(asked, int) else 1  # a range raises when the run is started
+        return max(WorkerRange.of(asked).most, 1)
 
     def metric_names(self) -> MetricNames:
         """The metrics that each evaluation reports during training, as far as known before it starts.
@@ -640,6 +643,7 @@ class ModelTrainer(HfLoop):
         if self.context is None:
             check_without_workers(self.args, self.scaling_config)
             check_outputs_last(self.args, self.run_config)
+            check_elastic(self.args, self.loss, self.scaling_config)
         check_losses(self.args, self.loss)
 
     # ---- dispatch to workers ----

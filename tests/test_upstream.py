@@ -42,6 +42,13 @@ UPSTREAM: dict[str, dict[str, str]] = {
     "ray._private.ray_constants": {
         "ENABLE_RAY_CLUSTER": "bool",
     },
+    "ray._private.state": {
+        "available_resources_per_node": "()",
+        "state": "GlobalState",
+    },
+    "ray._private.state.GlobalState": {
+        "get_draining_nodes": "()",
+    },
     "ray.data._internal.logical.interfaces.LogicalPlan": {
         "dag": "property",
     },
@@ -56,6 +63,7 @@ UPSTREAM: dict[str, dict[str, str]] = {
     },
     "ray.train.torch.TorchTrainer": {
         "fit": "()",
+        "_initialize_and_run_controller": "(**controller_init_kwargs)",
         "_register_sigint_handler": "(controller)",
     },
     "ray.train.UserCallback": {
@@ -85,6 +93,20 @@ UPSTREAM: dict[str, dict[str, str]] = {
     },
     "ray.train.v2._internal.execution.context.TrainContext": {
         "execution_context": "declared",
+    },
+    "ray.train.v2._internal.execution.scaling_policy": {
+        "ElasticScalingPolicy": "class",
+        "NoopDecision": "class",
+        "ResizeDecision": "class",
+        "ScalingDecision": "class",
+        "ScalingPolicy": "class",
+    },
+    "ray.train.v2._internal.execution.scaling_policy.ElasticScalingPolicy": {
+        "after_controller_start": "(train_run_context)",
+        "make_decision_for_non_running_worker_group": "()",
+        "make_decision_for_running_worker_group": "(worker_group_state, worker_group_status)",
+        "scaling_config": "set on self",
+        "_count_possible_workers": "(reserved_resources)",
     },
     "ray.train.v2._internal.execution.worker_group.thread_runner.ThreadRunner": {
         "get_exception_queue": "()",

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from ray_st.world import World
+from ray_st.world import WorkerRange, World
 
 
 @pytest.mark.parametrize("size", range(1, 9))
@@ -33,3 +33,32 @@ def test_a_world_is_a_value() -> None:
     world = World(1, 4, 1, 0)
     assert pickle.loads(pickle.dumps(world)) == world
     assert hash(world) == hash(World(1, 4, 1, 0))
+
+
+@pytest.mark.parametrize(("given", "least", "most"), [(0, 0, 0), (3, 3, 3), ((1, 4), 1, 4), ([2, 2], 2, 2)])
+def test_a_number_of_workers_or_a_range(given: object, least: int, most: int) -> None:
+    workers = WorkerRange.of(given)
+    assert (workers.least, workers.most) == (least, most)
+    assert workers.is_fixed == (least == most)
+    assert str(workers) == (str(most) if least == most else f"{least} to {most}")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((0, 4), r"a run needs one worker at least; found \(0, 4\)\. Begin the range with 1"),
+        ((4, 1), r"the least number of workers comes first; found \(4, 1\)"),
+        ((1.0, 4), r"expected a whole number of at least 0, found \(1\.0, 4\); .* such as \(1, 4\)"),
+        ((1, 2, 3), r"found \(1, 2, 3\)"),
+        ((-1, 2), r"found \(-1, 2\)"),
+        ((True, 2), r"found \(True, 2\)"),
+        (-1, "found -1"),
+        (True, "found True"),
+        (2.5, r"found 2\.5"),
+        ("two", "found 'two'"),
+        (None, "found None"),
+    ],
+)
+def test_no_number_of_workers_and_no_range(given: object, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^num_workers: .*{message}"):
+        WorkerRange.of(given)

@@ -13,9 +13,10 @@ from ray_st.cli.clusters.local import as_local, check_free, settings, start_comm
 from ray_st.cli.clusters.manifests import RUNS, as_yaml, overrides, render, shipped
 from ray_st.cli.clusters.spec import ClusterSpec, as_spec
 from ray_st.cli.raw_run import load_run
-from ray_st.cli.run_checks import RunFileError, at
+from ray_st.cli.run_checks import RunFileError, at, located
 from ray_st.cli.runfile import RunFile, parse_run
 from ray_st.data.table_spec import TableSpec
+from ray_st.world import WorkerRange
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def _checked_run(path: Path, spec: ClusterSpec, where: str) -> str:
         raise RunFileError(f"{path}: search: missing; it says what to search")
     described = parse_run(raw, str(path))
     _check_paths(described)
-    _check_size(described.scaling, spec, where)
+    _check_size(described, spec, where)
     return path.read_text(encoding="utf-8")
 
 
@@ -113,11 +114,13 @@ def _tables(described: RunFile) -> Iterator[tuple[str, TableSpec]]:
             yield at(at(at(described.source, "evaluators"), place), "data"), evaluator.data
 
 
-def _check_size(scaling: dict[str, Any], spec: ClusterSpec, where: str) -> None:
+def _check_size(described: RunFile, spec: ClusterSpec, where: str) -> None:
     """Rejects groups that start smaller than the run needs: the run does not wait for the autoscaler."""
-    workers = scaling.get("num_workers", 1)
-    if not scaling.get("use_gpu") or not spec.groups or not isinstance(workers, int):
+    scaling = described.scaling
+    if not scaling.get("use_gpu") or not spec.groups:
         return
+    with located(at(described.source, "scaling"), ValueError):
+        workers = WorkerRange.of(scaling.get("num_workers", 1)).least
     each = (scaling.get("resources_per_worker") or {}).get("GPU", 1)
     there = sum(group.replicas * (group.gpu or 1) for name, group in spec.groups.items() if name != "cpu")
     if workers * each > there:

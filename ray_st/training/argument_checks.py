@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from ray_st.losses.loss import Loss
 from ray_st.models.adapter.peft_layers import adapter_names
 from ray_st.models.packed_weights import quantized_encoders
 from ray_st.models.stack import Stack
@@ -16,6 +18,7 @@ from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
 from ray_st.util.filesystems import check_kept, is_uri
+from ray_st.world import WorkerRange
 
 UNSUPPORTED = {
     "parallelism_config": "each worker runs the whole model; fsdp=True shards its weights",
@@ -43,6 +46,11 @@ UNSUPPORTED_WITHOUT_WORKERS = {
     "bf16_full_eval": "it would cast the weights of the model that you hold",
 }
 """Why an argument is rejected if the run takes place in the driver's process, by argument name."""
+
+
+_RESIZED = "each change of the number of workers goes on from a checkpoint, which would hold too little"
+UNSUPPORTED_IF_ELASTIC = {"deepspeed": _RESIZED, "save_only_model": _RESIZED}
+"""Why an argument is rejected if the number of workers may change, by argument name."""
 
 
 class Scaling(Protocol):
@@ -123,6 +131,79 @@ def check_without_workers(args: SentenceTransformerTrainingArguments, scaling_co
             "Leave use_gpu out, or use num_workers=1 on a cluster that has one."
         )
     check_precision(args, torch.cuda.is_available() and not args.use_cpu)
+
+
+def check_elastic(
+    args: SentenceTransformerTrainingArguments, loss: LossOrLosses, scaling_config: Scaling | None
+) -> None:
+    """Raises for a number of workers that may change, if batches, losses or checkpoints depend on it.
+
+    Args:
+        args: Training arguments.
+        loss: The loss, or one for each dataset.
+        scaling_config: The trainer's; anything but a range of workers passes.
+
+    Raises:
+        ValueError: Naming the setting and what to do instead.
+    """
+    workers = None if scaling_config is None else WorkerRange.of(scaling_config.num_workers)
+    if workers is None or workers.is_fixed:
+        return
+    given = f"num_workers=({workers.least}, {workers.most})"
+    if not args.global_train_batch_size:
+        raise ValueError(
+            f"{given} needs global_train_batch_size: with per_device_train_batch_size alone, the batches "
+            "would change with the number of workers. Set it to the rows of a batch over all workers, or "
+            "give num_workers as one number."
+        )
+    _check_unset(args, UNSUPPORTED_IF_ELASTIC, f" with {given}")
+    if reenters(args):
+        raise ValueError(
+            f"gradient_checkpointing with use_reentrant=True cannot be used with {given}. {_REENTERS}"
+        )
+    for part in (part for one in losses_of(loss).values() for part in one.modules()):
+        if compares_own_rows_only(part):
+            raise ValueError(
+                f"{given} needs {type(part).__name__}(…, gather_across_devices=True): it compares the rows "
+                "of a batch, and without it a row would be compared with fewer others on more workers."
+            )
+
+
+def check_trials(scaling_config: Scaling | None) -> None:
+    """Raises for numbers of workers that the trials of a search cannot have.
+
+    Args:
+        scaling_config: The trainer's.
+
+    Raises:
+        ValueError: Saying why, and what to do instead.
+    """
+    workers = WorkerRange(1, 1) if scaling_config is None else WorkerRange.of(scaling_config.num_workers)
+    if workers.most == 0:
+        raise ValueError(
+            "A search runs its trials on workers of a Ray cluster, and ScalingConfig(num_workers=0) "
+            "wants none. Use num_workers=1, or leave scaling_config out."
+        )
+    if not workers.is_fixed:
+        raise ValueError(
+            f"A search cannot have trials with num_workers=({workers.least}, {workers.most}): how many run "
+            "at once follows from the number of workers of each, and a trial that grew would take the room "
+            f"of the others. Use one number, such as num_workers={workers.least}; train the best trial's "
+            "values with a range."
+        )
+
+
+def compares_own_rows_only(loss: nn.Module) -> bool:
+    """Whether a loss compares the rows of a batch, but only those of a worker.
+
+    A loss of this library that compares rows has the option to gather them from all workers.
+
+    Args:
+        loss: A loss, or any part of one.
+    """
+    if not isinstance(loss, Loss) or loss.gather_across_devices:
+        return False
+    return "gather_across_devices" in inspect.signature(type(loss)).parameters
 
 
 def check_precision(args: SentenceTransformerTrainingArguments, have_gpus: bool) -> None:

@@ -35,6 +35,8 @@ class WorkerContext:
         eval_queue: Receives requests for evaluation in another process; None if the workers evaluate.
         report: Called on every rank after each checkpoint with the newest metrics.
         open_bar: Opens a progress bar of so many steps on the user's terminal; None for plain lines.
+        texts_at_once: For each training dataset, how many texts of a batch a loss embeds at a time where the
+            run has fewer workers than it may have; empty for no limit.
     """
 
     world: World
@@ -47,3 +49,4 @@ class WorkerContext:
     facts: Mapping[str, Any] = field(default_factory=dict)
     sample_log: SampleLog | None = None
     eval_queue: EvalQueue | None = None
+    texts_at_once: Mapping[str, int] = field(default_factory=dict)

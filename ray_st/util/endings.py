@@ -107,11 +107,13 @@ class Why(IntEnum):
     """Why a run's workers should stop; the greatest reason among all ranks wins."""
 
     GO_ON = 0
-    LEAVE = 1
+    RESIZED = 1
+    """The number of workers changes: the run continues with another one."""
+    LEAVE = 2
     """A worker's process was asked to stop: the run continues in another process."""
-    PREEMPTED = 2
+    PREEMPTED = 3
     """A worker's node is about to be removed: the run continues in another process."""
-    STOP = 3
+    STOP = 4
     """The run was asked to stop."""
 
 

@@ -41,6 +41,7 @@ EVENTS = {
     "run.refused": "the run cannot work as described; nothing was started",
     "workers.started": "a worker group started or resumed: first step, size, checkpoint",
     "workers.lost": "workers failed and are replaced: cause, ranks",
+    "workers.resized": "the run goes on with another number of workers: how many, and how many before",
     "stop.asked": "the run, or one of its workers, was asked to stop: by whom",
     "stop.saved": "all ranks have stopped after a checkpoint: step, reason",
     "train.figures": "loss and other training metrics",

@@ -61,7 +61,6 @@ class Run:
             "RAY_ST_LOG_FORMAT": "json",
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",
             "PYTHONPATH": os.pathsep.join([str(HERE), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
             **self.environment,
         }
@@ -267,6 +266,7 @@ def other_size(workers: int) -> Drill:
     return drill
 
 
+PATIENT = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300"}
 FROZEN = {"RAY_ST_STEP_LIMIT_S": "8"}
 
 DRILLS: dict[str, tuple[Drill, list[str], dict[str, str]]] = {
@@ -338,7 +338,7 @@ def unbroken(folder: Path, options: list[str]) -> Path:
     whole = folder / "-".join(["whole", *same.values()])
     if not (whole / "weights.pt").exists():
         cluster = make_cluster()
-        run = Run(whole, cluster, [*itertools.chain(*same.items()), "--step-s", "0"])
+        run = Run(whole, cluster, [*itertools.chain(*same.items()), "--step-s", "0"], PATIENT)
         run.start()
         assert run.end() == 0, f"see {whole}.log"
         cluster.shutdown()
@@ -355,7 +355,7 @@ def hold(name: str, folder: Path) -> str:
     kept = folder / f"{name}-state" if drill is head else None
     if kept:  # a new head would take up an old one's session
         shutil.rmtree(kept, ignore_errors=True)
-    run = Run(folder / name, make_cluster(*SEVERAL.get(name, ()), kept=kept), options, environment)
+    run = Run(folder / name, make_cluster(*SEVERAL.get(name, ()), kept=kept), options, PATIENT | environment)
     if drill is full_disk:
         run.folder.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(run.folder)], check=True)

@@ -46,6 +46,7 @@ class Diary(TrainerCallback):
             "rank": args.process_index,
             "step": step,
             "pid": os.getpid(),
+            "workers": args.world_size,
             "node": node,
         }
         with open(self.path, "a") as stream:
@@ -99,14 +100,15 @@ def rows() -> Dataset:
     )
 
 
-def make_model(folder: Path) -> SentenceTransformer:
+def make_model(folder: Path, dropout: float) -> SentenceTransformer:
     """A random BERT of two layers; the same each time."""
     letters = string.ascii_lowercase + string.digits
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     if not (folder / "config.json").exists():
         torch.manual_seed(0)
         sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        config = BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)
+        chances = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        config = BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes, **chances)
         BertModel(config, add_pooling_layer=False).save_pretrained(folder)
         BertTokenizer(vocab={word: i for i, word in enumerate(words)}).save_pretrained(folder)
     return SentenceTransformer(modules=[Transformer(folder), Pooling(32)], device="cpu")
@@ -114,7 +116,7 @@ def make_model(folder: Path) -> SentenceTransformer:
 
 def train(options: argparse.Namespace) -> None:
     folder = Path(options.folder)
-    model = make_model(folder.parent / "encoder")
+    model = make_model(folder.parent / "encoder", options.dropout)
     callbacks: list[Any] = [Diary(str(folder.parent / f"{folder.name}.diary"), options.step_s)]
     if options.fault:
         callbacks.append(FAULTS[options.fault](12, str(folder.parent / f"{folder.name}.marker")))
@@ -123,7 +125,7 @@ def train(options: argparse.Namespace) -> None:
         args=SentenceTransformerTrainingArguments(
             output_dir=str(folder),
             num_train_epochs=options.steps * GLOBAL_BATCH / ROWS,
-            per_device_train_batch_size=GLOBAL_BATCH // options.workers,
+            global_train_batch_size=GLOBAL_BATCH,
             learning_rate=1e-3,
             logging_steps=1,
             save_steps=options.save_steps,
@@ -134,7 +136,11 @@ def train(options: argparse.Namespace) -> None:
         train_dataset=rows(),
         loss=losses.MultipleNegativesRankingLoss(model, gather_across_devices=True),
         callbacks=callbacks,
-        scaling_config=ray.train.ScalingConfig(num_workers=options.workers, resources_per_worker={"CPU": 1}),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=options.workers,
+            resources_per_worker={"CPU": 1},
+            elastic_resize_monitor_interval_s=2,
+        ),
         run_config=ray.train.RunConfig(
             name=folder.name,
             storage_path=str(folder.parent),
@@ -146,10 +152,16 @@ def train(options: argparse.Namespace) -> None:
     torch.save(trainer.model.state_dict(), folder / "weights.pt")
 
 
+def workers(text: str) -> int | tuple[int, int]:
+    least, _, most = text.partition("-")
+    return (int(least), int(most)) if most else int(least)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=workers, default=2, help="a number, or LEAST-MOST")
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--step-s", type=float, default=0.25)
     parser.add_argument("--save-steps", type=int, default=5)

@@ -9,8 +9,9 @@ import pytest
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, RunConfig, ScalingConfig
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.worker_group.poll import _is_preempted_actor
 
-from ray_st.runtime.supervision.failures import RunStopped, cause_of
+from ray_st.runtime.supervision.failures import Resized, RunStopped, cause_of
 from ray_st.runtime.supervision.ray_callbacks import StopAtRepeatableErrors
 from ray_st.runtime.supervision.run_monitor import CAUSES
 from ray_st.runtime.train import launch
@@ -30,6 +31,7 @@ def died(text: str, preempted: bool = False) -> Exception:
         (died("The actor died because its node has died.", preempted=True), "preempted"),
         (Moved(Why.PREEMPTED, "stopped"), "preempted"),
         (Moved(Why.LEAVE, "stopped"), "moved"),
+        (Resized("stopped"), "resized"),
         (HangError("rank 0 waited"), "hang"),
         (RuntimeError("Connection closed by peer"), "error"),
     ],
@@ -37,6 +39,12 @@ def died(text: str, preempted: bool = False) -> Exception:
 def test_causes(error: Exception, cause: str) -> None:
     assert cause_of(error) == cause
     assert cause in CAUSES
+
+
+def test_ray_train_counts_a_resize_with_preemptions_not_with_failures() -> None:
+    error = pickle.loads(pickle.dumps(Resized("the number of workers changes")))
+    assert (str(error), error.preempted) == ("the number of workers changes", True)
+    assert _is_preempted_actor(error)
 
 
 def test_an_error_that_another_rank_tells_of_counts_as_that_ranks() -> None:

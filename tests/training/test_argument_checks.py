@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from ray_st import SentenceTransformerTrainingArguments
-from ray_st.losses import CachedMultipleNegativesRankingLoss, MatryoshkaLoss, MultipleNegativesRankingLoss
+from ray_st.losses import (
+    CachedMultipleNegativesRankingLoss,
+    CosineSimilarityLoss,
+    MatryoshkaLoss,
+    MultipleNegativesRankingLoss,
+)
 from ray_st.training.argument_checks import (
     check_arguments,
+    check_elastic,
     check_in_place,
     check_precision,
     check_recomputation,
+    check_trials,
     make_folder,
     note_kept_activations,
     ready_twice,
@@ -94,3 +102,58 @@ def test_float16_needs_gpus() -> None:
     check_precision(make(bf16=True), have_gpus=False)
     with pytest.raises(ValueError, match=r"^fp16=True needs a GPU for each worker, .* Use bf16=True, "):
         check_precision(make(fp16=True), have_gpus=False)
+
+
+def scaling(num_workers: Any) -> Any:
+    return SimpleNamespace(num_workers=num_workers, use_gpu=False)
+
+
+def test_batches_that_would_change_with_the_number_of_workers(tiny_model: Any) -> None:
+    loss = CosineSimilarityLoss(tiny_model)
+    with pytest.raises(
+        ValueError, match=r"^num_workers=\(1, 4\) needs global_train_batch_size: .* one number\."
+    ):
+        check_elastic(make(), loss, scaling((1, 4)))
+    for fixed in (None, scaling(4), scaling((4, 4)), scaling(0)):
+        check_elastic(make(), loss, fixed)
+    check_elastic(make(global_train_batch_size=8), loss, scaling((1, 4)))
+
+
+def test_losses_that_would_change_with_the_number_of_workers(tiny_model: Any) -> None:
+    args, own = make(global_train_batch_size=8), MultipleNegativesRankingLoss(tiny_model)
+    gathered = MultipleNegativesRankingLoss(tiny_model, gather_across_devices=True)
+    for loss in (own, MatryoshkaLoss(tiny_model, own, [16]), {"one": gathered, "two": own}):
+        with pytest.raises(
+            ValueError, match=r"MultipleNegativesRankingLoss\(…, gather_across_devices=True\)"
+        ):
+            check_elastic(args, loss, scaling((1, 4)))
+        check_elastic(args, loss, scaling(4))
+    check_elastic(args, MatryoshkaLoss(tiny_model, gathered, [16]), scaling((1, 4)))
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"save_only_model": True}, "save_only_model"),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+            "use_reentrant",
+        ),
+    ],
+)
+def test_what_a_resize_cannot_go_on_from(given: dict[str, Any], name: str, tiny_model: Any) -> None:
+    args, loss = make(global_train_batch_size=8, **given), CosineSimilarityLoss(tiny_model)
+    check_elastic(args, loss, scaling(4))
+    with pytest.raises(ValueError, match=rf"{name}.* cannot be used with num_workers=\(1, 4\)"):
+        check_elastic(args, loss, scaling((1, 4)))
+
+
+def test_trials_have_a_fixed_number_of_workers() -> None:
+    for fixed in (None, scaling(4), scaling((4, 4))):
+        check_trials(fixed)
+    with pytest.raises(
+        ValueError, match=r"num_workers=\(1, 4\): how many run at once .* num_workers=1; train"
+    ):
+        check_trials(scaling((1, 4)))
+    with pytest.raises(ValueError, match=r"ScalingConfig\(num_workers=0\) wants none"):
+        check_trials(scaling(0))

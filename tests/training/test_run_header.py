@@ -12,6 +12,7 @@ from ray_st.training.callbacks import run_header
 from ray_st.training.callbacks.run_header import computing, header, note_on_precision, starting, subject
 from ray_st.training.data.dataset_specs import negatives_pool
 from ray_st.training_args import SentenceTransformerTrainingArguments
+from ray_st.world import WorkerRange
 
 
 def test_the_subject_names_model_size_and_losses(tiny_model: Any) -> None:
@@ -92,8 +93,11 @@ def test_a_process_that_uses_tf32_is_told_nothing(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_started() -> None:
-    assert starting(1, {"CPU": 1}).startswith("starting 1 worker with CPU 1; ")
-    assert starting(8, {"GPU": 1, "CPU": 0.5}).startswith("starting 8 workers, each with GPU 1, CPU 0.5; ")
+    assert starting(WorkerRange(1, 1), {"CPU": 1}).startswith("starting 1 worker with CPU 1; ")
+    assert starting(WorkerRange(8, 8), {"GPU": 1, "CPU": 0.5}).startswith(
+        "starting 8 workers, each with GPU 1, CPU 0.5; "
+    )
+    assert starting(WorkerRange(1, 4), {"CPU": 1}).startswith("starting 1 to 4 workers, each with CPU 1; ")
 
 
 @pytest.mark.parametrize(

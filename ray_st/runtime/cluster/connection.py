@@ -15,6 +15,7 @@ from ray.train import ScalingConfig
 from ray_st.util.cluster_address import check_answers, found_address, is_loopback
 from ray_st.util.events import notes
 from ray_st.util.signals import children_apart, handlers_kept
+from ray_st.world import WorkerRange
 
 NODE_ID = "ray.io/node-id"
 """The label that holds the id of a Ray node."""
@@ -164,10 +165,8 @@ def check_fits(scaling: ScalingConfig, background: Mapping[str, float] = Mapping
     Raises:
         ValueError: If resources are lacking; names those requested and those the cluster has.
     """
-    workers = scaling.num_workers
-    if not isinstance(workers, int):
-        return
-    each = resources_of_worker(scaling)
+    span, each = WorkerRange.of(scaling.num_workers), resources_of_worker(scaling)
+    workers = span.least
     have = ray.cluster_resources()
     wanted = {name: each.get(name, 0) * workers + background.get(name, 0) for name in {**each, **background}}
     lacking = {name: amount for name, amount in wanted.items() if amount > have.get(name, 0)}
@@ -177,7 +176,8 @@ def check_fits(scaling: ScalingConfig, background: Mapping[str, float] = Mapping
         if background:
             who = f' and an evaluation beside them (eval_on="background") with {dict(background)}'
             remedy = ", give other eval_resources"
+        least = "" if span.is_fixed else "at least "
         raise ValueError(
-            f"{workers} worker(s) with {each} each{who} need {lacking}; the cluster has {found}. "
+            f"{least}{workers} worker(s) with {each} each{who} need {lacking}; the cluster has {found}. "
             f"Lower scaling_config.num_workers or resources_per_worker{remedy}, or add nodes."
         )

@@ -12,6 +12,19 @@ class RunStopped(RuntimeError):
     """A worker raised an error that a restart would not fix. The message holds the worker's traceback."""
 
 
+class Resized(RayActorError):
+    """All ranks left after a checkpoint, so that Ray Train starts another number of workers.
+
+    Ray Train counts the errors of preempted actors, and no others, apart from failures.
+
+    Args:
+        message: Message for people.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(error_msg=message, preempted=True)
+
+
 def original(error: Exception) -> BaseException:
     """A worker's exception without Ray's wrapper, which Ray has no public way to remove."""
     return error._base_exc if isinstance(error, UserExceptionWithTraceback) else error
@@ -25,6 +38,8 @@ def cause_of(error: Exception) -> str:
     """
     raised = original(error)
     lost = raised.health_check_failure if isinstance(raised, WorkerHealthCheckFailedError) else raised
+    if isinstance(lost, Resized):
+        return "resized"
     if isinstance(lost, RayActorError):
         if lost.preempted:
             return "preempted"

@@ -25,7 +25,7 @@ from ray_st.util.screen import BarMove
 POLL_S = 20.0
 """Seconds that a poll waits for a change before it returns; the caller then polls again."""
 
-CAUSES = ("preempted", "hang", "node", "moved", "process", "error")
+CAUSES = ("preempted", "hang", "node", "moved", "resized", "process", "error")
 """Why workers are replaced.
 
 If ranks report different causes, the first in this order counts: the others are its consequences.
@@ -40,11 +40,28 @@ class MonitorUpdate:
         version: Incremented with each change.
         stop: Whether the run should stop.
         hang: The hang that a rank's watchdog detected, or None.
+        resize: Whether the workers should leave after a checkpoint, since their number is to change.
     """
 
     version: int = 0
     stop: bool = False
+    resize: bool = False
     hang: Hang | None = None
+
+
+@dataclass(frozen=True)
+class GroupsBefore:
+    """The worker groups before one that starts.
+
+    Args:
+        groups: How many there were.
+        cause: Why the last one ended: one of :data:`CAUSES`, or unknown.
+        size: How many workers that had.
+    """
+
+    groups: int
+    cause: str
+    size: int
 
 
 class RunMonitor:
@@ -60,7 +77,7 @@ class RunMonitor:
         self._changed = asyncio.Condition()
         self._answers: set[int] = set()
         self._workers: dict[int, Actor] = {}
-        self._groups = 0
+        self._groups = self._size = 0
         self._causes: set[str] = set()
         self._booked = Booked()
         self._said: asyncio.Queue[str | BarMove | LogRecord | None] = asyncio.Queue()
@@ -89,6 +106,11 @@ class RunMonitor:
     async def stop(self) -> None:
         """Asks the workers to stop."""
         await self._change(stop=True)
+
+    async def resize(self, asked: bool) -> None:
+        """Asks the workers to leave after a checkpoint, or takes that back before others start."""
+        if self._news.resize != asked:
+            await self._change(resize=asked)
 
     async def hang(self, hang: Hang) -> None:
         """Asks all ranks to write their stacks; reports from other ranks count as the same hang."""
@@ -128,19 +150,20 @@ class RunMonitor:
         """Records that workers were lost, for one of :data:`CAUSES`."""
         self._causes.add(cause)
 
-    async def group_started(self) -> tuple[int, str]:
+    async def group_started(self, size: int) -> GroupsBefore:
         """Records the start of a worker group.
 
-        Returns:
-            The number of earlier groups, and why the last one ended.
+        Args:
+            size: Number of its workers.
         """
-        before, cause = self._groups, min(self._causes, key=CAUSES.index, default="unknown")
-        self._groups, self._causes = before + 1, set()
+        cause = min(self._causes, key=CAUSES.index, default="unknown")
+        before = GroupsBefore(self._groups, cause, self._size)
+        self._groups, self._size, self._causes = self._groups + 1, size, set()
         count("st_workers_started", run=self._run)
-        if before:
+        if before.groups:
             count("st_restarts", run=self._run, cause=cause)
         await self._change(hang=None)
-        return before, cause
+        return before
 
     async def book(self, step: int, total: float) -> None:
         """Records the productive seconds up to a step."""

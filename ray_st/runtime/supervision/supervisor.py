@@ -16,9 +16,10 @@ from ray.exceptions import RayActorError, RayError
 
 from ray_st.runtime.cluster.connection import this_node
 from ray_st.runtime.cluster.handles import Actor, start_actor
+from ray_st.runtime.supervision.failures import Resized
 from ray_st.runtime.supervision.ray_callbacks import stop_request
 from ray_st.runtime.supervision.ray_metrics import RunMetrics
-from ray_st.runtime.supervision.run_monitor import MonitorUpdate, RunMonitor
+from ray_st.runtime.supervision.run_monitor import GroupsBefore, MonitorUpdate, RunMonitor
 from ray_st.training.callbacks.progress_report import EventReport, ProgressReport
 from ray_st.training.callbacks.stop_consensus import StopConsensus
 from ray_st.training.callbacks.throughput import Goodput, Throughput
@@ -144,17 +145,23 @@ def supervised_worker(trainer: HfLoop, context: WorkerContext, supervisor: Super
     except Moved as moved:
         if moved.why is Why.PREEMPTED:  # reported as such, Ray Train does not count it as a failure
             raise RayActorError(error_msg=str(moved), preempted=True) from moved
+        if moved.why is Why.RESIZED:
+            raise Resized(str(moved)) from moved
         raise
     finally:
         watchdog.stop()
 
 
 def _announce_group(monitor: Actor, workers: int) -> None:
-    before, cause = ray.get(monitor.group_started.remote())
-    if before:
-        event("workers.lost", f"workers were lost ({cause}) and are replaced", cause=cause, replaced=before)
-    elif speaks_json():
+    before: GroupsBefore = ray.get(monitor.group_started.remote(workers))
+    if before.groups and before.cause != "resized":
+        message = f"workers were lost ({before.cause}) and are replaced"
+        event("workers.lost", message, cause=before.cause, replaced=before.groups)
+    elif speaks_json() and not before.groups:
         event("workers.started", f"{workers} workers", workers=workers)
+    if before.groups and workers != before.size:
+        message = f"{before.size} worker(s) before, {workers} now"
+        event("workers.resized", message, workers=workers, before=before.size)
 
 
 def _node_is_draining() -> bool:
@@ -171,6 +178,8 @@ def _listen(monitor: Actor, context: WorkerContext) -> None:
             news = ray.get(monitor.news.remote(news.version))
             if news.stop:
                 stop_request.ask(Why.STOP)
+            if news.resize:
+                stop_request.ask(Why.RESIZED)
             if news.hang is not None and news.hang != answered:
                 answered = news.hang
                 write_stacks(context.store, context.world.rank, answered)

@@ -29,6 +29,7 @@ from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import AnySource, BuiltSource, cache_use_of, facts_of, sources_of
 from ray_st.training.data.specs import TRAIN, LoaderSpec, RunResult, RunSpec
+from ray_st.training.loop.batch_memory import BuildWithinMemory, texts_at_once
 from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
@@ -132,7 +133,7 @@ class _Run:
         """Runs it on the cluster's workers."""
         args, keeps, asked = self.request.args, self.request.keeps, self.request.scaling_config
         scaling = launch.resolve_scaling(asked, args.use_cpu)
-        workers, each = launch.workers_of(scaling), connection.resources_of_worker(scaling)
+        span, each = launch.workers_of(scaling), connection.resources_of_worker(scaling)
         check_precision(args, bool(scaling.use_gpu))
         in_background = keeps and _evaluates_in_background(args)
         eval_resources = resources_beside(args.eval_resources, scaling) if in_background else {}
@@ -140,16 +141,16 @@ class _Run:
         check_attention_of_workers(self.request.attention, scaling, self.run_config)
         if in_background:
             check_attention(self.request.attention, [eval_resources])
-        all_cores = workers == 1 and connection.takes_all_cores(asked)
-        run, built = self.specified(workers, build_on_cluster, all_cores)
+        all_cores = span.most == 1 and connection.takes_all_cores(asked)
+        run, built = self.specified(span.most, build_on_cluster, all_cores, elastic=not span.is_fixed)
         if keeps:
-            launch.say([starting(workers, each)])
+            launch.say([starting(span, each)])
         result = launch.launch(
             run,
             sources_of(built),
-            scaling,
+            scaling if keeps else launch.with_fixed_number(scaling),
             self.run_config,
-            BackgroundEval(self.store, workers, eval_resources) if in_background else None,
+            BackgroundEval(self.store, span.most, eval_resources) if in_background else None,
             torch_config=process_group(scaling, args),
             lease=self.lease,
         )
@@ -157,7 +158,11 @@ class _Run:
         return result
 
     def specified(
-        self, workers: int, build: Callable[[LoaderSpec], BuiltSource[AnySource]], all_cores: bool = False
+        self,
+        workers: int,
+        build: Callable[[LoaderSpec], BuiltSource[AnySource]],
+        all_cores: bool = False,
+        elastic: bool = False,
     ) -> tuple[RunSpec, dict[str, BuiltSource[AnySource]]]:
         """The run, with its batch sources; raises if the data is unusable."""
         args = self.request.args
@@ -166,9 +171,10 @@ class _Run:
             for name, spec in self.request.make_parts(workers).items()
         }
         built, start = self._build(specs, build)
+        make = self.request.build
         run = RunSpec(
             run_id=self.store.run_id,
-            build=self.request.build,
+            build=BuildWithinMemory(make, texts_at_once(specs, workers), workers) if elastic else make,
             task=self.request.task,
             sources=tuple(built),
             start=start,

@@ -6,12 +6,12 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import ray
 from ray import cloudpickle
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import (
     ControllerError,
     FailureConfig,
@@ -22,6 +22,7 @@ from ray.train import (
     WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
 
 from ray_st.runtime.cluster.connection import default_scaling
 from ray_st.runtime.cluster.handles import Actor, PickledRef
@@ -36,6 +37,7 @@ from ray_st.runtime.supervision.ray_callbacks import (
 )
 from ray_st.runtime.supervision.supervisor import ask_to_stop, monitor_of, supervise
 from ray_st.runtime.train.background_evaluation import BackgroundEval, open_queue
+from ray_st.runtime.train.elastic import ResizeAfterCheckpoint, workers_now
 from ray_st.runtime.train.ray_configs import given_name, given_storage
 from ray_st.runtime.train.storage import open_store
 from ray_st.runtime.train.worker import work
@@ -46,11 +48,15 @@ from ray_st.training.data.specs import TRAIN, RunResult, RunSpec
 from ray_st.util.endings import Interrupted, LeaseLost, OutOfRetries
 from ray_st.util.events import notes, speaks_json
 from ray_st.util.signals import StopSignals
+from ray_st.world import WorkerRange
 
 BAD_ROWS = "bad-rows"
 """Prefix of the files that list rows that were left out."""
 
 T = TypeVar("T")
+
+ABORT_S = 30.0
+"""Seconds that Ray Train's controller has to end a run."""
 
 RESTARTS = 3
 """How many times a worker group is restarted if the user passed no ``run_config``."""
@@ -143,6 +149,7 @@ def launch(
             lambda: work(pickled.open(), channel, queue, supervisor),
             scaling,
             run_config,
+            policy=ResizeAfterCheckpoint(scaling, monitor) if is_elastic(scaling) else None,
             torch_config=torch_config,
             datasets=no_datasets,
             dataset_config=SourceConfig(sources),
@@ -157,6 +164,15 @@ class _Trainer(TorchTrainer):
     """
 
     _controller: Actor | None = None
+    policy: ScalingPolicy | None = None
+    """Decides on the number of workers instead of Ray Train's own policy."""
+
+    def _initialize_and_run_controller(self, **options: Any) -> Result:
+        if self.policy is not None:
+            options["scaling_policy"] = self.policy
+        version_2: Any = super()  # Ray declares the class of Train's first version
+        result: Result = version_2._initialize_and_run_controller(**options)
+        return result
 
     def _register_sigint_handler(self, controller: Actor) -> None:
         self._controller = controller
@@ -167,13 +183,24 @@ class _Trainer(TorchTrainer):
             return super().fit()
         except (KeyboardInterrupt, SystemExit):
             if self._controller is not None:
-                with suppress(RayActorError):  # it ends itself, which raises here
-                    ray.get(self._controller.abort.remote())
+                self._abort(self._controller)
             raise
+
+    def _abort(self, controller: Actor) -> None:
+        try:
+            ray.get(controller.abort.remote(), timeout=ABORT_S)
+        except RayActorError:
+            pass  # it ends itself
+        except GetTimeoutError:  # it does nothing else while it waits for room for an elastic run's workers
+            ray.kill(controller)
 
 
 def run_workers(
-    task: Callable[[], T | None], scaling: ScalingConfig, run_config: RunConfig, **options: Any
+    task: Callable[[], T | None],
+    scaling: ScalingConfig,
+    run_config: RunConfig,
+    policy: ScalingPolicy | None = None,
+    **options: Any,
 ) -> T:
     """Runs a task on workers that form a process group, restarting them as ``run_config`` allows.
 
@@ -181,6 +208,7 @@ def run_workers(
         task: What each worker does; only the first one's return value matters.
         scaling: Number and kind of workers.
         run_config: Name and storage of the run.
+        policy: Decides on the number of workers; None for Ray Train's own policy.
         options: Other arguments of ``TorchTrainer``.
 
     Returns:
@@ -203,6 +231,7 @@ def run_workers(
         run_config=with_callbacks(run_config, StopAtRepeatableErrors()),
         **options,
     )
+    trainer.policy = policy
     try:
         result: Any = trainer.fit()
     except ControllerError as error:
@@ -251,15 +280,31 @@ def runs_here(scaling: ScalingConfig | None) -> bool:
     return scaling is not None and scaling.num_workers == 0
 
 
-def workers_of(scaling: ScalingConfig) -> int:
-    """Number of workers of a scaling config.
+def workers_of(scaling: ScalingConfig) -> WorkerRange:
+    """The number of workers of a scaling config.
 
     Raises:
-        ValueError: If it is a range: the global batch would change with the number of workers.
+        ValueError: If its range cannot be that of a run.
     """
-    if not isinstance(scaling.num_workers, int):
-        raise ValueError(f"scaling_config.num_workers must be a number; got {scaling.num_workers!r}.")
-    return scaling.num_workers
+    return WorkerRange.of(scaling.num_workers)
+
+
+def is_elastic(scaling: ScalingConfig) -> bool:
+    """Whether Ray Train may change the number of workers, which it is told by two numbers."""
+    return isinstance(scaling.num_workers, tuple)
+
+
+def with_fixed_number(scaling: ScalingConfig) -> ScalingConfig:
+    """A scaling config without a range: the number of workers for which there is room now, for a short task.
+
+    Args:
+        scaling: The config of a run whose least number of workers fits.
+    """
+    span = workers_of(scaling)
+    if span.is_fixed:
+        return scaling
+    now = workers_now(scaling)
+    return dataclasses.replace(scaling, num_workers=max(span.least, min(span.most, now)))
 
 
 def resolve_scaling(scaling: ScalingConfig | None, use_cpu: bool = False) -> ScalingConfig:

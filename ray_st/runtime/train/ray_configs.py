@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-from ray_st.util.value_checks import is_whole
+from ray_st.world import WorkerRange
 
 SCALING_KEYS = (
     "num_workers",
@@ -18,6 +18,7 @@ SCALING_KEYS = (
     "accelerator_type",
     "trainer_resources",
     "label_selector",
+    "elastic_resize_monitor_interval_s",
 )
 """Arguments of ``ScalingConfig`` that plain values can express."""
 
@@ -31,7 +32,8 @@ def scaling_config(values: Mapping[str, Any]) -> ScalingConfig | None:
     """Makes a ``ScalingConfig``.
 
     Args:
-        values: Some of :data:`SCALING_KEYS`.
+        values: Some of :data:`SCALING_KEYS`; ``num_workers`` may be a list of the least and the greatest
+            number.
 
     Returns:
         The configuration; None if there are no values, in which case the cluster decides.
@@ -39,11 +41,13 @@ def scaling_config(values: Mapping[str, Any]) -> ScalingConfig | None:
     Raises:
         ValueError: If Ray rejects a value.
     """
+    if not values:
+        return None
     workers = values.get("num_workers", 1)
-    if not is_whole(workers, least=0):
-        raise ValueError(f"num_workers: expected a whole number of at least 0, found {workers!r}")
+    WorkerRange.of(workers)
+    span = tuple(workers) if isinstance(workers, list) else workers
     try:
-        return ScalingConfig(**values) if values else None
+        return ScalingConfig(**{**values, "num_workers": span})
     except TypeError as error:
         raise ValueError(str(error)) from error
 

@@ -42,7 +42,7 @@ class Need:
         Raises:
             ValueError: If both are given, or an amount is not a number.
         """
-        workers = 1 if scaling is None else workers_of(scaling)
+        workers = 1 if scaling is None else workers_of(scaling).most
         if asked is not None and workers > 1:
             raise ValueError(
                 "resources_per_trial is for trials on one worker; several get "
@@ -60,7 +60,7 @@ class Need:
     @property
     def workers(self) -> int:
         """How many workers a trial has."""
-        return 1 if self.scaling is None else workers_of(self.scaling)
+        return 1 if self.scaling is None else workers_of(self.scaling).most
 
     def room(self) -> int:
         """How many trials fit into the cluster at its current size."""

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import IntervalStrategy, TrainingArguments
 
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
+from ray_st.world import WorkerRange
 
 
 def subject(model: nn.Module, loss: LossOrLosses) -> str:
@@ -44,7 +45,7 @@ def header(args: TrainingArguments, run: str, folder: str, what: str) -> list[st
     ]
 
 
-def starting(workers: int, each: Mapping[str, float]) -> str:
+def starting(workers: WorkerRange, each: Mapping[str, float]) -> str:
     """A line about what happens once the data are ready.
 
     Args:
@@ -52,7 +53,7 @@ def starting(workers: int, each: Mapping[str, float]) -> str:
         each: Resources of each, by name.
     """
     resources = ", ".join(f"{name} {amount:g}" for name, amount in each.items())
-    many = f"{workers} workers, each" if workers > 1 else "1 worker"
+    many = f"{workers} workers, each" if workers.most > 1 else "1 worker"
     return f"starting {many} with {resources}; the first step usually follows within 10 to 20 seconds"
 
 

@@ -17,6 +17,7 @@ EVERY_S = 2.0
 """Seconds between two exchanges; at least one step."""
 
 REASONS = {
+    Why.RESIZED: "the number of workers changes",
     Why.LEAVE: "a worker was told to end",
     Why.PREEMPTED: "a node is being taken away",
     Why.STOP: "the run was told to stop",

@@ -68,6 +68,7 @@ from ray_st.training.data.router_routes import routes_of, skips_rows
 from ray_st.training.data.step_loader import Collate, Inputs, collect, step_loader
 from ray_st.training.distributed import collectives
 from ray_st.training.family import Family
+from ray_st.training.loop.batch_memory import embed_in_parts
 from ray_st.training.loop.evaluation_loop import (
     EvaluationLoop,
     EvaluationReport,
@@ -435,6 +436,7 @@ class HfLoop(Trainer):
         if not training:
             return self.model
         world = self.worker.world
+        embed_in_parts(self.loss, self.worker.texts_at_once, world.is_first)
         self.train_step = TrainStep(
             self.model, self.loss, self.args, world, self._bound_shares(), self.strategy, self._loss_methods()
         )

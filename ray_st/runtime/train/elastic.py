@@ -1,0 +1,159 @@
+"""Runs whose number of workers follows the cluster, ``ScalingConfig(num_workers=(least, most))``.
+
+Ray Train's elastic policy decides on the number of workers: before a group starts, and every
+``elastic_resize_monitor_interval_s`` while one runs. This module changes three things about it. A running
+group saves a checkpoint before it is replaced. Workers are counted where they can start now: the policy alone
+counts CPUs and GPUs that other processes use, nodes being drained, and for a while lost ones, and Ray Train
+then waits for a placement that cannot come. And that wait is short.
+
+Ray Train's controller imports this module before it starts a worker, so it imports neither torch nor
+transformers.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import ray
+from ray._private.state import available_resources_per_node
+from ray._private.state import state as cluster_state
+from ray.train import ScalingConfig
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+)
+from ray.util.placement_group import PlacementGroup, placement_group_table
+
+from ray_st.runtime.cluster.connection import resources_of_worker
+from ray_st.runtime.cluster.handles import Actor
+from ray_st.world import WorkerRange
+
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""Ray Train's environment variable: seconds that it waits for the placement of a worker group."""
+
+PLACEMENT_S = 15
+"""Its value in an elastic run, unless the user has set it.
+
+Workers are only requested where they fit, so a longer wait means that a node has just been lost, which Ray
+notices some 15 seconds later. Then the workers are counted anew.
+"""
+
+
+LOOK_S = 1.0
+"""Seconds between two counts while there is no room for the least number of workers."""
+
+
+class ResizeAfterCheckpoint(ElasticScalingPolicy):
+    """Ray Train's elastic policy, with a checkpoint before a running group is replaced.
+
+    Args:
+        scaling_config: The least and the greatest number of workers, and what each needs.
+        monitor: The run's monitor, which passes the request to leave on to the workers.
+    """
+
+    def __init__(self, scaling_config: ScalingConfig, monitor: Actor) -> None:
+        version_2: Any = scaling_config  # Ray declares the class of Train's first version
+        super().__init__(version_2)
+        self._monitor = monitor
+        self._group: PlacementGroup | None = None
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Shortens the wait for a placement, in the controller's process only."""
+        os.environ.setdefault(START_TIMEOUT, str(PLACEMENT_S))
+        super().after_controller_start(train_run_context)
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """The number of workers to start, once there is room for the least."""
+        decision = super().make_decision_for_non_running_worker_group()
+        if isinstance(decision, ResizeDecision):
+            self._group = None  # Ray Train frees its resources before it starts the next one
+            ray.get(self._monitor.resize.remote(False))
+        else:
+            time.sleep(LOOK_S)  # Ray Train asks again at once
+        return decision
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> ScalingDecision:
+        """Never another number at once: the workers are asked to leave, and the next group has it."""
+        self._group = worker_group_state.placement_group_handle.placement_group
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        if isinstance(decision, ResizeDecision):
+            ray.get(self._monitor.resize.remote(True))
+        return NoopDecision()
+
+    def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
+        nodes = usable_nodes(ray.nodes(), cluster_state.get_draining_nodes())
+        there = {node: amounts for node, amounts in reserved_resources.items() if node in nodes}
+        counted: int = super()._count_possible_workers(there)
+        return min(counted, workers_now(self.scaling_config, self._group))
+
+
+def workers_now(scaling: ScalingConfig, group: PlacementGroup | None = None) -> int:
+    """The number of workers that the cluster has room for, once a group is gone.
+
+    Args:
+        scaling: What each worker needs, and the greatest number.
+        group: The placement group of the present workers; None if there are none.
+    """
+    nodes = usable_nodes(ray.nodes(), cluster_state.get_draining_nodes())
+    free = available_resources_per_node()
+    fitting = room(
+        {node: free.get(node, {}) for node in nodes},
+        resources_of_worker(scaling),
+        _held_by(group),
+        str(scaling.placement_strategy),
+    )
+    most = WorkerRange.of(scaling.num_workers).most
+    return most if fitting is None else min(most, fitting)
+
+
+def _held_by(group: PlacementGroup | None) -> Counter[str]:
+    """How many workers of a group each node holds room for."""
+    table: dict[str, Any] = {} if group is None else placement_group_table(group)
+    return Counter(table.get("bundles_to_node_id", {}).values())
+
+
+def usable_nodes(nodes: Iterable[Mapping[str, Any]], draining: Collection[str]) -> list[str]:
+    """The ids of the nodes on which workers may start.
+
+    Args:
+        nodes: Ray's table of nodes.
+        draining: Ids of those that are being drained.
+    """
+    return [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] not in draining]
+
+
+def room(
+    free: Mapping[str, Mapping[str, float]],
+    each: Mapping[str, float],
+    held: Mapping[str, int],
+    strategy: str = "PACK",
+) -> int | None:
+    """The number of workers that can be placed once the present group is gone.
+
+    Args:
+        free: The resources that nobody uses, by node and name.
+        each: The resources of a worker, by name.
+        held: The number of workers that each node holds room for, of the present group.
+        strategy: How Ray places the workers.
+
+    Returns:
+        The number; None if workers need nothing, so that any number of them fits.
+    """
+    needs = {name: amount for name, amount in each.items() if amount > 0}
+    if not needs:
+        return None
+    fitting = [
+        held.get(node, 0) + min(int(amounts.get(name, 0) / need + 1e-6) for name, need in needs.items())
+        for node, amounts in free.items()
+    ]
+    if strategy == "STRICT_PACK":
+        return max(fitting, default=0)
+    return sum(min(number, 1) if strategy == "STRICT_SPREAD" else number for number in fitting)

@@ -1,0 +1,146 @@
+"""How many workers a run has, and that they save a checkpoint before there is another number of them."""
+
+from __future__ import annotations
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.train import ScalingConfig
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+)
+
+from ray_st.runtime.train import elastic, launch
+from ray_st.runtime.train.elastic import ResizeAfterCheckpoint, room, usable_nodes, workers_now
+from ray_st.runtime.train.ray_configs import scaling_config
+
+CPU = {"CPU": 1.0}
+NODES = [{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": True}, {"NodeID": "c", "Alive": False}]
+
+
+def test_workers_start_on_nodes_that_stay() -> None:
+    assert usable_nodes(NODES, {}) == ["a", "b"]
+    assert usable_nodes(NODES, {"b": 0}) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("free", "each", "held", "strategy", "expected"),
+    [
+        ({"a": {"CPU": 2.0}, "b": {"CPU": 1.0}}, CPU, {}, "PACK", 3),
+        (
+            {"a": {"CPU": 0.0}, "b": {"CPU": 1.0}},
+            CPU,
+            {"a": 2},
+            "PACK",
+            3,
+        ),  # the present group's room is free soon
+        ({"a": {}, "b": {}}, CPU, {}, "PACK", 0),  # used by others
+        ({"b": {"CPU": 1.0}}, CPU, {"a": 1, "b": 1}, "PACK", 2),  # a is lost
+        ({"a": {"CPU": 0.3 * 3}}, {"CPU": 0.3}, {}, "PACK", 3),
+        ({"a": {"CPU": 8.0, "GPU": 2.0}}, {"CPU": 1, "GPU": 1}, {}, "PACK", 2),
+        ({"a": {"CPU": 8.0, "GPU": 2.0}}, {"CPU": 1, "GPU": 0}, {}, "PACK", 8),
+        ({"a": {"CPU": 2.0}, "b": {"CPU": 3.0}}, CPU, {}, "STRICT_PACK", 3),
+        ({"a": {"CPU": 2.0}, "b": {"CPU": 3.0}}, CPU, {}, "STRICT_SPREAD", 2),
+        ({"a": {"CPU": 2.0}, "b": {"CPU": 3.0}}, CPU, {}, "SPREAD", 5),
+        ({"a": {"CPU": 2.0}}, {"CPU": 0}, {}, "PACK", None),
+        ({}, CPU, {}, "STRICT_PACK", 0),
+    ],
+)
+def test_room(free: Any, each: Any, held: Any, strategy: str, expected: int | None) -> None:
+    assert room(free, each, held, strategy) == expected
+
+
+class Monitor:
+    """A run's monitor that keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[bool] = []
+        self.resize = SimpleNamespace(remote=self.asked.append)
+
+
+@pytest.fixture
+def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor:
+    """A cluster of two nodes with a free CPU each, without Ray."""
+    monkeypatch.setattr(elastic.ray, "get", lambda reference: reference)
+    monkeypatch.setattr(elastic.ray, "nodes", lambda: NODES)
+    monkeypatch.setattr(elastic.cluster_state, "get_draining_nodes", dict)
+    monkeypatch.setattr(elastic, "available_resources_per_node", lambda: {"a": CPU, "b": CPU})
+    monkeypatch.setattr(elastic, "LOOK_S", 0.0)
+    return Monitor()
+
+
+def policy(monitor: Monitor, **options: Any) -> Any:
+    given: Any = monitor
+    return ResizeAfterCheckpoint(ScalingConfig(num_workers=(1, 4), **options), given)
+
+
+def deciding(monkeypatch: pytest.MonkeyPatch, *decisions: Any) -> None:
+    each = iter(decisions)
+    for method in ("make_decision_for_running_worker_group", "make_decision_for_non_running_worker_group"):
+        monkeypatch.setattr(ElasticScalingPolicy, method, lambda self, *state: next(each))
+
+
+def test_a_running_group_is_asked_to_leave_instead_of_being_replaced(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resize, noop = ResizeDecision(2, CPU), NoopDecision()
+    deciding(monkeypatch, noop, resize, resize, resize)
+    ours = policy(monitor)
+    state = SimpleNamespace(placement_group_handle=SimpleNamespace(placement_group=None))
+    assert isinstance(ours.make_decision_for_running_worker_group(state, None), NoopDecision)
+    assert monitor.asked == []
+    assert isinstance(ours.make_decision_for_running_worker_group(state, None), NoopDecision)
+    assert isinstance(ours.make_decision_for_running_worker_group(state, None), NoopDecision)
+    assert monitor.asked == [True, True]
+    assert ours.make_decision_for_non_running_worker_group() is resize
+    assert monitor.asked == [True, True, False]  # taken back before the next group starts
+
+
+def test_nothing_is_started_without_room_for_the_least(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deciding(monkeypatch, NoopDecision())
+    assert isinstance(policy(monitor).make_decision_for_non_running_worker_group(), NoopDecision)
+    assert monitor.asked == []
+
+
+def test_workers_are_counted_where_they_fit(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, reserved = policy(monitor), {"a": {"CPU": 2.0}, "b": {"CPU": 1.0}, "c": {"CPU": 1.0}}
+    assert ours._count_possible_workers(reserved) == 2
+    held = {"bundles_to_node_id": {0: "a", 1: "b"}}
+    monkeypatch.setattr(elastic, "placement_group_table", lambda group: held)
+    ours._group = object()
+    assert ours._count_possible_workers(reserved) == 3  # Ray reserves no more on nodes that are there
+    monkeypatch.setattr(elastic.cluster_state, "get_draining_nodes", lambda: {"a": 0})
+    assert ours._count_possible_workers(reserved) == 1
+
+
+def test_a_short_task_has_the_workers_for_which_there_is_room(monitor: Monitor) -> None:
+    assert workers_now(ScalingConfig(num_workers=(1, 4))) == 2
+    assert workers_now(ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 0})) == 4
+    for asked, given in ((3, 3), ((1, 4), 2), ((3, 4), 3), ((1, 1), (1, 1))):
+        assert launch.with_fixed_number(ScalingConfig(num_workers=asked)).num_workers == given
+
+
+def test_ray_train_waits_less_for_a_placement_unless_the_user_says_otherwise(
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ElasticScalingPolicy, "after_controller_start", lambda self, context: None)
+    monkeypatch.delenv(elastic.START_TIMEOUT, raising=False)
+    policy(monitor).after_controller_start(None)
+    assert os.environ.pop(elastic.START_TIMEOUT) == str(elastic.PLACEMENT_S)
+    monkeypatch.setenv(elastic.START_TIMEOUT, "300")
+    policy(monitor).after_controller_start(None)
+    assert os.environ[elastic.START_TIMEOUT] == "300"
+
+
+def test_a_run_file_gives_the_least_and_the_greatest_number() -> None:
+    found = scaling_config({"num_workers": [1, 4], "elastic_resize_monitor_interval_s": 20})
+    assert found == ScalingConfig(num_workers=(1, 4), elastic_resize_monitor_interval_s=20)
+    for wrong in ([0, 4], [4, 1], [1, 2.5], [1, 2, 3]):
+        with pytest.raises(ValueError, match=r"^num_workers: "):
+            scaling_config({"num_workers": wrong})

@@ -69,8 +69,9 @@ class SentenceTransformerTrainer(ModelTrainer):
         preprocess_logits_for_metrics: Called for each batch with the tuple of its embeddings and its labels;
             its return value (a tensor, or a tuple of tensors) is passed to ``compute_metrics`` instead.
         scaling_config: Ray Train's ``ScalingConfig``: number and kind of workers. By default one worker per
-            GPU of the cluster, or one CPU worker. With ``num_workers=0`` everything runs in this process,
-            without Ray: for debugging and first experiments.
+            GPU of the cluster, or one CPU worker. With ``num_workers=(least, most)`` the number follows the
+            cluster. With ``num_workers=0`` everything runs in this process, without Ray: for debugging and
+            first experiments.
         run_config: Ray Train's ``RunConfig``: name, storage and failure handling. By default checkpoints go
             to ``args.output_dir`` and a failed worker group is restarted up to three times.
         optimizer_cls_and_kwargs: Optimizer class and its keyword arguments, overriding the training

@@ -71,8 +71,6 @@ def _scaling(described: RunFile, workers: int | None) -> ScalingConfig | None:
         return None
     from ray_st.cli.run_parts import make_scaling
 
-    if isinstance(asked, list):  # of a training whose number of workers may change
-        values["num_workers"] = max(asked)
     return make_scaling(values, described.source)
 
 

@@ -34,12 +34,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         (["--workers", "1"], 1, False),
         (["--workers", "3", "scaling.num_workers=2"], 3, False),
         (["scaling.num_workers=2"], 2, False),
+        (["scaling.num_workers=[1, 4]"], (1, 4), False),
         (["scaling.use_gpu=true"], 1, True),
     ],
 )
 def test_on_workers(
     arguments: list[str],
-    workers: int,
+    workers: int | tuple[int, int],
     gpu: bool,
     asked: list[Any],
     tiny_folder: Any,

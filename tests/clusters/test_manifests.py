@@ -259,6 +259,15 @@ def test_what_cannot_be_meant_names_its_place(
     assert shown.err.count("\n") == 1
 
 
+def test_groups_begin_with_room_for_the_least_number_of_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    description = TRAIN | {"groups": {"gpu": {"replicas": 1}}}
+    for workers, fault in (("[1, 4]", ""), ("[2, 4]", "2 workers need 2 GPUs"), ("[4, 1]", "comes first")):
+        Path("run.yaml").write_text(RUN.replace("num_workers: 2", f"num_workers: {workers}"))
+        Path("cluster.yaml").write_text(yaml.safe_dump(description))
+        assert main(["cluster", "render", "cluster.yaml"]) == (2 if fault else 0)
+        assert fault in capsys.readouterr().err
+
+
 def test_aliases_do_not_blow_up(capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]

@@ -65,8 +65,8 @@ class Run:
             **self.environment,
         }
         command = [sys.executable, str(HERE / "job.py"), str(self.folder), *self.options, *more]
-        log = (self.folder.parent / f"{self.folder.name}.log").open("a")
-        self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        with (self.folder.parent / f"{self.folder.name}.log").open("a") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
     def diary(self) -> list[dict[str, Any]]:
         path = self.folder.parent / f"{self.folder.name}.diary"

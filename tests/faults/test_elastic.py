@@ -14,7 +14,7 @@ from faults.drill import Run, _node, ledger, make_cluster, pause
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 
-STEPS, EVERY = 240, 10
+STEPS, EVERY = 160, 10
 LIMIT_S = 240.0
 
 
@@ -44,11 +44,10 @@ def resize(run: Run, what: str, harm: Callable[[], None], workers: int) -> tuple
     at = time.time()
     harm()
     after = await_steps(run, workers, at)
-    before = max(line["step"] for line in run.diary() if line["time"] < after[0]["time"])
-    last = max(line["time"] for line in run.diary() if line["time"] < after[0]["time"])
-    since, without = after[1]["time"] - at, after[1]["time"] - last
-    print(f"{what}: {workers} worker(s) after {since:.0f} s, {without:.0f} s of it without a step")
-    return before, after
+    before = [line for line in run.diary() if line["time"] <= at or line["workers"] != workers]
+    since, pause_s = after[1]["time"] - at, after[1]["time"] - before[-1]["time"]
+    print(f"{what}: {workers} worker(s) after {since:.0f} s, {pause_s:.0f} s of it without a step")
+    return max(line["step"] for line in before), after
 
 
 @pytest.fixture

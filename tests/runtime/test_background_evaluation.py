@@ -23,5 +23,8 @@ def test_a_run_must_fit_with_what_evaluates_beside_it(monkeypatch: pytest.Monkey
     message = r"2 worker.*eval_on=\"background\"\) with \{'GPU': 1\} need \{'GPU': 3\}.*\{'GPU': 2\}.*eval_resources"
     with pytest.raises(ValueError, match=message):
         connection.check_fits(two, {"GPU": 1})
+    connection.check_fits(ScalingConfig(num_workers=(2, 8), use_gpu=True))
+    with pytest.raises(ValueError, match=r"^at least 3 worker.*need \{'GPU': 3\}"):
+        connection.check_fits(ScalingConfig(num_workers=(3, 8), use_gpu=True))
     with pytest.raises(ValueError, match=r"need \{'slow': 1\}; the cluster has \{'slow': 0\}"):
         connection.check_fits(two, {"slow": 1})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
@@ -14,17 +17,35 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
 )
 
+from ray_st.runtime.supervision.run_monitor import GroupsBefore, RunMonitor
 from ray_st.runtime.train import elastic, launch
-from ray_st.runtime.train.elastic import ResizeAfterCheckpoint, room, usable_nodes, workers_now
+from ray_st.runtime.train.elastic import (
+    ResizeAfterCheckpoint,
+    answering,
+    room,
+    usable_nodes,
+    workers_now,
+)
 from ray_st.runtime.train.ray_configs import scaling_config
 
 CPU = {"CPU": 1.0}
-NODES = [{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": True}, {"NodeID": "c", "Alive": False}]
+NODES = [
+    {"NodeID": name, "Alive": name != "c", "NodeManagerAddress": "127.0.0.1", "NodeManagerPort": 1}
+    for name in "abc"
+]
 
 
 def test_workers_start_on_nodes_that_stay() -> None:
-    assert usable_nodes(NODES, {}) == ["a", "b"]
-    assert usable_nodes(NODES, {"b": 0}) == ["a"]
+    assert list(usable_nodes(NODES, {})) == ["a", "b"]
+    assert usable_nodes(NODES, {"b": 0}) == {"a": ("127.0.0.1", 1)}
+
+
+def test_a_node_that_takes_no_connection_is_lost_before_ray_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        nodes = {"a": listening.getsockname(), "b": silent.getsockname()}
+        assert list(answering(nodes)) == ["a"]
+    assert answering({}) == {}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +91,7 @@ def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor:
     monkeypatch.setattr(elastic.cluster_state, "get_draining_nodes", dict)
     monkeypatch.setattr(elastic, "available_resources_per_node", lambda: {"a": CPU, "b": CPU})
     monkeypatch.setattr(elastic, "LOOK_S", 0.0)
+    monkeypatch.setattr(elastic, "_answers", lambda address: True)
     return Monitor()
 
 
@@ -117,6 +139,10 @@ def test_workers_are_counted_where_they_fit(monitor: Monitor, monkeypatch: pytes
     assert ours._count_possible_workers(reserved) == 3  # Ray reserves no more on nodes that are there
     monkeypatch.setattr(elastic.cluster_state, "get_draining_nodes", lambda: {"a": 0})
     assert ours._count_possible_workers(reserved) == 1
+    monkeypatch.setattr(elastic, "_answers", lambda address: False)
+    assert ours._count_possible_workers(reserved) == 0
+    ours._runs = True  # what runs is not asked
+    assert ours._count_possible_workers(reserved) == 1
 
 
 def test_a_short_task_has_the_workers_for_which_there_is_room(monitor: Monitor) -> None:
@@ -144,3 +170,37 @@ def test_a_run_file_gives_the_least_and_the_greatest_number() -> None:
     for wrong in ([0, 4], [4, 1], [1, 2.5], [1, 2, 3]):
         with pytest.raises(ValueError, match=r"^num_workers: "):
             scaling_config({"num_workers": wrong})
+
+
+def test_the_monitor_passes_on_that_workers_should_leave_and_remembers_their_number() -> None:
+    async def run() -> None:
+        monitor = RunMonitor("run")
+        assert await monitor.group_started(2) == GroupsBefore(0, "unknown", 0)
+        await monitor.resize(True)
+        news = await monitor.news(0)
+        assert news.resize
+        await monitor.resize(True)  # asked again, and known
+        assert (await monitor.news(0)).version == news.version
+        await monitor.lost("resized")
+        await monitor.resize(False)
+        assert not (await monitor.news(0)).resize
+        assert await monitor.group_started(3) == GroupsBefore(1, "resized", 2)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("raised", "kills"), [(None, 0), (RayActorError(), 0), (GetTimeoutError(), 1)])
+def test_a_controller_that_only_waits_for_room_is_killed(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception | None, kills: int
+) -> None:
+    killed: list[Any] = []
+
+    def get(reference: Any, timeout: float) -> None:
+        if raised is not None:
+            raise raised
+
+    monkeypatch.setattr(launch.ray, "get", get)
+    monkeypatch.setattr(launch.ray, "kill", killed.append)
+    controller: Any = SimpleNamespace(abort=SimpleNamespace(remote=lambda: None))
+    launch._abort(controller)
+    assert killed == [controller] * kills

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from ray.train import ScalingConfig
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainingArguments
+from ray_st.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
 from ray_st.models import Pooling, StaticEmbedding
 from ray_st.training.strategies.batch_size_finder import BatchTooLarge
 
@@ -218,3 +220,36 @@ def test_strategies_that_disagree(tmp_path: Path) -> None:
             eval_steps=1,
             save_strategy="epoch",
         )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loss", "message"),
+    [
+        ({}, CosineSimilarityLoss, "needs global_train_batch_size"),
+        ({"global_train_batch_size": 4}, MultipleNegativesRankingLoss, "gather_across_devices=True"),
+        ({"global_train_batch_size": 4, "save_only_model": True}, CosineSimilarityLoss, "save_only_model"),
+    ],
+)
+def test_a_number_of_workers_that_may_change_is_refused_when_the_trainer_is_made(
+    make: Any, arguments: dict[str, Any], loss: Any, message: str
+) -> None:
+    rows = {"a": ["one", "two"] * 4, "b": ["three", "four"] * 4}
+    labels = {"label": [0.0, 1.0] * 4} if loss is CosineSimilarityLoss else {}
+    with pytest.raises(ValueError, match=rf"num_workers=\(1, 4\).*{message}|{message}.*num_workers=\(1, 4\)"):
+        make(
+            arguments=arguments,
+            loss=loss,
+            train_dataset={**rows, **labels},
+            scaling_config=ScalingConfig(num_workers=(1, 4)),
+        )
+
+
+def test_batches_are_checked_for_the_greatest_number_of_workers(make: Any) -> None:
+    trainer = make(
+        arguments={"global_train_batch_size": 4},
+        loss=lambda model: MultipleNegativesRankingLoss(model, gather_across_devices=True),
+        scaling_config=ScalingConfig(num_workers=(1, 4)),
+    )
+    assert trainer.workers_asked == 4
+    with pytest.raises(ValueError, match=r"A search cannot have trials with num_workers=\(1, 4\)"):
+        trainer.hyperparameter_search(n_trials=1)

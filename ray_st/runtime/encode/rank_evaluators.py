@@ -38,7 +38,7 @@ def evaluate_on_workers(
         model: The model; each worker gets a copy of it.
         evaluators: One or several evaluators, or callables with the same signature.
         scaling_config: Number and kind of workers; by default one per GPU of the cluster, or one CPU worker.
-            ``num_workers=0`` evaluates in this process.
+            ``num_workers=0`` evaluates in this process. Of a range, as many as there is room for now.
         output_path: Folder for the evaluators' CSV files; the first worker writes them and must see it.
         epoch: Passed to the evaluators, for their files.
         steps: Passed to the evaluators, for their files.
@@ -59,6 +59,7 @@ def evaluate_on_workers(
         scaling = launch.resolve_scaling(scaling_config)
         connection.check_fits(scaling)
         check_attention_of_workers(of_packages([model]), scaling)
+        scaling = launch.with_fixed_number(scaling)
 
         def work() -> Measured | None:
             world, device = world_of_worker(), take_granted_device()

@@ -13,9 +13,11 @@ transformers.
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -40,10 +42,13 @@ START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 PLACEMENT_S = 15
 """Its value in an elastic run, unless the user has set it.
 
-Workers are only requested where they fit, so a longer wait means that a node has just been lost, which Ray
-notices some 15 seconds later. Then the workers are counted anew.
+Workers are only requested where they fit, so a longer wait means that what was counted is gone. Then the
+workers are counted anew.
 """
 
+
+ANSWER_S = 2.0
+"""Seconds in which a node has to take a connection."""
 
 LOOK_S = 1.0
 """Seconds between two counts while there is no room for the least number of workers."""
@@ -62,6 +67,7 @@ class ResizeAfterCheckpoint(ElasticScalingPolicy):
         super().__init__(version_2)
         self._monitor = monitor
         self._group: PlacementGroup | None = None
+        self._runs = False
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Shortens the wait for a placement, in the controller's process only."""
@@ -70,6 +76,7 @@ class ResizeAfterCheckpoint(ElasticScalingPolicy):
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """The number of workers to start, once there is room for the least."""
+        self._runs = False
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, ResizeDecision):
             self._group = None  # Ray Train frees its resources before it starts the next one
@@ -82,6 +89,7 @@ class ResizeAfterCheckpoint(ElasticScalingPolicy):
         self, worker_group_state: Any, worker_group_status: Any
     ) -> ScalingDecision:
         """Never another number at once: the workers are asked to leave, and the next group has it."""
+        self._runs = True
         self._group = worker_group_state.placement_group_handle.placement_group
         decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
         if isinstance(decision, ResizeDecision):
@@ -90,19 +98,25 @@ class ResizeAfterCheckpoint(ElasticScalingPolicy):
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:
         nodes = usable_nodes(ray.nodes(), cluster_state.get_draining_nodes())
+        if not self._runs:
+            nodes = answering(nodes)
         there = {node: amounts for node, amounts in reserved_resources.items() if node in nodes}
         counted: int = super()._count_possible_workers(there)
-        return min(counted, workers_now(self.scaling_config, self._group))
+        return min(counted, workers_now(self.scaling_config, nodes, self._group))
 
 
-def workers_now(scaling: ScalingConfig, group: PlacementGroup | None = None) -> int:
+def workers_now(
+    scaling: ScalingConfig, nodes: Collection[str] | None = None, group: PlacementGroup | None = None
+) -> int:
     """The number of workers that the cluster has room for, once a group is gone.
 
     Args:
         scaling: What each worker needs, and the greatest number.
+        nodes: Ids of the nodes on which they may start; by default those of the cluster.
         group: The placement group of the present workers; None if there are none.
     """
-    nodes = usable_nodes(ray.nodes(), cluster_state.get_draining_nodes())
+    if nodes is None:
+        nodes = usable_nodes(ray.nodes(), cluster_state.get_draining_nodes())
     free = available_resources_per_node()
     fitting = room(
         {node: free.get(node, {}) for node in nodes},
@@ -120,14 +134,37 @@ def _held_by(group: PlacementGroup | None) -> Counter[str]:
     return Counter(table.get("bundles_to_node_id", {}).values())
 
 
-def usable_nodes(nodes: Iterable[Mapping[str, Any]], draining: Collection[str]) -> list[str]:
-    """The ids of the nodes on which workers may start.
+def usable_nodes(nodes: Iterable[Mapping[str, Any]], draining: Collection[str]) -> dict[str, tuple[str, int]]:
+    """The nodes on which workers may start: their ids, and the addresses of their Ray processes.
 
     Args:
         nodes: Ray's table of nodes.
         draining: Ids of those that are being drained.
     """
-    return [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] not in draining]
+    return {
+        node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"])
+        for node in nodes
+        if node["Alive"] and node["NodeID"] not in draining
+    }
+
+
+def answering(nodes: Mapping[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """The nodes that can be connected to: Ray counts a lost node for some 15 seconds more.
+
+    Args:
+        nodes: The addresses of nodes' Ray processes.
+    """
+    with ThreadPoolExecutor(min(len(nodes), 32) or 1) as pool:
+        answers = pool.map(_answers, nodes.values())
+        return {node: nodes[node] for node, answer in zip(nodes, answers, strict=True) if answer}
+
+
+def _answers(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, ANSWER_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def room(

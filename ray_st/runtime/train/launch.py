@@ -183,16 +183,18 @@ class _Trainer(TorchTrainer):
             return super().fit()
         except (KeyboardInterrupt, SystemExit):
             if self._controller is not None:
-                self._abort(self._controller)
+                _abort(self._controller)
             raise
 
-    def _abort(self, controller: Actor) -> None:
-        try:
-            ray.get(controller.abort.remote(), timeout=ABORT_S)
-        except RayActorError:
-            pass  # it ends itself
-        except GetTimeoutError:  # it does nothing else while it waits for room for an elastic run's workers
-            ray.kill(controller)
+
+def _abort(controller: Actor) -> None:
+    """Ends a run at once."""
+    try:
+        ray.get(controller.abort.remote(), timeout=ABORT_S)
+    except RayActorError:
+        pass  # it ends itself
+    except GetTimeoutError:  # it answers nobody while it waits for room for an elastic run's workers
+        ray.kill(controller)
 
 
 def run_workers(

@@ -41,6 +41,7 @@ EVENTS = {
     "run.refused": "the run cannot work as described; nothing was started",
     "workers.started": "a worker group started or resumed: first step, size, checkpoint",
     "workers.lost": "workers failed and are replaced: cause, ranks",
+    "workers.awaited": "there is no room for the least number of workers: the run waits",
     "workers.resized": "the run goes on with another number of workers: how many, and how many before",
     "stop.asked": "the run, or one of its workers, was asked to stop: by whom",
     "stop.saved": "all ranks have stopped after a checkpoint: step, reason",
@@ -55,7 +56,15 @@ EVENTS = {
 }
 """Code and meaning of every event. Codes are stable; new ones may be added."""
 
-WARNINGS = ("workers.lost", "checkpoint.passed_over", "hang.seen", "hang.stacks", "stop.asked", "lease.taken")
+WARNINGS = (
+    "workers.lost",
+    "workers.awaited",
+    "checkpoint.passed_over",
+    "hang.seen",
+    "hang.stacks",
+    "stop.asked",
+    "lease.taken",
+)
 ERRORS = ("run.failed", "run.refused", "lease.lost")
 
 

@@ -113,5 +113,7 @@ def test_losses_and_samples_are_those_of_a_fixed_number(cluster: Any, start: Cal
     assert run.end() == 0
     found, expected = losses(run.folder), losses(fixed.folder)
     assert len(found) == len(expected) == STEPS
-    assert max(abs(ours - theirs) for ours, theirs in zip(found, expected, strict=True)) < 1e-5
+    apart = max(abs(ours - theirs) for ours, theirs in zip(found, expected, strict=True))
+    print(f"losses are at most {apart:.0e} apart")
+    assert apart < 1e-5
     assert ledger(run.folder) == ledger(fixed.folder)

@@ -17,6 +17,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     ResizeDecision,
 )
 
+from ray_st.runtime.supervision.console import Channel
 from ray_st.runtime.supervision.run_monitor import GroupsBefore, RunMonitor
 from ray_st.runtime.train import elastic, launch
 from ray_st.runtime.train.elastic import (
@@ -80,7 +81,9 @@ class Monitor:
 
     def __init__(self) -> None:
         self.asked: list[bool] = []
+        self.said: list[Any] = []
         self.resize = SimpleNamespace(remote=self.asked.append)
+        self.say = SimpleNamespace(remote=self.said.append)
 
 
 @pytest.fixture
@@ -96,8 +99,9 @@ def monitor(monkeypatch: pytest.MonkeyPatch) -> Monitor:
 
 
 def policy(monitor: Monitor, **options: Any) -> Any:
-    given: Any = monitor
-    return ResizeAfterCheckpoint(ScalingConfig(num_workers=(1, 4), **options), given)
+    actor: Any = monitor
+    channel = Channel(actor, "run", "json", all_ranks=False)
+    return ResizeAfterCheckpoint(ScalingConfig(num_workers=(1, 4), **options), channel)
 
 
 def deciding(monkeypatch: pytest.MonkeyPatch, *decisions: Any) -> None:
@@ -123,11 +127,16 @@ def test_a_running_group_is_asked_to_leave_instead_of_being_replaced(
 
 
 def test_nothing_is_started_without_room_for_the_least(
-    monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+    monitor: Monitor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    deciding(monkeypatch, NoopDecision())
-    assert isinstance(policy(monitor).make_decision_for_non_running_worker_group(), NoopDecision)
-    assert monitor.asked == []
+    resize, noop = ResizeDecision(1, CPU), NoopDecision()
+    deciding(monkeypatch, noop, noop, resize, noop)
+    ours = policy(monitor)
+    for expected in (noop, noop, resize, noop):
+        assert ours.make_decision_for_non_running_worker_group() is expected
+    assert monitor.asked == [False]
+    # Once, and once more after there was room.
+    assert capsys.readouterr().out.splitlines() == ["waiting for room for 1 worker(s)"] * 2
 
 
 def test_workers_are_counted_where_they_fit(monitor: Monitor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,14 +161,18 @@ def test_a_short_task_has_the_workers_for_which_there_is_room(monitor: Monitor) 
         assert launch.with_fixed_number(ScalingConfig(num_workers=asked)).num_workers == given
 
 
-def test_ray_train_waits_less_for_a_placement_unless_the_user_says_otherwise(
+def test_the_controller_waits_less_for_a_placement_and_speaks_through_the_driver(
     monitor: Monitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ElasticScalingPolicy, "after_controller_start", lambda self, context: None)
     monkeypatch.delenv(elastic.START_TIMEOUT, raising=False)
+    monkeypatch.setattr(elastic, "set_context", lambda **context: contexts.append(context))
+    monkeypatch.setattr(elastic, "send_records_to", lambda send: send("an event"))
+    contexts: list[Any] = []
     policy(monitor).after_controller_start(None)
     assert os.environ.pop(elastic.START_TIMEOUT) == str(elastic.PLACEMENT_S)
-    monkeypatch.setenv(elastic.START_TIMEOUT, "300")
+    assert (contexts, monitor.said) == ([{"run": "run"}], ["an event"])
+    monkeypatch.setenv(elastic.START_TIMEOUT, "300")  # the user's
     policy(monitor).after_controller_start(None)
     assert os.environ[elastic.START_TIMEOUT] == "300"
 

@@ -33,7 +33,8 @@ from ray.train.v2._internal.execution.scaling_policy import (
 from ray.util.placement_group import PlacementGroup, placement_group_table
 
 from ray_st.runtime.cluster.connection import resources_of_worker
-from ray_st.runtime.cluster.handles import Actor
+from ray_st.runtime.supervision.console import Channel
+from ray_st.util.events import event, send_records_to, set_context
 from ray_st.world import WorkerRange
 
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
@@ -59,19 +60,22 @@ class ResizeAfterCheckpoint(ElasticScalingPolicy):
 
     Args:
         scaling_config: The least and the greatest number of workers, and what each needs.
-        monitor: The run's monitor, which passes the request to leave on to the workers.
+        channel: The channel to the driver's console; its monitor passes on to the workers that they should
+            leave.
     """
 
-    def __init__(self, scaling_config: ScalingConfig, monitor: Actor) -> None:
+    def __init__(self, scaling_config: ScalingConfig, channel: Channel) -> None:
         version_2: Any = scaling_config  # Ray declares the class of Train's first version
         super().__init__(version_2)
-        self._monitor = monitor
+        self._channel = channel
         self._group: PlacementGroup | None = None
-        self._runs = False
+        self._runs = self._waits = False
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Shortens the wait for a placement, in the controller's process only."""
+        """Sets up the controller's process: a short wait for a placement, and events for the console."""
         os.environ.setdefault(START_TIMEOUT, str(PLACEMENT_S))
+        set_context(run=self._channel.run)
+        send_records_to(self._channel.say)
         super().after_controller_start(train_run_context)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
@@ -80,10 +84,17 @@ class ResizeAfterCheckpoint(ElasticScalingPolicy):
         decision = super().make_decision_for_non_running_worker_group()
         if isinstance(decision, ResizeDecision):
             self._group = None  # Ray Train frees its resources before it starts the next one
-            ray.get(self._monitor.resize.remote(False))
+            ray.get(self._channel.monitor.resize.remote(False))
         else:
-            time.sleep(LOOK_S)  # Ray Train asks again at once
+            self._wait()
+        self._waits = not isinstance(decision, ResizeDecision)
         return decision
+
+    def _wait(self) -> None:
+        if not self._waits:
+            least = WorkerRange.of(self.scaling_config.num_workers).least
+            event("workers.awaited", f"waiting for room for {least} worker(s)", workers=least)
+        time.sleep(LOOK_S)  # Ray Train asks again at once
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
@@ -93,7 +104,7 @@ class ResizeAfterCheckpoint(ElasticScalingPolicy):
         self._group = worker_group_state.placement_group_handle.placement_group
         decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
         if isinstance(decision, ResizeDecision):
-            ray.get(self._monitor.resize.remote(True))
+            ray.get(self._channel.monitor.resize.remote(True))
         return NoopDecision()
 
     def _count_possible_workers(self, reserved_resources: dict[str, dict[str, float]]) -> int:

@@ -55,7 +55,7 @@ BAD_ROWS = "bad-rows"
 
 T = TypeVar("T")
 
-ABORT_S = 30.0
+ABORT_S = 10.0
 """Seconds that Ray Train's controller has to end a run."""
 
 RESTARTS = 3
@@ -149,7 +149,7 @@ def launch(
             lambda: work(pickled.open(), channel, queue, supervisor),
             scaling,
             run_config,
-            policy=ResizeAfterCheckpoint(scaling, monitor) if is_elastic(scaling) else None,
+            policy=ResizeAfterCheckpoint(scaling, channel) if is_elastic(scaling) else None,
             torch_config=torch_config,
             datasets=no_datasets,
             dataset_config=SourceConfig(sources),

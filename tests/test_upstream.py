@@ -43,11 +43,15 @@ UPSTREAM: dict[str, dict[str, str]] = {
         "ENABLE_RAY_CLUSTER": "bool",
     },
     "ray._private.state": {
+        "actors": "(actor_id, job_id, actor_state_name)",
         "available_resources_per_node": "()",
         "state": "GlobalState",
     },
     "ray._private.state.GlobalState": {
         "get_draining_nodes": "()",
+    },
+    "ray.actor.ActorHandle": {
+        "_actor_id": "property",
     },
     "ray.data._internal.logical.interfaces.LogicalPlan": {
         "dag": "property",

@@ -21,6 +21,7 @@ from ray_st.runtime.supervision.console import Channel
 from ray_st.runtime.supervision.run_monitor import GroupsBefore, RunMonitor
 from ray_st.runtime.train import elastic, launch
 from ray_st.runtime.train.elastic import (
+    Reserve,
     ResizeAfterCheckpoint,
     answering,
     room,
@@ -74,6 +75,36 @@ def test_a_node_that_takes_no_connection_is_lost_before_ray_says_so() -> None:
 )
 def test_room(free: Any, each: Any, held: Any, strategy: str, expected: int | None) -> None:
     assert room(free, each, held, strategy) == expected
+
+
+@pytest.mark.parametrize(
+    ("free", "each", "beside", "expected"),
+    [
+        ({"a": {"CPU": 2.0}, "b": {"CPU": 1.0}}, CPU, CPU, 2),
+        (
+            {"a": {"CPU": 4.0, "GPU": 1.0}, "b": {"CPU": 2.0}},
+            CPU,
+            {"GPU": 1},
+            6,
+        ),  # takes nothing from the workers
+        ({"a": {"CPU": 4.0}, "b": {"CPU": 2.0}}, CPU, {"CPU": 3}, 3),  # only a has room
+        ({"a": {"CPU": 3.0}, "b": {"CPU": 2.0}}, {"CPU": 2.0}, CPU, 2),  # on a, where it costs no worker
+        ({"a": {"CPU": 2.0}}, CPU, {"slow": 1}, 2),  # it has to wait in any case
+        ({}, CPU, CPU, 0),
+    ],
+)
+def test_workers_leave_room_for_an_evaluation_beside_them(
+    free: Any, each: Any, beside: Any, expected: int
+) -> None:
+    assert room(free, each, {}, "PACK", beside) == expected
+
+
+@pytest.mark.parametrize(("state", "lacks"), [("ALIVE", {}), ("DEAD", {}), ("RESTARTING", CPU), (None, CPU)])
+def test_a_process_that_runs_needs_no_reserve(
+    monkeypatch: pytest.MonkeyPatch, state: Any, lacks: Any
+) -> None:
+    monkeypatch.setattr(elastic, "actors", lambda actor_id: {"State": state} if state else {})
+    assert Reserve("12ab", CPU).lacking() == lacks
 
 
 class Monitor:
@@ -152,6 +183,9 @@ def test_workers_are_counted_where_they_fit(monitor: Monitor, monkeypatch: pytes
     assert ours._count_possible_workers(reserved) == 0
     ours._runs = True  # what runs is not asked
     assert ours._count_possible_workers(reserved) == 1
+    monkeypatch.setattr(elastic, "actors", lambda actor_id: {"State": "PENDING_CREATION"})
+    ours._reserve = Reserve("12ab", {"CPU": 2.0})
+    assert ours._count_possible_workers(reserved) == 0
 
 
 def test_a_short_task_has_the_workers_for_which_there_is_room(monitor: Monitor) -> None:

@@ -18,6 +18,7 @@ from ray.train import ScalingConfig
 from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.cluster.handles import Actor, PickledRef, start_actor
 from ray_st.runtime.data.block_source import RayBatchSource
+from ray_st.runtime.train.elastic import Reserve
 from ray_st.training.async_eval.protocol import EvalRequest, EvalResult, evaluate_request, stand_in
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.specs import TRAIN, RunSpec, eval_names
@@ -145,8 +146,15 @@ class RayEvalQueue:
         self, background: BackgroundEval, run: PickledRef[RunSpec], sources: Mapping[str, RayBatchSource]
     ) -> None:
         options = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS, **_options(background.resources)}
+        self._resources = background.resources
         self._evaluator = start_actor(EvalWorker, background, run, sources, **options)
         self._log = start_actor(EvalRequestLog, self._evaluator, num_cpus=0)
+
+    @property
+    def reserve(self) -> Reserve:
+        """Room for the evaluation process, if it has none."""
+        actor: Any = self._evaluator
+        return Reserve(actor._actor_id.hex(), self._resources)
 
     def known(self) -> list[int]:
         """The steps that were requested."""

@@ -18,10 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
+from ray._private.state import actors, available_resources_per_node
 from ray._private.state import state as cluster_state
 from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import (
@@ -55,6 +57,23 @@ LOOK_S = 1.0
 """Seconds between two counts while there is no room for the least number of workers."""
 
 
+@dataclass(frozen=True)
+class Reserve:
+    """Room that workers leave for another process of the run while that has none.
+
+    Args:
+        actor_id: Ray's id of it, in hex.
+        resources: What it needs, by name.
+    """
+
+    actor_id: str
+    resources: Mapping[str, float]
+
+    def lacking(self) -> Mapping[str, float]:
+        """What it waits for; nothing if it runs, or will not be started again."""
+        return {} if actors(self.actor_id).get("State") in ("ALIVE", "DEAD") else self.resources
+
+
 class ResizeAfterCheckpoint(ElasticScalingPolicy):
     """Ray Train's elastic policy, with a checkpoint before a running group is replaced.
 
@@ -62,12 +81,15 @@ class ResizeAfterCheckpoint(ElasticScalingPolicy):
         scaling_config: The least and the greatest number of workers, and what each needs.
         channel: The channel to the driver's console; its monitor passes on to the workers that they should
             leave.
+        reserve: Room for the process that evaluates in the background; None if there is none.
     """
 
-    def __init__(self, scaling_config: ScalingConfig, channel: Channel) -> None:
+    def __init__(
+        self, scaling_config: ScalingConfig, channel: Channel, reserve: Reserve | None = None
+    ) -> None:
         version_2: Any = scaling_config  # Ray declares the class of Train's first version
         super().__init__(version_2)
-        self._channel = channel
+        self._channel, self._reserve = channel, reserve
         self._group: PlacementGroup | None = None
         self._runs = self._waits = False
 
@@ -113,11 +135,15 @@ class ResizeAfterCheckpoint(ElasticScalingPolicy):
             nodes = answering(nodes)
         there = {node: amounts for node, amounts in reserved_resources.items() if node in nodes}
         counted: int = super()._count_possible_workers(there)
-        return min(counted, workers_now(self.scaling_config, nodes, self._group))
+        beside = self._reserve.lacking() if self._reserve else {}
+        return min(counted, workers_now(self.scaling_config, nodes, self._group, beside))
 
 
 def workers_now(
-    scaling: ScalingConfig, nodes: Collection[str] | None = None, group: PlacementGroup | None = None
+    scaling: ScalingConfig,
+    nodes: Collection[str] | None = None,
+    group: PlacementGroup | None = None,
+    beside: Mapping[str, float] = MappingProxyType({}),
 ) -> int:
     """The number of workers that the cluster has room for, once a group is gone.
 
@@ -125,6 +151,7 @@ def workers_now(
         scaling: What each worker needs, and the greatest number.
         nodes: Ids of the nodes on which they may start; by default those of the cluster.
         group: The placement group of the present workers; None if there are none.
+        beside: Resources, by name, for which there must be room on a node as well.
     """
     if nodes is None:
         nodes = usable_nodes(ray.nodes(), cluster_state.get_draining_nodes())
@@ -134,6 +161,7 @@ def workers_now(
         resources_of_worker(scaling),
         _held_by(group),
         str(scaling.placement_strategy),
+        beside,
     )
     most = WorkerRange.of(scaling.num_workers).most
     return most if fitting is None else min(most, fitting)
@@ -183,6 +211,7 @@ def room(
     each: Mapping[str, float],
     held: Mapping[str, int],
     strategy: str = "PACK",
+    beside: Mapping[str, float] = MappingProxyType({}),
 ) -> int | None:
     """The number of workers that can be placed once the present group is gone.
 
@@ -191,6 +220,7 @@ def room(
         each: The resources of a worker, by name.
         held: The number of workers that each node holds room for, of the present group.
         strategy: How Ray places the workers.
+        beside: Resources, by name, that must be left over on one of the nodes.
 
     Returns:
         The number; None if workers need nothing, so that any number of them fits.
@@ -198,10 +228,26 @@ def room(
     needs = {name: amount for name, amount in each.items() if amount > 0}
     if not needs:
         return None
-    fitting = [
-        held.get(node, 0) + min(int(amounts.get(name, 0) / need + 1e-6) for name, need in needs.items())
+    nodes = [
+        {name: amounts.get(name, 0) + held.get(node, 0) * needs.get(name, 0) for name in {*amounts, *needs}}
         for node, amounts in free.items()
     ]
+    fitting = [_times(needs, node) for node in nodes]
+    if beside:
+        left = [(number, _times(needs, _without(nodes[number], beside))) for number in range(len(nodes))]
+        able = [(fitting[number] - rest, number) for number, rest in left if _times(beside, nodes[number])]
+        if able:  # on the node that loses the fewest workers
+            lost, number = min(able)
+            fitting[number] -= lost
     if strategy == "STRICT_PACK":
         return max(fitting, default=0)
     return sum(min(number, 1) if strategy == "STRICT_SPREAD" else number for number in fitting)
+
+
+def _times(needs: Mapping[str, float], there: Mapping[str, float]) -> int:
+    """How often resources fit into others."""
+    return min(int(there.get(name, 0) / need + 1e-6) for name, need in needs.items())
+
+
+def _without(there: Mapping[str, float], used: Mapping[str, float]) -> dict[str, float]:
+    return {name: amount - used.get(name, 0) for name, amount in there.items()}

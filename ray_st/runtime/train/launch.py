@@ -145,11 +145,12 @@ def launch(
             run_config = with_callbacks(run_config, ReportLosses(monitor), CatchSigterm())
             signals = StopSignals(lambda: ask_to_stop(monitor))
             stack.enter_context(signals.taken())
+        reserve = None if queue is None else queue.reserve
         result = run_workers(
             lambda: work(pickled.open(), channel, queue, supervisor),
             scaling,
             run_config,
-            policy=ResizeAfterCheckpoint(scaling, channel) if is_elastic(scaling) else None,
+            policy=ResizeAfterCheckpoint(scaling, channel, reserve) if is_elastic(scaling) else None,
             torch_config=torch_config,
             datasets=no_datasets,
             dataset_config=SourceConfig(sources),

@@ -28,7 +28,7 @@ from ray_st.study.study import Study
 from ray_st.study.trial_record import Summary, TrialRecord
 from ray_st.study.trial_table import TABLE
 from ray_st.study.watcher import Retention, Watcher
-from ray_st.training.argument_checks import check_precision
+from ray_st.training.argument_checks import Scaling, check_precision
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.specs import TRAIN
@@ -41,6 +41,7 @@ from ray_st.tune.search_checks import (
     make_population,
 )
 from ray_st.tune.trial_factory import TrialFactory
+from ray_st.world import WorkerRange
 
 
 class SearchFailed(RuntimeError):
@@ -128,12 +129,9 @@ def _objective_settings(objective: Objective) -> dict[str, Any]:
     return facts if objective.scope == "last" else {**facts, "ray_scope": objective.scope}
 
 
-def _workers(scaling: object) -> int:
-    """How many workers a trial has, without importing Ray; a range is rejected when the search starts."""
-    match scaling:
-        case object(num_workers=int(workers)):
-            return workers
-    return 1
+def _workers(scaling: Scaling | None) -> int:
+    """How many workers a trial has."""
+    return 1 if scaling is None else WorkerRange.of(scaling.num_workers).most
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ from ray_st.runtime.train.elastic import (
     workers_now,
 )
 from ray_st.runtime.train.ray_configs import scaling_config
+from ray_st.runtime.tune.trial_resources import Need
+from ray_st.tune.search import _workers
 
 CPU = {"CPU": 1.0}
 NODES = [
@@ -191,8 +193,16 @@ def test_workers_are_counted_where_they_fit(monitor: Monitor, monkeypatch: pytes
 def test_a_short_task_has_the_workers_for_which_there_is_room(monitor: Monitor) -> None:
     assert workers_now(ScalingConfig(num_workers=(1, 4))) == 2
     assert workers_now(ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 0})) == 4
-    for asked, given in ((3, 3), ((1, 4), 2), ((3, 4), 3), ((1, 1), (1, 1))):
+    for asked, given in ((3, 3), ((1, 4), 2), ((3, 4), 3), ((5, 5), 5)):
         assert launch.with_fixed_number(ScalingConfig(num_workers=asked)).num_workers == given
+
+
+def test_a_range_of_one_number_is_that_number_for_trials() -> None:
+    need = Need.of(ScalingConfig(num_workers=(3, 3)), None)
+    assert need.workers == 3
+    assert need.scaling == ScalingConfig(num_workers=3)
+    assert _workers(ScalingConfig(num_workers=(3, 3))) == 3
+    assert _workers(None) == 1
 
 
 def test_the_controller_waits_less_for_a_placement_and_speaks_through_the_driver(

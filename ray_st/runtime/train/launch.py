@@ -304,10 +304,8 @@ def with_fixed_number(scaling: ScalingConfig) -> ScalingConfig:
         scaling: The config of a run whose least number of workers fits.
     """
     span = workers_of(scaling)
-    if span.is_fixed:
-        return scaling
-    now = workers_now(scaling)
-    return dataclasses.replace(scaling, num_workers=max(span.least, min(span.most, now)))
+    now = span.most if span.is_fixed else workers_now(scaling)
+    return dataclasses.replace(scaling, num_workers=max(span.least, now))
 
 
 def resolve_scaling(scaling: ScalingConfig | None, use_cpu: bool = False) -> ScalingConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray import tune
@@ -49,7 +49,7 @@ class Need:
                 "scaling_config.resources_per_worker each."
             )
         if scaling is not None and workers > 1:
-            return cls(_of_worker(scaling), scaling)
+            return cls(_of_worker(scaling), replace(scaling, num_workers=workers))
         if asked is None:
             return cls(_of_worker(resolve_scaling(scaling, use_cpu)))
         for name, amount in asked.items():

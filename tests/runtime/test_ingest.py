@@ -172,18 +172,24 @@ def test_tasks_that_make_blocks_are_as_many_as_cpus(monkeypatch: pytest.MonkeyPa
 def test_windows_that_are_large_for_a_node_are_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stores = [{"Alive": True, "Resources": {"object_store_memory": size}} for size in (4 << 20, 40 << 20)]
+    stores = [{"Alive": True, "Resources": {"object_store_memory": size}} for size in (16 << 20, 40 << 20)]
     monkeypatch.setattr(ray, "nodes", lambda: [*stores, {"Alive": True, "Resources": {}}])
-    stats = describe_blocks([], ColumnSpec(("a", "b"), None))
-    blocks = {"pairs": ingest.EncodedBlocks([], replace(stats, block_rows=(8192, 1808), size=8 << 20))}
-    ingest.check_windows(blocks, 1250)  # a quarter of the smaller store
+    nothing = describe_blocks([], ColumnSpec(("a", "b"), None))
+    stats = {"pairs": replace(nothing, block_rows=(8192,) * 5, size=10 << 20)}
+    ingest.check_windows(stats, 16384)  # a quarter of the smaller store
     assert capsys.readouterr().out == ""
-    for window_rows, rows, size in ((5000, "5,000", 4), (None, "10,000", 8)):
-        ingest.check_windows(blocks, window_rows)
+    for window_rows, rows, size in ((24576, "24,576", 6), (None, "40,960", 10)):
+        ingest.check_windows(stats, window_rows)
         (line,) = capsys.readouterr().out.splitlines()
         assert line.startswith(
             f"pairs: {rows} rows, shuffled at once, take {size} MiB, more than a quarter of"
         )
         assert line.endswith(
-            "object store (1 MiB): blocks may be read from disk again and again. window_rows=1250 fits."
+            "object store (4 MiB): blocks may be read from disk again and again; window_rows=16384 fits."
         )
+    ingest.check_windows({"pairs": replace(nothing, block_rows=(8192,), size=5 << 20)}, None)
+    assert capsys.readouterr().out.endswith("again; no window fits: give nodes larger ones.\n")
+    ingest.check_windows(
+        {"pairs": replace(nothing, block_rows=(8192,), size=1 << 20)}, 1 << 20, {"pairs": 1 << 20}
+    )
+    assert "1,048,576 rows, shuffled at once, take 128 MiB" in capsys.readouterr().out

@@ -40,7 +40,7 @@ def build_on_cluster(spec: LoaderSpec) -> BuiltSource[RayBatchSource]:
         name: ingest(dataset.source, dataset.encoding, dataset.label, spec.token_cache)
         for name, dataset in spec.datasets.items()
     }
-    check_windows(blocks, spec.window_rows)
+    check_windows({name: encoded.stats for name, encoded in blocks.items()}, spec.window_rows)
     return build_of_blocks(spec, blocks)
 
 

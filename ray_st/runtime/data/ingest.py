@@ -160,22 +160,27 @@ def _read_part(table: pa.Table) -> Iterator[pa.Table]:
     yield from read_located(cloudpickle.loads(table["part"][0].as_py()))
 
 
-def check_windows(blocks: Mapping[str, EncodedBlocks], window_rows: int | None) -> None:
+def check_windows(
+    stats: Mapping[str, DatasetStats], window_rows: int | None, rows: Mapping[str, int] | None = None
+) -> None:
     """Logs if windows are too large for a node's object store, because every node maps whole windows.
 
     Args:
-        blocks: The datasets, by name.
+        stats: Statistics of the datasets, by name, or of some of their rows.
         window_rows: Rows that are shuffled at once; None for all.
+        rows: Number of rows of each dataset; by default those of its statistics.
     """
     stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
     room = int(_WINDOW_SHARE * min(store for store in stores if store))
-    for name, encoded in blocks.items():
-        stats = encoded.stats
-        rows = min(stats.rows, window_rows or stats.rows)
-        size = stats.size * rows // max(stats.rows, 1)
+    for name, described in stats.items():
+        whole = described.rows if rows is None else rows[name]
+        window = min(whole, window_rows or whole)
+        size = described.size * window // max(described.rows, 1)
         if size > room:
+            fitting = window * room // size // segments.ROWS * segments.ROWS
+            advice = f"window_rows={fitting} fits" if fitting else "no window fits: give nodes larger ones"
             notes.warning(
-                f"{name or 'the data'}: {rows:,} rows, shuffled at once, take {size / MIB:,.0f} MiB, more "
+                f"{name or 'the data'}: {window:,} rows, shuffled at once, take {size / MIB:,.0f} MiB, more "
                 f"than a quarter of the smallest node's object store ({room / MIB:,.0f} MiB): blocks may be "
-                f"read from disk again and again. window_rows={max(rows * room // size, 1)} fits."
+                f"read from disk again and again; {advice}."
             )

@@ -20,7 +20,7 @@ from ray_st.data.token_cache import BlockEncoder
 from ray_st.runtime.data.block_source import BlockRefs, RayBatchSource
 from ray_st.runtime.data.counting import count_rows
 from ray_st.runtime.data.encoded_segments import EncodedSegments, Places, segment_stores
-from ray_st.runtime.data.ingest import beside_workers, on_this_machine
+from ray_st.runtime.data.ingest import beside_workers, check_windows, on_this_machine
 from ray_st.runtime.data.window_actor import WindowPlans
 from ray_st.training.data.arrangement import Arrangement, arrange_windows, check_counts, plans_windows
 from ray_st.training.data.source_builder import BuiltSource
@@ -120,6 +120,7 @@ def build_streamed(spec: LoaderSpec, parts: Mapping[str, Sequence[Part]]) -> Bui
         name: given.sample(planner.first_segments(number))
         for number, (name, given) in enumerate(rows.items())
     }
+    check_windows(stats, spec.window_rows, counts)
     return BuiltSource(source, spec, stats, arrangement, source.piece(0, 0), streams=True)
 
 

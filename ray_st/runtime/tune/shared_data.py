@@ -72,9 +72,9 @@ def share(specs: Mapping[str, LoaderSpec], cache: TokenCache | None = None) -> S
         for name, dataset in spec.datasets.items():
             blocks = ingest(dataset.source, dataset.encoding, dataset.label, cache)
             rows[source, name] = SharedRows(encoding_key(dataset.encoding), blocks)
-        own = {name: rows[source, name].blocks for name in spec.datasets}
-        check_stats(spec, {name: encoded.stats for name, encoded in own.items()})
-        check_windows(own, spec.window_rows)
+        stats = {name: rows[source, name].blocks.stats for name in spec.datasets}
+        check_stats(spec, stats)
+        check_windows(stats, spec.window_rows)
     if cache is not None:
         notes.info(cache.finish(CacheUse.joined(one.blocks.cache_use for one in rows.values())))
     return SharedData(rows)

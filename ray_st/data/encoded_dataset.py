@@ -13,6 +13,7 @@ import pyarrow as pa
 from ray_st.data.column_spec import ColumnError, ColumnSpec
 from ray_st.data.encoding import TokenIds, hash_of, ids_of, text_of
 from ray_st.data.plan import Indices
+from ray_st.util.arrow import is_list, is_number
 
 
 class _Block:
@@ -32,6 +33,13 @@ class _Block:
 
     def value(self, name: str, row: int) -> Any:
         return self._table[name][row].as_py()
+
+    def vector(self, name: str, row: int) -> npt.NDArray[Any] | None:
+        """The numbers of a list, as a view; None for anything else."""
+        kind = self._table.schema.field(name).type
+        if not is_list(kind) or not is_number(kind.value_type):
+            return None
+        return self._table[name].chunk(0)[row].values.to_numpy(zero_copy_only=False)
 
 
 class EncodedDataset:
@@ -100,9 +108,12 @@ class EncodedDataset:
         Raises:
             ColumnError: If labels are lists of unequal length; the error names rows.
         """
-        labels = self.labels(rows)
-        if labels is None:
+        if self.columns.label is None:
             return None
+        vectors = [self._block(block).vector(self.columns.label, row) for block, row in self._locate(rows)]
+        if vectors and not any(vector is None or vector.dtype == np.uint64 for vector in vectors):
+            return self._stacked(vectors, rows)
+        labels = self._values(self.columns.label, rows)
         if labels and isinstance(labels[0], list):
             self._check_lengths(labels, rows)
         need = self.columns.need
@@ -111,6 +122,14 @@ class EncodedDataset:
         array = np.array(labels)
         # Integers above 2**63 yield another dtype than the labels of other batches.
         return array if array.dtype == np.int64 else array.astype(np.float32)
+
+    def _stacked(self, vectors: list[Any], rows: Indices) -> npt.NDArray[Any]:
+        """(n, ...) labels that are lists of numbers, without a Python object for each number."""
+        self._check_lengths(vectors, rows)
+        array = np.stack(vectors)
+        need = self.columns.need
+        whole = need is not None and need.whole and array.shape[1] == 1
+        return array.astype(np.int64 if whole or array.dtype.kind in "iu" else np.float32)
 
     def _check_lengths(self, labels: list[Any], rows: Indices) -> None:
         lengths = [len(label) for label in labels]

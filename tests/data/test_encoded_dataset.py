@@ -7,6 +7,7 @@ import pytest
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.encoding import Encoding, encode_block
+from ray_st.data.label_need import LabelNeed
 
 COLUMNS = ColumnSpec(("q", "a"), "score")
 TEXTS = [f"{i} " * (i % 4 + 1) for i in range(10)]
@@ -84,3 +85,23 @@ def test_a_window_may_be_empty(given: list[pa.Table]) -> None:
 def test_a_row_that_is_not_there_is_refused(wrong: list[int]) -> None:
     with pytest.raises(IndexError, match=rf"0 to 9; the batch sampler asks for {min(wrong)} to {max(wrong)}"):
         EncodedDataset(blocks(5, 5), COLUMNS).ids("q", np.array(wrong))
+
+
+@pytest.mark.parametrize(
+    ("lists", "whole"),
+    [
+        ([[0.5, 1.0], [2.0, 3.25]], False),
+        ([[1, 2], [3, 4]], False),
+        ([[1], [3]], True),
+        ([[1.0], [3.0]], True),
+    ],
+)
+def test_labels_that_are_lists_are_arrays(lists: list[list[float]], whole: bool) -> None:
+    need = LabelNeed("a loss", whole=True) if whole else None
+    columns = ColumnSpec(("q",), "label", need)
+    block = encode_block(pa.table({"q": ["a", "b"], "label": lists}), Encoding(columns, None))
+    found = EncodedDataset([block], columns).label_array(np.array([1, 0]))
+    assert found is not None
+    expected = np.array([lists[1], lists[0]])
+    assert found.dtype == (np.int64 if whole or expected.dtype == np.int64 else np.float32)
+    assert found.astype(expected.dtype).tolist() == expected.tolist()

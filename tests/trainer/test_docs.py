@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "trainer.md"
 def test_the_page_runs(
     make: Any, on_cluster: None, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, negatives, debugging, subclass, router, quantized, loop, sharded = re.findall(
+    script, negatives, debugging, elastic, subclass, router, quantized, loop, sharded = re.findall(
         r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL
     )
     monkeypatch.chdir(tmp_path)
@@ -30,6 +30,8 @@ def test_the_page_runs(
     data = PAGE.parents[1] / "examples" / "data"
     exec(debugging.replace("all-MiniLM-L6-v2", str(tiny_folder)).replace("examples/data", str(data)), names)
     assert names["trainer"].scaling_config.num_workers == 0
+    exec(elastic.replace("all-MiniLM-L6-v2", str(tiny_folder)), names)
+    assert names["trainer"].scaling_config.num_workers == (1, 4)
     exec(loop.partition("\n\n\nTorchTrainer(")[0], names)
     assert callable(names["train_loop_per_worker"])
     exec(router, names)

@@ -301,7 +301,9 @@ def make_cluster(*nodes: int, kept: Path | None = None) -> Any:
     cluster = Cluster()
     for number, cpus in enumerate(nodes or (4,)):
         only_head = kept_in(kept) if kept and number == 0 else {}
-        cluster.add_node(num_cpus=cpus, object_store_memory=150_000_000, include_dashboard=False, **only_head)
+        # Where another cluster has the default port, Ray leaves a socket open; without one it finds a free port.
+        same = {"object_store_memory": 150_000_000, "include_dashboard": False, "dashboard_port": None}
+        cluster.add_node(num_cpus=cpus, **same, **only_head)
     cluster.wait_for_nodes()
     return cluster
 

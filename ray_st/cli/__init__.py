@@ -16,6 +16,7 @@ from ray_st.util.events import LOG_FORMAT, event, speaks_json
 
 _COMMANDS = {
     "train": "fine-tune the model of a run file",
+    "check": "read all rows of a run file and list those that cannot be used",
     "tune": "search the hyperparameters of a run file",
     "evaluate": "evaluate a model with the evaluators of a run file",
     "encode": "write the embeddings of the texts in a file",

@@ -127,7 +127,7 @@ def encode_rows(block: pa.Table, encoding: Encoding) -> pa.Table:
         says what is wrong with a row, or null. An unusable text is encoded as an empty one.
     """
     faults = _reader_faults(block)
-    texts = {name: _checked_texts(block[name], name, faults) for name in encoding.columns.texts}
+    texts = {name: checked_texts(block[name], name, faults) for name in encoding.columns.texts}
     prompted = {
         name: [prompt + text for text in values] if (prompt := encoding.prompts.get(name)) else values
         for name, values in texts.items()
@@ -196,8 +196,15 @@ def _ragged(ids: Sequence[TokenIds]) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(flat, pa.int32())), lengths
 
 
-def _checked_texts(column: pa.ChunkedArray, name: str, faults: list[str | None]) -> list[str]:
-    """The texts of a column; an unusable one becomes an empty text and adds a fault to its row."""
+def checked_texts(column: pa.ChunkedArray, name: str, faults: list[str | None]) -> list[str]:
+    """The texts of a column; an unusable one becomes an empty text.
+
+    Args:
+        column: The column as read.
+        name: The column's name, for fault messages.
+        faults: What is wrong with each row; extended for rows whose text is unusable and that have no fault
+            yet.
+    """
     values = column.to_pylist()
     for row, value in enumerate(values):
         if isinstance(value, str) and value.strip():

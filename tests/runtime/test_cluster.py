@@ -107,3 +107,15 @@ def test_the_users_connection_is_used_and_stays(play: Any) -> None:
     played.alive = False
     with pytest.raises(ConnectionError, match=r"theirs.*no live node.*ray\.shutdown"), connection.connected():
         pass
+
+
+@pytest.mark.parametrize(
+    ("played", "inits"), [(Played(), None), (Played("10.0.0.1:1"), 0), (Played(starts=False), 1)]
+)
+def test_a_cluster_is_used_if_there_is_one_and_none_is_started(
+    play: Any, played: Played, inits: int | None
+) -> None:
+    play(played)
+    with connection.connected_if_any() as found:
+        assert found == (inits is not None)
+    assert played.inits == (inits or 0)

@@ -64,6 +64,20 @@ def connected() -> Iterator[None]:
                 ray.shutdown()
 
 
+@contextmanager
+def connected_if_any() -> Iterator[bool]:
+    """Like :func:`connected`, but starts no local Ray.
+
+    Returns:
+        Whether there is a cluster.
+    """
+    if not ray.is_initialized() and found_address() is None:
+        yield False
+        return
+    with connected():
+        yield True
+
+
 def _connect() -> bool:
     """Connects unless there already is a working connection.
 

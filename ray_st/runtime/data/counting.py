@@ -34,8 +34,7 @@ def count_rows(parts: Sequence[Part], label: str) -> list[Part]:
         return [part.counted() for part in parts]
     files = sum(part.uncounted > 0 for part in parts)
     notes.info(
-        f"{label}: counting the rows of {files:,} text file(s), {size / MIB:,.0f} MiB, so that training can "
-        "begin before all are encoded"
+        f"{label}: counting the rows of {files:,} text file(s), {size / MIB:,.0f} MiB, to read them in pieces"
     )
     options = on_this_machine() if any(part.local for part in parts) else beside_workers()
     count = ray.remote(_counted).options(**options)

@@ -52,15 +52,20 @@ class StreamPlanner:
     Args:
         lanes: The datasets.
         mix: Decides which dataset a step takes its batch from; None for a single dataset.
-        steps_needed: Number of steps that a run takes at most, in all epochs; segments of later ones are not
-            asked for.
+        epochs: Number of epochs of the run, at most; segments of later ones are not asked for.
+        steps_needed: Number of steps of the run, in all epochs, if that says it.
     """
 
     def __init__(
-        self, lanes: Sequence[Lane], mix: MixingBatchSampler | None = None, steps_needed: int | None = None
+        self,
+        lanes: Sequence[Lane],
+        mix: MixingBatchSampler | None = None,
+        epochs: int = 1,
+        steps_needed: int | None = None,
     ) -> None:
-        self.lanes, self._mix, self._needed = tuple(lanes), mix, steps_needed
+        self.lanes, self._mix = tuple(lanes), mix
         self.steps = len(self._order(0))
+        self._needed = epochs * self.steps if steps_needed is None else steps_needed
         self._kept: deque[tuple[int, Piece]] = deque(maxlen=_KEPT)
         self._going: tuple[int, Iterator[Piece]] | None = None
 
@@ -106,7 +111,7 @@ class StreamPlanner:
                 stream.refill(first)
             end = min(len(order), *(stream.lasts for stream in streams))
             plans = [stream.take(end) for stream in streams]
-            if self._needed is None or epoch * self.steps + end < self._needed:
+            if epoch * self.steps + end < self._needed:
                 for stream in streams:
                     stream.look_ahead()
             yield Piece(interleave(plans, order[first:end]), first)

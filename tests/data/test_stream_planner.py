@@ -177,11 +177,18 @@ def test_the_first_piece_reads_the_first_window_only_and_hints_at_the_second() -
 
 def test_the_last_piece_hints_at_the_next_epoch() -> None:
     rows = FaultyRows(640, 0)
-    planner = StreamPlanner([Lane(windowed(rows, default), ahead=rows.ahead)])
+    planner = StreamPlanner([Lane(windowed(rows, default), ahead=rows.ahead)], epochs=2)
     pieces(planner, 0)
     before, hinted = len(rows.read), rows.hinted[-6:]
     planner.piece(1, 0)
     assert rows.read[before:] == hinted
+
+
+def test_the_last_epoch_hints_at_no_other() -> None:
+    rows = FaultyRows(640, 0)
+    planner = StreamPlanner([Lane(windowed(rows, default), ahead=rows.ahead)], epochs=1)
+    pieces(planner, 0)
+    assert rows.hinted == rows.read[2:]
 
 
 def test_segments_beyond_the_steps_of_a_run_are_not_hinted_at() -> None:

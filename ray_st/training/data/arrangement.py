@@ -182,7 +182,7 @@ def arrange_windows(spec: LoaderSpec, rows: Mapping[str, KnownRows | StreamedRow
         Lane(sampler, start, _nothing if isinstance(given, KnownRows) else given.ahead)
         for sampler, start, given in zip(samplers, starts, rows.values(), strict=False)
     ]
-    planner = StreamPlanner(lanes, mixed, spec.steps_needed)
+    planner = StreamPlanner(lanes, mixed, spec.epochs(sum(counts)), spec.steps_needed)
     return _arrangement(spec, planner, counts, (0,) * len(counts), growing=True)
 
 

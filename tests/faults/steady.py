@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from drill import EPOCH, FROZEN, Run, make_cluster, unbroken, verdict
+from drill import EPOCH, FROZEN, PATIENT, Run, make_cluster, unbroken, verdict
 
 STEP_S = 0.27
 """About what a step of the job takes, with its wait."""
@@ -41,7 +41,7 @@ def main() -> None:
     whole = unbroken(options.folder, ["--steps", str(steps), "--save-steps", "400"])
     more = ["--steps", str(steps), "--save-steps", "20", "--max-failures", "100"]
     cluster = make_cluster()
-    run = Run(options.folder / "run", cluster, more, FROZEN)
+    run = Run(options.folder / "run", cluster, more, PATIENT | FROZEN)
     try:
         began = time.time()
         run.start()

@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-token-cache bench-train bench-evaluators bench-encode bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo clean
+.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-first-step bench-train bench-evaluators bench-encode bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,10 +60,10 @@ bench-sampler: .venv/.installed-bench ## rows planned a second, beside the peer
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampler.py
 
 bench-stream: .venv/.installed-bench ## data larger than the object store: rates, memory, waiting
-	RAY_ADDRESS=local $(BIN)/python benchmarks/stream.py
+	RAY_ADDRESS=local $(BIN)/python benchmarks/stream.py epoch --rows 100000 1000000
 
-bench-token-cache: .venv/.installed-bench ## from train() to the first step with rows encoded before
-	RAY_ADDRESS=local $(BIN)/python benchmarks/first_step.py
+bench-first-step: .venv/.installed-bench ## from train() to the first step, by rows and token cache
+	RAY_ADDRESS=local $(BIN)/python benchmarks/first_step.py --rows 1000 100000 1000000 --rounds 1 --peer
 
 # These read real texts: DATA is a folder with stsb/, sick/ and trecqa/.
 DATA ?= ../shared/data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -45,6 +45,31 @@ class Span:
             )
 
 
+def read_together(spans: Sequence[Span]) -> list[list[pa.Table]]:
+    """The rows of several spans of one part, by a single pass from the first to the last.
+
+    Args:
+        spans: The spans, in row order.
+
+    Returns:
+        For each span its rows, as :meth:`Span.read` yields them.
+
+    Raises:
+        SourceError: As for :meth:`Span.read`.
+    """
+    first, found = spans[0].part, [list[pa.Table]() for _ in spans]
+    stop = spans[-1].part.start + spans[-1].rows
+    whole = replace(first, unit=first.unit.between(first.start, stop), stop=stop)
+    row = first.start
+    for table in Span(whole, stop - row).read():
+        for span, tables in zip(spans, found, strict=True):
+            begin, end = max(span.part.start, row), min(span.part.start + span.rows, row + len(table))
+            if begin < end:
+                tables.append(table.slice(begin - row, end - begin))
+        row += len(table)
+    return found
+
+
 class Catalogue:
     """Where the rows of each segment are; nothing is read.
 
@@ -72,6 +97,28 @@ class Catalogue:
     def start(self, segment: int) -> int:
         """Number of the first row of a segment."""
         return segment * self._size
+
+    def together(self, chosen: Sequence[int], most: int) -> list[list[int]]:
+        """Groups of segments to read by one pass each, since alone they would decode the same rows again.
+
+        Args:
+            chosen: The segments.
+            most: Maximum number of segments in a group.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for segment in chosen:
+            groups.setdefault(self._decoded_with(segment), []).append(segment)
+        ordered = [sorted(group) for group in groups.values()]
+        return [group[start : start + most] for group in ordered for start in range(0, len(group), most)]
+
+    def _decoded_with(self, segment: int) -> tuple[int, ...]:
+        """Equal for segments of which most rows are decoded together."""
+        row = self.start(segment)
+        number = bisect_right(self._starts, row) - 1
+        decoded = self._parts[number].unit.decoded
+        straddles = min(row + self._size, self.rows) > self._starts[number + 1]
+        alone = straddles or decoded < 2 * self._size
+        return (number, segment) if alone else (number, -1 - (row - self._starts[number]) // decoded)
 
     def spans(self, segment: int) -> list[Span]:
         """Where the rows of a segment are."""

@@ -15,9 +15,13 @@ from datasets import Dataset
 
 from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments, losses
 from ray_st.data import segments
+from ray_st.data.catalogue import Catalogue
+from ray_st.data.encoding import FAULT
 from ray_st.data.sources import SourceError
+from ray_st.runtime.data import encoded_segments
 from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.runtime.data.cluster_source import build_on_cluster
+from ray_st.runtime.data.streamed_source import encode_segments, seekable_parts
 from ray_st.runtime.data.window_actor import WindowPlans
 from ray_st.training.data.local_source import build_here
 from ray_st.training.data.source_builder import BuiltSource
@@ -35,6 +39,11 @@ def parquet(folder: Path, table: pa.Table = TABLE) -> str:
     for part in range(4):
         pq.write_table(table.slice(part * 60, 60), data / f"part-{part}.parquet", row_group_size=7)
     return str(data)
+
+
+def one_row_group(folder: Path, table: pa.Table = TABLE) -> str:
+    pq.write_table(table, folder / "one.parquet")
+    return str(folder / "one.parquet")
 
 
 def csv(folder: Path, table: pa.Table = TABLE) -> str:
@@ -63,6 +72,7 @@ def json_list(folder: Path, table: pa.Table = TABLE) -> str:
 
 KINDS: dict[str, Callable[[Path], Any]] = {
     "parquet": parquet,
+    "one_row_group": one_row_group,
     "dataset": lambda folder: Dataset(TABLE),
     "table": lambda folder: TABLE,
     "csv": csv,
@@ -161,6 +171,36 @@ def test_segments_beyond_the_bound_are_given_up_and_encoded_again(
     built = build_on_cluster(spec_of(tiny_model, tmp_path, parquet(tmp_path)))
     for epoch in range(2):
         assert batches(built.source, epoch) == batches(here.source, epoch)
+
+
+def test_segments_of_one_row_group_are_encoded_by_few_tasks(
+    cluster: None, tiny_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[list[int]] = []
+    together = Catalogue.together
+
+    def noted(catalogue: Catalogue, chosen: list[int], most: int) -> list[list[int]]:
+        groups.extend(together(catalogue, chosen, most))
+        return together(catalogue, chosen, most)
+
+    monkeypatch.setattr(Catalogue, "together", noted)
+    monkeypatch.setattr(encoded_segments, "resources", lambda here: {"CPU": 2})
+    found: list[tuple[Any, list[pa.Table]]] = []
+    for make in (one_row_group, parquet):
+        spec = spec_of(tiny_model, tmp_path, make(tmp_path, faulty()), bad_rows="skip")
+        (dataset,) = spec.datasets.values()
+        parts = seekable_parts(dataset)
+        assert parts is not None
+        rows = encode_segments(spec, dataset, parts)
+        blocks = [ray.get(block) for block in rows.references(range(13)).values()]
+        found.append((rows.sample(range(13)), [block.drop_columns([FAULT]) for block in blocks]))
+    assert groups[:3] == [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11], [12]]
+    (one, one_blocks), (several, several_blocks) = found
+    assert one_blocks == several_blocks
+    assert one.fingerprints == several.fingerprints
+    assert (
+        [row for row, _ in one.faults] == [row for row, _ in several.faults] == [3, 77, 78, 79, 80, 131, 202]
+    )
 
 
 # ---- rows that turn out to be unusable ----

@@ -42,6 +42,7 @@ class Mapped:
     held: ClassVar[bool] = True
     seekable: ClassVar[bool] = True
     uncounted: ClassVar[int] = 0
+    decoded: ClassVar[int] = 1
     local: bool = True
 
     def count(self, most: int | None = None) -> int:

@@ -41,6 +41,7 @@ class Slice:
     held: ClassVar[bool] = True
     seekable: ClassVar[bool] = True
     uncounted: ClassVar[int] = 0
+    decoded: ClassVar[int] = 1
     local: bool = False
 
     def count(self, most: int | None = None) -> int:
@@ -128,6 +129,7 @@ class Examples:
     held: bool = True
     seekable: ClassVar[bool] = False
     uncounted: ClassVar[int] = 0
+    decoded: ClassVar[int] = 1
 
     def count(self, most: int | None = None) -> int:
         """Number of rows, counted by reading them."""

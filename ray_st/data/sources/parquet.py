@@ -51,6 +51,11 @@ class RowGroups(FileUnit):
         """The same row groups; those without a row from `start` up to `stop` are not read."""
         return replace(self, wanted=range(start, stop))
 
+    @property
+    def decoded(self) -> int:
+        """Rows of a row group: it is decoded from its first row on."""
+        return -(-self.rows // len(self.groups))
+
     def count(self, most: int | None = None) -> int:
         """Number of rows, from the footer."""
         return self.rows

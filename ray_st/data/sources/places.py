@@ -110,6 +110,11 @@ class FileUnit:
         """The unit itself: a format that can leave out rows overrides this."""
         return self
 
+    @property
+    def decoded(self) -> int:
+        """About how many rows are decoded together; few in most formats."""
+        return 1
+
     def check_unchanged(self) -> None:
         """Raises an error if the file was written since it was listed."""
         self.file.check_unchanged()

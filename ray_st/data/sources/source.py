@@ -97,6 +97,10 @@ class Unit(Protocol):
     def between(self, start: int, stop: int) -> Unit:
         """The unit, where possible without rows before `start` and from `stop` on, numbers in its file."""
 
+    @property
+    def decoded(self) -> int:
+        """About how many rows are decoded together: to read one, all before it are decoded as well."""
+
     def check_unchanged(self) -> None:
         """Raises a :class:`SourceError` if its file was written since it was listed."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
@@ -13,16 +13,18 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayTaskError
 
-from ray_st.data.catalogue import Span
+from ray_st.data.catalogue import Span, read_together
 from ray_st.data.column_spec import check_lengths
 from ray_st.data.dataset_stats import DatasetStats, describe_blocks
 from ray_st.data.faults import check_faults
 from ray_st.data.keys import Keys
 from ray_st.data.plan import Indices
 from ray_st.data.token_cache import BlockEncoder, CacheUse
+from ray_st.runtime.cluster.connection import resources
 from ray_st.runtime.cluster.pickled import Carried
 
 _LISTED_FAULTS = 10_000
+_MOST_TOGETHER = 8  # segments of a task: if it is lost, all are encoded again
 
 
 class Places(Protocol):
@@ -34,6 +36,9 @@ class Places(Protocol):
 
     def start(self, segment: int) -> int:
         """Number of the first row of a segment."""
+
+    def together(self, chosen: Sequence[int], most: int) -> list[list[int]]:
+        """Groups of segments to read by one pass each; those of more than one are a single span each."""
 
     def spans(self, segment: int) -> Sequence[Span | ray.ObjectRef[Any]]:
         """What its rows are read from: spans of files, or tables in the object store."""
@@ -54,6 +59,10 @@ class StoredRows:
     def start(self, segment: int) -> int:
         """Number of the first row of a segment."""
         return segment * self.segment_rows[0]
+
+    def together(self, chosen: Sequence[int], most: int) -> list[list[int]]:
+        """Each segment by itself."""
+        return [[one] for one in chosen]
 
     def spans(self, segment: int) -> list[ray.ObjectRef[Any]]:
         """The segment's table."""
@@ -175,11 +184,18 @@ class EncodedSegments:
 
     def _start(self, chosen: Sequence[int]) -> None:
         missing = [one for one in chosen if one not in self._segments]
-        encode = ray.remote(_encoded).options(num_returns=2, **self._options()) if missing else None
-        for one in missing:
-            assert encode is not None
-            block, facts = encode.remote([self._encoder], *self._places.spans(one))
-            self._segments[one] = _Segment(block, facts)
+        options = self._options() if missing else {}
+        cpus = int(resources(here=False).get("CPU", 1)) if missing else 1
+        # No fewer tasks than CPUs: a pass in vain costs less than a CPU that waits.
+        most = min(max(len(missing) // max(cpus, 1), 1), _MOST_TOGETHER)
+        for group in self._places.together(missing, most) if missing else ():
+            work = _encoded if len(group) == 1 else _encoded_together
+            encode = ray.remote(work).options(num_returns=2 * len(group), **options)
+            made = encode.remote(
+                [self._encoder], *(span for one in group for span in self._places.spans(one))
+            )
+            for one, block, facts in zip(group, made[::2], made[1::2], strict=True):
+                self._segments[one] = _Segment(block, facts)
         for one in chosen:
             self._segments.move_to_end(one)
 
@@ -198,6 +214,12 @@ def _encoded(encoder: list[ray.ObjectRef[Any]], *spans: Span | pa.Table) -> tupl
     tables = [table for span in spans for table in (span.read() if isinstance(span, Span) else [span])]
     block = encode(pa.concat_tables(tables))
     return block, (describe_blocks([block], encode.encoding.columns), encode.use([block]))
+
+
+def _encoded_together(encoder: list[ray.ObjectRef[Any]], *spans: Span) -> Iterator[Any]:
+    """What :func:`_encoded` returns, for each of several segments that are a span each; runs as a task."""
+    for tables in read_together(spans):
+        yield from _encoded(encoder, *tables)
 
 
 @lru_cache(maxsize=8)

@@ -172,6 +172,17 @@ class Watch(transformers.TrainerCallback):
             stream.write(json.dumps(line) + "\n")
 
 
+class StopAt(transformers.TrainerCallback):
+    """Ends training at a step that the run does not know of, so that later windows are encoded beside it."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Ends it."""
+        control.should_training_stop = state.global_step >= self.step
+
+
 def own_memory(process: psutil.Process) -> float:
     """Resident MiB of a process, without what it shares (the object store's pages)."""
     memory = process.memory_info()
@@ -285,9 +296,8 @@ def waiting(folder: Path, files: str, options: argparse.Namespace, spilled: Path
     """Some real steps while later windows are encoded."""
     model = SentenceTransformer(minilm(), device="cpu")
     loss = losses.MultipleNegativesRankingLoss
-    trainer, watched = trainer_of(
-        folder, model, loss, files, options, global_train_batch_size=32, max_steps=options.steps
-    )
+    trainer, watched = trainer_of(folder, model, loss, files, options, global_train_batch_size=32)
+    trainer.add_callback(StopAt(options.steps))
     with sampled(spilled) as samples:
         trainer.train()
     ranks = lines_of(watched)

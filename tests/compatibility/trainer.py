@@ -111,7 +111,7 @@ def sections() -> list[Section]:
 
 _NEW = {
     "processing_class": "the later name of `tokenizer`",
-    "scaling_config": "Ray Train's: number and kind of workers",
+    "scaling_config": "Ray Train's: number and kind of workers; with `num_workers=(1, 4)` the number [follows the cluster](trainer.md#a-number-of-workers-that-changes)",
     "run_config": "Ray Train's: name, storage, failures",
     "optimizer_cls_and_kwargs": "class of the optimizer and its arguments, as in the current transformers",
 }

@@ -40,13 +40,12 @@ def seekable_parts(dataset: DatasetSpec) -> list[Part] | None:
 
     Args:
         dataset: The dataset.
+
+    Raises:
+        SourceError: If a file cannot be read.
     """
-    if isinstance(dataset.source, ray.data.Dataset):
-        return None
-    parts = as_source(dataset.source, dataset.label).parts(list(dataset.encoding.columns.names))
-    if all(part.seekable or part.uncounted for part in parts):
-        parts = count_rows(parts, dataset.label)
-    return parts if all(part.seekable for part in parts) else None
+    parts = _countable_parts(dataset)
+    return None if parts is None else _counted(parts, dataset)
 
 
 def streamed_parts(spec: LoaderSpec) -> dict[str, list[Part]] | None:
@@ -65,12 +64,31 @@ def streamed_parts(spec: LoaderSpec) -> dict[str, list[Part]] | None:
         return None
     found: dict[str, list[Part]] = {}
     for name, dataset in spec.datasets.items():
-        parts = seekable_parts(dataset)
+        parts = _countable_parts(dataset)
         if parts is None:
             return None
         found[name] = parts
+    for name, parts in found.items():  # once all can be: a pass over large text files takes its time
+        counted = _counted(parts, spec.datasets[name])
+        if counted is None:
+            return None
+        found[name] = counted
     rows = {name: sum(part.count() for part in parts) for name, parts in found.items()}
     return found if plans_windows(spec, rows) else None
+
+
+def _countable_parts(dataset: DatasetSpec) -> list[Part] | None:
+    """The parts of a dataset if their rows are counted, or can be by one pass; None otherwise."""
+    if isinstance(dataset.source, ray.data.Dataset):
+        return None
+    parts = as_source(dataset.source, dataset.label).parts(list(dataset.encoding.columns.names))
+    return parts if all(part.seekable or part.uncounted for part in parts) else None
+
+
+def _counted(parts: Sequence[Part], dataset: DatasetSpec) -> list[Part] | None:
+    """The parts with their rows counted; None for a JSON list, which only shows when it is opened."""
+    counted = count_rows(parts, dataset.label)
+    return counted if all(part.seekable for part in counted) else None
 
 
 def encode_segments(spec: LoaderSpec, dataset: DatasetSpec, parts: Sequence[Part]) -> EncodedSegments:

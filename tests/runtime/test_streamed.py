@@ -130,7 +130,7 @@ def test_the_order_is_that_of_rows_encoded_in_this_process(
         built = build_on_cluster(spec_of(tiny_model, tmp_path, make(tmp_path), **arguments))
         assert is_streamed(built) == (kind not in WHOLE)
         assert built.fingerprint == here.fingerprint
-        for epoch in range(2):
+        for epoch in range(2 if kind == "parquet" else 1):
             assert batches(built.source, epoch) == batches(here.source, epoch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -147,15 +148,17 @@ class _Labels:
     """The label column of blocks, which may have different types."""
 
     def __init__(self, columns: Sequence[pa.ChunkedArray]) -> None:
-        self._columns, self._ends = columns, np.cumsum([len(column) for column in columns])
+        self._columns, self._starts = columns, [0]
+        for column in columns:
+            self._starts.append(self._starts[-1] + len(column))
 
     def of(self, start: int, stop: int) -> Iterator[pa.Array]:
         """Labels of consecutive rows, piece by piece."""
-        for column, end in zip(self._columns, self._ends.tolist(), strict=True):
-            begin = end - len(column)
-            if begin < stop and start < end:
-                first = max(start - begin, 0)
-                yield column.slice(first, min(stop, end) - begin - first).combine_chunks()
+        number = bisect_right(self._starts, start) - 1
+        while start < stop:
+            begin, end = self._starts[number], min(self._starts[number + 1], stop)
+            yield self._columns[number].slice(start - begin, end - start).combine_chunks()
+            start, number = end, number + 1
 
 
 def _bits(labels: pa.Array) -> npt.NDArray[np.float64 | np.int64 | np.uint64]:

@@ -34,11 +34,13 @@ class _Block:
     def value(self, name: str, row: int) -> Any:
         return self._table[name][row].as_py()
 
-    def vector(self, name: str, row: int) -> npt.NDArray[Any] | None:
-        """The numbers of a list, as a view; None for anything else."""
+    def has_vectors(self, name: str) -> bool:
+        """Whether a column holds lists of numbers; those of 64 bits without sign do not fit into int64."""
         kind = self._table.schema.field(name).type
-        if not is_list(kind) or not is_number(kind.value_type):
-            return None
+        return is_list(kind) and is_number(kind.value_type) and not pa.types.is_uint64(kind.value_type)
+
+    def vector(self, name: str, row: int) -> npt.NDArray[Any]:
+        """The numbers of a list, as a view."""
         return self._table[name].chunk(0)[row].values.to_numpy(zero_copy_only=False)
 
 
@@ -110,8 +112,10 @@ class EncodedDataset:
         """
         if self.columns.label is None:
             return None
-        vectors = [self._block(block).vector(self.columns.label, row) for block, row in self._locate(rows)]
-        if vectors and not any(vector is None or vector.dtype == np.uint64 for vector in vectors):
+        located = self._locate(rows)
+        blocks = [self._block(block) for block in {block: None for block, _ in located}]
+        if blocks and all(block.has_vectors(self.columns.label) for block in blocks):
+            vectors = [self._block(block).vector(self.columns.label, row) for block, row in located]
             return self._stacked(vectors, rows)
         labels = self._values(self.columns.label, rows)
         if labels and isinstance(labels[0], list):

@@ -20,17 +20,33 @@ def read_located(part: Part) -> Iterator[pa.Table]:
     Args:
         part: What to read.
     """
-    aside: list[BadRow] = []
-    for table in part.read(report=aside.append, numbered=True):
+    for table, unread in read_with_faults(part):
+        if table is None:
+            yield _faulty(part, unread)
+            continue
         nothing = pa.nulls(len(table), pa.string())
         located = table.append_column(FILE, _file(part, len(table))).append_column(READ_FAULT, nothing)
+        yield pa.concat_tables([located, _faulty(part, unread)]).sort_by(ROW) if unread else located
+
+
+def read_with_faults(part: Part) -> Iterator[tuple[pa.Table | None, list[BadRow]]]:
+    """Reads all rows of a part in order: tables with row numbers, and the rows that cannot be read.
+
+    Args:
+        part: What to read.
+
+    Returns:
+        Each table with the unreadable rows before its last row; at the end None with those that are left.
+    """
+    aside: list[BadRow] = []
+    for table in part.read(report=aside.append, numbered=True):
         # A reader may have looked ahead, beyond the end of the table that it yields.
-        last = located[ROW][-1].as_py()
+        last = table[ROW][-1].as_py()
         here = [bad for bad in aside if bad.row < last]
         aside[:] = [bad for bad in aside if bad.row > last]
-        yield pa.concat_tables([located, _faulty(part, here)]).sort_by(ROW) if here else located
+        yield table, here
     if aside:
-        yield _faulty(part, sorted(aside, key=lambda bad: bad.row))
+        yield None, sorted(aside, key=lambda bad: bad.row)
 
 
 def _file(part: Part, rows: int) -> pa.Array:

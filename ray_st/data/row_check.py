@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from ray_st.data.column_spec import ColumnSpec, check_classes, check_lengths
 from ray_st.data.encoding import checked_texts
 from ray_st.data.label_column import checked_labels
+from ray_st.data.located import read_with_faults
 from ray_st.data.sources import ROW, BadRow, Part
 from ray_st.util.arrow import is_list
 
@@ -89,15 +90,11 @@ def check_rows_of(part: Part, columns: ColumnSpec) -> Iterator[CheckedRows]:
     Raises:
         SourceError: If the file cannot be read.
     """
-    aside: list[BadRow] = []
-    for table in part.read(report=aside.append, numbered=True):
-        # A reader may have looked ahead, beyond the end of the table that it yields.
-        last = table[ROW][-1].as_py()
-        here = [bad for bad in aside if bad.row < last]
-        aside[:] = [bad for bad in aside if bad.row > last]
-        yield _checked(part, table, here, columns)
-    if aside:
-        yield CheckedRows(len(aside), _in_order(aside))
+    for table, unread in read_with_faults(part):
+        if table is None:
+            yield CheckedRows(len(unread), tuple(unread))
+        else:
+            yield _checked(part, table, unread, columns)
 
 
 def _checked(part: Part, table: pa.Table, unread: list[BadRow], columns: ColumnSpec) -> CheckedRows:
@@ -131,5 +128,5 @@ def _checked(part: Part, table: pa.Table, unread: list[BadRow], columns: ColumnS
     )
 
 
-def _in_order(faults: list[BadRow] | tuple[BadRow, ...]) -> tuple[BadRow, ...]:
+def _in_order(faults: tuple[BadRow, ...]) -> tuple[BadRow, ...]:
     return tuple(sorted(faults, key=lambda bad: bad.row))

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ray_st.runtime.cluster.connection import resources, this_node
-from ray_st.runtime.cluster.handles import Actor, start_actor
+from ray_st.runtime.cluster.handles import Actor, result_of, start_actor
 from ray_st.runtime.cluster.node_attention import check_attention
 
 Needs = dict[str, float]
@@ -99,7 +99,7 @@ class ActorPool(AbstractContextManager["ActorPool"]):
             (done,), _ = ray.wait(list(busy), num_returns=1)
             slot, task = busy.pop(done)
             try:
-                result = _result(done)
+                result = result_of(done)
             except RayActorError as error:
                 self._replace(slot, task, error)
                 if task.number is not None:
@@ -140,13 +140,6 @@ class ActorPool(AbstractContextManager["ActorPool"]):
             raise RuntimeError(f"{what}; this is what Ray says of it: {error}") from error
         ray.kill(self.actors[slot])
         self.actors[slot] = self._start(slot)
-
-
-def _result(reference: ray.ObjectRef[Any]) -> Any:
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        raise error.cause from error
 
 
 def _reserve(needs: Sequence[Needs], here: bool) -> PlacementGroup:

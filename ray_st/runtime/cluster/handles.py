@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayTaskError
 
 T = TypeVar("T")
 
@@ -39,6 +40,14 @@ def start_actor(kind: type, *arguments: Any, **options: Any) -> Actor:
     actor_class: Any = ray.remote(kind)
     actor: Actor = actor_class.options(**options).remote(*arguments)
     return actor
+
+
+def result_of(references: ray.ObjectRef[Any] | list[ray.ObjectRef[Any]]) -> Any:
+    """What tasks or actors returned, or the error that they raised, without Ray's around it."""
+    try:
+        return ray.get(references)
+    except RayTaskError as error:
+        raise error.cause from error
 
 
 class PickledRef(Generic[T]):

@@ -13,8 +13,8 @@ from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.row_check import CheckedRows, check_rows_of
 from ray_st.data.sources import Part
 from ray_st.runtime.cluster.connection import resources
+from ray_st.runtime.cluster.handles import result_of
 from ray_st.runtime.data.counting import count_rows
-from ray_st.runtime.data.encoded_segments import result_of
 from ray_st.runtime.data.ingest import beside_workers, on_this_machine
 
 PIECE_ROWS = 16 * segments.ROWS

@@ -8,7 +8,7 @@ import ray
 
 from ray_st.data.sources import Part
 from ray_st.data.sources.source import MIB
-from ray_st.runtime.data.encoded_segments import result_of
+from ray_st.runtime.cluster.handles import result_of
 from ray_st.runtime.data.ingest import beside_workers, on_this_machine
 from ray_st.util.events import notes
 

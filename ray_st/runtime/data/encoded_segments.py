@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.exceptions import RayTaskError
 
 from ray_st.data.catalogue import Span, read_together
 from ray_st.data.column_spec import check_lengths
@@ -21,6 +20,7 @@ from ray_st.data.keys import Keys
 from ray_st.data.plan import Indices
 from ray_st.data.token_cache import BlockEncoder, CacheUse
 from ray_st.runtime.cluster.connection import resources
+from ray_st.runtime.cluster.handles import result_of
 from ray_st.runtime.cluster.pickled import Carried
 
 _LISTED_FAULTS = 10_000
@@ -227,14 +227,6 @@ def _opened(encoder: ray.ObjectRef[Any]) -> BlockEncoder:
     """The encoder, unpickled once by each process."""
     opened: BlockEncoder = ray.get(encoder).value
     return opened
-
-
-def result_of(references: ray.ObjectRef[Any] | list[ray.ObjectRef[Any]]) -> Any:
-    """What tasks or actors returned, or the error that they raised, without Ray's around it."""
-    try:
-        return ray.get(references)
-    except RayTaskError as error:
-        raise error.cause from error
 
 
 def segment_stores(tables: Iterable[pa.Table], rows: int) -> StoredRows:

@@ -11,8 +11,8 @@ import ray
 
 from ray_st.data.plan import Piece
 from ray_st.data.stream_planner import StreamPlanner
-from ray_st.runtime.cluster.handles import start_actor
-from ray_st.runtime.data.encoded_segments import EncodedSegments, Seen, chosen_of, result_of
+from ray_st.runtime.cluster.handles import result_of, start_actor
+from ray_st.runtime.data.encoded_segments import EncodedSegments, Seen, chosen_of
 
 Planned = tuple[StreamPlanner, Mapping[str, EncodedSegments]]
 """A planner and each dataset's rows, by name; one value, so that also in another process these are the rows

@@ -15,7 +15,7 @@ from ray_st.losses.budget import DEFAULT_TOKENS
 from ray_st.losses.call_cost import call_tokens as cost_of_call
 from ray_st.losses.model_facts import removes_padding, tokenizer_of
 from ray_st.util.chunks import Chunk, cheapest_chunks
-from ray_st.util.host_facts import HOST_KEYS, PAD_ID, PADDING_SIDE, TokenFacts, host_copy
+from ray_st.util.host_facts import HOST_KEYS, PAD_ID, PADDING_SIDE, PAIR_COUNTS, TokenFacts, host_copy
 from ray_st.util.tensors import to_device
 
 Chunks: TypeAlias = "list[dict[str, Any]]"
@@ -44,7 +44,7 @@ def embed_columns(
     through the model, so only columns of one route are embedded together.
 
     Args:
-        model: Maps features to a dict with ``sentence_embedding`` (n, d).
+        model: Maps features to a dict with ``sentence_embedding`` (n, d), or with ``scores`` (n, k).
         features: For each column ``input_ids`` (n, t) and ``attention_mask`` (n, t), padded left or right,
             optionally ``token_type_ids`` (n, t) and ``prompt_length``, a number or (n,). If all columns carry
             :data:`ray_st.util.host_facts.HOST_KEYS`, calls of the model get ``token_lengths`` and
@@ -62,11 +62,13 @@ def embed_columns(
         For each column its embeddings (n, d).
 
     Raises:
-        ValueError: If the model returns no ``sentence_embedding``.
+        ValueError: If the model returns neither ``sentence_embedding`` nor ``scores``.
     """
     routes: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = {}
     for place, column in enumerate(features):
-        routes.setdefault(tuple(map(column.get, _ROUTE_KEYS)), {})[place] = dict(column)
+        # Counts of pairs are not one a row of the model's inputs: cut with them, they would be wrong.
+        own = {key: value for key, value in column.items() if key != PAIR_COUNTS}
+        routes.setdefault(tuple(map(column.get, _ROUTE_KEYS)), {})[place] = own
     found: dict[int, Tensor] = {}
     for alike in routes.values():
         columns = list(alike.values())
@@ -270,13 +272,16 @@ def call(model: nn.Module, features: dict[str, Any]) -> Tensor:
 
 
 def embedding_of(output: Mapping[str, Any]) -> Tensor:
-    """The embeddings (n, d) in a model's output.
+    """The embeddings (n, d) in a model's output, or the scores (n, k) of a model of pairs.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are neither.
     """
+    if "scores" in output:  # first: a model of pairs may make them from an embedding
+        return output["scores"]
     if "sentence_embedding" not in output:
         raise ValueError(
-            f"The model must give 'sentence_embedding'; found {sorted(output)}. Add a Pooling module to it."
+            f"The model must give 'sentence_embedding', or 'scores' if it is a model of pairs; found "
+            f"{sorted(output)}. Add a Pooling module to it."
         )
     return output["sentence_embedding"]

@@ -15,6 +15,10 @@ OPTIONAL = "optional "
 """Prefix of label kinds that a loss uses if there are labels and does without otherwise."""
 
 
+ONE_EACH = "one number for each document"
+"""Kind of the labels of lists of documents: (n, m), shorter lists end in NaN."""
+
+
 def check_labels(kind: str, labels: Tensor | None, rows: int, owner: str) -> Tensor | None:
     """Normalises labels to the form of their kind.
 
@@ -58,6 +62,12 @@ def _each_row(labels: Tensor, rows: int, need: str) -> Tensor:
     return labels
 
 
+def _list_each(labels: Tensor, rows: int, need: str) -> Tensor:
+    if labels.is_complex() or labels.ndim != 2 or len(labels) != rows:
+        raise ValueError(f"{need}; found {labels.dtype} of shape {tuple(labels.shape)}.")
+    return labels
+
+
 def _converted(labels: Tensor, whole: bool) -> Tensor:
     if whole:
         return labels.long()  # unsigned values above 2**63 become negative but stay distinct
@@ -71,6 +81,18 @@ def _numbers(labels: Tensor, need: str) -> None:
     if wrong.any():
         raise ValueError(
             f"{need}; found NaN in row(s) {wrong.nonzero().reshape(-1).tolist()[:8]} of the batch."
+        )
+
+
+def _lists(labels: Tensor, need: str) -> None:
+    """Lists may end in NaN, where they are shorter than others."""
+    if not labels.is_floating_point():
+        return
+    missing = labels.isnan()
+    wrong = (missing[:, :-1] & ~missing[:, 1:]).any(1)
+    if wrong.any():
+        raise ValueError(
+            f"{need}; found NaN before a number in row(s) {wrong.nonzero().reshape(-1).tolist()[:8]} of the batch."
         )
 
 
@@ -138,6 +160,12 @@ KINDS = {
     "teacher scores": Kind(_each_row, lengths=(-1,), form="one list of numbers a row"),
     "teacher embeddings": Kind(
         _each_row, lengths=(-1,), form="one embedding a row or one for each text column"
+    ),
+    ONE_EACH: Kind(
+        _list_each,
+        _lists,
+        lengths=(-1,),
+        form="one list of numbers a row, as long as its list of documents and padded with NaN",
     ),
 }
 """Kinds of labels, as losses name them."""

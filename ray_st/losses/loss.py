@@ -108,10 +108,19 @@ class Loss(nn.Module, ABC):
             ValueError: If the number of columns, their rows, or the labels are not what the loss needs.
         """
         columns = self.columns(list(sentence_features), labels)
+        return self.unless_idle(lambda: self.compute(columns), [*columns.mine, *columns.pool])
+
+    def unless_idle(self, compute: Callable[[], Value], embeddings: Sequence[Tensor]) -> Value:
+        """The loss; on an idle rank zero.
+
+        Args:
+            compute: Computes the loss.
+            embeddings: What the zero stays connected to, for the step's gradient.
+        """
         if self._gather is None or not self._gather.idle:
-            return self.compute(columns)
+            return compute()
         self.skip()
-        zero = self._zero(columns)
+        zero = self._zero(embeddings)
         return dict.fromkeys(self.parts, zero) if self.parts else zero
 
     def embed(self, sentence_features: Sequence[Mapping[str, Any]]) -> list[Tensor]:
@@ -296,13 +305,12 @@ class Loss(nn.Module, ABC):
             )
         return rows.pop()
 
-    def _zero(self, columns: Columns) -> Tensor:
+    def _zero(self, embeddings: Sequence[Tensor]) -> Tensor:
         # Empty slices sum to exactly zero even if a filler row embeds to infinity, and every rank's backward
         # pass still takes part in the collectives.
         model = {id(parameter) for parameter in self.model.parameters()}
         own = [parameter for parameter in self.parameters() if id(parameter) not in model]
-        parts = [*columns.mine, *columns.pool, *own]
-        return torch.stack([part.reshape(-1)[:0].sum() for part in parts]).sum()
+        return torch.stack([part.reshape(-1)[:0].sum() for part in [*embeddings, *own]]).sum()
 
 
 def _plain(option: object) -> object:

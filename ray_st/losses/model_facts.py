@@ -72,6 +72,14 @@ def embedding_dimension(model: object) -> int | None:
     return None
 
 
+def number_of_labels(model: object) -> int | None:
+    """Number of scores that a model of pairs gives for each; None for other models."""
+    match model:
+        case object(num_labels=int(number)):
+            return number
+    return None
+
+
 def first_encoder(model: nn.Module) -> PreTrainedModel | None:
     """The encoder of transformers in the model's first module."""
     match next(model.children(), None):

@@ -3,6 +3,7 @@
 A kit is a class of pytest tests. Subclass it in a test module and define its one fixture, ``case``:
 
 - :class:`LossConformance` with a :class:`LossCase`;
+- :class:`ScoreLossConformance` with a :class:`ScoreCase`, for losses over scores of pairs;
 - :class:`SamplerConformance` with a :class:`SamplerCase`;
 - :class:`EvaluatorConformance` with an :class:`EvaluatorCase`.
 
@@ -25,11 +26,15 @@ _NAMES = {
     "EvaluatorCase": "ray_st.testing.evaluator_conformance",
     "EvaluatorConformance": "ray_st.testing.evaluator_conformance",
     "FakeModel": "ray_st.testing.fake_model",
+    "GivenLogits": "ray_st.testing.tiny_reranker",
     "LossCase": "ray_st.testing.loss_conformance",
     "LossConformance": "ray_st.testing.loss_conformance",
     "SamplerCase": "ray_st.testing.sampler_conformance",
     "SamplerConformance": "ray_st.testing.sampler_conformance",
+    "ScoreCase": "ray_st.testing.score_loss_conformance",
+    "ScoreLossConformance": "ray_st.testing.score_loss_conformance",
     "TinyEncoder": "ray_st.testing.tiny_encoder",
+    "TinyReranker": "ray_st.testing.tiny_reranker",
 }
 
 # A failed assertion shows its values, as in a test module.

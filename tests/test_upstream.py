@@ -218,6 +218,9 @@ UPSTREAM: dict[str, dict[str, str]] = {
     "transformers.AutoModel": {
         "_model_mapping": "_LazyAutoMapping",
     },
+    "transformers.AutoModelForSequenceClassification": {
+        "_model_mapping": "_LazyAutoMapping",
+    },
     "transformers.core_model_loading": {
         "_weight_conversions": "set on objects",
     },

@@ -44,7 +44,7 @@ class ChatTemplate:
         """The template with a prompt as system message; None or "" for none."""
         return replace(self, system=prompt or None)
 
-    def render(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[str]:
+    def render(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Any]) -> list[str]:
         """The rendered texts, including the template's special tokens."""
         if not texts:
             return []
@@ -57,9 +57,11 @@ class ChatTemplate:
         """Two renderings that differ only in the text; see :func:`common_end`."""
         return self.render(tokenizer, _FILLERS)
 
-    def _messages(self, text: str) -> list[dict[str, Any]]:
-        system = [] if self.system is None else [{"role": "system", "content": self._content(self.system)}]
-        return [*system, {"role": "user", "content": self._content(text)}]
+    def _messages(self, text: Any) -> list[dict[str, Any]]:
+        return [*self._before(), {"role": "user", "content": self._content(text)}]
+
+    def _before(self) -> list[dict[str, Any]]:
+        return [] if self.system is None else [{"role": "system", "content": self._content(self.system)}]
 
     def _content(self, text: str) -> Any:
         return [{"type": "text", "text": text}] if self.structured else text

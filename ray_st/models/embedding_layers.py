@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import copy
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from ray_st.models.folder_files import ModelFolderError, write_weights
+from ray_st.models.activations import activation_name, read_activation, warn_of_arguments
+from ray_st.models.folder_files import write_weights
 from ray_st.models.module import Features, LoadOptions, Module, WeightedModule, read_config, take_weights
-from ray_st.models.module_table import import_name, live_part
 from ray_st.util.tensors import normalize_embeddings
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
-
-logger = logging.getLogger(__name__)
-
-_ACTIVATIONS = {name: vars(nn)[name] for name in [*nn.modules.activation.__all__, "Identity"]}
 
 
 class Dense(Module):
@@ -82,12 +76,11 @@ class Dense(Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         """The constructor's arguments; defaults that older readers do not know are left out."""
-        activation = type(self.activation_function)
         config: dict[str, Any] = {
             "in_features": self.in_features,
             "out_features": self.out_features,
             "bias": self.bias,
-            "activation_function": f"{activation.__module__}.{activation.__qualname__}",
+            "activation_function": activation_name(self.activation_function),
         }
         if {self.module_input_name, self.module_output_name} != {"sentence_embedding"}:
             config["module_input_name"] = self.module_input_name
@@ -96,10 +89,7 @@ class Dense(Module):
 
     def save(self, folder: str | Path) -> None:
         """Writes settings and weights into an existing folder."""
-        kind: Any = type(self.activation_function)
-        if kind in _ACTIVATIONS.values() and repr(kind()) != repr(self.activation_function):
-            text = "The folder format cannot store the arguments of %r: it will be read as %r."
-            logger.warning(text, self.activation_function, kind())
+        warn_of_arguments(self.activation_function)
         super().save(folder)
         write_weights(Path(folder), self.state_dict())
 
@@ -117,7 +107,8 @@ class Dense(Module):
         """
         config = read_config(cls, Path(folder))
         if name := config.get("activation_function"):
-            config["activation_function"] = _activation(name, options.get("trust_remote_code", False))
+            trust = options.get("trust_remote_code", False)
+            config["activation_function"] = read_activation(name, trust, "The Dense module's activation")
         dense = cls(**config)
         take_weights(dense, Path(folder))
         return dense
@@ -125,20 +116,6 @@ class Dense(Module):
 
 def _residual(in_features: int, out_features: int) -> nn.Module:
     return nn.Identity() if in_features == out_features else nn.Linear(in_features, out_features, bias=False)
-
-
-def _activation(path: str, trust_remote_code: bool) -> nn.Module:
-    package, _, name = path.rpartition(".")
-    if package.split(".")[0] == "torch" and name in _ACTIVATIONS:
-        return _ACTIVATIONS[name]()
-    if isinstance(part := live_part(path), nn.Module):
-        return copy.deepcopy(part)  # with its arguments, which the folder does not hold
-    if trust_remote_code:
-        return import_name(path)()
-    raise ModelFolderError(
-        f"The Dense module's activation {path!r} is not one of torch.nn's activations. It would have to be "
-        "imported; pass trust_remote_code=True if you trust this model folder."
-    )
 
 
 class Dropout(Module):

@@ -81,7 +81,7 @@ def load_encoder(
     """
     asked = options.get("quantization_config") or setting_of(config, "quantization_config")
     check_quantization(folder, asked)
-    _check_type(folder, config, options)
+    check_type(folder, config, options)
     half = encoder_half(config)
     family: Any = AutoModel if half is None else half.family
     own: dict[str, Any] = {} if half is None or not half.key_mapping else {"key_mapping": half.key_mapping}
@@ -99,7 +99,7 @@ def load_encoder(
             **own,
             **options,
         )
-    _check_complete(folder, found, half.constant if half else frozenset())
+    check_complete(folder, found, half.constant if half else frozenset())
     if half is not None and half.key_mapping:
         model._weight_conversions = None  # save under the encoder's names, not those of the whole model
         for name in half.constant:  # weights that were not in the folder have become trainable
@@ -107,7 +107,12 @@ def load_encoder(
     return model
 
 
-def _check_type(folder: Path, config: PreTrainedConfig, options: Mapping[str, Any]) -> None:
+def check_type(folder: Path, config: PreTrainedConfig, options: Mapping[str, Any]) -> None:
+    """Rejects weights of a type in which no layer computes.
+
+    Raises:
+        ModelFolderError: Says how to open the folder in another type.
+    """
     asked = options.get("dtype", options.get("torch_dtype"))
     kind = config.dtype if asked in (None, "auto") else asked
     name = str(kind).removeprefix("torch.")
@@ -141,8 +146,17 @@ def _class_of(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     return found if isinstance(found, type) else None
 
 
-def _check_complete(folder: Path, found: dict[str, Any], constant: Set[str]) -> None:
-    """Raises for weights that do not fit or are missing; constant ones may be missing."""
+def check_complete(folder: Path, found: dict[str, Any], constant: Set[str]) -> None:
+    """Raises for weights that do not fit or are missing.
+
+    Args:
+        folder: The model's folder.
+        found: What ``from_pretrained`` reports with ``output_loading_info``.
+        constant: Names of weights that may be missing.
+
+    Raises:
+        ModelFolderError: Naming the first of them.
+    """
     wrong = sorted(name for name, *_ in found["mismatched_keys"])
     missing = sorted(set(found["missing_keys"]) - constant)
     if not wrong and not missing:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ray_st.models.publishing import PublishedStack
+from ray_st.models.publishing import Published
+from ray_st.models.stack import Stack
 from ray_st.readers.input_example import InputExample
 from ray_st.util.lazy import use
 
@@ -66,7 +67,7 @@ class FitOptions:
         return cls(**{part.name: arguments[part.name] for part in fields(cls) if part.name in arguments})
 
 
-class FittedStack(PublishedStack):
+class FittedStack(Published, Stack):
     """Modules in a row that train on loaders of :class:`ray_st.InputExample`.
 
     New code should use :class:`ray_st.SentenceTransformerTrainer`; docs/legacy.md shows how to migrate.

@@ -117,11 +117,19 @@ def read_settings(folder: Path) -> Settings:
         ModelFolderError: If the folder holds another kind of model.
     """
     saved = read_json(folder / _SETTINGS, {})
-    kind = saved.get("model_type", "SentenceTransformer")
+    older = "CrossEncoder" if _is_older_reranker(folder) else "SentenceTransformer"
+    kind = saved.get("model_type", older)
     if kind != "SentenceTransformer":
         raise ModelFolderError(f"{folder} holds a {kind}, not a SentenceTransformer.")
     known = {name: saved[name] for name in asdict(Settings()) if saved.get(name) is not None}
     return Settings(**known)
+
+
+def _is_older_reranker(folder: Path) -> bool:
+    """Whether a folder of transformers has the marks that older releases left in a reranker's."""
+    config = read_json(folder / "config.json", {})
+    marks = {"sentence_transformers", "sbert_ce_default_activation_function"}
+    return isinstance(config, dict) and not (folder / _MODULES).exists() and not marks.isdisjoint(config)
 
 
 def write_settings(folder: Path, settings: Settings) -> None:

@@ -80,3 +80,22 @@ def write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Writes the tensors of a small module."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, folder / WEIGHTS, {"format": "pt"})
+
+
+def folder_to_save(path: str | Path, safe_serialization: bool) -> Path:
+    """The folder for a model's files, which is created if it does not exist.
+
+    Args:
+        path: The folder.
+        safe_serialization: Whether the caller asks for safetensors.
+
+    Raises:
+        ValueError: If ``safe_serialization`` is False, or the path is a file.
+    """
+    if not safe_serialization:
+        raise ValueError("Only safetensors are written; safe_serialization must be True.")
+    folder = Path(path).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"A model is saved into a folder; {folder} is a file.")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

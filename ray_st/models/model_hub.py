@@ -26,18 +26,20 @@ def find_folder(
     token: bool | str | None = None,
     local_files_only: bool = False,
     trust_remote_code: bool = False,
+    organisation: str = _HOME_ORGANISATION,
 ) -> Path:
     """The folder of a model. Only configuration, tokenizer files and safetensors are downloaded.
 
     Args:
         name: A folder, or a name on the Hub: ``organization/model``, or ``model`` alone, which is looked up
-            among the sentence-transformers models first.
+            among the models of ``organisation`` first.
         cache_folder: Where downloaded models are stored; by default the environment's
             SENTENCE_TRANSFORMERS_HOME, or else the Hub's own cache.
         revision: Branch, tag or commit on the Hub.
         token: For private models.
         local_files_only: Never ask the Hub.
         trust_remote_code: Also download the model's Python files.
+        organisation: Where names without an organization are looked up first.
 
     Raises:
         ModelFolderError: If there is no such folder and the Hub, or its cache when offline, has no such
@@ -50,7 +52,7 @@ def find_folder(
         found = "is a file" if path.exists() else "does not exist"
         raise ModelFolderError(f"A model is a folder or a name on the Hub; {str(name)!r} {found}.")
     reasons = []
-    for candidate in [f"{_HOME_ORGANISATION}/{name}"] * ("/" not in str(name)) + [str(name)]:
+    for candidate in [f"{organisation}/{name}"] * ("/" not in str(name)) + [str(name)]:
         try:
             return Path(
                 snapshot_download(

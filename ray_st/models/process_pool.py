@@ -1,10 +1,11 @@
-"""Encoding with a pool of processes: how texts are split into chunks, and the results joined."""
+"""Computing with a pool of processes: how texts are split into chunks, and the results joined."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,27 +23,44 @@ from ray_st.util.lazy import use
 
 if TYPE_CHECKING:
     from ray_st.models.stack import Stack
+    from ray_st.models.whole_model import WholeModel
 
 
 _CHUNKS_EACH = 10  # enough for an even load, few enough that messages cost little
 _MOST_TEXTS = 5000
 
 
-class Pool(Protocol):
+class Processes(Protocol):
     """Processes that each hold a copy of a model."""
 
     @property
     def size(self) -> int:
         """Number of processes."""
 
-    def encode(self, chunks: Sequence[list[str]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
-        """Yields the index and ``model.encode(chunk, **options)`` of each chunk, in order of completion."""
-
     def stop(self) -> None:
         """Ends the processes."""
 
 
-def open_pool(model: Stack, target_devices: Sequence[str | torch.device] | None) -> Pool:
+class Pool(Processes, Protocol):
+    """Processes that each hold a copy of an embedder."""
+
+    def encode(self, chunks: Sequence[list[str]], options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+        """Yields the index and ``model.encode(chunk, **options)`` of each chunk, in order of completion."""
+
+
+class ScoringPool(Processes, Protocol):
+    """Processes that each hold a copy of a reranker."""
+
+    def predict(
+        self, chunks: Sequence[list[tuple[str, str]]], options: dict[str, Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yields the index and ``model.predict(chunk, **options)`` of each chunk, in order of completion."""
+
+
+P = TypeVar("P", bound=Processes)
+
+
+def open_pool(model: WholeModel, target_devices: Sequence[str | torch.device] | None) -> Any:
     """Starts a pool on a Ray cluster; see :class:`ray_st.runtime.encode.encode_pool.EncodePool`."""
     return use("encode_pool")(model, target_devices)
 
@@ -75,23 +93,59 @@ def encode_pooled(
     Raises:
         ValueError: If an entry is not a string, or ``chunk_size`` is less than 1.
     """
-    if pool is None:
-        own = open_pool(model, devices)
-        try:
-            return encode_pooled(model, texts, request, own, devices, chunk_size)
-        finally:
-            own.stop()
     model.check_inputs(texts)
-    size = chunk_rows(len(texts), pool.size, chunk_size, request.batch_size)
     windows = _by_length(model, texts, request)
+    with opened(model, pool, devices) as processes:
+        size = chunk_rows(len(texts), processes.size, chunk_size, request.batch_size)
+        options = _options(request)
+        results = in_chunks(
+            lambda chunks: processes.encode(chunks, options), texts, windows, size, request.show_progress_bar
+        )
+    return joined(results, np.concatenate(windows), model, request)
+
+
+@contextmanager
+def opened(model: WholeModel, pool: P | None, devices: Sequence[str | torch.device] | None) -> Iterator[P]:
+    """A pool of processes; a temporary one ends with the context.
+
+    Args:
+        model: The model of which the pool holds copies.
+        pool: The pool; None for a temporary one.
+        devices: A device for each process of the temporary pool.
+    """
+    if pool is not None:
+        yield pool
+        return
+    own = open_pool(model, devices)
+    try:
+        yield own
+    finally:
+        own.stop()
+
+
+def in_chunks(
+    compute: Callable[[list[list[Any]]], Iterator[tuple[int, Any]]],
+    items: Sequence[Any],
+    windows: Sequence[np.ndarray],
+    size: int,
+    show_progress_bar: bool,
+) -> list[Any]:
+    """What a pool computes for each chunk of some items, in the order of the chunks.
+
+    Args:
+        compute: Yields the index and the result of each chunk, in order of completion.
+        items: The items.
+        windows: Indices of the items of each window; a chunk belongs to one window.
+        size: Items in a chunk; the last of a window may have fewer.
+        show_progress_bar: Whether to show one.
+    """
     places = [rows[start : start + size] for rows in windows for start in range(0, len(rows), size)]
     results: list[Any] = [None] * len(places)
-    with tqdm(total=len(places), desc="Chunks", disable=not request.show_progress_bar) as bar:
-        chunks = [[texts[place] for place in chunk] for chunk in places]
-        for number, result in pool.encode(chunks, _options(request)):
+    with tqdm(total=len(places), desc="Chunks", disable=not show_progress_bar) as bar:
+        for number, result in compute([[items[place] for place in chunk] for chunk in places]):
             results[number] = result
             bar.update()
-    return joined(results, np.concatenate(windows), model, request)
+    return results
 
 
 def chunk_rows(texts: int, processes: int, chunk_size: int | None, batch_size: int) -> int:
@@ -111,10 +165,22 @@ def _by_length(model: Stack, texts: Sequence[str], request: EncodeOptions) -> li
     encoder, texts = with_its_prompt(model, texts, request.prompt)
     if encoder is None:
         return length_batches([size_of(text) for text in texts], len(texts))
+    windows = length_windows(texts, request.batch_size)
+    return by_length(windows, lambda rows: [len(ids) for ids in encoder([texts[row] for row in rows])])
+
+
+def by_length(
+    windows: Sequence[np.ndarray], lengths: Callable[[np.ndarray], Sequence[int]]
+) -> list[np.ndarray]:
+    """Windows with their items sorted by length, the longest first.
+
+    Args:
+        windows: Indices of the items of each window.
+        lengths: The lengths of some items, by their indices.
+    """
     ordered = []
-    for window in length_windows(texts, request.batch_size):
-        lengths = [len(ids) for ids in encoder([texts[row] for row in window])]
-        ordered += [window[places] for places in length_batches(lengths, len(window))]
+    for window in windows:
+        ordered += [window[places] for places in length_batches(lengths(window), len(window))]
     return ordered
 
 

@@ -8,13 +8,11 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from ray_st.models.stack import Stack
-
 _CARD = "README.md"
 
 
-class PublishedStack(Stack):
-    """Modules in a row that can be uploaded to the Hub; subclasses define how they are saved."""
+class Published:
+    """A model that can be uploaded to the Hub; subclasses define how it is saved."""
 
     def push_to_hub(
         self,

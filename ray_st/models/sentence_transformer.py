@@ -19,12 +19,13 @@ from ray_st.models.card.model_card_data import SentenceTransformerModelCardData
 from ray_st.models.card.render import write_card
 from ray_st.models.fit_methods import FittedStack
 from ray_st.models.folder import Opened, Settings, open_model, read_modules, write_modules, write_settings
+from ray_st.models.folder_files import folder_to_save
 from ray_st.models.model_hub import find_folder
 from ray_st.models.module_table import with_classes_of
 from ray_st.models.process_pool import Pool, encode_pooled, open_pool
 from ray_st.models.remote_code import is_remote
-from ray_st.models.stack import best_device
-from ray_st.models.text_encoding import EncodeOptions, encode_texts
+from ray_st.models.text_encoding import EncodeOptions, chosen_prompt, encode_texts
+from ray_st.models.whole_model import best_device
 from ray_st.similarity_functions import SimilarityFunction
 from ray_st.util.names import either
 from ray_st.util.team import Alone, Team
@@ -278,14 +279,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
 
     def _prompt(self, prompt: str | None, name: str | None) -> str | None:
         """The text to put before others, from a call's arguments and the default."""
-        name = name or self.default_prompt_name
-        if prompt is not None or name is None:
-            return prompt
-        if name not in self.prompts:
-            raise ValueError(
-                f"There is no prompt named {name!r}; the model's prompts are {sorted(self.prompts)}."
-            )
-        return self.prompts[name]
+        return chosen_prompt(prompt, name or self.default_prompt_name, self.prompts)
 
     @property
     def similarity_fn_name(self) -> str:
@@ -339,12 +333,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         Raises:
             ValueError: If ``safe_serialization`` is False, the path is a file, or a module cannot be saved.
         """
-        if not safe_serialization:
-            raise ValueError("Only safetensors are written; safe_serialization must be True.")
-        folder = Path(path).expanduser()
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"A model is saved into a folder; {folder} is a file.")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = folder_to_save(path, safe_serialization)
         write_settings(
             folder,
             Settings(self.prompts, self.default_prompt_name, self.similarity_fn_name, self.truncate_dim),

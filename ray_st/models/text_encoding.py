@@ -39,6 +39,7 @@ from ray_st.util.value_checks import lone_surrogate
 if TYPE_CHECKING:
     from ray_st.models.stack import Stack
     from ray_st.models.tokens import TokenEncoder
+    from ray_st.models.whole_model import WholeModel
 
 
 WINDOW_BATCHES = 128
@@ -131,6 +132,24 @@ def check_unicode(text: str, place: int) -> None:
         raise ValueError(f"Texts must be Unicode; in entry {place}, {text!a:.80}, {half}.")
 
 
+def chosen_prompt(prompt: str | None, name: str | None, prompts: Mapping[str, str]) -> str | None:
+    """The text to put before others.
+
+    Args:
+        prompt: The text itself, which overrides the name; None for the named one.
+        name: The name; None for no prompt.
+        prompts: The model's prompts by name.
+
+    Raises:
+        ValueError: If there is no prompt of this name.
+    """
+    if prompt is not None or name is None:
+        return prompt
+    if name not in prompts:
+        raise ValueError(f"There is no prompt named {name!r}; the model's prompts are {sorted(prompts)}.")
+    return prompts[name]
+
+
 def with_prompt(texts: Sequence[Any], prompt: str | None) -> list[Any]:
     """The texts with a prompt before each, also within ``{task: text}`` dicts; images are left unchanged."""
 
@@ -143,9 +162,11 @@ def with_prompt(texts: Sequence[Any], prompt: str | None) -> list[Any]:
 
 
 def size_of(value: object) -> int:
-    """What texts are sorted by if there are no token ids: characters. Images come last."""
+    """What texts and pairs are sorted by if there are no token ids: characters. Images come last."""
     if isinstance(value, Mapping):
         return sum(map(size_of, value.values()))
+    if isinstance(value, tuple):
+        return sum(map(size_of, value))
     return len(value) if isinstance(value, str) else 0
 
 
@@ -189,30 +210,17 @@ def encode_texts(model: Stack, texts: Sequence[str], request: EncodeOptions, tea
         (n, d) as an array or a tensor, a list of n tensors (d,), or a list of n values of another output.
     """
     model.check_inputs(texts)
-    windows, prepare = _plan(model, texts, request)
-    batches = sum(math.ceil(len(window) / request.batch_size) for window in windows)
-    mine = dealt_indices(team.rank, team.size, batches)
-    order: list[np.ndarray] = []
-    with (
-        tqdm(total=len(mine), desc="Batches", disable=not request.show_progress_bar) as bar,
-        _evaluating(model),
-        one_ahead(prepare, windows) as prepared,
-    ):
 
-        def embed(batch: _Batch) -> Any:
-            features = batch_to_device(batch.features(), model.device)
-            result = _pick(model(features, **request.options), len(batch.rows), request)
-            bar.update()
-            return result
+    def embed(features: dict[str, Any], rows: int) -> Any:
+        return _pick(model(features, **request.options), rows, request)
 
-        found = _arrived(map(embed, _own(prepared, frozenset(mine), order)))
-        results = share_out(team, range(batches), lambda _: next(found))
-        next(found, None)  # a process without any batch needs the order of the others', too
-    return joined(results, np.concatenate([np.empty(0, dtype=np.int64), *order]), model, request)
+    plan = _plan(model, texts, request)
+    results, order = run_batches(model, plan, embed, team, request.show_progress_bar)
+    return joined(results, order, model, request)
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Texts that are computed at once.
 
     Args:
@@ -224,9 +232,68 @@ class _Batch:
     features: Callable[[], dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class BatchPlan:
+    """The batches of some texts: a function of the texts alone, so that processes can share them.
+
+    Args:
+        windows: Indices of the texts in each window.
+        batch_size: Texts in one batch; the last of a window may have fewer.
+        prepare: Makes the batches of a window; called in a thread while the one before is computed.
+    """
+
+    windows: Sequence[np.ndarray]
+    batch_size: int
+    prepare: Callable[[np.ndarray], list[Batch]]
+
+    @property
+    def batches(self) -> int:
+        """Number of batches in all windows."""
+        return sum(math.ceil(len(window) / self.batch_size) for window in self.windows)
+
+
+def run_batches(
+    model: WholeModel,
+    plan: BatchPlan,
+    compute: Callable[[dict[str, Any], int], Any],
+    team: Team,
+    show_progress_bar: bool,
+) -> tuple[list[Any], np.ndarray]:
+    """What a model computes for all batches, in their order.
+
+    Args:
+        model: The model; in evaluation mode during the call.
+        plan: The batches.
+        compute: Called with the features of a batch on the model's device, and its number of texts. May
+            return an :class:`Arriving`, which is awaited while the device computes the next batch.
+        team: The processes that share the batches; all must have the same plan, and all get all results.
+        show_progress_bar: Whether to show one.
+
+    Returns:
+        The result of each batch, and the indices of the texts in the order of the batches (n,).
+    """
+    mine = dealt_indices(team.rank, team.size, plan.batches)
+    order: list[np.ndarray] = []
+    with (
+        tqdm(total=len(mine), desc="Batches", disable=not show_progress_bar) as bar,
+        _evaluating(model),
+        one_ahead(plan.prepare, plan.windows) as prepared,
+    ):
+
+        def run(batch: Batch) -> Any:
+            result = compute(batch_to_device(batch.features(), model.device), len(batch.rows))
+            bar.update()
+            return result
+
+        found = _arrived(map(run, _own(prepared, frozenset(mine), order)))
+        results = share_out(team, range(plan.batches), lambda _: next(found))
+        next(found, None)  # a process without any batch needs the order of the others', too
+    return results, np.concatenate([np.empty(0, dtype=np.int64), *order])
+
+
 def _own(
-    windows: Iterable[Sequence[_Batch]], mine: Container[int], order: list[np.ndarray]
-) -> Iterator[_Batch]:
+    windows: Iterable[Sequence[Batch]], mine: Container[int], order: list[np.ndarray]
+) -> Iterator[Batch]:
     """The batches that this process computes; the indices of all batches' texts are added to ``order``."""
     for batch in chain.from_iterable(windows):
         order.append(batch.rows)
@@ -259,26 +326,50 @@ def with_its_prompt(
     return encoder, with_prompt(texts, prompt)
 
 
-def _plan(
-    model: Stack, texts: Sequence[Any], request: EncodeOptions
-) -> tuple[list[np.ndarray], Callable[[np.ndarray], list[_Batch]]]:
-    """The windows, and how to make the batches of one."""
+def _plan(model: Stack, texts: Sequence[Any], request: EncodeOptions) -> BatchPlan:
     encoder, texts = with_its_prompt(model, texts, request.prompt)
-    if encoder is None:  # each batch is tokenized when it is computed
-        return [np.arange(len(texts))], partial(_untokenized, model, texts, request)
+    if encoder is None:
+        return untokenized_plan(partial(model.tokenize, **request.options), texts, request.batch_size)
     # The prompt of a chat is among the template's own tokens, which count.
     counted = request.prompt if encoder.chat is None else None
     extra = {"prompt_length": encoder.prompt_length(counted)} if counted else {}
-    windows = length_windows(texts, request.batch_size)
-    return windows, partial(_tokenized, encoder, texts, request.batch_size, extra)
+    return tokenized_plan(encoder, texts, request.batch_size, extra)
 
 
-def _untokenized(model: Stack, texts: Sequence[Any], request: EncodeOptions, _: np.ndarray) -> list[_Batch]:
+def untokenized_plan(
+    tokenize: Callable[[list[Any]], Mapping[str, Any]], texts: Sequence[Any], batch_size: int
+) -> BatchPlan:
+    """Batches of texts that are tokenized only when their batch is computed.
+
+    Args:
+        tokenize: Makes the features of some texts.
+        texts: n texts.
+        batch_size: Texts in one batch.
+    """
+
     def features(rows: np.ndarray) -> dict[str, Any]:
-        return dict(model.tokenize([texts[row] for row in rows], **request.options))
+        return dict(tokenize([texts[row] for row in rows]))
 
-    batches = length_batches([size_of(text) for text in texts], request.batch_size)
-    return [_Batch(rows, partial(features, rows)) for rows in batches]
+    def prepare(_: np.ndarray) -> list[Batch]:
+        batches = length_batches([size_of(text) for text in texts], batch_size)
+        return [Batch(rows, partial(features, rows)) for rows in batches]
+
+    return BatchPlan([np.arange(len(texts))], batch_size, prepare)
+
+
+def tokenized_plan(
+    encoder: TokenEncoder, texts: Sequence[Any], batch_size: int, extra: Mapping[str, int]
+) -> BatchPlan:
+    """Batches of texts of similar length in tokens, which are tokenized a window at a time.
+
+    Args:
+        encoder: The model's token encoder.
+        texts: n texts, or what else the encoder takes.
+        batch_size: Texts in one batch.
+        extra: Features to add to each batch.
+    """
+    windows = length_windows(texts, batch_size)
+    return BatchPlan(windows, batch_size, partial(_tokenized, encoder, texts, batch_size, extra))
 
 
 def _tokenized(
@@ -287,14 +378,14 @@ def _tokenized(
     batch_size: int,
     extra: Mapping[str, int],
     window: np.ndarray,
-) -> list[_Batch]:
+) -> list[Batch]:
     ids = encoder([texts[row] for row in window])
 
     def features(places: np.ndarray) -> dict[str, Any]:
         return {**with_host_facts(encoder.pad([ids[place] for place in places])), **extra}
 
     batches = length_batches([len(row) for row in ids], batch_size)
-    return [_Batch(window[places], partial(features, places)) for places in batches]
+    return [Batch(window[places], partial(features, places)) for places in batches]
 
 
 def _pick(features: dict[str, Any], rows: int, request: EncodeOptions) -> Any:
@@ -344,7 +435,7 @@ def joined(results: Sequence[Any], order: np.ndarray, model: Stack, request: Enc
 
 
 @contextmanager
-def _evaluating(model: Stack) -> Iterator[None]:
+def _evaluating(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:

@@ -13,9 +13,10 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ray_st.models.chat import ChatTemplate, common_end
 from ray_st.models.tokenizer.word import WhitespaceTokenizer
@@ -66,12 +67,14 @@ class TokenEncoder:
         max_seq_length: Longest sequence in tokens, special ones included; None does not truncate.
         do_lower_case: Whether to lowercase texts first.
         chat: The template that texts are put into; None leaves them unchanged.
+        special: Whether special tokens are added.
     """
 
     tokenizer: Any
     max_seq_length: int | None = None
     do_lower_case: bool = False
     chat: ChatTemplate | None = None
+    special: bool = True
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields without cached values, which are quickly computed again."""
@@ -97,13 +100,17 @@ class TokenEncoder:
                 truncation=self.max_seq_length is not None,
                 max_length=self.max_seq_length,
                 padding=False,
-                add_special_tokens=self.chat is None,
+                add_special_tokens=self._adds_special,
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )["input_ids"]
         # What the tokenizer's own call does, but without a dict for each text (2.4 times faster).
-        rows = self._backend.encode_batch_fast(texts, add_special_tokens=self.chat is None)
+        rows = self._backend.encode_batch_fast(texts, add_special_tokens=self._adds_special)
         return [row.ids for row in rows]
+
+    @property
+    def _adds_special(self) -> bool:
+        return self.special and self.chat is None  # a chat template has its own
 
     @cached_property
     def _backend(self) -> Tokenizer:
@@ -141,14 +148,9 @@ class TokenEncoder:
         Raises:
             ValueError: If lengths differ and the tokenizer has no padding token.
         """
-        pad_id = self.tokenizer.pad_token_id
-        batch = padded(ids, pad_id or 0, left=self.tokenizer.padding_side == "left")
+        batch = padded(ids, self.tokenizer.pad_token_id or 0, left=self.tokenizer.padding_side == "left")
         real = batch["attention_mask"].numpy().astype(bool)
-        if pad_id is None and real.any() and not real.all():
-            raise ValueError(
-                "Texts of different lengths need a padding token and the tokenizer has none; set one, for "
-                "example model.tokenizer.pad_token = model.tokenizer.eos_token."
-            )
+        check_padding(self.tokenizer, real)
         if "token_type_ids" in self.tokenizer.model_input_names:
             batch["token_type_ids"] = torch.from_numpy(self._types(batch["input_ids"].numpy(), real))
         return batch
@@ -184,13 +186,14 @@ class TokenEncoder:
         kind = type(self)
         if kind.__module__ != __name__:  # a subclass may do anything
             raise UnknownState(f"{kind.__qualname__} does not tell what its results depend on")
-        return {
+        settings = {
             "kind": kind.__name__,
             "max_seq_length": self.max_seq_length,
             "do_lower_case": self.do_lower_case,
             "chat": repr(self.chat),
             "versions": [tokenizers.__version__, transformers.__version__],
         }
+        return settings if self.special else {**settings, "special": False}
 
     def _tokenizer_state(self) -> Any:
         tokenizer = self.tokenizer
@@ -273,10 +276,31 @@ class WordEncoder(PieceEncoder):
 
 def padded(ids: Sequence[np.ndarray], pad_id: int = 0, left: bool = False) -> dict[str, Tensor]:
     """``input_ids``, padded on the right or left, and ``attention_mask``: int64 (n, t)."""
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    columns = np.arange(lengths.clip(min=1).max(initial=0))  # texts may have no token at all
-    real = columns >= (len(columns) - lengths)[:, None] if left else columns < lengths[:, None]
+    real = token_places(np.array([len(row) for row in ids], dtype=np.int64), left)
     tokens = np.full(real.shape, pad_id, dtype=np.int64)
     if len(ids):
         tokens[real] = np.concatenate(ids)
     return {"input_ids": torch.from_numpy(tokens), "attention_mask": torch.from_numpy(real.astype(np.int64))}
+
+
+def token_places(lengths: NDArray[np.int64], left: bool) -> NDArray[np.bool_]:
+    """Which places of a padded batch hold tokens (n, t), for texts of these lengths (n,)."""
+    columns = np.arange(lengths.clip(min=1).max(initial=0))  # texts may have no token at all
+    return columns >= (len(columns) - lengths)[:, None] if left else columns < lengths[:, None]
+
+
+def check_padding(tokenizer: PreTrainedTokenizerBase, real: NDArray[np.bool_]) -> None:
+    """Raises if a batch has padding and the tokenizer no token for it.
+
+    Args:
+        tokenizer: The tokenizer.
+        real: Which places of the batch hold tokens (n, t).
+
+    Raises:
+        ValueError: Says how to set such a token.
+    """
+    if tokenizer.pad_token_id is None and real.any() and not real.all():
+        raise ValueError(
+            "Texts of different lengths need a padding token and the tokenizer has none; set one, for "
+            "example model.tokenizer.pad_token = model.tokenizer.eos_token."
+        )

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ray_st.models.adapter.peft_folder import Adapter, base_folder, clear_adapter, is_adapter, save_adapter
 from ray_st.models.adapter.peft_layers import adapt, adapter_names, encoder_within
 from ray_st.models.attention import explained, register_kernel
 from ray_st.models.chat import MESSAGE, chat_template
-from ray_st.models.encoder_loading import load_config, load_encoder, quiet, setting_of, without_cache
+from ray_st.models.encoder_loading import load_config, load_encoder, quiet, without_cache
 from ray_st.models.folder_files import ModelFolderError, read_json
+from ray_st.models.length_limit import default_limit, limit_of, set_limit
 from ray_st.models.model_hub import find_folder
 from ray_st.models.module import Features, LoadOptions, Module
 from ray_st.models.onednn import linear_layers_of
 from ray_st.models.padding_leaks import note_leak
 from ray_st.models.positions import is_padded_left, run_from_start, table_limit
 from ray_st.models.remote_code import keep_code
-from ray_st.models.tokenizer.pretrained import CONFIG, NO_LIMIT, load_tokenizer, save_tokenizer
+from ray_st.models.tokenizer.pretrained import CONFIG, load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
-from ray_st.models.unpadded import find_packing, is_prepared, prepare, run_packed
+from ray_st.models.unpadded import find_packing, is_full, is_prepared, prepare, run_packed
 from ray_st.util.host_facts import PADDING_SIDE, TOKEN_LENGTHS
 from ray_st.util.names import either
 
@@ -142,7 +143,9 @@ class Transformer(Module):
             # Any token can fill up a batch: masks tell padding from text, also from a text's own last token.
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.do_lower_case = do_lower_case
-        self.max_seq_length = max_seq_length or _limit(self.tokenizer, config, table_limit(self.auto_model))
+        self.max_seq_length = max_seq_length or default_limit(
+            self.tokenizer, config, table_limit(self.auto_model)
+        )
         self.modality_config, self.processing_kwargs = modality_config, processing_kwargs
         self.chat = chat_template(self.tokenizer, modality_config, processing_kwargs)
 
@@ -159,18 +162,11 @@ class Transformer(Module):
 
         Stored in the tokenizer. Never more than the number of positions that the encoder has learned.
         """
-        limit = self.tokenizer.model_max_length
-        return None if limit is None or limit >= NO_LIMIT else int(limit)
+        return limit_of(self.tokenizer)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int | None) -> None:
-        most = table_limit(self.auto_model)
-        if value and most is not None and value > most:
-            logger.warning(
-                "max_seq_length=%d is reduced to %d: the encoder has no more positions.", value, most
-            )
-            value = most
-        self.tokenizer.model_max_length = value or NO_LIMIT
+        set_limit(self.tokenizer, value, table_limit(self.auto_model))
 
     @property
     def without_padding(self) -> bool:
@@ -204,7 +200,7 @@ class Transformer(Module):
             return run_packed(self._encode, self.auto_model, inputs, packing)
         # A compiled model must not branch on the values of the batch.
         compiling = torch.compiler.is_compiling()
-        if self.without_padding and not compiling and _is_full(inputs, lengths):
+        if self.without_padding and not compiling and is_full(inputs, lengths):
             # Given a mask, transformers would look for padding on the device.
             return self._encode(**{name: value for name, value in inputs.items() if name != "attention_mask"})
         if self.tokenizer.padding_side == "left" if compiling else is_padded_left(inputs):
@@ -276,7 +272,7 @@ class Transformer(Module):
             settings.pop("max_seq_length", None)
         arguments: dict[str, Any] = {**options}
         for name in ("model_args", "tokenizer_args", "config_args"):
-            arguments[name] = {**_saved_arguments(config, name), **(arguments.get(name) or {})}
+            arguments[name] = {**saved_arguments(config, name), **(arguments.get(name) or {})}
         try:
             return cls(folder, **arguments, **settings)
         except ModelFolderError:
@@ -288,17 +284,6 @@ class Transformer(Module):
         """What ``print(model)`` shows of this module: the encoder's class, not its hundred layers."""
         settings = f"max_seq_length={self.max_seq_length}, do_lower_case={self.do_lower_case}"
         return f"Transformer({type(self.auto_model).__name__}, {settings})"
-
-
-def _is_full(inputs: Mapping[str, Tensor], lengths: Tensor | None) -> bool:
-    """Whether the host knows that a batch has no padding."""
-    return lengths is not None and int(lengths.sum()) == inputs["input_ids"].numel()
-
-
-def _limit(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, table: int | None) -> int | None:
-    known = [tokenizer.model_max_length, setting_of(config, "max_position_embeddings"), table]
-    limits = [limit for limit in known if limit is not None and 0 < limit < NO_LIMIT]
-    return min(limits, default=None)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
@@ -335,7 +320,13 @@ def _check_settings(path: Path, config: dict[str, Any]) -> None:
             )
 
 
-def _saved_arguments(config: dict[str, Any], name: str) -> dict[str, Any]:
+def saved_arguments(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Arguments for transformers that a folder's settings hold.
+
+    Args:
+        config: The settings.
+        name: "model_args", "tokenizer_args" or "config_args"; newer folders have other names for them.
+    """
     newer = {"tokenizer_args": "processor_kwargs"}.get(name, name.replace("args", "kwargs"))
     saved = {**config.get(name, {}), **config.get(newer, {})}
     saved.pop("trust_remote_code", None)  # trust must come from the user, not from the folder

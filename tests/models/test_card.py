@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from ray_st import SentenceTransformer, SentenceTransformerModelCardData
+from ray_st.models.card.kinds import text_of
 from ray_st.models.card.render import header, render_card, table
 
 
@@ -69,8 +70,8 @@ def filled() -> SentenceTransformerModelCardData:
     return data
 
 
-def test_header() -> None:
-    found = yaml.safe_load(header(filled()))
+def test_header(tiny_model: Any) -> None:
+    found = yaml.safe_load(header(filled(), text_of(tiny_model, filled())))
     assert found["library_name"] == "sentence-transformers"
     assert found["pipeline_tag"] == "sentence-similarity"
     assert found["language"] == ["en", "de"]

@@ -50,6 +50,7 @@ _TASK = (
     "semantic textual similarity, semantic search, paraphrase mining, classification, clustering, and more"
 )
 _TAGS = ("sentence-transformers", "sentence-similarity", "feature-extraction", "dense")
+_RERANKER_TAGS = ("sentence-transformers", "cross-encoder", "reranker")
 _TRAINED = "generated_from_trainer"
 _SIZE = "dataset_size:"
 _STATED = "said"
@@ -81,22 +82,8 @@ class Scores:
 
 
 @dataclass
-class SentenceTransformerModelCardData:
-    """Facts about a model for its card. The trainer fills in its own; the Hub is never queried.
-
-    Args:
-        language: One or more language codes.
-        license: The license, such as "apache-2.0".
-        model_name: A readable name, used as the card's title.
-        model_id: Name on the Hub.
-        train_datasets: One dict per dataset, with ``name`` and, if it is on the Hub, ``id``;
-            :meth:`set_train_dataset_metadata` adds more keys.
-        eval_datasets: The same for the evaluation data.
-        task_name: Intended use, in words.
-        tags: Tags of the card.
-        local_files_only: Kept for older scripts; the Hub is never queried.
-        generate_widget_examples: Whether the trainer takes widget examples from its data.
-    """
+class ModelCardData:
+    """Facts about a model of any kind; see the subclasses."""
 
     language: str | list[str] | None = None
     license: str | None = None
@@ -104,8 +91,8 @@ class SentenceTransformerModelCardData:
     model_id: str | None = None
     train_datasets: list[dict[str, Any]] = field(default_factory=list)
     eval_datasets: list[dict[str, Any]] = field(default_factory=list)
-    task_name: str = _TASK
-    tags: list[str] = field(default_factory=lambda: list(_TAGS))
+    task_name: str = ""
+    tags: list[str] = field(default_factory=list)
     local_files_only: bool = False
     generate_widget_examples: bool = True
 
@@ -224,6 +211,49 @@ class SentenceTransformerModelCardData:
     def set_widget_examples(self, examples: Sequence[Mapping[str, Any]]) -> None:
         """Records examples for the Hub's widget: dicts with ``source_sentence`` and ``sentences``."""
         self.widget = [dict(example) for example in examples]
+
+
+@dataclass
+class SentenceTransformerModelCardData(ModelCardData):
+    """Facts about a model for its card. The trainer fills in its own; the Hub is never queried.
+
+    Args:
+        language: One or more language codes.
+        license: The license, such as "apache-2.0".
+        model_name: A readable name, used as the card's title.
+        model_id: Name on the Hub.
+        train_datasets: One dict per dataset, with ``name`` and, if it is on the Hub, ``id``;
+            :meth:`set_train_dataset_metadata` adds more keys.
+        eval_datasets: The same for the evaluation data.
+        task_name: Intended use, in words.
+        tags: Tags of the card.
+        local_files_only: Kept for older scripts; the Hub is never queried.
+        generate_widget_examples: Whether the trainer takes widget examples from its data.
+    """
+
+    task_name: str = _TASK
+    tags: list[str] = field(default_factory=lambda: list(_TAGS))
+
+
+@dataclass
+class CrossEncoderModelCardData(ModelCardData):
+    """Facts about a reranker for its card. The trainer fills in its own; the Hub is never queried.
+
+    Args:
+        language: One or more language codes.
+        license: The license, such as "apache-2.0".
+        model_name: A readable name, used as the card's title.
+        model_id: Name on the Hub.
+        train_datasets: One dict per dataset, with ``name`` and, if it is on the Hub, ``id``;
+            :meth:`set_train_dataset_metadata` adds more keys.
+        eval_datasets: The same for the evaluation data.
+        task_name: Intended use, in words. By default told from the number of labels.
+        tags: Tags of the card.
+        local_files_only: Kept for older scripts; the Hub is never queried.
+        generate_widget_examples: Whether the trainer takes the card's example from its data.
+    """
+
+    tags: list[str] = field(default_factory=lambda: list(_RERANKER_TAGS))
 
 
 def _named(entry: str | Mapping[str, Any]) -> dict[str, Any]:

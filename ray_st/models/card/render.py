@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ray_st.models.card.model_card_data import UNNAMED, Scores, SentenceTransformerModelCardData
+from ray_st.models.card.kinds import CardText, text_of
+from ray_st.models.card.model_card_data import UNNAMED, ModelCardData, Scores
 from ray_st.models.card.run_facts import duration
 from ray_st.models.card.tables import LOSS, facts, figure, folded, log_rows, seconds_spent, table
 from ray_st.util.citations import cited
 
 if TYPE_CHECKING:
+    from ray_st.models.reranker.cross_encoder import CrossEncoder
     from ray_st.models.sentence_transformer import SentenceTransformer
 
-_EXAMPLES = ("The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium.")
-_UNNAMED = "path/to/this/model"
 _MANY = 3
 """Number of datasets that are shown expanded."""
 
 
 def write_card(
-    folder: Path, model: SentenceTransformer, data: SentenceTransformerModelCardData, readme: str | None
+    folder: Path, model: SentenceTransformer | CrossEncoder, data: ModelCardData, readme: str | None
 ) -> None:
     """Writes README.md: the card that the model came with, or a new one once it is trained or has none.
 
@@ -38,20 +38,21 @@ def write_card(
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def render_card(model: SentenceTransformer, data: SentenceTransformerModelCardData) -> str:
+def render_card(model: SentenceTransformer | CrossEncoder, data: ModelCardData) -> str:
     """The text of a card.
 
     Args:
-        model: The model, for its structure, dimension, longest sequence and similarity.
+        model: The model, for its structure and what :func:`text_of` tells of it.
         data: Facts about it.
     """
+    text = text_of(model, data)
     parts = [
-        f"---\n{header(data)}---",
-        f"# {_title(data)}",
-        _summary(model, data),
-        _description(model, data),
+        f"---\n{header(data, text)}---",
+        f"# {_title(data, text.kind)}",
+        _summary(text, data),
+        _description(text, data),
         f"## Architecture\n\n```\n{model}\n```",
-        _usage(data),
+        _usage(text),
         *_evaluation(data.scores),
         *_training(data),
         _citations(data),
@@ -59,26 +60,26 @@ def render_card(model: SentenceTransformer, data: SentenceTransformerModelCardDa
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def header(data: SentenceTransformerModelCardData) -> str:
+def header(data: ModelCardData, text: CardText) -> str:
     """The YAML header of a card, as the Hub reads it."""
     ids = [entry["id"] for entry in data.train_datasets if entry.get("id")]
     values = {
         "language": data.language,
         "license": data.license,
         "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
+        "pipeline_tag": text.pipeline_tag,
         "tags": data.tags,
         "base_model": data.base_model,
         "datasets": ids,
-        "widget": data.widget,
+        "widget": data.widget if text.has_widget else None,
         "co2_eq_emissions": None if data.emissions is None else data.emissions.header(),
-        "model-index": [_index(data)] if data.scores else None,
+        "model-index": [_index(data, text.kind)] if data.scores else None,
     }
     known = {name: value for name, value in values.items() if value}
     return yaml.safe_dump(known, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _index(data: SentenceTransformerModelCardData) -> dict[str, Any]:
+def _index(data: ModelCardData, kind: str) -> dict[str, Any]:
     results = [
         {
             "task": {"type": scores.description.lower().replace(" ", "-"), "name": scores.description},
@@ -90,39 +91,29 @@ def _index(data: SentenceTransformerModelCardData) -> dict[str, Any]:
         }
         for scores in data.scores
     ]
-    return {"name": _title(data), "results": results}
+    return {"name": _title(data, kind), "results": results}
 
 
-def _title(data: SentenceTransformerModelCardData) -> str:
-    return (
-        data.model_name
-        or (f"SentenceTransformer based on {data.base_model}" if data.base_model else "")
-        or (data.model_id or "SentenceTransformer")
-    )
+def _title(data: ModelCardData, kind: str) -> str:
+    based = f"{kind} based on {data.base_model}" if data.base_model else ""
+    return data.model_name or based or data.model_id or kind
 
 
-def _summary(model: SentenceTransformer, data: SentenceTransformerModelCardData) -> str:
+def _summary(text: CardText, data: ModelCardData) -> str:
     link = f"[{data.base_model}](https://huggingface.co/{data.base_model})"
     base = f" It was fine-tuned from {link}." if data.base_model and data.trained else ""
     names = [_linked(entry) for entry in data.train_datasets if entry["name"] != UNNAMED]
     shown = ", ".join(names) if len(names) <= _MANY else f"{len(names)} data sets"
     trained = f" It was trained on {shown}." if names else ""
-    dimension = model.get_embedding_dimension()
-    return (
-        f"This is a sentence-transformers model: it maps texts to vectors of {dimension} dimensions, for "
-        f"{data.task_name}.{base}{trained}"
-    )
+    return f"{text.purpose}{base}{trained}"
 
 
-def _description(model: SentenceTransformer, data: SentenceTransformerModelCardData) -> str:
+def _description(text: CardText, data: ModelCardData) -> str:
     languages = [data.language] if isinstance(data.language, str) else data.language or []
     revision = f" (revision {data.base_model_revision})" if data.base_model_revision else ""
     known = {
         "Base model": f"{data.base_model}{revision}" if data.base_model else None,
-        "Longest sequence": f"{model.max_seq_length} tokens" if model.max_seq_length else None,
-        "Dimensions": model.get_embedding_dimension(),
-        "Similarity": model.similarity_fn_name,
-        "Prompts": ", ".join(f"`{name}`: {text!r}" for name, text in model.prompts.items() if text),
+        **text.facts,
         "Language": ", ".join(languages),
         "Licence": data.license,
     }
@@ -134,10 +125,7 @@ def _linked(entry: dict[str, Any]) -> str:
     return f"[{entry['name']}](https://huggingface.co/datasets/{known})" if known else str(entry["name"])
 
 
-def _usage(data: SentenceTransformerModelCardData) -> str:
-    example = data.widget[0] if data.widget else {}
-    texts = [example.get("source_sentence", _EXAMPLES[0]), *example.get("sentences", _EXAMPLES[1:])]
-    listed = "\n".join(f"    {text!r}," for text in texts)
+def _usage(text: CardText) -> str:
     return f"""## Usage
 
 ```bash
@@ -145,14 +133,7 @@ pip install ray-st
 ```
 
 ```python
-from ray_st import SentenceTransformer  # or: from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer({data.model_id or _UNNAMED!r})
-sentences = [
-{listed}
-]
-embeddings = model.encode(sentences)
-print(model.similarity(embeddings, embeddings))
+{text.usage}
 ```"""
 
 
@@ -172,7 +153,7 @@ def _evaluation(scores: Sequence[Scores]) -> Iterator[str]:
         )
 
 
-def _training(data: SentenceTransformerModelCardData) -> Iterator[str]:
+def _training(data: ModelCardData) -> Iterator[str]:
     sections = [
         *_datasets("Training", data.train_datasets),
         *_datasets("Evaluation", data.eval_datasets),
@@ -217,7 +198,7 @@ def _dataset(kind: str, entry: dict[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _hyperparameters(data: SentenceTransformerModelCardData) -> Iterator[str]:
+def _hyperparameters(data: ModelCardData) -> Iterator[str]:
     if data.hyperparameters:
         yield "### Hyperparameters\n\nThose that differ from their defaults:\n\n" + _settings(
             data.hyperparameters
@@ -230,7 +211,7 @@ def _settings(values: dict[str, Any]) -> str:
     return table(["Name", "Value"], [[f"`{name}`", f"`{value}`"] for name, value in values.items()])
 
 
-def _log(data: SentenceTransformerModelCardData) -> Iterator[str]:
+def _log(data: ModelCardData) -> Iterator[str]:
     rows = log_rows(data.logs, [scores.primary for scores in data.scores if scores.primary])
     if not rows:
         return
@@ -247,7 +228,7 @@ def _logged(row: dict[str, Any], name: str, best_step: int | None) -> str:
     return f"**{text}**" if row["Step"] == best_step else text
 
 
-def _circumstances(data: SentenceTransformerModelCardData) -> Iterator[str]:
+def _circumstances(data: ModelCardData) -> Iterator[str]:
     if data.cluster is not None:
         yield "### Cluster\n\n" + facts(data.cluster.facts())
     seconds = seconds_spent(data.logs)
@@ -260,7 +241,7 @@ def _circumstances(data: SentenceTransformerModelCardData) -> Iterator[str]:
         yield "### Versions\n\n" + facts(data.versions)
 
 
-def _citations(data: SentenceTransformerModelCardData) -> str:
+def _citations(data: ModelCardData) -> str:
     known = (cited("reimers-2019-sentence-bert"), *data.citations.values())
     texts = dict.fromkeys(text.strip() for text in known)
     return "## Citation\n\n" + "\n\n".join(f"```bibtex\n{text}\n```" for text in texts)

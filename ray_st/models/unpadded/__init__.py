@@ -6,6 +6,18 @@ of texts of similar length, or in a kernel for texts of any length.
 """
 
 from ray_st.models.unpadded.packed_models import POSITIONS, is_prepared, prepare, run_packed
-from ray_st.models.unpadded.packed_rows import Packing, find_packing, rounded
+from ray_st.models.unpadded.packed_rows import Packing, find_packing, is_full, rounded
+from ray_st.models.unpadded.packed_within import carrying, prepare_within
 
-__all__ = ["POSITIONS", "Packing", "find_packing", "is_prepared", "prepare", "rounded", "run_packed"]
+__all__ = [
+    "POSITIONS",
+    "Packing",
+    "carrying",
+    "find_packing",
+    "is_full",
+    "is_prepared",
+    "prepare",
+    "prepare_within",
+    "rounded",
+    "run_packed",
+]

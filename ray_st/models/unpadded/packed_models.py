@@ -153,11 +153,18 @@ def run_packed(
         zero at padding; elsewhere it equals the output for the padded batch with each text at the first
         column.
     """
+    output = run(**packed_inputs(model, inputs, packing))
+    return with_vectors(output, packing.pad)
+
+
+def packed_inputs(model: PreTrainedModel, inputs: Mapping[str, Tensor], packing: Packing) -> dict[str, Any]:
+    """What an encoder is called with to run on the real tokens of a batch; see :func:`run_packed`."""
     mask = inputs["attention_mask"]
-    given = {name: packing.pack(value) for name, value in inputs.items() if name != "attention_mask"}
+    given: dict[str, Any] = {
+        name: packing.pack(value) for name, value in inputs.items() if name != "attention_mask"
+    }
     number = POSITIONS[model.config.model_type]
     if number is not None:
         positions = number(inputs["input_ids"], mask, model.config.pad_token_id or 0)
         given["position_ids"] = packing.pack(positions)
-    output = run(**given, attention_mask=PackedTexts(packing))
-    return with_vectors(output, packing.pad)
+    return {**given, "attention_mask": PackedTexts(packing)}

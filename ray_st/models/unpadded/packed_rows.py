@@ -142,6 +142,16 @@ def find_packing(
     return _built(places, sizes, shape, mask.device) if 0 < len(places) < mask.numel() else None
 
 
+def is_full(inputs: Mapping[str, Tensor], lengths: Tensor | None) -> bool:
+    """Whether the host knows that a batch has no padding.
+
+    Args:
+        inputs: ``input_ids`` (n, t) and others.
+        lengths: Tokens of each row (n,), on the CPU, or None if the host does not know them.
+    """
+    return lengths is not None and int(lengths.sum()) == inputs["input_ids"].numel()
+
+
 def _real_places(mask: Tensor, lengths: Tensor | None, side: str | None) -> tuple[Indices, Indices]:
     """Indices of the real tokens in the flattened batch, shortest text first, and the texts' lengths."""
     width = mask.shape[1]

@@ -1,4 +1,4 @@
-"""A pool of encoding processes: actors with one copy of a model each."""
+"""A pool of processes that encode texts or score pairs: actors with one copy of a model each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import ray
 from torch import Tensor
 
 from ray_st.models.attention import of_packages
+from ray_st.models.reranker.cross_encoder import CrossEncoder
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.cluster.actor_pool import ActorPool, Needs
 from ray_st.runtime.cluster.connection import connected
@@ -23,27 +24,36 @@ CPU_ENCODERS = 4
 
 
 class Encoder:
-    """Encodes texts in a separate process.
+    """Encodes texts, or scores pairs, in a separate process.
 
     Args:
         model: The model.
     """
 
-    def __init__(self, model: PickledRef[SentenceTransformer]) -> None:
+    def __init__(self, model: PickledRef[Any]) -> None:
         self._model = model.open().to(take_granted_device())
-        self._model.truncate_dim = self._model.default_prompt_name = None  # each call passes its own values
+        self._model.default_prompt_name = None  # each call passes its own values
+        if isinstance(self._model, SentenceTransformer):
+            self._model.truncate_dim = None
 
     def encode(self, texts: list[str], options: dict[str, Any]) -> Any:
         """The result of ``model.encode``, in CPU memory."""
         result = self._model.encode(texts, **options)
         return result.cpu() if isinstance(result, Tensor) else [_on_cpu(value) for value in result]
 
+    def predict(self, pairs: list[tuple[str, str]], options: dict[str, Any]) -> Tensor:
+        """The result of ``model.predict``, in CPU memory."""
+        scores: Tensor = self._model.predict(pairs, **options)
+        return scores.cpu()
+
 
 class EncodePool(ActorPool):
-    """Encoders, each with a copy of a model, that share the work of ``model.encode(..., pool=pool)``.
+    """Processes, each with a copy of a model, that share the work of ``model.encode(..., pool=pool)``.
+
+    Rerankers share that of ``model.predict(..., pool=pool)``.
 
     Args:
-        model: A model with ``encode``, ``to`` and ``device``; encoders get copies of its current state.
+        model: An embedder or a reranker; the processes get copies of its current state.
         target_devices: One device per encoder: "cuda:0" requests a GPU (entries of the same name share one),
             "cpu" a CPU. By default every GPU of the cluster; without GPUs four CPUs, or as many as there are.
 
@@ -52,7 +62,9 @@ class EncodePool(ActorPool):
             the model's attention.
     """
 
-    def __init__(self, model: SentenceTransformer, target_devices: Sequence[Any] | None = None) -> None:
+    def __init__(
+        self, model: SentenceTransformer | CrossEncoder, target_devices: Sequence[Any] | None = None
+    ) -> None:
         with ExitStack() as connection:
             connection.enter_context(connected())
             needs = needs_of(default_devices() if target_devices is None else [*map(str, target_devices)])
@@ -65,9 +77,24 @@ class EncodePool(ActorPool):
         Raises:
             ValueError: If the pool was stopped.
         """
+        return self._run("encode", chunks, options)
+
+    def predict(
+        self, chunks: Sequence[list[tuple[str, str]]], options: dict[str, Any]
+    ) -> Iterator[tuple[int, Any]]:
+        """Scores chunks of pairs; see :class:`ray_st.models.process_pool.ScoringPool`.
+
+        Raises:
+            ValueError: If the pool was stopped.
+        """
+        return self._run("predict", chunks, options)
+
+    def _run(
+        self, method: str, chunks: Sequence[list[Any]], options: dict[str, Any]
+    ) -> Iterator[tuple[int, Any]]:
         if not self.actors:
             raise ValueError("The pool was stopped; start a new one with start_multi_process_pool().")
-        return self.run("encode", [(chunk, options) for chunk in chunks])
+        return self.run(method, [(chunk, options) for chunk in chunks])
 
     def stop(self) -> None:
         """Stops the encoders, and Ray if it was started for them. Idempotent."""

@@ -1,4 +1,4 @@
-"""ray_st: train sentence embedding models on Ray.
+"""ray_st: train sentence embedding models and rerankers on Ray.
 
 A script written for the documented sentence-embedding trainer runs with the import changed; with Ray's
 ``scaling_config`` it runs on a cluster. Nothing heavy is loaded until one of the names below is used.
@@ -10,6 +10,10 @@ from ray_st.util.lazy import lazy_module, offer_module, provide
 from ray_st.util.unserved import UNSERVED, explain_unserved_modules
 
 _NAMES = {
+    "CrossEncoder": "ray_st.models.reranker.cross_encoder",
+    "CrossEncoderModelCardData": "ray_st.models.card.model_card_data",
+    "CrossEncoderTrainer": "ray_st.cross_encoder.reranker_trainer",
+    "CrossEncoderTrainingArguments": "ray_st.cross_encoder.reranker_args",
     "DefaultBatchSampler": "ray_st.data.samplers",
     "InputExample": "ray_st.readers.input_example",
     "LoggingHandler": "ray_st.util.screen",
@@ -22,6 +26,7 @@ _NAMES = {
     "SentencesDataset": "ray_st.datasets.sentences",
     "SimilarityFunction": "ray_st.similarity_functions",
     "__version__": "ray_st._version",
+    "cross_encoder": "ray_st.cross_encoder",
     "datasets": "ray_st.datasets",
     "evaluation": "ray_st.evaluation",
     "losses": "ray_st.losses",
@@ -64,5 +69,6 @@ explain_unserved_modules()
 # Models ask for these; what they need lies above them.
 provide("encode_pool", "ray_st.runtime.encode.encode_pool", "EncodePool")
 provide("fit", "ray_st.legacy.fit", "fit")
+provide("fit_reranker", "ray_st.legacy.reranker_fit", "fit_reranker")
 provide("old_fit", "ray_st.legacy.plain_loop", "old_fit")
 provide("search", "ray_st.tune.search", "hyperparameter_search")  # trainers ask for it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from ray_st.data.prompts import Prompts
 from ray_st.model_trainer import ModelTrainer
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.training.data.prompting import Batch, Rows, prompt_datasets, prompt_transform
-from ray_st.training.family import Family, each_column
+from ray_st.training.family import Family, Features
 
 
 def _cosent(model: SentenceTransformer) -> nn.Module:
@@ -20,17 +20,15 @@ def _cosent(model: SentenceTransformer) -> nn.Module:
     return CoSENTLoss(model)
 
 
-def _embedding(model: SentenceTransformer, features: Mapping[str, Any]) -> Tensor:
-    embedding: Tensor = model(dict(features))["sentence_embedding"]
-    return embedding
+def _embeddings(model: SentenceTransformer, columns: Sequence[Features]) -> tuple[Tensor, ...]:
+    return tuple(model(dict(column))["sentence_embedding"] for column in columns)
 
 
 EMBEDDERS = Family(
     name="SentenceTransformer",
-    inputs=each_column,
     encoder=lambda model: model.token_encoder(),
     tokenize=lambda model: model.tokenize,
-    output=_embedding,
+    output=_embeddings,
     default_loss=_cosent,
     save=lambda model, folder: model.save_pretrained(folder),
     load_weights=lambda model, folder: model.load_weights(folder),

@@ -14,33 +14,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ray_st.model_trainer import ModelTrainer
-from ray_st.training.family import Family, first_with_each
+from ray_st.training.family import Family
 
 WORDS, WIDTH = 64, 8
 
 
 class PairTokens:
-    """Turns pairs of texts into the numbers of their words; those of the second text are other ones."""
+    """Turns texts into the numbers of their words; those of the second text of a pair are other ones."""
 
     max_seq_length = 32
 
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[np.ndarray]:
+    def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [
-            np.array(
-                [
-                    1 + place * WORDS + zlib.crc32(word.encode()) % WORDS
-                    for place, text in enumerate(pair)
-                    for word in text.split()
-                ],
-                dtype=np.int32,
-            )
-            for pair in pairs
+            np.array([1 + zlib.crc32(word.encode()) % WORDS for word in text.split()], dtype=np.int32)
+            for text in texts
         ]
 
-    def pad(self, ids: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        rows = [torch.from_numpy(np.array(row)).long() for row in ids]
+    def join(self, queries: Sequence[np.ndarray], documents: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        joined = [np.concatenate([one, other + WORDS]) for one, other in zip(queries, documents, strict=True)]
+        rows = [torch.from_numpy(row).long() for row in joined]
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         return {"input_ids": padded, "attention_mask": (padded > 0).long()}
+
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+        return self.join(self([one for one, _ in pairs]), self([other for _, other in pairs]))
 
 
 class PairModel(nn.Module):
@@ -60,7 +57,7 @@ class PairModel(nn.Module):
 
     @torch.no_grad()
     def predict(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
-        return torch.sigmoid(self(self.tokens.pad(self.tokens(pairs))))
+        return torch.sigmoid(self(self.tokens.pairs(pairs)))
 
     def save(self, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -78,9 +75,10 @@ class PairLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, features: Sequence[Mapping[str, Any]], labels: Tensor) -> Tensor:
-        (pair,) = features
-        return nn.functional.binary_cross_entropy_with_logits(self.model(pair), labels.float())
+    def forward(self, texts: Sequence[Sequence[str]], labels: Tensor) -> Tensor:
+        pairs = list(zip(*texts, strict=True))
+        logits = self.model(self.model.tokens.pairs(pairs))
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
 
 
 class PairAccuracy:
@@ -96,14 +94,14 @@ class PairAccuracy:
 
 PAIRS = Family(
     name="PairModel",
-    inputs=first_with_each,
     encoder=lambda model: model.tokens,
-    tokenize=lambda model: model.tokens,
-    output=lambda model, features: model(features),
+    tokenize=lambda model: model.tokens.pairs,
+    output=lambda model, features: (model(features[0]),),
     default_loss=PairLoss,
     save=PairModel.save,
     load_weights=PairModel.load,
     card=lambda model: None,
+    takes_pairs=True,
 )
 
 

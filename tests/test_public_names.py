@@ -10,6 +10,10 @@ import pytest
 import ray_st
 
 PUBLIC = [
+    "CrossEncoder",
+    "CrossEncoderModelCardData",
+    "CrossEncoderTrainer",
+    "CrossEncoderTrainingArguments",
     "DefaultBatchSampler",
     "InputExample",
     "LoggingHandler",
@@ -22,6 +26,7 @@ PUBLIC = [
     "SentencesDataset",
     "SimilarityFunction",
     "__version__",
+    "cross_encoder",
     "datasets",
     "evaluation",
     "losses",

@@ -100,9 +100,9 @@ def _is_given(options: argparse.Namespace, name: str) -> bool:
 
 
 def _into_file(options: argparse.Namespace) -> None:
-    from ray_st.cli import run_parts
+    from ray_st.cli import run_parts, run_tables
 
-    table = run_parts.open_table(TableSpec(options.input, format=options.format), "INPUT")
+    table = run_tables.open_table(TableSpec(options.input, format=options.format), "INPUT")
     column = _column(table, options.column)
     with _replacing(Path(options.output)) as path:
         model = run_parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")

@@ -44,14 +44,15 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RunFileError: If the file lists no evaluators or is invalid.
     """
-    from ray_st.cli import run_parts
+    from ray_st.cli import evaluator_parts, run_parts
 
     described = read_run(options.file, options.overrides)
     if not described.evaluators:
         raise RunFileError(f"{at(options.file, 'evaluators')}: missing; there is nothing to measure with")
     scaling = _scaling(described, options.workers)
-    evaluators = run_parts.make_evaluators(described)
-    model = run_parts.open_model(ModelSpec(options.model), "MODEL")
+    evaluators = evaluator_parts.make_evaluators(described)
+    kind = described.model.type if described.model else ModelSpec.type
+    model = run_parts.open_model(ModelSpec(options.model, kind), "MODEL")
     if options.output:
         check_kept(options.output, "--output")
         Path(options.output).mkdir(parents=True, exist_ok=True)

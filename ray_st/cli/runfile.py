@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+from ray_st.cli.model_kinds import EMBEDDERS, MODEL_KINDS, ModelKind, check_options
 from ray_st.cli.raw_run import is_named, load_run
 from ray_st.cli.run_checks import RunFileError, at, build, check_keys, check_mapping
 from ray_st.data.table_spec import TableSpec
@@ -21,7 +22,9 @@ class ModelSpec:
     Args:
         path: A model folder, a name on the Hub, or ``package://NAME/FOLDER`` for a folder in an installed
             package.
-        max_seq_length: Maximum tokens per text; by default as in the folder.
+        type: The kind of model: ``SentenceTransformer``, or ``CrossEncoder`` for a reranker.
+        max_seq_length: Maximum tokens per text, or per pair of texts; by default as in the folder.
+        num_labels: Labels of a reranker; by default as in the folder, or 1.
         truncate_dim: Dimensions to keep of each embedding; by default all.
         similarity_fn_name: ``cosine``, ``dot``, ``euclidean`` or ``manhattan``.
         prompts: Prompts by name, prepended to texts.
@@ -32,7 +35,9 @@ class ModelSpec:
     """
 
     path: str
+    type: str = "SentenceTransformer"
     max_seq_length: int | None = None
+    num_labels: int | None = None
     truncate_dim: int | None = None
     similarity_fn_name: str | None = None
     prompts: dict[str, str] | None = None
@@ -52,7 +57,7 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A loss by its name in ``ray_st.losses`` or its import path, and its options."""
+    """A loss by its name among those of the kind of model, or its import path, and its options."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -105,6 +110,11 @@ class RunFile:
     run: dict[str, Any]
 
 
+def kind_of(run: RunFile) -> ModelKind:
+    """The kind of model of a run; embedders if the file names no model."""
+    return MODEL_KINDS[run.model.type] if run.model else EMBEDDERS
+
+
 SECTIONS = ("model", "data", "loss", "args", "evaluators", "callbacks", "scaling", "run")
 """The keys of a run file."""
 
@@ -144,17 +154,29 @@ def parse_run(raw: Mapping[str, Any], source: str) -> RunFile:
         )
     check_keys(raw, SECTIONS, source)
     data = _data(raw["data"], at(source, "data")) if "data" in raw else None
+    model = _model(raw["model"], at(source, "model")) if "model" in raw else None
+    kind = MODEL_KINDS[model.type] if model else EMBEDDERS
     return RunFile(
         source=source,
-        model=build(ModelSpec, raw["model"], at(source, "model")) if "model" in raw else None,
+        model=model,
         data=data,
-        loss=_loss_or_losses(raw.get("loss", {"name": "CoSENTLoss"}), data, at(source, "loss")),
+        loss=_loss_or_losses(raw.get("loss", {"name": kind.default_loss}), data, at(source, "loss")),
         args=check_mapping(raw.get("args", {}), at(source, "args")),
         evaluators=_each(raw, "evaluators", _evaluator, source),
         callbacks=_each(raw, "callbacks", _callback, source),
         scaling=check_mapping(raw.get("scaling", {}), at(source, "scaling")),
         run=check_mapping(raw.get("run", {}), at(source, "run")),
     )
+
+
+def _model(value: object, where: str) -> ModelSpec:
+    model = build(ModelSpec, value, where)
+    if model.type not in MODEL_KINDS:
+        raise RunFileError(
+            f"{at(where, 'type')}: unknown kind of model {model.type!r}; {did_you_mean(model.type, MODEL_KINDS)}"
+        )
+    check_options(model.type, {name for name, option in asdict(model).items() if option}, where)
+    return model
 
 
 def _data(value: object, where: str) -> DataSpec:

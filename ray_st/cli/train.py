@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ray_st.cli.evaluate import table
 from ray_st.cli.run_checks import at, located
-from ray_st.cli.runfile import RunFile, read_run
+from ray_st.cli.runfile import RunFile, kind_of, read_run
 from ray_st.util.events import FORMATS, event, notes, speaks_json
 from ray_st.util.filesystems import upload_of
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from ray_st.data.sources.source import Source
     from ray_st.evaluation import SentenceEvaluator
+    from ray_st.model_trainer import ModelTrainer
     from ray_st.runtime.train.ray_configs import RunConfig
-    from ray_st.trainer import SentenceTransformerTrainer
     from ray_st.training_args import SentenceTransformerTrainingArguments
 
 
@@ -76,7 +76,7 @@ class Job:
         folder: Folder for the trained model.
     """
 
-    trainer: SentenceTransformerTrainer
+    trainer: ModelTrainer
     evaluator: SentenceEvaluator | None
     folder: Path
 
@@ -119,15 +119,15 @@ def prepare(run: RunFile) -> Job:
     """
     from ray_st.cli import run_parts
 
-    spec = run_parts.required_model(run)
-    make_loss = run_parts.make_losses(run.loss, at(run.source, "loss"))
+    spec, kind = run_parts.required_model(run), kind_of(run)
+    make_loss = run_parts.make_losses(run.loss, at(run.source, "loss"), kind)
     parts = run_parts.make_parts(run)
     model = run_parts.open_model(spec, at(run.source, "model"))
     loss = make_loss(model)
     where = at(run.source, "data")
     _check_columns(parts.train_dataset, loss, at(where, "train"))
     _check_columns(parts.eval_dataset, loss, at(where, "eval"))
-    trainer = run_parts.make_trainer(run.source, model=model, loss=loss, **vars(parts))
+    trainer = run_parts.make_trainer(run.source, kind, model=model, loss=loss, **vars(parts))
     return Job(trainer, parts.evaluator, _final(parts.args, parts.run_config))
 
 
@@ -151,4 +151,5 @@ def _check_columns(
 
     for name, source in named(tables).items():
         place = at(where, name) if name else where
-        check_columns(columns_of(source, place), loss_for(loss, name, place), place)
+        chosen = loss_for(loss, name, place)
+        check_columns(columns_of(source, place, chosen), chosen, place)

@@ -12,13 +12,13 @@ import yaml
 
 from ray_st.cli.raw_run import load_run, with_value
 from ray_st.cli.run_checks import RunFileError, at, check_keys, check_mapping, check_types
-from ray_st.cli.runfile import LossSpec, RunFile, parse_run
+from ray_st.cli.runfile import LossSpec, RunFile, kind_of, parse_run
 from ray_st.util.names import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from ray_st.trainer import SentenceTransformerTrainer
+    from ray_st.model_trainer import ModelTrainer
 
 Params: TypeAlias = Mapping[str, Any]
 """The hyperparameters of a trial, by name."""
@@ -116,15 +116,17 @@ def _name(path: str) -> str:
     return path.removeprefix(_ARGS)
 
 
-def _trainer(raw: Mapping[str, Any], source: str) -> SentenceTransformerTrainer:
+def _trainer(raw: Mapping[str, Any], source: str) -> ModelTrainer:
     from ray_st.cli import run_parts
 
     described = parse_run(raw, source)
     run_parts.required_model(described)
-    run_parts.make_losses(described.loss, at(source, "loss"))  # rejects unknown names early
+    kind = kind_of(described)
+    run_parts.make_losses(described.loss, at(source, "loss"), kind)  # rejects unknown names early
     names = [] if isinstance(described.loss, LossSpec) else list(described.loss)
     return run_parts.make_trainer(
         source,
+        kind,
         model_init=_ModelInit(raw, source),
         loss={name: _LossInit(raw, source, name) for name in names} or _LossInit(raw, source),
         **vars(run_parts.make_parts(described)),
@@ -167,20 +169,21 @@ class _LossInit(_Part):
     def __call__(self, model: nn.Module, trial: Params | None = None) -> Any:
         from ray_st.cli import run_parts
 
-        spec, where = self._described(trial, _LOSS).loss, at(self.source, "loss")
+        run = self._described(trial, _LOSS)
+        spec, where, kind = run.loss, at(self.source, "loss"), kind_of(run)
         if isinstance(spec, LossSpec):
-            return run_parts.make_loss(spec, where)(model)
+            return run_parts.make_loss(spec, where, kind)(model)
         assert self.table is not None
-        return run_parts.make_loss(spec[self.table], at(where, self.table))(model)
+        return run_parts.make_loss(spec[self.table], at(where, self.table), kind)(model)
 
 
 class _DataInit(_Part):
     def __call__(self, trial: Params | None) -> Any:
-        from ray_st.cli import run_parts
+        from ray_st.cli import run_tables
 
         data = self._described(trial, _TRAIN).data
         assert data is not None
-        return run_parts.open_tables(data.train, at(at(self.source, "data"), "train"))
+        return run_tables.open_tables(data.train, at(at(self.source, "data"), "train"))
 
 
 def run_with(raw: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

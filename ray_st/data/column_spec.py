@@ -38,11 +38,13 @@ class ColumnSpec:
         texts: Names of the text columns, in the order in which the loss receives them.
         label: Name of the label column, or None if there is none.
         need: The labels that the loss accepts, or None if it does not declare them.
+        lists: The text columns whose rows hold a list of texts each.
     """
 
     texts: tuple[str, ...]
     label: str | None = None
     need: LabelNeed | None = None
+    lists: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,6 +62,7 @@ class LossNeeds:
         in_batch_negatives: Whether the other rows of a batch serve as negatives.
         gather_across_devices: Whether negatives come from the rows of all workers.
         leaves_out_repeats: Whether it excludes repeated texts from its negatives.
+        lists: Whether the second text column holds lists, with a list of labels of the same length.
     """
 
     text_columns: tuple[int, int | None] | None = None
@@ -67,6 +70,7 @@ class LossNeeds:
     in_batch_negatives: bool = False
     gather_across_devices: bool = False
     leaves_out_repeats: bool = False
+    lists: bool = False
 
     @classmethod
     def of(cls, loss: object) -> LossNeeds:
@@ -134,7 +138,8 @@ def check_columns(columns: ColumnSpec, loss: object, dataset: str) -> ColumnSpec
         if len(columns.texts) < least or (most is not None and len(columns.texts) > most):
             raise ColumnError(f"{name} needs {_amount(least, most)}; {found}. {_remedy(columns, least)}")
     _check_label(columns, needs, name, found)
-    return replace(columns, need=_need(columns, needs, loss))
+    lists = columns.texts[1:2] if needs.lists else ()
+    return replace(columns, need=_need(columns, needs, loss), lists=lists)
 
 
 def _check_label(columns: ColumnSpec, needs: LossNeeds, name: str, found: str) -> None:
@@ -190,12 +195,14 @@ def check_classes(columns: ColumnSpec, codes: npt.NDArray[np.int64] | None, data
 def check_lengths(columns: ColumnSpec, lengths: Sequence[tuple[int, int]], dataset: str) -> None:
     """Rejects list labels of several lengths, because no batch could hold them as one array.
 
+    Labels of lists of texts are as long as these.
+
     Args:
         columns: The dataset's columns.
         lengths: Each length that occurs, with the first row that has it.
         dataset: Name of the dataset in error messages.
     """
-    if len(lengths) > 1:
+    if len(lengths) > 1 and not columns.lists:
         (length, row), (other, where) = sorted(lengths, key=lambda found: found[1])[:2]
         raise ColumnError(
             f"{dataset}: labels must be lists of one length; in column {columns.label!r} row {row} has "
@@ -315,24 +322,42 @@ def check_full_batch(rows: int, batch_size: int, dataset: str) -> None:
         )
 
 
-def check_types(columns: ColumnSpec, types: Mapping[str, Any], dataset: str) -> None:
-    """Rejects text columns whose Arrow type is known and is not a string.
+def check_types(
+    columns: ColumnSpec, types: Mapping[str, Any], dataset: str, loss: object | None = None
+) -> None:
+    """Rejects text columns whose Arrow type is known and is not what the loss takes.
 
     Args:
         columns: The dataset's columns.
         types: Arrow type of each column.
         dataset: Name of the dataset in error messages.
+        loss: The loss; if it takes lists, the second text column must hold lists of strings, and all others
+            strings.
     """
+    lists = columns.texts[1:2] if LossNeeds.of(loss).lists else ()
     for name in columns.texts:
         kind = types[name]
         if not isinstance(kind, pa.DataType):  # Ray's placeholder for a type that only the rows can tell
             continue
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not is_text(kind) and not pa.types.is_null(kind):
+        if name in lists and not pa.types.is_null(kind):
+            _check_list_type(kind, name, dataset, loss)
+        elif not is_text(kind) and not pa.types.is_null(kind):
             remedy = _how_to_spread(types, columns.label) or _other_label(columns)
             raise ColumnError(
                 f"{dataset}, column {name!r}: texts must be strings; found type {kind}. {remedy}"
             )
+
+
+def _check_list_type(kind: pa.DataType, name: str, dataset: str, loss: object) -> None:
+    inner = kind.value_type if is_list(kind) else kind
+    if not is_list(kind) or not (is_text(inner) or pa.types.is_null(inner)):
+        raise ColumnError(
+            f"{dataset}, column {name!r}: {type(loss).__name__} needs a list of texts in each row, the "
+            f"documents of its query; found type {kind}. Give the columns query, documents (lists of texts) "
+            "and labels (lists of numbers, one for each document), as mine_hard_negatives makes them with "
+            'output_format="labeled-list".'
+        )
 
 
 def _other_label(columns: ColumnSpec) -> str:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ray_st.data.column_spec import ColumnError, ColumnSpec
-from ray_st.data.encoding import TokenIds, hash_of, ids_of, text_of
+from ray_st.data.encoding import TokenIds, hash_of, ids_of, lengths_of, text_of
 from ray_st.data.plan import Indices
 from ray_st.util.arrow import is_list, is_number
 
@@ -88,13 +88,22 @@ class EncodedDataset:
         name = ids_of(column)
         return [self._block(block).ids(name, row) for block, row in self._locate(rows)]
 
+    def lists_of_ids(self, column: str, rows: Indices) -> list[list[TokenIds]]:
+        """Token ids of each text of the given rows of a column of lists."""
+        name, lengths = ids_of(column), lengths_of(column)
+        found = []
+        for block, row in self._locate(rows):
+            held = self._block(block)
+            found.append(np.split(held.ids(name, row), np.cumsum(held.ids(lengths, row))[:-1]))
+        return found
+
     def hashes(self, column: str, rows: Indices) -> npt.NDArray[np.int64]:
         """(n,) hashes of the given rows of a text column, as signed integers; equal for equal texts."""
         found = np.array(self._values(hash_of(column), rows), dtype=np.uint64)
         return found.view(np.int64)
 
     def texts(self, column: str, rows: Indices) -> list[str]:
-        """Texts of the given rows of a text column, including prompts."""
+        """Texts of the given rows of a text column, including prompts; lists of texts of a column of lists."""
         return self._values(text_of(column), rows)
 
     def labels(self, rows: Indices) -> list[Any] | None:
@@ -105,13 +114,16 @@ class EncodedDataset:
         """(n,) or (n, ...) labels of the given rows, or None without a label column.
 
         Returns:
-            int64 for integers and for a loss that takes whole numbers; float32 for other numbers.
+            int64 for integers and for a loss that takes whole numbers; float32 for other numbers. Labels of
+            lists of texts are float32, and end with NaN where a row has fewer texts than another.
 
         Raises:
             ColumnError: If labels are lists of unequal length; the error names rows.
         """
         if self.columns.label is None:
             return None
+        if self.columns.lists:
+            return _padded(self._values(self.columns.label, rows))
         located = self._locate(rows)
         blocks = [self._block(block) for block in {block: None for block, _ in located}]
         if blocks and all(block.has_vectors(self.columns.label) for block in blocks):
@@ -167,6 +179,14 @@ class EncodedDataset:
                 self._held.popitem(last=False)
         self._held.move_to_end(number)
         return self._held[number]
+
+
+def _padded(labels: list[list[float]]) -> npt.NDArray[np.float32]:
+    """(n, m) labels of lists of up to m texts."""
+    counts = np.fromiter(map(len, labels), dtype=np.int64, count=len(labels))
+    array = np.full((len(labels), counts.max(initial=0)), np.nan, dtype=np.float32)
+    array[np.arange(array.shape[1]) < counts[:, None]] = [number for row in labels for number in row]
+    return array
 
 
 def _are_vectors(labels: list[Any]) -> bool:

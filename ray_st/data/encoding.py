@@ -17,6 +17,7 @@ from ray_st.data.label_column import checked_labels
 from ray_st.data.located import FILE, READ_FAULT
 from ray_st.data.routes import Route
 from ray_st.data.sources import ROW
+from ray_st.data.text_lists import TextLists, check_labels_of_lists, checked_lists, flattened
 from ray_st.util.arrow import is_list
 from ray_st.util.states import state_of
 
@@ -24,6 +25,7 @@ TokenIds = npt.NDArray[np.int32]
 Encoder = Callable[[list[str]], Sequence[TokenIds]]
 
 FAULT, TOKENS, TRUNCATED = "fault", "tokens", "truncated"
+_BETWEEN = "\x1f"  # between the texts of a list where they are hashed as one: a control character for this
 
 
 def ids_of(column: str) -> str:
@@ -34,6 +36,11 @@ def ids_of(column: str) -> str:
 def hash_of(column: str) -> str:
     """Name of the encoded column that holds the hashes of a text column."""
     return f"hash:{column}"
+
+
+def lengths_of(column: str) -> str:
+    """Name of the encoded column that holds the number of tokens of each text of a column of lists."""
+    return f"lengths:{column}"
 
 
 def text_of(column: str) -> str:
@@ -50,8 +57,6 @@ class Encoding:
         encoder: Turns texts into token ids; None if the model takes no token ids.
         keep_texts: Whether encoded rows keep their texts (for a custom collator, or without an encoder).
         prompts: Prompt to prepend to each text of a column.
-        inputs: The text columns that make up each input of a row, by input name; empty if each column is one
-            input.
         routes: The columns whose texts take a route of their own through the model, with that route's
             encoder.
     """
@@ -61,21 +66,15 @@ class Encoding:
     keep_texts: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, Route] = field(default_factory=dict)
-    inputs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def encoder_of(self, name: str) -> Any:
-        """The encoder of an input's texts; None if they stay texts."""
+        """The encoder of a column's texts; None if they stay texts."""
         return self.routes[name].encoder if name in self.routes else self.encoder
 
     @property
-    def made_of(self) -> Mapping[str, tuple[str, ...]]:
-        """The text columns that make up each input."""
-        return self.inputs or {name: (name,) for name in self.columns.texts}
-
-    @property
     def prompt_lengths(self) -> dict[str, int]:
-        """Number of prompt tokens of each text column that is an input by itself and has an encoder."""
-        encoders = {column: self.encoder_of(column) for column in self.prompts if column in self.made_of}
+        """Number of prompt tokens of each text column that has an encoder."""
+        encoders = {column: self.encoder_of(column) for column in self.prompts}
         return {
             column: int(encoder.prompt_length(self.prompts[column]))
             for column, encoder in encoders.items()
@@ -95,7 +94,6 @@ class Encoding:
             self.columns,
             self.keep_texts,
             sorted(self.prompts.items()),
-            sorted(self.made_of.items()),
             sorted((name, state_of(route.encoder)) for name, route in self.routes.items()),
         ]
         return repr(facts) + state_of(self.encoder)
@@ -121,49 +119,90 @@ def encode_rows(block: pa.Table, encoding: Encoding) -> pa.Table:
         encoding: How to encode them.
 
     Returns:
-        For each input ``ids:…`` (list of int32, if there is an encoder); for each text column ``hash:…``
-        (uint64) and, if kept, ``text:…``; the label column under its own name; ``tokens`` (int64, summed over
-        all texts); ``truncated``, whether a text reaches the encoder's maximum input length; ``fault``, which
-        says what is wrong with a row, or null. An unusable text is encoded as an empty one.
+        For each text column ``ids:…`` (list of int32, if there is an encoder), ``hash:…`` (uint64) and, if
+        kept, ``text:…``; for a column of lists the ids of all of its texts in one list, and ``lengths:…``
+        (list of int32), the number of ids of each; the label column under its own name; ``tokens`` (int64,
+        summed over all texts); ``truncated``, whether a text reaches the encoder's maximum input length;
+        ``fault``, which says what is wrong with a row, or null. An unusable text is encoded as an empty one.
     """
     faults = _reader_faults(block)
-    texts = {name: checked_texts(block[name], name, faults) for name in encoding.columns.texts}
-    prompted = {
-        name: [prompt + text for text in values] if (prompt := encoding.prompts.get(name)) else values
-        for name, values in texts.items()
+    columns = encoding.columns
+    texts = {
+        name: checked_texts(block[name], name, faults) for name in columns.texts if name not in columns.lists
     }
-    ids: dict[str, pa.Array] = {}
-    kept = set(texts if encoding.keep_texts else ())
+    lists = {name: checked_lists(block[name], name, faults) for name in columns.lists}
+    made: dict[str, pa.Array] = {}
     tokens = np.zeros(len(block), dtype=np.int64)
     truncated = np.zeros(len(block), dtype=bool)
-    for name, sources in encoding.made_of.items():
-        encoder = encoding.encoder_of(name)
-        if encoder is None:
-            kept.update(sources)
-            continue
-        ids[name], lengths = _ragged(encoder(joined([prompted[source] for source in sources])))
-        tokens += lengths
-        truncated |= lengths >= (getattr(encoder, "max_seq_length", None) or np.inf)
-    made: dict[str, pa.Array] = {}
-    for name, values in texts.items():
-        made[hash_of(name)] = pa.array(hash_texts(values), pa.uint64())
-        if name in ids:
-            made[ids_of(name)] = ids.pop(name)
-        if name in kept:
-            made[text_of(name)] = pa.array(prompted[name], pa.large_string())
-    made.update({ids_of(name): found for name, found in ids.items()})  # of joined columns
-    label = encoding.columns.label
+    for name in columns.texts:
+        column = (
+            _column_of_lists(name, lists[name], encoding)
+            if name in lists
+            else _column(name, texts[name], encoding)
+        )
+        made.update(column.arrays)
+        tokens += column.tokens
+        truncated |= column.truncated
+    label = columns.label
     if label is not None:
-        made[label] = checked_labels(block[label], label, encoding.columns.need, faults)
+        made[label] = checked_labels(block[label], label, columns.need, faults)
+        for name, values in lists.items():
+            check_labels_of_lists(made[label], label, values, name, faults)
     made[TOKENS] = pa.array(tokens)
     made[TRUNCATED] = pa.array(truncated)
     made[FAULT] = pa.array(faults, pa.string())
     return pa.table(made)
 
 
-def joined(columns: Sequence[list[str]]) -> list[Any]:
-    """The texts of an input: those of its single column, or tuples of those of its columns."""
-    return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+@dataclass(frozen=True)
+class _Column:
+    """An encoded text column: its arrays by name, tokens of each row, and whether a text was truncated."""
+
+    arrays: dict[str, pa.Array]
+    tokens: npt.NDArray[np.int64] | int = 0
+    truncated: npt.NDArray[np.bool_] | bool = False
+
+
+def _column(name: str, texts: list[str], encoding: Encoding) -> _Column:
+    """A column that holds a text in each row."""
+    arrays = {hash_of(name): pa.array(hash_texts(texts), pa.uint64())}
+    prompted, encoder = _with_prompt(texts, name, encoding), encoding.encoder_of(name)
+    lengths = None
+    if encoder is not None:
+        arrays[ids_of(name)], lengths = _ragged(encoder(prompted))
+    if encoder is None or encoding.keep_texts:
+        arrays[text_of(name)] = pa.array(prompted, pa.large_string())
+    return _Column(arrays) if lengths is None else _Column(arrays, lengths, lengths >= _limit(encoder))
+
+
+def _column_of_lists(name: str, lists: TextLists, encoding: Encoding) -> _Column:
+    """A column that holds a list of texts in each row."""
+    whole = [_BETWEEN.join(texts) for texts in lists]
+    arrays = {hash_of(name): pa.array(hash_texts(whole), pa.uint64())}
+    texts, counts = flattened(lists)
+    prompted, encoder = _with_prompt(texts, name, encoding), encoding.encoder_of(name)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    offsets = pa.array(ends, pa.int64())
+    if encoder is None or encoding.keep_texts:
+        kept = pa.array(prompted, pa.large_string())
+        arrays[text_of(name)] = pa.LargeListArray.from_arrays(offsets, kept)
+    if encoder is None:
+        return _Column(arrays)
+    ids, lengths = _ragged(encoder(prompted))
+    places = np.concatenate([[0], np.cumsum(lengths)])[ends]
+    arrays[ids_of(name)] = pa.LargeListArray.from_arrays(pa.array(places, pa.int64()), ids.values)
+    arrays[lengths_of(name)] = pa.LargeListArray.from_arrays(offsets, pa.array(lengths, pa.int32()))
+    cut_off = np.concatenate([[0], np.cumsum(lengths >= _limit(encoder))])[ends]
+    return _Column(arrays, np.diff(places), np.diff(cut_off) > 0)
+
+
+def _with_prompt(texts: list[str], name: str, encoding: Encoding) -> list[str]:
+    prompt = encoding.prompts.get(name)
+    return [prompt + text for text in texts] if prompt else texts
+
+
+def _limit(encoder: Any) -> float:
+    return getattr(encoder, "max_seq_length", None) or np.inf
 
 
 def _reader_faults(block: pa.Table) -> list[str | None]:

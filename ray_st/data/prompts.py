@@ -50,6 +50,31 @@ def prompts_of(
     return {column: by_column[column] for column in columns.texts if column in by_column}
 
 
+def prompt_of_pairs(
+    prompts: Prompts | None, columns: ColumnSpec, dataset: str | None, datasets: Sequence[str] = ()
+) -> dict[str, str]:
+    """The prompt of a dataset whose rows become pairs of texts: it is put before the first text of each pair.
+
+    Args:
+        prompts: None, one prompt, or a prompt by dataset name.
+        columns: The dataset's columns.
+        dataset: Its name among several, or None for a single dataset.
+        datasets: Names of all datasets, if there are several.
+
+    Raises:
+        ValueError: If prompts are given by column.
+    """
+    nested = isinstance(prompts, Mapping) and any(isinstance(each, Mapping) for each in prompts.values())
+    if nested or (isinstance(prompts, Mapping) and not set(prompts) & set(datasets)):
+        raise ValueError(
+            "args.prompts of a reranker is one text, or one for each dataset by its name: the columns of a row "
+            f"become pairs, so that there are no prompts by column; got {prompts!r}."
+        )
+    found = prompts_of(prompts, columns, dataset, datasets)
+    query = columns.texts[0]
+    return {query: found[query]} if query in found else {}
+
+
 def check_prompt_names(prompts: Prompts | None, used: Sequence[str], datasets: Sequence[str]) -> None:
     """Rejects prompts for columns that no dataset has.
 

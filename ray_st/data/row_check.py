@@ -15,6 +15,7 @@ from ray_st.data.encoding import checked_texts
 from ray_st.data.label_column import checked_labels
 from ray_st.data.located import read_with_faults
 from ray_st.data.sources import ROW, BadRow, Part
+from ray_st.data.text_lists import TextLists, check_labels_of_lists, checked_lists
 from ray_st.util.arrow import is_list
 
 
@@ -102,10 +103,15 @@ def _checked(part: Part, table: pa.Table, unread: list[BadRow], columns: ColumnS
     numbers = table[ROW].to_numpy()
     found: dict[int, BadRow] = {}
     labels: pa.Array | None = None
+    lists: dict[str, TextLists] = {}
     for name in columns.names:
         faults: list[str | None] = [None] * len(table)
         if name == columns.label:
             labels = checked_labels(table[name], name, columns.need, faults)
+            for other, values in lists.items():
+                check_labels_of_lists(labels, name, values, other, faults)
+        elif name in columns.lists:
+            lists[name] = checked_lists(table[name], name, faults)
         else:
             checked_texts(table[name], name, faults)
         for place, fault in enumerate(faults):

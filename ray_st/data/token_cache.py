@@ -311,7 +311,7 @@ class BlockEncoder:
         """
         if cache is None:
             return cls(encoding)
-        if all(encoding.encoder_of(name) is None for name in encoding.made_of):
+        if all(encoding.encoder_of(name) is None for name in encoding.columns.texts):
             return cls(encoding, unused=f"{label}: texts are not tokenized ahead of training")
         try:
             state = encoding.state()

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from ray_st.legacy.best_model import Best, metrics_folder, score_of
 from ray_st.legacy.objectives import FitObjective, Order, read_objectives
 from ray_st.legacy.schedules import check_scheduler, make_optimizer, make_scheduler
+from ray_st.model_trainer import ModelTrainer
 from ray_st.models.fit_methods import FitOptions, Objectives
 from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.trainer import SentenceTransformerTrainer
@@ -26,8 +27,8 @@ from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.util.filesystems import upload_of
 
 
-class FitTrainer(SentenceTransformerTrainer):
-    """A trainer over objectives.
+class FitRun(ModelTrainer):
+    """A trainer over objectives; each kind of model has a subclass.
 
     Args:
         orders: How the rows of each dataset are put into batches.
@@ -60,6 +61,10 @@ class FitTrainer(SentenceTransformerTrainer):
     def evaluator_output_path(self) -> str:
         """The folder that ``fit`` was given, or else the trainer's."""
         return metrics_folder(self.output_path) or super().evaluator_output_path()
+
+
+class FitTrainer(FitRun, SentenceTransformerTrainer):
+    """The trainer of an embedder's ``fit``."""
 
 
 class Evaluations(TrainerCallback):
@@ -131,9 +136,30 @@ def fit(
         scaling_config: Ray Train's.
         run_config: Ray Train's.
     """
+    fit_with(FitTrainer, model, train_objectives, options, scaling_config, run_config)
+
+
+def fit_with(
+    kind: type[FitRun],
+    model: Any,
+    train_objectives: Objectives,
+    options: FitOptions,
+    scaling_config: object,
+    run_config: object,
+) -> None:
+    """Trains a model of any kind.
+
+    Args:
+        kind: The trainer of its kind.
+        model: The model.
+        train_objectives: Pairs of a loader and a loss.
+        options: The other arguments.
+        scaling_config: Ray Train's.
+        run_config: Ray Train's.
+    """
     check_scheduler(options.scheduler)
     objectives = read_objectives(train_objectives)
-    trainer = make_trainer(model, objectives, options, scaling_config, run_config)
+    trainer = make_trainer(model, objectives, options, scaling_config, run_config, kind)
     from ray_st.runtime.cluster.connection import connected
     from ray_st.runtime.cluster.driver_proxy import proxied
 
@@ -148,12 +174,13 @@ def fit(
 
 
 def make_trainer(
-    model: SentenceTransformer,
+    model: Any,
     objectives: Mapping[str, FitObjective],
     options: FitOptions,
     scaling_config: object = None,
     run_config: object = None,
-) -> FitTrainer:
+    kind: type[FitRun] = FitTrainer,
+) -> FitRun:
     """The trainer of a fit.
 
     Args:
@@ -162,6 +189,7 @@ def make_trainer(
         options: The arguments of ``fit``.
         scaling_config: Ray Train's.
         run_config: Ray Train's.
+        kind: The trainer of the model's kind.
     """
     sizes = {name: objective.order.batch_size for name, objective in objectives.items()}
     rounds = options.steps_per_epoch
@@ -181,7 +209,7 @@ def make_trainer(
         save_steps=every or 1,
         save_total_limit=options.checkpoint_save_total_limit or None,
     )
-    return FitTrainer(
+    return kind(
         {name: objective.order for name, objective in objectives.items()},
         options,
         model=model,
@@ -203,7 +231,7 @@ def _free_folder() -> str:
     return str(next(folder for folder in folders if not folder.exists() or not any(folder.iterdir())))
 
 
-def resumes(trainer: FitTrainer) -> bool:
+def resumes(trainer: FitRun) -> bool:
     """Whether to resume from a checkpoint: if requested, and there is one."""
     if not trainer.options.resume_from_checkpoint or trainer.options.checkpoint_path is None:
         return False

@@ -10,7 +10,7 @@ from types import ModuleType
 
 _LATER = (
     "ray_st does not have {what} yet, so there is no {{name!r}} to import; "
-    "SentenceTransformer and its trainer are there."
+    "SentenceTransformer, CrossEncoder and their trainers are there."
 )
 _BACKENDS = _LATER.format(what="ONNX and OpenVINO backends")
 _COLLATOR = (
@@ -21,12 +21,12 @@ _IDS = (
     "There is no {name!r} to import: put texts in place of ids before training, with datasets' map or a join."
 )
 _KINDS = {
-    ("CrossEncoder", "cross_encoder"): "rerankers",
     ("SparseEncoder", "sparse_encoder"): "sparse encoders",
     ("MultiVectorEncoder", "multi_vector_encoder"): "multi-vector encoders",
 }
 
 _MESSAGES = {
+    "CrossEncoderDataCollator": _COLLATOR,
     "SentenceTransformerDataCollator": _COLLATOR,
     "backend": _BACKENDS,
     "data_collator": _COLLATOR,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import EarlyStoppingCallback
 
-from ray_st.cli import run_parts
+from ray_st.cli import evaluator_parts, run_parts
 from ray_st.cli.run_checks import RunFileError
 from ray_st.cli.run_parts import make_callbacks
 from ray_st.cli.runfile import CallbackSpec, LossSpec, parse_run
@@ -74,7 +74,7 @@ def test_own_classes_by_import_path(own: None, tiny_model: Any) -> None:
     )
     loss = run_parts.make_losses(run.loss, "run.yaml: loss")(tiny_model)
     assert (type(loss).__name__, loss.scale) == ("Warm", 7.0)
-    (evaluator,) = run_parts.make_evaluators(run)
+    (evaluator,) = evaluator_parts.make_evaluators(run)
     assert evaluator.name == "mine"
     (callback,) = make_callbacks(run.callbacks, "run.yaml: callbacks")
     assert callback.word == "psst"  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ray_st import util
-from ray_st.cli import run_parts
+from ray_st.cli import evaluator_parts, run_parts
 from ray_st.cli.runfile import LossSpec, ModelSpec, RunFileError, read_run
 from ray_st.losses import CoSENTLoss, TripletDistanceMetric, TripletLoss
 
@@ -91,7 +91,7 @@ def test_arguments_that_cannot_be_meant(run_file: str, override: str, message: s
 
 
 def test_an_evaluator_takes_columns_in_their_order(run_file: str) -> None:
-    (evaluator,) = run_parts.make_evaluators(read_run(run_file))
+    (evaluator,) = evaluator_parts.make_evaluators(read_run(run_file))
     assert list(evaluator.sentences1)[:1] == ["the weather is good"]
     assert evaluator.name == "dev"
 
@@ -99,7 +99,7 @@ def test_an_evaluator_takes_columns_in_their_order(run_file: str) -> None:
 def test_retrieval_takes_queries_and_passages_and_merges_equal_texts(run_file: str, tmp_path: Path) -> None:
     (tmp_path / "qa.csv").write_text("q,d\nq one,d one\nq one,d two\nq two,d two\n")
     overrides = ["evaluators={type: InformationRetrievalEvaluator, data: qa.csv, ndcg_at_k: [3]}"]
-    (evaluator,) = run_parts.make_evaluators(read_run(run_file, overrides))
+    (evaluator,) = evaluator_parts.make_evaluators(read_run(run_file, overrides))
     assert evaluator.queries == ["q one", "q two"]
     assert sorted(evaluator.corpus) == ["d one", "d two"]
     assert evaluator.relevant_docs == {"q0": {"d0", "d1"}, "q1": {"d1"}}
@@ -122,4 +122,4 @@ def test_retrieval_takes_queries_and_passages_and_merges_equal_texts(run_file: s
 )
 def test_evaluators_that_cannot_be_meant(run_file: str, override: str, message: str) -> None:
     with pytest.raises(RunFileError, match=message):
-        run_parts.make_evaluators(read_run(run_file, [override]))
+        evaluator_parts.make_evaluators(read_run(run_file, [override]))

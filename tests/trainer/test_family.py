@@ -12,7 +12,6 @@ from datasets import Dataset
 
 from pair_family import PairAccuracy, PairModel, PairTrainer
 from ray_st import SentenceTransformerTrainingArguments
-from ray_st.training.family import each_column, first_with_each
 
 ROWS = [(f"what is {i % 7}", f"it is {(i + i % 2) % 7}", 1 - i % 2) for i in range(48)]
 DATA = Dataset.from_dict(
@@ -46,13 +45,6 @@ def trainer(folder: Path, workers: int = 0, **arguments: Any) -> PairTrainer:
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
-
-
-def test_inputs() -> None:
-    assert each_column(["q", "d"]) == {"q": ("q",), "d": ("d",)}
-    assert first_with_each(["q", "d", "n"]) == {"q+d": ("q", "d"), "q+n": ("q", "n")}
-    with pytest.raises(ValueError, match="only 'q'"):
-        first_with_each(["q"])
 
 
 def test_it_trains_evaluates_and_predicts(tmp_path: Path) -> None:

@@ -48,15 +48,18 @@ def opened(value: object, label: str, rows: int | None = None) -> Any:
     return as_source(value, label, rows=rows if isinstance(value, datasets.IterableDataset) else None)
 
 
-def columns_of(source: Source | datasets.Dataset | RayDataset, label: str) -> ColumnSpec:
+def columns_of(
+    source: Source | datasets.Dataset | RayDataset, label: str, loss: object | None = None
+) -> ColumnSpec:
     """The columns of a dataset.
 
     Args:
         source: From :func:`opened`.
         label: Its name in error messages.
+        loss: The loss, if it is known: it may take lists of texts.
 
     Raises:
-        ValueError: If a text column does not hold strings.
+        ValueError: If a text column does not hold strings, or lists of strings for such a loss.
     """
     if isinstance(source, Source):
         types = dict(source.columns())
@@ -64,7 +67,7 @@ def columns_of(source: Source | datasets.Dataset | RayDataset, label: str) -> Co
         schema = source.features.arrow_schema if isinstance(source, datasets.Dataset) else source.schema()
         types = dict(zip(schema.names, schema.types, strict=True))
     columns = split_columns(list(types))
-    check_types(columns, types, label)
+    check_types(columns, types, label, loss)
     return columns
 
 

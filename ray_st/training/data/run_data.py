@@ -21,7 +21,7 @@ from ray_st.data.column_spec import (
     check_splits,
 )
 from ray_st.data.encoding import Encoder, Encoding
-from ray_st.data.prompts import prompts_of
+from ray_st.data.prompts import prompt_of_pairs, prompts_of
 from ray_st.data.routes import Route, check_mapping_names
 from ray_st.data.window_sampler import MakeSampler
 from ray_st.training.argument_checks import check_recomputation
@@ -35,6 +35,7 @@ from ray_st.training.data.dataset_specs import (
     negatives_pool,
     opened,
 )
+from ray_st.training.data.pair_features import takes_texts
 from ray_st.training.data.router_routes import checked_routes, routers_of
 from ray_st.training.data.sampler_factory import (
     SamplerMaker,
@@ -179,17 +180,19 @@ class RunData:
         rows = self.args.max_steps * self.args.gradient_accumulation_steps * batch_size
         encoder = self._encoder()
         rows_source = opened(source, label, rows if rows > 0 and training else None)
-        columns = check_columns(columns_of(rows_source, label), loss, label)
+        columns = check_columns(columns_of(rows_source, label, loss), loss, label)
         if isinstance(rows_source, datasets.Dataset):
             check_rows(len(rows_source), 1, label)
+        resolve = prompt_of_pairs if self.family.takes_pairs else prompts_of
         encoding = Encoding(
             columns,
             encoder,
-            prompts=prompts_of(self.args.prompts, columns, name or None, self._names()),
+            keep_texts=self.family.takes_pairs and takes_texts(loss),
+            prompts=resolve(self.args.prompts, columns, name or None, self._names()),
             routes=self._routes(columns, name, label),
-            inputs=self.family.inputs(columns.texts),
         )
-        spec = DatasetSpec(label, rows_source, encoding, batch_size, maker, encoding.prompt_lengths)
+        lengths = {} if self.family.takes_pairs else encoding.prompt_lengths  # only poolings ask for them
+        spec = DatasetSpec(label, rows_source, encoding, batch_size, maker, lengths)
         if not training:
             return spec
         check_sampler(self.args, columns, batch_size, label)
@@ -204,7 +207,7 @@ class RunData:
     def _encoder(self) -> Encoder | None:
         """Tokenizes texts ahead of training; None for a user's collator, which takes texts."""
         encoder: Any = self.family.encoder(self.model)
-        if encoder is not None and self.args.prompts:
+        if encoder is not None and self.args.prompts and not self.family.takes_pairs:
             encoder.check_prefixes()
         return None if self.collator is not None else encoder
 

@@ -15,11 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 from ray_st.data.batch_source import BatchSource
 from ray_st.data.column_spec import ColumnSpec
 from ray_st.data.encoded_dataset import EncodedDataset
-from ray_st.data.encoding import joined
 from ray_st.data.plan import Indices, Piece
 from ray_st.data.routes import Route
-from ray_st.training.family import Inputs as InputsOfRow
-from ray_st.training.family import each_column
+from ray_st.training.data.pair_features import PAIR, TEXTS, PairFeatures
 from ray_st.util.host_facts import HOST_KEYS, with_host_facts
 from ray_st.world import World
 
@@ -38,6 +36,7 @@ _FEATURES = (
     "text_id",
     "sentence_embedding",
     "pixel_values",
+    TEXTS,
     *HOST_KEYS,
 )
 _AHEAD = 2
@@ -93,7 +92,7 @@ class Collate:
         collator: A user's collator, which receives the rows as dictionaries of texts instead.
         text_ids: Whether features identify equal texts, for losses that ignore duplicates.
         routes_of: Returns the routes of a dataset's columns, for models with a Router.
-        inputs_of: Returns the inputs of a row from its text columns.
+        pairs: Makes pairs of texts of rows, for a model that takes pairs.
     """
 
     tokenize: Tokenize
@@ -102,7 +101,7 @@ class Collate:
     collator: Collator | None = None
     text_ids: bool = False
     routes_of: RoutesOf | None = None
-    inputs_of: Callable[[Sequence[str]], InputsOfRow] = each_column
+    pairs: PairFeatures | None = None
     _routes: dict[str, Mapping[str, Route]] = field(default_factory=dict, init=False)
 
     def __call__(self, window: EncodedDataset, rows: Indices, dataset: str = "") -> Inputs:
@@ -121,32 +120,33 @@ class Collate:
         return inputs
 
     def _padded(self, window: EncodedDataset, rows: Indices, dataset: str) -> Inputs:
-        lengths, routes = self.prompt_lengths.get(dataset, {}), self._routes.get(dataset, {})
-        features: dict[str, dict[str, Any]] = {}
-        for name, columns in self.inputs_of(window.columns.texts).items():
-            features[name] = self._features(window, rows, name, columns, routes.get(name))
-            if name in lengths:
-                features[name]["prompt_length"] = lengths[name]
-            if self.text_ids and columns == (name,):
-                features[name]["text_id"] = torch.from_numpy(window.hashes(name, rows))
+        if self.pairs is None:
+            features = self._columns(window, rows, dataset)
+        else:
+            features = {PAIR: self.pairs(window, rows, dataset)}
         labels = window.label_array(rows)
         return flatten(features, None if labels is None else torch.from_numpy(labels))
 
+    def _columns(self, window: EncodedDataset, rows: Indices, dataset: str) -> dict[str, dict[str, Any]]:
+        lengths, routes = self.prompt_lengths.get(dataset, {}), self._routes.get(dataset, {})
+        features: dict[str, dict[str, Any]] = {}
+        for name in window.columns.texts:
+            features[name] = self._features(window, rows, name, routes.get(name))
+            if name in lengths:
+                features[name]["prompt_length"] = lengths[name]
+            if self.text_ids:
+                features[name]["text_id"] = torch.from_numpy(window.hashes(name, rows))
+        return features
+
     def _features(
-        self,
-        window: EncodedDataset,
-        rows: Indices,
-        name: str,
-        columns: Sequence[str],
-        route: Route | None,
+        self, window: EncodedDataset, rows: Indices, name: str, route: Route | None
     ) -> dict[str, Any]:
         encoder = None if route is None else route.encoder
         pad = self.pad if encoder is None else encoder.pad
         if pad is not None and window.has_tokens(name, rows):
             return with_host_facts(pad(window.ids(name, rows)))
         of_task = {} if route is None or route.task is None else {"task": route.task}
-        texts = joined([window.texts(column, rows) for column in columns])
-        return dict(self.tokenize(texts, **of_task))
+        return dict(self.tokenize(window.texts(name, rows), **of_task))
 
 
 def _dictionaries(window: EncodedDataset, rows: Indices) -> list[dict[str, Any]]:

@@ -64,6 +64,7 @@ from ray_st.training.checkpoint.host_copies import HostCopies
 from ray_st.training.checkpoint.node_copy import fetch_on_node
 from ray_st.training.checkpoint.retuning import retune, settings_of
 from ray_st.training.checkpoint.store import manifest_in
+from ray_st.training.data.pair_features import TEXTS, PairFeatures, text_arguments
 from ray_st.training.data.router_routes import routes_of, skips_rows
 from ray_st.training.data.step_loader import Collate, Inputs, collect, step_loader
 from ray_st.training.distributed import collectives
@@ -226,14 +227,17 @@ class HfLoop(Trainer):
         """
         context = context or self.worker
         encoder: Any = self.family.encoder(self.model)
+        tokenize, pairs = self.family.tokenize(self.model), None
+        if self.family.takes_pairs:
+            pairs = PairFeatures(encoder, tokenize, self.loss, self.args.seed)
         collate = Collate(
-            tokenize=self.family.tokenize(self.model),
-            pad=None if encoder is None else encoder.pad,
+            tokenize=tokenize,
+            pad=None if encoder is None or pairs is not None else encoder.pad,
             prompt_lengths=context.prompt_lengths,
             collator=self.user_collator,
             text_ids=self.args.collisions == "mask",
             routes_of=functools.partial(routes_of, self.model, self.args.router_mapping),
-            inputs_of=self.family.inputs,
+            pairs=pairs,
         )
         pin = self.args.dataloader_pin_memory and self.args.device.type == "cuda"
         return step_loader(source, context.world, collate, pin)
@@ -268,9 +272,13 @@ class HfLoop(Trainer):
         """
         features, labels = self.collect_features(inputs)
         loss = self.loss[dataset_of(inputs)] if isinstance(self.loss, Mapping) else self.loss
-        if not isinstance(loss, Loss):  # it may expect tensors on the device, whatever their names
-            features = list(map(without_host_facts, features))
-        value = loss(features, labels)
+        arguments: tuple[Any, Any] = (features, labels)
+        if not isinstance(loss, Loss):
+            if TEXTS in features[0]:
+                arguments = text_arguments(features[0], labels)
+            else:  # it may expect tensors on the device, whatever their names
+                arguments = (list(map(without_host_facts, features)), labels)
+        value = loss(*arguments)
         if isinstance(value, Mapping):
             if self.train_step is not None:
                 self.train_step.count_parts(value)

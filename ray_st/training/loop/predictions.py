@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import EvalPrediction
 
 from ray_st.training.distributed import collectives
+from ray_st.util.host_facts import PAIR_COUNTS
 
 Preprocess = Callable[[Any, Tensor | None], Any]
-Output = Callable[[Any, Mapping[str, Any]], Tensor]
+Output = Callable[[Any, Sequence[Mapping[str, Any]]], tuple[Tensor, ...]]
 Metrics = Mapping[str, float]
 Join = Callable[[Sequence[EvalPrediction]], EvalPrediction]
 PADDING = -100
@@ -23,7 +24,7 @@ class Predictions:
     """Collects a step's predictions for the rows of all ranks, in order; every rank must call it.
 
     Args:
-        output: Computes the model's output for an input.
+        output: Computes the model's outputs for a step's features.
         preprocess: Called with a step's tuple of embeddings and its labels; returns the tensor, or tuple of
             tensors, to keep instead. It must have one entry per row of the step.
         included: What else to keep: ``"inputs"``, the token ids of each text column; ``"loss"``, for each row
@@ -52,16 +53,15 @@ class Predictions:
             loss: Loss of this rank's rows.
             shares: Number of rows of each rank; any further rows are fillers.
         """
-        found: Any = tuple(self._output(model, dict(column)) for column in features)
+        found: Any = self._output(model, features)
         rows = len(found[0])
         if self._preprocess is not None:
             found = self._preprocess(found, labels)
         kept = isinstance(found, Tensor)
+        gather = _gathered_lists if PAIR_COUNTS in features[0] else _gathered
         return _made(
-            predictions=_gathered(found, shares)
-            if kept
-            else tuple(_gathered(part, shares) for part in found),
-            label_ids=None if labels is None else _gathered(labels, shares),
+            predictions=gather(found, shares) if kept else tuple(gather(part, shares) for part in found),
+            label_ids=None if labels is None else gather(labels, shares),
             inputs=tuple(_token_ids(part, shares) for part in features)
             if "inputs" in self._included
             else None,
@@ -143,18 +143,28 @@ def _concatenated(steps: list[Any]) -> Any:
 
 
 def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Concatenates rows; token ids of unequal length are padded."""
-    if parts[0].ndim < 2 or len({part.shape[1:] for part in parts}) == 1:
+    """Concatenates rows; token ids of unequal length are padded with -100, scores of lists with NaN."""
+    if len({part.shape[1:] for part in parts}) == 1:
         return np.concatenate(parts)
-    longest = max(part.shape[1] for part in parts)
-    widths = [((0, 0), (0, longest - part.shape[1])) for part in parts]
-    padded = [np.pad(part, width, constant_values=PADDING) for part, width in zip(parts, widths, strict=True)]
-    return np.concatenate(padded)
+    tables = [part[:, None] if part.ndim == 1 else part for part in parts]
+    longest = max(part.shape[1] for part in tables)
+    fill = np.nan if parts[0].dtype.kind == "f" else PADDING
+    widths = [((0, 0), (0, longest - part.shape[1])) for part in tables]
+    return np.concatenate(
+        [np.pad(part, width, constant_values=fill) for part, width in zip(tables, widths, strict=True)]
+    )
 
 
 def _gathered(rows: Tensor, shares: Sequence[int]) -> np.ndarray:
     kept: np.ndarray = collectives.gather_rows(rows.detach(), shares).float().cpu().numpy()
     return kept if rows.is_floating_point() else kept.astype(np.int64)
+
+
+def _gathered_lists(rows: Tensor, shares: Sequence[int]) -> np.ndarray:
+    """As :func:`_gathered`, of rows that may be longer on one rank than on another."""
+    mine = rows[: shares[collectives.current_world().rank]].detach()
+    kept = mine.float().cpu().numpy() if rows.is_floating_point() else mine.cpu().numpy()
+    return _stacked(collectives.gather_objects(kept))
 
 
 def _token_ids(features: Mapping[str, Any], shares: Sequence[int]) -> np.ndarray:

@@ -141,7 +141,7 @@ def lambdas(
 ) -> Tensor:
     costs = []
     for logits, wanted in zip(rows, labels, strict=True):
-        order = sorted(range(len(logits)), key=lambda i: -float(logits[i]))
+        order = sorted(range(len(logits)), key=lambda i: -logits[i].item())
         best = sorted((max(label, 0.0) for label in wanted), reverse=True)
         most = sum((2**label - 1) / math.log2(1 + rank) for rank, label in enumerate(best[:k], 1))
         gains = [(2 ** max(wanted[i], 0.0) - 1) / max(most, 1e-10) for i in order]

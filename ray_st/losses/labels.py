@@ -91,9 +91,8 @@ def _lists(labels: Tensor, need: str) -> None:
     missing = labels.isnan()
     wrong = (missing[:, :-1] & ~missing[:, 1:]).any(1)
     if wrong.any():
-        raise ValueError(
-            f"{need}; found NaN before a number in row(s) {wrong.nonzero().reshape(-1).tolist()[:8]} of the batch."
-        )
+        rows = wrong.nonzero().reshape(-1).tolist()[:8]
+        raise ValueError(f"{need}; found NaN before a number in row(s) {rows} of the batch.")
 
 
 def _classes(numbers: Tensor, need: str) -> None:

@@ -198,11 +198,12 @@ class Loss(nn.Module, ABC):
         return Columns(tuple(mine), pool.unbind(1), offset, labels, pool_labels)
 
     @abstractmethod
-    def compute(self, columns: Columns) -> Value:
+    def compute(self, columns: Any) -> Value:
         """Computes the loss from embeddings; the one method that a loss must define.
 
         Args:
-            columns: Embeddings and labels, already checked.
+            columns: Embeddings and labels, already checked, as :class:`ray_st.losses.columns.Columns`; for a
+                :class:`ray_st.losses.scores.score_loss.ScoreLoss` the scores of pairs.
 
         Returns:
             The loss of ``columns.mine`` against ``columns.pool``, a scalar or named scalars to be summed.

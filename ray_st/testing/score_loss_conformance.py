@@ -41,8 +41,8 @@ class ScoreCase:
     Args:
         make: Makes the loss around a model, which has ``num_labels``.
         columns: Number of text columns; 2 for a loss over lists.
-        labels: What the labels are: "none", "score", "binary", "class", "margins" (a number for each negative),
-            "candidates" (one for each document), or "lists" for a loss over lists.
+        labels: What the labels are: "none", "score", "binary", "class", "margins" (a number for each
+            negative), "candidates" (one for each document), or "lists" for a loss over lists.
         num_labels: Number of labels of the model.
     """
 
@@ -214,10 +214,7 @@ class ScoreLossConformance:
         if kind == "rising":
             logits = torch.arange(shape[0])[:, None] * 100.0 - torch.arange(shape[1])
         model = GivenLogits(logits.to(dtype))
-        whole = batch.labels is None or case.labels == "class"
-        batch = replace(
-            batch, features=model.features, labels=batch.labels if whole else batch.labels.float()
-        )
+        batch = replace(_single_precision(case, batch), features=model.features)
         value = total(case.make(model)(*batch.inputs()))
         value.backward()
         assert torch.isfinite(value)
@@ -227,8 +224,7 @@ class ScoreLossConformance:
     @pytest.mark.parametrize("kind", ["autocast", "model"])
     def test_bfloat16_is_close_to_float32(self, case: ScoreCase, batch: PairBatch, kind: str) -> None:
         """The value within a tenth, the gradient's direction within 0.95 as a cosine; nothing is infinite."""
-        if batch.labels is not None and case.labels != "class":
-            batch = replace(batch, labels=batch.labels.float())
+        batch = _single_precision(case, batch)
         models = [TinyReranker(case.num_labels).bfloat16().float() for _ in range(2)]
         precise, rough = (case.build(model).float() for model in models)
         if kind == "model":
@@ -319,6 +315,13 @@ class ScoreLossConformance:
     def test_options_are_plain_values(self, loss: ScoreLoss) -> None:
         """The options that the model card shows are JSON values."""
         json.dumps(loss.get_config_dict())
+
+
+def _single_precision(case: ScoreCase, batch: PairBatch) -> PairBatch:
+    """The batch with labels of float32; classes stay whole."""
+    if batch.labels is None or case.labels == "class":
+        return batch
+    return replace(batch, labels=batch.labels.float())
 
 
 def _texts(counts: NDArray[np.int64], columns: int, lists: bool) -> tuple[list[str], list[list[Any]]]:

@@ -1,8 +1,8 @@
 """What the host knows of tensors on a device, so that nothing has to wait for the device to be asked.
 
-Features of a text column may carry, beside their tensors, :data:`HOST_KEYS`: values that stay on the host. All
-but the counts of pairs follow the rows into each call of the model. Tensors that were copied to a device with :func:`remember` know
-their copy on the host.
+Features of a text column may carry, beside their tensors, :data:`HOST_KEYS`: values that stay on the host.
+All but the counts of pairs follow the rows into each call of the model. Tensors that were copied to a device
+with :func:`remember` know their copy on the host.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ PADDING_SIDE = "padding_side"
 PAD_ID = "pad_id"
 """Key of the token id of padding, a number; missing if no row has any."""
 PAIR_COUNTS = "pair_counts"
-"""Key of the number of pairs of each row of a batch, int64 (n,), on the host: features of pairs are (P, ...), row
-by row. Read by losses over scores; the model is called without it."""
+"""Key of the number of pairs of each row of a batch, int64 (n,), on the host: features of pairs are (P, ...),
+row by row. Read by losses over scores; the model is called without it."""
 HOST_KEYS = (TOKEN_LENGTHS, PADDING_SIDE, PAD_ID, PAIR_COUNTS)
 """Keys of features that never move to a device."""
 

@@ -24,7 +24,7 @@ for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8")
 
 
 def test_the_page_has_an_example_of_each_kit() -> None:
-    assert {"TestSquaredDistanceLoss", "TestLongestFirst", "TestMeanNorm"} <= set(globals())
+    assert {"TestSquaredDistanceLoss", "TestHingeLoss", "TestLongestFirst", "TestMeanNorm"} <= set(globals())
 
 
 def test_names() -> None:
@@ -32,11 +32,15 @@ def test_names() -> None:
         "EvaluatorCase",
         "EvaluatorConformance",
         "FakeModel",
+        "GivenLogits",
         "LossCase",
         "LossConformance",
         "SamplerCase",
         "SamplerConformance",
+        "ScoreCase",
+        "ScoreLossConformance",
         "TinyEncoder",
+        "TinyReranker",
     ]
     for name in ray_st.testing.__all__:
         assert getattr(ray_st.testing, name).__name__ == name

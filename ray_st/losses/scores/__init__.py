@@ -1,7 +1,7 @@
 """Losses over scores of pairs, for rerankers: functions of one step's logits, on the base of all losses.
 
-A new loss is one file here, one line in the table below and one case in ``tests/losses/scores``. Nothing here imports
-models; ``ray_st.cross_encoder.losses`` is the public door.
+A new loss is one file here, one line in the table below and one case in ``tests/losses/scores``. Nothing here
+imports models; ``ray_st.cross_encoder.losses`` is the public door.
 """
 
 from __future__ import annotations

@@ -15,16 +15,16 @@ class ADRMSELoss(ListLoss):
     r"""Squared error of approximate ranks from those of the labels, which counts more for relevant documents.
 
     The rank of document i is approximated by
-    :math:`\hat r_i = 1 + \sum_{j \ne i} \sigma(\alpha (s_j - s_i))`. With its rank :math:`r_i` by label, the mean
-    over documents of :math:`(r_i - \hat r_i)^2 / \log_2 (1 + r_i)`. Documents of equal labels share the mean of
-    their ranks.
+    :math:`\hat r_i = 1 + \sum_{j \ne i} \sigma(\alpha (s_j - s_i))`. With its rank :math:`r_i` by label, the
+    mean over documents of :math:`(r_i - \hat r_i)^2 / \log_2 (1 + r_i)`. Documents of equal labels share the
+    mean of their ranks.
 
     Inputs: (query, [doc_1, ..., doc_m]) with labels [score_1, ..., score_m]; lists may differ in length.
 
     Args:
         model: Maps features of pairs to a dict with ``scores`` (n, 1).
-        alpha: Steepness of the sigmoid: the larger, the closer to whole ranks, and the smaller the gradient of
-            documents with distant scores.
+        alpha: Steepness of the sigmoid: the larger, the closer to whole ranks, and the smaller the gradient
+            of documents with distant scores.
         activation_fn: Applied to the logits; None for none.
         mini_batch_size: If more than 0, pairs scored at a time, with a gradient cache; see
             :class:`ray_st.losses.scores.lists.ListLoss`.
@@ -36,8 +36,8 @@ class ADRMSELoss(ListLoss):
         Schlatt et al. 2025, arXiv:2405.07920.
     """
 
-    shown = ("alpha", "activation_fn", "mini_batch_size")
-    cites = ("schlatt2025rankdistillm",)
+    shown: tuple[str, ...] = ("alpha", "activation_fn", "mini_batch_size")
+    cites: tuple[str, ...] = ("schlatt2025rankdistillm",)
 
     def __init__(
         self,

@@ -16,17 +16,19 @@ from ray_st.util.value_checks import is_whole
 class MultipleNegativesRankingLoss(ScoreLoss):
     """Cross entropy of each query's positive among its negatives: some drawn from other rows, and its own.
 
-    For each query, ``num_negatives`` documents of other rows of the batch are drawn without replacement, from the
-    positives and hard negatives alike; each costs a pair more to score. The scores go through ``activation_fn`` and
-    are multiplied by ``scale``. Use ``BatchSamplers.NO_DUPLICATES``, so that no negative equals the positive.
+    For each query, ``num_negatives`` documents of other rows of the batch are drawn without replacement, from
+    the positives and hard negatives alike; each costs a pair more to score. The scores go through
+    ``activation_fn`` and are multiplied by ``scale``. Use ``BatchSamplers.NO_DUPLICATES``, so that no
+    negative equals the positive.
 
     Inputs: (anchor, positive), or (anchor, positive, negative_1, ..., negative_n), without labels.
 
     Args:
         model: Maps features of pairs to a dict with ``scores`` (n, 1).
-        num_negatives: Number of negatives drawn for each query; None, or more than there are, for all documents of
-            other rows.
-        scale: Factor on the scores after the activation function, the inverse of a temperature; 0 counts as 1.
+        num_negatives: Number of negatives drawn for each query; None, or more than there are, for all
+            documents of other rows.
+        scale: Factor on the scores after the activation function, the inverse of a temperature; 0 counts as
+            1.
         activation_fn: Applied to the logits, (n, candidates); None for none.
 
     Raises:
@@ -38,7 +40,7 @@ class MultipleNegativesRankingLoss(ScoreLoss):
 
     text_columns: tuple[int, int | None] = (2, None)
     in_batch_negatives: bool = True
-    shown = ("scale", "num_negatives", "activation_fn")
+    shown: tuple[str, ...] = ("scale", "num_negatives", "activation_fn")
 
     def __init__(
         self,
@@ -82,9 +84,10 @@ class MultipleNegativesRankingLoss(ScoreLoss):
 
 
 class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
-    """:class:`MultipleNegativesRankingLoss` with a gradient cache: memory grows with ``mini_batch_size`` only.
+    """:class:`MultipleNegativesRankingLoss` with a gradient cache.
 
-    Each pair is scored twice, the second time with a graph; see :mod:`ray_st.losses.gradient_cache`.
+    The memory of activations grows with ``mini_batch_size``, not with the batch or its negatives. Each pair is
+    scored twice, the second time with a graph; see :mod:`ray_st.losses.gradient_cache`.
 
     Inputs: as there.
 
@@ -103,7 +106,7 @@ class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
         Gao et al. 2021, arXiv:2101.06983.
     """
 
-    shown = ("scale", "num_negatives", "activation_fn", "mini_batch_size")
+    shown: tuple[str, ...] = ("scale", "num_negatives", "activation_fn", "mini_batch_size")
 
     def __init__(
         self,

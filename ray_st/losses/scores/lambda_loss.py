@@ -1,4 +1,4 @@
-"""LambdaLoss: for each two documents of a list, the cost of their order, weighted by what it means to nDCG."""
+"""LambdaLoss: the cost of the order of each two documents of a list, weighted by what it means to nDCG."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class LambdaLoss(ListLoss):
     For each two documents i, j of a query with labels :math:`y_i > y_j`:
     :math:`-w_{ij} \log \sigma(sigma \cdot (s_i - s_j))`, a mean over all such pairs of the batch.
 
-    Inputs: (query, [doc_1, ..., doc_m]) with labels [score_1, ..., score_m]; lists may differ in length. Labels
-    below 0 have no gain.
+    Inputs: (query, [doc_1, ..., doc_m]) with labels [score_1, ..., score_m]; lists may differ in length.
+    Labels below 0 have no gain.
 
     Args:
         model: Maps features of pairs to a dict with ``scores`` (n, 1).
         weighting_scheme: The weights of pairs; None for 1 each.
-        k: Only pairs count with a document among the k of the largest scores, as in nDCG@k; at least 1. None for
-            all.
+        k: Only pairs count with a document among the k of the largest scores, as in nDCG@k; at least 1. None
+            for all.
         sigma: Factor on the differences of scores.
         eps: Least value of the largest DCG of a list, by which gains are divided.
         reduction_log: Base of the logarithm: "binary" or "natural".
@@ -40,8 +40,8 @@ class LambdaLoss(ListLoss):
             :class:`ray_st.losses.scores.lists.ListLoss`.
 
     Raises:
-        ValueError: If an option is none of these, the model has several labels, or documents and labels do not
-            fit.
+        ValueError: If an option is none of these, the model has several labels, or documents and labels do
+            not fit.
 
     References:
         Wang et al. 2018, doi:10.1145/3269206.3271784.
@@ -61,7 +61,7 @@ class LambdaLoss(ListLoss):
     def __init__(
         self,
         model: nn.Module,
-        weighting_scheme: BaseWeightingScheme | None = NDCGLoss2PPScheme(),  # noqa: B008 (documented, stateless)
+        weighting_scheme: BaseWeightingScheme | None = NDCGLoss2PPScheme(),  # noqa: B008 (stateless)
         k: int | None = None,
         sigma: float = 1.0,
         eps: float = 1e-10,
@@ -148,8 +148,8 @@ class RankNetLoss(LambdaLoss):
         Burges et al. 2005, doi:10.1145/1102351.1102363.
     """
 
-    shown = ("k", "sigma", "eps", "reduction_log", "activation_fn", "mini_batch_size")
-    cites = ("burges2005learning",)
+    shown: tuple[str, ...] = ("k", "sigma", "eps", "reduction_log", "activation_fn", "mini_batch_size")
+    cites: tuple[str, ...] = ("burges2005learning",)
 
     def __init__(
         self,

@@ -10,8 +10,8 @@ class BaseWeightingScheme(nn.Module):
     """Weights of pairs of documents; subclass it for weights of your own.
 
     Attributes:
-        ordered: Whether only pairs count whose first document has the larger label; otherwise all pairs do, also
-            of a document with itself.
+        ordered: Whether only pairs count whose first document has the larger label; otherwise all pairs do,
+            also of a document with itself.
     """
 
     ordered: bool = True
@@ -20,7 +20,8 @@ class BaseWeightingScheme(nn.Module):
         """Weights of the pairs of documents, in the order of the model's scores, the largest first.
 
         Args:
-            gain: Gain of each document, ``(2^label - 1)`` over the list's largest DCG (n, m); 0 after its end.
+            gain: Gain of each document, ``(2^label - 1)`` over the list's largest DCG (n, m); 0 after its
+                end.
             discount: Discount of each place, ``log2(1 + rank)`` (1, m).
             true_sorted: Labels, at least 0 (n, m); 0 after the end of a list.
 
@@ -51,7 +52,8 @@ class NDCGLoss1Scheme(BaseWeightingScheme):
 class NDCGLoss2Scheme(BaseWeightingScheme):
     r"""Difference of gains, times how much the discount changes at the documents' distance d.
 
-    That is :math:`|1 / D_d - 1 / D_{d + 1}|` with the discount :math:`D_i` of place i: a tighter bound of nDCG.
+    That is :math:`|1 / D_d - 1 / D_{d + 1}|` with the discount :math:`D_i` of place i: a tighter bound of
+    nDCG.
     """
 
     def forward(self, gain: Tensor, discount: Tensor, true_sorted: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class NDCGLoss2Scheme(BaseWeightingScheme):
 
 
 class LambdaRankScheme(BaseWeightingScheme):
-    r"""LambdaRank: by how much swapping two documents changes nDCG, :math:`|G_i - G_j| \, |1 / D_i - 1 / D_j|`."""
+    r"""LambdaRank: how much a swap of two documents changes nDCG, :math:`|G_i - G_j| |1 / D_i - 1 / D_j|`."""
 
     def forward(self, gain: Tensor, discount: Tensor, true_sorted: Tensor) -> Tensor:
         """Weights (n, m, m)."""

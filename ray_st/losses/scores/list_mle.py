@@ -1,4 +1,4 @@
-"""ListMLE: the likelihood of the right order of a list under the Plackett-Luce model, weighted by position or not."""
+"""ListMLE: the likelihood of a list's right order, by the Plackett-Luce model, with weights of positions."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class PListMLELambdaWeight(nn.Module):
     r"""Weights of positions: by default :math:`2^{m - rank} - 1` for a list of m documents.
 
     Args:
-        rank_discount_fn: Maps the mask of documents, bool (n, m), to weights (n, m), 0 after the end of a list;
-            None for the default.
+        rank_discount_fn: Maps the mask of documents, bool (n, m), to weights (n, m), 0 after the end of a
+            list; None for the default.
     """
 
     def __init__(self, rank_discount_fn: Callable[[Tensor], Tensor] | None = None) -> None:
@@ -49,8 +49,8 @@ class PListMLELoss(ListLoss):
     r"""Negative log likelihood of the right order of each list, in which early positions weigh more.
 
     With the scores :math:`s_1, ..., s_m` in the right order and weights :math:`w_i` that sum to 1:
-    :math:`-\sum_i w_i \log (\exp s_i / \sum_{j \ge i} \exp s_j)`, a mean over queries. Without ``lambda_weight``
-    each weight is 1.
+    :math:`-\sum_i w_i \log (\exp s_i / \sum_{j \ge i} \exp s_j)`, a mean over queries. Without
+    ``lambda_weight`` each weight is 1.
 
     Inputs: (query, [doc_1, ..., doc_m]) with labels [score_1, ..., score_m]; lists may differ in length.
 
@@ -70,13 +70,13 @@ class PListMLELoss(ListLoss):
         Lan et al. 2014, Position-Aware ListMLE (UAI).
     """
 
-    shown = ("lambda_weight", "activation_fn", "mini_batch_size", "respect_input_order")
-    cites = ("lan2014position",)
+    shown: tuple[str, ...] = ("lambda_weight", "activation_fn", "mini_batch_size", "respect_input_order")
+    cites: tuple[str, ...] = ("lan2014position",)
 
     def __init__(
         self,
         model: nn.Module,
-        lambda_weight: PListMLELambdaWeight | None = PListMLELambdaWeight(),  # noqa: B008 (documented, stateless)
+        lambda_weight: PListMLELambdaWeight | None = PListMLELambdaWeight(),  # noqa: B008 (stateless)
         activation_fn: Activation | None = nn.Identity(),  # noqa: B008 (documented, stateless)
         mini_batch_size: int | None = None,
         respect_input_order: bool = True,
@@ -121,8 +121,8 @@ class ListMLELoss(PListMLELoss):
         Xia et al. 2008, doi:10.1145/1390156.1390306.
     """
 
-    shown = ("activation_fn", "mini_batch_size", "respect_input_order")
-    cites = ("10.1145/1390156.1390306",)
+    shown: tuple[str, ...] = ("activation_fn", "mini_batch_size", "respect_input_order")
+    cites: tuple[str, ...] = ("10.1145/1390156.1390306",)
 
     def __init__(
         self,

@@ -12,11 +12,11 @@ class ListLoss(ScoreLoss):
     Args:
         model: Maps features of pairs to a dict with ``scores`` (n, 1).
         activation_fn: Applied to the logits (P,) of all pairs; None for none.
-        mini_batch_size: If more than 0, pairs scored at a time, with a gradient cache: the memory of activations
-            then does not grow with the batch or its lists, and each pair is scored twice. None, or 0 or less,
-            keeps the activations of all pairs.
+        mini_batch_size: If more than 0, pairs scored at a time, with a gradient cache: the memory of
+            activations then does not grow with the batch or its lists, and each pair is scored twice. None,
+            or 0 or less, keeps the activations of all pairs.
     """
 
     lists: bool = True
     labels: str = ONE_EACH
-    shown = ("activation_fn", "mini_batch_size")
+    shown: tuple[str, ...] = ("activation_fn", "mini_batch_size")

@@ -14,11 +14,12 @@ from ray_st.losses.scores.scores import Scores
 class MarginMSELoss(ReducedLoss):
     """Squared error of the margins ``score(q, positive) - score(q, negative)`` from a teacher's.
 
-    The documents need not be a positive and negatives: any of them may be relevant. Scores and labels should be of
-    one scale: where a teacher's scores went through a sigmoid, give ``activation_fn=torch.nn.Sigmoid()``.
+    The documents need not be a positive and negatives: any of them may be relevant. Scores and labels should
+    be of one scale: where a teacher's scores went through a sigmoid, give
+    ``activation_fn=torch.nn.Sigmoid()``.
 
-    Inputs: (query, positive, negative_1, ..., negative_k) with labels (n, k), the teacher's margins, or (n, k + 1),
-    its scores of the positive and of each negative; for one negative also (n,), its margins.
+    Inputs: (query, positive, negative_1, ..., negative_k) with labels (n, k), the teacher's margins, or (n, k
+    + 1), its scores of the positive and of each negative; for one negative also (n,), its margins.
 
     Args:
         model: Maps features of pairs to a dict with ``scores`` (n, 1).
@@ -26,8 +27,8 @@ class MarginMSELoss(ReducedLoss):
         kwargs: Options of :class:`torch.nn.MSELoss`, such as ``reduction``.
 
     Raises:
-        ValueError: If the model has several labels, ``reduction`` is none of "mean" and "sum", or the labels do
-            not fit the columns.
+        ValueError: If the model has several labels, ``reduction`` is none of "mean" and "sum", or the labels
+            do not fit the columns.
 
     References:
         Hofstätter et al. 2021, arXiv:2010.02666.

@@ -17,18 +17,19 @@ from ray_st.util.host_facts import host_copy
 class CrossEntropyLoss(ReducedLoss):
     """Cross entropy of each pair's scores of the classes.
 
-    Inputs: (input_A, input_B) with a class as label, from 0 to ``num_labels - 1``, or with a probability for each
-    class.
+    Inputs: (input_A, input_B) with a class as label, from 0 to ``num_labels - 1``, or with a probability for
+    each class.
 
     Args:
         model: Maps features of pairs to a dict with ``scores`` (n, num_labels); at least two labels.
         activation_fn: Applied to the logits (n, num_labels).
         kwargs: Options of :class:`torch.nn.CrossEntropyLoss`: ``weight`` of each class, ``ignore_index``,
-            ``label_smoothing``, ``reduction``. As there, the mean is over rows that are not ignored, weighted by
-            their classes; here over those of all ranks.
+            ``label_smoothing``, ``reduction``. As there, the mean is over rows that are not ignored, weighted
+            by their classes; here over those of all ranks.
 
     Raises:
-        ValueError: If the model has one label, ``weight`` is not one number for each, or a label is out of range.
+        ValueError: If the model has one label, ``weight`` is not one number for each, or a label is out of
+            range.
     """
 
     labels: str = "class"
@@ -46,8 +47,8 @@ class CrossEntropyLoss(ReducedLoss):
         weight = loss_fct.weight
         if weight is not None and weight.shape != (self.num_labels,):
             raise ValueError(
-                f"weight must be one number for each of the model's {self.num_labels} classes; got a tensor of "
-                f"shape {tuple(weight.shape)}."
+                f"weight must be one number for each of the model's {self.num_labels} classes; got a tensor "
+                f"of shape {tuple(weight.shape)}."
             )
 
     def _check_model(self, found: int | None) -> None:
@@ -55,8 +56,9 @@ class CrossEntropyLoss(ReducedLoss):
         assert found is not None
         if found < 2:
             raise ValueError(
-                f"CrossEntropyLoss needs a model with a score for each class; found num_labels={found}, whose "
-                "loss is always 0. Load it with CrossEncoder(..., num_labels=…), or use BinaryCrossEntropyLoss."
+                f"CrossEntropyLoss needs a model with a score for each class; found num_labels={found}, "
+                "whose loss is always 0. Load it with CrossEncoder(..., num_labels=…), or use "
+                "BinaryCrossEntropyLoss."
             )
         self.num_labels = found
 
@@ -76,7 +78,7 @@ class CrossEntropyLoss(ReducedLoss):
         return scores.sum(values) if self.sums else scores.mean(values)
 
     def row_weights(self, scores: Scores) -> Tensor | None:
-        """The weight of a row's class; 0 if it is ignored. With probabilities rows count alike, as in torch."""
+        """The weight of a row's class; 0 if it is ignored. Rows of probabilities count alike, as in torch."""
         labels = scores.labels
         assert labels is not None  # ensured by check_labels
         if self.sums:
@@ -92,7 +94,7 @@ class CrossEntropyLoss(ReducedLoss):
     def _weight(self, dtype: torch.dtype) -> Tensor | None:
         """The weight of each class (num_labels,)."""
         weight = self.loss_fct.weight
-        return weight if weight is None else weight.to(dtype)
+        return weight.to(dtype) if isinstance(weight, Tensor) else None
 
     def check_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
         """Checks the range of classes; probabilities pass."""
@@ -108,8 +110,8 @@ class CrossEntropyLoss(ReducedLoss):
         wrong = ((seen < 0) | (seen >= self.num_labels)) & (seen != self.ignore_index)
         if wrong.any():
             raise ValueError(
-                f"CrossEntropyLoss needs labels from 0 to {self.num_labels - 1} (num_labels={self.num_labels}); "
-                f"found {seen[wrong].unique().tolist()[:8]}."
+                f"CrossEntropyLoss needs labels from 0 to {self.num_labels - 1} "
+                f"(num_labels={self.num_labels}); found {seen[wrong].unique().tolist()[:8]}."
             )
         return classes
 

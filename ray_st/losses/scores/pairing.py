@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class Pairing:
     """The pairs (P,) that a loss chooses from a batch of n rows, sorted by row.
 
-    Pair p is the query of ``row[p]`` with the text of row ``other[p]`` in document column ``column[p]``; column 0
-    holds the positives.
+    Pair p is the query of ``row[p]`` with the text of row ``other[p]`` in document column ``column[p]``;
+    column 0 holds the positives.
 
     Attributes:
         row: Rows of the queries (P,), ascending.

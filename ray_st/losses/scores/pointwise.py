@@ -50,8 +50,8 @@ class ReducedLoss(ScoreLoss):
 class BinaryCrossEntropyLoss(ReducedLoss):
     """Binary cross entropy of each pair's score: high for positives, low for negatives.
 
-    Inputs: (anchor, positive or negative) with 1 or 0 as label; or (input_A, input_B) with a similarity from 0 to
-    1.
+    Inputs: (anchor, positive or negative) with 1 or 0 as label; or (input_A, input_B) with a similarity from
+    0 to 1.
 
     Args:
         model: Maps features of pairs to a dict with ``scores`` (n, 1).
@@ -72,9 +72,9 @@ class BinaryCrossEntropyLoss(ReducedLoss):
         pos_weight: Tensor | float | None = None,
         **kwargs: Any,
     ) -> None:
-        weights = {"pos_weight": pos_weight, "weight": kwargs.pop("weight", None)}
-        given = {name: _one_number(name, value) for name, value in weights.items() if value is not None}
-        super().__init__(model, nn.BCEWithLogitsLoss(**given, **kwargs), activation_fn)
+        kwargs["pos_weight"] = _one_number("pos_weight", pos_weight)
+        kwargs["weight"] = _one_number("weight", kwargs.get("weight"))
+        super().__init__(model, nn.BCEWithLogitsLoss(**kwargs), activation_fn)
 
     @property
     def pos_weight(self) -> Tensor | None:
@@ -130,7 +130,9 @@ class MSELoss(ReducedLoss):
         return self.reduced(scores, self.loss_fct(logits, scores.labels.detach().to(logits.dtype)))
 
 
-def _one_number(name: str, value: Tensor | float) -> Tensor:
+def _one_number(name: str, value: Tensor | float | None) -> Tensor | None:
+    if value is None:
+        return None
     # One for each place in a batch would weigh rows by where a shuffle puts them.
     weight = torch.as_tensor(value, dtype=torch.float32) if not isinstance(value, Tensor) else value
     if weight.numel() != 1:

@@ -30,22 +30,22 @@ Counts: TypeAlias = NDArray[np.int64]
 class ScoreLoss(Loss):
     """A loss over the scores of pairs of texts. Users call it; authors define :meth:`compute`.
 
-    What :class:`ray_st.losses.loss.Loss` says of ranks holds: the mean of their losses, weighted by their rows, is
-    the loss of the whole batch, in value and gradient. A loss whose rows do not count alike, such as one that
-    averages over documents, defines :meth:`row_weights` and takes its mean with
+    What :class:`ray_st.losses.loss.Loss` says of ranks holds: the mean of their losses, weighted by their
+    rows, is the loss of the whole batch, in value and gradient. A loss whose rows do not count alike, such as
+    one that averages over documents, defines :meth:`row_weights` and takes its mean with
     :meth:`ray_st.losses.scores.scores.Scores.mean`.
 
     Args:
         model: Maps features of pairs to a dict with ``scores`` (n, num_labels); has ``num_labels``, and
             ``tokenize(pairs)`` for calls with texts.
         activation_fn: Applied to the logits; None for none.
-        mini_batch_size: If more than 0, the model runs on this many pairs at a time and recomputes activations in
-            the backward pass, so that memory does not grow with the batch or its lists; otherwise it keeps the
-            activations of all pairs.
+        mini_batch_size: If more than 0, the model runs on this many pairs at a time and recomputes
+            activations in the backward pass, so that memory does not grow with the batch or its lists;
+            otherwise it keeps the activations of all pairs.
 
     Attributes:
-        lists: Whether the loss takes one column of queries and one of lists of documents, with as long a list of
-            labels for each.
+        lists: Whether the loss takes one column of queries and one of lists of documents, with as long a list
+            of labels for each.
         model_labels: Number of labels that the model must have; None for any.
 
     Raises:
@@ -70,15 +70,15 @@ class ScoreLoss(Loss):
         """Scores the pairs and computes the loss.
 
         Args:
-            sentence_features: The features of all pairs of the rows, row by row, as one dict, with ``pair_counts``
-                (n,), how many pairs each row has; it may be missing if each has one. Or the text columns: queries
-                and one or more columns of documents, or queries and lists of documents.
-            labels: (n,) or (n, c), as the loss needs them; for lists of documents (n, m), where shorter lists end
-                in NaN, or a list of tensors.
+            sentence_features: The features of all pairs of the rows, row by row, as one dict, with
+                ``pair_counts`` (n,), how many pairs each row has; it may be missing if each has one. Or the
+                text columns: queries and one or more columns of documents, or queries and lists of documents.
+            labels: (n,) or (n, c), as the loss needs them; for lists of documents (n, m), where shorter lists
+                end in NaN, or a list of tensors.
 
         Returns:
-            The loss, a scalar or named scalars to be summed. On an idle rank it is zero, but still connected to
-            the scores.
+            The loss, a scalar or named scalars to be summed. On an idle rank it is zero, but still connected
+            to the scores.
 
         Raises:
             ValueError: If columns, documents or labels are not what the loss needs.
@@ -101,7 +101,7 @@ class ScoreLoss(Loss):
         return self._weighed(Scores(logits, counts, labels))
 
     @abstractmethod
-    def compute(self, scores: Scores) -> Value:  # type: ignore[override]  # scores take the place of columns
+    def compute(self, scores: Scores) -> Value:
         """Computes the loss from scores; the one method that a loss must define.
 
         Args:
@@ -135,7 +135,7 @@ class ScoreLoss(Loss):
         return None
 
     def activate(self, logits: Tensor) -> Tensor:
-        """The logits (P, k) after the activation function, which gets those of a model with one label as (P,).
+        """The logits (P, k) after the activation function, which gets single ones as (P,).
 
         Args:
             logits: (P, k), at least float32.
@@ -165,8 +165,8 @@ class ScoreLoss(Loss):
             )
         if self.model_labels is not None and found != self.model_labels:
             raise ValueError(
-                f"{name} needs a model with num_labels={self.model_labels}; found num_labels={found}. Load it with "
-                f"CrossEncoder(..., num_labels={self.model_labels})."
+                f"{name} needs a model with num_labels={self.model_labels}; found num_labels={found}. Load "
+                f"it with CrossEncoder(..., num_labels={self.model_labels})."
             )
 
     def _features(self, inputs: Sequence[Mapping[str, Any] | Texts]) -> Mapping[str, Any]:
@@ -236,8 +236,8 @@ class ScoreLoss(Loss):
             return found
         if self.lists or self.text_columns != (2, 2):
             raise ValueError(
-                f"{type(self).__name__} needs {PAIR_COUNTS} among the features: a tensor (n,) of the number of "
-                f"pairs of each row; found {sorted(features)}."
+                f"{type(self).__name__} needs {PAIR_COUNTS} among the features: a tensor (n,) of the number "
+                f"of pairs of each row; found {sorted(features)}."
             )
         first = next(value for value in features.values() if isinstance(value, Tensor))
         return np.ones(len(first), dtype=np.int64)
@@ -247,16 +247,16 @@ class ScoreLoss(Loss):
         empty = np.flatnonzero(counts < 1)
         if len(empty) or not len(counts):
             raise ValueError(
-                f"{name} needs at least one document for each query; found none in row(s) {empty.tolist()[:8]} of "
-                f"the {len(counts)} in the batch."
+                f"{name} needs at least one document for each query; found none in row(s) "
+                f"{empty.tolist()[:8]} of the {len(counts)} in the batch."
             )
         if self.lists:
             return
         uneven = np.flatnonzero(counts != counts[0])
         if len(uneven):
             raise ValueError(
-                f"{name} needs as many pairs in each row; found {counts[0]} in row 0 and {counts[uneven[0]]} in row "
-                f"{uneven[0]}."
+                f"{name} needs as many pairs in each row; found {counts[0]} in row 0 and {counts[uneven[0]]} "
+                f"in row {uneven[0]}."
             )
         if type(self).pairing is ScoreLoss.pairing:
             self._check_columns(1 + int(counts[0]))

@@ -20,8 +20,8 @@ class Scores:
     Attributes:
         logits: (P, k) of all pairs, row by row, at least float32, after the loss's activation function.
         counts: Number of pairs of each row (n,), at least 1, on the host.
-        labels: (n,) or (n, c), or None; for lists of documents (n, m), with m the largest count, and NaN at the
-            end of shorter rows.
+        labels: (n,) or (n, c), or None; for lists of documents (n, m), with m the largest count, and NaN at
+            the end of shorter rows.
         total: Sum of what the cluster's rows count, where the loss weighs them; see
             :meth:`ray_st.losses.scores.score_loss.ScoreLoss.row_weights`. None if each counts 1.
         cluster_rows: Rows of the cluster's batch, where the loss needs them; otherwise None.

@@ -1,4 +1,4 @@
-"""Two gloo processes under DDP, each with its rows: losses over scores and gradients are those of the whole batch."""
+"""Two gloo processes, each with its rows: losses over scores and gradients are those of the whole batch."""
 
 from __future__ import annotations
 

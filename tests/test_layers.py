@@ -17,6 +17,7 @@ LAYERS = {
     "legacy": 7,
     "testing": 7,
     "trainer": 6,
+    "cross_encoder": 6,
     "model_trainer": 5,
     "tune": 6,
     "runtime": 4,

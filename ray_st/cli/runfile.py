@@ -172,9 +172,8 @@ def parse_run(raw: Mapping[str, Any], source: str) -> RunFile:
 def _model(value: object, where: str) -> ModelSpec:
     model = build(ModelSpec, value, where)
     if model.type not in MODEL_KINDS:
-        raise RunFileError(
-            f"{at(where, 'type')}: unknown kind of model {model.type!r}; {did_you_mean(model.type, MODEL_KINDS)}"
-        )
+        hint = did_you_mean(model.type, MODEL_KINDS)
+        raise RunFileError(f"{at(where, 'type')}: unknown kind of model {model.type!r}; {hint}")
     check_options(model.type, {name for name, option in asdict(model).items() if option}, where)
     return model
 

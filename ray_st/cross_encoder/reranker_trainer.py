@@ -19,7 +19,7 @@ def _default_loss(model: CrossEncoder) -> nn.Module:
 
 
 def _scores(model: CrossEncoder, inputs: Sequence[Features]) -> tuple[Tensor, ...]:
-    """The logits of each row: (n,) or (n, k) of its single pair, otherwise (n, m) of its pairs, padded with NaN."""
+    """The logits of each row: (n,) or (n, k) of its pair; of several (n, m), padded with NaN."""
     (pairs,) = inputs
     logits, counts = model(dict(pairs))["scores"], pairs[PAIR_COUNTS]
     if bool((counts == 1).all()):
@@ -38,7 +38,7 @@ RERANKERS = Family(
     card=lambda model: model.model_card_data,
     takes_pairs=True,
 )
-"""Rerankers: the first text column is joined with each of the others, and losses receive the pairs' logits."""
+"""Rerankers: the first text column is joined with each of the others, and losses get the pairs' logits."""
 
 
 class CrossEncoderTrainer(ModelTrainer):

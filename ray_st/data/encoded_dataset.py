@@ -103,7 +103,7 @@ class EncodedDataset:
         return found.view(np.int64)
 
     def texts(self, column: str, rows: Indices) -> list[str]:
-        """Texts of the given rows of a text column, including prompts; lists of texts of a column of lists."""
+        """Texts of some rows of a text column, including prompts; of a column of lists, lists of texts."""
         return self._values(text_of(column), rows)
 
     def labels(self, rows: Indices) -> list[Any] | None:

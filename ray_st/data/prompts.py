@@ -67,8 +67,8 @@ def prompt_of_pairs(
     nested = isinstance(prompts, Mapping) and any(isinstance(each, Mapping) for each in prompts.values())
     if nested or (isinstance(prompts, Mapping) and not set(prompts) & set(datasets)):
         raise ValueError(
-            "args.prompts of a reranker is one text, or one for each dataset by its name: the columns of a row "
-            f"become pairs, so that there are no prompts by column; got {prompts!r}."
+            "args.prompts of a reranker is one text, or one for each dataset by its name: the columns of a "
+            f"row become pairs, so that there are no prompts by column; got {prompts!r}."
         )
     found = prompts_of(prompts, columns, dataset, datasets)
     query = columns.texts[0]

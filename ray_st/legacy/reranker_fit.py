@@ -25,8 +25,8 @@ class GivenLoss(ScoreLoss):
 
     Args:
         model: The reranker.
-        loss_fct: Maps logits, (n,) for a model of one label and otherwise (n, k), and labels (n,) to the loss;
-            by default binary cross-entropy of one label, cross-entropy of several.
+        loss_fct: Maps logits, (n,) for a model of one label and otherwise (n, k), and labels (n,) to the
+            loss; by default binary cross-entropy of one label, cross-entropy of several.
         activation_fct: Applied to the logits before.
     """
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from reranker_rows import rows
 
 from ray_st import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
 from ray_st.cross_encoder import losses
 from ray_st.data.samplers import DefaultBatchSampler, RandomOrder
 from ray_st.training.data.local_source import local_context
+from reranker_rows import rows
 
 STEPS, BATCH = 20, 6
 CASES: dict[str, tuple[str, dict[str, Any]]] = {

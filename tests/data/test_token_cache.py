@@ -157,7 +157,7 @@ def test_a_key_is_that_of_the_values_alone() -> None:
         {"columns": ColumnSpec(("a", "q"), "label")},
         {"prompts": {"q": "query: "}},
         {"keep_texts": True},
-        {"inputs": {"both": ("q", "a")}},
+        {"columns": ColumnSpec(("q", "a"), "label", lists=("a",))},
     ],
 )
 def test_another_row_or_encoding_has_another_key(change: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ TEXTS = "texts"
 
 
 class Pairing(Protocol):
-    """The pairs of a batch: query ``row[p]`` with the text of row ``other[p]`` in document column ``column[p]``."""
+    """The pairs of a batch: the query of a row with a text of a document column, of that row or another."""
 
     row: NDArray[np.int64]
     column: NDArray[np.int64]

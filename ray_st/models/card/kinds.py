@@ -19,6 +19,7 @@ _PAIRS = (
     "Most of the calories in an egg come from the yellow yolk in the center.",
 )
 _UNNAMED = "path/to/this/model"
+_IMPORT = "from ray_st import {0}  # or: from sentence_transformers import {0}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _embedder(model: SentenceTransformer, data: ModelCardData) -> CardText:
         "Prompts": _prompts(model.prompts),
     }
     listed = "\n".join(f"    {text!r}," for text in _example(data, _EXAMPLES))
-    usage = f"""from ray_st import SentenceTransformer  # or: from sentence_transformers import SentenceTransformer
+    usage = f"""{_IMPORT.format("SentenceTransformer")}
 
 model = SentenceTransformer({data.model_id or _UNNAMED!r})
 sentences = [
@@ -90,7 +91,7 @@ def _reranker(model: CrossEncoder, data: ModelCardData) -> CardText:
     query, *documents = _example(data, _PAIRS)
     listed = "\n".join(f"    {text!r}," for text in documents)
     ranking = "\nprint(model.rank(query, documents))" if ranks else ""
-    usage = f"""from ray_st import CrossEncoder  # or: from sentence_transformers import CrossEncoder
+    usage = f"""{_IMPORT.format("CrossEncoder")}
 
 model = CrossEncoder({data.model_id or _UNNAMED!r})
 query = {query!r}

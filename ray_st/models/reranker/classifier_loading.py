@@ -43,8 +43,8 @@ def load_classifier_config(
         if any(kind.endswith("ForCausalLM") for kind in kinds):
             raise ModelFolderError(
                 f"{folder} holds a causal language model ({kinds[0]}), which would score a pair by the "
-                "probability of a word. Only sequence classifiers are supported: open the classifier that was "
-                "made from it, or pass num_labels=1 to give it a new, untrained classification head."
+                "probability of a word. Only sequence classifiers are supported: open the classifier that "
+                "was made from it, or pass num_labels=1 to give it a new, untrained classification head."
             )
         options["num_labels"] = 1
     return load_config(folder, trust_remote_code, options)
@@ -107,7 +107,7 @@ def _from_pretrained(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     auto: Any = AutoModelForSequenceClassification
     try:
-        return auto.from_pretrained(  # type: ignore[no-any-return]
+        made: tuple[PreTrainedModel, dict[str, Any]] = auto.from_pretrained(
             folder,
             config=config,
             use_safetensors=True,
@@ -116,6 +116,7 @@ def _from_pretrained(
             ignore_mismatched_sizes=True,  # they are reported by name
             **options,
         )
+        return made
     except ValueError as error:
         if type(config) in AutoModelForSequenceClassification._model_mapping or trust_remote_code:
             raise
@@ -139,11 +140,11 @@ def _is_of_head(model: PreTrainedModel, name: str) -> bool:
     return not name.startswith(encoder) or name.startswith((f"{encoder}pooler.", f"{encoder}pooler_"))
 
 
-def _other_labels(folder: Path, mismatch: tuple[Any, ...], num_labels: int) -> str:
+def _other_labels(folder: Path, mismatch: tuple[Any, ...], num_labels: int | None) -> str:
     name, *shapes = mismatch
     shown = " instead of ".join(str(tuple(shape)) for shape in shapes)
     return (
         f"The classification head in {folder} does not fit num_labels={num_labels}: {name} has the shape "
-        f"{shown}. Leave num_labels out, or pass model_kwargs={{{_OTHER_HEADS!r}: True}} for a new, untrained "
-        "head."
+        f"{shown}. Leave num_labels out, or pass model_kwargs={{{_OTHER_HEADS!r}: True}} for a new, "
+        "untrained head."
     )

@@ -1,8 +1,7 @@
-"""The reranker: a sequence classifier that reads two texts together, and the methods that users call on it."""
+"""The reranker: a sequence classifier that reads two texts together and scores the pair."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from ray_st.models.positions import is_padded_left, moved_to_start, table_limit
 from ray_st.models.publishing import Published
 from ray_st.models.remote_code import is_remote, keep_code
 from ray_st.models.reranker.pair_encoder import PairEncoder, PairTemplate
+from ray_st.models.reranker.pair_inputs import Pair, read_pairs
 from ray_st.models.reranker.pair_scoring import with_prompt_before
-from ray_st.models.reranker.pairs import Pair, read_pairs
 from ray_st.models.reranker.reranker_folder import (
     RerankerSettings,
     module_settings,
@@ -48,7 +47,6 @@ from ray_st.models.whole_model import best_device
 from ray_st.util.host_facts import PADDING_SIDE, TOKEN_LENGTHS
 from ray_st.util.names import either
 
-logger = logging.getLogger(__name__)
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
@@ -125,12 +123,8 @@ class CrossEncoder(Published, ScoresPairs):
         model_card_data: CrossEncoderModelCardData | None = None,
         backend: str = "torch",
     ) -> None:
-        if backend != "torch":
-            raise ValueError(
-                f"backend must be 'torch'; got {backend!r}. ONNX and OpenVINO are not supported yet."
-            )
         tokenizer_kwargs = either("tokenizer_kwargs", tokenizer_kwargs, "processor_kwargs", processor_kwargs)
-        name = either("model_name", model_name, "model_name_or_path", model_name_or_path)
+        name: Any = either("model_name", model_name, "model_name_or_path", model_name_or_path)
         if name is None:
             raise ValueError("CrossEncoder needs model_name_or_path: a folder or a name on the Hub.")
         options = RerankerOptions(
@@ -148,13 +142,12 @@ class CrossEncoder(Published, ScoresPairs):
             revision=revision,
             token=token,
             local_files_only=local_files_only,
+            backend=backend,
         )
         opened = open_reranker(name, options)
         super().__init__()
         self._take(opened, trust_remote_code)
-        self.prompts: dict[str, str] = {**opened.settings.prompts, **(prompts or {})}
-        self.default_prompt_name = default_prompt_name or opened.settings.default_prompt_name
-        self._prompt(None, None)  # raises for a default prompt that does not exist
+        self._take_prompts(opened.settings, prompts or {}, default_prompt_name)
         self.model_card_data = model_card_data or CrossEncoderModelCardData(local_files_only=local_files_only)
         self.model_card_data.set_base_model(*(opened.source or (None,)))
         self.to(device or best_device())
@@ -171,6 +164,13 @@ class CrossEncoder(Published, ScoresPairs):
         # Modules of a folder's code were trusted when they were made.
         self.trust_remote_code = trust_remote_code or any(is_remote(type(part)) for part in self.modules())
 
+    def _take_prompts(
+        self, saved: RerankerSettings, prompts: Mapping[str, str], default_prompt_name: str | None
+    ) -> None:
+        self.prompts = {**saved.prompts, **prompts}
+        self.default_prompt_name = default_prompt_name or saved.default_prompt_name
+        chosen_prompt(None, self.default_prompt_name, self.prompts)  # raises if there is no such prompt
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restores a model that another process may have sent."""
         super().__setstate__(state)
@@ -181,8 +181,8 @@ class CrossEncoder(Published, ScoresPairs):
 
         Args:
             features: ``input_ids`` and ``attention_mask`` (n, t) and whatever else :meth:`tokenize` returns;
-                left unchanged. With ``token_lengths`` (n,) and ``padding_side`` on the host, the device is not
-                asked for them.
+                left unchanged. With ``token_lengths`` (n,) and ``padding_side`` on the host, the device is
+                not asked for them.
         """
         inputs = {name: features[name] for name in _INPUTS if name in features}
         lengths = features.get(TOKEN_LENGTHS)
@@ -288,7 +288,7 @@ class CrossEncoder(Published, ScoresPairs):
     @property
     def num_labels(self) -> int:
         """Numbers that the model computes for a pair."""
-        return int(self.config.num_labels)
+        return int(self.config.num_labels or 1)
 
     @property
     def max_length(self) -> int | None:
@@ -312,6 +312,13 @@ class CrossEncoder(Published, ScoresPairs):
         """The same as :attr:`max_length`."""
         return self.max_length
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; an activation that is a module does not become a part of this one."""
+        if name in ("activation_fn", "default_activation_function"):
+            object.__setattr__(self, name, value)  # the property's setter, which Module would pass by
+        else:
+            super().__setattr__(name, value)
+
     @property
     def activation_fn(self) -> Activation:
         """Applied to the model's output by :meth:`predict`; not a part of the trained model."""
@@ -320,7 +327,7 @@ class CrossEncoder(Published, ScoresPairs):
 
     @activation_fn.setter
     def activation_fn(self, value: Activation) -> None:
-        vars(self)["_activation"] = value  # a module would become a part of this one
+        vars(self)["_activation"] = value
 
     @property
     def default_activation_function(self) -> Activation:
@@ -330,9 +337,6 @@ class CrossEncoder(Published, ScoresPairs):
     @default_activation_function.setter
     def default_activation_function(self, value: Activation) -> None:
         self.activation_fn = value
-
-    def _prompt(self, prompt: str | None, name: str | None) -> str | None:
-        return chosen_prompt(prompt, name or self.default_prompt_name, self.prompts)
 
     def save_pretrained(
         self,

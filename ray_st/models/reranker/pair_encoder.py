@@ -95,8 +95,8 @@ class PairEncoder:
 
     ``encoder.join(encoder(queries), encoder(documents))`` is what the tokenizer itself makes of the pairs
     with ``truncation="longest_first"``, with one exception: of two texts that are both as long as
-    ``max_seq_length`` alone, the second gets the larger half if the tokens cannot be shared equally, whichever
-    was longer before it was cut. :attr:`whole` has no such exception.
+    ``max_seq_length`` alone, the second gets the larger half if the tokens cannot be shared equally,
+    whichever was longer before it was cut. :attr:`whole` has no such exception.
 
     Args:
         tokenizer: A fast tokenizer of transformers whose pairs have a :class:`PairTemplate`.

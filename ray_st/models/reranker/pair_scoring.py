@@ -1,7 +1,7 @@
 """From pairs of texts to scores, in batches of similar length.
 
-Windows, batches and the sharing of work are those of :mod:`ray_st.models.text_encoding`: batches are a function
-of the pairs alone, and a team of several processes gets bitwise the same scores as one process.
+Windows, batches and the sharing of work are those of :mod:`ray_st.models.text_encoding`: batches are a
+function of the pairs alone, and a team of several processes gets bitwise the same scores as one process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ray_st.util.tensors import Arriving, to_device, to_numpy
 
 if TYPE_CHECKING:
     from ray_st.models.reranker.pair_encoder import Ids, PairEncoder
-    from ray_st.models.reranker.pairs import Pair
+    from ray_st.models.reranker.pair_inputs import Pair
     from ray_st.models.reranker.scoring_methods import ScoresPairs
     from ray_st.util.team import Team
 
@@ -78,7 +78,7 @@ def score_pairs(model: ScoresPairs, pairs: Sequence[Pair], request: ScoreOptions
     Returns:
         (n,) for one label or (n, k) for several, as an array or a tensor, or a list of n tensors.
     """
-    activation = request.activation or model.activation_fn
+    activation = model.activation_fn if request.activation is None else request.activation
 
     def score(features: dict[str, Any], _: int) -> Tensor | Arriving:
         scores = finished(model(features)["scores"], activation, request.apply_softmax)

@@ -68,8 +68,8 @@ def read_settings_of_reranker(folder: Path) -> RerankerSettings:
     kind = saved.get("model_type", "SentenceTransformer" if entries is not None else KIND)
     if kind != KIND:
         raise ModelFolderError(
-            f"{folder} holds a {kind}, not a {KIND}: no classification head of it scores pairs. Open it as what "
-            f"it is, or start a {KIND} from the plain encoder that it was trained from."
+            f"{folder} holds a {kind}, not a {KIND}: no classification head of it scores pairs. Open it as "
+            f"what it is, or start a {KIND} from the plain encoder that it was trained from."
         )
     if is_adapter(folder):
         raise ModelFolderError(f"{folder} holds an adapter. Rerankers with adapters are not supported.")
@@ -103,8 +103,8 @@ def _check_modules(folder: Path, entries: Any, module: Mapping[str, Any]) -> Non
     outputs = {ways.get(kind, _TEXT).get("method_output_name") for kind in ("text", MESSAGE)}
     if task != TASK or made != OUTPUT or outputs != {"logits"}:
         raise ModelFolderError(
-            f"{folder / _MODULE_SETTINGS}: only the task {TASK!r} with the logits as {OUTPUT!r} is supported; "
-            f"found the task {task!r} with {sorted(map(str, outputs))} as {made!r}."
+            f"{folder / _MODULE_SETTINGS}: only the task {TASK!r} with the logits as {OUTPUT!r} is supported"
+            f"; found the task {task!r} with {sorted(map(str, outputs))} as {made!r}."
         )
 
 

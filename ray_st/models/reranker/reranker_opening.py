@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,6 @@ from ray_st.models.tokenizer.pretrained import load_tokenizer
 from ray_st.models.transformer import saved_arguments
 from ray_st.models.unpadded import prepare_within
 
-logger = logging.getLogger(__name__)
 
 _ORGANISATION = "cross-encoder"  # where a name without an organisation is looked for first
 
@@ -49,8 +47,13 @@ class RerankerOptions:
     revision: str | None = None
     token: bool | str | None = None
     local_files_only: bool = False
+    backend: str = "torch"
 
     def __post_init__(self) -> None:
+        if self.backend != "torch":
+            raise ValueError(
+                f"backend must be 'torch'; got {self.backend!r}. ONNX and OpenVINO are not supported yet."
+            )
         if self.num_labels is not None and self.num_labels < 1:
             raise ValueError(f"num_labels must be at least 1; got {self.num_labels}.")
         if self.max_length is not None and self.max_length < 1:
@@ -105,9 +108,11 @@ def open_reranker(name: str | Path, options: RerankerOptions) -> OpenedReranker:
     settings = read_settings_of_reranker(folder)
     model = open_classifier(folder, settings, options)
     tokenizer = _tokenizer(folder, settings, options, model)
-    activation = options.activation or saved_activation(
-        folder, settings, model.config, options.trust_remote_code
-    )
+    activation = options.activation
+    if activation is None:
+        activation = saved_activation(folder, settings, model.config, options.trust_remote_code)
+    if activation is None:
+        activation = nn.Sigmoid() if model.config.num_labels == 1 else nn.Identity()
     try:
         chat = pair_chat(tokenizer, _ways(settings), settings.module.get("processing_kwargs"))
     except ValueError as error:
@@ -119,7 +124,7 @@ def open_reranker(name: str | Path, options: RerankerOptions) -> OpenedReranker:
     return OpenedReranker(
         model,
         tokenizer,
-        activation or (nn.Sigmoid() if model.config.num_labels == 1 else nn.Identity()),
+        activation,
         chat,
         lowers,
         settings,

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ray_st.models.activations import Activation
 from ray_st.models.process_pool import ScoringPool, open_pool
+from ray_st.models.reranker.pair_inputs import read_pairs
 from ray_st.models.reranker.pair_scoring import ScoreOptions, score_pairs, score_pairs_pooled
-from ray_st.models.reranker.pairs import read_pairs
 from ray_st.models.text_encoding import chosen_prompt
 from ray_st.models.whole_model import WholeModel
 from ray_st.util.names import either
@@ -167,8 +167,8 @@ class ScoresPairs(WholeModel):
         """
         if self.num_labels != 1:
             raise ValueError(
-                f"rank needs a model with one label; this one has {self.num_labels}. Score pairs with predict, "
-                "and sort by one of the labels."
+                f"rank needs a model with one label; this one has {self.num_labels}. Score pairs with "
+                "predict, and sort by one of the labels."
             )
         scores = self.predict(
             [(query, document) for document in documents],
@@ -187,7 +187,7 @@ class ScoresPairs(WholeModel):
     def start_multi_process_pool(
         self, target_devices: Sequence[str | torch.device] | None = None
     ) -> ScoringPool:
-        """Starts processes for ``predict(..., pool=pool)`` on the Ray cluster, each with a copy of this model.
+        """Starts processes for ``predict(..., pool=pool)`` on the Ray cluster, each with a copy of the model.
 
         Args:
             target_devices: A device for each process: "cuda:0" requests a GPU of the cluster, "cpu" a CPU;

@@ -57,9 +57,9 @@ def _pack(
     names = inspect.signature(encoder.forward).parameters
     given = {**dict(zip(names, args, strict=False)), **options}
     mask = given.get("attention_mask")
-    packing = vars(mask).get(_PACKING) if isinstance(mask, Tensor) else None
-    if packing is None:
+    if not isinstance(mask, Tensor) or _PACKING not in vars(mask):
         return None
+    packing: Packing = vars(mask)[_PACKING]
     tokens = {name: given[name] for name in _TOKENS if isinstance(given.get(name), Tensor)}
     return (), {**given, **packed_inputs(encoder, {**tokens, "attention_mask": mask}, packing)}
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ray_st.models.reranker.cross_encoder import CrossEncoder
+from ray_st.models.reranker.pair_inputs import read_pairs
 from ray_st.models.reranker.pair_scoring import finished
-from ray_st.models.reranker.pairs import read_pairs
 from reranker_folders import save_classifier, text_pairs
 from simulated_team import together
 

@@ -85,7 +85,7 @@ def test_settings(peer: Any, tmp_path: Path) -> None:
     ids=str,
 )
 def test_older_folders(settings: dict[str, Any], peer: Any, tmp_path: Path) -> None:
-    save_classifier(tmp_path, "roberta")
+    save_classifier(tmp_path, "bert")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **settings}))
     mine, theirs = CrossEncoder(tmp_path, device="cpu"), peer.CrossEncoder(str(tmp_path), device="cpu")
@@ -131,7 +131,7 @@ def test_forms_of_results(
         [list(pair) for pair in PAIRS[:3]],
         np.array(PAIRS[:3]),
         np.array(PAIRS[:3], dtype=object),
-        np.array([]),
+        np.array([], dtype=object),
     ],
     ids=["tuple", "list", "array", "lists", "arrays", "objects", "none"],
 )

@@ -18,8 +18,8 @@ def read_pairs(inputs: object) -> tuple[list[Pair], bool]:
     """Pairs of texts from any accepted form, and whether a single one was given.
 
     Args:
-        inputs: A pair or several. A pair is a list, tuple or array of two texts, or a dict with two texts; its
-            keys are ignored, their order counts. A text may be given as ``{"text": …}``.
+        inputs: A pair or several. A pair is a list, tuple or array of two texts, or a dict with two texts;
+            its keys are ignored, their order counts. A text may be given as ``{"text": …}``.
 
     Raises:
         ValueError: If an entry is not a pair of texts, naming its index and what was found.

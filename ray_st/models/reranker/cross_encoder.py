@@ -47,7 +47,6 @@ from ray_st.models.whole_model import best_device
 from ray_st.util.host_facts import PADDING_SIDE, TOKEN_LENGTHS
 from ray_st.util.names import either
 
-
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 

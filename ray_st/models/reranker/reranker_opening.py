@@ -27,7 +27,6 @@ from ray_st.models.tokenizer.pretrained import load_tokenizer
 from ray_st.models.transformer import saved_arguments
 from ray_st.models.unpadded import prepare_within
 
-
 _ORGANISATION = "cross-encoder"  # where a name without an organisation is looked for first
 
 

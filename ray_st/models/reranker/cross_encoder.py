@@ -23,6 +23,7 @@ from ray_st.models.onednn import linear_layers_of
 from ray_st.models.positions import is_padded_left, moved_to_start, table_limit
 from ray_st.models.publishing import Published
 from ray_st.models.remote_code import is_remote, keep_code
+from ray_st.models.reranker.fit_method import FittedReranker
 from ray_st.models.reranker.pair_encoder import PairEncoder, PairTemplate
 from ray_st.models.reranker.pair_inputs import Pair, read_pairs
 from ray_st.models.reranker.pair_scoring import with_prompt_before
@@ -50,7 +51,7 @@ from ray_st.util.names import either
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
-class CrossEncoder(Published, ScoresPairs):
+class CrossEncoder(FittedReranker, Published, ScoresPairs):
     """A model that reads two texts together and scores the pair, for example a query and a document.
 
     It is a sequence classifier of transformers. Encoders that support it (see

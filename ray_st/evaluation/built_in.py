@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from ray_st.evaluation.evaluated_model import EvaluatedModel, role_prompt, role_
 from ray_st.evaluation.sentence_evaluator import SentenceEvaluator
 
 logger = logging.getLogger(__name__)
+
+Model = TypeVar("Model", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,17 @@ class Measured:
         metrics: By name, without the evaluator's.
         row: The CSV file's row by column heading, without epoch and steps.
         primary: Name of the primary metric, without the evaluator's; None for the one that is known already.
+        card: What the model card shows, if not the metrics: a text that begins with the number, by name,
+            without the evaluator's.
     """
 
     metrics: dict[str, float]
     row: dict[str, float]
     primary: str | None = None
+    card: dict[str, str] | None = None
 
 
-class BuiltInEvaluator(SentenceEvaluator):
+class MeasuringEvaluator(SentenceEvaluator, Generic[Model]):
     """Base of the evaluators of this package: a subclass defines :meth:`measure` and :meth:`metric_names`.
 
     Attributes:
@@ -70,14 +75,14 @@ class BuiltInEvaluator(SentenceEvaluator):
         self.csv_file = "_".join(filter(None, (csv_stem, name, csv_end)))
 
     def __call__(
-        self, model: EvaluatedModel, output_path: str | None = None, epoch: float = -1, steps: int = -1
+        self, model: Model, output_path: str | None = None, epoch: float = -1, steps: int = -1
     ) -> dict[str, float]:
         """Measures a model; see the class for the metrics."""
         self._log_start(epoch, steps)
         return self._report(self.measure(model), model, output_path, epoch, steps)
 
     @abstractmethod
-    def measure(self, model: EvaluatedModel) -> Measured:
+    def measure(self, model: Model) -> Measured:
         """Measures a model, without writing or recording anything."""
 
     def _log_start(self, epoch: float, steps: int) -> None:
@@ -88,7 +93,7 @@ class BuiltInEvaluator(SentenceEvaluator):
         logger.info("%s on the %s dataset%s%s:", self.description, self.name or "unnamed", when, cut)
 
     def _report(
-        self, found: Measured, model: EvaluatedModel, output_path: str | None, epoch: float, steps: int
+        self, found: Measured, model: Model, output_path: str | None, epoch: float, steps: int
     ) -> dict[str, float]:
         """Writes and records what was measured, and returns the metrics by their full names."""
         logger.info("%s", ", ".join(f"{key} {value:.4f}" for key, value in found.metrics.items()))
@@ -98,8 +103,18 @@ class BuiltInEvaluator(SentenceEvaluator):
         if found.primary is not None:
             self.primary_metric = found.primary
         metrics = self.prefix_name_to_metrics(found.metrics, self.name)
-        self.store_metrics_in_model_card_data(model, metrics, epoch, steps)
+        card = found.card and dict(zip(self._prefixed(found.card), found.card.values(), strict=True))
+        self.store_metrics_in_model_card_data(model, card or metrics, epoch, steps)
         return metrics
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The options to show in the model card."""
+        values = {name: getattr(self, name) for name in self.shown}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class BuiltInEvaluator(MeasuringEvaluator[EvaluatedModel]):
+    """Base of the evaluators of embeddings, which encode texts."""
 
     def _encode(
         self,
@@ -139,11 +154,6 @@ class BuiltInEvaluator(SentenceEvaluator):
         embeddings = self._encode(model, texts, roles, **options)
         ends = np.cumsum([len(column) for column in columns])
         return (embeddings[rows] for rows in np.split(places, ends[:-1]))
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """The options to show in the model card."""
-        values = {name: getattr(self, name) for name in self.shown}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 def with_max(names: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ A repeated text is encoded once, and gets the same embedding to the last bit.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence, Sized
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_st.similarity_functions import SimilarityFunction
+
+logger = logging.getLogger(__name__)
 
 
 class Example(Protocol):
@@ -85,6 +88,69 @@ def check_columns(evaluator: str, **columns: Sequence[Any]) -> list[list[Any]]:
     """
     check_equal_lengths(evaluator, **columns)
     return [check_texts(evaluator, name, column) for name, column in columns.items()]
+
+
+def check_pairs(evaluator: str, pairs: Sequence[Sequence[Any]]) -> list[tuple[Any, Any]]:
+    """Checks that each row is a pair of texts.
+
+    Args:
+        evaluator: Name for the error.
+        pairs: The rows.
+
+    Raises:
+        ValueError: Naming the first row that is no pair, or lacks a text.
+    """
+    checked = []
+    for row, pair in enumerate(pairs):
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2:
+            raise ValueError(f"{evaluator} needs pairs of two texts; row {row} is {pair!r:.80}.")
+        if None in pair:
+            raise ValueError(f"{evaluator} needs two texts in each pair; row {row} has None: {pair!r:.80}.")
+        checked.append((pair[0], pair[1]))
+    return checked
+
+
+def finite_scores(evaluator: str, scores: Sequence[float]) -> NDArray[np.float64]:
+    """Checks that scores are finite numbers; warns if they are all the same.
+
+    Args:
+        evaluator: Name for the error.
+        scores: (n,), n at least 1.
+
+    Raises:
+        ValueError: Naming the first row without a finite number.
+    """
+    for row, score in enumerate(scores):
+        if not isinstance(score, int | float | np.number) or not np.isfinite(score):
+            raise ValueError(
+                f"{evaluator} needs a finite number in each row of scores; row {row} is {score!r}."
+            )
+    numbers = np.asarray(scores, dtype=np.float64)
+    if np.ptp(numbers) == 0:
+        logger.warning("%s: all scores are %s, so every correlation will be nan.", evaluator, numbers[0])
+    return numbers
+
+
+def class_labels(evaluator: str, labels: Sequence[float]) -> NDArray[np.int64]:
+    """Checks that labels are classes, whole numbers from 0; warns if they are all the same.
+
+    Args:
+        evaluator: Name for the error.
+        labels: (n,), n at least 1; 1.0 and True stand for 1.
+
+    Raises:
+        ValueError: Naming the first row without a class.
+    """
+    for row, label in enumerate(labels):
+        if not isinstance(label, int | float | np.number | np.bool_) or label < 0 or label % 1 != 0:
+            raise ValueError(
+                f"{evaluator} needs a class in each row of labels, a whole number from 0; row {row} is "
+                f"{label!r}."
+            )
+    classes = np.asarray([int(label) for label in labels], dtype=np.int64)
+    if np.ptp(classes) == 0:
+        logger.warning("%s: all labels are %d, so the metrics are meaningless.", evaluator, classes[0])
+    return classes
 
 
 def choose_similarities(

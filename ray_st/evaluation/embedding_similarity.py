@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +15,11 @@ from ray_st.evaluation.checked_inputs import (
     check_texts,
     choose_similarities,
     columns_of,
+    finite_scores,
 )
 from ray_st.evaluation.evaluated_model import EvaluatedModel, similarities_of
 from ray_st.evaluation.metrics.correlation import pearson, spearman
 from ray_st.similarity_functions import SimilarityFunction
-
-logger = logging.getLogger(__name__)
 
 KINDS = {"pearson": pearson, "spearman": spearman}
 
@@ -69,7 +67,7 @@ class EmbeddingSimilarityEvaluator(BuiltInEvaluator):
         check_equal_lengths(who, sentences1=sentences1, sentences2=sentences2, scores=scores)
         self.sentences1 = check_texts(who, "sentences1", sentences1)
         self.sentences2 = check_texts(who, "sentences2", sentences2)
-        self.scores = _finite(who, scores)
+        self.scores = finite_scores(who, scores)
         self.main_similarity, self.similarity_fn_names = choose_similarities(
             who, main_similarity, similarity_fn_names
         )
@@ -139,15 +137,3 @@ def _as_floats(embeddings: NDArray[Any], precision: str | None) -> NDArray[Any]:
     if precision in ("binary", "ubinary"):
         embeddings = np.unpackbits(embeddings, axis=1)
     return embeddings if np.issubdtype(embeddings.dtype, np.floating) else embeddings.astype(np.float32)
-
-
-def _finite(evaluator: str, scores: Sequence[float]) -> NDArray[np.float64]:
-    for row, score in enumerate(scores):
-        if not isinstance(score, int | float | np.number) or not np.isfinite(score):
-            raise ValueError(
-                f"{evaluator} needs a finite number in each row of scores; row {row} is {score!r}."
-            )
-    numbers = np.asarray(scores, dtype=np.float64)
-    if np.ptp(numbers) == 0:
-        logger.warning("%s: all scores are %s, so every correlation will be nan.", evaluator, numbers[0])
-    return numbers

@@ -1,4 +1,4 @@
-"""What evaluators ask of a model. Only ``encode`` and the similarity are needed; the rest may be missing."""
+"""What evaluators ask of a model: little, so that tests and workers can pass a stand-in."""
 
 from __future__ import annotations
 
@@ -23,6 +23,18 @@ class EvaluatedModel(Protocol):
     @property
     def similarity_fn_name(self) -> str | None:
         """Name of the similarity: cosine, dot, euclidean or manhattan."""
+
+
+class ScoringModel(Protocol):
+    """What evaluators need of a reranker. In training, all workers share the work of its ``predict``."""
+
+    @property
+    def predict(self) -> Callable[..., Any]:
+        """Maps pairs of texts to scores (n,), or (n, num_labels) for several labels."""
+
+    @property
+    def num_labels(self) -> int:
+        """Number of scores of each pair."""
 
 
 def similarities_of(names: Sequence[str], model: EvaluatedModel) -> list[str]:

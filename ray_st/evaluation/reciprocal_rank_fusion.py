@@ -8,11 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ray_st.evaluation.built_in import append_row
 from ray_st.evaluation.checked_inputs import check_equal_lengths
-from ray_st.evaluation.metrics.ranked import Ranked, ranked_names
+from ray_st.evaluation.metrics.ranked import metrics_of_rankings, ranked_names
 from ray_st.evaluation.sentence_evaluator import SentenceEvaluator
 from ray_st.util.value_checks import check_at_least_one
 
@@ -113,20 +111,8 @@ class ReciprocalRankFusionEvaluator(SentenceEvaluator):
             [document in wanted for document in ranking]
             for ranking, wanted in zip(rankings, relevant, strict=True)
         ]
-        found = [
-            [*ranking, *[True] * (len(wanted) - sum(ranking))]
-            for ranking, wanted in zip(flags, relevant, strict=True)
-            if any(ranking)
-        ]
-        if not found:
-            return {prefix + name: 0.0 for name in ranked_names(self.at_k)}
-        counts = np.array([len(ranking) for ranking in found], dtype=np.int64)
-        scores = -np.concatenate(
-            [np.arange(count, dtype=np.float64) for count in counts]
-        )  # fall with the rank
-        metrics = Ranked.of(scores, np.concatenate(found), counts).metrics(self.at_k)
-        share = len(found) / len(flags)  # the others score 0
-        return {prefix + name: share * value for name, value in metrics.items()}
+        metrics = metrics_of_rankings(flags, [len(wanted) for wanted in relevant], self.at_k)
+        return {prefix + name: value for name, value in metrics.items()}
 
     def _write(self, folder: str, row: list[float], fused: list[list[str]]) -> None:
         if self.write_csv:

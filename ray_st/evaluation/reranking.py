@@ -12,9 +12,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ray_st.evaluation.built_in import BuiltInEvaluator, Measured
-from ray_st.evaluation.checked_inputs import check_equal_lengths, check_texts
+from ray_st.evaluation.checked_inputs import check_equal_lengths
 from ray_st.evaluation.evaluated_model import DOCUMENT_ROLES, EvaluatedModel
 from ray_st.evaluation.metrics.ranked import Ranked, ranked_names
+from ray_st.evaluation.query_samples import checked_sample
 from ray_st.util.similarity import cos_sim
 from ray_st.util.tensors import to_numpy
 from ray_st.util.value_checks import check_at_least_one
@@ -153,27 +154,7 @@ def _usable(evaluator: str, samples: Iterable[Mapping[str, Any]]) -> list[dict[s
 
 
 def _sample(evaluator: str, row: int, sample: Mapping[str, Any]) -> dict[str, Any]:
-    keys = set(sample) if isinstance(sample, Mapping) else set()
-    if not {"query", "positive"} <= keys or ("negative" in keys) is ("documents" in keys):
-        found = f"the keys {sorted(keys)}" if keys else repr(sample)[:80]
-        raise ValueError(
-            f"{evaluator} needs samples with 'query', 'positive', and either 'negative' or 'documents'; "
-            f"sample {row} is {found}."
-        )
-    if sample["query"] is None:
-        raise ValueError(f"{evaluator} needs a query in each sample; that of sample {row} is None.")
-    positive = _documents(evaluator, row, "positive", sample)
-    if "negative" in keys:
-        negative = _documents(evaluator, row, "negative", sample)
-    else:
-        negative = [text for text in _documents(evaluator, row, "documents", sample) if text not in positive]
-    return {**sample, "positive": positive, "negative": negative}
-
-
-def _documents(evaluator: str, row: int, key: str, sample: Mapping[str, Any]) -> list[Any]:
-    texts = sample[key]
-    if isinstance(texts, str):
-        return [texts]
-    if texts is None:
-        raise ValueError(f"{evaluator} needs a list of texts for {key!r}; sample {row} has None.")
-    return check_texts(evaluator, f"{key!r} of sample {row}", texts)
+    checked = checked_sample(evaluator, row, sample)
+    if "documents" in checked:
+        checked["negative"] = [text for text in checked["documents"] if text not in checked["positive"]]
+    return checked

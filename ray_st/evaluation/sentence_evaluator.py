@@ -80,13 +80,13 @@ class SentenceEvaluator(ABC):
         return {prefix + key: float(value) for key, value in metrics.items()}
 
     def store_metrics_in_model_card_data(
-        self, model: object, metrics: Mapping[str, float], epoch: float = 0, step: int = 0
+        self, model: object, metrics: Mapping[str, float | str], epoch: float = 0, step: int = 0
     ) -> None:
         """Records the metrics in the model's card, if the model has one.
 
         Args:
             model: What was measured.
-            metrics: The metrics by their full names.
+            metrics: The metrics by their full names; a text, which begins with the number, is shown as it is.
             epoch: Epoch of training.
             step: Steps into training.
         """

@@ -62,11 +62,14 @@ class EvaluatorConformance:
         wanted = [(type(evaluator).__name__, found, 2, 7)] if case.reports else []
         assert model.model_card_data.reports == wanted
 
-    def test_needs_only_encode_and_similarity(self, evaluator: SentenceEvaluator, model: FakeModel) -> None:
+    def test_needs_only_encode_and_similarity_or_predict(
+        self, evaluator: SentenceEvaluator, model: FakeModel
+    ) -> None:
         """Workers pass it a model with little more than these."""
 
         class Proxy:
             encode, similarity = staticmethod(model.encode), staticmethod(model.similarity)
+            predict, num_labels = staticmethod(model.predict), model.num_labels
             similarity_fn_name = model.similarity_fn_name
             prompts = model.prompts
 
@@ -121,7 +124,7 @@ class EvaluatorConformance:
         assert evaluator(model) == evaluator(model) == other(model)
 
     def test_embeds_the_same_whether_or_not_it_writes(self, case: EvaluatorCase, tmp_path: Path) -> None:
-        """Workers share each call of ``encode``; only the first of them has an output path."""
+        """Workers share each call of ``encode`` or ``predict``; only the first of them has an output path."""
         writing, silent = case.model(), case.model()
         assert case.make()(writing, str(tmp_path)) == case.make()(silent)
         assert writing.calls == silent.calls

@@ -34,19 +34,22 @@ class FakeCard:
 
 
 class FakeModel:
-    """Embeds each text as random numbers that follow from its bytes.
+    """Embeds each text, and scores each pair, as random numbers that follow from the bytes.
 
     Args:
         dim: Dimensions of an embedding.
         similarity: Name of the model's similarity.
         coarse: Whether embeddings hold only 0 and 1, so that many scores are equal.
+        num_labels: Scores of each pair.
 
     Attributes:
-        calls: The texts and options of each call of :meth:`encode` so far.
+        calls: The texts and options of each call of :meth:`encode` or :meth:`predict` so far.
     """
 
-    def __init__(self, dim: int = 16, similarity: str = "cosine", coarse: bool = False) -> None:
-        self.dim, self.coarse = dim, coarse
+    def __init__(
+        self, dim: int = 16, similarity: str = "cosine", coarse: bool = False, num_labels: int = 1
+    ) -> None:
+        self.dim, self.coarse, self.num_labels = dim, coarse, num_labels
         self.similarity_fn_name = similarity
         self.prompts = {"query": "ask: ", "passage": "tell: "}
         self.model_card_data = FakeCard()
@@ -64,6 +67,13 @@ class FakeModel:
         if options.get("convert_to_tensor"):
             return torch.from_numpy(rows)
         return rows if options.get("convert_to_numpy", True) else list(torch.from_numpy(rows))
+
+    def predict(self, pairs: Sequence[Sequence[str]], **options: Any) -> npt.NDArray[np.float32]:
+        """Scores (n,) of pairs, or (n, num_labels) for several labels."""
+        self.calls.append({"texts": [tuple(pair) for pair in pairs], **options})
+        prompt = self.prompts.get(options.get("prompt_name") or "", "")
+        embeddings = np.stack([self._embed("\n".join([prompt, *pair])) for pair in pairs])
+        return embeddings[:, 0] if self.num_labels == 1 else embeddings[:, : self.num_labels]
 
     def _embed(self, text: str) -> npt.NDArray[np.float32]:
         generator = np.random.default_rng(zlib.crc32(text.encode()))

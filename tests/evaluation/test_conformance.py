@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from peer_figures import assert_same_files, close, plain
 from ray_st import evaluation
 from ray_st.testing import EvaluatorCase, EvaluatorConformance
 from ray_st.util import euclidean_sim, pairwise_dot_score
@@ -169,28 +168,6 @@ CASES = {
     "accuracy": Case(ACCURACY, (LOADER,), {"softmax_model": Head()}),
     "accuracy-named": Case(ACCURACY, (LOADER,), {"softmax_model": Head(), "name": "dev"}),
 }
-
-
-def close(expected: Any) -> Any:
-    return pytest.approx(expected, abs=1e-6, rel=1e-6)
-
-
-def plain(default: Any) -> Any:
-    return list(default) if isinstance(default, tuple) else getattr(default, "__name__", default)
-
-
-def written(folder: Path) -> dict[str, list[list[str]]]:
-    return {path.name: list(csv.reader(path.open())) for path in folder.glob("*.csv")}
-
-
-def assert_same_files(mine: Path, other: Path) -> None:
-    ours, theirs = written(mine), written(other)
-    assert ours.keys() == theirs.keys()
-    assert ours
-    for name, rows in ours.items():
-        assert rows[0] == theirs[name][0]
-        for row, expected in zip(rows[1:], theirs[name][1:], strict=True):
-            assert list(map(float, row)) == close(list(map(float, expected)))
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())

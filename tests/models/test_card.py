@@ -89,6 +89,18 @@ def test_header(tiny_model: Any) -> None:
     ]
 
 
+def test_texts_that_begin_with_a_number_are_shown_and_indexed_by_it(tiny_model: Any) -> None:
+    data = filled()
+    texts = {"dev_map": "0.6335 (+0.2101)", "dev_low": "-1 (+0.0)", "dev_words": "none"}
+    data.set_evaluation_metrics(Evaluator(), texts)
+    assert "| dev_map | 0.6335 (+0.2101) |" in render_card(tiny_model, data)
+    (result,) = yaml.safe_load(header(data))["model-index"][0]["results"]
+    assert [(metric["type"], metric["value"]) for metric in result["metrics"]] == [
+        ("dev_map", 0.6335),
+        ("dev_low", -1.0),
+    ]
+
+
 def test_text(tiny_model: Any) -> None:
     text = render_card(tiny_model, filled())
     assert text.startswith("---\n")

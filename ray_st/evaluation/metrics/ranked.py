@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,3 +86,29 @@ class Ranked:
 def ranked_names(k: int) -> list[str]:
     """The names of :meth:`Ranked.metrics`."""
     return ["map", f"mrr@{k}", f"ndcg@{k}"]
+
+
+def metrics_of_rankings(
+    rankings: Sequence[Sequence[bool]], positives: Sequence[int], k: int
+) -> dict[str, float]:
+    """The metrics of given rankings.
+
+    Relevant documents that a ranking lacks count as its last ones; a ranking without any is worth 0.
+
+    Args:
+        rankings: For each query whether each document is relevant, best first.
+        positives: Number of relevant documents of each query.
+        k: Ranks that count.
+    """
+    found = [
+        [*ranking, *[True] * (count - sum(ranking))]
+        for ranking, count in zip(rankings, positives, strict=True)
+        if any(ranking)
+    ]
+    if not found:
+        return dict.fromkeys(ranked_names(k), 0.0)
+    counts = np.array([len(ranking) for ranking in found], dtype=np.int64)
+    falling = -np.arange(counts.sum(), dtype=np.float64)
+    metrics = Ranked.of(falling, np.concatenate(found), counts).metrics(k)
+    share = len(found) / len(rankings)  # the others score 0
+    return {name: share * value for name, value in metrics.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class NanoBEIREvaluator(BuiltInEvaluator):
         write_predictions: bool = False,
         folder: str | Path | None = None,
     ) -> None:
-        self.dataset_names = _checked_names(dataset_names, folder)
+        self.dataset_names = checked_names(dataset_names, folder)
         self.dataset_id, self.folder = dataset_id, folder
         self.query_prompts = _for_each(self.dataset_names, "query_prompts", query_prompts)
         self.corpus_prompts = _for_each(self.dataset_names, "corpus_prompts", corpus_prompts)
@@ -161,7 +161,7 @@ class NanoBEIREvaluator(BuiltInEvaluator):
         return Measured(aggregates, row, f"{main}{self._ndcg}")
 
     def store_metrics_in_model_card_data(
-        self, model: object, metrics: Mapping[str, float], epoch: float = 0, step: int = 0
+        self, model: object, metrics: Mapping[str, float | str], epoch: float = 0, step: int = 0
     ) -> None:
         """Records the aggregates in the model's card, unless there is only one dataset."""
         if len(self.evaluators) > 1:
@@ -193,9 +193,22 @@ def split_of(name: str) -> str:
     return name if known is None else f"Nano{known}"
 
 
-def _checked_names(names: Sequence[str] | None, folder: str | Path | None) -> list[str]:
+def checked_names(
+    names: Sequence[str] | None, folder: str | Path | None, left_out: Collection[str] = ()
+) -> list[str]:
+    """The names of the datasets to evaluate.
+
+    Args:
+        names: The chosen ones; None for all.
+        folder: Folder of the datasets; None if they come from the Hub.
+        left_out: Short names that "all of the Hub's" leaves out.
+
+    Raises:
+        ValueError: If there is no name, or no dataset of a name.
+    """
     there = list(TITLES) if folder is None else names_in(folder)
-    chosen = there if names is None else list(names)
+    everything = [name for name in there if folder is not None or name not in left_out]
+    chosen = everything if names is None else list(names)
     if not chosen:
         raise ValueError("dataset_names must hold at least one name; None stands for all datasets.")
     known = {split_of(name) for name in there}

@@ -18,20 +18,22 @@ class Reader:
     """Reads tables of datasets.
 
     Attributes:
-        rows: Maps a subset ("corpus", "queries" or "qrels"), a dataset and the required columns to rows.
+        rows: Maps a subset ("corpus", "queries", "qrels" or "bm25"), a dataset and the required columns to
+            rows.
     """
 
     rows: Callable[[str, str, tuple[str, str]], Rows]
 
-    def texts(self, subset: str, dataset: str) -> dict[str, str]:
-        """Texts by id, without empty ones.
+    def texts(self, subset: str, dataset: str, empty: bool = False) -> dict[str, str]:
+        """Texts by id.
 
         Args:
             subset: "corpus" or "queries".
             dataset: Its name.
+            empty: Whether to keep empty texts.
         """
         rows = self.rows(subset, dataset, ("_id", "text"))
-        return {row["_id"]: row["text"] for row in rows if row["text"]}
+        return {row["_id"]: row["text"] or "" for row in rows if row["text"] or empty}
 
     def relevant(self, dataset: str) -> dict[str, set[str]]:
         """The ids of each query's relevant documents.
@@ -46,6 +48,15 @@ class Reader:
                 documents if isinstance(documents, list) else [documents]
             )
         return found
+
+    def first_stage(self, dataset: str) -> dict[str, list[str]]:
+        """The ids of the documents that BM25 found for each query, best first.
+
+        Args:
+            dataset: Its name.
+        """
+        rows = self.rows("bm25", dataset, ("query-id", "corpus-ids"))
+        return {row["query-id"]: list(row["corpus-ids"]) for row in rows}
 
 
 def from_hub(dataset_id: str) -> Reader:

@@ -70,6 +70,7 @@ class Scores:
         epoch: Epoch of the evaluation; -1 if unknown.
         steps: Step of the evaluation; -1 if unknown.
         primary: Name of the metric by which models are compared.
+        shown: Texts that the table shows in place of some of the numbers, such as ``0.6335 (+0.2101)``.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Scores:
     epoch: float = -1
     steps: int = -1
     primary: str | None = None
+    shown: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -190,21 +192,24 @@ class ModelCardData:
         self.all_hyperparameters = _shown(every or {})
 
     def set_evaluation_metrics(
-        self, evaluator: object, metrics: Mapping[str, float], epoch: float = -1, steps: int = -1
+        self, evaluator: object, metrics: Mapping[str, float | str], epoch: float = -1, steps: int = -1
     ) -> None:
         """Records the results of an evaluator; later results of the same evaluator replace earlier ones.
 
         Args:
             evaluator: Its ``name``, ``description`` and ``primary_metric`` are used, if it has them.
-            metrics: Metrics by name.
+            metrics: Metrics by name. A text that begins with a number, as in ``0.6335 (+0.2101)``, stands for
+                that number, and is shown as it is.
             epoch: Epoch of the evaluation.
             steps: Step of the evaluation.
         """
         kind, name = type(evaluator).__name__, _text_of(evaluator, "name") or ""
         description = _text_of(evaluator, "description") or kind.removesuffix("Evaluator")
-        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+        shown = {key: text for key, text in metrics.items() if isinstance(text, str)}
+        values = {key: _first_number(value) for key, value in metrics.items()}
+        numbers = {key: value for key, value in values.items() if value is not None}
         primary = _text_of(evaluator, "primary_metric")
-        new = Scores(kind, description, name, numbers, epoch, steps, primary)
+        new = Scores(kind, description, name, numbers, epoch, steps, primary, shown)
         kept = [old for old in self.scores if (old.name, old.dataset) != (kind, name)]
         self.scores = [*kept, new]
 
@@ -285,6 +290,14 @@ def _text_of(part: object, name: str) -> str | None:
     """A text that a user's loss or evaluator may have as an attribute."""
     value = getattr(part, name, None)
     return value if isinstance(value, str) else None
+
+
+def _first_number(value: object) -> float | None:
+    """A metric, or the number that a text begins with; None for anything else."""
+    if isinstance(value, str):
+        found = re.match(r"-?\d+(\.\d+)?\b", value)
+        return float(found[0]) if found else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _is_hub_name(name: str) -> bool:

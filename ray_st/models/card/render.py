@@ -144,7 +144,7 @@ def _evaluation(scores: Sequence[Scores]) -> Iterator[str]:
         data = f" on `{found.dataset}`" if found.dataset else ""
         when = f" (step {found.steps})" if found.steps >= 0 else ""
         rows = [
-            [f"**{name}**" if name == found.primary else name, f"{value:.4f}"]
+            [f"**{name}**" if name == found.primary else name, found.shown.get(name, f"{value:.4f}")]
             for name, value in found.metrics.items()
         ]
         yield (

@@ -176,4 +176,7 @@ def test_the_list_of_names() -> None:
         "STSBenchmarkDataReader",
         "STSDataReader",
         "TripletReader",
+        "read_beir",
+        "read_flag_embedding",
+        "read_tevatron",
     ]

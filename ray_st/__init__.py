@@ -30,7 +30,7 @@ _NAMES = {
     "datasets": "ray_st.datasets",
     "evaluation": "ray_st.evaluation",
     "losses": "ray_st.losses",
-    "mine_hard_negatives": "ray_st.mining.mine",
+    "mine_hard_negatives": "ray_st.mining.hard_negatives",
     "model_card": "ray_st.model_card",
     "models": "ray_st.models",
     "quantization": "ray_st.quantization",

@@ -14,7 +14,7 @@ from ray_st.util.tensors import Embeddings, to_numpy, to_tensor
 Scorer: TypeAlias = Callable[[list[tuple[str, str]]], np.ndarray]
 """Scores n pairs of a query and a document: (n,) in float32."""
 
-_PAIRS_AT_ONCE = 2**13  # enough to sort by length, few enough to hold as texts
+_PAIRS_AT_ONCE = 2**16  # enough to sort by length and to keep a cluster busy
 
 
 class Predictor(Protocol):

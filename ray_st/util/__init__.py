@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray_st.util.lazy import lazy_module
 
 _MODULES = {
-    "ray_st.mining.mine": ("mine_hard_negatives",),
+    "ray_st.mining.hard_negatives": ("mine_hard_negatives",),
     "ray_st.util.http": ("http_get",),
     "ray_st.util.packages": ("is_training_available",),
     "ray_st.util.screen": ("LoggingHandler",),

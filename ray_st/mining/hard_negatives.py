@@ -78,8 +78,9 @@ def mine_hard_negatives(
         anchor_column_name: Column of the queries; the first by default.
         positive_column_name: Column of the positives; the second by default.
         corpus: More candidates.
-        cross_encoder: Rescores pairs if a limit on scores is set: an object with ``predict(pairs,
-            batch_size=…)``, or a function of a list of (query, document), returning one score per pair.
+        cross_encoder: Rescores pairs if a limit on scores is set: a :class:`ray_st.CrossEncoder`, another
+            object with ``predict(pairs, batch_size=…)``, or a function of a list of (query, document),
+            returning one score per pair.
         range_min: How many of the best candidates to skip, since they may be unmarked positives.
         range_max: How many of the best candidates to consider; by default ``range_min``, plus the most
             positives of a query, plus ``num_negatives`` (ten times as many if a limit on scores is set).
@@ -113,7 +114,8 @@ def mine_hard_negatives(
         as_triplets: Deprecated; True stands for the format "triplet", False for "n-tuple".
         margin: Deprecated name of ``absolute_margin``.
         seed: Seed of the random choice; the same seed takes the same negatives.
-        search: What embeds and searches, such as a cluster; this process by default.
+        search: What embeds and searches, such as a cluster; this process by default. A cluster also rescores,
+            if the cross-encoder can compute in several processes.
 
     Returns:
         A dataset with the columns of the format.
@@ -140,7 +142,7 @@ def mine_hard_negatives(
     say = tqdm.write if verbose else _nothing
     say(_summary(pairs, choice))
     found = search(embedder, pairs, choice.reach(pairs.most_left_out))
-    with _scorer(rescorer, batch_size, use_multi_process) as score:
+    with _scorer(rescorer, batch_size, _processes(search, use_multi_process)) as score:
         tally = Tally()
         blocks = mined_blocks(pairs, found, choice, score, tally)
         output = _dataset([FORMATS[output_format](block, *names, output_scores) for block in blocks])
@@ -219,6 +221,14 @@ def _one_search(search: Search | None, here: Here) -> Search:
     if given := [name for name, value in ignored.items() if value]:
         raise ValueError(f"{', '.join(given)} and search exclude each other: a search embeds in its own way.")
     return search
+
+
+def _processes(search: object, use_multi_process: bool | Sequence[str]) -> bool | Sequence[str]:
+    """Where pairs are rescored: where a search on other devices embeds, or as the user said."""
+    match search:
+        case object(devices=devices):
+            return True if devices is None else list(devices)
+    return use_multi_process
 
 
 @contextmanager

@@ -57,21 +57,27 @@ class MultipleNegativesRankingLoss(ScoreLoss):
 
     def pairing(self, rows: int, columns: int, rng: np.random.Generator) -> Pairing:
         """For each row its positive, the negatives drawn for it, and its own negatives."""
-        parts = [self._of_row(row, rows, columns, rng) for row in range(rows)]
-        column, other = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return Pairing(np.repeat(np.arange(rows), [len(each) for each, _ in parts]), column, other)
+        row, there = np.arange(rows)[:, None], columns * (rows - 1)
+        column, other = np.divmod(self._drawn(rows, there, rng), max(1, rows - 1))
+        other = other + (
+            other >= row
+        )  # documents of other rows were counted column by column, without its own
+        own = np.broadcast_to(np.arange(1, columns), (rows, columns - 1))
+        columns_of = np.concatenate([np.zeros_like(row), column, own], axis=1)
+        rows_of = np.concatenate([row, other, np.broadcast_to(row, own.shape)], axis=1)
+        return Pairing(np.repeat(np.arange(rows), columns_of.shape[1]), columns_of.ravel(), rows_of.ravel())
 
-    def _of_row(
-        self, row: int, rows: int, columns: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Columns and rows of the documents that a row's query is scored with."""
-        there = columns * (rows - 1)  # documents of other rows, column by column
-        draws = self.num_negatives is not None and self.num_negatives < there
-        drawn = rng.choice(there, self.num_negatives, replace=False) if draws else np.arange(there)
-        column, other = np.divmod(drawn, max(1, rows - 1))
-        others = other + (other >= row)  # its own row is left out of the count
-        own = np.full(columns - 1, row)
-        return np.concatenate([[0], column, np.arange(1, columns)]), np.concatenate([[row], others, own])
+    def _drawn(self, rows: int, there: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """For each row different numbers below ``there`` (rows, drawn), by Floyd's algorithm."""
+        wanted = self.num_negatives
+        if wanted is None or wanted >= there:
+            return np.broadcast_to(np.arange(there), (rows, there))
+        drawn = np.empty((rows, wanted), dtype=np.int64)
+        for place, last in enumerate(range(there - wanted, there)):
+            number = rng.integers(0, last + 1, rows)
+            taken = (drawn[:, :place] == number[:, None]).any(1)
+            drawn[:, place] = np.where(taken, last, number)
+        return drawn
 
     def activate(self, logits: Tensor) -> Tensor:
         """The logits as they are: the activation function gets a table."""

@@ -17,6 +17,8 @@ from ray_st.losses.scores.scores import Scores
 from ray_st.losses.tiles import mean_in_tiles
 from ray_st.util.value_checks import check_at_least_one
 
+_LARGE_LABEL = 64  # whose gain, and any sum of such gains, float32 holds easily
+
 
 class LambdaLoss(ListLoss):
     r"""Ranks documents by their labels, pair by pair, with weights that follow a ranking metric.
@@ -115,8 +117,12 @@ class LambdaLoss(ListLoss):
         logits, labels = ranked.logits[rows], ranked.labels[rows].clamp(min=0.0)
         places = torch.arange(1, labels.shape[1] + 1, device=labels.device, dtype=labels.dtype)
         discount = torch.log2(1 + places)[None]
-        best = (torch.exp2(ranked.best_labels[rows].clamp(min=0.0)) - 1) / discount
-        gain = (torch.exp2(labels) - 1) / best[:, : self.k].sum(1, keepdim=True).clamp(min=self.eps)
+        best_labels = ranked.best_labels[rows].clamp(min=0.0)
+        # Only the ratio of gains counts: those of labels such as 300, which float32 cannot hold, are scaled.
+        down = (best_labels[:, :1] - _LARGE_LABEL).clamp(min=0.0)
+        best = (torch.exp2(best_labels - down) - torch.exp2(-down)) / discount
+        largest = best[:, : self.k].sum(1, keepdim=True).clamp(min=self.eps)
+        gain = (torch.exp2(labels - down) - torch.exp2(-down)) / largest
         weights = self.weighting_scheme(gain, discount, labels)
         costs = -weights * logsigmoid(self.sigma * (logits[:, :, None] - logits[:, None, :]))
         total = costs.masked_fill(~self._counted(ranked, rows), 0.0).sum((1, 2))

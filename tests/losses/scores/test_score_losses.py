@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ray_st.losses import scores
 from ray_st.losses.parts import total
-from ray_st.testing import GivenLogits, ScoreCase, ScoreLossConformance
+from ray_st.testing import GivenLogits, ScoreCase, ScoreLossConformance, TinyReranker
 from ray_st.testing.loss_conformance import close
 from ray_st.testing.score_loss_conformance import PairBatch
+from ray_st.testing.tiny_encoder import DIM, token_columns
 from ray_st.util.host_facts import PAIR_COUNTS
 from score_cases import CASES, Case
 
@@ -84,6 +85,37 @@ def test_equal_logits(name: str) -> None:
     labels = torch.tensor([[1.0, 0.0, 2.0, 0.5], [0.0, 0.0, 1.0, 3.0]]).double()
     logits = torch.tensor([0.3, 0.3, 0.3, 0.3, -1.0, 2.0, 2.0, -1.0])[:, None]
     _compare(CASES[name], logits, [4, 4], labels)
+
+
+@pytest.mark.parametrize("name", [name for name in LISTWISE if name.startswith("lambda")])
+def test_large_labels(name: str) -> None:
+    labels = torch.tensor([[300.0, 0.0, 299.0, 250.0], [100.0, 60.0, 99.0, 0.0]]).double()
+    logits = torch.randn(8, 1, generator=torch.Generator().manual_seed(6))
+    _compare(CASES[name], logits, [4, 4], labels)
+    model = GivenLogits(logits)
+    loss = CASES[name].conformance.make(model)
+    loss([{**model.features, PAIR_COUNTS: torch.tensor([4, 4])}], labels.float()).backward()
+    assert torch.isfinite(model.logits.grad).all()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_with_a_cache_what_is_kept_does_not_grow_with_lists(cached: bool) -> None:
+    def kept(documents: int) -> int:
+        """Numbers that are kept for the backward pass, but for those of the lists themselves."""
+        loss = scores.LambdaLoss(TinyReranker(), mini_batch_size=4 if cached else None)
+        (features,) = token_columns(1, 3 * documents)
+        found = [0]
+
+        def count(tensor: Tensor) -> Tensor:
+            found[0] += tensor.numel() if tensor.ndim == 2 and tensor.shape[1] == DIM else 0
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            labels = torch.arange(documents).repeat(3, 1)
+            loss([{**features, PAIR_COUNTS: torch.tensor([documents] * 3)}], labels)
+        return found[0]
+
+    assert (kept(20) == kept(40)) == cached
 
 
 def test_labels_as_lists_of_tensors_are_those_of_a_padded_tensor() -> None:

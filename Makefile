@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-first-step bench-train bench-evaluators bench-encode bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo clean
+.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-first-step bench-train bench-evaluators bench-encode bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo bench-faults clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -101,6 +101,9 @@ bench-search: .venv/.installed-bench ## what a trial costs beyond its training
 
 bench-hpo: .venv/.installed-bench ## a search for hyperparameters, beside the peer's
 	RAY_ADDRESS=local $(BIN)/python benchmarks/hpo.py --train $(DATA)/stsb/train.csv --dev $(DATA)/stsb/dev.csv
+
+bench-faults: .venv/.installed-bench ## 20 minutes of faults, one every 3: the share of the time in which training went on
+	RAY_ADDRESS= OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) $(BIN)/python tests/faults/steady.py --folder build/faults --elastic
 
 clean: ## remove the environment, outputs and caches
 	rm -rf .venv build outputs .mypy_cache .pytest_cache .ruff_cache

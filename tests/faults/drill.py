@@ -300,12 +300,16 @@ def make_cluster(*nodes: int, kept: Path | None = None) -> Any:
     """A cluster with so many CPUs on its head and on each further node; its state is kept in a folder if there is one."""
     cluster = Cluster()
     for number, cpus in enumerate(nodes or (4,)):
-        only_head = kept_in(kept) if kept and number == 0 else {}
-        # Where another cluster has the default port, Ray leaves a socket open; without one it finds a free port.
-        same = {"object_store_memory": 150_000_000, "include_dashboard": False, "dashboard_port": None}
-        cluster.add_node(num_cpus=cpus, **same, **only_head)
+        add_node(cluster, cpus, **(kept_in(kept) if kept and number == 0 else {}))
     cluster.wait_for_nodes()
     return cluster
+
+
+def add_node(cluster: Any, cpus: int, **only_head: Any) -> None:
+    """Adds a node, the first of which is the head."""
+    # Where another cluster has the default port, Ray leaves a socket open; without one it finds a free port.
+    same = {"object_store_memory": 150_000_000, "include_dashboard": False, "dashboard_port": None}
+    cluster.add_node(num_cpus=cpus, **same, **only_head)
 
 
 def kept_in(folder: Path) -> dict[str, Any]:
@@ -334,7 +338,7 @@ def verdict(run: Run, whole: Path) -> str:
 
 def unbroken(folder: Path, options: list[str]) -> Path:
     """The folder of a run of the same job that nothing happened to; it is run once."""
-    defaults = {"--steps": str(EPOCH), "--workers": "2", "--save-steps": "5"}
+    defaults = {"--steps": str(EPOCH), "--workers": "2", "--save-steps": "5", "--dropout": "0.1"}
     given = dict(zip(options[::2], options[1::2], strict=True))
     same = {name: given.get(name, value) for name, value in defaults.items()}
     whole = folder / "-".join(["whole", *same.values()])

@@ -116,7 +116,7 @@ def make_model(folder: Path, dropout: float) -> SentenceTransformer:
 
 def train(options: argparse.Namespace) -> None:
     folder = Path(options.folder)
-    model = make_model(folder.parent / "encoder", options.dropout)
+    model = make_model(folder.parent / f"encoder-{options.dropout:g}", options.dropout)
     callbacks: list[Any] = [Diary(str(folder.parent / f"{folder.name}.diary"), options.step_s)]
     if options.fault:
         callbacks.append(FAULTS[options.fault](12, str(folder.parent / f"{folder.name}.marker")))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
+from ray_st.models.tokens import TokenEncoder
 from ray_st.training_args import SentenceTransformerTrainingArguments
 
 WORDS = ["good", "bad", "weather", "man", "eats", "pasta", "sunny", "text"]
@@ -36,3 +40,35 @@ def make_trainer(folder: Path, model_folder: Path, **options: Any) -> SentenceTr
     return SentenceTransformerTrainer(
         args=args, train_dataset=data, eval_dataset=data, model_init=model_init, loss=loss_init, **options
     )
+
+
+@dataclass(frozen=True)
+class CountingEncoder(TokenEncoder):
+    """Writes down the number of texts of each call, in whatever process."""
+
+    log: str = ""
+
+    def __call__(self, texts: Sequence[str]) -> list[np.ndarray]:
+        with open(self.log, "a") as stream:
+            stream.write(f"{len(texts)}\n")
+        return super().__call__(texts)
+
+    def state(self) -> str:
+        return TokenEncoder(self.tokenizer, self.max_seq_length, self.do_lower_case, self.chat).state()
+
+
+class CountingModel(SentenceTransformer):
+    """A model whose rows are encoded by a :class:`CountingEncoder`."""
+
+    def __init__(self, folder: str, log: str) -> None:
+        super().__init__(folder, device="cpu")
+        self.log = log
+
+    def token_encoder(self) -> TokenEncoder:
+        own = self[0].token_encoder()
+        return CountingEncoder(own.tokenizer, own.max_seq_length, own.do_lower_case, own.chat, log=self.log)
+
+
+def encoded_texts(log: Path) -> int:
+    """How many texts the models of a log have encoded."""
+    return sum(map(int, log.read_text().split())) if log.exists() else 0

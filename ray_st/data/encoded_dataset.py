@@ -16,7 +16,7 @@ from ray_st.data.plan import Indices
 from ray_st.util.arrow import is_list, is_number
 
 
-class _Block:
+class EncodedBlock:
     """One encoded block, with views of its ragged columns."""
 
     def __init__(self, table: pa.Table) -> None:
@@ -25,6 +25,7 @@ class _Block:
         self.columns = set(table.column_names)
 
     def ids(self, name: str, row: int) -> TokenIds:
+        """The token ids of a row, as a view."""
         if name not in self._ragged:
             array = self._table[name].chunk(0)
             self._ragged[name] = array.values.to_numpy(), array.offsets.to_numpy()
@@ -32,6 +33,7 @@ class _Block:
         return values[offsets[row] : offsets[row + 1]]
 
     def value(self, name: str, row: int) -> Any:
+        """A value as a Python object."""
         return self._table[name][row].as_py()
 
     def has_vectors(self, name: str) -> bool:
@@ -69,15 +71,14 @@ class EncodedDataset:
         self._blocks, self._resident = blocks, resident
         counts = [len(block) for block in blocks] if block_rows is None else block_rows
         self._ends = np.cumsum(counts, dtype=np.int64)
-        self._held: OrderedDict[int, _Block] = OrderedDict()
+        self._held: OrderedDict[int, EncodedBlock] = OrderedDict()
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def has_tokens(self, column: str, rows: Indices) -> bool:
         """Whether the given rows hold token ids of a text column; otherwise they hold its texts."""
-        blocks = self.blocks_of(rows[:1])
-        return bool(blocks) and ids_of(column) in self._block(blocks[0]).columns
+        return any(ids_of(column) in block.columns for block, _ in self.located(rows[:1]))
 
     def blocks_of(self, rows: Indices) -> list[int]:
         """Numbers of the blocks that hold the given rows."""
@@ -86,15 +87,14 @@ class EncodedDataset:
     def ids(self, column: str, rows: Indices) -> list[TokenIds]:
         """Token ids of the given rows of a text column."""
         name = ids_of(column)
-        return [self._block(block).ids(name, row) for block, row in self._locate(rows)]
+        return [block.ids(name, row) for block, row in self.located(rows)]
 
     def lists_of_ids(self, column: str, rows: Indices) -> list[list[TokenIds]]:
         """Token ids of each text of the given rows of a column of lists."""
         name, lengths = ids_of(column), lengths_of(column)
         found = []
-        for block, row in self._locate(rows):
-            held = self._block(block)
-            found.append(np.split(held.ids(name, row), np.cumsum(held.ids(lengths, row))[:-1]))
+        for block, row in self.located(rows):
+            found.append(np.split(block.ids(name, row), np.cumsum(block.ids(lengths, row))[:-1]))
         return found
 
     def hashes(self, column: str, rows: Indices) -> npt.NDArray[np.int64]:
@@ -124,10 +124,10 @@ class EncodedDataset:
             return None
         if self.columns.lists:
             return _padded(self._values(self.columns.label, rows))
-        located = self._locate(rows)
-        blocks = [self._block(block) for block in {block: None for block, _ in located}]
+        located = self.located(rows)
+        blocks = {block: None for block, _ in located}
         if blocks and all(block.has_vectors(self.columns.label) for block in blocks):
-            vectors = [self._block(block).vector(self.columns.label, row) for block, row in located]
+            vectors = [block.vector(self.columns.label, row) for block, row in located]
             return self._stacked(vectors, rows)
         labels = self._values(self.columns.label, rows)
         if labels and isinstance(labels[0], list):
@@ -159,10 +159,14 @@ class EncodedDataset:
             )
 
     def _values(self, name: str, rows: Indices) -> list[Any]:
-        return [self._block(block).value(name, row) for block, row in self._locate(rows)]
+        return [block.value(name, row) for block, row in self.located(rows)]
 
-    def _locate(self, rows: Indices) -> list[tuple[int, int]]:
-        """(block, row within the block) of each row."""
+    def located(self, rows: Indices) -> list[tuple[EncodedBlock, int]]:
+        """(block, row within the block) of each row.
+
+        Raises:
+            IndexError: If there is no such row.
+        """
         if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(
                 f"Rows are numbered 0 to {len(self) - 1}; the batch sampler asks for {rows.min()} to "
@@ -170,11 +174,12 @@ class EncodedDataset:
             )
         block_of = np.searchsorted(self._ends, rows, side="right")
         starts = np.concatenate([[0], self._ends[:-1]])
-        return list(zip(block_of.tolist(), (rows - starts[block_of]).tolist(), strict=True))
+        blocks = map(self._block, block_of.tolist())
+        return list(zip(blocks, (rows - starts[block_of]).tolist(), strict=True))
 
-    def _block(self, number: int) -> _Block:
+    def _block(self, number: int) -> EncodedBlock:
         if number not in self._held:
-            self._held[number] = _Block(self._blocks[number])
+            self._held[number] = EncodedBlock(self._blocks[number])
             if self._resident is not None and len(self._held) > self._resident:
                 self._held.popitem(last=False)
         self._held.move_to_end(number)

@@ -39,6 +39,16 @@ class Plan:
         batch = self.batch(step)
         return batch[world.share(len(batch))]
 
+    def of_rank(self, world: World) -> Plan:
+        """What one rank reads of each batch: its rows, or the batch's first one if it has none."""
+        sizes = self.sizes()
+        first = self.starts[:-1] + sizes * world.rank // world.size
+        counts = self.starts[:-1] + sizes * (world.rank + 1) // world.size - first
+        first = np.where(counts == 0, self.starts[:-1], first)
+        counts = np.maximum(counts, 1)
+        where = np.arange(counts.sum()) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        return Plan.of_sizes(self.rows[where], counts)
+
     def sizes(self) -> Indices:
         """(steps,) number of rows in each batch."""
         return np.diff(self.starts)

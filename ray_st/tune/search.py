@@ -336,7 +336,8 @@ class _Search:
             parts = trial_loop.data_parts(template(0, checked.values), need.workers)
             if options.data_init is not None:
                 del parts[TRAIN]  # each trial has its own
-            check_driver_memory((), parts)  # model and losses are made in the trials
+            # Model and losses are made in the trials, which share rows that are encoded before.
+            check_driver_memory((), parts, streams=False)
             cache = storage.open_token_cache(args, launch.store_of(trainer.run_config, str(args.output_dir)))
             data = shared_data.share(parts, cache)
             check_found(self.folder, data.facts())

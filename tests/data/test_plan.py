@@ -54,6 +54,17 @@ def test_first_batches() -> None:
     assert len(plan.first(0)) == 0
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_what_a_rank_reads_is_its_cut_or_the_first_row(size: int) -> None:
+    plan = plan_of(4, 1, 7, 2)
+    for rank in range(size):
+        world = World(rank, size)
+        read = batches(plan.of_rank(world))
+        cuts = [plan.cut(step, world).tolist() for step in range(len(plan))]
+        assert read == [own or [whole[0]] for own, whole in zip(cuts, batches(plan), strict=True)]
+    assert len(plan.first(0).of_rank(World(0, size))) == 0
+
+
 @pytest.mark.parametrize(
     ("rows", "drop_last", "sizes"),
     [(0, False, []), (0, True, []), (3, True, []), (3, False, [3]), (8, True, [4, 4]), (9, False, [4, 4, 1])],

@@ -17,7 +17,7 @@ from ray_st import (
 )
 from ray_st.training.checkpoint.sample_log import LEDGER, read_ledger
 from runtime_helpers import difference, losses_of
-from search_helpers import ANCHORS, POSITIVES
+from search_helpers import ANCHORS, POSITIVES, CountingModel, encoded_texts
 
 pytestmark = [
     pytest.mark.ray,
@@ -51,14 +51,12 @@ def make_trainer(folder: Path, cache: str | bool, **options: Any) -> SentenceTra
     )
 
 
-def search(folder: Path, model_folder: Path, cache: str) -> None:
-    trainer = make_trainer(
-        folder, cache, model_init=lambda: SentenceTransformer(str(model_folder), device="cpu")
-    )
+def search(folder: Path, model_folder: Path, cache: str | bool, log: Path, trials: int = 2) -> None:
+    trainer = make_trainer(folder, cache, model_init=lambda: CountingModel(str(model_folder), str(log)))
     trainer.hyperparameter_search(
         lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3)},
         "eval_loss",
-        n_trials=2,
+        n_trials=trials,
         name="s",
         resources_per_trial={"CPU": 1},
     )
@@ -84,11 +82,11 @@ def test_two_searches_and_a_run_encode_each_row_once(
     def said() -> list[str]:
         return [line for line in capsys.readouterr().out.splitlines() if "token cache" in line]
 
-    search(tmp_path / "one", tiny_folder, str(cache))
+    search(tmp_path / "one", tiny_folder, str(cache), tmp_path / "log")
     assert said() == [f"token cache: 0 rows read from {cache}, 80 encoded"]
     entries = {path.name: path.stat().st_mtime_ns for path in cache.iterdir()}
     assert len(entries) == 7 + 2
-    search(tmp_path / "two", tiny_folder, str(cache))
+    search(tmp_path / "two", tiny_folder, str(cache), tmp_path / "log")
     assert said() == [f"token cache: 80 rows read from {cache}, 0 encoded"]
     warm = train(tmp_path / "three", tiny_folder, str(cache))
     assert said() == [f"token cache: 80 rows read from {cache}, 0 encoded"]
@@ -101,3 +99,17 @@ def test_two_searches_and_a_run_encode_each_row_once(
     assert [line["rows"] for line in read_ledger(folders[0])] == [
         line["rows"] for line in read_ledger(folders[1])
     ]
+
+
+def test_twenty_trials_and_a_second_search_encode_each_row_once_in_all(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    cache, log = str(tmp_path / "cache"), tmp_path / "log"
+    counts = []
+    for name in ("one", "two"):
+        search(tmp_path / name, tiny_folder, cache, log, trials=20)
+        counts.append(encoded_texts(log))
+    # 64 pairs to train on and 16 to evaluate with.
+    assert counts == [2 * (64 + 16)] * 2
+    search(tmp_path / "three", tiny_folder, False, log)
+    assert encoded_texts(log) == 2 * counts[0]  # without a cache, but still once a search

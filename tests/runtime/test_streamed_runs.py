@@ -6,66 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import ray
-import ray.train
-from transformers import TrainerCallback
 
-from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from ray_st.data import segments
-from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.training.checkpoint.sample_log import LEDGER, read_ledger
 from runtime_helpers import KillOnce, difference, losses_of
+from streamed_run import STEPS, TABLE, KillPlanner, parquet, train
 
 pytestmark = pytest.mark.ray
-
-ROWS, BATCH, EPOCHS = 203, 16, 2
-STEPS = EPOCHS * -(-ROWS // BATCH)
-TABLE = pa.table({"a": [f"one {i}" for i in range(ROWS)], "b": [f"two {i * i} {i}" for i in range(ROWS)]})
-
-
-class KillPlanner(TrainerCallback):
-    """Kills the actor that plans windows at a step, from the first rank, the first time only."""
-
-    def __init__(self, step: int, marker: Path) -> None:
-        self.step, self.marker = step, marker
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step and args.process_index == 0 and not self.marker.exists():
-            self.marker.touch()
-            source: Any = kwargs["train_dataloader"].dataset._source
-            ray.kill(source.planner._actor, no_restart=False)
-
-
-def train(folder: Path, model_folder: Path, source: Any, workers: int, *callbacks: TrainerCallback) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segments, "ROWS", 16)
-        model = SentenceTransformer(model_folder, device="cpu")
-        args = SentenceTransformerTrainingArguments(
-            output_dir=str(folder),
-            global_train_batch_size=BATCH,
-            num_train_epochs=EPOCHS,
-            window_rows=64,
-            learning_rate=0.001,
-            report_to="none",
-            logging_steps=1,
-            save_strategy="steps",
-            save_steps=4,
-            save_total_limit=1,
-            ledger=True,
-        )
-        trainer = SentenceTransformerTrainer(
-            model,
-            args,
-            train_dataset=source,
-            loss=MultipleNegativesRankingLoss(model, gather_across_devices=True),
-            scaling_config=ray.train.ScalingConfig(num_workers=workers),
-            callbacks=list(callbacks),
-        )
-        trainer.train()
-        return trainer
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +20,6 @@ def expected(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     """In this process, where all rows are encoded before the first step."""
     folder = tmp_path_factory.mktemp("here")
     return train(folder, tiny_folder, TABLE, 0), folder
-
-
-def parquet(folder: Path) -> str:
-    data = folder / "data"
-    data.mkdir()
-    for part in range(3):
-        pq.write_table(TABLE.slice(part * 70, 70), data / f"{part}.parquet", row_group_size=11)
-    return str(data)
 
 
 def check(found: Any, folder: Path, expected: tuple[Any, Path]) -> None:

@@ -29,3 +29,19 @@ def known_rows(source: object) -> int | None:
             counts = [known_rows(one) for one in source.sources]
             return None if None in counts else sum(filter(None, counts))
     return None
+
+
+def read_anywhere(source: object) -> bool:
+    """Whether rows of a source whose number is known can be read without those before them.
+
+    Args:
+        source: A source, or a :class:`datasets.Dataset`.
+    """
+    match source:
+        case Rows():
+            return False
+        case Chosen():
+            return read_anywhere(source.source)
+        case Joined():
+            return all(map(read_anywhere, source.sources))
+    return True

@@ -15,7 +15,6 @@ from weakref import ref
 import pyarrow as pa
 import ray
 from ray.exceptions import ObjectLostError
-from ray.train import DataConfig
 
 from ray_st.data.batch_source import PiecePlanner
 from ray_st.data.column_spec import ColumnSpec
@@ -88,14 +87,14 @@ class BlockRefs:
     resident: int | None = None
 
 
-class _Fetched(Sequence[pa.Table]):
+class FetchedBlocks(Sequence[pa.Table]):
     """Blocks by number, fetched from the object store on access."""
 
     def __init__(self, source: RayBatchSource, dataset: int, blocks: int) -> None:
-        self._source, self._dataset, self._blocks = source, dataset, blocks
+        self._source, self._dataset, self._count = source, dataset, blocks
 
     def __len__(self) -> int:
-        return self._blocks
+        return self._count
 
     def __getitem__(self, number: int | slice) -> Any:
         assert isinstance(number, int)
@@ -111,7 +110,7 @@ class RayBatchSource:
     """
 
     def __init__(self, blocks: dict[str, BlockRefs], planner: PiecePlanner) -> None:
-        self._blocks, self.planner = blocks, planner
+        self.blocks, self.planner = blocks, planner
         self.names, self.steps = list(blocks), planner.steps
         self.rows = sum(sum(refs.rows) for refs in blocks.values())
         self._asked: list[tuple[int, int, ref[Piece]]] = []
@@ -143,7 +142,7 @@ class RayBatchSource:
         Raises:
             KeyError: If no piece in use has rows of it.
         """
-        known = self._blocks[self.names[dataset]].references
+        known = self.blocks[self.names[dataset]].references
         if known:
             return known[number]
         for _, _, one in self._asked:
@@ -166,8 +165,10 @@ class RayBatchSource:
     def windows(self) -> list[EncodedDataset]:
         """The rows of each dataset; blocks are fetched on demand."""
         return [
-            EncodedDataset(_Fetched(self, number, len(refs.rows)), refs.columns, refs.rows, refs.resident)
-            for number, refs in enumerate(self._blocks.values())
+            EncodedDataset(
+                FetchedBlocks(self, number, len(refs.rows)), refs.columns, refs.rows, refs.resident
+            )
+            for number, refs in enumerate(self.blocks.values())
         ]
 
     def ahead(self, source: int, rows: Indices) -> None:
@@ -175,21 +176,3 @@ class RayBatchSource:
         wanted = [self.reference(source, block) for block in self.windows[source].blocks_of(rows)]
         if wanted:
             ray.wait(wanted, num_returns=len(wanted), timeout=0, fetch_local=True)
-
-
-class SourceConfig(DataConfig):
-    """Passes batch sources to workers: every rank gets the same small, picklable ones.
-
-    Args:
-        sources: One batch source per dataset name.
-    """
-
-    def __init__(self, sources: Mapping[str, RayBatchSource]) -> None:
-        super().__init__()
-        self._sources = dict(sources)
-
-    def configure(
-        self, datasets: Mapping[str, object], world_size: int, *args: Any, **kwargs: Any
-    ) -> list[dict[str, Any]]:
-        """The batch sources of each rank."""
-        return [{name: self._sources[name] for name in datasets} for _ in range(world_size)]

@@ -18,11 +18,14 @@ from ray_st.data.dataset_stats import DatasetStats, describe_blocks
 from ray_st.data.encoding import FAULT, TOKENS, TRUNCATED, Encoding, hash_of
 from ray_st.data.located import read_located
 from ray_st.data.sources import Part, as_source
+from ray_st.data.sources.row_counts import known_rows
 from ray_st.data.sources.source import MIB
 from ray_st.data.token_cache import BlockEncoder, CacheUse, TokenCache
 from ray_st.runtime.cluster.connection import NODE_ID, resources, this_node
 from ray_st.runtime.cluster.pickled import Carried
+from ray_st.runtime.train.driver_memory import check_need, driver_need
 from ray_st.util.events import notes
+from ray_st.util.free_memory import available_memory
 
 _WINDOW_SHARE = 0.25
 _MOST_MEMORY = 0.6  # no two tasks have it
@@ -53,6 +56,9 @@ def ingest(source: object, encoding: Encoding, label: str, cache: TokenCache | N
         encoding: How to encode its rows.
         label: Name of the source in error messages.
         cache: Where encoded rows are kept for other runs; None for nowhere.
+
+    Raises:
+        ValueError: If this process has no memory for the rows' keys.
     """
     encoder = BlockEncoder.of(encoding, cache, label)
     encoded = (
@@ -66,6 +72,9 @@ def ingest(source: object, encoding: Encoding, label: str, cache: TokenCache | N
         )
         .materialize()
     )
+    if known_rows(source) is None:  # otherwise it was checked before
+        need = driver_need([(encoded.count(), len(encoding.columns.texts))], sent=0, whole=[label])
+        check_need(need, available_memory())
     references = [entry.ref for bundle in encoded.iter_internal_ref_bundles() for entry in bundle.blocks]
     return _described(references, encoder)
 
@@ -163,7 +172,10 @@ def _read_part(table: pa.Table) -> Iterator[pa.Table]:
 def check_windows(
     stats: Mapping[str, DatasetStats], window_rows: int | None, rows: Mapping[str, int] | None = None
 ) -> None:
-    """Logs if windows are too large for a node's object store, because every node maps whole windows.
+    """Logs if windows are too large for a node's object store.
+
+    Ranks that are all on one node map whole windows. Those on several nodes read their own rows, but blocks
+    may still all lie on one.
 
     Args:
         stats: Statistics of the datasets, by name, or of some of their rows.

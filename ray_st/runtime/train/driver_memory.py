@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from ray_st.data.sources.row_counts import known_rows
+from ray_st.data import segments
+from ray_st.data.sources.row_counts import known_rows, read_anywhere
 from ray_st.runtime.cluster.pickled import bytes_beside_files
 from ray_st.training.data.specs import LoaderSpec
 from ray_st.util.events import notes
@@ -35,19 +36,23 @@ class DriverNeed:
     reason: str
 
 
-def driver_need(rows: Iterable[tuple[int, int]], sent: int) -> DriverNeed:
+def driver_need(rows: Iterable[tuple[int, int]], sent: int, whole: Sequence[str] = ()) -> DriverNeed:
     """What a run needs on the driver.
 
     Args:
-        rows: For each dataset, its number of rows and of text columns.
+        rows: For each dataset, the number of its rows that this process plans, and of its text columns.
         sent: Bytes of weights that are sent to the workers. They fill this node's object store, which writes
             to disk what does not fit.
+        whole: Which of them are planned whole, and why, in words.
     """
     datasets = list(rows)
     total = sum(count for count, _ in datasets)
     # Held at the same time, in eight bytes each: a hash of each text, the row's tokens, number and place.
     least = sum(count * 8 * (texts + 3) for count, texts in datasets)
-    reasons = [f"keys and order of {total:,} rows take about {ROW_BYTES} bytes each"] if total else []
+    planned = f", planned at once ({'; '.join(whole)})," if whole else ""
+    reasons = (
+        [f"keys and order of {total:,} rows{planned} take about {ROW_BYTES} bytes each"] if total else []
+    )
     if sent:
         reasons.append(f"{as_gib(sent)} of weights that lie in no file are sent to the workers")
     return DriverNeed(least, total * ROW_BYTES + sent, " and ".join(reasons))
@@ -69,7 +74,8 @@ def check_need(need: DriverNeed, available: int) -> None:
     asked = f"at least {as_gib(need.least)}" if certain else f"about {as_gib(need.usual)}"
     text = (
         f"this process, which prepares the run, needs {asked} of memory and has {as_gib(available)} left: "
-        f"{need.reason}. Start it where there is more (on Kubernetes: head.memory), train on fewer rows, or "
+        f"{need.reason}. Start it where there is more (on Kubernetes: head.memory), use fewer rows, plan "
+        'training data window by window (as collisions="mask" and "drop" do; see docs/large-data.md), or '
         "open the model from a folder in its own type."
     )
     if certain:
@@ -77,16 +83,27 @@ def check_need(need: DriverNeed, available: int) -> None:
     notes.warning(f"warning: {text}")
 
 
-def check_driver_memory(modules: Iterable[nn.Module], specs: Mapping[str, LoaderSpec]) -> None:
+def check_driver_memory(
+    modules: Iterable[nn.Module], specs: Mapping[str, LoaderSpec], streams: bool = True
+) -> None:
     """Checks that this process has the memory for a run, as far as that is known before any row is read.
 
     Args:
         modules: The model and its losses.
         specs: The run's data.
+        streams: Whether data whose windows can be planned one by one is; otherwise all is planned whole.
 
     Raises:
         ValueError: As for :func:`check_need`.
     """
-    parts = [dataset for spec in specs.values() for dataset in spec.datasets.values()]
-    counts = [(known_rows(part.source) or 0, len(part.encoding.columns.texts)) for part in parts]
-    check_need(driver_need(counts, bytes_beside_files(modules)), available_memory())
+    rows, whole = [], []
+    for spec in specs.values():
+        for dataset in spec.datasets.values():
+            count = known_rows(dataset.source) or 0
+            if streams and spec.plans_windows and read_anywhere(dataset.source):
+                count = min(count, segments.FIRST_WINDOW * segments.ROWS)  # an actor plans the others
+            elif count:
+                sampler = spec.settings.get("batch sampler")
+                whole.append(f"{dataset.label}, {sampler}" if sampler else dataset.label)
+            rows.append((count, len(dataset.encoding.columns.texts)))
+    check_need(driver_need(rows, bytes_beside_files(modules), whole), available_memory())

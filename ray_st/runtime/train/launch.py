@@ -26,7 +26,8 @@ from ray.train.v2._internal.execution.scaling_policy import ScalingPolicy
 
 from ray_st.runtime.cluster.connection import default_scaling
 from ray_st.runtime.cluster.handles import Actor, PickledRef
-from ray_st.runtime.data.block_source import RayBatchSource, SourceConfig
+from ray_st.runtime.data.block_source import RayBatchSource
+from ray_st.runtime.data.rank_source import SourceConfig
 from ray_st.runtime.supervision.console import shown
 from ray_st.runtime.supervision.failures import RunStopped
 from ray_st.runtime.supervision.ray_callbacks import (

@@ -125,8 +125,9 @@ def plans_windows(spec: LoaderSpec, rows: Mapping[str, int]) -> bool:
         spec: The datasets.
         rows: The number of rows of each dataset, by name.
     """
-    able = spec.streams and spec.window_rows is not None
-    return able and any(len(window_sizes(spec, number, growing=True)) > 1 for number in rows.values())
+    return spec.plans_windows and any(
+        len(window_sizes(spec, number, growing=True)) > 1 for number in rows.values()
+    )
 
 
 def arrange(spec: LoaderSpec, stats: Mapping[str, DatasetStats]) -> Arrangement:

@@ -88,6 +88,11 @@ class LoaderSpec:
     token_cache: TokenCache | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def plans_windows(self) -> bool:
+        """Whether windows are planned one by one if there are several."""
+        return self.streams and self.window_rows is not None
+
 
 @dataclass(frozen=True)
 class RunSpec:

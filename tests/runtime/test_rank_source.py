@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import ray
 from ray import cloudpickle
-from ray.exceptions import ObjectLostError
+from ray.exceptions import GetTimeoutError, ObjectLostError
 
 import nodes_script
 from nodes_script import COLUMNS, block, collate
@@ -126,6 +126,24 @@ def test_lost_blocks_are_asked_for_again(
     assert lost == [2]
     if with_pieces:
         assert planner.asked == 3  # by the rank, for its lost blocks, and for whole ones
+
+
+def test_an_owner_that_does_not_answer_is_not_asked_for_each_block(
+    cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def silent(blocks: list[Any], timeout: int) -> Any:
+        asked.append(len(blocks))  # never several: Ray would abort the process if they have several owners
+        if len(asked) > 1:
+            raise GetTimeoutError
+        return {blocks[0]: {"node_ids": ["ab" * 28]}}
+
+    monkeypatch.setattr(rank_source, "get_object_locations", silent)
+    whole = source_of((40, 3, 25, 2), 70)
+    own = RankBatchSource.of(whole, World(0, 2))
+    assert read(own, 0, 2, [0]) == read(whole, 0, 2, [0])  # a node that is not there any more, too
+    assert asked == [1, 1]
 
 
 def test_blocks_with_other_columns_are_not_joined() -> None:

@@ -38,7 +38,7 @@ SHARE_ROWS = 8192
 
 _KEPT = 3  # the one in use, the next one, and one of another loader
 _AT_ONCE = 2  # reads at a time: as many processes a rank, anywhere in the cluster
-_LOOKUP_MS = 10_000
+_LOOKUP_MS = 2_000
 
 Tables = Future[list[pa.Table]]
 
@@ -218,18 +218,13 @@ class RankBatchSource(RayBatchSource):
 
     def _nodes(self, used: _Used, dataset: int, blocks: Sequence[int]) -> dict[int, str]:
         """The node of each block: this one, if one of several copies is here or nothing is known."""
-        unknown = {
-            reference: number
-            for number, reference in zip(blocks, self._blocks(used, dataset, blocks), strict=True)
-            if (dataset, number) not in used.nodes
-        }
-        try:
-            found = get_object_locations(list(unknown), _LOOKUP_MS) if unknown else {}
-        except RayError:  # whoever knows them is gone: they are fetched, by who takes its place
-            found = {}
-        for reference, number in unknown.items():
-            nodes = found.get(reference, {}).get("node_ids") or [self._here]
-            used.nodes[dataset, number] = self._here if self._here in nodes else min(nodes)
+        unknown = [number for number in blocks if (dataset, number) not in used.nodes]
+        answers = True
+        for number, block in zip(unknown, self._blocks(used, dataset, unknown), strict=True):
+            nodes = _nodes_of(block) if answers else []
+            answers = answers and nodes is not None
+            place = self._here if not nodes or self._here in nodes else min(nodes)
+            used.nodes[dataset, number] = place
         return {number: used.nodes[dataset, number] for number in blocks}
 
     def _blocks(self, used: _Used, dataset: int, numbers: Sequence[int]) -> list[ray.ObjectRef[Any]]:
@@ -290,6 +285,16 @@ def rows_of(places: Sequence[Indices], *blocks: pa.Table) -> list[pa.Table]:
     return [
         pa.concat_tables(alike).combine_chunks() for _, alike in groupby(taken, lambda table: table.schema)
     ]
+
+
+def _nodes_of(block: ray.ObjectRef[Any]) -> list[str] | None:
+    """The nodes that have a block; None if its owner does not answer."""
+    try:
+        # One at a time: Ray 2.60 aborts the process if one of several owners answers before the next is asked.
+        found = get_object_locations([block], _LOOKUP_MS)
+    except RayError:
+        return None
+    return list(found[block]["node_ids"]) if block in found else None
 
 
 def _own_rows(plan: Plan, row: int, world: World) -> Iterator[Indices]:

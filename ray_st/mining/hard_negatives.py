@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pyarrow as pa
 from tqdm.auto import tqdm
@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class OnDevices(Protocol):
+    """A search that embeds on devices of its own: a name for each process, None for all there are."""
+
+    devices: Sequence[str] | None
 
 
 def mine_hard_negatives(
@@ -225,10 +232,9 @@ def _one_search(search: Search | None, here: Here) -> Search:
 
 def _processes(search: object, use_multi_process: bool | Sequence[str]) -> bool | Sequence[str]:
     """Where pairs are rescored: where a search on other devices embeds, or as the user said."""
-    match search:
-        case object(devices=devices):
-            return True if devices is None else list(devices)
-    return use_multi_process
+    if not isinstance(search, OnDevices):
+        return use_multi_process
+    return True if search.devices is None else list(search.devices)
 
 
 @contextmanager

@@ -92,8 +92,8 @@ class MultipleNegativesRankingLoss(ScoreLoss):
 class CachedMultipleNegativesRankingLoss(MultipleNegativesRankingLoss):
     """:class:`MultipleNegativesRankingLoss` with a gradient cache.
 
-    The memory of activations grows with ``mini_batch_size``, not with the batch or its negatives. Each pair is
-    scored twice, the second time with a graph; see :mod:`ray_st.losses.gradient_cache`.
+    The memory of activations grows with ``mini_batch_size``, not with the batch or its negatives. Each pair
+    is scored twice, the second time with a graph; see :mod:`ray_st.losses.gradient_cache`.
 
     Inputs: as there.
 

@@ -290,7 +290,7 @@ def rows_of(places: Sequence[Indices], *blocks: pa.Table) -> list[pa.Table]:
 def _nodes_of(block: ray.ObjectRef[Any]) -> list[str] | None:
     """The nodes that have a block; None if its owner does not answer."""
     try:
-        # One at a time: Ray 2.60 aborts the process if one of several owners answers before the next is asked.
+        # One at a time: Ray 2.60 aborts the process if an owner answers before the next one is asked.
         found = get_object_locations([block], _LOOKUP_MS)
     except RayError:
         return None

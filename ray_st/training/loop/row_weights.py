@@ -13,6 +13,7 @@ from ray_st.losses.loss import Loss
 from ray_st.training.data.step_loader import SHARES, Inputs
 from ray_st.training.distributed import collectives
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
+from ray_st.util.host_facts import PAIR_COUNTS
 from ray_st.world import World
 
 
@@ -102,7 +103,10 @@ class RowWeights:
 
 
 def rows_of(inputs: Mapping[str, Any]) -> int:
-    """Number of rows of a rank's inputs."""
+    """Number of rows of a rank's inputs; of pairs of texts, a row may have several."""
+    counts = next((value for name, value in inputs.items() if name.endswith(PAIR_COUNTS)), None)
+    if counts is not None:
+        return len(counts)
     return next(len(value) for value in inputs.values() if isinstance(value, Tensor) and value.ndim)
 
 

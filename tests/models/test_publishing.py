@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from hub_server import Hub, serve
+from ray_st.models.reranker.cross_encoder import CrossEncoder
+from reranker_folders import save_classifier
 
 MODEL = {"README.md", "config_sentence_transformers.json", "modules.json", "model.safetensors"}
 
@@ -40,6 +43,15 @@ def test_a_model_is_put_into_a_new_repository(tiny_model: Any, hub: Hub) -> None
     assert (commit.message, commit.token) == ("Add new SentenceTransformer model", "hf_mine")
     with pytest.raises(HfHubHTTPError, match="409"):
         tiny_model.push_to_hub("tiny", token="hf_mine")
+
+
+def test_a_reranker_is_put_there_with_its_card(hub: Hub, tmp_path: Path) -> None:
+    model = CrossEncoder(save_classifier(tmp_path, "bert"), device="cpu")
+    model.push_to_hub("tiny", token="hf_mine")
+    (commit,) = hub.commits
+    assert set(commit.files) >= MODEL
+    assert commit.message == "Add new CrossEncoder model"
+    assert b"CrossEncoder('me/tiny')" in commit.files["README.md"]
 
 
 @pytest.mark.parametrize(("there", "replace"), [(True, False), (True, True), (False, False)])

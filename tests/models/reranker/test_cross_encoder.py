@@ -224,6 +224,20 @@ def test_rerankers_of_other_modules(folder: Path, tmp_path: Path) -> None:
         CrossEncoder(tmp_path)
 
 
+def test_what_is_not_supported_is_said(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    CrossEncoder(folder, device="cpu").save_pretrained(tmp_path)
+    settings = read(tmp_path / "config_sentence_transformers.json")
+    wider = {**settings, "keep_in_fp32_modules": ["0.model.classifier"]}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(wider))
+    CrossEncoder(tmp_path, device="cpu")
+    assert "(keep_in_fp32_modules), which is not supported" in caplog.text
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelFolderError, match="Rerankers with adapters are not supported"):
+        CrossEncoder(tmp_path)
+
+
 def test_causal_language_models(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_classifier(tmp_path, "llama", head=False)
     config = read(tmp_path / "config.json")

@@ -3,7 +3,8 @@
     python benchmarks/train_throughput.py --rows ../shared/data/stsb/train.csv ../shared/data/trecqa/train.csv
 
 A file is a CSV of text pairs with a number: STS-B's columns, whose last three are two sentences and a score, or TREC-QA's
-``qtext,label,atext``. Of each a random sample of rows is trained on, by both sides in the same order. What is compared is
+``qtext,label,atext``. ``--losses BinaryCrossEntropyLoss`` trains a reranker, MiniLM with a new head, for which the numbers
+must lie between 0 and 1. Of each a random sample of rows is trained on, by both sides in the same order. What is compared is
 the trainers' own samples a second, which leave out starting. With ``--curve`` dropout is off and both sides log each
 step: the largest difference of their losses is printed. With ``--shares`` nothing is compared: one run of ours says what a
 step of its first worker is made of, from PyTorch's profiler and the clocks of the thread that trains.
@@ -30,7 +31,9 @@ from typing import Any
 from transformers import TrainerCallback
 
 BATCH = 32
-LOSSES = {"MultipleNegativesRankingLoss": False, "CoSENTLoss": True}
+LOSSES = {"MultipleNegativesRankingLoss": False, "CoSENTLoss": True, "BinaryCrossEntropyLoss": True}
+"""Whether a loss takes the number of each pair; the last one is that of a reranker."""
+RERANKERS = ("BinaryCrossEntropyLoss",)
 
 
 def main() -> None:
@@ -65,7 +68,7 @@ def arguments() -> argparse.Namespace:
         "--curve", action="store_true", help="without dropout; compare the losses of all steps"
     )
     parser.add_argument("--shares", action="store_true", help="what a step of ours is made of")
-    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES))
+    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=list(LOSSES)[:2])
     parser.add_argument("--side", choices=list(RUN), help=argparse.SUPPRESS)
     parser.add_argument("--loss", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -175,19 +178,23 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     """Two Ray Train workers."""
     from ray.train import ScalingConfig
 
-    from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
-    from ray_st import SentenceTransformerTrainingArguments as Arguments
+    import ray_st
     from ray_st.sampler import DefaultBatchSampler
 
-    class InOrder(SentenceTransformerTrainer):
+    kind = "CrossEncoder" if options.loss in RERANKERS else "SentenceTransformer"
+    losses = ray_st.cross_encoder.losses if options.loss in RERANKERS else ray_st.losses
+    base: Any = getattr(ray_st, f"{kind}Trainer")
+
+    class InOrder(base):
         def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> Any:
             return DefaultBatchSampler(range(len(dataset)), batch_size, drop_last)
 
-    model, shares = without_dropout(SentenceTransformer(model_folder(), device="cpu"), options), Shares()
     with tempfile.TemporaryDirectory() as folder:
+        model = without_dropout(getattr(ray_st, kind)(starting_model(folder, options), device="cpu"), options)
+        shares = Shares()
         trainer = InOrder(
             model=model,
-            args=Arguments(**settings(folder, options)),
+            args=getattr(ray_st, f"{kind}TrainingArguments")(**settings(folder, options)),
             train_dataset=rows(options),
             loss=getattr(losses, options.loss)(model),
             scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
@@ -201,24 +208,49 @@ def peer(options: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, losses
-    from sentence_transformers import SentenceTransformerTrainingArguments as Arguments
+    import sentence_transformers
     from sentence_transformers.base.sampler import DefaultBatchSampler
 
-    class InOrder(SentenceTransformerTrainer):
+    package: Any = sentence_transformers
+    kind = "SentenceTransformer"
+    if options.loss in RERANKERS:
+        package, kind = importlib.import_module("sentence_transformers.cross_encoder"), "CrossEncoder"
+    losses = importlib.import_module(f"{package.__name__}.losses")
+    base: Any = getattr(package, f"{kind}Trainer")
+
+    class InOrder(base):
         def get_batch_sampler(self, dataset: Any, batch_size: int, drop_last: bool, **_: Any) -> Any:
             order = torch.utils.data.SequentialSampler(dataset)
             return DefaultBatchSampler(order, batch_size=batch_size, drop_last=drop_last)
 
-    model = without_dropout(SentenceTransformer(model_folder(), device="cpu"), options)
     with tempfile.TemporaryDirectory() as folder:
+        model = without_dropout(
+            getattr(package, kind)(starting_model(folder, options), device="cpu"), options
+        )
         trainer = InOrder(
             model=model,
-            args=Arguments(**settings(folder, options), use_cpu=True, ddp_find_unused_parameters=True),
+            args=getattr(package, f"{kind}TrainingArguments")(
+                **settings(folder, options), use_cpu=True, ddp_find_unused_parameters=True
+            ),
             train_dataset=rows(options),
             loss=getattr(losses, options.loss)(model),
         )
         return figures(trainer.train(), trainer)
+
+
+def starting_model(folder: str, options: argparse.Namespace) -> str:
+    """A folder with the model to start from: MiniLM, for a reranker with a new head that both sides share."""
+    if options.loss not in RERANKERS:
+        return model_folder()
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    made = AutoModelForSequenceClassification.from_pretrained(model_folder(), num_labels=1)
+    place = f"{folder}/start"
+    made.save_pretrained(place)
+    AutoTokenizer.from_pretrained(model_folder(), model_max_length=256).save_pretrained(place)
+    return place
 
 
 PROFILED = 8
@@ -303,7 +335,8 @@ def without_dropout(model: Any, options: argparse.Namespace) -> Any:
     import torch
 
     if options.curve:
-        model[0].auto_model.config.attention_probs_dropout_prob = 0.0
+        encoder = model.model if options.loss in RERANKERS else model[0].auto_model
+        encoder.config.attention_probs_dropout_prob = 0.0
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0

@@ -80,6 +80,6 @@ def test_documented_names_of_the_cluster_import_from_their_package_and_from_earl
 
     from ray_st.runtime import encode
 
-    assert encode.__all__ == ["encode_corpus", "evaluate_on_workers"]
+    assert encode.__all__ == ["encode_corpus", "evaluate_on_workers", "score_corpus"]
     assert encode.encode_corpus is encode_corpus
     assert encode.evaluate_on_workers is evaluate_on_workers

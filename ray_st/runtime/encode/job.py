@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 import xxhash
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_st.data.sources import Files
 from ray_st.models.sentence_transformer import SentenceTransformer
@@ -18,6 +18,8 @@ from ray_st.runtime.encode.work_plan import WorkPiece
 _PROBE = "Zwölf Boxkämpfer, 12 of THEM: naïve “quotes”, 東京 and café?! don't un-believ_able\t🙂 x²"
 """A text that tokenizers with different vocabularies or rules split differently."""
 
+_SECOND_PROBE = "Portez ce vieux whisky au juge blond qui fume: 42 % — 素早い茶色の狐"
+
 
 @runtime_checkable
 class Configured(Protocol):
@@ -25,6 +27,42 @@ class Configured(Protocol):
 
     def get_config_dict(self) -> dict[str, Any]:
         """The settings, as JSON values."""
+
+
+class Reranker(Protocol):
+    """What scoring on the cluster needs of a reranker, such as :class:`ray_st.CrossEncoder`."""
+
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest pair in tokens."""
+
+    @property
+    def num_labels(self) -> int:
+        """Scores of a pair."""
+
+    @property
+    def activation_fn(self) -> Callable[[Tensor], Tensor]:
+        """Applied to the scores."""
+
+    @property
+    def predict(self) -> Callable[..., Any]:
+        """Maps pairs to scores."""
+
+    @property
+    def tokenize(self) -> Callable[..., dict[str, Any]]:
+        """Maps pairs to features."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights by name."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules within."""
+
+    def to(self, device: Any) -> Any:
+        """Moves the model."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +113,7 @@ def facts_of(
     del recorded["batch_size"]
     return {
         "model": model_hash(model),
-        "input": _files_hash(source),
+        "input": files_hash(source),
         "input_files": len(source.files),
         "rows": sum(piece.rows for piece in pieces),
         "parts": len(pieces),
@@ -99,10 +137,8 @@ def model_hash(model: SentenceTransformer) -> str:
     It does not depend on the model's origin or device.
     """
     digest = xxhash.xxh3_64()
-    for name, tensor in model.state_dict().items():
-        _add(digest, name, tensor)
-    for name, value in sorted(model.tokenize([_PROBE]).items()):
-        _add(digest, name, value)
+    _add_all(digest, model.state_dict())
+    _add_all(digest, dict(sorted(model.tokenize([_PROBE]).items())))
     modules = [
         [type(module).__name__, module.get_config_dict() if isinstance(module, Configured) else None]
         for module in model
@@ -112,15 +148,27 @@ def model_hash(model: SentenceTransformer) -> str:
     return digest.hexdigest()
 
 
-def _add(digest: xxhash.xxh3_64, name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        digest.update(f"{name} {value!r}".encode())
-        return
-    digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+def scorer_hash(model: Reranker) -> str:
+    """A hash of all that determines a reranker's scores; see :func:`model_hash`."""
+    digest = xxhash.xxh3_64()
+    _add_all(digest, model.state_dict())
+    _add_all(digest, dict(sorted(model.tokenize([(_PROBE, _SECOND_PROBE)]).items())))
+    facts = [str(model.activation_fn), model.prompts, model.default_prompt_name, model.max_length]
+    digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
 
 
-def _files_hash(source: Files) -> str:
+def _add_all(digest: xxhash.xxh3_64, values: Mapping[str, object]) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            digest.update(f"{name} {value!r}".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def files_hash(source: Files) -> str:
+    """A hash of the files' names, sizes and times of change."""
     digest = xxhash.xxh3_64()
     for file in source.files:
         info = file.filesystem.get_file_info(file.path)

@@ -14,6 +14,7 @@ from ray_st.models.sentence_transformer import SentenceTransformer
 from ray_st.runtime.encode.job import EncodeOptions
 from ray_st.runtime.encode.output_folder import OutputFolder
 from ray_st.runtime.encode.work_plan import EMBEDDING, WorkPiece
+from ray_st.util.arrow import is_list
 from ray_st.util.search.quantize import quantize_embeddings
 
 CALIBRATION_ROWS = 8192
@@ -47,7 +48,7 @@ def encode_piece(
     """
     writer, rows = None, 0
     with folder.writing(piece.name) as stream:
-        for table in windows(piece.part.read(_raise_for, numbered=True)):
+        for table in windows(piece.part.read(raise_for, numbered=True)):
             embeddings = _embeddings(model, piece.part.name, table, options)
             vectors = quantize_embeddings(embeddings, options.precision, ranges)
             written = table.drop_columns([ROW]).append_column(EMBEDDING, vector_column(vectors))
@@ -106,7 +107,7 @@ def calibration_pieces(pieces: Sequence[WorkPiece]) -> list[WorkPiece]:
 
 def bounds_of(model: SentenceTransformer, piece: WorkPiece, options: EncodeOptions) -> np.ndarray:
     """(2, d) minimum and maximum of each dimension over a piece's embeddings."""
-    tables = windows(piece.part.read(_raise_for, numbered=True))
+    tables = windows(piece.part.read(raise_for, numbered=True))
     found = [_embeddings(model, piece.part.name, table, options) for table in tables]
     return joined_bounds([np.stack([each.min(axis=0), each.max(axis=0)]) for each in found])
 
@@ -118,13 +119,37 @@ def joined_bounds(bounds: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _embeddings(model: SentenceTransformer, name: str, table: pa.Table, options: EncodeOptions) -> np.ndarray:
+    check_texts(name, table, options.column)
     texts = table[options.column]
-    if texts.null_count:
-        row = table[ROW][pc.index(texts.is_null(), True).as_py()].as_py()
-        _raise_for(BadRow(name, row, "expected a text, found nothing", options.column))
     embeddings: np.ndarray = model.encode(texts.to_pylist(), **options.for_encode())
     return embeddings
 
 
-def _raise_for(bad: BadRow) -> None:
+def check_texts(file: str, table: pa.Table, column: str) -> None:
+    """Checks that a column of texts, or of lists of texts, has one in each row.
+
+    Args:
+        file: The file, for the error.
+        table: Rows with their numbers in :data:`ROW`.
+        column: The column.
+
+    Raises:
+        SourceError: Naming the first row with a missing text.
+    """
+    values = table[column]
+    if values.null_count:
+        row = table[ROW][pc.index(values.is_null(), True).as_py()].as_py()
+        raise_for(BadRow(file, row, "expected a text, found nothing", column))
+    if is_list(values.type) and pc.list_flatten(values).null_count:
+        place = next(place for place, cell in enumerate(values.to_pylist()) if None in cell)
+        row = table[ROW][place].as_py()
+        raise_for(BadRow(file, row, "expected texts, found nothing in a list", column))
+
+
+def raise_for(bad: BadRow) -> None:
+    """Raises for an unusable row.
+
+    Raises:
+        SourceError: Always.
+    """
     raise SourceError(f"{bad}.")

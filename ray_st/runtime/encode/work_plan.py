@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,8 +68,6 @@ def plan_pieces(source: Files, asked: str | None, part_rows: int = PART_ROWS) ->
             missing or does not hold texts, a Parquet file's statistics count nulls in it, or there are no
             rows. Names the file.
     """
-    if part_rows < 1:
-        raise SourceError(f"part_rows must be at least 1; got {part_rows}.")
     kinds = source.columns()
     try:
         column = choose_column(list(kinds), asked)
@@ -76,13 +75,30 @@ def plan_pieces(source: Files, asked: str | None, part_rows: int = PART_ROWS) ->
         raise SourceError(f"{source.name}: {error}.") from error
     if not is_text(kinds[column]) and not pa.types.is_null(kinds[column]):
         raise SourceError(f"{source.name}: column {column!r}: expected texts, found {kinds[column]}.")
+    return column, cut_pieces(source, [column], part_rows)
+
+
+def cut_pieces(source: Files, columns: Sequence[str], part_rows: int = PART_ROWS) -> list[WorkPiece]:
+    """The pieces of a corpus, in order; no piece spans two files.
+
+    Args:
+        source: The files.
+        columns: Columns that must not hold nulls, as far as a Parquet file's statistics tell.
+        part_rows: Maximum number of rows of a piece.
+
+    Raises:
+        SourceError: If statistics count nulls in a column, or there are no rows. Names the file.
+    """
+    if part_rows < 1:
+        raise SourceError(f"part_rows must be at least 1; got {part_rows}.")
     parts = source.parts()
     with ThreadPoolExecutor(_READERS) as readers:
-        list(readers.map(lambda part: _check_nulls(part.unit, column), parts))
+        for column in columns:
+            list(readers.map(partial(_check_nulls, column=column), [part.unit for part in parts]))
         counts = list(readers.map(Part.count, parts))
     if not sum(counts):
         raise SourceError(f"{source.name}: no rows.")
-    return column, _cut(parts, counts, part_rows)
+    return _cut(parts, counts, part_rows)
 
 
 def _cut(parts: Iterable[Part], counts: Iterable[int], part_rows: int) -> list[WorkPiece]:
@@ -101,6 +117,8 @@ def _check_nulls(unit: Unit, column: str) -> None:
     with reading(unit.name, "Parquet"), unit.file.open_random() as handle:
         metadata = pq.ParquetFile(handle).metadata
     paths = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+    if column not in paths:  # a column of lists, whose statistics do not say which rows lack something
+        return
     for group in unit.groups:
         chunk = metadata.row_group(group).column(paths.index(column))
         missing = chunk.statistics.null_count if chunk.is_stats_set else 0

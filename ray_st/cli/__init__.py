@@ -1,4 +1,4 @@
-"""The command line: ``ray-st train``, ``tune``, ``evaluate``, ``encode`` and further commands."""
+"""The command line: ``ray-st train``, ``tune``, ``evaluate``, ``encode``, ``mine`` and further commands."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _COMMANDS = {
     "tune": "search the hyperparameters of a run file",
     "evaluate": "evaluate a model with the evaluators of a run file",
     "encode": "write the embeddings of the texts in a file",
+    "mine": "find hard negatives for pairs of texts",
+    "score": "write a reranker's scores of pairs of texts",
     "encode-data": "fill the token cache of a run file ahead",
     "cluster": "print Kubernetes manifests, or start a node on this machine",
     "doctor": "find what is wrong with a cluster",

@@ -7,18 +7,22 @@ cluster does, and an interrupted job resumes when it is started again.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_st.cli.corpus_output import (
+    add_devices,
+    add_places,
+    cluster_options,
+    into_file,
+    replacing_output,
+    report,
+)
 from ray_st.cli.run_checks import RunFileError
 from ray_st.cli.runfile import ModelSpec
 from ray_st.data.sources.files import FORMATS
 from ray_st.data.table_spec import TableSpec
 from ray_st.runtime.encode.work_plan import EMBEDDING, choose_column
-from ray_st.util.atomic import replacing
-from ray_st.util.filesystems import check_kept
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,25 +30,13 @@ if TYPE_CHECKING:
 
     from ray_st.models.sentence_transformer import SentenceTransformer
 
-_FILE_SUFFIXES = (".parquet", ".pq")
-_OF_FILES = ("device",)
-_OF_FOLDERS = ("workers", "num_gpus", "part_rows", "shared_disk")
-
 CHUNK_ROWS = 8192
 """Rows that are encoded and written at a time; texts are sorted by length within them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a model folder, or a name on the Hub")
-    parser.add_argument(
-        "input", metavar="INPUT", help="the file with the texts; may be several files if OUTPUT is a folder"
-    )
-    parser.add_argument(
-        "output",
-        metavar="OUTPUT",
-        help="a .parquet file, replaced once the new one is complete; or a folder (or its URI)",
-    )
+    add_places(parser, "a model", "texts")
     parser.add_argument("--column", help="the column to encode (default: `text`, or the only column)")
     parser.add_argument(
         "--format", choices=FORMATS, help="the input's format (default: inferred from its suffix)"
@@ -59,22 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="number format of the embeddings (default: float32)",
     )
-    parser.add_argument(
-        "--device", help="such as cuda or cpu (default: a GPU if available); only if OUTPUT is a file"
-    )
-    cluster = parser.add_argument_group("if OUTPUT is a folder")
-    cluster.add_argument(
-        "--workers", type=int, help="worker processes (default: as many as the cluster has room for)"
-    )
-    cluster.add_argument(
-        "--num-gpus", type=float, help="GPUs per worker, such as 0.5 (default: 1 if the cluster has GPUs)"
-    )
-    cluster.add_argument(
-        "--part-rows", type=int, help="maximum rows of an output part, the unit of resuming (default: 32768)"
-    )
-    cluster.add_argument(
-        "--shared-disk", action="store_true", help="local paths are on a disk that all nodes share"
-    )
+    add_devices(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -83,20 +60,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         RunFileError: If the input, the column or the output cannot be used.
     """
-    if options.batch_size < 1:
-        raise RunFileError(f"--batch-size: expected at least 1, found {options.batch_size}")
-    check_kept(options.output, "OUTPUT")
-    into_file = options.output.endswith(_FILE_SUFFIXES)
-    given = [name for name in (_OF_FOLDERS if into_file else _OF_FILES) if _is_given(options, name)]
-    if given:
-        form = "a .parquet file" if into_file else "a folder"
-        raise RunFileError(f"--{given[0].replace('_', '-')}: not for {form} as OUTPUT ({options.output})")
-    (_into_file if into_file else _into_folder)(options)
-
-
-def _is_given(options: argparse.Namespace, name: str) -> bool:
-    value = getattr(options, name)
-    return value is not None and value is not False
+    (_into_file if into_file(options) else _into_folder)(options)
 
 
 def _into_file(options: argparse.Namespace) -> None:
@@ -104,7 +68,7 @@ def _into_file(options: argparse.Namespace) -> None:
 
     table = run_tables.open_table(TableSpec(options.input, format=options.format), "INPUT")
     column = _column(table, options.column)
-    with _replacing(Path(options.output)) as path:
+    with replacing_output(options.output) as path:
         model = run_parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
         _write(table, column, model, path, options)
     print(f"{len(table)} embeddings: {options.output}")
@@ -116,7 +80,6 @@ def _into_folder(options: argparse.Namespace) -> None:
     from ray_st.runtime.encode.corpus import encode_corpus
 
     model = run_parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
-    cluster = {name: getattr(options, name) for name in _OF_FOLDERS if _is_given(options, name)}
     encoded = encode_corpus(
         model,
         Files(options.input, options.format),
@@ -126,12 +89,9 @@ def _into_folder(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
         normalize_embeddings=options.normalize,
         precision=options.precision,
-        **cluster,
+        **cluster_options(options),
     )
-    there = encoded.rows - encoded.encoded
-    print(
-        f"{encoded.rows} embeddings: {options.output}" + (f" ({there} were there already)" if there else "")
-    )
+    report(encoded.rows, encoded.encoded, "embeddings", options.output)
 
 
 def _column(table: Dataset, asked: str | None) -> str:
@@ -181,16 +141,3 @@ def _texts(rows: pa.Table, column: str, start: int) -> list[str]:
             f"INPUT: row {start + odd}, column {column!r}: expected text, found {texts[odd]!r}"
         )
     return texts
-
-
-@contextmanager
-def _replacing(output: Path) -> Iterator[Path]:
-    """A new file beside `output` that replaces it on success and is deleted otherwise."""
-    with ExitStack() as stack:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            part = stack.enter_context(replacing(output))
-            part.touch()
-        except OSError as error:
-            raise RunFileError(f"OUTPUT: {output} cannot be written: {error.strerror}") from error
-        yield part

@@ -1,4 +1,4 @@
-"""Evaluators on this package's reranker: the peer's metrics of the same folder, and a team's to the last bit."""
+"""Evaluators on this package's reranker: the peer's metrics, and a team's to the last bit."""
 
 from __future__ import annotations
 

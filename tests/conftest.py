@@ -64,6 +64,23 @@ def tiny_folder(tiny_encoder: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_reranker(tiny_encoder: Path) -> Path:
+    """A folder of a sequence classifier of one label: the tiny encoder with a random head, no dropout."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = tiny_encoder.parent / "reranker"
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=1)
+    with torch.no_grad():
+        model.classifier.weight.mul_(10)  # else all scores are next to zero
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def fresh_accelerator() -> Iterator[None]:
     """accelerate's state is one for a process, and a worker's process runs one trainer."""

@@ -64,11 +64,13 @@ def make_trainer(
     model: Any, folder: Path, loss: Any = None, callbacks: Any = (), data: Any = PAIRS, **arguments: Any
 ) -> Any:
     """A driver's trainer over twelve pairs, evaluated on the same; keyword arguments are training arguments."""
-    from ray_st import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from ray_st import CrossEncoder, CrossEncoderTrainer, SentenceTransformerTrainer
     from ray_st.evaluation import EmbeddingSimilarityEvaluator
     from ray_st.losses import MultipleNegativesRankingLoss
+    from ray_st.training_args import SentenceTransformerTrainingArguments
 
     forget_accelerator()
+    reranks = isinstance(model, CrossEncoder)
     options = {
         "output_dir": str(folder),
         "num_train_epochs": 1,
@@ -79,13 +81,15 @@ def make_trainer(
         "save_strategy": "no",
         "dataloader_pin_memory": torch.accelerator.is_available(),
     }
-    return SentenceTransformerTrainer(
+    kind: Any = CrossEncoderTrainer if reranks else SentenceTransformerTrainer
+    similarity = EmbeddingSimilarityEvaluator(PAIRS["a"], PAIRS["b"], [i / 12 for i in range(12)])
+    return kind(
         model=model,
         args=SentenceTransformerTrainingArguments(**{**options, **arguments}),
         train_dataset=data,
         eval_dataset=data,
         loss=(loss or MultipleNegativesRankingLoss)(model),
-        evaluator=EmbeddingSimilarityEvaluator(PAIRS["a"], PAIRS["b"], [i / 12 for i in range(12)]),
+        evaluator=None if reranks else similarity,
         callbacks=list(callbacks),
     )
 

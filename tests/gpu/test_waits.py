@@ -13,7 +13,9 @@ import pytest
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, TrainerCallback
 
 from pretended_device import Syncs
-from ray_st import losses
+from ray_st import CrossEncoder, losses
+from ray_st.cross_encoder import losses as losses_of_pairs
+from reranker_rows import rows
 
 from .conftest import PAIRS
 from .test_losses import LOSSES, Made
@@ -91,6 +93,27 @@ def test_a_step(name: str, pretended: Syncs, tiny: Any, loop: Any, tmp_path: Pat
     made = LOSSES[name](model)
     options = {"include_num_input_tokens_seen": "non_padding", "logging_steps": 100}
     running = loop(model, tmp_path, loss=lambda _: made[0], data=data_for(made), **options)
+    check_steps(pretended, running, STEP)
+
+
+@pytest.mark.parametrize(
+    ("form", "loss"),
+    [
+        ("binary", "BinaryCrossEntropyLoss"),
+        ("triplets", "MultipleNegativesRankingLoss"),
+        ("triplets", "CachedMultipleNegativesRankingLoss"),
+        ("margins", "MarginMSELoss"),
+        ("lists", "LambdaLoss"),
+        ("lists", "ListNetLoss"),
+        ("lists", "PListMLELoss"),
+    ],
+)
+def test_a_step_of_a_reranker(
+    form: str, loss: str, pretended: Syncs, loop: Any, tiny_reranker: Path, tmp_path: Path
+) -> None:
+    model = CrossEncoder(str(tiny_reranker), device="cpu")
+    make = getattr(losses_of_pairs, loss)
+    running = loop(model, tmp_path, loss=make, data=rows(form, 12), logging_steps=100)
     check_steps(pretended, running, STEP)
 
 

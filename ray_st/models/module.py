@@ -239,6 +239,17 @@ def auto_model_of(module: nn.Module) -> nn.Module | None:
     return getattr(module, "auto_model", None)
 
 
+def first_of(model: nn.Module) -> nn.Module:
+    """What takes a whole model's tokens: a stack's first module, otherwise the model itself."""
+    first: nn.Module = getattr(model, "first", model)
+    return first
+
+
+def encoder_in(model: nn.Module) -> nn.Module | None:
+    """The encoder of a whole model; None if it has none."""
+    return auto_model_of(first_of(model))
+
+
 def dimension_after(modules: Iterable[nn.Module]) -> int | None:
     """Dimension of what a row of modules makes, from the last one that knows it; None if none does."""
     known = (m.get_embedding_dimension() for m in reversed(list(modules)) if isinstance(m, HasDimension))

@@ -152,6 +152,31 @@ def test_a_prompt_is_put_before_queries(tmp_path: Path, tiny_reranker: Path) -> 
         trainer(tmp_path, CrossEncoder(str(tiny_reranker), device="cpu"), prompts={"query": "good: "})
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"neftune_noise_alpha": 5.0},
+        {"gradient_checkpointing": True},
+        {"bf16": True},
+        {"learning_rate_mapping": {"classifier": 1e-2}},
+        {"batch_sampler": "no_duplicates", "collisions": "drop"},
+        {"eval_strategy": "epoch", "load_best_model_at_end": True},
+        {"gradient_accumulation_steps": 2, "max_grad_norm": 0.1},
+    ],
+    ids=lambda arguments: next(iter(arguments)),
+)
+def test_arguments_have_their_effect(tmp_path: Path, tiny_reranker: Path, arguments: dict[str, Any]) -> None:
+    found = []
+    for given in ({}, arguments):
+        model = CrossEncoder(str(tiny_reranker), device="cpu")
+        made = trainer(tmp_path / f"{len(found)}", model, num_train_epochs=1, **given)
+        made.train()
+        assert np.isfinite(logged(made)).all()
+        found.append(weights(made.model))
+    same = {"gradient_checkpointing", "eval_strategy", "batch_sampler"}
+    assert torch.allclose(*found, atol=1e-6) == bool(same & set(arguments))
+
+
 BAD: list[tuple[str, dict[str, list[Any]], str, str]] = [
     (
         "BinaryCrossEntropyLoss",

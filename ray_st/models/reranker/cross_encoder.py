@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ray_st.models.activations import Activation
 from ray_st.models.attention import register_kernel
@@ -279,6 +279,11 @@ class CrossEncoder(FittedReranker, Published, ScoresPairs):
     def without_padding(self) -> bool:
         """Whether padding costs next to nothing, because only real tokens go through the encoder."""
         return is_prepared(self.model)
+
+    @property
+    def auto_model(self) -> PreTrainedModel:
+        """The classifier, under the name by which an embedder's module has its encoder."""
+        return self.model
 
     @property
     def config(self) -> PreTrainedConfig:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ray_st.models.module import skips_padding
-from ray_st.models.stack import Stack
+from ray_st.models.module import first_of, skips_padding
+from ray_st.models.whole_model import WholeModel
 from ray_st.training.callbacks.loop_callback import LoopCallback
 from ray_st.training.checkpoint.store import Settled
 
@@ -119,8 +119,8 @@ class Throughput(TrainerCallback, LoopCallback):
             wrapped.register_forward_pre_hook(self._begin_forward),
             wrapped.register_forward_hook(self._end_forward),
         ]
-        if isinstance(model, Stack):
-            self._hooks.append(model.first.register_forward_pre_hook(self._count))
+        if isinstance(model, WholeModel):
+            self._hooks.append(first_of(model).register_forward_pre_hook(self._count))
         self._tally.begin(state.global_step)
         self._productive = 0.0
         self._mark = self._since = time.monotonic()

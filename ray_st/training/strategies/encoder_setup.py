@@ -8,12 +8,11 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.integrations.neftune import neftune_post_forward_hook
 
-from ray_st.models.module import auto_model_of
-from ray_st.models.stack import Stack
+from ray_st.models.module import encoder_in, first_of
 from ray_st.training_args import SentenceTransformerTrainingArguments
 
 
-def add_noise(model: Stack, alpha: float | None) -> RemovableHandle | None:
+def add_noise(model: nn.Module, alpha: float | None) -> RemovableHandle | None:
     """Adds noise to token embeddings while training (NEFTune, https://arxiv.org/abs/2310.05914).
 
     Args:
@@ -28,11 +27,11 @@ def add_noise(model: Stack, alpha: float | None) -> RemovableHandle | None:
     """
     if alpha is None:
         return None
-    encoder: Any = auto_model_of(model.first)  # may be a wrapper of peft
+    encoder: Any = encoder_in(model)  # may be a wrapper of peft
     if encoder is None:
         raise ValueError(
             f"neftune_noise_alpha={alpha} needs an encoder with token embeddings; "
-            f"{type(model.first).__name__} has none."
+            f"{type(first_of(model)).__name__} has none."
         )
     embeddings = encoder.get_input_embeddings()
     embeddings.neftune_noise_alpha = alpha
@@ -40,7 +39,7 @@ def add_noise(model: Stack, alpha: float | None) -> RemovableHandle | None:
     return handle
 
 
-def compile_encoder(model: Stack, args: SentenceTransformerTrainingArguments) -> None:
+def compile_encoder(model: nn.Module, args: SentenceTransformerTrainingArguments) -> None:
     """Compiles the encoder's layers in place, as set by ``torch_compile…``.
 
     Layers are alike, so that one compilation serves all of them, and what comes before them (masks, the
@@ -53,7 +52,7 @@ def compile_encoder(model: Stack, args: SentenceTransformerTrainingArguments) ->
     """
     if not args.torch_compile:
         return
-    encoder = auto_model_of(model.first)
+    encoder = encoder_in(model)
     for part in [model] if encoder is None else layers_of(encoder) or [encoder]:
         part.compile(backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,7 @@ def order(folder: Path, model: str, store: int) -> dict[str, str]:
             name = f"{kind}, {workers} workers"
             source = str(folder / f"rows.{kind}")
             found[name] = order_of(folder / name, Path(model), source, workers, ORDER_STEPS)
+            print(name, found[name], file=sys.stderr, flush=True)
     return found
 
 

@@ -58,7 +58,8 @@ class Share:
         self._numbers = numbers[self._order]
 
     def __contains__(self, rows: Indices) -> bool:
-        return bool(np.isin(rows, self._numbers, kind="sort").all())
+        found = np.searchsorted(self._numbers, rows)
+        return bool((found < len(self._numbers)).all() and (self._numbers[found] == rows).all())
 
     def located(self, rows: Indices) -> list[tuple[EncodedBlock, int]]:
         """As :meth:`EncodedDataset.located`, for rows that it has; waits for them."""

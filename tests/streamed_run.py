@@ -115,7 +115,7 @@ def order_of(folder: Path, model_folder: Path, source: Any, workers: int, steps:
         trainer.train()
     lines = [line["rows"] for line in read_ledger(folder / LEDGER)]
     assert len(lines) == steps
-    return xxhash.xxh3_64_hexdigest(repr(lines))
+    return xxhash.xxh3_64_hexdigest(repr(lines).encode())
 
 
 def parquet(folder: Path) -> str:

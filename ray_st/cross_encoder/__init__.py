@@ -7,6 +7,7 @@ A floor above the rooms that they are made in: the model is in ``models/reranker
 from __future__ import annotations
 
 from ray_st.util.lazy import lazy_module, offer_module
+from ray_st.util.unserved import UNSERVED
 
 _NAMES = {
     "CrossEncoder": "ray_st.models.reranker.cross_encoder",
@@ -24,6 +25,8 @@ _MODULES = {
 }
 """Where later releases have what is here, and where that is."""
 
-__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES)
+_UNSERVED = {name: UNSERVED[name] for name in ("CrossEncoderDataCollator",)}
+
+__getattr__, __dir__, __all__ = lazy_module(__name__, _NAMES, module_files=True, unserved=_UNSERVED)
 for _name, _holder in _MODULES.items():
     offer_module(f"{__name__}.{_name}", _holder)

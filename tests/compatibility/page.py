@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compatibility import arguments, later, sampling, trainer
+from compatibility import arguments, later, rerankers, sampling, trainer
 from compatibility.table import STATES, Section
 
 _HEAD = """\
@@ -16,7 +16,8 @@ how it differs:
 
 def sections() -> list[Section]:
     """All sections, in the order of the page."""
-    return [*trainer.sections(), *arguments.sections(), *sampling.sections(), *later.sections()]
+    embedders = [*trainer.sections(), *arguments.sections(), *sampling.sections()]
+    return [*embedders, *rerankers.sections(), *later.sections()]
 
 
 def page() -> str:

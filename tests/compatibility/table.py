@@ -12,6 +12,7 @@ STATES = {
     "new": "not in the documentation",
     "no effect": "accepted; a warning says that it is not needed, or why it is ignored",
     "refused": "an error says why, and what to do instead",
+    "absent": "not available; the note says what to use instead",
 }
 
 

@@ -28,6 +28,17 @@ PAGES = {
     "models": ("Models", ["ray_st.models", "ray_st.model_card", "ray_st.similarity_functions"]),
     "losses": ("Losses", ["ray_st.losses"]),
     "evaluation": ("Evaluators", ["ray_st.evaluation"]),
+    "rerankers": (
+        "Rerankers",
+        [
+            "ray_st.models.reranker.cross_encoder.CrossEncoder",
+            "ray_st.cross_encoder.reranker_trainer.CrossEncoderTrainer",
+            "ray_st.cross_encoder.reranker_args.CrossEncoderTrainingArguments",
+            "ray_st.models.card.model_card_data.CrossEncoderModelCardData",
+            "ray_st.losses.scores",
+            "ray_st.evaluation.reranker",
+        ],
+    ),
     "sampler": ("Samplers", ["ray_st.sampler"]),
     "search": ("Hyperparameter search", ["ray_st.tune"]),
     "data": ("Data", ["ray_st.data.sources", "ray_st.datasets", "ray_st.readers"]),
@@ -37,6 +48,7 @@ PAGES = {
         [
             "ray_st.runtime.encode.encode_pool",
             "ray_st.runtime.encode.corpus.encode_corpus",
+            "ray_st.runtime.encode.score_corpus.score_corpus",
             "ray_st.runtime.encode.rank_evaluators.evaluate_on_workers",
         ],
     ),

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from enum import Enum
 
 from ray_st import losses
+from ray_st.cross_encoder import losses as reranker_losses
 from ray_st.losses.labels import OPTIONAL
 from ray_st.losses.loss import Loss
 from ray_st.losses.model_facts import function_name
 from ray_st.losses.modifier import Modifier
+from ray_st.losses.scores import ScoreLoss
 from ray_st.losses.tiles import TILE_SCORES
 
 _HEAD = """\
@@ -35,6 +37,9 @@ Every loss embeds all columns together, in chunks of rows of similar length, and
 
 """
 
+_RERANKERS = "## Losses of rerankers\n\nIn `ray_st.cross_encoder.losses`; [Rerankers](rerankers.md) says when to use which.\n\n"
+_BASES = {"ListLoss", "ReducedLoss", "ScoreLoss"}
+
 _NEW = """
 ## Custom losses
 
@@ -52,8 +57,15 @@ def page() -> str:
     return (
         _HEAD.replace("TILE_SCORES", f"{TILE_SCORES:,}")
         + "\n".join(f"{title}\n\n{_table(part)}" for title, part in sections)
+        + f"\n{_RERANKERS}{_table(_of_rerankers())}"
         + _NEW
     )
+
+
+def _of_rerankers() -> list[type[Loss]]:
+    names = [name for name in reranker_losses.__all__ if name not in _BASES]
+    classes = [getattr(reranker_losses, name) for name in names]
+    return [each for each in classes if issubclass(each, ScoreLoss)]
 
 
 def _table(classes: list[type[Loss]]) -> str:
@@ -65,11 +77,12 @@ def _row(each: type[Loss]) -> Iterator[str]:
     yield f"`{each.__name__}`"
     yield _prose(_paragraphs(each)[0])
     inputs = _inputs(each)
-    yield re.split(r"; no labels|\. |,? with |, also |:", inputs)[0].rstrip(".") or "any"
+    yield re.split(r"; no labels|, without labels|\. |,? with |, also |:", inputs)[0].rstrip(".") or "any"
     modifier = issubclass(each, Modifier)
     yield "the inner loss's" if modifier else each.labels.replace(OPTIONAL, "optional: ")
     sampler = re.search(r"BatchSamplers\.\w+", inputs)
-    yield f"`{sampler.group()}`" if sampler else "any"
+    negatives = "`BatchSamplers.NO_DUPLICATES`" if each.in_batch_negatives else "any"
+    yield f"`{sampler.group()}`" if sampler else negatives
     yield ", ".join(_options(each))
 
 
@@ -80,7 +93,7 @@ def _paragraphs(each: type[Loss]) -> list[str]:
 def _inputs(each: type[Loss]) -> str:
     """The inputs that a class, or its nearest base, documents."""
     found = (part for base in each.__mro__ if base is not Loss for part in _paragraphs(base))
-    text = next((part for part in found if part.startswith("Inputs")), "")
+    text = next((part for part in found if re.match("Inputs(?!: as there)", part)), "")
     return _prose(re.sub(r"^Inputs( and labels)?: ", "", text))
 
 

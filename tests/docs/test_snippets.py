@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate.state import AcceleratorState, GradientState
+from ray.train import ScalingConfig
 
-from ray_st import SentenceTransformerTrainer
+from ray_st import CrossEncoder, SentenceTransformerTrainer
 from ray_st.training.data.local_source import local_context
 from ray_st.util.events import event
 
@@ -67,6 +69,29 @@ def test_a_loop_of_ones_own_is_defined(tiny_folder: Path) -> None:
     exec(card, names)
     model = names["model"](tiny_folder)
     assert model.model_card_data.license == "apache-2.0"
+
+
+def test_the_page_of_rerankers_runs_from_top_to_bottom(
+    tiny_encoder: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = "\n".join(snippets("rerankers.md"))
+    for name in ("cross-encoder/ms-marco-MiniLM-L6-v2", "microsoft/MiniLM-L12-H384-uncased"):
+        script = script.replace(name, str(tiny_encoder))
+    script = script.replace("all-MiniLM-L6-v2", str(tiny_folder)).replace("max_length=256", "max_length=32")
+    for call in ("    train_dataset=", "output_path="):  # of trainers, and of fit
+        script = script.replace(call, f"scaling_config=here, {call.strip()}")
+    names: dict[str, Any] = {"here": ScalingConfig(num_workers=0)}
+    exec(compile(script, "rerankers.md", "exec"), names)
+    assert len(names["best"]) == 2
+    assert {"dev_ndcg@10", "dev_base_ndcg@10"} <= set(names["metrics"])
+    assert names["mined"].column_names == ["query", "answer", "label"]
+    assert [hit["text"] for hit in names["reranked"]] != []
+    for folder in ("reranker/final", "fitted"):
+        assert CrossEncoder(str(tmp_path / "outputs" / folder)).num_labels == 1
+    for loss, labels in ((names["HingeLoss"], None), (names["LossOverTexts"], [1.0])):
+        columns = [["a"], ["b"]] if labels else [["a"], ["b"], ["c"]]
+        assert loss(names["model"])(columns, labels and torch.tensor(labels)).isfinite()
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))

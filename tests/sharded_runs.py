@@ -56,6 +56,9 @@ def small_calls(model: Any) -> Any:
 class Runs:
     """Trains as one of several ranks, again and again."""
 
+    model_class: Any = SentenceTransformer
+    trainer_class: Any = SentenceTransformerTrainer
+
     def __init__(self, world: World, folder: str, model: str) -> None:
         self.world, self.folder, self.model = world, folder, model
 
@@ -67,7 +70,7 @@ class Runs:
         )  # one for a process, and a process has one trainer
         GradientState._reset_state()
         torch.manual_seed(3)
-        model = SentenceTransformer(self.model, device="cpu")
+        model = self.model_class(self.model, device="cpu")
         model.to(options.pop("stored", torch.float32))
         if options.pop("adapted", False):
             from peft import LoraConfig
@@ -85,7 +88,7 @@ class Runs:
         quiet = {"logging_steps": 1, "report_to": "none", "save_strategy": "no", "num_train_epochs": 1}
         folder = f"{self.folder}/{name}-{fsdp}"
         args = SentenceTransformerTrainingArguments(folder, **{**defaults, **quiet, **options})
-        driver = SentenceTransformerTrainer(model, args, train_dataset=rows, loss=loss, **given)
+        driver = self.trainer_class(model, args, train_dataset=rows, loss=loss, **given)
         parts = {**driver.data.train_specs(self.world.size)}
         if "eval_dataset" in given:
             parts |= driver.data.eval_specs(self.world.size)

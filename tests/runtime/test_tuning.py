@@ -9,16 +9,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from datasets import Dataset
+from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.runtime.tune.domains import suggest
-from ray_st.runtime.tune.schedulers import make_scheduler, remember
+from ray_st.runtime.tune.schedulers import make_scheduler, remember, replay
 from ray_st.runtime.tune.study_searcher import ending
 from ray_st.runtime.tune.trial_resources import Need
 from ray_st.study.journal import Journal
@@ -372,12 +374,37 @@ def test_domains_of_ray_tune_are_drawn_by_optuna() -> None:
             suggest(trial, "f", domain)
 
 
-def test_a_scheduler_remembers() -> None:
-    from types import SimpleNamespace
-
-    scheduler = make_scheduler("asha", "max", 1, 2)
+@pytest.mark.parametrize(
+    "given", ["asha", AsyncHyperBandScheduler("evaluation", reduction_factor=2, stop_last_trials=False)]
+)
+def test_a_scheduler_remembers(given: Any) -> None:
+    scheduler = make_scheduler(given, "max", 1, 2)
     remember(scheduler, [[{"evaluation": 1, "objectives": [0.9]}], [{"evaluation": 1, "objectives": [0.8]}]])
     trial: Any = SimpleNamespace(trial_id="new")
     nobody: Any = None
     scheduler.on_trial_add(nobody, trial)
     assert scheduler.on_trial_result(nobody, trial, {"evaluation": 1, "objective": 0.1}) == "STOP"
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["from its start", "from its checkpoint"])
+def test_others_are_compared_with_a_trial_that_an_earlier_driver_began(first: int) -> None:
+    def events(values: list[float]) -> list[dict[str, Any]]:
+        return [{"evaluation": place, "objectives": [value]} for place, value in enumerate(values, 1)]
+
+    def told(scheduler: Any, trial_id: str, events: list[dict[str, Any]]) -> list[str]:
+        trial, nobody = SimpleNamespace(trial_id=trial_id), None
+        scheduler.on_trial_add(nobody, trial)
+        return [
+            scheduler.on_trial_result(nobody, trial, {**event, "objective": event["objectives"][0]})
+            for event in events
+        ]
+
+    one, other, last = events([0.6]), events([0.65, 0.7]), events([0.62])
+    unbroken = make_scheduler("asha", "max", 1, 2)
+    assert told(unbroken, "one", one) + told(unbroken, "other", other) == ["CONTINUE"] * 3
+    assert told(unbroken, "last", last) == ["STOP"]
+    resumed = make_scheduler("asha", "max", 1, 2)
+    remember(resumed, [one])
+    replay(resumed, "other", other[:1])
+    assert set(told(resumed, "other", other[first:])) == {"CONTINUE"}
+    assert told(resumed, "last", last) == ["STOP"]

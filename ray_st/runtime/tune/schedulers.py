@@ -31,8 +31,9 @@ def make_scheduler(
     """A scheduler of Ray Tune.
 
     Args:
-        given: ``"asha"``, ``"median"``, ``"hyperband"``, None, or a scheduler, which is returned unchanged.
-        mode: ``"min"`` or ``"max"``; a user's scheduler gets it from Ray Tune.
+        given: ``"asha"``, ``"median"``, ``"hyperband"``, None, or a scheduler, which is returned,
+            with the search's objective if it names no metric.
+        mode: ``"min"`` or ``"max"``.
         grace_period: Evaluations before a trial can be stopped.
         reduction_factor: One in this many trials continues at each rung.
 
@@ -42,6 +43,10 @@ def make_scheduler(
     if given is None:
         return FIFOScheduler()
     if isinstance(given, TrialScheduler):
+        if (
+            not given.metric
+        ):  # here, not by the tuner: trials of an earlier driver are replayed before it starts
+            given.set_search_properties(OBJECTIVE, mode)
         return given
     if given in _BRACKETS:
         return AsyncHyperBandScheduler(
@@ -68,13 +73,24 @@ def remember(scheduler: TrialScheduler, histories: Iterable[Sequence[Mapping[str
         scheduler: The scheduler.
         histories: The evaluations of each trial: their index and objectives.
     """
+    for number, history in enumerate(histories):
+        replay(scheduler, f"before-{number}", history)
+
+
+def replay(scheduler: TrialScheduler, trial_id: str, history: Sequence[Mapping[str, Any]]) -> None:
+    """Replays a trial to a new scheduler: others are compared with it, and it passes no rung twice.
+
+    Args:
+        scheduler: The scheduler; does nothing with kinds other than for :func:`remember`.
+        trial_id: The trial's identifier; that of Ray Tune if the trial continues.
+        history: Its evaluations: their index and objectives.
+    """
     if not isinstance(scheduler, AsyncHyperBandScheduler):
         return
     controller: Any = None
-    for number, history in enumerate(histories):
-        trial: Any = SimpleNamespace(trial_id=f"before-{number}")
-        scheduler.on_trial_add(controller, trial)
-        for event in history:
-            result = {TIME: event["evaluation"], OBJECTIVE: event["objectives"][0]}
-            scheduler.on_trial_result(controller, trial, result)
-        scheduler.on_trial_remove(controller, trial)
+    trial: Any = SimpleNamespace(trial_id=trial_id)
+    scheduler.on_trial_add(controller, trial)
+    for event in history:
+        result = {TIME: event["evaluation"], OBJECTIVE: event["objectives"][0]}
+        scheduler.on_trial_result(controller, trial, result)
+    scheduler.on_trial_remove(controller, trial)

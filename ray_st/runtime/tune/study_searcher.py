@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -33,14 +33,23 @@ class StudySearcher(Searcher):
         limit: Gives the most trials at a time, for the cluster's current size.
         watcher: Called after an evaluation or an end is recorded.
         stop: Whether the search was asked to stop; trials that end then are left to continue later.
+        continued: Called with Ray's identifier and the evaluations of a trial that an earlier driver began.
 
     Attributes:
         fatal: Why every further trial would fail as well; the search ends then.
     """
 
-    def __init__(self, study: Study, limit: Callable[[], int], watcher: Watcher, stop: SearchStop) -> None:
+    def __init__(
+        self,
+        study: Study,
+        limit: Callable[[], int],
+        watcher: Watcher,
+        stop: SearchStop,
+        continued: Callable[[str, Sequence[Mapping[str, Any]]], object] = lambda trial_id, history: None,
+    ) -> None:
         super().__init__(metric="objective", mode="max")  # schedulers get theirs from the tuner
         self._study, self._limit, self._watcher, self._stop = study, limit, watcher, stop
+        self._continued = continued
         self._numbers: dict[str, int] = {}
         self._hangs: dict[str, str] = {}
         self.fatal: str | None = None
@@ -61,6 +70,8 @@ class StudySearcher(Searcher):
         if asked is None:
             return Searcher.FINISHED
         self._numbers[trial_id] = asked.number
+        if asked.history:
+            self._continued(trial_id, asked.history)
         return configured(asked)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

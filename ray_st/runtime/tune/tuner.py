@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ray_st.runtime.train.ray_configs import given_name, given_storage
 from ray_st.runtime.train.storage import open_store
 from ray_st.runtime.tune.generations import Generations
 from ray_st.runtime.tune.hung_trials import HANG
-from ray_st.runtime.tune.schedulers import OBJECTIVE, make_scheduler, remember
+from ray_st.runtime.tune.schedulers import make_scheduler, remember, replay
 from ray_st.runtime.tune.search_stop import SearchStop, StopAtEvaluation
 from ray_st.runtime.tune.study_searcher import StudySearcher, configured
 from ray_st.runtime.tune.trial_loop import NUMBER, TrialContext, TrialTrainable
@@ -119,15 +120,11 @@ class SearchRun:
 
     def _run_trials(self) -> None:
         searcher, scheduler = self._scheduled()
-        # A user's scheduler may come without a metric.
-        needs_metric = scheduler is self.options.scheduler and not scheduler.metric
         trainable = tune.with_parameters(TrialTrainable, kit=[ray.put(self.kit)])
         with _environment(self.folder / _RAY_FOLDER) as folder:
             tune.Tuner(
                 tune.with_resources(trainable, self.need.own_process()),
                 tune_config=tune.TuneConfig(
-                    metric=OBJECTIVE if needs_metric else None,
-                    mode=self._mode if needs_metric else None,
                     search_alg=searcher,
                     scheduler=scheduler,
                     # Where trials wait, the searcher ends the search itself: Ray keeps processes until then.
@@ -171,7 +168,8 @@ class SearchRun:
             options.scheduler, self._mode, options.grace_period, options.reduction_factor
         )
         remember(scheduler, [record.history for record in self.study.records if not record.is_running])
-        return StudySearcher(self.study, self._limit, self.watcher, self.stop), scheduler
+        continued = partial(replay, scheduler)
+        return StudySearcher(self.study, self._limit, self.watcher, self.stop, continued), scheduler
 
     def _waiting(self) -> Waiting | None:
         if self.population is not None:

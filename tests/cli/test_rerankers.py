@@ -137,7 +137,7 @@ def told(folder: Path) -> list[dict[str, Any]]:
     ("override", "said"),
     [
         ("search.space={loss.name: [CoSENTLoss]}", "unknown loss 'CoSENTLoss'"),
-        ("search.space={loss.name: [LambdaLoss]}", "needs a list of texts in each row"),
+        ("loss=LambdaLoss", "needs a list of texts in each row"),
         ("search.space={model.truncate_dim: [8]}", "a CrossEncoder has no such option"),
         ("search.objective=eval_dev_mpa", "did you mean 'eval_dev_map'"),
     ],

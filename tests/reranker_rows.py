@@ -7,6 +7,8 @@ from typing import Any
 
 from datasets import Dataset
 
+from ray_st.cross_encoder.evaluation import CrossEncoderCorrelationEvaluator
+
 WORDS = ["sunny", "weather", "good", "bad", "man", "eats", "pasta", "query", "document", "text", "word"]
 
 
@@ -40,3 +42,10 @@ def rows(form: str, count: int = 60, seed: int = 1) -> Dataset:
     if label is not None:
         data["label"] = [label() for _ in range(count)]
     return Dataset.from_dict(data)
+
+
+def correlation() -> CrossEncoderCorrelationEvaluator:
+    """Measures with pairs that no training has."""
+    data = rows("scores", 31, seed=3)
+    pairs = list(zip(data["query"], data["document"], strict=True))
+    return CrossEncoderCorrelationEvaluator(pairs, list(data["label"]), name="dev")

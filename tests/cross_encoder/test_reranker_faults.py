@@ -11,21 +11,14 @@ from transformers import EarlyStoppingCallback
 
 from ray_st import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
 from ray_st.cross_encoder import losses
-from ray_st.cross_encoder.evaluation import CrossEncoderCorrelationEvaluator
 from ray_st.training.checkpoint.sample_log import LEDGER, read_ledger
-from reranker_rows import rows
+from reranker_rows import correlation, rows
 from runtime_helpers import KillOnce, difference, losses_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 ROWS, BATCH, EPOCHS = 40, 8, 2
 METRIC = "eval_dev_spearman"
-
-
-def evaluator() -> CrossEncoderCorrelationEvaluator:
-    data = rows("scores", 31, seed=3)
-    pairs = list(zip(data["query"], data["document"], strict=True))
-    return CrossEncoderCorrelationEvaluator(pairs, list(data["label"]), name="dev")
 
 
 def train(
@@ -113,7 +106,7 @@ def test_evaluation_beside_training_stops_early_and_finds_the_best_model(
             "scores",
             "MSELoss",
             {**arguments, **more},
-            evaluator=evaluator(),
+            evaluator=correlation(),
             callbacks=[EarlyStoppingCallback(2)],
         )
         for name, more in (("beside", background), ("within", {}))
@@ -129,4 +122,4 @@ def test_evaluation_beside_training_stops_early_and_finds_the_best_model(
         assert trainer.state.best_model_checkpoint == str(
             Path(trainer.args.output_dir) / f"checkpoint-{best}"
         )
-        assert evaluator()(trainer.model)["dev_spearman"] == pytest.approx(known[best], abs=1e-6)
+        assert correlation()(trainer.model)["dev_spearman"] == pytest.approx(known[best], abs=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,13 @@ from datasets import Dataset
 from torch import nn
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from eval_desk import Desk, history, parts_of
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from ray_st.data.plan import Plan
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.losses import CoSENTLoss, MatryoshkaLoss, MultipleNegativesRankingLoss
 from ray_st.training.async_eval.client import MOST_AWAITED, EvaluationError
-from ray_st.training.async_eval.protocol import (
-    EvalRequest,
-    EvalResult,
-    SlicedBatchSource,
-    evaluate_request,
-    sees_whole_batches,
-    stand_in,
-)
+from ray_st.training.async_eval.protocol import SlicedBatchSource, sees_whole_batches
 from ray_st.training.callbacks.loop_callback import LoopCallback
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.local_source import build_here, local_context
@@ -40,7 +34,6 @@ ROWS = Dataset.from_dict(
         "b": [f"{WORDS[i * 3 % 8]} {i * i}" for i in range(24)],
     }
 )
-TIMES = ("runtime", "per_second")
 
 
 def evaluator() -> EmbeddingSimilarityEvaluator:
@@ -79,44 +72,6 @@ def trainer_of(folder: Path, tiny: Path, **options: Any) -> SentenceTransformerT
     )
 
 
-class Desk:
-    """Finds answers at once and hands each out when it was asked for often enough, or is waited for."""
-
-    def __init__(self, trainer: SentenceTransformerTrainer, folder: Path, late: int) -> None:
-        self.trainer = trainer.spec().rebuild(local_context(parts_of(trainer), folder))
-        stand_in(self.trainer, 1)
-        self.late, self.ordered = late, list[EvalRequest]()
-        self.found: dict[int, EvalResult] = {}
-        self.asked: dict[int, int] = {}
-
-    def known(self) -> Sequence[int]:
-        return list(self.found)
-
-    def request(self, order: EvalRequest) -> None:
-        if order.step in self.found:
-            return
-        self.ordered.append(order)
-        self.asked[order.step] = 0
-        try:
-            self.found[order.step] = evaluate_request(self.trainer, order)
-        except ArithmeticError as error:
-            self.found[order.step] = EvalResult(order.step, order.epoch, error=repr(error))
-
-    def results(self, steps: Sequence[int], wait_s: float) -> list[EvalResult]:
-        there = sorted(step for step in steps if step in self.found)
-        for step in there:
-            self.asked[step] += 1
-        ready = [step for step in there if self.asked[step] > self.late]
-        return [self.found[step] for step in (ready or (there[:1] if wait_s else []))]
-
-    def forget(self, after: int) -> None:
-        self.found = {step: kept for step, kept in self.found.items() if step <= after}
-
-
-def parts_of(trainer: SentenceTransformerTrainer) -> Any:
-    return trainer.data.eval_specs(1)
-
-
 def run(folder: Path, tiny: Path, late: int | None, desk: Desk | None = None, **options: Any) -> Any:
     """A run, evaluated beside training by a desk that answers so late, or as workers do."""
     options["arguments"] = {
@@ -132,13 +87,6 @@ def run(folder: Path, tiny: Path, late: int | None, desk: Desk | None = None, **
     running.desk = desk
     running.train(resume_from_checkpoint=resume)
     return running
-
-
-def history(trainer: Any) -> list[dict[str, float]]:
-    return [
-        {name: value for name, value in entry.items() if not name.endswith(TIMES) and name != "total_flos"}
-        for entry in trainer.state.log_history
-    ]
 
 
 def check_same_history(found: Any, expected: Any) -> None:

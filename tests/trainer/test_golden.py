@@ -30,11 +30,10 @@ from ray_st import (
     SentenceTransformerTrainingArguments,
 )
 from ray_st.cross_encoder import losses as score_losses
-from ray_st.cross_encoder.evaluation import CrossEncoderCorrelationEvaluator
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.losses import MultipleNegativesRankingLoss
 from ray_st.model_trainer import ModelTrainer
-from reranker_rows import rows
+from reranker_rows import correlation, rows
 from runtime_helpers import Jittered
 
 GOLDEN = Path(__file__).with_name("golden.json")
@@ -248,8 +247,6 @@ def make_reranker_trainer(
     folder: Path, model_folder: Path, form: str, loss: str, workers: int
 ) -> CrossEncoderTrainer:
     """Trains forty rows in ten steps; evaluates and saves at every fifth."""
-    scored = rows("scores", 23, seed=3)
-    pairs = list(zip(scored["query"], scored["document"], strict=True))
     args = CrossEncoderTrainingArguments(
         str(folder),
         num_train_epochs=2,
@@ -272,7 +269,7 @@ def make_reranker_trainer(
         train_dataset=rows(form, 40),
         eval_dataset=rows(form, 17, seed=2),
         loss=getattr(score_losses, loss),
-        evaluator=CrossEncoderCorrelationEvaluator(pairs, list(scored["label"]), name="dev"),
+        evaluator=correlation(),
         scaling_config=ScalingConfig(num_workers=workers),
     )
 

@@ -35,6 +35,7 @@ COMMIT = "0" * 40
 
 MODELS = (
     "bert-base-uncased",
+    "cross-encoder/ms-marco-MiniLM-L6-v2",
     "distilbert-base-uncased",
     "distilbert/distilbert-base-uncased",
     "google-bert/bert-base-uncased",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,8 +16,9 @@ from ray import cloudpickle
 from ray.train import ScalingConfig
 
 from offline import in_format, load_dataset, rows, stand_ins, start
-from ray_st import SentenceTransformer, SentenceTransformerTrainer
+from ray_st import CrossEncoder, SentenceTransformer
 from ray_st.cli import main as cli
+from ray_st.model_trainer import ModelTrainer
 from ray_st.runtime.cluster.pickled import copy_of
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.local_source import local_context
@@ -74,7 +76,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         weights = keep_trained(context.store, trainer.model, trainer.loss) if keeps else ""
         return replace(result, weights=weights, store=context.store)
 
-    monkeypatch.setattr(SentenceTransformerTrainer, "_on_cluster", on_cluster)
+    monkeypatch.setattr(ModelTrainer, "_on_cluster", on_cluster)
 
 
 def figures(text: str) -> list[float]:
@@ -204,6 +206,58 @@ def test_an_adapter(play: Play) -> None:
 def test_the_old_way_to_train(workers: int, play: Play, tmp_path: Path) -> None:
     assert figures(play("legacy_fit", workers).splitlines()[-1])
     assert (tmp_path / "models" / "legacy-fit" / "modules.json").exists()
+
+
+@pytest.mark.parametrize("workers", WHERE, indirect=True)
+def test_a_reranker_from_pairs_and_from_lists(workers: int, play: Play, tmp_path: Path) -> None:
+    out = play("reranker", workers)
+    for name in ("before", "pairs", "lists"):
+        assert len(figures(re.findall(rf"^{name}: (.*)", out, re.MULTILINE)[0])) == 1
+    assert len(re.findall(r"^0\.\d{3}  \w", out, re.MULTILINE)) == 5
+    assert CrossEncoder(str(tmp_path / "models" / "reranker" / "final")).num_labels == 1
+
+
+@pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)
+def test_a_pipeline_goes_on_where_it_was_cut_off(workers: int, play: Play, tmp_path: Path) -> None:
+    stages = ["mined", "reranker", "scored", "embedder"]
+    folder = tmp_path / "models" / "retriever_pipeline"
+
+    def started() -> list[str]:
+        out = play("retriever_pipeline", workers)
+        assert len(figures(re.findall(r"^ndcg@10: (.*)", out, re.MULTILINE)[0])) == 3
+        skipped = re.findall(r"^(\w+): there already$", out, re.MULTILINE)
+        found = re.findall(r"^(\w+): starts$", out, re.MULTILINE)
+        assert [*skipped, *found] == stages
+        return list(found)
+
+    assert started() == stages
+    finished = {name: (folder / name).stat().st_mtime_ns for name in stages[:3]}
+    os.replace(folder / "embedder", folder / "embedder.unfinished")  # as after a stop in its last moment
+    assert started() == ["embedder"]
+    assert {name: (folder / name).stat().st_mtime_ns for name in stages[:3]} == finished
+    assert started() == []
+
+
+@pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)
+def test_pairs_that_a_reranker_labels(workers: int, play: Play, tmp_path: Path) -> None:
+    out = play("augmented_sbert", workers)
+    assert re.search(r"^80 gold pairs, \d{3} silver pairs$", out, re.MULTILINE)
+    assert len(figures(re.findall(r"^sts-dev: (.*)", out, re.MULTILINE)[0])) == 2
+    assert (tmp_path / "models" / "augmented-sbert" / "final" / "modules.json").exists()
+
+
+@pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)
+def test_a_domain_without_labels(workers: int, play: Play, tmp_path: Path) -> None:
+    out = play("gpl", workers)
+    assert "80 rows of ['query', 'answer', 'negative', 'label']" in out
+    assert figures(re.findall(r"^mean loss: (.*)", out, re.MULTILINE)[0])
+    assert (tmp_path / "models" / "gpl" / "final" / "modules.json").exists()
+
+
+@pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)
+def test_the_old_way_to_train_a_reranker(workers: int, play: Play, tmp_path: Path) -> None:
+    assert figures(play("legacy_reranker_fit", workers).splitlines()[-1])
+    assert CrossEncoder(str(tmp_path / "models" / "legacy-reranker-fit")).num_labels == 1
 
 
 @pytest.mark.ray

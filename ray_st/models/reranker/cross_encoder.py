@@ -60,7 +60,8 @@ class CrossEncoder(FittedReranker, Published, ScoresPairs):
 
     Args:
         model_name_or_path: A folder of a reranker or of a plain encoder of transformers, which gets a new,
-            untrained classification head; or a name on the Hub.
+            untrained classification head; or a name on the Hub. Of an embedder's folder, ``num_labels`` gives
+            the encoder a new head.
         num_labels: Numbers that the model computes for a pair. By default the folder's, or 1 for a new head.
         max_length: Longest pair in tokens, special ones included. By default the tokenizer's, at most the
             encoder's number of positions.

@@ -57,8 +57,13 @@ class RerankerSettings:
     plain: bool = False
 
 
-def read_settings_of_reranker(folder: Path) -> RerankerSettings:
+def read_settings_of_reranker(folder: Path, new_head: bool = False) -> RerankerSettings:
     """The settings in a folder.
+
+    Args:
+        folder: The folder.
+        new_head: Whether the folder may be an embedder's, whose encoder gets a new head; its settings are
+            left out then, since they are about single texts.
 
     Raises:
         ModelFolderError: If the folder holds another kind of model: an embedder, an adapter, or a reranker
@@ -66,13 +71,17 @@ def read_settings_of_reranker(folder: Path) -> RerankerSettings:
     """
     saved, entries = read_json(folder / _SETTINGS, {}), read_json(folder / _MODULES)
     kind = saved.get("model_type", "SentenceTransformer" if entries is not None else KIND)
-    if kind != KIND:
+    is_base = new_head and kind == "SentenceTransformer" and (folder / "config.json").is_file()
+    if kind != KIND and not is_base:
         raise ModelFolderError(
             f"{folder} holds a {kind}, not a {KIND}: no classification head of it scores pairs. Open it as "
-            f"what it is, or start a {KIND} from the plain encoder that it was trained from."
+            "what it is; or pass num_labels=1 to give the encoder of a SentenceTransformer a new, untrained "
+            "head."
         )
     if is_adapter(folder):
         raise ModelFolderError(f"{folder} holds an adapter. Rerankers with adapters are not supported.")
+    if is_base:
+        return RerankerSettings(plain=True)
     module = read_json(folder / _MODULE_SETTINGS, {})
     if entries is not None:
         _check_modules(folder, entries, module)

@@ -104,7 +104,7 @@ def open_reranker(name: str | Path, options: RerankerOptions) -> OpenedReranker:
         trust_remote_code=options.trust_remote_code,
         organisation=_ORGANISATION,
     )
-    settings = read_settings_of_reranker(folder)
+    settings = read_settings_of_reranker(folder, new_head=options.num_labels is not None)
     model = open_classifier(folder, settings, options)
     tokenizer = _tokenizer(folder, settings, options, model)
     activation = options.activation

@@ -9,6 +9,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -194,6 +195,19 @@ def test_a_function_cannot_be_stored(folder: Path, tmp_path: Path, caplog: pytes
     model.save_pretrained(tmp_path)
     assert "can only name the class of an activation" in caplog.text
     assert isinstance(CrossEncoder(tmp_path, device="cpu").activation_fn, nn.Sigmoid)
+
+
+def test_an_embedders_encoder_gets_a_new_head(tiny_folder: Path, tmp_path: Path) -> None:
+    embedder = SentenceTransformer(tiny_folder, device="cpu")
+    model = CrossEncoder(tiny_folder, num_labels=1, device="cpu")
+    theirs = embedder[0].auto_model.state_dict()
+    ours = model.model.base_model.state_dict()
+    assert all(torch.equal(ours[name], weight) for name, weight in theirs.items())
+    assert (model.prompts, model.activation_fn.__class__) == ({}, nn.Sigmoid)
+    model.save_pretrained(tmp_path)
+    saved = CrossEncoder(tmp_path, device="cpu")
+    np.testing.assert_array_equal(saved.predict(("a", "b")), model.predict(("a", "b")))
+    assert CrossEncoder(tiny_folder, num_labels=3, device="cpu").predict(("a", "b")).shape == (3,)
 
 
 def test_the_kinds_of_folders_are_told_apart(folder: Path, tiny_folder: Path, tmp_path: Path) -> None:

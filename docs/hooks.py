@@ -49,6 +49,7 @@ PAGES = {
             "ray_st.runtime.encode.encode_pool",
             "ray_st.runtime.encode.corpus.encode_corpus",
             "ray_st.runtime.encode.score_corpus.score_corpus",
+            "ray_st.runtime.encode.cluster_mining.ClusterSearch",
             "ray_st.runtime.encode.rank_evaluators.evaluate_on_workers",
         ],
     ),

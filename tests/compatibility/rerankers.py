@@ -128,7 +128,7 @@ ray_st.cross_encoder.training_args.CrossEncoderTrainingArguments ray_st.cross_en
 _OF_POOL = "options of later releases, such as `prompt_name` and `pool`, by keyword"
 _NOTES: Mapping[str, tuple[str, str]] = {
     "model_name": ("same", "the first argument; `model_name_or_path` is its later name. Giving an older name and its later one raises an error"),
-    "num_labels": ("same", "a folder whose head has another number raises an error that says how to get a new head"),
+    "num_labels": ("same", "a folder whose head has another number raises an error that says how to get a new head; an embedder's folder needs it (peer: 1 by default)"),
     "max_length": ("same", "of a pair, special tokens included"),
     "automodel_args": ("same", "`model_kwargs`"),
     "tokenizer_args": ("same", "`tokenizer_kwargs`"),

@@ -54,7 +54,7 @@ def reranker_file(files: Path, tiny_reranker: Path) -> str:
     path.write_text(
         f"""
 model: {{path: {tiny_reranker}, type: CrossEncoder, max_seq_length: 32}}
-data: {{train: pairs.csv, eval: pairs.csv}}
+data: {{train: {files}/pairs.csv, eval: {files}/pairs.csv}}
 loss: BinaryCrossEntropyLoss
 args:
   {{output_dir: out, num_train_epochs: 8, per_device_train_batch_size: 4, learning_rate: 3e-3,

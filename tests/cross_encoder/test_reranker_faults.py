@@ -57,8 +57,8 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("form", "loss"),
     [
-        ("lists", "LambdaLoss"),
         ("triplets", "MultipleNegativesRankingLoss"),  # draws its negatives
+        pytest.param("lists", "LambdaLoss", marks=pytest.mark.long),
     ],
 )
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_unbroken(

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from our_batches import OurBatches
 from ray_st import CrossEncoder, CrossEncoderTrainer, CrossEncoderTrainingArguments
 from ray_st.cross_encoder import losses
-from ray_st.data.samplers import DefaultBatchSampler, RandomOrder
 from ray_st.training.data.local_source import local_context
 from reranker_rows import rows
 
@@ -67,23 +67,6 @@ def made(folder: Path, model: Any, name: str, **more: Any) -> CrossEncoderTraine
         train_dataset=rows(form),
         loss=getattr(losses, name)(model, **arguments),
     )
-
-
-class OurBatches(torch.utils.data.BatchSampler):
-    """Our batches, as the peer's trainer takes them."""
-
-    def __init__(self, count: int, batch_size: int) -> None:
-        self.ours = DefaultBatchSampler(RandomOrder(count, seed=42), batch_size)
-        self.batch_size, self.drop_last = batch_size, False
-
-    def __iter__(self) -> Any:
-        return iter(self.ours)
-
-    def __len__(self) -> int:
-        return len(self.ours)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.ours.set_epoch(epoch)
 
 
 def peer_losses(folder: Path, model_folder: Path, name: str) -> list[float]:

@@ -12,13 +12,13 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from our_batches import OurBatches
 from ray_st import (
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
     losses,
 )
-from ray_st.data.samplers import DefaultBatchSampler, RandomOrder
 from ray_st.models import Pooling, Router, Transformer
 from ray_st.training.data.local_source import local_context
 
@@ -61,23 +61,6 @@ def _options(folder: Path) -> dict[str, Any]:
         "use_cpu": True,
         "disable_tqdm": True,
     }
-
-
-class OurBatches(torch.utils.data.BatchSampler):
-    """Our batches, as the peer's trainer takes them."""
-
-    def __init__(self, rows: int, batch_size: int) -> None:
-        self.ours = DefaultBatchSampler(RandomOrder(rows, seed=42), batch_size)
-        self.batch_size, self.drop_last = batch_size, False
-
-    def __iter__(self) -> Any:
-        return iter(self.ours)
-
-    def __len__(self) -> int:
-        return len(self.ours)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.ours.set_epoch(epoch)
 
 
 def _same_batches() -> Any:

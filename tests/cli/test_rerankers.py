@@ -22,7 +22,7 @@ SEARCH = """
     data.train.rows: [16, 32, 48]
   objective: eval_dev_map
   direction: maximize
-  trials: 12
+  trials: 4
   rungs: 3
   name: found
 """
@@ -57,7 +57,7 @@ model: {{path: {tiny_reranker}, type: CrossEncoder, max_seq_length: 32}}
 data: {{train: {files}/pairs.csv, eval: {files}/pairs.csv}}
 loss: BinaryCrossEntropyLoss
 args:
-  {{output_dir: out, num_train_epochs: 8, per_device_train_batch_size: 4, learning_rate: 3e-3,
+  {{output_dir: out, num_train_epochs: 4, per_device_train_batch_size: 4, learning_rate: 3e-3,
     use_cpu: true, report_to: none, save_strategy: no}}
 evaluators:
   - {{type: CrossEncoderRerankingEvaluator, data: queries.jsonl, name: dev}}
@@ -115,7 +115,7 @@ def test_its_search_is_written_as_a_run_file(
     assert described.model is not None
     assert (described.model.type, described.model.max_seq_length) == ("CrossEncoder", 32)
     trials = Path("out/found/trials.csv").read_text().splitlines()
-    assert len(trials) == 1 + 12
+    assert len(trials) == 1 + 4
     assert {row.split(",")[2] for row in trials[1:]} <= {"COMPLETE", "PRUNED"}
     assert main(["train", str(best), "--check"]) == 0
     # What was searched is what is trained again: the best trial's figure comes out of its run file.

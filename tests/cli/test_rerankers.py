@@ -109,7 +109,7 @@ def test_its_search_is_written_as_a_run_file(
     words = ["scaling=", "data.eval=", "args.num_train_epochs=2"]
     assert main(["tune", reranker_file, "--check", *words]) == 0
     assert main(["tune", reranker_file, *words]) == 0
-    best = Path("out/found/best.yaml").absolute()
+    best = Path("out/found/best.yaml")
     assert f"retrain it with: ray-st train {best}" in capsys.readouterr().out
     described = read_run(str(best))
     assert described.model is not None

@@ -47,10 +47,13 @@ def main(scaling_config: ScalingConfig | None = None) -> None:
 
 
 def with_margins(mined: Dataset, reranker: CrossEncoder) -> Dataset:
-    """The triplets with the margins that the embedder learns: logits of positives minus those of negatives."""
+    """The triplets with the margins that the embedder learns.
+
+    They are differences of probabilities: embeddings of length one cannot be as far apart as logits are.
+    """
     query, positive, negative = (mined[name] for name in mined.column_names)
     scores = [
-        reranker.predict(list(zip(query, texts, strict=True)), activation_fn=nn.Identity())
+        reranker.predict(list(zip(query, texts, strict=True)), activation_fn=nn.Sigmoid())
         for texts in (positive, negative)
     ]
     return mined.add_column("label", (scores[0] - scores[1]).astype("float64").tolist())

@@ -85,6 +85,7 @@ def scores(trainer: CrossEncoderTrainer) -> dict[int, float]:
     return {entry["step"]: entry[METRIC] for entry in trainer.state.log_history if METRIC in entry}
 
 
+@pytest.mark.long
 def test_evaluation_beside_training_stops_early_and_finds_the_best_model(
     tmp_path: Path, tiny_reranker: Path
 ) -> None:

@@ -58,8 +58,9 @@ def main() -> None:
         else:
             part.add_argument("--trecqa", type=Path, required=True)
             part.add_argument("--stsb", type=Path, required=True)
-            part.add_argument("--epochs", type=int, default=2)
+            part.add_argument("--epochs", type=int, default=5)
             part.add_argument("--seeds", type=int, nargs="+", default=[0])
+            part.add_argument("--sides", nargs="+", choices=list(SIDES), default=list(SIDES))
     options = parser.parse_args()
     options.run(options)
 
@@ -223,19 +224,18 @@ def quality(options: argparse.Namespace) -> None:
     mined = mined_rows(train, embedder)
     with tempfile.TemporaryDirectory() as place:
         for seed in options.seeds:
-            teacher = None
             start = starting_folder(Path(place) / f"start-{seed}", 2, seed)
-            for side in SIDES:
-                for name, rows, loss in tasks(train, mined, teacher):
-                    model = trained(
-                        side, start, rows, loss, Path(place) / f"{side}-{name}-{seed}", options, seed
-                    )
+            for side in options.sides:
+                teacher = None
+                for name, loss, make in TASKS:
+                    folder = Path(place) / f"{side}-{name}-{seed}"
+                    rows = make(train, mined, teacher)
+                    model = trained(side, start, rows, loss, folder, options, seed)
+                    teacher = teacher or model
                     show(f"{side}, {name}, seed {seed}", ranked(test, model.predict))
-                    if side == "ours" and name == "BCE":
-                        teacher = model
-            sts(options, Path(place), seed)
-        assert teacher is not None
-        distil(embedder, teacher, mined, test, Path(place), options)
+                if side == "ours":
+                    distil(embedder, teacher, mined, test, folder)
+                sts(side, options, Path(place), seed)
 
 
 def by_query(pairs: Sequence[tuple[str, str, float]]) -> Rankings:
@@ -283,25 +283,33 @@ def mined_rows(train: Sequence[tuple[str, str, float]], embedder: Any) -> Any:
     )
 
 
-def tasks(
-    train: Sequence[tuple[str, str, float]], mined: Any, teacher: Any
-) -> list[tuple[str, dict[str, list[Any]], str]]:
-    """Name, rows and loss of each way to train a reranker; distillation once there is a teacher."""
-    binary = {
-        "query": [q for q, _, _ in train],
-        "text": [t for _, t, _ in train],
-        "label": [y for *_, y in train],
-    }
+def labelled_pairs(train: Sequence[tuple[str, str, float]], *_: Any) -> dict[str, list[Any]]:
+    """Question, answer and whether it is right."""
+    queries, texts, labels = (list(column) for column in zip(*train, strict=True))
+    return {"query": queries, "text": texts, "label": labels}
+
+
+def labelled_lists(train: Sequence[tuple[str, str, float]], *_: Any) -> dict[str, list[Any]]:
+    """Each question with up to sixteen answers."""
     lists = by_query(train)
-    listed = {
+    return {
         "query": list(lists),
         "texts": [[text for text, _ in rows[:16]] for rows in lists.values()],
         "labels": [[label for _, label in rows[:16]] for rows in lists.values()],
     }
-    found = [("BCE", binary, "BinaryCrossEntropyLoss"), ("Lambda", listed, "LambdaLoss")]
-    if teacher is not None:
-        found.append(("distilled", margins(mined, teacher), "MarginMSELoss"))
-    return found
+
+
+def mined_margins(_: Any, mined: Any, teacher: Any) -> dict[str, list[Any]]:
+    """Mined rows with the margins of the reranker that was trained first."""
+    return margins(mined, teacher)
+
+
+TASKS: tuple[tuple[str, str, Callable[..., dict[str, list[Any]]]], ...] = (
+    ("BCE", "BinaryCrossEntropyLoss", labelled_pairs),
+    ("Lambda", "LambdaLoss", labelled_lists),
+    ("distilled", "MarginMSELoss", mined_margins),
+)
+"""Name, loss and rows of each way to train a reranker."""
 
 
 def margins(mined: Any, teacher: Any, of_probabilities: bool = False) -> dict[str, list[Any]]:
@@ -339,9 +347,9 @@ def trained(
     model = package.CrossEncoder(start, device="cpu")
     arguments = package.CrossEncoderTrainingArguments(
         output_dir=str(folder),
-        num_train_epochs=options.epochs,
+        num_train_epochs=options.epochs * (2 if loss == "LambdaLoss" else 1),
         per_device_train_batch_size=8 if loss == "LambdaLoss" else 32,
-        learning_rate=5e-5,
+        learning_rate=2e-4,
         warmup_steps=20,
         save_strategy="no",
         report_to="none",
@@ -362,29 +370,20 @@ def trained(
     return trainer.model
 
 
-def sts(options: argparse.Namespace, place: Path, seed: int) -> None:
-    """Spearman of rerankers that score how alike two sentences are."""
+def sts(side: str, options: argparse.Namespace, place: Path, seed: int) -> None:
+    """Spearman of a reranker that scores how alike two sentences are."""
     from scipy.stats import spearmanr
 
     train, test = pairs_of(options.stsb / "train.csv"), pairs_of(options.stsb / "test.csv")
-    start = starting_folder(place / f"sts-{seed}", 2, seed)
-    rows = {
-        "query": [a for a, _, _ in train],
-        "text": [b for _, b, _ in train],
-        "label": [y for *_, y in train],
-    }
-    for side in SIDES:
-        model = trained(
-            side, start, rows, "BinaryCrossEntropyLoss", place / f"{side}-sts-{seed}", options, seed
-        )
-        scores = model.predict([pair[:2] for pair in test])
-        found = spearmanr(scores, [label for *_, label in test]).statistic
-        print(f"  {side}, STS-B test, seed {seed}: Spearman {found:.4f}", flush=True)
+    start = starting_folder(place / f"sts-{side}-{seed}", 2, seed)
+    folder = place / f"{side}-sts-{seed}"
+    model = trained(side, start, labelled_pairs(train), "BinaryCrossEntropyLoss", folder, options, seed)
+    scores = model.predict([pair[:2] for pair in test])
+    found = spearmanr(scores, [label for *_, label in test]).statistic
+    print(f"  {side}, STS-B test, seed {seed}: Spearman {found:.4f}", flush=True)
 
 
-def distil(
-    embedder: Any, teacher: Any, mined: Any, test: Rankings, place: Path, options: argparse.Namespace
-) -> None:
+def distil(embedder: Any, teacher: Any, mined: Any, test: Rankings, place: Path) -> None:
     """What MiniLM gains by learning the reranker's margins on mined negatives."""
     from datasets import Dataset
     from ray.train import ScalingConfig

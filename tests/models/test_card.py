@@ -94,7 +94,7 @@ def test_texts_that_begin_with_a_number_are_shown_and_indexed_by_it(tiny_model: 
     texts = {"dev_map": "0.6335 (+0.2101)", "dev_low": "-1 (+0.0)", "dev_words": "none"}
     data.set_evaluation_metrics(Evaluator(), texts)
     assert "| dev_map | 0.6335 (+0.2101) |" in render_card(tiny_model, data)
-    (result,) = yaml.safe_load(header(data))["model-index"][0]["results"]
+    (result,) = yaml.safe_load(header(data, text_of(tiny_model, data)))["model-index"][0]["results"]
     assert [(metric["type"], metric["value"]) for metric in result["metrics"]] == [
         ("dev_map", 0.6335),
         ("dev_low", -1.0),

@@ -84,10 +84,9 @@ def trained(trainer: Any) -> Any:
 
 
 def score(mined: Dataset, reranker: CrossEncoder) -> Dataset:
-    """The mined rows with the reranker's scores of the answer and of each negative."""
+    """The mined rows with the reranker's scores: probabilities, as embeddings of length one are not as far apart as logits."""
     query, *texts = mined.column_names
     pairs = [(row[query], row[name]) for row in mined for name in texts]
-    # Probabilities: embeddings of length one cannot be as far apart as logits are.
     scores = reranker.predict(pairs, activation_fn=nn.Sigmoid()).reshape(-1, len(texts))
     return mined.add_column("label", scores.tolist())
 

@@ -248,7 +248,9 @@ def test_two_workers_train_like_one(
 ) -> None:
     def made(folder: Path, workers: int) -> CrossEncoderTrainer:
         model = CrossEncoder(str(tiny_reranker), device="cpu")
-        return trainer(folder, model, form, getattr(losses, loss)(model), workers)
+        # One batch for all rows: LambdaLoss is a mean over pairs of documents, not over rows and so not over batches.
+        whole = {"per_device_eval_batch_size": 20}
+        return trainer(folder, model, form, getattr(losses, loss)(model), workers, **whole)
 
     here, there = made(tmp_path / "here", 0), made(tmp_path / "there", 2)
     here.train()

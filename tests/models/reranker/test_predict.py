@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,10 +84,12 @@ def test_a_team_gets_bitwise_the_same_scores(
     size: int, window: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray_st.models.text_encoding.WINDOW_BATCHES", window)
-    expected = CrossEncoder(folder, device="cpu").predict(PAIRS, batch_size=5)
+    whole = CrossEncoder(folder, device="cpu")
+    expected = whole.predict(PAIRS, batch_size=5)
 
     def score(team: Any) -> np.ndarray:
-        model = CrossEncoder(folder, device="cpu")
+        # Not opened here: in several threads at once, transformers' from_pretrained leaves weights untied for good.
+        model = copy.deepcopy(whole)
         model.team = team
         return model.predict(PAIRS, batch_size=5)
 

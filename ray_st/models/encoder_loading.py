@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
 
 import torch
@@ -88,7 +88,7 @@ def load_encoder(
     made = _class_of(config) if half is None else half.family
     if made is not None and "add_pooling_layer" in inspect.signature(made.__init__).parameters:
         own["add_pooling_layer"] = False
-    with quiet():
+    with LOADING, quiet():
         model, found = family.from_pretrained(
             folder,
             config=config if half is None else half.config,
@@ -192,6 +192,11 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
+
+
+LOADING = RLock()
+"""Held while transformers reads a model: it replaces methods of its classes meanwhile, and two threads that do
+so at once may leave weights untied for good."""
 
 
 @contextmanager

@@ -54,11 +54,12 @@ def ledger(folder: Path) -> list[dict[str, Any]]:
     return list(read_ledger(folder / LEDGER))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("form", "loss"),
     [
         ("triplets", "MultipleNegativesRankingLoss"),  # draws its negatives
-        pytest.param("lists", "LambdaLoss", marks=pytest.mark.long),
+        ("lists", "LambdaLoss"),
     ],
 )
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_unbroken(

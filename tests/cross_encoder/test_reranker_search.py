@@ -33,6 +33,7 @@ def on_cluster(test: Any) -> Any:
 
 
 @on_cluster
+@pytest.mark.long
 def test_twelve_trials_over_loss_rate_and_negatives(tmp_path: Path, tiny_reranker: Path) -> None:
     best = reranker_search.search(tmp_path, tiny_reranker, "s", "ray")
     trials = best.run_summary.trials

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, BertConfig, BertForMaskedLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from module_helpers import save_words
@@ -131,3 +132,11 @@ def test_weights_in_eight_bits_are_refused_or_converted(tiny_encoder: Path, tmp_
     opened = Transformer(stored, model_args={"torch_dtype": torch.bfloat16})
     for name, weight in opened.auto_model.named_parameters():
         assert torch.equal(weight, eight[name].bfloat16())
+
+
+def test_models_opened_in_several_threads_have_their_weights_tied(tiny_encoder: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: Transformer(tiny_encoder), range(32)))
+    config = BertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, intermediate_size=16)
+    model = BertForMaskedLM(config)
+    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight

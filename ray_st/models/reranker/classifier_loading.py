@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from ray_st.models.attention import explained
-from ray_st.models.encoder_loading import check_complete, check_type, load_config, quiet, setting_of
+from ray_st.models.encoder_loading import LOADING, check_complete, check_type, load_config, quiet, setting_of
 from ray_st.models.folder_files import ModelFolderError, read_json
 from ray_st.models.packed_weights import check_quantization
 
@@ -86,7 +86,7 @@ def load_classifier(
     asked = options.get("quantization_config") or setting_of(config, "quantization_config")
     check_quantization(folder, asked)
     check_type(folder, config, options)
-    with quiet(), explained(options.get("attn_implementation")):
+    with LOADING, quiet(), explained(options.get("attn_implementation")):
         model, found = _from_pretrained(folder, config, trust_remote_code, options)
     fresh = _fresh(model, found, replaces_head or not has_head(folder))
     if fresh:

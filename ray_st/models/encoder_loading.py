@@ -195,8 +195,8 @@ _QUIET = _Quiet()
 
 
 LOADING = RLock()
-"""Held while transformers reads a model: it replaces methods of its classes meanwhile, and two threads that do
-so at once may leave weights untied for good."""
+"""Held while transformers reads a model: it replaces methods of its classes meanwhile, and two threads
+that do so at once may leave weights untied for good."""
 
 
 @contextmanager

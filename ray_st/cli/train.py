@@ -147,7 +147,8 @@ def _check_columns(
     tables: Source | Mapping[str, Source] | None, loss: nn.Module | Mapping[str, nn.Module], where: str
 ) -> None:
     from ray_st.data.column_spec import check_columns
-    from ray_st.training.data.dataset_specs import columns_of, loss_for, named
+    from ray_st.training.data.dataset_specs import columns_of, named
+    from ray_st.training.strategies.step_module import loss_for
 
     for name, source in named(tables).items():
         place = at(where, name) if name else where

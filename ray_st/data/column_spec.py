@@ -80,6 +80,10 @@ class LossNeeds:
         }
         return cls(**declared)
 
+    def lists_among(self, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """The text columns that must hold lists."""
+        return texts[1:2] if self.lists else ()
+
 
 @runtime_checkable
 class LimitsLabels(Protocol):
@@ -138,7 +142,7 @@ def check_columns(columns: ColumnSpec, loss: object, dataset: str) -> ColumnSpec
         if len(columns.texts) < least or (most is not None and len(columns.texts) > most):
             raise ColumnError(f"{name} needs {_amount(least, most)}; {found}. {_remedy(columns, least)}")
     _check_label(columns, needs, name, found)
-    lists = columns.texts[1:2] if needs.lists else ()
+    lists = needs.lists_among(columns.texts)
     return replace(columns, need=_need(columns, needs, loss), lists=lists)
 
 
@@ -334,7 +338,7 @@ def check_types(
         loss: The loss; if it takes lists, the second text column must hold lists of strings, and all others
             strings.
     """
-    lists = columns.texts[1:2] if LossNeeds.of(loss).lists else ()
+    lists = LossNeeds.of(loss).lists_among(columns.texts)
     for name in columns.texts:
         kind = types[name]
         if not isinstance(kind, pa.DataType):  # Ray's placeholder for a type that only the rows can tell

@@ -122,9 +122,9 @@ class EncodedDataset:
         """
         if self.columns.label is None:
             return None
-        if self.columns.lists:
-            return _padded(self._values(self.columns.label, rows))
         located = self.located(rows)
+        if self.columns.lists:
+            return _padded([block.vector(self.columns.label, row) for block, row in located])
         blocks = {block: None for block, _ in located}
         if blocks and all(block.has_vectors(self.columns.label) for block in blocks):
             vectors = [block.vector(self.columns.label, row) for block, row in located]
@@ -186,11 +186,11 @@ class EncodedDataset:
         return self._held[number]
 
 
-def _padded(labels: list[list[float]]) -> npt.NDArray[np.float32]:
+def _padded(labels: list[npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
     """(n, m) labels of lists of up to m texts."""
     counts = np.fromiter(map(len, labels), dtype=np.int64, count=len(labels))
     array = np.full((len(labels), counts.max(initial=0)), np.nan, dtype=np.float32)
-    array[np.arange(array.shape[1]) < counts[:, None]] = [number for row in labels for number in row]
+    array[np.arange(array.shape[1]) < counts[:, None]] = np.concatenate([np.zeros(0), *labels])
     return array
 
 

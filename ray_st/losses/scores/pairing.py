@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,3 +46,22 @@ class Pairing:
         """
         chosen = slice(*np.searchsorted(self.row, [start, stop]))
         return Pairing(self.row[chosen], self.column[chosen], self.other[chosen])
+
+
+def paired(
+    queries: Sequence[T], documents: Sequence[Sequence[Sequence[T]]], chosen: Pairing | None
+) -> tuple[list[tuple[T, T]], NDArray[np.int64]]:
+    """The pairs of a batch, row by row, and how many each row has (n,).
+
+    Args:
+        queries: The query of each row: its text, or its token ids.
+        documents: For each column of documents, those of each row; a single one where a loss chooses.
+        chosen: The pairs that a loss chose; None for each query with all documents of its own row.
+    """
+    if chosen is None:
+        own = [[text for column in documents for text in column[row]] for row in range(len(queries))]
+        pairs = [(query, text) for query, texts in zip(queries, own, strict=True) for text in texts]
+        return pairs, np.fromiter(map(len, own), dtype=np.int64, count=len(own))
+    places = zip(chosen.row.tolist(), chosen.column.tolist(), chosen.other.tolist(), strict=True)
+    pairs = [(queries[row], documents[column][other][0]) for row, column, other in places]
+    return pairs, chosen.counts(len(queries))

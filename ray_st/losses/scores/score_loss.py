@@ -16,7 +16,7 @@ from ray_st.losses.helpers import at_least_float32
 from ray_st.losses.loss import Loss
 from ray_st.losses.model_facts import number_of_labels
 from ray_st.losses.parts import Value
-from ray_st.losses.scores.pairing import Pairing
+from ray_st.losses.scores.pairing import Pairing, paired
 from ray_st.losses.scores.scores import Scores
 from ray_st.util.host_facts import PAIR_COUNTS, host_copy, remember
 from ray_st.util.tensors import batch_to_device
@@ -194,22 +194,12 @@ class ScoreLoss(Loss):
         self._check_columns(len(columns))
         self._check_texts(columns)
         queries: Sequence[Any] = columns[0]
-        documents: Sequence[Sequence[Any]] = columns[1:]
+        documents: list[Sequence[Any]] = list(columns[1:])
         if self.lists:
-            counts = np.array([len(own) for own in documents[0]], dtype=np.int64)
-            return [
-                (query, text) for query, own in zip(queries, *documents, strict=True) for text in own
-            ], counts
+            return paired(queries, documents, None)
         rng = np.random.default_rng(int(torch.randint(2**31, ())))  # torch.manual_seed rules it
         chosen = self.pairing(len(queries), len(documents), rng)
-        if chosen is None:
-            counts = np.full(len(queries), len(documents), dtype=np.int64)
-            return [
-                (query, text) for query, *own in zip(queries, *documents, strict=True) for text in own
-            ], counts
-        places = zip(chosen.row.tolist(), chosen.column.tolist(), chosen.other.tolist(), strict=True)
-        pairs = [(queries[row], documents[column][other]) for row, column, other in places]
-        return pairs, chosen.counts(len(queries))
+        return paired(queries, [[[text] for text in column] for column in documents], chosen)
 
     def _check_texts(self, columns: Sequence[Texts]) -> None:
         name = type(self).__name__

@@ -20,10 +20,9 @@ from ray_st.models.card.model_card_data import UNNAMED, SentenceTransformerModel
 from ray_st.models.card.run_facts import Cluster, Emissions
 from ray_st.models.card.tables import column_statistics
 from ray_st.models.stack import Stack
-from ray_st.training.data.dataset_specs import loss_for
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_names
 from ray_st.training.distributed import collectives
-from ray_st.training.strategies.step_module import LossOrLosses, losses_of
+from ray_st.training.strategies.step_module import LossOrLosses, loss_for, losses_of
 from ray_st.training.worker_context import WorkerContext
 from ray_st.training_args import SentenceTransformerTrainingArguments
 

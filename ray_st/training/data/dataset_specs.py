@@ -14,7 +14,6 @@ from transformers import TrainingArguments
 from ray_st.data.column_spec import ColumnSpec, LossNeeds, check_types, split_columns
 from ray_st.data.sources import Source, as_source
 from ray_st.training.data.specs import LoaderSpec
-from ray_st.training.strategies.step_module import LossOrLosses
 
 
 @runtime_checkable
@@ -83,25 +82,6 @@ def is_mixture(value: object) -> TypeGuard[Mapping[str, Any]]:
         isinstance(part, list | tuple | np.ndarray) and not (len(part) and isinstance(part[0], Mapping))
         for part in value.values()
     )
-
-
-def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:
-    """The loss of a dataset.
-
-    Args:
-        loss: One loss for all, or one for each dataset name.
-        dataset: The dataset's name.
-        label: Its name in error messages.
-
-    Raises:
-        ValueError: If losses are given by dataset name and there is none for this dataset.
-    """
-    if not isinstance(loss, Mapping):
-        return loss
-    if dataset not in loss:
-        name = repr(dataset) if dataset else "a single dataset, which has no name"
-        raise ValueError(f"{label}: loss is given for the datasets {list(loss)}, but not for {name}.")
-    return loss[dataset]
 
 
 def negatives_pool(loss: nn.Module, batch_size: int, world_size: int) -> int | None:

@@ -8,12 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_st.data.encoded_dataset import EncodedDataset
 from ray_st.data.plan import Indices
-from ray_st.training.strategies.step_module import LossOrLosses, losses_of
+from ray_st.losses.scores.pairing import paired
+from ray_st.losses.scores.score_loss import ScoreLoss
+from ray_st.training.strategies.step_module import LossOrLosses, loss_for
 from ray_st.util.host_facts import PAIR_COUNTS, with_host_facts
 
 PAIR = "pair"
@@ -22,27 +23,12 @@ TEXTS = "texts"
 """Feature of that input: the text columns themselves, for losses that make pairs of them."""
 
 
-class Pairing(Protocol):
-    """The pairs of a batch: the query of a row with a text of a document column, of that row or another."""
-
-    row: NDArray[np.int64]
-    column: NDArray[np.int64]
-    other: NDArray[np.int64]
-
-
-class ChoosesPairs(Protocol):
-    """A loss that says which pairs it compares."""
-
-    def pairing(self, rows: int, columns: int, rng: np.random.Generator) -> Pairing | None:
-        """The pairs of a batch, sorted by row; None for each row's query with each of its own documents."""
-
-
 def takes_texts(loss: object) -> bool:
     """Whether a loss, called with ``(columns of texts, labels)``, makes and tokenizes the pairs by itself.
 
     Losses that scripts define for other trainers of rerankers do so; those of this library get features.
     """
-    return not hasattr(loss, "pairing")
+    return not isinstance(loss, ScoreLoss)
 
 
 def text_arguments(features: Mapping[str, Any], labels: Tensor | None) -> tuple[list[Any], Any]:
@@ -95,7 +81,7 @@ class PairFeatures:
             dataset: Its name.
         """
         query, *columns = window.columns.texts
-        loss = self._loss(dataset)
+        loss: Any = loss_for(self.loss, dataset, dataset)
         has_tokens = self.encoder is not None and window.has_tokens(query, rows)
         queries: Sequence[Any] = window.ids(query, rows) if has_tokens else window.texts(query, rows)
         documents = [_lists(window, rows, name, has_tokens) for name in columns]
@@ -103,27 +89,15 @@ class PairFeatures:
         if not takes_texts(loss):
             rng = np.random.default_rng([self.seed, *rows.tolist()])
             chosen = loss.pairing(len(rows), len(columns), rng)
-        if chosen is None:
-            pairs: list[Any] = [
-                (one, text) for place, one in enumerate(queries) for own in documents for text in own[place]
-            ]
-            counts = [sum(len(own[place]) for own in documents) for place in range(len(rows))]
-        else:
-            places = zip(chosen.row.tolist(), chosen.column.tolist(), chosen.other.tolist(), strict=True)
-            pairs = [(queries[row], documents[column][other][0]) for row, column, other in places]
-            counts = np.bincount(chosen.row, minlength=len(rows)).tolist()
+        pairs, counts = paired(queries, documents, chosen)
         if has_tokens and self.encoder is not None:
             features = self.encoder.join([one for one, _ in pairs], [text for _, text in pairs])
         else:
             features = self.tokenize(pairs)
-        made = {**with_host_facts(features), PAIR_COUNTS: torch.tensor(counts)}
+        made = {**with_host_facts(features), PAIR_COUNTS: torch.from_numpy(counts)}
         if takes_texts(loss):
             made[TEXTS] = [window.texts(name, rows) for name in window.columns.texts]
         return made
-
-    def _loss(self, dataset: str) -> Any:
-        losses = losses_of(self.loss)
-        return losses.get(dataset) or next(iter(losses.values()))
 
 
 def _lists(window: EncodedDataset, rows: Indices, name: str, has_tokens: bool) -> list[list[Any]]:

@@ -30,7 +30,6 @@ from ray_st.training.data.dataset_specs import (
     columns_of,
     epochs_needed,
     is_mixture,
-    loss_for,
     named,
     negatives_pool,
     opened,
@@ -46,7 +45,7 @@ from ray_st.training.data.sampler_factory import (
 )
 from ray_st.training.data.specs import TRAIN, DatasetSpec, LoaderSpec, eval_key
 from ray_st.training.family import Family
-from ray_st.training.strategies.step_module import LossOrLosses
+from ray_st.training.strategies.step_module import LossOrLosses, loss_for
 from ray_st.training_args import BadRows, SentenceTransformerTrainingArguments
 
 
@@ -191,8 +190,7 @@ class RunData:
             prompts=resolve(self.args.prompts, columns, name or None, self._names()),
             routes=self._routes(columns, name, label),
         )
-        lengths = {} if self.family.takes_pairs else encoding.prompt_lengths  # only poolings ask for them
-        spec = DatasetSpec(label, rows_source, encoding, batch_size, maker, lengths)
+        spec = DatasetSpec(label, rows_source, encoding, batch_size, maker, encoding.prompt_lengths)
         if not training:
             return spec
         check_sampler(self.args, columns, batch_size, label)
@@ -207,7 +205,7 @@ class RunData:
     def _encoder(self) -> Encoder | None:
         """Tokenizes texts ahead of training; None for a user's collator, which takes texts."""
         encoder: Any = self.family.encoder(self.model)
-        if encoder is not None and self.args.prompts and not self.family.takes_pairs:
+        if encoder is not None and self.args.prompts:
             encoder.check_prefixes()
         return None if self.collator is not None else encoder
 

@@ -57,6 +57,25 @@ def losses_of(loss: LossOrLosses) -> dict[str, nn.Module]:
     return dict(loss) if isinstance(loss, Mapping) else {"": loss}
 
 
+def loss_for(loss: LossOrLosses, dataset: str, label: str) -> nn.Module:
+    """The loss of a dataset.
+
+    Args:
+        loss: One loss for all, or one for each dataset name.
+        dataset: The dataset's name.
+        label: Its name in error messages.
+
+    Raises:
+        ValueError: If losses are given by dataset name and there is none for this dataset.
+    """
+    if not isinstance(loss, Mapping):
+        return loss
+    if dataset not in loss:
+        name = repr(dataset) if dataset else "a single dataset, which has no name"
+        raise ValueError(f"{label}: loss is given for the datasets {list(loss)}, but not for {name}.")
+    return loss[dataset]
+
+
 def owned_by_loss(model: nn.Module, loss: LossOrLosses) -> dict[str, Tensor]:
     """Parameters and buffers of the losses that are not the model's, by name.
 

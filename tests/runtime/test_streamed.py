@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,9 +19,11 @@ from ray_st.data import segments
 from ray_st.data.catalogue import Catalogue
 from ray_st.data.encoding import FAULT
 from ray_st.data.sources import SourceError
+from ray_st.data.token_cache import BlockEncoder
 from ray_st.runtime.data import encoded_segments
 from ray_st.runtime.data.block_source import RayBatchSource
 from ray_st.runtime.data.cluster_source import build_on_cluster
+from ray_st.runtime.data.encoded_segments import EncodedSegments
 from ray_st.runtime.data.streamed_source import encode_segments, seekable_parts
 from ray_st.runtime.data.window_actor import WindowPlans
 from ray_st.training.data.local_source import build_here
@@ -166,11 +169,30 @@ def test_segments_beyond_the_bound_are_given_up_and_encoded_again(
 ) -> None:
     from ray_st.runtime.data import streamed_source
 
-    monkeypatch.setattr(streamed_source, "_STORE_SHARE", 1e-6)
+    monkeypatch.setattr(streamed_source, "_KEPT_SHARE", 1e-6)
+    monkeypatch.setattr(streamed_source, "_ROOM_SHARE", 1e-6)
     here = build_here(spec_of(tiny_model, tmp_path, TABLE))
     built = build_on_cluster(spec_of(tiny_model, tmp_path, parquet(tmp_path)))
     for epoch in range(2):
         assert batches(built.source, epoch) == batches(here.source, epoch)
+
+
+def test_no_more_segments_are_encoded_ahead_than_there_is_room_for(
+    cluster: None, tiny_model: Any, tmp_path: Path
+) -> None:
+    (dataset,) = spec_of(tiny_model, tmp_path, parquet(tmp_path)).datasets.values()
+    parts = seekable_parts(dataset)
+    assert parts is not None
+    for room, expected in ((None, 8), (0, 4), (6, 6), (100, 8)):
+        places = Catalogue(parts, segments.ROWS)
+        encoder = BlockEncoder.of(dataset.encoding, None, "")
+        size = EncodedSegments(places, encoder, "", False, 0, None, dict).sample([0]).size
+        bytes_of_room = None if room is None else int((room + 0.5) * size)
+        rows = EncodedSegments(places, encoder, "", False, 1 << 30, bytes_of_room, dict)
+        rows.sample(range(4))
+        rows.ahead(np.arange(4, 8))
+        assert len(rows._segments) == expected
+        assert list(rows.references(range(4, 8))) == [4, 5, 6, 7]
 
 
 def test_segments_of_one_row_group_are_encoded_by_few_tasks(

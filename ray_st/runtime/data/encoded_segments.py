@@ -103,6 +103,8 @@ class EncodedSegments:
         label: Name of the dataset in error messages.
         skip_bad_rows: Whether to skip unusable rows; otherwise the first one is an error.
         bound: Bytes of encoded segments to keep.
+        room: Bytes that segments in use, and those that are encoded ahead of their use, may take together;
+            None for no limit.
         options: Makes Ray's options of a task that encodes a segment.
     """
 
@@ -113,12 +115,13 @@ class EncodedSegments:
         label: str,
         skip_bad_rows: bool,
         bound: int,
+        room: int | None,
         options: Any,
     ) -> None:
         self._places, self._label, self._skips = places, label, skip_bad_rows
         self._columns, self._checks_lengths = encoder.encoding.columns, encoder.encoding.encoder is not None
         self._encoder = ray.put(Carried(encoder))
-        self._bound, self._options = bound, options
+        self._bound, self._room, self._options = bound, room, options
         self._segments: OrderedDict[int, _Segment] = OrderedDict()
         self._now: set[int] = set()
         self._next: set[int] = set()
@@ -128,9 +131,10 @@ class EncodedSegments:
         self.segment_rows = places.segment_rows
 
     def ahead(self, chosen: Indices) -> None:
-        """Starts to encode segments that are needed next."""
-        self._next = set(chosen.tolist())
-        self._start(chosen.tolist())
+        """Starts to encode segments that are needed next, as many of them as there is room for."""
+        wanted = chosen.tolist()[: self._fitting()]
+        self._next = set(wanted)
+        self._start(wanted)
 
     def usable(self, chosen: Indices) -> tuple[Indices, Keys]:
         """Numbers and keys of the usable rows of some segments, in the order of these.
@@ -160,6 +164,13 @@ class EncodedSegments:
         unusable = sum(map(len, self._faults.values()))
         listed = [fault for one in sorted(self._faults) for fault in self._faults[one]][:_LISTED_FAULTS]
         return Seen(tuple(listed), unusable, CacheUse.joined(self._uses.values()))
+
+    def _fitting(self) -> int | None:
+        """How many segments fit beside those in use; None if all do."""
+        sizes = [segment.size for segment in self._segments.values() if segment.size]
+        if self._room is None or not sizes:
+            return None
+        return max(int(self._room * len(sizes) / sum(sizes)) - len(self._now), 0)
 
     def _described(self, chosen: Sequence[int]) -> list[DatasetStats]:
         self._start(chosen)

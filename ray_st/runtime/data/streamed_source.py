@@ -27,7 +27,10 @@ from ray_st.training.data.source_builder import BuiltSource
 from ray_st.training.data.specs import DatasetSpec, LoaderSpec
 from ray_st.util.events import notes
 
-_STORE_SHARE = 0.25
+_KEPT_SHARE = 0.25
+_ROOM_SHARE = 0.45
+"""Beside it lie the window before, of a quarter at most, which ranks still read, and plans: Ray begins to write
+objects to the disk when 0.8 of a store are full."""
 _AT_ONCE = 32
 _TELL_EVERY_S = 10
 
@@ -105,7 +108,7 @@ def encode_segments(spec: LoaderSpec, dataset: DatasetSpec, parts: Sequence[Part
     Raises:
         ValueError: If rows are unusable.
     """
-    rows = _encoded(spec, dataset, parts, bound=0)
+    rows = _encoded(spec, dataset, parts, bound=0, room=None)
     total, done, told = len(rows.segment_rows), 0, time.monotonic()
     for start in range(0, total, _AT_ONCE):
         rows.ahead(np.arange(start, min(start + 2 * _AT_ONCE, total)))
@@ -126,8 +129,9 @@ def build_streamed(spec: LoaderSpec, parts: Mapping[str, Sequence[Part]]) -> Bui
     Raises:
         ValueError: If rows of the first window are unusable, or there are too few rows.
     """
-    bound = _bound() // len(parts)
-    rows = {name: _encoded(spec, spec.datasets[name], own, bound) for name, own in parts.items()}
+    store = _object_stores() / len(parts)
+    bound, room = int(_KEPT_SHARE * store), int(_ROOM_SHARE * store)
+    rows = {name: _encoded(spec, spec.datasets[name], own, bound, room) for name, own in parts.items()}
     counts = {name: sum(given.segment_rows) for name, given in rows.items()}
     check_counts(spec, counts)
     arrangement = arrange_windows(spec, rows)
@@ -151,7 +155,9 @@ def _refs(
     }
 
 
-def _encoded(spec: LoaderSpec, dataset: DatasetSpec, parts: Sequence[Part], bound: int) -> EncodedSegments:
+def _encoded(
+    spec: LoaderSpec, dataset: DatasetSpec, parts: Sequence[Part], bound: int, room: int | None
+) -> EncodedSegments:
     encoder = BlockEncoder.of(dataset.encoding, spec.token_cache, dataset.label)
     places: Places
     options: Callable[[], dict[str, Any]] = beside_workers
@@ -161,10 +167,10 @@ def _encoded(spec: LoaderSpec, dataset: DatasetSpec, parts: Sequence[Part], boun
         places = Catalogue(parts, segments.ROWS)
         if any(part.local for part in parts):
             options = partial(dict, on_this_machine())
-    return EncodedSegments(places, encoder, dataset.label, spec.skip_bad_rows, bound, options)
+    return EncodedSegments(places, encoder, dataset.label, spec.skip_bad_rows, bound, room, options)
 
 
-def _bound() -> int:
-    """Bytes of the cluster's object stores that encoded segments may take beside those in use."""
+def _object_stores() -> float:
+    """Bytes of all the cluster's object stores."""
     stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
-    return int(_STORE_SHARE * sum(stores))
+    return float(sum(stores))

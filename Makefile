@@ -5,16 +5,16 @@ BIN := .venv/bin
 EXTRAS_demo := demo
 EXTRAS_lint := dev
 EXTRAS_docs := docs
-EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,wandb,mlflow,plots
+EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,wandb,mlflow,plots,onnx,openvino
 EXTRAS_newest := dev,peer,demo,peft,tensorboard,wandb,mlflow
-EXTRAS_bench := peer,demo,peft
+EXTRAS_bench := peer,demo,peft,onnx,openvino
 
 # No model hub, no usage report, no cluster that happens to run on this machine.
 export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-first-step bench-train bench-evaluators bench-encode bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo bench-faults clean
+.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-first-step bench-train bench-evaluators bench-encode bench-backends bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo bench-faults clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -80,6 +80,9 @@ bench-encode: .venv/.installed-bench ## texts a second, one process and two, bes
 
 bench-architectures: .venv/.installed-bench ## training and encoding on ten architectures, beside the peer
 	$(BIN)/python benchmarks/architectures.py --rows $(DATA)/stsb/train.csv $(DATA)/trecqa/dev.csv
+
+bench-backends: .venv/.installed-bench ## texts a second: torch, ONNX and OpenVINO, float and int8, beside the peer's torch
+	$(BIN)/python benchmarks/backends.py --data $(DATA)
 
 bench-mine: .venv/.installed-bench ## mining hard negatives over 100 thousand pairs, beside the peer
 	$(BIN)/python benchmarks/mine.py

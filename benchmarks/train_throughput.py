@@ -230,7 +230,10 @@ def peer(options: argparse.Namespace) -> dict[str, Any]:
         trainer = InOrder(
             model=model,
             args=getattr(package, f"{kind}TrainingArguments")(
-                **settings(folder, options), use_cpu=True, ddp_find_unused_parameters=True
+                # An embedder's pooling layer is unused; a classifier uses all, and DDP fails if it looks for others.
+                **settings(folder, options),
+                use_cpu=True,
+                ddp_find_unused_parameters=kind != "CrossEncoder",
             ),
             train_dataset=rows(options),
             loss=getattr(losses, options.loss)(model),

@@ -31,6 +31,7 @@ from ray_st.models.attention import of_packages
 from ray_st.models.card.render import render_card
 from ray_st.training.argument_checks import (
     check_arguments,
+    check_backend_trains,
     check_elastic,
     check_in_place,
     check_losses,
@@ -202,6 +203,7 @@ class ModelTrainer(HfLoop):
         check_elastic(self.args, self.loss, self.scaling_config)
         if isinstance(self.model, AdaptableStack):
             self.model.check_adapters()
+        check_backend_trains(self.model)
         check_quantized(self.args, self.model)
         has_data = self.train_dataset is not None or self.eval_dataset is not None
         if self.context is None and has_data:

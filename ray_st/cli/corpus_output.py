@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_st.cli.run_checks import RunFileError
+from ray_st.models.exported.backend_options import BACKENDS
 from ray_st.util.atomic import replacing
 from ray_st.util.filesystems import check_kept
 
@@ -56,6 +57,21 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
     cluster.add_argument(
         "--shared-disk", action="store_true", help="local paths are on a disk that all nodes share"
     )
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Declares what computes the model."""
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="torch", help="what computes the model (default: torch)"
+    )
+    parser.add_argument(
+        "--file-name", metavar="FILE", help="the exported file in the model's folder (default: the usual one)"
+    )
+
+
+def backend_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a ``ModelSpec`` that :func:`add_backend` declares."""
+    return {"backend": options.backend, "file_name": options.file_name}
 
 
 def into_file(options: argparse.Namespace) -> bool:

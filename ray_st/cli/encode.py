@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_st.cli.corpus_output import (
+    add_backend,
     add_devices,
     add_places,
+    backend_of,
     cluster_options,
     into_file,
     replacing_output,
@@ -52,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number format of the embeddings (default: float32)",
     )
     add_devices(parser)
+    add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -69,7 +72,7 @@ def _into_file(options: argparse.Namespace) -> None:
     table = run_tables.open_table(TableSpec(options.input, format=options.format), "INPUT")
     column = _column(table, options.column)
     with replacing_output(options.output) as path:
-        model = run_parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
+        model = run_parts.open_model(_spec(options), "MODEL")
         _write(table, column, model, path, options)
     print(f"{len(table)} embeddings: {options.output}")
 
@@ -79,7 +82,7 @@ def _into_folder(options: argparse.Namespace) -> None:
     from ray_st.data.sources import Files
     from ray_st.runtime.encode.corpus import encode_corpus
 
-    model = run_parts.open_model(ModelSpec(options.model, truncate_dim=options.truncate_dim), "MODEL")
+    model = run_parts.open_model(_spec(options), "MODEL")
     encoded = encode_corpus(
         model,
         Files(options.input, options.format),
@@ -92,6 +95,10 @@ def _into_folder(options: argparse.Namespace) -> None:
         **cluster_options(options),
     )
     report(encoded.rows, encoded.encoded, "embeddings", options.output)
+
+
+def _spec(options: argparse.Namespace) -> ModelSpec:
+    return ModelSpec(options.model, truncate_dim=options.truncate_dim, **backend_of(options))
 
 
 def _column(table: Dataset, asked: str | None) -> str:

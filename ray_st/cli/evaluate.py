@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_st.cli.corpus_output import add_backend, backend_of
 from ray_st.cli.run_checks import RunFileError, at
 from ray_st.cli.runfile import ModelSpec, RunFile, read_run
 from ray_st.util.filesystems import check_kept
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of Ray workers; 0 evaluates in this process (default: the file's `scaling`, if it asks "
         "for several workers or GPUs)",
     )
+    add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -52,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     scaling = _scaling(described, options.workers)
     evaluators = evaluator_parts.make_evaluators(described)
     kind = described.model.type if described.model else ModelSpec.type
-    model = run_parts.open_model(ModelSpec(options.model, kind), "MODEL")
+    model = run_parts.open_model(ModelSpec(options.model, kind, **backend_of(options)), "MODEL")
     if options.output:
         check_kept(options.output, "--output")
         Path(options.output).mkdir(parents=True, exist_ok=True)

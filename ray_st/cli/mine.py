@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ray_st.cli.corpus_output import FILE_SUFFIXES, replacing_output, report
+from ray_st.cli.corpus_output import FILE_SUFFIXES, add_backend, backend_of, replacing_output, report
 from ray_st.cli.run_checks import RunFileError
 from ray_st.cli.runfile import ModelSpec
 from ray_st.data.sources.files import FORMATS
@@ -74,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--use-faiss", action="store_true", help="search with faiss")
     parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if available)")
     parser.add_argument("--cluster", action="store_true", help="embed, search and rescore on the Ray cluster")
+    add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -92,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
     table = open_table(TableSpec(options.input, format=options.format), "INPUT")
     more: dict[str, Any] = {"corpus": _corpus(options)} if options.corpus else {}
     with replacing_output(options.output) as path:
-        model = open_model(ModelSpec(options.model), "MODEL")
+        model = open_model(ModelSpec(options.model, **backend_of(options)), "MODEL")
         models = [model]
         if options.reranker:
             more["cross_encoder"] = open_model(ModelSpec(options.reranker, "CrossEncoder"), "--reranker")

@@ -42,6 +42,10 @@ def open_model(spec: ModelSpec, where: str) -> Any:
     options = {key: value for key, value in asdict(spec).items() if value is not None}
     kind = MODEL_KINDS[options.pop("type")]
     path, length = options.pop("path"), options.pop("max_seq_length", None)
+    if "file_name" in options:
+        if spec.backend == "torch":
+            raise RunFileError(f"{at(where, 'file_name')}: only for backend onnx or openvino")
+        options["model_kwargs"] = {"file_name": options.pop("file_name")}
     with located(where, ValueError, OSError):
         model = kind.find(kind.model)(model_path(path), **options)
         if length is not None:

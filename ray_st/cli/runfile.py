@@ -32,6 +32,8 @@ class ModelSpec:
         revision: Branch, tag or commit on the Hub.
         trust_remote_code: Whether to allow running code that comes with a Hub model.
         local_files_only: Whether to use only the local Hub cache.
+        backend: What computes: ``torch``, or an exported file with ``onnx`` or ``openvino``.
+        file_name: That file, by default the usual one.
     """
 
     path: str
@@ -45,6 +47,8 @@ class ModelSpec:
     revision: str | None = None
     trust_remote_code: bool = False
     local_files_only: bool = False
+    backend: str = "torch"
+    file_name: str | None = None
 
 
 @dataclass(frozen=True)

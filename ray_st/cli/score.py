@@ -11,8 +11,10 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ray_st.cli.corpus_output import (
+    add_backend,
     add_devices,
     add_places,
+    backend_of,
     cluster_options,
     into_file,
     replacing_output,
@@ -51,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write `label`, by how much the first document's score exceeds the others', for MarginMSELoss",
     )
     add_devices(parser)
+    add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -66,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
 def _model(options: argparse.Namespace) -> CrossEncoder:
     from ray_st.cli.run_parts import open_model
 
-    spec = ModelSpec(options.model, "CrossEncoder", max_seq_length=options.max_length)
+    spec = ModelSpec(options.model, "CrossEncoder", max_seq_length=options.max_length, **backend_of(options))
     model: CrossEncoder = open_model(spec, "MODEL")
     return model
 

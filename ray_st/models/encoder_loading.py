@@ -52,12 +52,35 @@ def load_config(folder: Path, trust_remote_code: bool, options: dict[str, Any]) 
     check_weights(folder)
     held = Held.read(folder)
     check_layers(folder, {**saved, **options}, held)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
-    except (ValueError, OSError) as error:
-        raise ModelFolderError(f"transformers cannot read {folder / 'config.json'}: {error}") from error
+    config = read_config(folder, trust_remote_code, options)
     check_weights_asked(folder, {**saved, **options}, config, held)
     return config
+
+
+def read_config(folder: Path, trust_remote_code: bool, options: dict[str, Any]) -> PreTrainedConfig:
+    """The configuration in a folder that may lack weights for torch.
+
+    Raises:
+        ModelFolderError: If transformers cannot read it.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
+    except (ValueError, OSError) as error:
+        raise ModelFolderError(f"transformers cannot read {folder / 'config.json'}: {error}") from error
+
+
+def empty_encoder(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+    """The encoder that :func:`load_encoder` makes, without its weights.
+
+    Args:
+        config: The model's configuration.
+        trust_remote_code: Whether Python files in its folder may be run.
+    """
+    half = encoder_half(config)
+    if half is not None:
+        return half.family(half.config)
+    made: PreTrainedModel = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    return made
 
 
 def load_encoder(

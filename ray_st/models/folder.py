@@ -103,6 +103,7 @@ def open_model(name: str | Path, revision: str | None = None, **options: Unpack[
         token=options.get("token"),
         local_files_only=options.get("local_files_only", False),
         trust_remote_code=options.get("trust_remote_code", False),
+        backend=options.get("backend", "torch"),
     )
     settings = read_settings(folder)
     readme = folder / "README.md"

@@ -1,4 +1,4 @@
-"""Weights that are regions of safetensors files, as transformers opens a model: named instead of copied.
+"""Weights that are regions of files, as transformers opens safetensors: named instead of copied.
 
 A model that was opened from files holds views of privately mapped memory, which costs nothing until a page is
 read, and changes the page's copy, not the file, when it is written. Another process that maps the same file
@@ -14,6 +14,7 @@ import mmap
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,10 @@ _IN_USE = np.uint64(3 << 62)
 """Bits of an entry: the page is in memory or swapped out. All others are as in the file."""
 _SAMPLE = 512
 """Bytes of each tensor that a file's digest covers."""
+_PIECES = 64
+"""Samples of a file that does not say where its tensors are."""
+_EXPORTED = (".onnx", ".onnx_data", ".onnx.data", ".xml", ".bin")
+"""Ends of the names of exported models' files. In the Hub's cache files have other names."""
 
 
 class UnreachableWeights(ValueError):
@@ -123,12 +128,12 @@ def remember(copy: Path, stored: StoredFile) -> None:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """A safetensors file.
+    """A file of weights: safetensors, or that of an exported model.
 
     Args:
         path: Its path where it was first opened.
         size: Its bytes.
-        digest: A hash of its header and of a part of each tensor.
+        digest: A hash of its header and of a part of each tensor, or of many parts of it.
         origin: Where it came from, if it is a copy.
     """
 
@@ -196,7 +201,7 @@ class Region:
 
 
 class MappedFiles:
-    """The safetensors files that are mapped into this process at the moment of its creation."""
+    """The files of weights that are mapped into this process at the moment of its creation."""
 
     def __init__(self) -> None:
         self._mappings = _mappings() if _MAPS.exists() and _PAGES.exists() else []
@@ -237,7 +242,7 @@ def _mappings() -> list[_Mapping]:
         fields = line.split(maxsplit=5)
         path = fields[5] if len(fields) == 6 else ""
         # A deleted file has " (deleted)" after its name.
-        if (path.endswith(".safetensors") or _in_hub_cache(path)) and os.path.exists(path):
+        if (path.endswith((".safetensors", *_EXPORTED)) or _in_hub_cache(path)) and os.path.exists(path):
             start, _, end = fields[0].partition("-")
             found.append(_Mapping(int(start, 16), int(end, 16), int(fields[2], 16), path))
     return found
@@ -264,18 +269,33 @@ def _was_written(first: int, last: int) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _digest(path: str, size: int, mtime_ns: int, inode: int) -> str:
-    """A hash of a file's size, header and middle of each tensor; cached while the file stays as it is."""
+    """A hash of a file's size and of parts of its content; cached while the file stays as it is."""
     digest = xxhash.xxh3_64(str(size).encode())
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        header = stream.read(min(length, size))
-        digest.update(header)
-        for entry in json.loads(header).values():
-            if "data_offsets" in entry:
-                begin, end = entry["data_offsets"]
-                stream.seek(8 + length + max(begin, (begin + end - _SAMPLE) // 2))
-                digest.update(stream.read(min(_SAMPLE, end - begin)))
+        header = b"" if path.endswith(_EXPORTED) or length > size else stream.read(length)
+        spans = _tensor_spans(header, 8 + length) if header.startswith(b"{") else _even_spans(size)
+        for begin, end in spans:
+            stream.seek(begin)
+            digest.update(stream.read(end - begin))
     return digest.hexdigest()
+
+
+def _tensor_spans(header: bytes, start: int) -> Iterator[tuple[int, int]]:
+    """The header of a safetensors file, and the middle of each tensor."""
+    yield 8, start
+    for entry in json.loads(header).values():
+        if "data_offsets" in entry:
+            begin, end = entry["data_offsets"]
+            middle = start + max(begin, (begin + end - _SAMPLE) // 2)
+            yield middle, min(middle + _SAMPLE, start + end)
+
+
+def _even_spans(size: int) -> Iterator[tuple[int, int]]:
+    """Parts of a file at even distances, its begin and end included."""
+    for piece in range(_PIECES):
+        begin = max(size - _SAMPLE, 0) * piece // (_PIECES - 1)
+        yield begin, min(begin + _SAMPLE, size)
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,7 +15,8 @@ from ray_st.models.folder_files import ModelFolderError
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _HOME_ORGANISATION = "sentence-transformers"  # where a name without an organisation is looked for first
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md"]
-_OTHER_BACKENDS = ["onnx/*", "openvino/*", "coreml/*"]
+_BACKENDS = {"onnx": ["*.onnx", "*.onnx_data", "*.onnx.data"], "openvino": ["openvino*.xml", "openvino*.bin"]}
+_FOLDERS = ("onnx", "openvino", "coreml")
 
 
 def find_folder(
@@ -27,8 +28,11 @@ def find_folder(
     local_files_only: bool = False,
     trust_remote_code: bool = False,
     organisation: str = _HOME_ORGANISATION,
+    backend: str = "torch",
 ) -> Path:
     """The folder of a model. Only configuration, tokenizer files and safetensors are downloaded.
+
+    For another backend than torch its files are, too.
 
     Args:
         name: A folder, or a name on the Hub: ``organization/model``, or ``model`` alone, which is looked up
@@ -40,6 +44,7 @@ def find_folder(
         local_files_only: Never ask the Hub.
         trust_remote_code: Also download the model's Python files.
         organisation: Where names without an organization are looked up first.
+        backend: "torch", "onnx" or "openvino".
 
     Raises:
         ModelFolderError: If there is no such folder and the Hub, or its cache when offline, has no such
@@ -61,8 +66,12 @@ def find_folder(
                     revision=revision,
                     token=token,
                     local_files_only=local_files_only,
-                    allow_patterns=[*_WANTED, *(["*.py"] if trust_remote_code else [])],
-                    ignore_patterns=_OTHER_BACKENDS,
+                    allow_patterns=[
+                        *_WANTED,
+                        *(["*.py"] if trust_remote_code else []),
+                        *_BACKENDS.get(backend, ()),
+                    ],
+                    ignore_patterns=[f"{name}/*" for name in _FOLDERS if name != backend],
                 )
             )
         except (OSError, HfHubHTTPError) as error:

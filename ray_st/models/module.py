@@ -41,6 +41,7 @@ class LoadOptions(TypedDict, total=False):
     model_args: Mapping[str, Any] | None
     tokenizer_args: Mapping[str, Any] | None
     config_args: Mapping[str, Any] | None
+    backend: str
 
 
 class Module(nn.Module):

@@ -43,7 +43,7 @@ def linear_layers_of(model: PreTrainedModel) -> AbstractContextManager[object]:
 
 
 def _is_on_cpu(model: PreTrainedModel) -> bool:
-    return all(weight.device.type == "cpu" for weight in itertools.islice(model.parameters(), 1))
+    return any(weight.device.type == "cpu" for weight in itertools.islice(model.parameters(), 1))
 
 
 def _recomputes(model: PreTrainedModel) -> bool:

@@ -9,22 +9,30 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "positions_embed", "wpe")
 
 
-def table_limit(model: PreTrainedModel) -> int | None:
+@runtime_checkable
+class KnowsPositions(Protocol):
+    """A model whose number of positions does not show in its tables."""
+
+    position_limit: int | None
+
+
+def table_limit(model: nn.Module) -> int | None:
     """Number of positions that an encoder has learned; None if it encodes them in another way.
 
     RoBERTa and its relatives number the first token ``padding_idx + 1``, BART and its relatives 2: they do
-    not use all rows of the table.
+    not use all rows of the table. An exported model has no table and says it itself.
     """
+    if isinstance(model, KnowsPositions):
+        return model.position_limit
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _TABLES:
             skipped = 0 if module.padding_idx is None else module.padding_idx + 1

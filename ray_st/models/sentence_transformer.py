@@ -17,6 +17,8 @@ from ray_st.models.adapter.adaptable import AdaptableStack
 from ray_st.models.adapter.peft_layers import encoder_within, refill
 from ray_st.models.card.model_card_data import SentenceTransformerModelCardData
 from ray_st.models.card.render import write_card
+from ray_st.models.exported.backend_options import check_backend
+from ray_st.models.exported.exported_module import check_used
 from ray_st.models.fit_methods import FittedStack
 from ray_st.models.folder import Opened, Settings, open_model, read_modules, write_modules, write_settings
 from ray_st.models.folder_files import folder_to_save
@@ -58,7 +60,8 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         tokenizer_kwargs: More arguments of ``AutoTokenizer.from_pretrained``.
         config_kwargs: More arguments of ``AutoConfig.from_pretrained``.
         model_card_data: Facts about the model, for its card.
-        backend: Must be "torch".
+        backend: What computes the encoder: "torch", or an exported file with "onnx" or "openvino"; see
+            :class:`ray_st.models.exported.backend_options.BackendOptions` for its ``model_kwargs``.
         processor_kwargs: The later name of ``tokenizer_kwargs``.
 
     Raises:
@@ -92,10 +95,7 @@ class SentenceTransformer(AdaptableStack, FittedStack):
         *,
         processor_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        if backend != "torch":
-            raise ValueError(
-                f"backend must be 'torch'; got {backend!r}. ONNX and OpenVINO are not supported yet."
-            )
+        check_backend(backend)
         tokenizer_kwargs = either("tokenizer_kwargs", tokenizer_kwargs, "processor_kwargs", processor_kwargs)
         if model_name_or_path is None:
             opened = Opened.of(modules)
@@ -112,8 +112,10 @@ class SentenceTransformer(AdaptableStack, FittedStack):
                 model_args=model_kwargs,
                 tokenizer_args=tokenizer_kwargs,
                 config_args=config_kwargs,
+                **({} if backend == "torch" else {"backend": backend}),
             )
         super().__init__(OrderedDict(opened.modules))
+        check_used(self, backend)
         saved = opened.settings
         self.prompts: dict[str, str] = {"query": "", "document": "", **saved.prompts, **(prompts or {})}
         self.default_prompt_name = default_prompt_name or saved.default_prompt_name

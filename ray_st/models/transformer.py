@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ray_st.models.adapter.peft_folder import Adapter, base_folder, clear_adapter, is_adapter, save_adapter
-from ray_st.models.adapter.peft_layers import adapt, adapter_names, encoder_within
-from ray_st.models.attention import explained, register_kernel
+from ray_st.models.adapter.peft_layers import adapter_names, encoder_within
+from ray_st.models.attention import register_kernel
 from ray_st.models.chat import MESSAGE, chat_template
-from ray_st.models.encoder_loading import load_config, load_encoder, quiet, without_cache
+from ray_st.models.encoder_loading import quiet, without_cache
+from ray_st.models.encoder_opening import EncoderRequest
 from ray_st.models.folder_files import ModelFolderError, read_json
 from ray_st.models.length_limit import default_limit, limit_of, set_limit
 from ray_st.models.model_hub import find_folder
@@ -27,7 +28,7 @@ from ray_st.models.positions import is_padded_left, run_from_start, table_limit
 from ray_st.models.remote_code import keep_code
 from ray_st.models.tokenizer.pretrained import CONFIG, load_tokenizer, save_tokenizer
 from ray_st.models.tokens import TokenEncoder
-from ray_st.models.unpadded import find_packing, is_full, is_prepared, prepare, run_packed
+from ray_st.models.unpadded import find_packing, is_full, is_prepared, run_packed
 from ray_st.util.host_facts import PADDING_SIDE, TOKEN_LENGTHS
 from ray_st.util.names import either
 
@@ -76,6 +77,8 @@ class Transformer(Module):
             the tokenizer's chat template: ``{"message": {"format": "flat"}}``, or "structured" for a template
             that expects typed parts.
         processing_kwargs: ``{"chat_template": …}`` for more arguments of that template.
+        backend: What computes: "torch", "onnx" or "openvino". ``model_args`` then are those of
+            :class:`BackendOptions`, such as ``file_name``.
         model_kwargs: The later name of ``model_args``.
         processor_kwargs: The later name of ``tokenizer_args``.
         config_kwargs: The later name of ``config_args``.
@@ -106,6 +109,7 @@ class Transformer(Module):
         local_files_only: bool = False,
         modality_config: Mapping[str, Any] | None = None,
         processing_kwargs: Mapping[str, Any] | None = None,
+        backend: str = "torch",
         *,
         model_kwargs: Mapping[str, Any] | None = None,
         processor_kwargs: Mapping[str, Any] | None = None,
@@ -125,16 +129,10 @@ class Transformer(Module):
         folder = find(model_name_or_path)
         adapter = Adapter.read(folder) if is_adapter(folder) else None
         base = base_folder(folder, find) if adapter else folder
-        config = load_config(base, trust_remote_code, dict(config_args or {}))
-        model_args = dict(model_args or {})
-        with explained(model_args.get("attn_implementation")):
-            self.auto_model = load_encoder(base, config, trust_remote_code, model_args)
-        if adapter:
-            adapt(self.auto_model, adapter)
-        self._kind, self._without_cache = type(self.auto_model), without_cache(self.auto_model)
-        if "attn_implementation" not in model_args:
-            prepare(self.auto_model)
-        note_leak(self.auto_model.config.model_type)
+        request = EncoderRequest(
+            base, adapter, backend, trust_remote_code, dict(model_args or {}), dict(config_args or {})
+        )
+        config = request.config()
         place = find(tokenizer_name_or_path) if tokenizer_name_or_path else folder
         if place == folder and not (folder / CONFIG).is_file():
             place = base  # the folder of an adapter alone has none
@@ -142,6 +140,10 @@ class Transformer(Module):
         if self.tokenizer.pad_token is None:
             # Any token can fill up a batch: masks tell padding from text, also from a text's own last token.
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.backend = backend
+        self.auto_model = request.open(config, self.tokenizer)
+        self._kind, self._without_cache = type(self.auto_model), without_cache(self.auto_model)
+        note_leak(self.auto_model.config.model_type)
         self.do_lower_case = do_lower_case
         self.max_seq_length = max_seq_length or default_limit(
             self.tokenizer, config, table_limit(self.auto_model)

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from ray_st.models.exported.exported_module import ExportedModule, exported_parts
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,6 +30,21 @@ class WholeModel(nn.Module):
         """Type of the weights; None for a model without any."""
         first = next(self.parameters(), None)
         return None if first is None else first.dtype
+
+    @property
+    def backend(self) -> str:
+        """What computes the encoder or classifier: "torch", "onnx" or "openvino"."""
+        return next((part.backend for part in exported_parts(self)), "torch")
+
+    def get_backend(self) -> str:
+        """The same as :attr:`backend`."""
+        return self.backend
+
+    @property
+    def transformers_model(self) -> nn.Module | None:
+        """The first encoder or classifier, or what computes in its place; None without any."""
+        kinds = (PreTrainedModel, ExportedModule)
+        return next((part for part in self.modules() if isinstance(part, kinds)), None)
 
     def evaluate(self, evaluator: Callable[..., Any], output_path: str | Path | None = None) -> Any:
         """What an evaluator returns for this model.

@@ -14,6 +14,7 @@ from ray_st.losses.loss import Loss
 from ray_st.models.adapter.peft_layers import adapter_names
 from ray_st.models.packed_weights import quantized_encoders
 from ray_st.models.stack import Stack
+from ray_st.models.whole_model import WholeModel
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
@@ -280,6 +281,22 @@ def check_losses(args: SentenceTransformerTrainingArguments, loss: LossOrLosses)
                 f"{type(one).__name__} trains {numbers}, single numbers, which fsdp cannot shard. Choose "
                 "another loss, set requires_grad=False on them, or leave fsdp out."
             )
+
+
+def check_backend_trains(model: WholeModel) -> None:
+    """Raises for a model that computes with an exported file: it has no weights to train.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ValueError: Saying what to do instead.
+    """
+    if model.backend != "torch":
+        raise ValueError(
+            f"This model has backend={model.backend!r}, which computes with an exported file and cannot be "
+            "trained. Open it without backend, train, save, and export what was trained: ray-st export."
+        )
 
 
 def check_quantized(args: SentenceTransformerTrainingArguments, model: nn.Module) -> None:

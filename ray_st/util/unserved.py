@@ -12,7 +12,6 @@ _LATER = (
     "ray_st does not have {what} yet, so there is no {{name!r}} to import; "
     "SentenceTransformer, CrossEncoder and their trainers are there."
 )
-_BACKENDS = _LATER.format(what="ONNX and OpenVINO backends")
 _COLLATOR = (
     "There is no {name!r} to import: a run tokenises rows ahead of training by itself. A data_collator of "
     "your own gets rows as dicts of texts."
@@ -28,11 +27,7 @@ _KINDS = {
 _MESSAGES = {
     "CrossEncoderDataCollator": _COLLATOR,
     "SentenceTransformerDataCollator": _COLLATOR,
-    "backend": _BACKENDS,
     "data_collator": _COLLATOR,
-    "export_dynamic_quantized_onnx_model": _BACKENDS,
-    "export_optimized_onnx_model": _BACKENDS,
-    "export_static_quantized_openvino_model": _BACKENDS,
     "resolve_ids": _IDS,
 }
 for (_model, _module), _what in _KINDS.items():

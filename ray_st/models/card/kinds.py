@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_st.models.card.model_card_data import CrossEncoderModelCardData, ModelCardData
+from ray_st.models.exported.backend_files import DEFAULT_NAMES
+from ray_st.models.exported.exported_module import exported_parts
 
 if TYPE_CHECKING:
     from ray_st.models.reranker.cross_encoder import CrossEncoder
@@ -69,7 +71,7 @@ def _embedder(model: SentenceTransformer, data: ModelCardData) -> CardText:
     listed = "\n".join(f"    {text!r}," for text in _example(data, _EXAMPLES))
     usage = f"""{_IMPORT.format("SentenceTransformer")}
 
-model = SentenceTransformer({data.model_id or _UNNAMED!r})
+model = SentenceTransformer({arguments(model, data)})
 sentences = [
 {listed}
 ]
@@ -93,7 +95,7 @@ def _reranker(model: CrossEncoder, data: ModelCardData) -> CardText:
     ranking = "\nprint(model.rank(query, documents))" if ranks else ""
     usage = f"""{_IMPORT.format("CrossEncoder")}
 
-model = CrossEncoder({data.model_id or _UNNAMED!r})
+model = CrossEncoder({arguments(model, data)})
 query = {query!r}
 documents = [
 {listed}
@@ -108,6 +110,21 @@ print(model.predict([(query, document) for document in documents])){ranking}"""
         usage,
         has_widget=False,
     )
+
+
+def arguments(model: SentenceTransformer | CrossEncoder, data: ModelCardData) -> str:
+    """The arguments with which a saved model is opened, as Python code.
+
+    Args:
+        model: The model.
+        data: Facts about it.
+    """
+    listed = [repr(data.model_id or _UNNAMED)]
+    for part in exported_parts(model)[:1]:
+        listed.append(f"backend={part.backend!r}")
+        if part.file.name != DEFAULT_NAMES[part.backend]:
+            listed.append(f"model_kwargs={{'file_name': {f'{part.backend}/{part.file.name}'!r}}}")
+    return ", ".join(listed)
 
 
 def _example(data: ModelCardData, default: tuple[str, ...]) -> list[str]:

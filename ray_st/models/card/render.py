@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ray_st.models.card.kinds import CardText, text_of
+from ray_st.models.card.kinds import CardText, arguments, text_of
 from ray_st.models.card.model_card_data import UNNAMED, ModelCardData, Scores
 from ray_st.models.card.run_facts import duration
 from ray_st.models.card.tables import LOSS, facts, figure, folded, log_rows, seconds_spent, table
@@ -34,8 +34,16 @@ def write_card(
         data: Facts about it.
         readme: The card that it came with, or None.
     """
-    text = readme if readme and not data.trained else render_card(model, data)
+    text = _with_backend(readme, model, data) if readme and not data.trained else render_card(model, data)
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _with_backend(readme: str, model: SentenceTransformer | CrossEncoder, data: ModelCardData) -> str:
+    """A card that came with a model, with how to open its exported file."""
+    opening = f"{type(model).__name__}({arguments(model, data)})"
+    if model.backend == "torch" or opening in readme:
+        return readme
+    return f"{readme.rstrip()}\n\n## Exported file\n\n```python\nmodel = {opening}\n```\n"
 
 
 def render_card(model: SentenceTransformer | CrossEncoder, data: ModelCardData) -> str:

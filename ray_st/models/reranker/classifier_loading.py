@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ _OTHER_HEADS = "ignore_mismatched_sizes"
 
 
 def load_classifier_config(
-    folder: Path, trust_remote_code: bool, options: Mapping[str, Any], num_labels: int | None
+    folder: Path,
+    trust_remote_code: bool,
+    options: Mapping[str, Any],
+    num_labels: int | None,
+    read: Callable[[Path, bool, dict[str, Any]], PreTrainedConfig] = load_config,
 ) -> PreTrainedConfig:
     """The configuration of the classifier in a folder.
 
@@ -30,6 +34,7 @@ def load_classifier_config(
         trust_remote_code: Whether Python files in the folder may be run.
         options: More arguments of ``AutoConfig.from_pretrained``.
         num_labels: Outputs of the head. By default the folder's, or 1 for a folder without a head.
+        read: Reads it; by default in a way that also checks the folder's weights.
 
     Raises:
         ModelFolderError: If there is no such configuration, or it is that of a causal language model and
@@ -47,7 +52,7 @@ def load_classifier_config(
                 "was made from it, or pass num_labels=1 to give it a new, untrained classification head."
             )
         options["num_labels"] = 1
-    return load_config(folder, trust_remote_code, options)
+    return read(folder, trust_remote_code, options)
 
 
 def has_head(folder: Path) -> bool:

@@ -88,7 +88,8 @@ class CrossEncoder(FittedReranker, Published, ScoresPairs):
         prompts: Texts to put before the first text of a pair, by name; they override those of the folder.
         default_prompt_name: The prompt to use when none is named.
         model_card_data: Facts about the model, for its card.
-        backend: Must be "torch".
+        backend: What computes the classifier: "torch", or an exported file with "onnx" or "openvino"; see
+            :class:`ray_st.models.exported.backend_options.BackendOptions` for its ``model_kwargs``.
 
     Raises:
         ValueError: If there is no such model, it is unsafe, incomplete or of another kind (a

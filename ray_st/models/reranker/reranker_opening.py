@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from ray_st.models.activations import Activation
+from ray_st.models.encoder_loading import read_config
+from ray_st.models.exported.backend_opening import open_exported
+from ray_st.models.exported.backend_options import BackendOptions, check_backend
+from ray_st.models.exported.exported_module import CLASSIFIER, ExportedModule
 from ray_st.models.folder_files import ModelFolderError
 from ray_st.models.length_limit import default_limit, set_limit
 from ray_st.models.model_hub import find_folder, source_of
@@ -49,10 +54,7 @@ class RerankerOptions:
     backend: str = "torch"
 
     def __post_init__(self) -> None:
-        if self.backend != "torch":
-            raise ValueError(
-                f"backend must be 'torch'; got {self.backend!r}. ONNX and OpenVINO are not supported yet."
-            )
+        check_backend(self.backend)
         if self.num_labels is not None and self.num_labels < 1:
             raise ValueError(f"num_labels must be at least 1; got {self.num_labels}.")
         if self.max_length is not None and self.max_length < 1:
@@ -64,7 +66,7 @@ class OpenedReranker:
     """The contents of a reranker's folder.
 
     Attributes:
-        model: The classifier.
+        model: The classifier: a ``PreTrainedModel``, or an :class:`ExportedModule` in its place.
         tokenizer: Its tokenizer, in which the longest pair is stored.
         activation: Applied to the classifier's output.
         chat: The template that pairs are put into; None if they are tokenized as they are.
@@ -74,7 +76,7 @@ class OpenedReranker:
         source: Name and commit on the Hub.
     """
 
-    model: PreTrainedModel
+    model: Any
     tokenizer: PreTrainedTokenizerBase
     activation: Activation
     chat: PairChat | None
@@ -103,9 +105,14 @@ def open_reranker(name: str | Path, options: RerankerOptions) -> OpenedReranker:
         local_files_only=options.local_files_only,
         trust_remote_code=options.trust_remote_code,
         organisation=_ORGANISATION,
+        backend=options.backend,
     )
     settings = read_settings_of_reranker(folder, new_head=options.num_labels is not None)
-    model = open_classifier(folder, settings, options)
+    model: PreTrainedModel | ExportedModule
+    if options.backend == "torch":
+        model = open_classifier(folder, settings, options)
+    else:
+        model = _open_exported(folder, settings, options)
     tokenizer = _tokenizer(folder, settings, options, model)
     activation = options.activation
     if activation is None:
@@ -144,10 +151,7 @@ def open_classifier(folder: Path, settings: RerankerSettings, options: RerankerO
         ModelFolderError: If it is incomplete, unsafe or not of the kind that is asked for.
     """
     trust = options.trust_remote_code
-    asked = {**saved_arguments(dict(settings.module), "config_args"), **options.config}
-    if options.classifier_dropout is not None:
-        asked["classifier_dropout"] = options.classifier_dropout
-    config = load_classifier_config(folder, trust, asked, options.num_labels)
+    config = load_classifier_config(folder, trust, _config_args(settings, options), options.num_labels)
     arguments = {**saved_arguments(dict(settings.module), "model_args"), **options.model}
     model = load_classifier(folder, config, trust, arguments)
     if "attn_implementation" not in arguments:
@@ -156,16 +160,51 @@ def open_classifier(folder: Path, settings: RerankerSettings, options: RerankerO
     return model
 
 
+def _config_args(settings: RerankerSettings, options: RerankerOptions) -> dict[str, Any]:
+    asked = {**saved_arguments(dict(settings.module), "config_args"), **options.config}
+    if options.classifier_dropout is not None:
+        asked["classifier_dropout"] = options.classifier_dropout
+    return asked
+
+
+def _open_exported(folder: Path, settings: RerankerSettings, options: RerankerOptions) -> ExportedModule:
+    """What computes with the exported classifier of a folder."""
+    trust, asked = options.trust_remote_code, _config_args(settings, options)
+
+    def load() -> PreTrainedModel:
+        config = load_classifier_config(folder, trust, asked, options.num_labels)
+        return load_classifier(folder, config, trust, {"dtype": torch.float32})
+
+    def empty() -> PreTrainedModel:
+        config = load_classifier_config(folder, trust, asked, options.num_labels, read_config)
+        made: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+            config, trust_remote_code=trust
+        )
+        return made
+
+    tokenizer = load_tokenizer(folder, trust, _tokenizer_args(settings, options))
+    return open_exported(
+        folder, CLASSIFIER, BackendOptions.of(options.backend, options.model), tokenizer, empty, load
+    )
+
+
+def _tokenizer_args(settings: RerankerSettings, options: RerankerOptions) -> dict[str, Any]:
+    return {**saved_arguments(dict(settings.module), "tokenizer_args"), **options.tokenizer}
+
+
 def _ways(settings: RerankerSettings) -> Mapping[str, Any] | None:
     """Whether the folder says if pairs go into a chat template; None for a folder of transformers alone."""
     return None if settings.plain else settings.module.get("modality_config") or {}
 
 
 def _tokenizer(
-    folder: Path, settings: RerankerSettings, options: RerankerOptions, model: PreTrainedModel
+    folder: Path,
+    settings: RerankerSettings,
+    options: RerankerOptions,
+    model: PreTrainedModel | ExportedModule,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer, with the longest pair and a padding token that the classifier knows, too."""
-    asked = {**saved_arguments(dict(settings.module), "tokenizer_args"), **options.tokenizer}
+    asked = _tokenizer_args(settings, options)
     tokenizer = load_tokenizer(folder, options.trust_remote_code, asked)
     table = table_limit(model)
     longest = options.max_length

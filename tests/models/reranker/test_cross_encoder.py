@@ -82,8 +82,10 @@ def test_both_names_of_an_argument(folder: Path) -> None:
         CrossEncoder(folder, default_activation_function=nn.Identity(), activation_fn=nn.Sigmoid())
     with pytest.raises(ValueError, match="needs model_name_or_path"):
         CrossEncoder()
-    with pytest.raises(ValueError, match="backend must be 'torch'; got 'onnx'"):
-        CrossEncoder(folder, backend="onnx")
+    with pytest.raises(
+        ValueError, match="backend must be one of 'torch', 'onnx', 'openvino'; got 'tensorrt'"
+    ):
+        CrossEncoder(folder, backend="tensorrt")
     with pytest.raises(ValueError, match="num_labels must be at least 1; got 0"):
         CrossEncoder(folder, num_labels=0)
     with pytest.raises(ValueError, match="no prompt named 'q'"):

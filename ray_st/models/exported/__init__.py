@@ -1,0 +1,1 @@
+"""Encoders and classifiers that were exported to ONNX or OpenVINO, in place of those of transformers."""

@@ -1,0 +1,46 @@
+"""OpenVINO files with weights and activations of 8 bits, whose ranges were found on example texts."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ray_st.models.exported.backend_files import BackendFile
+from ray_st.models.exported.graph_export import silent_exporters
+from ray_st.models.exported.openvino_packages import load_nncf, load_openvino
+
+SAMPLES = 300
+"""Batches of one text by which ranges are found, as in optimum."""
+
+
+def calibrated(
+    file: BackendFile, batches: Sequence[Mapping[str, np.ndarray]], settings: Mapping[str, Any]
+) -> BackendFile:
+    """An OpenVINO file in 8 bits.
+
+    Args:
+        file: The file, in float32.
+        batches: Inputs by name, of texts like those that it is for.
+        settings: Arguments of ``nncf.quantize``.
+
+    Raises:
+        ImportError: If nncf is not installed.
+        ValueError: If ``nncf.quantize`` does not take an argument.
+    """
+    openvino = load_openvino("quantizing an OpenVINO file")
+    nncf = load_nncf("quantizing an OpenVINO file")
+    with tempfile.TemporaryDirectory() as folder, silent_exporters():
+        file.write(Path(folder))
+        model = openvino.Core().read_model(Path(folder) / file.backend / file.name)
+        options = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(batches), **settings}
+        try:
+            made = nncf.quantize(model, nncf.Dataset([dict(batch) for batch in batches]), **options)
+        except TypeError as error:
+            raise ValueError(f"quantization_config: {error}.") from error
+        target = Path(folder) / "quantized.xml"
+        openvino.save_model(made, target, compress_to_fp16=False)
+        return BackendFile.read(file.backend, target).copied()

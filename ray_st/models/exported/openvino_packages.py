@@ -1,0 +1,45 @@
+"""OpenVINO and its quantization, which by default report their use to their makers: here they don't."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from ray_st.util.packages import load_extra
+
+_TELEMETRY = "openvino_telemetry"
+
+
+def load_openvino(purpose: str) -> Any:
+    """The package openvino.
+
+    Args:
+        purpose: What needs it, for the error message.
+
+    Raises:
+        ImportError: If it is not installed; the message says how to install it.
+    """
+    _without_telemetry()
+    return load_extra("openvino", "openvino", purpose)
+
+
+def load_nncf(purpose: str) -> Any:
+    """The package nncf.
+
+    Args:
+        purpose: What needs it, for the error message.
+
+    Raises:
+        ImportError: If it is not installed; the message says how to install it.
+    """
+    _without_telemetry()
+    return load_extra("nncf", "openvino", purpose)
+
+
+def _without_telemetry() -> None:
+    """Makes the package that reports look as if it were not installed, unless somebody has loaded it before.
+
+    Without a terminal it takes silence for consent, and writes an identifier into the home directory.
+    """
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault(_TELEMETRY, None)  # how Python marks a module that cannot be imported

@@ -73,7 +73,7 @@ class CalibrationTexts:
             return datasets.load_dataset(name, config, split=split), column
         if self.source is None or self.config is None or self.split is None or self.column is None:
             raise ValueError(
-                "Name all of dataset_name, dataset_config_name, dataset_split and column_name, or none of them; "
+                "Name all of dataset_name, dataset_config_name, dataset_split and column_name, or none; "
                 "or give a file or a list of texts as dataset_name."
             )
         return datasets.load_dataset(self.source, self.config, split=self.split), self.column

@@ -154,7 +154,7 @@ def _check(called: _Called, file: BackendFile, backend: str, has_types: bool) ->
             apart = (expected - found).abs().max() / expected.abs().max()
             if not apart < NEAR:
                 raise UnexportableModel(
-                    f"{type(called.model).__name__} computes something else when it is exported to {backend}: "
+                    f"{type(called.model).__name__} computes something else when exported to {backend}: "
                     f"of {texts} x {tokens} tokens outputs are {apart:.1e} apart. Use backend='torch'."
                 )
 

@@ -15,8 +15,8 @@ LEVELS = ("O1", "O2", "O3", "O4")
 
 _HALF = (
     "O4 computes in half precision, for which CPUs have no fast arithmetic; it is for GPUs only, as its "
-    "documentation says. Open the model with model_kwargs={'provider': 'CUDAExecutionProvider'} where there is a "
-    "GPU, or choose O1, O2 or O3, or int8 with export_dynamic_quantized_onnx_model."
+    "documentation says. Open the model with model_kwargs={'provider': 'CUDAExecutionProvider'} where there "
+    "is a GPU, or choose O1, O2 or O3, or int8 with export_dynamic_quantized_onnx_model."
 )
 
 

@@ -29,8 +29,8 @@ from ray_st.util.events import notes
 
 _KEPT_SHARE = 0.25
 _ROOM_SHARE = 0.45
-"""Beside it lie the window before, of a quarter at most, which ranks still read, and plans: Ray begins to write
-objects to the disk when 0.8 of a store are full."""
+"""Beside it lie the window before, of a quarter at most, which ranks still read, and plans: Ray begins to
+write objects to the disk when 0.8 of a store are full."""
 _AT_ONCE = 32
 _TELL_EVERY_S = 10
 

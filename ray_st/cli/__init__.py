@@ -22,6 +22,7 @@ _COMMANDS = {
     "encode": "write the embeddings of the texts in a file",
     "mine": "find hard negatives for pairs of texts",
     "score": "write a reranker's scores of pairs of texts",
+    "export": "export a model to ONNX or OpenVINO, and compare the files with it",
     "encode-data": "fill the token cache of a run file ahead",
     "cluster": "print Kubernetes manifests, or start a node on this machine",
     "doctor": "find what is wrong with a cluster",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compatibility import arguments, later, rerankers, sampling, trainer
+from compatibility import arguments, exporting, later, rerankers, sampling, trainer
 from compatibility.table import STATES, Section
 
 _HEAD = """\
@@ -17,7 +17,7 @@ how it differs:
 def sections() -> list[Section]:
     """All sections, in the order of the page."""
     embedders = [*trainer.sections(), *arguments.sections(), *sampling.sections()]
-    return [*embedders, *rerankers.sections(), *later.sections()]
+    return [*embedders, *rerankers.sections(), *exporting.sections(), *later.sections()]
 
 
 def page() -> str:

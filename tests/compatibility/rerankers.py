@@ -19,7 +19,7 @@ default_prompt_name model_card_data backend
 """
 """Arguments of later releases, by keyword."""
 
-ATTRIBUTES = "config model tokenizer max_length max_seq_length num_labels activation_fn default_activation_function device dtype"
+ATTRIBUTES = "config model tokenizer max_length max_seq_length num_labels activation_fn default_activation_function device dtype transformers_model"
 
 METHODS = """\
 fit(train_dataloader, evaluator, epochs, loss_fct, activation_fct, scheduler, warmup_steps, optimizer_class, optimizer_params, weight_decay, evaluation_steps, output_path, save_best_model, max_grad_norm, use_amp, callback, show_progress_bar)
@@ -33,6 +33,7 @@ push_to_hub(repo_id, token, private, safe_serialization, commit_message, local_m
 
 LATER_METHODS: Mapping[str, str] = {
     "evaluate": "",
+    "get_backend": "",
     "get_max_seq_length": "",
     "gradient_checkpointing_enable": "",
     "preprocess": "the later name of `tokenize`, with a prompt if one is given",
@@ -53,12 +54,10 @@ ABSENT: Mapping[str, str] = {
     "keep_in_fp32_modules=": "of the constructor: pass `model_kwargs`",
     "set_keep_in_fp32_modules": "pass `model_kwargs` to the constructor",
     "clear_placement_cache": "",
-    "transformers_model": "use `model`",
     "processor": "use `tokenizer`",
     "is_singular_input": "",
     "supports": "texts only",
     "modalities": "texts only",
-    "get_backend": "always `torch`",
     "get_model_kwargs": "",
     "model_type": "",
     "model_card_data_class": "use `CrossEncoderModelCardData`",
@@ -135,7 +134,7 @@ _NOTES: Mapping[str, tuple[str, str]] = {
     "config_args": ("same", "`config_kwargs`"),
     "cache_dir": ("same", "`cache_folder`"),
     "default_activation_function": ("same", "`activation_fn`"),
-    "backend": ("differs", "`torch`; `onnx` and `openvino` raise an error"),
+    "backend": ("same", "see [Backends](backends.md)"),
     "fit": ("differs", "on the Ray cluster; a loader with its own sampler or `collate_fn` raises an error. See [Rerankers](rerankers.md#scripts-that-call-fit)"),
     "predict": ("same", f"positional order as documented; later releases have `inputs, prompt_name, prompt` first. {_OF_POOL}"),
     "rank": ("same", f"positional order as documented; {_OF_POOL}"),

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 import ray_st
-from compatibility import arguments, later, rerankers, sampling, signatures, trainer
+from compatibility import arguments, exporting, later, rerankers, sampling, signatures, trainer
 from compatibility.page import page, sections
 from ray_st import (
     CrossEncoder,
@@ -73,6 +73,11 @@ def test_the_trainers_arguments_attributes_and_methods_are_there(tiny_model: obj
 @pytest.mark.parametrize(("name", "documented"), signatures.read(trainer.METHODS).items())
 def test_methods_take_what_is_documented(name: str, documented: list[str]) -> None:
     assert signatures.lacking(getattr(SentenceTransformerTrainer, name), documented) == []
+
+
+@pytest.mark.parametrize(("name", "documented"), signatures.read(exporting.FUNCTIONS).items())
+def test_functions_that_export_take_what_is_documented(name: str, documented: list[str]) -> None:
+    assert signatures.lacking(getattr(ray_st.backend, name), documented) == []
 
 
 @pytest.mark.parametrize(("name", "documented"), signatures.read(sampling.SAMPLERS).items())

@@ -16,6 +16,7 @@ from ray.train import ScalingConfig
 from ray_st import CrossEncoder, SentenceTransformerTrainer
 from ray_st.training.data.local_source import local_context
 from ray_st.util.events import event
+from reranker_folders import save_classifier
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -69,6 +70,26 @@ def test_a_loop_of_ones_own_is_defined(tiny_folder: Path) -> None:
     exec(card, names)
     model = names["model"](tiny_folder)
     assert model.model_card_data.license == "apache-2.0"
+
+
+def test_the_page_of_backends_runs_from_top_to_bottom(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    reranker = save_classifier(tmp_path / "reranker", "bert")
+    script = "\n".join(snippets("backends.md")).replace("all-MiniLM-L6-v2", str(tiny_folder))
+    exec(script.replace("cross-encoder/ms-marco-MiniLM-L6-v2", str(reranker)), {})
+    found = {
+        path.name for path in (tmp_path / "my-model").rglob("*model*.*") if path.parent.name != "my-model"
+    }
+    assert found == {
+        "model.onnx",
+        "model_O3.onnx",
+        "model_quint8_avx2.onnx",
+        "openvino_model_qint8_quantized.xml",
+        "openvino_model_qint8_quantized.bin",
+    }
 
 
 def test_the_page_of_rerankers_runs_from_top_to_bottom(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import ray
 
 import corpus_script
 from corpus_script import PART_ROWS, KillOnce, model_with
+from ray_st import SentenceTransformer, export_dynamic_quantized_onnx_model
 from ray_st.cli import main
 from ray_st.runtime.encode.corpus import Encoded, encode_corpus
 from ray_st.runtime.encode.output_folder import MANIFEST
@@ -83,6 +85,27 @@ def test_a_killed_worker_is_replaced(
     assert encoded == Encoded(rows=ROWS, encoded=ROWS, parts=6)
     assert capsys.readouterr().out.splitlines()[-1].startswith("60/60 rows  6/6 parts")
     check_complete(tmp_path / "out", unharmed(tiny_folder, tmp_path))
+
+
+def test_a_quantized_file_gives_the_vectors_of_one_process(
+    tiny_folder: Path, corpus: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    folder, file = tmp_path / "model", {"file_name": "model_quint8_avx2.onnx"}
+    shutil.copytree(tiny_folder, folder)
+    exported = SentenceTransformer(str(folder), backend="onnx", device="cpu", model_kwargs={"export": True})
+    export_dynamic_quantized_onnx_model(exported, "avx2", str(folder))
+    model, killing = (
+        SentenceTransformer(str(folder), backend="onnx", device="cpu", model_kwargs=file) for _ in range(2)
+    )
+    killing.append(KillOnce(0, tmp_path / "marker", 2))
+    encode_corpus(killing, corpus, tmp_path / "out", workers=2, part_rows=PART_ROWS)
+    assert (tmp_path / "marker").exists()
+    for part in sorted((tmp_path / "out").glob("part-*")):
+        written = pq.read_table(part)
+        # Ranges of activations are those of a batch, so a text's vector depends a little on the others of its part.
+        expected = model.encode(written["text"].to_pylist())
+        np.testing.assert_array_equal(np.stack(written["embedding"].to_numpy()), expected)
 
 
 def test_int8_is_the_same_on_one_worker_and_two(

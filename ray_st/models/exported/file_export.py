@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from huggingface_hub import HfApi
 
 from ray_st.models.exported.backend_files import DEFAULT_NAMES, BackendFile
@@ -18,6 +19,7 @@ from ray_st.models.exported.exported_module import ExportedModule, exported_part
 from ray_st.models.exported.graph_optimization import optimized
 from ray_st.models.exported.processor import processor_of
 from ray_st.models.exported.weight_quantization import quantized, settings_for
+from ray_st.util.packages import load_extra
 
 if TYPE_CHECKING:
     from ray_st.models.reranker.cross_encoder import CrossEncoder
@@ -189,4 +191,17 @@ def _renamed(file: BackendFile, suffix: str) -> BackendFile:
     if file.backend == "openvino":
         (weights,) = file.weights.values()
         return replace(file, contents={name: file.main, Path(name).with_suffix(".bin").name: weights})
-    return replace(file, contents={name: file.main, **file.weights})
+    return replace(file, contents={name: file.main}) if not file.weights else _relocated(file, name)
+
+
+def _relocated(file: BackendFile, name: str) -> BackendFile:
+    """A file whose weights lie beside it, both with another name: the first says where the second is."""
+    onnx: Any = load_extra("onnx", "onnx", "naming an ONNX file with weights beside it")
+    (weights,) = file.weights.values()
+    model = onnx.load_model_from_string(file.main.numpy().tobytes())
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = f"{name}.data"
+    main = torch.frombuffer(bytearray(model.SerializeToString()), dtype=torch.uint8)
+    return replace(file, contents={name: main, f"{name}.data": weights})

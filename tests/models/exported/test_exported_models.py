@@ -14,10 +14,18 @@ import pytest
 import torch
 from datasets import Dataset
 
-from ray_st import CrossEncoder, SentenceTransformer, SentenceTransformerTrainer, losses
+from ray_st import (
+    CrossEncoder,
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    export_dynamic_quantized_onnx_model,
+    export_optimized_onnx_model,
+    losses,
+)
 from ray_st.models import StaticEmbedding
-from ray_st.models.exported import processor
+from ray_st.models.exported import graph_export, processor
 from ray_st.models.exported.exported_module import exported_parts
+from ray_st.models.exported.graph_export import UnexportableModel
 from ray_st.models.folder_files import ModelFolderError
 from ray_st.runtime.cluster import pickled
 from ray_st.runtime.encode.job import model_hash
@@ -147,6 +155,39 @@ def test_it_uses_as_many_threads_as_torch(exported: Path, monkeypatch: pytest.Mo
 def test_openvino_reports_to_nobody(exported: Path) -> None:
     opened(exported, "openvino")
     assert sys.modules["openvino_telemetry"] is None
+
+
+def test_weights_beside_the_file(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of more than two gigabytes, which one ONNX file cannot hold."""
+    monkeypatch.setattr("ray_st.models.exported.graph_export.LARGEST", 0)
+    known = opened(tiny_folder, "onnx")
+    known.save(str(tmp_path))
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == {"model.onnx", "model.onnx.data"}
+    found = opened(tmp_path, "onnx")
+    for other in (found, pickled.load(pickled.dump(found))):
+        np.testing.assert_array_equal(other.encode(TEXTS), known.encode(TEXTS))
+    export_optimized_onnx_model(found, "O2", str(tmp_path))
+    export_dynamic_quantized_onnx_model(found, "avx2", str(tmp_path))
+    again = opened(tmp_path, "onnx", file_name="model_O2.onnx")
+    np.testing.assert_allclose(again.encode(TEXTS), known.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_exporters_cannot_express(
+    tiny_folder: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("Unsupported: aten::odd\nand a long explanation")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph_export, f"_to_{backend}", fail)
+        with pytest.raises(
+            UnexportableModel, match=rf"BertModel cannot be exported to {backend}: RuntimeError: Unsupported"
+        ):
+            opened(tiny_folder, backend, export=True)
+    monkeypatch.setattr(graph_export, "NEAR", 0.0)
+    with pytest.raises(UnexportableModel, match="BertModel computes something else when exported"):
+        opened(tiny_folder, backend, export=True)
 
 
 # ---- which file ----

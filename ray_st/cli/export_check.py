@@ -103,7 +103,7 @@ def _computed(model: Any, pairs: Sequence[tuple[str, str]], batch_size: int) -> 
     """The score of each pair, and all numbers that the model computes."""
     from ray_st.models.sentence_transformer import SentenceTransformer
 
-    options = {"batch_size": batch_size, "show_progress_bar": False}
+    options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": False}
     if not isinstance(model, SentenceTransformer):
         scores = np.asarray(model.predict(pairs, **options), dtype=np.float64)
         return (scores if scores.ndim == 1 else scores[:, 0]), scores

@@ -5,9 +5,9 @@ BIN := .venv/bin
 EXTRAS_demo := demo
 EXTRAS_lint := dev
 EXTRAS_docs := docs
-EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,wandb,mlflow,plots,onnx,openvino
+EXTRAS_test := dev,peer,demo,peft,faiss,usearch,images,phrases,distill,tensorboard,wandb,mlflow,plots,onnx,openvino,serve
 EXTRAS_newest := dev,peer,demo,peft,tensorboard,wandb,mlflow
-EXTRAS_bench := peer,demo,peft,onnx,openvino
+EXTRAS_bench := peer,demo,peft,onnx,openvino,serve
 
 # No model hub, no usage report, no cluster that happens to run on this machine.
 export HF_HUB_OFFLINE := 1

@@ -69,6 +69,19 @@ DESCRIPTIONS: dict[str, dict[str, Any]] = {
     },
     "nightly": TRAIN | {"kind": "nightly", "schedule": "30 2 * * 1"},
     "cluster": {"kind": "cluster", "name": "shared", "image": "ray-st:1", "extras": ["redis", "monitoring"]},
+    "serve": {
+        "kind": "serve",
+        "name": "search",
+        "image": "example.com/team/ray-st:0.1.0-cuda",
+        "serve": {
+            "model": "/mnt/runs/sts/final",
+            "replicas": 4,
+            "gpus_per_replica": 0.5,
+            "cpus_per_replica": 2,
+        },
+        "groups": {"gpu": {"replicas": 2}},
+        "extras": ["redis", "monitoring"],
+    },
 }
 """Descriptions of every kind, as `ray-st cluster render` reads them."""
 
@@ -102,6 +115,8 @@ def cluster_of(one: dict[str, Any]) -> dict[str, Any] | None:
             return one["spec"]["rayClusterSpec"]
         case "RayCronJob":
             return one["spec"]["jobTemplate"]["rayClusterSpec"]
+        case "RayService":
+            return one["spec"]["rayClusterConfig"]
     return None
 
 
@@ -138,6 +153,8 @@ def operator_faults(one: dict[str, Any]) -> Iterator[str]:
     yield from _cluster_faults(cluster)
     if job is not None:
         yield from _job_faults(job)
+    if one["kind"] == "RayService":
+        yield from _service_faults(one["spec"])
     if one["kind"] == "RayCronJob" and len(one["spec"]["schedule"].split()) != 5:
         yield "the schedule must have five fields"
 
@@ -174,6 +191,20 @@ def _job_faults(job: dict[str, Any]) -> Iterator[str]:
         yield "a job that is suspended must shut its cluster down"
     if job["submitterPodTemplate"]["spec"]["restartPolicy"] != "Never":
         yield "the submitter's restartPolicy must be Never"
+
+
+def _service_faults(service: dict[str, Any]) -> Iterator[str]:
+    if "name" in service["rayClusterConfig"]["headGroupSpec"].get("headService", {}).get("metadata", {}):
+        yield "the head's service must have no name"
+    if service.get("upgradeStrategy", {}).get("type", "None") not in ("None", "NewCluster"):
+        yield "the third upgrade strategy is an alpha feature"
+    for group in groups_of(service["rayClusterConfig"]):
+        ports = {
+            port["name"]: port["containerPort"]
+            for port in group["template"]["spec"]["containers"][0]["ports"]
+        }
+        if ports.get("serve") != yaml.safe_load(service["serveConfigV2"])["http_options"]["port"]:
+            yield "a pod without the port `serve`, of which the operator makes a service"
 
 
 def house_faults(one: dict[str, Any]) -> Iterator[str]:

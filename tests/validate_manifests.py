@@ -2,8 +2,8 @@
 
     python tests/validate_manifests.py SCHEMAS [--kubectl] [--write]
 
-SCHEMAS is a folder with `ray.io_rayclusters.yaml`, `ray.io_rayjobs.yaml` and `ray.io_raycronjobs.yaml`, as KubeRay's
-releases have them under `config/crd/bases`. `--kubectl` also compares every overlay with what `kubectl kustomize` builds.
+SCHEMAS is a folder with `ray.io_rayclusters.yaml`, `ray.io_rayjobs.yaml`, `ray.io_raycronjobs.yaml` and
+`ray.io_rayservices.yaml`, as KubeRay's releases have them under `config/crd/bases`. `--kubectl` also compares every overlay with what `kubectl kustomize` builds.
 CI has no schemas: it checks that manifests use no key that is not in clusters/keys.txt, which `--write` writes, with
 components/monitoring/rules.yaml from the alert rules.
 """

@@ -11,6 +11,7 @@ from typing import Any
 
 from ray_st.cli.clusters.local import as_local, check_free, settings, start_command
 from ray_st.cli.clusters.manifests import RUNS, as_yaml, overrides, render, shipped
+from ray_st.cli.clusters.serving import is_here
 from ray_st.cli.clusters.spec import ClusterSpec, as_spec
 from ray_st.cli.raw_run import load_run
 from ray_st.cli.run_checks import RunFileError, at, located
@@ -22,7 +23,9 @@ from ray_st.world import WorkerRange
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    printing = actions.add_parser("render", help="print the manifests of a cluster, a run or a search")
+    printing = actions.add_parser(
+        "render", help="print the manifests of a cluster, a run, a search or a service"
+    )
     printing.add_argument("file", metavar="CLUSTER.yaml", help="the description; see docs/clusters.md")
     printing.add_argument("overrides", nargs="*", metavar="key=value", help="such as groups.gpu.replicas=4")
     printing.add_argument(
@@ -69,6 +72,11 @@ def _render(raw: dict[str, Any], options: argparse.Namespace) -> None:
     if spec.run is not None:
         path = Path(options.file).parent / spec.run
         text = _checked_run(path, spec, options.file)
+    if spec.serve is not None and is_here(spec.serve):
+        raise RunFileError(
+            f"{at(options.file, 'serve.model')}: {spec.serve.model!r} is a folder here; on the cluster there is no "
+            f"such file; put it where all pods see it: {RUNS}/…"
+        )
     print(as_yaml(render(spec, text, options.base or shipped("kuberay"), options.file)), end="")
 
 

@@ -179,6 +179,85 @@ def test_a_bucket_s_keys_are_a_reference_in_every_pod(capsys: pytest.CaptureFixt
         ]
 
 
+def test_a_service_and_who_may_reach_it(capsys: pytest.CaptureFixture[str]) -> None:
+    objects = render(
+        DESCRIPTIONS["serve"], capsys, "serve.replicas=3", "serve.backend=onnx", "serve.file_name=m.onnx"
+    )
+    service = one_of(objects, "RayService")
+    assert service["metadata"]["name"] == "search"
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    (application,) = config["applications"]
+    assert application["import_path"] == "serve_embeddings:build"
+    assert application["args"] == {
+        "model": "/mnt/runs/sts/final",
+        "backend": "onnx",
+        "file_name": "m.onnx",
+        "replicas": 3,
+        "cpus_per_replica": 2,
+        "gpus_per_replica": 0.5,
+        "ingresses": 2,
+        "cpus_per_ingress": 0.5,
+    }
+    cluster = cluster_of(service)
+    assert cluster
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "search-token"}
+    assert "token" not in service["spec"]["serveConfigV2"]
+    assert [group["groupName"] for group in cluster["workerGroupSpecs"]] == ["gpu"]
+    assert not [one for one in objects if one["kind"] == "RayCluster"]
+    policies = {one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "NetworkPolicy"}
+    assert set(policies) == {"search", "search-clients", "search-monitoring"}
+    assert policies["search-clients"]["ingress"] == [
+        {"from": [{"podSelector": {}}], "ports": [{"protocol": "TCP", "port": 8000}]}
+    ]
+    others = [one for name, one in policies.items() if name != "search-clients"]
+    assert "8000" not in yaml.safe_dump([one["ingress"] for one in others])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"serve": None}, "serve: missing"),
+        ({"kind": "cluster"}, "serve: only for kind: serve"),
+        ({"serve": {"replicas": 2}}, "serve.model: missing"),
+        ({"serve": {"model": "m", "replica": 2}}, "unknown key 'replica'; did you mean 'replicas'?"),
+        ({"serve": {"model": "./m"}}, "serve.model: expected a folder as the pods see it"),
+        ({"serve": {"model": "s3://b/m"}}, "serve.model: expected a folder as the pods see it"),
+        ({"serve": {"model": "trained"}}, "serve.model: 'trained' is a folder here"),
+        ({"serve": {"model": "m", "backend": "tf"}}, "serve.backend: expected one of torch, onnx, openvino"),
+        ({"serve": {"model": "m", "replicas": 0}}, "serve.replicas: expected at least 1"),
+        ({"serve": {"model": "m", "cpus_per_ingress": 0}}, "serve.cpus_per_ingress: expected more than 0"),
+        (
+            {"serve": {"model": "m", "gpus_per_replica": 1.5}},
+            "serve.gpus_per_replica: expected a part of a GPU",
+        ),
+        ({"serve": {"model": "m", "gpus_per_replica": 0.4, "replicas": 5}}, "have room for 4; raise"),
+        ({"serve": {"model": "m", "gpus_per_replica": 2, "replicas": 1}}, "have room for 0; raise"),
+        (
+            {"serve": {"model": "m", "gpus_per_replica": 1, "replicas": 3}, "groups": {}},
+            "have room for 2; raise",
+        ),
+        ({"storage": {"bucket": "s3://bucket"}}, "serve.model: a folder must be on a volume"),
+        ({"extras": ["kueue"]}, "extras: a service does not wait in a queue"),
+        ({"run": "run.yaml"}, "run: a cluster that stays has none"),
+    ],
+)
+def test_services_that_cannot_be_meant(
+    change: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("trained").mkdir()
+    Path("cluster.yaml").write_text(yaml.safe_dump(DESCRIPTIONS["serve"] | change))
+    assert main(["cluster", "render", "cluster.yaml"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+
+
+@pytest.mark.parametrize(("share", "replicas"), [(0.1, 20), (0.25, 8), (0.33, 6), (1 / 3, 6), (1, 2)])
+def test_parts_of_a_gpu_fill_it(share: float, replicas: int, capsys: pytest.CaptureFixture[str]) -> None:
+    serve = {"model": "m", "gpus_per_replica": share, "replicas": replicas}
+    assert render(DESCRIPTIONS["serve"] | {"serve": serve}, capsys)
+
+
 def test_overrides_and_queues(capsys: pytest.CaptureFixture[str]) -> None:
     job = one_of(render(DESCRIPTIONS["kueue"], capsys, "groups.gpu.replicas=3", "queue=team-b"), "RayJob")
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-b"
@@ -300,7 +379,7 @@ def test_the_run_files_are_good() -> None:
         )
 
 
-@pytest.mark.parametrize("name", [name for name in DESCRIPTIONS if name != "cluster"])
+@pytest.mark.parametrize("name", [name for name in DESCRIPTIONS if "run" in DESCRIPTIONS[name]])
 def test_entrypoints_are_commands(name: str) -> None:
     (job,) = [job for job in map(job_of, rendered(name)) if job is not None]
     options = _parse(shlex.split(job["entrypoint"].replace("$(date -u +%F)", "2026-11-21"))[1:])

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ray_st.cli.clusters.kustomize import Manifest, build_from
+from ray_st.cli.clusters.serving import serve_config
 from ray_st.cli.clusters.spec import GROUPS, ClusterSpec, GroupSpec, quantity
 from ray_st.cli.run_checks import RunFileError, at
 
@@ -18,7 +19,14 @@ RUNS = "/mnt/runs"
 _BASE_NAME = "ray-st"
 _BASE_IMAGE = "ray-st:0.1.0-cuda"
 _BASE_VERSION = "2.60.0"
-_JOBS = {"train": ["train"], "search": ["search"], "nightly": ["train", "nightly"], "cluster": []}
+_PARTS = {
+    "train": ["jobs/train"],
+    "search": ["jobs/search"],
+    "nightly": ["jobs/train", "jobs/nightly"],
+    "cluster": [],
+    "serve": ["services/serve"],
+}
+_QUEUES = {"kueue.x-k8s.io/queue-name", "volcano.sh/queue-name"}
 _SHM = 0.3  # of a pod's memory, which is what Ray takes for its object store
 
 
@@ -56,10 +64,11 @@ def render(spec: ClusterSpec, run_text: str | None, base: Path, where: str) -> l
         *spec.extras,
         *(["job"] if spec.run else []),
         *(["cron"] * (spec.kind == "nightly")),
+        *(["service"] * (spec.kind == "serve")),
     ]
     objects = build_from(
         {
-            "resources": ["base", *(f"jobs/{job}" for job in _JOBS[spec.kind])],
+            "resources": ["base", *_PARTS[spec.kind]],
             "components": [f"components/{name}" for name in components],
         },
         base,
@@ -118,9 +127,9 @@ def _names(spec: ClusterSpec) -> dict[str, str]:
     names = {_BASE_NAME: name, "ray-st-redis:6379": f"{name}-redis:6379"}
     names |= {
         f"{_BASE_NAME}-{part}": f"{name}-{part}"
-        for part in ("head", "worker", "run", "redis", "monitoring", "boards")
+        for part in ("head", "worker", "run", "redis", "monitoring", "boards", "clients")
     }
-    names |= {f"{_BASE_NAME}-{job}": name for job in ("train", "search", "nightly")}
+    names |= {f"{_BASE_NAME}-{kind}": name for kind in ("train", "search", "nightly", "serve")}
     names["ray-st-token"] = spec.token_secret or f"{name}-token"
     names["ray-st-runs"] = spec.storage.volume or "ray-st-runs"
     names["ray-st-storage"] = spec.storage.secret or f"{name}-storage"
@@ -145,10 +154,8 @@ def _is_given(one: Manifest, spec: ClusterSpec) -> bool:
 def _fill(one: Manifest, spec: ClusterSpec, run_text: str | None, where: str) -> None:
     if spec.namespace is not None:
         one["metadata"]["namespace"] = spec.namespace
-    if spec.queue is not None:
-        for label in ("kueue.x-k8s.io/queue-name", "volcano.sh/queue-name"):
-            if label in one["metadata"]["labels"]:
-                one["metadata"]["labels"][label] = spec.queue
+    for label in _QUEUES.intersection(one["metadata"]["labels"]) if spec.queue is not None else ():
+        one["metadata"]["labels"][label] = spec.queue
     if one["kind"] == "ConfigMap" and "run.yaml" in one["data"]:
         one["data"] = {"run.yaml": run_text}
     elif one["kind"] == "PersistentVolumeClaim":
@@ -160,6 +167,9 @@ def _fill(one: Manifest, spec: ClusterSpec, run_text: str | None, where: str) ->
     elif one["kind"] == "RayCronJob":
         one["spec"]["schedule"] = spec.schedule or one["spec"]["schedule"]
         _fill_job(one["spec"]["jobTemplate"], spec, where)
+    elif one["kind"] == "RayService" and spec.serve is not None:
+        one["spec"]["serveConfigV2"] = serve_config(one["spec"]["serveConfigV2"], spec.serve)
+        _fill_cluster(one["spec"]["rayClusterConfig"], spec, where)
 
 
 def _fill_job(job: Manifest, spec: ClusterSpec, where: str) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ray_st.cli.clusters.serving import ServeSpec, as_serving, check_room
 from ray_st.cli.run_checks import RunFileError, at, build, check_mapping
 from ray_st.util.names import did_you_mean
 from ray_st.util.secrets import without_secrets
 
-KINDS = ("train", "search", "nightly", "cluster")
+KINDS = ("train", "search", "nightly", "cluster", "serve")
 GROUPS = ("gpu", "spot", "cpu")
 EXTRAS = ("kueue", "volcano", "redis", "monitoring")
 
@@ -78,10 +79,12 @@ class ClusterSpec:
     """A cluster on Kubernetes, and the run on it.
 
     Args:
-        kind: ``train``, ``search``, ``nightly`` (a run every night) or ``cluster`` (a long-lived one).
+        kind: ``train``, ``search``, ``nightly`` (a run every night), ``cluster`` (a long-lived one) or ``serve``
+            (a model behind HTTP).
         name: Name of all its objects and of the run, which retries continue.
         image: The image, with a tag or digest.
-        run: The run file, for all kinds but ``cluster``.
+        run: The run file, for all kinds but ``cluster`` and ``serve``.
+        serve: The model and its replicas, for ``serve``.
         namespace: The namespace; by default kubectl's.
         ray_version: Ray's version in the image; by default that of the base.
         storage: Where runs are kept.
@@ -99,6 +102,7 @@ class ClusterSpec:
     name: str
     image: str
     run: str | None = None
+    serve: ServeSpec | None = None
     namespace: str | None = None
     ray_version: str | None = None
     storage: StorageSpec = StorageSpec(volume="ray-st-runs")
@@ -130,6 +134,8 @@ def as_spec(raw: Mapping[str, Any], where: str) -> ClusterSpec:
         groups = check_mapping(given["groups"], at(where, "groups"))
         _check_known(groups, GROUPS, at(where, "groups"))
         given["groups"] = {name: _group(part, at(at(where, "groups"), name)) for name, part in groups.items()}
+    if "serve" in given:
+        given["serve"] = as_serving(given["serve"], at(where, "serve"))
     spec = build(ClusterSpec, given, where)
     _check_names(spec, where)
     _check_kind(spec, where)
@@ -237,7 +243,7 @@ def _check_names(spec: ClusterSpec, where: str) -> None:
 
 
 def _check_kind(spec: ClusterSpec, where: str) -> None:
-    job = spec.kind != "cluster"
+    job = spec.kind not in ("cluster", "serve")
     if job != (spec.run is not None):
         raise RunFileError(f"{at(where, 'run')}: " + ("missing" if job else "a cluster that stays has none"))
     if spec.retries is not None and (not job or spec.retries < 0):
@@ -250,3 +256,20 @@ def _check_kind(spec: ClusterSpec, where: str) -> None:
         raise RunFileError(f"{at(where, 'storage')}: a search is kept on a volume; its folder must be a path")
     if "kueue" in spec.extras and set(spec.groups) - {"gpu"}:
         raise RunFileError(f"{at(where, 'groups')}: Kueue admits pods of a fixed number: only `gpu` is there")
+    _check_service(spec, where)
+
+
+def _check_service(spec: ClusterSpec, where: str) -> None:
+    if (spec.kind == "serve") != (spec.serve is not None):
+        raise RunFileError(f"{at(where, 'serve')}: " + ("only for kind: serve" if spec.serve else "missing"))
+    if spec.serve is None:
+        return
+    if queued := {"kueue", "volcano"} & set(spec.extras):
+        raise RunFileError(
+            f"{at(where, 'extras')}: a service does not wait in a queue: leave out {min(queued)}"
+        )
+    if spec.storage.bucket and spec.serve.model.startswith("/"):
+        raise RunFileError(
+            f"{at(where, 'serve.model')}: a folder must be on a volume that the pods mount; storage is a bucket"
+        )
+    check_room(spec.serve, spec.groups, at(where, "serve"))

@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-first-step bench-train bench-evaluators bench-encode bench-backends bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo bench-faults clean
+.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-first-step bench-train bench-evaluators bench-encode bench-serve bench-backends bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo bench-faults clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ bench-evaluators: .venv/.installed-bench ## figures of every evaluator, beside t
 
 bench-encode: .venv/.installed-bench ## texts a second, one process and two, beside the peer
 	RAY_ADDRESS=local $(BIN)/python benchmarks/encode.py --rows $(DATA)/stsb/train.csv $(DATA)/trecqa/dev.csv
+
+bench-serve: .venv/.installed-bench ## requests a second to a served model, and what is lost when a replica is killed
+	RAY_ADDRESS=local OMP_NUM_THREADS=1 $(BIN)/python benchmarks/serve.py --rows $(DATA)/stsb/train.csv
 
 bench-architectures: .venv/.installed-bench ## training and encoding on ten architectures, beside the peer
 	$(BIN)/python benchmarks/architectures.py --rows $(DATA)/stsb/train.csv $(DATA)/trecqa/dev.csv

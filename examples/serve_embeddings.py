@@ -53,6 +53,7 @@ class Options(BaseModel):
     cpus_per_replica: float = Field(1, ge=0, description="CPUs of each; also its threads, rounded")
     gpus_per_replica: float = Field(0, ge=0, description="GPUs of each; 0.25 puts four on one GPU")
     ingresses: int = Field(1, ge=1, description="processes that check requests and pass them on")
+    cpus_per_ingress: float = Field(0, ge=0, description="CPUs of each")
     batch_size: int = Field(32, ge=1, description="texts, or pairs, that the model computes at once")
     joined_texts: int = Field(
         256, ge=1, description="texts of several requests encoded together; 1 joins none"
@@ -245,17 +246,17 @@ class Model:
         self.model = open_model(self.options, self.reranks)
         self.join = Joiner(self.compute, self.options.joined_texts)
         self.thread = ThreadPoolExecutor(1)  # the event loop takes requests in meanwhile
-        self.failures = 0
-        self.texts = Counter("st_serve_texts", "Texts, or pairs, computed")
+        self.failed = False  # whether the last request failed
+        self.batches = self.texts = 0
+        self.count = Counter("st_serve_texts", "Texts, or pairs, computed")
         sizes = [2.0**power for power in range(11)]
         self.sizes = Histogram(
             "st_serve_batch_texts", "Texts of the requests computed together", boundaries=sizes
         )
         times = [0.001 * 2**power for power in range(15)]
         self.seconds = Histogram("st_serve_batch_seconds", "Seconds that they took", boundaries=times)
-        self.rows(
-            ["ready" if not self.reranks else ("is it", "ready")], None
-        )  # memory and kernels are there now
+        self.probe: Any = ("is it", "ready") if self.reranks else "ready"
+        self.rows([self.probe], None)  # memory and kernels are there before the first request
 
     async def answer(self, path: str, inputs: list[Any], prompt_name: str | None) -> np.ndarray | str:
         """Rows for one caller's texts or pairs; or why they are refused, as an exception would be logged."""
@@ -272,13 +273,14 @@ class Model:
         started = time.monotonic()
         (found,) = await asyncio.gather(self._in_thread(items), return_exceptions=True)
         if isinstance(found, BaseException) and len(items) > 1:
-            found = [row for item in items for row in await self.compute([item])]
+            return [row for item in items for row in await self.compute([item])]
         count = sum(len(item.inputs) for item in items)
         if isinstance(found, BaseException):
-            self.failures += 1
+            self.failed = True
             return [found]
-        self.failures = 0
-        self.texts.inc(count)
+        self.failed = False
+        self.batches, self.texts = self.batches + 1, self.texts + count
+        self.count.inc(count)
         self.sizes.observe(count)
         self.seconds.observe(time.monotonic() - started)
         return found
@@ -305,19 +307,21 @@ class Model:
         return rows
 
     def about(self) -> dict[str, Any]:
-        """What /health says."""
+        """What /health says of a replica."""
         kind = "reranker" if self.reranks else "embedder"
         replica = serve.get_replica_context().replica_tag
-        return {"model": self.options.model, "kind": kind, "replica": replica, "pid": os.getpid()}
+        known = {"model": self.options.model, "kind": kind, "replica": replica, "pid": os.getpid()}
+        return known | {"batches": self.batches, "texts": self.texts}
 
-    def check_health(self) -> None:
-        """Serve replaces a replica that has computed nothing the last times: a GPU in error stays in error.
+    async def check_health(self) -> None:
+        """Serve calls this every ten seconds, and replaces a replica for which it raises.
 
-        Raises:
-            RuntimeError: If so.
+        After a failure it encodes a text: a GPU in error stays in error, while a request that failed by its own
+        fault says nothing about the replica.
         """
-        if self.failures >= 5:
-            raise RuntimeError(f"the last {self.failures} requests failed")
+        if self.failed:
+            await self._in_thread([Item([self.probe], None)])
+            self.failed = False
 
 
 class Ingress:
@@ -330,6 +334,8 @@ class Ingress:
 
     def __init__(self, model: DeploymentHandle, args: dict[str, Any]) -> None:
         self.model, self.options = model, Options.model_validate(args)
+        self.repeated = 0
+        self.repeats = Counter("st_serve_repeats", "Requests repeated as a replica died")
 
     async def __call__(self, request: Request) -> Response:
         """The answer, which is JSON whatever happens."""
@@ -377,6 +383,8 @@ class Ingress:
                 raise Refusal(500, f"the model failed: {error.cause!r}") from error
             except RayActorError as error:
                 lost = error
+                self.repeated += 1
+                self.repeats.inc()
         raise Refusal(500, f"{ATTEMPTS} replicas died while they computed this request") from lost
 
     async def health(self) -> dict[str, Any]:
@@ -389,7 +397,7 @@ class Ingress:
             about = await asyncio.wait_for(self.model.about.remote(), 5)
         except (RayActorError, asyncio.TimeoutError) as error:
             raise Refusal(503, "no replica of the model answers") from error
-        return {"status": "ok", **about}
+        return {"status": "ok", **about, "repeated": self.repeated}
 
 
 def reply(status: int, value: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
@@ -423,6 +431,25 @@ def open_model(options: Options, reranks: bool) -> Any:
     return (CrossEncoder if reranks else SentenceTransformer)(options.model, **given)
 
 
+def deployments(options: Options) -> tuple[serve.Deployment, serve.Deployment]:
+    """The deployments of the model and of the ingress."""
+    model = serve.deployment(
+        Model,
+        num_replicas=options.replicas,
+        ray_actor_options={"num_cpus": options.cpus_per_replica, "num_gpus": options.gpus_per_replica},
+        max_ongoing_requests=options.ongoing,  # Serve's default of 5 would be the most that are joined
+        max_queued_requests=options.queue,
+    )
+    ingress = serve.deployment(
+        Ingress,
+        num_replicas=options.ingresses,
+        ray_actor_options={"num_cpus": options.cpus_per_ingress},
+        # All that replicas and queue take, and some to be told that there is no room.
+        max_ongoing_requests=options.ongoing * options.replicas + options.queue + 100,
+    )
+    return model, ingress
+
+
 def build(args: dict[str, Any]) -> serve.Application:
     """The application, for ``import_path`` of a Serve configuration and for ``serve.run``.
 
@@ -433,21 +460,8 @@ def build(args: dict[str, Any]) -> serve.Application:
         pydantic.ValidationError: If a key is unknown, ``model`` is missing, or a value is out of range.
     """
     options = Options.model_validate(args)
-    given = options.model_dump()
-    model = serve.deployment(
-        Model,
-        num_replicas=options.replicas,
-        ray_actor_options={"num_cpus": options.cpus_per_replica, "num_gpus": options.gpus_per_replica},
-        max_ongoing_requests=options.ongoing,
-        max_queued_requests=options.queue,
-    )
-    ingress = serve.deployment(
-        Ingress,
-        num_replicas=options.ingresses,
-        ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=options.ongoing * options.replicas + options.queue + 100,
-    )
-    return ingress.bind(model.bind(given), given)
+    model, ingress = deployments(options)
+    return ingress.bind(model.bind(options.model_dump()), options.model_dump())
 
 
 # ---- the script ----

@@ -26,7 +26,7 @@ from ray_st.training.trained_weights import keep_trained
 
 Play = Callable[..., str]
 EXAMPLES = Path(__file__).parents[2] / "examples"
-OTHERS = {"api_docs", "demo", "offline"}
+OTHERS = {"api_docs", "demo", "offline", "serve_embeddings"}  # the last one has test_serve_embeddings.py
 SCRIPTS = sorted({path.stem for path in EXAMPLES.glob("*.py")} - OTHERS)
 WHERE = [
     pytest.param("in_process", id="one worker"),

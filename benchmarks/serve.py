@@ -33,7 +33,8 @@ import aiohttp
 import ray
 from ray import serve
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+EXAMPLES = str(Path(__file__).parents[1] / "examples")
+sys.path.insert(0, EXAMPLES)
 PORT = 8123
 
 
@@ -68,6 +69,9 @@ def main() -> None:
     """Starts both applications and prints the figures."""
     options = arguments()
     bodies = requests_of(options)
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [EXAMPLES, os.environ.get("PYTHONPATH")])
+    )  # for replicas
     # More CPUs on paper than there are: replicas of the application that waits compute nothing.
     ray.init(num_cpus=16, log_to_driver=False)
     try:

@@ -14,8 +14,8 @@ arrive while it computes, and encodes all their texts at once. On a cluster, ``b
 import argparse
 import asyncio
 import json
-import os
 import signal
+import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -243,6 +243,7 @@ class Model:
         self.options = Options.model_validate(args)
         torch.set_num_threads(max(1, round(self.options.cpus_per_replica)))
         self.reranks = is_reranker(self.options)
+        self.name = "/".join(Path(self.options.model).parts[-2:])  # clients need not know where folders are
         self.model = open_model(self.options, self.reranks)
         self.join = Joiner(self.compute, self.options.joined_texts)
         self.thread = ThreadPoolExecutor(1)  # the event loop takes requests in meanwhile
@@ -262,7 +263,7 @@ class Model:
         """Rows for one caller's texts or pairs; or why they are refused, as an exception would be logged."""
         kind = "a reranker" if self.reranks else "an embedder"
         if self.reranks is (path == "/embed"):
-            return f"{path}: {self.options.model} is {kind}; use {'/score or /rank' if self.reranks else '/embed'}"
+            return f"{path}: {self.name} is {kind}; use {'/score or /rank' if self.reranks else '/embed'}"
         if prompt_name is not None and prompt_name not in self.model.prompts:
             known = ", ".join(map(repr, self.model.prompts)) or "none"
             return f"{path}: prompt_name: the model has no prompt {prompt_name!r}; it has {known}"
@@ -310,7 +311,7 @@ class Model:
         """What /health says of a replica."""
         kind = "reranker" if self.reranks else "embedder"
         replica = serve.get_replica_context().replica_tag
-        known = {"model": self.options.model, "kind": kind, "replica": replica, "pid": os.getpid()}
+        known = {"model": self.name, "kind": kind, "replica": replica}
         return known | {"batches": self.batches, "texts": self.texts}
 
     async def check_health(self) -> None:
@@ -472,12 +473,20 @@ def main(given: Sequence[str] | None = None) -> None:
 
     Args:
         given: The arguments; by default those of the process.
+
+    Raises:
+        SystemExit: If an option is invalid, or the port is taken.
     """
     options, host, port = arguments(given)
+    check_free(host, port)
     from ray_st.runtime.cluster.connection import connected
 
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with connected():
+        for number in (
+            signal.SIGINT,
+            signal.SIGTERM,
+        ):  # Ray has its own, and a shell's background jobs ignore one
+            signal.signal(number, signal.default_int_handler)
         try:
             serve.start(http_options={"host": host, "port": port, "request_timeout_s": 60})
             serve.run(build(options.model_dump()))
@@ -487,6 +496,22 @@ def main(given: Sequence[str] | None = None) -> None:
             print("ending", flush=True)
         finally:
             serve.shutdown()
+
+
+def check_free(host: str, port: int) -> None:
+    """Serve's proxies share a port with those of another Ray, which would then get a part of the requests.
+
+    Raises:
+        SystemExit: If something listens there.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not count
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SystemExit(
+                f"{host}:{port} cannot be used: {error.strerror}; choose another --port"
+            ) from error
 
 
 def arguments(given: Sequence[str] | None = None) -> tuple[Options, str, int]:

@@ -399,6 +399,19 @@ def test_the_command_line(minilm_folder: Path, capsys: pytest.CaptureFixture[str
         assert message in capsys.readouterr().err
 
 
+def test_a_port_is_not_shared() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as Serve's proxies do
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(
+            SystemExit, match=f"127.0.0.1:{port} cannot be used: Address already in use; choose"
+        ):
+            served.main(["m", "--port", str(port)])
+    served.check_free("127.0.0.1", port)
+
+
 def test_the_configuration_for_kubernetes_is_one_of_serve_and_of_the_builder() -> None:
     config = ServeDeploySchema.model_validate(
         yaml.safe_load(yaml.safe_load(CONFIG.read_text())["spec"]["serveConfigV2"])
@@ -460,4 +473,8 @@ def test_many_callers_at_once(address: str, prompted: Path) -> None:
             np.testing.assert_allclose(answer["embeddings"], expected, atol=1e-6)
     status, about = send(f"{address}/health")
     assert status == 200
-    assert (about["status"], about["model"], about["kind"]) == ("ok", str(prompted), "embedder")
+    assert (about["status"], about["model"], about["kind"]) == (
+        "ok",
+        f"{prompted.parent.name}/prompted",
+        "embedder",
+    )

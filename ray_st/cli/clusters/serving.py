@@ -59,8 +59,8 @@ def as_serving(raw: object, where: str) -> ServeSpec:
     spec = build(ServeSpec, raw, where)
     if not spec.model or "://" in spec.model or spec.model.startswith("."):
         raise RunFileError(
-            f"{at(where, 'model')}: expected a folder as the pods see it, such as /mnt/runs/sts/final, or a name "
-            f"on the Hub, found {spec.model!r}"
+            f"{at(where, 'model')}: expected a folder as the pods see it, such as /mnt/runs/sts/final, or a "
+            f"name on the Hub, found {spec.model!r}"
         )
     if spec.backend not in BACKENDS:
         raise RunFileError(
@@ -72,8 +72,8 @@ def as_serving(raw: object, where: str) -> ServeSpec:
     for name in ("cpus_per_replica", "cpus_per_ingress"):
         if not getattr(spec, name) > 0:
             raise RunFileError(
-                f"{at(where, name)}: expected more than 0, found {getattr(spec, name)}: what asks for no CPU may be "
-                "started on the head, which is to do no work"
+                f"{at(where, name)}: expected more than 0, found {getattr(spec, name)}: what asks for no CPU "
+                "may be started on the head, which is to do no work"
             )
     gpus = spec.gpus_per_replica
     if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
@@ -109,8 +109,8 @@ def check_room(spec: ServeSpec, groups: Mapping[str, GroupSpec], where: str) -> 
     )
     if spec.replicas > room:
         raise RunFileError(
-            f"{at(where, 'replicas')}: {spec.replicas} replicas of {share:g} GPUs each do not fit: the groups have "
-            f"room for {room}; raise groups.gpu.replicas or max, or lower gpus_per_replica"
+            f"{at(where, 'replicas')}: {spec.replicas} replicas of {share:g} GPUs each do not fit: the "
+            f"groups have room for {room}; raise groups.gpu.replicas or max, or lower gpus_per_replica"
         )
 
 

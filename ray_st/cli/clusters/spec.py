@@ -79,8 +79,8 @@ class ClusterSpec:
     """A cluster on Kubernetes, and the run on it.
 
     Args:
-        kind: ``train``, ``search``, ``nightly`` (a run every night), ``cluster`` (a long-lived one) or ``serve``
-            (a model behind HTTP).
+        kind: ``train``, ``search``, ``nightly`` (a run every night), ``cluster`` (a long-lived one) or
+            ``serve`` (a model behind HTTP).
         name: Name of all its objects and of the run, which retries continue.
         image: The image, with a tag or digest.
         run: The run file, for all kinds but ``cluster`` and ``serve``.
@@ -270,6 +270,6 @@ def _check_service(spec: ClusterSpec, where: str) -> None:
         )
     if spec.storage.bucket and spec.serve.model.startswith("/"):
         raise RunFileError(
-            f"{at(where, 'serve.model')}: a folder must be on a volume that the pods mount; storage is a bucket"
+            f"{at(where, 'serve.model')}: a folder must be on a volume that pods mount; storage is a bucket"
         )
     check_room(spec.serve, spec.groups, at(where, "serve"))

@@ -74,8 +74,8 @@ def _render(raw: dict[str, Any], options: argparse.Namespace) -> None:
         text = _checked_run(path, spec, options.file)
     if spec.serve is not None and is_here(spec.serve):
         raise RunFileError(
-            f"{at(options.file, 'serve.model')}: {spec.serve.model!r} is a folder here; on the cluster there is "
-            f"no such file; put it where all pods see it: {RUNS}/…"
+            f"{at(options.file, 'serve.model')}: {spec.serve.model!r} is a folder here; on the cluster there "
+            f"is no such file; put it where all pods see it: {RUNS}/…"
         )
     print(as_yaml(render(spec, text, options.base or shipped("kuberay"), options.file)), end="")
 

@@ -1,6 +1,7 @@
 """Requests a second to a served MiniLM: requests joined into batches beside each by itself; then a replica is killed.
 
     python benchmarks/serve.py --rows ../shared/data/stsb/train.csv
+    python benchmarks/serve.py --joining
 
 Starts examples/serve_embeddings.py on the loopback interface twice, once with requests joined and once without, and loads them in
 turn from this process: clients that each send the next request when they have their answer. Texts are the cells of at least three
@@ -8,6 +9,9 @@ words of the CSV files. Each replica computes on one thread. Proxy, ingress and 
 
 Then a replica of the joined application is killed in the middle of a load, and an ingress. A request is lost if it has another
 status than 200, or its connection ends. Clients repeat nothing, but in the last round, where they do as docs/serving.md asks.
+
+With ``--joining`` a model that takes 30 ms a batch whatever its size, as a GPU does for small ones, is asked through ``serve.batch`` with
+several waits, and through the example's ``Joiner``; without HTTP.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import ray
 from ray import serve
 
@@ -68,7 +73,6 @@ class Load:
 def main() -> None:
     """Starts both applications and prints the figures."""
     options = arguments()
-    bodies = requests_of(options)
     os.environ["PYTHONPATH"] = os.pathsep.join(
         filter(None, [EXAMPLES, os.environ.get("PYTHONPATH")])
     )  # for replicas
@@ -76,6 +80,10 @@ def main() -> None:
     ray.init(num_cpus=16, log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": PORT, "request_timeout_s": 60})
+        if options.joining:
+            compare_joining(options)
+            return
+        bodies = requests_of(options)
         start("joined", options)
         start("single", options, joined_texts=1)
         print(
@@ -95,7 +103,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", required=True, nargs="+", help="CSV files")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--rows", nargs="+", help="CSV files")
+    what.add_argument("--joining", action="store_true", help="compare ways to join requests instead")
     parser.add_argument("--clients", type=int, default=32, help="requests at the same time")
     parser.add_argument("--texts", type=int, default=4, help="texts of a request")
     parser.add_argument("--replicas", type=int, default=2)
@@ -178,7 +188,10 @@ def kill_in_the_middle(bodies: list[dict[str, Any]], options: argparse.Namespace
         )
         for text in sorted(set(found.lost))[:3]:
             print(f"  {text}")
-        print(f"  {options.replicas} replicas again after {wait_for(options.replicas):.0f} s", flush=True)
+        print(
+            f"  {options.replicas} replicas and an ingress {wait_for(options.replicas):.0f} s after the load",
+            flush=True,
+        )
 
 
 async def load(
@@ -252,6 +265,88 @@ async def send(session: aiohttp.ClientSession, path: str, body: dict[str, Any]) 
         return repr(error)
 
 
+# ---- ways to join ----
+
+
+class Joined:
+    """A model of 30 ms a batch behind the example's ``Joiner``."""
+
+    def __init__(self) -> None:
+        from serve_embeddings import Joiner
+
+        self.sizes: list[int] = []
+        self.join = Joiner(self.compute, 64)
+
+    async def compute(self, items: list[Any]) -> list[Any]:
+        """Gives the inputs back."""
+        self.sizes.append(len(items))
+        await asyncio.sleep(0.03)
+        return [item.inputs for item in items]
+
+    async def answer(self, text: str) -> Any:
+        """What one caller gets."""
+        from serve_embeddings import Item
+
+        return await self.join(Item([text], None))
+
+    def mean_size(self) -> float:
+        """Requests a batch since the last call."""
+        sizes, self.sizes = self.sizes, []
+        return statistics.mean(sizes)
+
+
+def batched(wait: float) -> type:
+    """The same model behind ``serve.batch``."""
+
+    class Batched(Joined):
+        @serve.batch(max_batch_size=64, batch_wait_timeout_s=wait)
+        async def joined(self, texts: list[str]) -> list[Any]:
+            self.sizes.append(len(texts))
+            await asyncio.sleep(0.03)
+            return texts
+
+        async def answer(self, text: str) -> Any:
+            return await self.joined(text)
+
+    return Batched
+
+
+def compare_joining(options: argparse.Namespace) -> None:
+    """Requests a second, latency and size of batches of each way to join, with few clients and with many."""
+    ways = {f"serve.batch, wait {wait} s": batched(wait) for wait in (0.0, 0.01, 0.03, 0.1)} | {
+        "Joiner": Joined
+    }
+    handles = {
+        name: serve.run(
+            serve.deployment(way, name="Way", max_ongoing_requests=100).bind(),
+            name=f"way-{number}",
+            route_prefix=None,
+        )
+        for number, (name, way) in enumerate(ways.items())
+    }
+    for clients in (4, 64):
+        for name, handle in handles.items():
+            asyncio.run(ask(handle, clients, 1.0))
+            handle.mean_size.remote().result()
+            found = asyncio.run(ask(handle, clients, options.seconds / 2))
+            size = handle.mean_size.remote().result()
+            print(f"{clients} clients, {name}: {found}, {size:.1f} requests a batch", flush=True)
+
+
+async def ask(handle: Any, clients: int, seconds: float) -> Load:
+    """Asks a deployment from many clients for some time."""
+    found, begin = Load(), time.perf_counter()
+
+    async def one() -> None:
+        while (sent := time.perf_counter()) < begin + seconds:
+            await handle.answer.remote("a text")
+            found.times.append(time.perf_counter() - sent)
+
+    await asyncio.gather(*[one() for _ in range(clients)])
+    found.seconds = time.perf_counter() - begin
+    return found
+
+
 # ---- what the applications say ----
 
 
@@ -281,20 +376,20 @@ def totals(name: str, count: int) -> tuple[int, int]:
 
 
 def pids(name: str, deployment: str) -> list[int]:
-    """Processes of a deployment's replicas."""
-    from ray.util.state import list_actors
-
-    marks = f"ServeReplica:{name}:{deployment}"
-    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
-    return [actor.pid for actor in actors if actor.class_name == marks]
+    """Processes of a deployment's replicas, among those that this one has started."""
+    title = f"ray::ServeReplica:{name}:{deployment}"
+    children = psutil.Process().children(recursive=True)
+    return [child.pid for child in children if "".join(child.cmdline()[:1]).startswith(title)]
 
 
 def wait_for(count: int) -> float:
-    """Seconds until as many replicas run."""
+    """Seconds until as many replicas of each kind run as there were."""
     begin = time.perf_counter()
     while True:
-        states = serve.status().applications["joined"].deployments["Model"].replica_states
-        if {str(state): number for state, number in states.items()}.get("RUNNING") == count:
+        told = serve.status().applications["joined"].deployments
+        running = {name: told[name].replica_states.get("RUNNING") for name in ("Model", "Ingress")}
+        alive = {name: len(pids("joined", name)) for name in running}
+        if running == alive == {"Model": count, "Ingress": 1}:
             return time.perf_counter() - begin
         time.sleep(0.5)
 

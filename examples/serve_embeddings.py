@@ -175,6 +175,8 @@ Computed = list[np.ndarray | BaseException]
 class Joiner:
     """Joins requests of many callers: while one batch is computed, the next gathers.
 
+    ``serve.batch`` closes a batch after a fixed wait instead, also while the model is busy.
+
     Args:
         compute: Gives for some requests their rows, or the error of each that failed.
         most: Texts of a batch; a request with more is a batch of its own.

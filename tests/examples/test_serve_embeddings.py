@@ -20,7 +20,7 @@ import yaml
 serve = pytest.importorskip("ray.serve")
 
 from ray import cloudpickle  # noqa: E402
-from ray.exceptions import RayActorError  # noqa: E402
+from ray.exceptions import RayActorError, RayTaskError  # noqa: E402
 from ray.serve.exceptions import BackPressureError  # noqa: E402
 from ray.serve.schema import ServeDeploySchema  # noqa: E402
 from starlette.requests import Request  # noqa: E402
@@ -312,6 +312,12 @@ def test_a_request_is_repeated_when_its_replica_dies() -> None:
     assert (status, found) == (200, {"embeddings": [[1.0, 2.0]]})
     status, _, found = ask(Handle(*[RayActorError()] * 3), "/embed")
     assert (status, found) == (500, {"error": "3 replicas died while they computed this request"})
+
+
+def test_a_failure_of_the_model_is_told_and_not_repeated() -> None:
+    failure = RayTaskError("answer", "its traceback", RuntimeError("no memory")).as_instanceof_cause()
+    status, _, found = ask(Handle(failure), "/embed")
+    assert (status, found) == (500, {"error": "the model failed: RuntimeError('no memory')"})
 
 
 def test_a_full_queue_says_when_to_come_back() -> None:

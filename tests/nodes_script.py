@@ -201,7 +201,8 @@ def main() -> None:
         found = train(options.folder, options.model)
     else:
         found = order(options.folder, options.model, options.store)
-    print(json.dumps(found))
+    print(json.dumps(found), flush=True)
+    ray.shutdown()  # at exit the nodes would end first, and Ray ends a driver that has lost its cluster with an error
 
 
 if __name__ == "__main__":

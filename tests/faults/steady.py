@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--every-s", type=float, default=180)
     parser.add_argument("--elastic", action="store_true", help="one to two workers; nodes come and go")
     options = parser.parse_args()
+    options.folder = options.folder.resolve()  # Ray takes a relative path for a URI
     options.folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(options.folder / "run", ignore_errors=True)  # the unbroken run is kept
     for left in options.folder.glob("run.*"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -201,7 +201,7 @@ class EncodedSegments:
         most = min(max(len(missing) // max(cpus, 1), 1), _MOST_TOGETHER)
         for group in self._places.together(missing, most) if missing else ():
             work = _encoded if len(group) == 1 else _encoded_together
-            encode = ray.remote(work).options(num_returns=2 * len(group), **options)
+            encode = _as_task(work).options(num_returns=2 * len(group), **options)
             made = encode.remote(
                 [self._encoder], *(span for one in group for span in self._places.spans(one))
             )
@@ -231,6 +231,12 @@ def _encoded_together(encoder: list[ray.ObjectRef[Any]], *spans: Span) -> Iterat
     """What :func:`_encoded` returns, for each of several segments that are a span each; runs as a task."""
     for tables in read_together(spans):
         yield from _encoded(encoder, *tables)
+
+
+@cache
+def _as_task(work: Callable[..., Any]) -> Any:
+    """A function as a task of Ray, made once: each time it is made it is a kind of task of its own to Ray."""
+    return ray.remote(work)
 
 
 @lru_cache(maxsize=8)

@@ -123,6 +123,7 @@ class EncodedSegments:
         self._encoder = ray.put(Carried(encoder))
         self._bound, self._room, self._options = bound, room, options
         self._segments: OrderedDict[int, _Segment] = OrderedDict()
+        self._before: set[int] = set()  # rows of it may have been carried over into what is in use now
         self._now: set[int] = set()
         self._next: set[int] = set()
         self._faults: dict[int, tuple[tuple[int, str], ...]] = {}
@@ -148,9 +149,9 @@ class EncodedSegments:
 
     def sample(self, chosen: Sequence[int]) -> DatasetStats:
         """Statistics of some segments."""
-        self._now = set(chosen)
-        described = self._described(chosen)
+        self._before, self._now = self._now, set(chosen)
         self._trim()
+        described = self._described(chosen)
         return DatasetStats.joined(described, [self._places.start(one) for one in chosen])
 
     def references(self, wanted: Iterable[int]) -> Mapping[int, ray.ObjectRef[Any]]:
@@ -215,7 +216,7 @@ class EncodedSegments:
         for one in list(self._segments):
             if excess <= 0:
                 return
-            if one not in self._now and one not in self._next:
+            if one not in self._before and one not in self._now and one not in self._next:
                 excess -= self._segments.pop(one).size
 
 

@@ -29,8 +29,7 @@ from ray_st.util.events import notes
 
 _KEPT_SHARE = 0.25
 _ROOM_SHARE = 0.3
-"""While ranks go from one window to the next both are in the store, each of a quarter at most, beside what is
-planned and encoded ahead: Ray begins to write objects to the disk when 0.8 of a store are full."""
+"""Of the stores, for what is planned and what is encoded ahead; the window before lies beside it."""
 _AT_ONCE = 32
 _TELL_EVERY_S = 10
 

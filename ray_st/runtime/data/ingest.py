@@ -28,8 +28,8 @@ from ray_st.util.events import notes
 from ray_st.util.free_memory import available_memory
 
 _WINDOW_SHARE = 0.15
-"""Of a store. Where rows that filled no batch of a window are carried over into the next, three windows are in it
-and a part of a fourth; Ray begins to write objects to the disk when 0.8 of it are full."""
+"""Of a store. Where rows that fill no batch of a window are carried over into the next, three windows are in
+it and a part of a fourth; Ray begins to write objects to the disk when 0.8 of it are full."""
 _MOST_MEMORY = 0.6  # no two tasks have it
 
 
@@ -195,6 +195,6 @@ def check_windows(
             advice = f"window_rows={fitting} fits" if fitting else "no window fits: give nodes larger ones"
             notes.warning(
                 f"{name or 'the data'}: {window:,} rows, shuffled at once, take {size / MIB:,.0f} MiB, more "
-                f"than {_WINDOW_SHARE:.0%} of the smallest node's object store ({room / MIB:,.0f} MiB): blocks may "
-                f"be read from disk again and again; {advice}."
+                f"than {_WINDOW_SHARE:.0%} of the smallest node's object store ({room / MIB:,.0f} MiB): blocks "
+                f"may be read from disk again and again; {advice}."
             )

@@ -195,6 +195,6 @@ def check_windows(
             advice = f"window_rows={fitting} fits" if fitting else "no window fits: give nodes larger ones"
             notes.warning(
                 f"{name or 'the data'}: {window:,} rows, shuffled at once, take {size / MIB:,.0f} MiB, more "
-                f"than {_WINDOW_SHARE:.0%} of the smallest node's object store ({room / MIB:,.0f} MiB): blocks "
-                f"may be read from disk again and again; {advice}."
+                f"than {_WINDOW_SHARE:.0%} of the smallest node's object store ({room / MIB:,.0f} MiB): "
+                f"blocks may be read from disk again and again; {advice}."
             )

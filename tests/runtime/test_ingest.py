@@ -176,16 +176,14 @@ def test_windows_that_are_large_for_a_node_are_said(
     monkeypatch.setattr(ray, "nodes", lambda: [*stores, {"Alive": True, "Resources": {}}])
     nothing = describe_blocks([], ColumnSpec(("a", "b"), None))
     stats = {"pairs": replace(nothing, block_rows=(8192,) * 5, size=10 << 20)}
-    ingest.check_windows(stats, 16384)  # a quarter of the smaller store
+    ingest.check_windows(stats, 8192)  # 2 MiB, an eighth of the smaller store
     assert capsys.readouterr().out == ""
     for window_rows, rows, size in ((24576, "24,576", 6), (None, "40,960", 10)):
         ingest.check_windows(stats, window_rows)
         (line,) = capsys.readouterr().out.splitlines()
-        assert line.startswith(
-            f"pairs: {rows} rows, shuffled at once, take {size} MiB, more than a quarter of"
-        )
+        assert line.startswith(f"pairs: {rows} rows, shuffled at once, take {size} MiB, more than 15% of")
         assert line.endswith(
-            "object store (4 MiB): blocks may be read from disk again and again; window_rows=16384 fits."
+            "object store (2 MiB): blocks may be read from disk again and again; window_rows=8192 fits."
         )
     ingest.check_windows({"pairs": replace(nothing, block_rows=(8192,), size=5 << 20)}, None)
     assert capsys.readouterr().out.endswith("again; no window fits: give nodes larger ones.\n")

@@ -1,9 +1,9 @@
 """Starts the examples: number of workers, output folder, and optionally without the Hub.
 
-    python examples/training_overview.py                        # model and data from the Hub python
-    examples/training_overview.py --offline              # local model and data python
-    examples/training_overview.py --offline --workers 2 ray job submit --working-dir . -- python
-    examples/training_overview.py --workers 8 --gpu --output /shared/outputs
+    python examples/training_overview.py                        # model and data from the Hub
+    python examples/training_overview.py --offline              # local model and data
+    python examples/training_overview.py --offline --workers 2
+    ray job submit --working-dir . -- python examples/training_overview.py --workers 8 --gpu --output /shared/outputs
 
 Offline, the scripts use all-MiniLM-L6-v2 from its package as their model, and the rows in ``examples/data``
 as their datasets, arranged in the same columns. Your own script needs nothing of this: call its ``main()``.

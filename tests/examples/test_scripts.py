@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -236,6 +239,24 @@ def test_a_pipeline_goes_on_where_it_was_cut_off(workers: int, play: Play, tmp_p
     assert started() == ["embedder"]
     assert {name: (folder / name).stat().st_mtime_ns for name in stages[:3]} == finished
     assert started() == []
+
+
+@pytest.mark.long
+def test_a_pipeline_that_was_killed_in_a_training_goes_on_within_it(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("killed_pipeline.py")
+    paths = os.pathsep.join([str(EXAMPLES), *filter(None, sys.path)])
+    command, environment = [sys.executable, str(script), "--offline"], {**os.environ, "PYTHONPATH": paths}
+    ended = [
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        for _ in range(2)
+    ]
+    assert [one.returncode for one in ended] == [-signal.SIGKILL, 0], ended[1].stderr[-2000:]
+    assert "mined: there already\nreranker: starts\n" in ended[1].stdout
+    assert "ndcg@10: " in ended[1].stdout
+    steps = [int(line) for line in (tmp_path / "outputs/steps.txt").read_text().split()]
+    assert steps[:4] == [1, 2, 3, 3]
+    assert steps[3:] == list(range(3, steps[-1] + 1))
+    assert steps[-1] > 4
 
 
 @pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)

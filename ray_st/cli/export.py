@@ -14,8 +14,7 @@ from ray_st.cli.model_kinds import MODEL_KINDS
 from ray_st.cli.run_checks import RunFileError
 from ray_st.cli.runfile import ModelSpec
 from ray_st.data.table_spec import TableSpec
-from ray_st.models.exported.graph_optimization import LEVELS
-from ray_st.models.exported.processor import PROCESSORS
+from ray_st.models.exported.backend_options import LEVELS, PROCESSORS
 from ray_st.util.filesystems import check_kept
 
 if TYPE_CHECKING:

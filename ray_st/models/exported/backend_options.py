@@ -11,6 +11,12 @@ from typing import Any
 BACKENDS = ("torch", "onnx", "openvino")
 """What computes a model's encoder or classifier."""
 
+LEVELS = ("O1", "O2", "O3", "O4")
+"""Of an ONNX file: basic simplifications; merged operators; an approximation of GELU; half precision as well."""
+
+PROCESSORS = ("arm64", "avx2", "avx512", "avx512_vnni")
+"""Instruction sets that int8 files of ONNX are made for."""
+
 _SHARED = ("file_name", "subfolder", "export")
 _OWN = {"onnx": ("provider", "provider_options", "session_options"), "openvino": ("ov_config",)}
 _TYPES = ("dtype", "torch_dtype")

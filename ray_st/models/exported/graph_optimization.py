@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ray_st.models.exported.backend_files import BackendFile
+from ray_st.models.exported.backend_options import LEVELS
 from ray_st.models.exported.graph_export import silent_exporters
 from ray_st.util.packages import load_extra
-
-LEVELS = ("O1", "O2", "O3", "O4")
-"""Basic simplifications; also merged operators; also an approximation of GELU; also half precision."""
 
 _HALF = (
     "O4 computes in half precision, for which CPUs have no fast arithmetic; it is for GPUs only, as its "

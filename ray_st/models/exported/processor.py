@@ -7,10 +7,8 @@ import platform
 import re
 from pathlib import Path
 
+from ray_st.models.exported.backend_options import PROCESSORS
 from ray_st.models.folder_files import ModelFolderError
-
-PROCESSORS = ("arm64", "avx2", "avx512", "avx512_vnni")
-"""Instruction sets that int8 files are made for."""
 
 _NAMED = re.compile(rf"_({'|'.join(sorted(PROCESSORS, key=len, reverse=True))})(?=[_.]|$)")
 _NEEDS = {"avx2": "avx2", "avx512": "avx512bw", "avx512_vnni": "avx512_vnni"}

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_st.models.exported.backend_files import BackendFile
+from ray_st.models.exported.backend_options import PROCESSORS
 from ray_st.models.exported.graph_export import silent_exporters
-from ray_st.models.exported.processor import PROCESSORS
 from ray_st.util.packages import load_extra
 
 _UNSIGNED = ("avx2",)

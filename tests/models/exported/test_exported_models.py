@@ -24,6 +24,7 @@ from ray_st import (
 )
 from ray_st.models import StaticEmbedding
 from ray_st.models.exported import graph_export, processor
+from ray_st.models.exported.backend_options import PROCESSORS
 from ray_st.models.exported.exported_module import exported_parts
 from ray_st.models.exported.graph_export import UnexportableModel
 from ray_st.models.folder_files import ModelFolderError
@@ -280,7 +281,7 @@ def test_processors_by_the_names_of_files() -> None:
     assert {name: processor.processor_of(name) for name in names} == names
     assert processor.processors_here() in (
         ("arm64",),
-        *(processor.PROCESSORS[1:end] for end in range(1, 5)),
+        *(PROCESSORS[1:end] for end in range(1, 5)),
     )
 
 

@@ -12,7 +12,7 @@ BACKENDS = ("torch", "onnx", "openvino")
 """What computes a model's encoder or classifier."""
 
 LEVELS = ("O1", "O2", "O3", "O4")
-"""Of an ONNX file: basic simplifications; merged operators; an approximation of GELU; half precision as well."""
+"""Of an ONNX file: simplifications; merged operators; an approximation of GELU; half precision as well."""
 
 PROCESSORS = ("arm64", "avx2", "avx512", "avx512_vnni")
 """Instruction sets that int8 files of ONNX are made for."""

@@ -91,7 +91,8 @@ def export_files(options: argparse.Namespace, folder: Path, texts: Dataset | Non
         texts: Texts by which activations' ranges are found.
     """
     from ray_st.models.exported import file_export
-    from ray_st.models.exported.backend_files import DEFAULT_NAMES
+    from ray_st.models.exported.backend_files import DEFAULT_NAMES, name_with
+    from ray_st.models.exported.calibrated_quantization import CALIBRATED
     from ray_st.models.exported.exported_module import exported_parts
 
     (part,) = exported_parts(_opened(options, folder, None))
@@ -100,7 +101,7 @@ def export_files(options: argparse.Namespace, folder: Path, texts: Dataset | Non
     if options.optimize:
         model = _opened(options, folder, names[-1])
         file_export.export_optimized_onnx_model(model, options.optimize, folder)
-        names.append(f"model_{options.optimize}.onnx")
+        names.append(name_with(options.optimize, options.to))
     if options.quantize:
         model = _opened(options, folder, names[-1])
         if options.to == "onnx":
@@ -108,13 +109,13 @@ def export_files(options: argparse.Namespace, folder: Path, texts: Dataset | Non
             file_export.export_dynamic_quantized_onnx_model(
                 model, options.quantize, folder, file_suffix=suffix
             )
-            names.append(f"model_{suffix}.onnx")
+            names.append(name_with(suffix, options.to))
         else:
             assert texts is not None
             file_export.export_static_quantized_openvino_model(
                 model, None, folder, texts, column_name=_text_columns(texts, options.type)
             )
-            names.append("openvino_model_qint8_quantized.xml")
+            names.append(name_with(CALIBRATED, options.to))
     return names
 
 
@@ -145,10 +146,9 @@ def _opened(options: argparse.Namespace, folder: Path, name: str | None) -> Any:
 
 
 def _suffix(level: str | None, processor: str) -> str:
-    from ray_st.models.exported.weight_quantization import settings_for
+    from ray_st.models.exported.weight_quantization import settings_for, suffix_of
 
-    kind = settings_for(processor)["weight_type"].lower()
-    return "_".join([*([level] if level else []), kind, processor])
+    return "_".join([*([level] if level else []), suffix_of(settings_for(processor), processor)])
 
 
 def _table(path: str, where: str) -> Dataset:

@@ -44,11 +44,7 @@ def load_config(folder: Path, trust_remote_code: bool, options: dict[str, Any]) 
         ModelFolderError: If the folder has no config.json, or one that transformers cannot read or that asks
             for far more than the folder's weights; or if weights are missing or pickled.
     """
-    saved = read_json(folder / "config.json")
-    if not isinstance(saved, dict):
-        raise ModelFolderError(
-            f"{folder} is not a model folder: it has neither modules.json nor config.json."
-        )
+    saved = _saved_config(folder)
     check_weights(folder)
     held = Held.read(folder)
     check_layers(folder, {**saved, **options}, held)
@@ -61,12 +57,22 @@ def read_config(folder: Path, trust_remote_code: bool, options: dict[str, Any]) 
     """The configuration in a folder that may lack weights for torch.
 
     Raises:
-        ModelFolderError: If transformers cannot read it.
+        ModelFolderError: If the folder has no config.json, or one that transformers cannot read.
     """
+    _saved_config(folder)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, **options)
     except (ValueError, OSError) as error:
         raise ModelFolderError(f"transformers cannot read {folder / 'config.json'}: {error}") from error
+
+
+def _saved_config(folder: Path) -> dict[str, Any]:
+    saved = read_json(folder / "config.json")
+    if not isinstance(saved, dict):
+        raise ModelFolderError(
+            f"{folder} is not a model folder: it has neither modules.json nor config.json."
+        )
+    return saved
 
 
 def empty_encoder(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:

@@ -18,7 +18,7 @@ from ray_st.models.encoder_loading import empty_encoder, load_config, load_encod
 from ray_st.models.exported.backend_opening import open_exported
 from ray_st.models.exported.backend_options import BackendOptions, check_backend
 from ray_st.models.exported.exported_module import ENCODER
-from ray_st.models.folder_files import ModelFolderError, read_json
+from ray_st.models.folder_files import ModelFolderError
 from ray_st.models.unpadded import prepare
 
 
@@ -59,7 +59,7 @@ class EncoderRequest:
         Raises:
             ModelFolderError: If there is none, or weights that torch needs are missing.
         """
-        read = load_config if self.backend == "torch" else _config_alone
+        read = load_config if self.backend == "torch" else read_config
         return read(self.folder, self.trust_remote_code, dict(self.config_args))
 
     def open(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -79,7 +79,7 @@ class EncoderRequest:
                 self.folder,
                 ENCODER,
                 BackendOptions.of(self.backend, self.model_args),
-                tokenizer,
+                lambda: tokenizer,
                 partial(empty_encoder, config, self.trust_remote_code),
                 self._in_float32,
             )
@@ -94,12 +94,3 @@ class EncoderRequest:
     def _in_float32(self) -> PreTrainedModel:
         config = load_config(self.folder, self.trust_remote_code, dict(self.config_args))
         return load_encoder(self.folder, config, self.trust_remote_code, {"dtype": torch.float32})
-
-
-def _config_alone(folder: Path, trust_remote_code: bool, options: dict[str, Any]) -> PreTrainedConfig:
-    """The configuration of a folder that may have an exported file in place of weights."""
-    if not isinstance(read_json(folder / "config.json"), dict):
-        raise ModelFolderError(
-            f"{folder} is not a model folder: it has neither modules.json nor config.json."
-        )
-    return read_config(folder, trust_remote_code, options)

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ray_st.cli.run_checks import RunFileError, at, build
+from ray_st.models.exported.backend_options import BACKENDS
 
 if TYPE_CHECKING:
     from ray_st.cli.clusters.spec import GroupSpec
-
-BACKENDS = ("torch", "onnx", "openvino")
 
 _BASE_GPUS = 2  # pods of the base's group `gpu`, with one each
 
@@ -26,7 +25,7 @@ class ServeSpec:
     Args:
         model: A folder as the pods see it, or a name on the Hub.
         reranker: Whether it is a reranker; by default inferred from its folder.
-        backend: A member of :data:`BACKENDS`.
+        backend: What computes: one of :data:`BACKENDS`.
         file_name: File of the exported model, for onnx and openvino.
         replicas: Processes that hold the model.
         cpus_per_replica: CPUs, and threads, of each.

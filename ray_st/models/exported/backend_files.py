@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,13 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_NAMES: Mapping[str, str] = {"onnx": "model.onnx", "openvino": "openvino_model.xml"}
 """Name of the file of each backend that nothing was done to."""
+
+
+def name_with(suffix: str, backend: str) -> str:
+    """Name of a file to which something was done: the usual one with a suffix."""
+    stem, _, end = DEFAULT_NAMES[backend].rpartition(".")
+    return f"{stem}_{suffix}.{end}"
+
 
 _ENDS = {"onnx": ".onnx", "openvino": ".xml"}
 
@@ -60,6 +68,18 @@ class BackendFile:
     def weights(self) -> dict[str, Tensor]:
         """The bytes of the files beside it."""
         return {name: value for name, value in self.contents.items() if name != self.name}
+
+    def changed(self, change: Callable[[Path, Path], object]) -> BackendFile:
+        """What a function makes of the file.
+
+        Args:
+            change: Called with the path of the file and the one to write to, which has the usual name.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.write(Path(folder))
+            target = Path(folder) / DEFAULT_NAMES[self.backend]
+            change(Path(folder) / self.backend / self.name, target)
+            return self.read(self.backend, target).copied()
 
     def copied(self) -> BackendFile:
         """The same bytes, in memory."""
@@ -118,17 +138,12 @@ def find_file(folder: Path, options: BackendOptions, has_weights: bool) -> Path 
     place = folder / options.subfolder if options.subfolder else folder
     name = options.file_name or DEFAULT_NAMES[options.backend]
     _check_name(name, options.backend)
-    listed = _listed(place, options.backend)
     for path in (place / name, place / options.backend / name):
         if path.is_file():
-            if len(listed) > 1 and not options.file_name:
-                logger.warning(
-                    "%s has the files %s: using %s. Choose with model_kwargs={'file_name': …}.",
-                    place,
-                    ", ".join(listed),
-                    path.relative_to(place).as_posix(),
-                )
+            if not options.file_name:
+                _say_which(path.relative_to(place).as_posix(), place, _listed(place, options.backend))
             return path
+    listed = _listed(place, options.backend)
     if options.file_name is None and len(listed) == 1 and not has_weights:
         return place / listed[0]
     if options.file_name is not None or options.export is False or not has_weights:
@@ -140,6 +155,16 @@ def find_file(folder: Path, options: BackendOptions, has_weights: bool) -> Path 
         "%s has no %s%s: exporting the model now, and every time until it is saved.", place, name, others
     )
     return None
+
+
+def _say_which(name: str, place: Path, listed: Sequence[str]) -> None:
+    if len(listed) > 1:
+        logger.warning(
+            "%s has the files %s: using %s. Choose with model_kwargs={'file_name': …}.",
+            place,
+            ", ".join(listed),
+            name,
+        )
 
 
 def _check_name(name: str, backend: str) -> None:
@@ -156,7 +181,7 @@ def _listed(place: Path, backend: str) -> list[str]:
     return sorted(path.relative_to(place).as_posix() for path in place.rglob(f"*{_ENDS[backend]}"))
 
 
-def _not_there(place: Path, name: str, listed: Iterable[str], has_weights: bool) -> str:
+def _not_there(place: Path, name: str, listed: Sequence[str], has_weights: bool) -> str:
     known = ", ".join(listed) or "none"
     cure = (
         "Leave file_name out to export it now" if has_weights else "There are no weights for torch to export"

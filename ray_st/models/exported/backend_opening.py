@@ -21,7 +21,7 @@ def open_exported(
     folder: Path,
     output: str,
     options: BackendOptions,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Callable[[], PreTrainedTokenizerBase],
     empty: Callable[[], PreTrainedModel],
     load: Callable[[], PreTrainedModel],
 ) -> ExportedModule:
@@ -31,7 +31,7 @@ def open_exported(
         folder: A folder in the format of transformers; with an exported file it may lack weights for torch.
         output: Name of the output that is needed.
         options: What the user asks for.
-        tokenizer: The folder's tokenizer.
+        tokenizer: Gives the folder's tokenizer.
         empty: Makes the model without its weights.
         load: Loads it with its weights in float32.
 
@@ -43,7 +43,7 @@ def open_exported(
     path = find_file(folder, options, has_weights(folder))
     if path is None:
         model = load()
-        file = export(model, output, options.backend, makes_types(tokenizer))
+        file = export(model, output, options.backend, makes_types(tokenizer()))
     else:
         with torch.device("meta"):
             model = empty()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,10 @@ import numpy as np
 
 from ray_st.models.exported.backend_files import BackendFile
 from ray_st.models.exported.graph_export import silent_exporters
-from ray_st.models.exported.openvino_packages import load_nncf, load_openvino
+from ray_st.models.exported.openvino_packages import load_quietly
+
+CALIBRATED = "qint8_quantized"
+"""What the name of such a file says, as in the peer."""
 
 SAMPLES = 300
 """Batches of one text by which ranges are found, as in optimum."""
@@ -31,16 +33,18 @@ def calibrated(
         ImportError: If nncf is not installed.
         ValueError: If ``nncf.quantize`` does not take an argument.
     """
-    openvino = load_openvino("quantizing an OpenVINO file")
-    nncf = load_nncf("quantizing an OpenVINO file")
-    with tempfile.TemporaryDirectory() as folder, silent_exporters():
-        file.write(Path(folder))
-        model = openvino.Core().read_model(Path(folder) / file.backend / file.name)
-        options = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(batches), **settings}
+    openvino = load_quietly("openvino", "quantizing an OpenVINO file")
+    nncf = load_quietly("nncf", "quantizing an OpenVINO file")
+    options = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(batches), **settings}
+    inputs = nncf.Dataset([dict(batch) for batch in batches])
+
+    def quantize(path: Path, target: Path) -> None:
+        model = openvino.Core().read_model(path)
         try:
-            made = nncf.quantize(model, nncf.Dataset([dict(batch) for batch in batches]), **options)
+            made = nncf.quantize(model, inputs, **options)
         except TypeError as error:
             raise ValueError(f"quantization_config: {error}.") from error
-        target = Path(folder) / "quantized.xml"
         openvino.save_model(made, target, compress_to_fp16=False)
-        return BackendFile.read(file.backend, target).copied()
+
+    with silent_exporters():
+        return file.changed(quantize)

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from huggingface_hub import HfApi
 
-from ray_st.models.exported.backend_files import DEFAULT_NAMES, BackendFile
-from ray_st.models.exported.calibrated_quantization import SAMPLES, calibrated
+from ray_st.models.exported.backend_files import BackendFile, name_with
+from ray_st.models.exported.calibrated_quantization import CALIBRATED, SAMPLES, calibrated
 from ray_st.models.exported.calibration_texts import CalibrationTexts
 from ray_st.models.exported.exported_module import ExportedModule, exported_parts
 from ray_st.models.exported.graph_optimization import optimized
 from ray_st.models.exported.processor import processor_of
-from ray_st.models.exported.weight_quantization import quantized, settings_for
+from ray_st.models.exported.weight_quantization import quantized, settings_for, suffix_of
 from ray_st.util.packages import load_extra
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ def export_dynamic_quantized_onnx_model(
     settings = (
         settings_for(quantization_config) if isinstance(quantization_config, str) else quantization_config
     )
-    kind = str(settings.get("weight_type", "QInt8")).rpartition(".")[2].lower()
-    suffix = file_suffix or f"{kind}_{quantization_config if named else 'quantized'}"
+    suffix = file_suffix or suffix_of(settings, str(quantization_config) if named else "quantized")
     _publish(quantized(part.file, settings), suffix, model, model_name_or_path, push_to_hub, create_pr)
 
 
@@ -99,7 +98,7 @@ def export_static_quantized_openvino_model(
     column_name: str | Sequence[str] | None = None,
     push_to_hub: bool = False,
     create_pr: bool = False,
-    file_suffix: str = "qint8_quantized",
+    file_suffix: str = CALIBRATED,
 ) -> None:
     """Writes ``openvino/openvino_model_qint8_quantized.xml``: weights and activations in 8 bits.
 
@@ -186,8 +185,7 @@ def _publish(
 
 
 def _renamed(file: BackendFile, suffix: str) -> BackendFile:
-    usual = Path(DEFAULT_NAMES[file.backend])
-    name = f"{usual.stem}_{suffix}{usual.suffix}"
+    name = name_with(suffix, file.backend)
     if file.backend == "openvino":
         (weights,) = file.weights.values()
         return replace(file, contents={name: file.main, Path(name).with_suffix(".bin").name: weights})

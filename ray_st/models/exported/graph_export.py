@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from ray_st.models.encoder_loading import quiet, without_cache
 from ray_st.models.exported.backend_files import DEFAULT_NAMES, BackendFile
 from ray_st.models.exported.backend_options import BackendOptions
-from ray_st.models.exported.openvino_packages import load_openvino
+from ray_st.models.exported.openvino_packages import load_quietly
 from ray_st.models.exported.sessions import open_session
 from ray_st.models.folder_files import ModelFolderError
 from ray_st.util.packages import load_extra
@@ -133,7 +133,7 @@ def _to_onnx(called: _Called, inputs: Mapping[str, Tensor], output: str, path: P
 
 
 def _to_openvino(called: _Called, inputs: Mapping[str, Tensor], output: str, path: Path) -> None:
-    openvino = load_openvino("exporting to OpenVINO")
+    openvino = load_quietly("openvino", "exporting to OpenVINO")
     made = openvino.convert_model(called, example_input=dict(inputs))
     for place, name in zip(made.inputs, inputs, strict=True):
         place.get_tensor().set_names({name})

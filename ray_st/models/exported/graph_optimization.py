@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,11 @@ def optimized(file: BackendFile, level: str, on_cpu: bool) -> BackendFile:
         raise ValueError(f"optimization_config must be one of {', '.join(LEVELS)}; got {level!r}.")
     if level == "O4" and on_cpu:
         raise ValueError(_HALF)
-    with tempfile.TemporaryDirectory() as folder, silent_exporters():
-        given, made = Path(folder) / "given", Path(folder) / "made"
-        file.write(given)
-        path = given / file.backend / file.name
-        made.mkdir()
-        (_simplify if level == "O1" else _merge)(path, made / "model.onnx", level, on_cpu)
-        return BackendFile.read(file.backend, made / "model.onnx").copied()
+    with silent_exporters():
+        return file.changed(_simplify if level == "O1" else partial(_merge, level, on_cpu))
 
 
-def _simplify(path: Path, target: Path, level: str, on_cpu: bool) -> None:
+def _simplify(path: Path, target: Path) -> None:
     runtime: Any = load_extra("onnxruntime", "onnx", "optimizing an ONNX file")
     settings = runtime.SessionOptions()
     settings.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -51,7 +46,7 @@ def _simplify(path: Path, target: Path, level: str, on_cpu: bool) -> None:
     runtime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
 
 
-def _merge(path: Path, target: Path, level: str, on_cpu: bool) -> None:
+def _merge(level: str, on_cpu: bool, path: Path, target: Path) -> None:
     optimizer: Any = load_extra("onnxruntime.transformers.optimizer", "onnx", "optimizing an ONNX file")
     fusion: Any = load_extra("onnxruntime.transformers.fusion_options", "onnx", "optimizing an ONNX file")
     options = fusion.FusionOptions("bert")

@@ -10,30 +10,18 @@ from ray_st.util.packages import load_extra
 _TELEMETRY = "openvino_telemetry"
 
 
-def load_openvino(purpose: str) -> Any:
-    """The package openvino.
+def load_quietly(package: str, purpose: str) -> Any:
+    """One of the packages, which then reports to nobody.
 
     Args:
+        package: "openvino" or "nncf".
         purpose: What needs it, for the error message.
 
     Raises:
         ImportError: If it is not installed; the message says how to install it.
     """
     _without_telemetry()
-    return load_extra("openvino", "openvino", purpose)
-
-
-def load_nncf(purpose: str) -> Any:
-    """The package nncf.
-
-    Args:
-        purpose: What needs it, for the error message.
-
-    Raises:
-        ImportError: If it is not installed; the message says how to install it.
-    """
-    _without_telemetry()
-    return load_extra("nncf", "openvino", purpose)
+    return load_extra(package, "openvino", purpose)
 
 
 def _without_telemetry() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from ray_st.models.exported.backend_files import BackendFile
 from ray_st.models.exported.backend_options import BackendOptions
-from ray_st.models.exported.openvino_packages import load_openvino
+from ray_st.models.exported.openvino_packages import load_quietly
 from ray_st.models.folder_files import ModelFolderError
 
 DEVICE = "CPU"
@@ -30,7 +30,7 @@ class OpenVinoSession:
     """
 
     def __init__(self, file: BackendFile, options: BackendOptions) -> None:
-        openvino = load_openvino('backend="openvino"')
+        openvino = load_quietly("openvino", 'backend="openvino"')
         settings = {**DEFAULTS, "INFERENCE_NUM_THREADS": torch.get_num_threads(), **options.ov_config}
         (self._weights,) = file.weights.values()  # used while the model lives
         try:

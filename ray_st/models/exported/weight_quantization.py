@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,16 @@ def settings_for(processor: str) -> dict[str, Any]:
     return {"weight_type": "QUInt8" if processor in _UNSIGNED else "QInt8", "per_channel": True}
 
 
+def suffix_of(settings: Mapping[str, Any], made_for: str) -> str:
+    """What the name of a file says of its weights.
+
+    Args:
+        settings: Arguments of ``quantize_dynamic``.
+        made_for: The processor, or another word.
+    """
+    return f"{str(settings.get('weight_type', 'QInt8')).rpartition('.')[2].lower()}_{made_for}"
+
+
 def quantized(file: BackendFile, settings: Mapping[str, Any]) -> BackendFile:
     """An ONNX file with weights of 8 bits.
 
@@ -57,11 +66,12 @@ def quantized(file: BackendFile, settings: Mapping[str, Any]) -> BackendFile:
         **settings,
         "weight_type": quantization.QuantType[kind] if isinstance(kind, str) else kind,
     }
-    with tempfile.TemporaryDirectory() as folder, silent_exporters():
-        given, target = Path(folder) / "given", Path(folder) / "model.onnx"
-        file.write(given)
+
+    def quantize(path: Path, target: Path) -> None:
         try:
-            quantization.quantize_dynamic(given / file.backend / file.name, target, **options)
+            quantization.quantize_dynamic(path, target, **options)
         except TypeError as error:
             raise ValueError(f"quantization_config: {error}.") from error
-        return BackendFile.read(file.backend, target).copied()
+
+    with silent_exporters():
+        return file.changed(quantize)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def _open_exported(folder: Path, settings: RerankerSettings, options: RerankerOp
         )
         return made
 
-    tokenizer = load_tokenizer(folder, trust, _tokenizer_args(settings, options))
+    tokenizer = partial(load_tokenizer, folder, trust, _tokenizer_args(settings, options))
     return open_exported(
         folder, CLASSIFIER, BackendOptions.of(options.backend, options.model), tokenizer, empty, load
     )

@@ -171,6 +171,11 @@ def _read_part(table: pa.Table) -> Iterator[pa.Table]:
     yield from read_located(cloudpickle.loads(table["part"][0].as_py()))
 
 
+def object_stores() -> list[float]:
+    """Bytes of the object store of each node; 0 for one without."""
+    return [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+
+
 def check_windows(
     stats: Mapping[str, DatasetStats], window_rows: int | None, rows: Mapping[str, int] | None = None
 ) -> None:
@@ -184,7 +189,7 @@ def check_windows(
         window_rows: Rows that are shuffled at once; None for all.
         rows: Number of rows of each dataset; by default those of its statistics.
     """
-    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    stores = object_stores()
     room = int(_WINDOW_SHARE * min(store for store in stores if store))
     for name, described in stats.items():
         whole = described.rows if rows is None else rows[name]

@@ -20,7 +20,7 @@ from ray_st.data.token_cache import BlockEncoder
 from ray_st.runtime.data.block_source import BlockRefs, RayBatchSource
 from ray_st.runtime.data.counting import count_rows
 from ray_st.runtime.data.encoded_segments import EncodedSegments, Places, segment_stores
-from ray_st.runtime.data.ingest import beside_workers, check_windows, on_this_machine
+from ray_st.runtime.data.ingest import beside_workers, check_windows, object_stores, on_this_machine
 from ray_st.runtime.data.window_actor import WindowPlans
 from ray_st.training.data.arrangement import Arrangement, arrange_windows, check_counts, plans_windows
 from ray_st.training.data.source_builder import BuiltSource
@@ -128,7 +128,7 @@ def build_streamed(spec: LoaderSpec, parts: Mapping[str, Sequence[Part]]) -> Bui
     Raises:
         ValueError: If rows of the first window are unusable, or there are too few rows.
     """
-    store = _object_stores() / len(parts)
+    store = sum(object_stores()) / len(parts)
     bound, room = int(_KEPT_SHARE * store), int(_ROOM_SHARE * store)
     rows = {name: _encoded(spec, spec.datasets[name], own, bound, room) for name, own in parts.items()}
     counts = {name: sum(given.segment_rows) for name, given in rows.items()}
@@ -167,9 +167,3 @@ def _encoded(
         if any(part.local for part in parts):
             options = partial(dict, on_this_machine())
     return EncodedSegments(places, encoder, dataset.label, spec.skip_bad_rows, bound, room, options)
-
-
-def _object_stores() -> float:
-    """Bytes of all the cluster's object stores."""
-    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
-    return float(sum(stores))

@@ -9,7 +9,7 @@ import pytest
 import ray_st
 from ray_st.util.unserved import UNSERVED
 
-MODULES = ["backend", "data_collator", "multi_vector_encoder", "sparse_encoder"]
+MODULES = ["data_collator", "multi_vector_encoder", "sparse_encoder"]
 
 
 @pytest.mark.parametrize("name", UNSERVED)

@@ -36,7 +36,8 @@ _REPLACED = {
 
 _LEAST = {
     **dict.fromkeys(("grace_period", "perturbation_interval", "rungs", "max_concurrent_trials"), 1),
-    **dict.fromkeys(("max_failures", "keep_checkpoints"), 0),
+    "finalists": 1,
+    **dict.fromkeys(("max_failures", "keep_checkpoints", "confirm"), 0),
     "reduction_factor": 2,
 }
 """The least value of each whole number."""
@@ -79,6 +80,12 @@ class SearchOptions:
         max_failures: How often a trial whose process is lost is restarted, from its last checkpoint.
         keep_checkpoints: For how many finished trials to keep the checkpoints; the best ones are chosen.
         time_budget_s: Seconds after which no more trials are started and running ones are stopped.
+        confirm: With how many fresh seeds the best few trials are trained again once the search is done. The
+            best value of a search is that of its luckiest trial; the winner is then the finalist with the
+            best mean over these seeds, or a cheaper one that is no worse. 0 (default): not at all. May be
+            raised when the search is continued.
+        finalists: How many of the best complete trials are trained again; trials that differ in their seed
+            only count as one.
     """
 
     name: str | None = None
@@ -98,6 +105,8 @@ class SearchOptions:
     max_failures: int = 1
     keep_checkpoints: int = 1
     time_budget_s: float | None = None
+    confirm: int = 0
+    finalists: int = 3
 
 
 def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
@@ -118,6 +127,12 @@ def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
     options = SearchOptions(**{**given, "sampler": as_sampler(given.get("sampler"))})
     for name, least in _LEAST.items():
         _check_number(name, getattr(options, name), least)
+    if options.confirm and objectives > 1:
+        raise ValueError(
+            f"confirm={options.confirm}: a search with several objectives has no single winner that could be "
+            "confirmed: use confirm=0, and train the points of its front with several seeds, such as with a "
+            "sweep (points_to_evaluate, n_trials=0)."
+        )
     if isinstance(options.scheduler, str) and options.scheduler not in SCHEDULERS:
         raise ValueError(
             f"scheduler: expected one of {list(SCHEDULERS)}, None or a Ray Tune scheduler, found "

@@ -71,6 +71,7 @@ for _name, _holder in _LATER_MODULES.items():
 explain_unserved_modules()
 
 # Models ask for these; what they need lies above them.
+provide("apply_hyperparameters", "ray_st.tune.applied", "apply_hyperparameters")
 provide("encode_pool", "ray_st.runtime.encode.encode_pool", "EncodePool")
 provide("fit", "ray_st.legacy.fit", "fit")
 provide("fit_reranker", "ray_st.legacy.reranker_fit", "fit_reranker")

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from transformers import IntervalStrategy, TrainerCallback, enable_full_determinism, set_seed
 from transformers.integrations.deepspeed import propagate_args_to_deepspeed
-from transformers.trainer_utils import HPSearchBackend, PredictionOutput, TrainOutput
+from transformers.trainer_utils import BestRun, HPSearchBackend, PredictionOutput, TrainOutput
 from transformers.utils.hub import hf_api
 
 from ray_st.data.column_spec import check_splits
@@ -149,6 +149,7 @@ class ModelTrainer(HfLoop):
         processing_class: Any = None,
     ) -> None:
         set_before = set(vars(self))
+        self._applied: Any = None
         self._weights_to_come: WeightsToCome | None = None
         # Whose local copies last as long as it does.
         self._weights_in: CheckpointStore | None = None
@@ -305,7 +306,7 @@ class ModelTrainer(HfLoop):
             resume_from_checkpoint: Path of a checkpoint, or True for the newest complete one in the run's
                 folder. With ``resume_only_model=True`` in the arguments, the path of any model folder: a new
                 run starts from its weights.
-            trial: Passed to ``model_init``.
+            trial: Passed to ``model_init``; by default the hyperparameters of :meth:`apply_hyperparameters`.
             ignore_keys_for_eval: Unused: part of transformers' interface, but models have a single output.
 
         Returns:
@@ -325,7 +326,7 @@ class ModelTrainer(HfLoop):
         if self.context is not None:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         if self.model_init is not None:
-            self._make_model(trial)
+            self._make_model(self._applied if trial is None else trial)
         self.is_in_train = True
         try:
             outcome = with_fitting_batches(
@@ -468,8 +469,8 @@ class ModelTrainer(HfLoop):
                 resources_per_trial, …
 
         Returns:
-            transformers' ``BestRun(run_id, objective, hyperparameters, run_summary)``; a list for several
-                objectives.
+            transformers' ``BestRun(run_id, objective, hyperparameters, run_summary)``, with ``model`` and
+                ``confirmed`` (:class:`ray_st.tune.FoundRun`); a list of them for several objectives.
 
         Raises:
             ValueError: If the search cannot work; raised before any trial starts wherever possible.
@@ -479,6 +480,43 @@ class ModelTrainer(HfLoop):
         self._note_types()
         search = use("search")
         return search(self, hp_space, compute_objective, n_trials, direction, backend, hp_name, **kwargs)
+
+    def apply_hyperparameters(
+        self,
+        best: BestRun | Mapping[str, Any],
+        data_init: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Takes over the hyperparameters of a trial, so that ``train()`` trains what it trained.
+
+        Training arguments are replaced, and ``model_init`` and the loss initialiser are given the
+        hyperparameters, now and by each ``train()``. The seed stays the trainer's own unless it is one of
+        them. Arguments that decide when trials are evaluated (``rungs``) are not taken over.
+
+        Args:
+            best: The result of :meth:`hyperparameter_search` (one of a list), or hyperparameters by name.
+            data_init: The search's, if it had one: makes ``train_dataset`` anew.
+
+        Raises:
+            ValueError: If nothing uses a name, or a value is rejected; the trainer is then unchanged.
+        """
+        use("apply_hyperparameters")(self, best, data_init)
+
+    def take_trial(self, args: SentenceTransformerTrainingArguments, trial: Mapping[str, Any]) -> None:
+        """Takes over a trial's arguments, and model and losses if the trainer makes its model.
+
+        Args:
+            args: The training arguments.
+            trial: The hyperparameters, as model and loss initialisers are given them.
+
+        Raises:
+            ValueError: If the parts do not fit each other.
+        """
+        check_arguments(args)
+        self.args = args
+        if self.model_init is not None:
+            self._applied = trial
+            self._make_model(self._applied)
+        self._check_parts()
 
     # ---- data ----
 

@@ -32,6 +32,7 @@ EMBEDDERS = Family(
     default_loss=_cosent,
     save=lambda model, folder: model.save_pretrained(folder),
     load_weights=lambda model, folder: model.load_weights(folder),
+    open=SentenceTransformer,
     card=lambda model: model.model_card_data,
 )
 """Embedders: each text column is encoded on its own, and losses receive the embeddings."""

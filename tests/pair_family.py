@@ -68,6 +68,12 @@ class PairModel(nn.Module):
         self.load_state_dict(load_file(str(Path(folder, "model.safetensors"))))
 
 
+def open_pairs(folder: str) -> PairModel:
+    model = PairModel()
+    model.load(folder)
+    return model
+
+
 class PairLoss(nn.Module):
     """Binary cross-entropy of the logit of the only pair."""
 
@@ -100,6 +106,7 @@ PAIRS = Family(
     default_loss=PairLoss,
     save=PairModel.save,
     load_weights=PairModel.load,
+    open=open_pairs,
     card=lambda model: None,
     takes_pairs=True,
 )

@@ -35,6 +35,7 @@ RERANKERS = Family(
     default_loss=_default_loss,
     save=lambda model, folder: model.save_pretrained(folder),
     load_weights=lambda model, folder: model.load_weights(folder),
+    open=CrossEncoder,
     card=lambda model: model.model_card_data,
     takes_pairs=True,
 )

@@ -59,7 +59,8 @@ class SearchProgress:
     def reported(self) -> None:
         """Shows where the running trials are."""
         if self._live is not None:
-            lines = running_lines(self._study.records, self._study.waiting(), time.time())
+            shown = [self._shown(record) for record in self._study.records]
+            lines = running_lines(shown, self._study.waiting(), time.time())
             self._live.show([*lines, self._best()])
 
     def changed(self, record: TrialRecord) -> None:
@@ -73,13 +74,17 @@ class SearchProgress:
         if self._tensorboard and record.objectives and finite(record.objectives):
             write_hparams(self._folder, record)
         best = self._best()
-        self._write(f"{describe_trial(record)}{'; ' if best else ''}{best}")
+        self._write(f"{describe_trial(self._shown(record))}{'; ' if best else ''}{best}")
         self.reported()
 
     def finished(self) -> None:
         """Removes the live table."""
         if self._live is not None:
             self._live.show([])
+
+    def _shown(self, record: TrialRecord) -> TrialRecord:
+        """A trial as it is named to the user."""
+        return record
 
     def _best(self) -> str:
         best = self._study.best()

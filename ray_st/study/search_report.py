@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray_st.study.confirmed import Confirmed
+from ray_st.study.confirmed_table import describe_confirmed, describe_luck, finalist_rows
 from ray_st.study.study import Study
 from ray_st.study.trial_record import WORDS, TrialRecord, stages
 from ray_st.study.trial_table import table_rows
@@ -45,6 +47,7 @@ div.wide {{ overflow-x: auto; }}
 <body>
 <h1>{title}</h1>
 <p>{summary}</p>
+{confirmed}
 {stages}
 {plots}
 <h2>Trials</h2>
@@ -54,13 +57,14 @@ div.wide {{ overflow-x: auto; }}
 """
 
 
-def write_report(folder: Path, study: Study, objectives: int) -> bool:
+def write_report(folder: Path, study: Study, objectives: int, confirmed: Confirmed | None = None) -> bool:
     """Writes ``report.html`` into a search's folder; says so if plotly is not there to draw it.
 
     Args:
         folder: The folder.
         study: The search's study.
         objectives: How many objectives there are.
+        confirmed: Its finalists, trained again; None if none were.
 
     Returns:
         Whether it was written.
@@ -75,6 +79,7 @@ def write_report(folder: Path, study: Study, objectives: int) -> bool:
         title=html.escape(f"Search {folder.name}"),
         script=importlib.import_module("plotly.offline").get_plotlyjs(),
         summary=html.escape(summary(study, objectives)),
+        confirmed=confirmed_section(study, objectives, confirmed),
         stages=schedule_table(study),
         plots="\n".join(sections),
         table=table(study.records, objectives),
@@ -103,6 +108,24 @@ def summary(study: Study, objectives: int) -> str:
         found = f" {one if objectives == 1 else f'{len(best)} trials on the front.'}"
     rows, seconds = sum(record.samples for record in records), sum(record.seconds for record in records)
     return f"{len(records)} trials: {words}.{found} {rows:,} training rows, {seconds:,.0f} s of trials."
+
+
+def confirmed_section(study: Study, objectives: int, confirmed: Confirmed | None) -> str:
+    """The finalists as an HTML table, or a line that says that the best value is partly luck.
+
+    Args:
+        study: The search's study.
+        objectives: How many objectives there are; with several, the result is a front, and nothing is said.
+        confirmed: The finalists; None if none were trained again.
+    """
+    if confirmed is not None and confirmed.finalists:
+        words, rows = html.escape(describe_confirmed(confirmed)), finalist_rows(confirmed)
+        return f'<h2>Confirmed</h2>\n<p class="note">{words}</p>\n<div class="wide">{_html(rows)}</div>'
+    best = study.best()
+    if objectives > 1 or not best:
+        return ""
+    complete = sum(record.state == "COMPLETE" for record in study.records)
+    return f'<p class="note">{html.escape(describe_luck(complete, best[0]))}</p>'
 
 
 def schedule_table(study: Study) -> str:

@@ -63,7 +63,11 @@ def _cast(value: object, old: object) -> object:
 
 
 def check_names(
-    names: Iterable[str], arguments: Collection[str], read: Collection[str], readers: Collection[str]
+    names: Iterable[str],
+    arguments: Collection[str],
+    read: Collection[str],
+    readers: Collection[str],
+    where: str = "hp_space",
 ) -> None:
     """Checks that something uses each name.
 
@@ -72,6 +76,7 @@ def check_names(
         arguments: Names of training arguments.
         read: Names that the readers read.
         readers: What else is given a trial's hyperparameters, such as ``model_init``.
+        where: Where the names come from, for errors.
 
     Raises:
         SpaceError: At the first name that is neither an argument nor read.
@@ -80,10 +85,9 @@ def check_names(
         if name in arguments or name in read:
             continue
         if name in FIXED:
-            raise SpaceError(f"hp_space: {name!r} belongs to the search and is the same for all trials.")
+            raise SpaceError(f"{where}: {name!r} belongs to the search and is the same for all trials.")
         others = " and ".join(readers)
         unread = f", and {others} did not read it" if readers else ""
         raise SpaceError(
-            f"hp_space: {name!r} is not a training argument{unread}; "
-            f"{did_you_mean(name, [*arguments, *read])}"
+            f"{where}: {name!r} is not a training argument{unread}; {did_you_mean(name, [*arguments, *read])}"
         )

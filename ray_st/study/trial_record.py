@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import optuna
-
 WORDS = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed", "RUNNING": "running"}
 """The states of trials, in words."""
 
@@ -90,21 +88,6 @@ class TrialRecord:
     def continued_past(self, evaluation: int) -> bool:
         """Whether it continued after that event."""
         return bool(self.history) and self.compared_at(evaluation) not in (None, self.history[-1])
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A finished search.
-
-    Args:
-        folder: Where its records and checkpoints are.
-        trials: Its trials, by number.
-        study: Optuna's study, for its plots and importances.
-    """
-
-    folder: str
-    trials: tuple[TrialRecord, ...]
-    study: optuna.Study = field(repr=False)
 
 
 def objective_names(count: int) -> list[str]:

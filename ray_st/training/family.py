@@ -25,6 +25,7 @@ class Family:
         default_loss: Creates the loss of a trainer that was given none.
         save: Writes a model's folder.
         load_weights: Loads the weights of a folder into a model, in place.
+        open: Opens a model's folder.
         card: The data of a model's card; None for a model without one.
         takes_pairs: Whether a row is the first text column joined with each of the others, as for rerankers
             (query and documents); otherwise each text column is an input by itself.
@@ -37,5 +38,6 @@ class Family:
     default_loss: Callable[[Any], nn.Module]
     save: Callable[[Any, str], None]
     load_weights: Callable[[Any, str], None]
+    open: Callable[[str], nn.Module]
     card: Callable[[Any], Any]
     takes_pairs: bool = False

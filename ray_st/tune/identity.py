@@ -134,7 +134,7 @@ def trial_facts(example: Trial, evaluator: object, workers: int) -> dict[str, An
     return {
         "trainer": example.description.kind.__name__,
         "functions": digest([options[name] for name in FUNCTIONS]),
-        "model": _model(data.model),
+        "model": model_facts(data.model),
         "evaluators": [_evaluator(one) for one in _parts(evaluator)],
         **{_key("loss", name): _loss(one, data.model) for name, one in losses_of(data.loss).items()},
         **{
@@ -149,8 +149,12 @@ def _key(kind: str, name: str) -> str:
     return f"{kind.removesuffix(f':{name}')}.{name}".strip(".")
 
 
-def _model(model: nn.Module) -> str:
-    """A model in brief: its classes, its number of weights, and a digest of some of their values."""
+def model_facts(model: nn.Module) -> str:
+    """A model in brief: its classes, its number of weights, and a digest of some of their values.
+
+    Args:
+        model: The model.
+    """
     state = model.state_dict()
     some = {}
     for name, weight in state.items():

@@ -3,49 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import BaseTrial
-from transformers.trainer_utils import BestRun, HPSearchBackend
+from transformers.trainer_utils import HPSearchBackend
 
 from ray_st.model_trainer import ModelTrainer
 from ray_st.study.halving import Rungs
 from ray_st.study.journal import JOURNAL, Journal
+from ray_st.study.kept_weights import Saving
 from ray_st.study.objective import Compute, Objective, as_directions, as_scope, check_objective
 from ray_st.study.population import Population
 from ray_st.study.search_options import SearchOptions, as_backend, as_options, trials_wanted
 from ray_st.study.search_progress import SearchProgress
 from ray_st.study.search_report import write_report
-from ray_st.study.search_settings import check_comparable, check_found, check_settings
+from ray_st.study.search_settings import check_comparable, check_settings
 from ray_st.study.space import GivenSpace, Space, as_space, describe, probe
 from ray_st.study.study import Study
-from ray_st.study.trial_record import Summary, TrialRecord
-from ray_st.study.trial_table import TABLE
-from ray_st.study.watcher import Retention, Watcher
-from ray_st.training.argument_checks import Scaling, check_precision
+from ray_st.study.trial_record import TrialRecord
+from ray_st.study.watcher import Retention
+from ray_st.training.argument_checks import Scaling
 from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.training.data.specs import TRAIN
+from ray_st.tune.confirmation import Confirmation
+from ray_st.tune.found_run import FoundRun, SavedWeights
 from ray_st.tune.identity import argument_facts, objective_facts, trial_facts
+from ray_st.tune.results import Results
 from ray_st.tune.search_checks import (
     check_halving,
     check_points,
     check_template,
     check_trainer,
+    check_unconfirmed,
     make_population,
 )
 from ray_st.tune.trial_factory import TrialFactory
+from ray_st.tune.trial_work import Given, Work
 from ray_st.world import WorkerRange
 
-
-class SearchFailed(RuntimeError):
-    """A search ended without a complete trial."""
+if TYPE_CHECKING:
+    from ray_st.tune.trial_runner import TrialRunner
 
 
 def hyperparameter_search(
@@ -57,7 +58,7 @@ def hyperparameter_search(
     backend: str | HPSearchBackend | None = None,
     hp_name: Callable[[Any], str] | None = None,
     **kwargs: Any,
-) -> BestRun | list[BestRun]:
+) -> FoundRun | list[FoundRun]:
     """Searches for good hyperparameters; ``SentenceTransformerTrainer.hyperparameter_search`` calls it.
 
     Args:
@@ -76,7 +77,7 @@ def hyperparameter_search(
 
     Raises:
         ValueError: If the search cannot work; wherever possible before any trial starts.
-        SearchFailed: If no trial was completed.
+        SearchFailed: If no trial was completed, or no finalist could be trained again.
         Interrupted: If the search was asked to stop; started again under its name, it continues.
     """
     sequential = as_backend(backend) == "optuna"
@@ -102,7 +103,7 @@ def hyperparameter_search(
         concurrent = 1 if sequential else options.max_concurrent_trials
         search = _Search(checked, study, folder, search_id, lease, concurrent)
         search.run(trainer)
-        return search.results(sequential)
+        return search.results(trainer).found(sequential)
 
 
 def _fixed_settings(checked: CheckedSearch, trainer: ModelTrainer) -> dict[str, Any]:
@@ -209,6 +210,8 @@ def check_search(
     population = make_population(options, template, distributions, trials, maximize, seed)
     if options.scheduler == "halving":
         check_halving(template)
+    if population is not None:
+        check_unconfirmed(options.confirm)
     objective = Objective(compute_objective, directions, scope)
     return CheckedSearch(
         template,
@@ -297,100 +300,107 @@ class _Search:
     concurrent: int | None
 
     def run(self, trainer: ModelTrainer) -> None:
-        """Runs the trials that are left.
+        """Runs the trials that are left, then the trainings of the finalists that are left.
 
         Args:
             trainer: The driver's trainer.
         """
-        args, objectives = trainer.args, len(self.checked.objective.directions)
-        progress = SearchProgress.of(
-            self.study, objectives, self.folder, "tensorboard" in (args.report_to or ())
-        )
+        board = "tensorboard" in (trainer.args.report_to or ())
+        progress = SearchProgress.of(self.study, self._objectives, self.folder, board)
         progress.begin()
-        if not self.study.left:
+        if not self.study.left and not self._finalists_left(trainer):
             return
+        from ray_st.tune.trial_runner import trial_runner
+
+        with trial_runner(trainer, self._given()) as runner:
+            if self.study.left:
+                self._run_trials(runner, progress)
+            if self._finalists_left(trainer):
+                self._confirm(runner, trainer, board)
+
+    @property
+    def _objectives(self) -> int:
+        return len(self.checked.objective.directions)
+
+    @property
+    def _options(self) -> SearchOptions:
+        return dataclasses.replace(self.checked.options, max_concurrent_trials=self.concurrent)
+
+    @property
+    def _template(self) -> TrialFactory:
+        return dataclasses.replace(self.checked.template, search=self.folder.name)
+
+    def _given(self) -> Given:
+        checked = self.checked
+        return Given(
+            self._template,
+            checked.values,
+            checked.objective,
+            self._options,
+            self.folder,
+            self.search_id,
+            self.lease,
+        )
+
+    def _run_trials(self, runner: TrialRunner, progress: SearchProgress) -> None:
+        checked, options = self.checked, self._options
         try:
-            self._run_left(trainer, progress)
+            runner.run(
+                Work(
+                    study=self.study,
+                    template=self._template,
+                    progress=progress,
+                    part="",
+                    options=options,
+                    population=checked.population,
+                    must_checkpoint=checked.waits_after,
+                    saving=Saving.NEVER,
+                    retention=lambda store_of: Retention(self.study, store_of, options.keep_checkpoints),
+                )
+            )
         finally:
             progress.finished()
             self.lease.fence.check()
-            write_report(self.folder, self.study, objectives)
+            write_report(self.folder, self.study, self._objectives)
 
-    def _run_left(self, trainer: ModelTrainer, progress: SearchProgress) -> None:
-        from ray_st.runtime.cluster import connection, handles
-        from ray_st.runtime.supervision import ray_metrics, supervisor
-        from ray_st.runtime.train import launch, storage
-        from ray_st.runtime.train.driver_memory import check_driver_memory
-        from ray_st.runtime.tune import search_stop, shared_data, trial_loop, trial_resources, tuner
+    # ---- confirmation ----
 
-        checked, options = self.checked, self.checked.options
-        template = dataclasses.replace(checked.template, search=self.folder.name)
-        stop = search_stop.SearchStop()
-        with ExitStack() as stack:
-            stack.enter_context(connection.connected())
-            stack.enter_context(search_stop.stopping_at_sigterm(stop))
-            args = trainer.args
-            need = trial_resources.Need.of(trainer.scaling_config, options.resources_per_trial, args.use_cpu)
-            need.check(template.attention)
-            check_precision(args, "GPU" in need.each)
-            parts = trial_loop.data_parts(template(0, checked.values), need.workers)
-            if options.data_init is not None:
-                del parts[TRAIN]  # each trial has its own
-            # Model and losses are made in the trials, which share rows that are encoded before.
-            check_driver_memory((), parts, streams=False)
-            cache = storage.open_token_cache(args, launch.store_of(trainer.run_config, str(args.output_dir)))
-            data = shared_data.share(parts, cache)
-            check_found(self.folder, data.facts())
-            store = tuner.search_store(trainer.run_config, self.folder, self.search_id)
-            here = store.is_local and Path(store.path) == self.folder
-            lease = self.lease if here else stack.enter_context(held(store))
-            kit = trial_loop.TrialContext(
-                trial_loop.PickledFactory(handles.PickledRef(template)),
-                checked.objective,
-                data,
-                dataclasses.replace(store, fence=lease.fence),
-                f"{self.folder.name}-{self.search_id}" if self.search_id else self.folder.name,
-                need.scaling,
-                must_checkpoint=checked.waits_after,
-                step_limit_s=supervisor.step_limit_s(),
-            )
-            retention = Retention(self.study, kit.trial_store, options.keep_checkpoints)
-            publish = functools.partial(ray_metrics.show_search, self.folder.name)
-            tuner.SearchRun(
-                study=self.study,
-                kit=kit,
-                options=dataclasses.replace(options, max_concurrent_trials=self.concurrent),
-                folder=self.folder,
-                maximize=checked.maximize,
-                need=need,
-                population=checked.population,
-                watcher=Watcher(self.study, progress, retention, publish),
-                stop=stop,
-            ).run(lease)
+    def _confirmation(self, trainer: ModelTrainer) -> Confirmation | None:
+        """The trainings of the finalists as they are known now; None if none are wanted."""
+        checked = self.checked
+        if not checked.options.confirm:
+            return None
+        return Confirmation.of(
+            self.study,
+            checked.space,
+            checked.objective,
+            checked.options,
+            (checked.seed, trainer.args.seed),
+            self.folder,
+            self.lease.fence.check,
+        )
 
-    def results(self, sequential: bool) -> BestRun | list[BestRun]:
+    def _finalists_left(self, trainer: ModelTrainer) -> bool:
+        confirmation = self._confirmation(trainer)
+        return confirmation is not None and confirmation.study.left > 0
+
+    def _confirm(self, runner: TrialRunner, trainer: ModelTrainer, board: bool) -> None:
+        confirmation = self._confirmation(trainer)
+        assert confirmation is not None
+        try:
+            confirmation.run(runner, self._template, self._options, board)
+        finally:
+            self.lease.fence.check()
+            write_report(self.folder, self.study, self._objectives, confirmation.judge())
+
+    def results(self, trainer: ModelTrainer) -> Results:
         """What the search found.
 
         Args:
-            sequential: Whether to leave out the summary, as transformers does with its backend ``"optuna"``.
-
-        Raises:
-            SearchFailed: If no trial was completed.
+            trainer: The driver's trainer.
         """
-        records, single = self.study.records, len(self.checked.objective.directions) == 1
-        summary = None if sequential else Summary(str(self.folder), tuple(records), self.study.study)
-        best = [
-            BestRun(
-                str(record.number),
-                record.objectives[0] if single else list(record.objectives),
-                record.values,
-                summary,
-            )
-            for record in self.study.best()
-        ]
-        if not best:
-            reasons = sorted({record.reason for record in records if record.reason})
-            raise SearchFailed(
-                f"No trial of {len(records)} was completed; see {self.folder / TABLE}. {' | '.join(reasons)}"
-            )
-        return best[0] if single else best
+        objective = self.checked.objective
+        weights = SavedWeights(
+            type(trainer), trainer.run_config, self.folder, self.search_id, trainer.args.scratch_dir
+        )
+        return Results(self.study, objective, self.folder, weights, self._confirmation(trainer))

@@ -194,6 +194,23 @@ def make_population(
     return population
 
 
+def check_unconfirmed(confirm: int) -> None:
+    """Checks that the winner of a population is not to be trained again.
+
+    Args:
+        confirm: With how many seeds it would be.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if confirm:
+        raise ValueError(
+            f"confirm={confirm}: the winner of a population is a schedule of hyperparameters, which changed "
+            "while it trained, and cannot be trained again from its values. Use confirm=0, or another "
+            'scheduler, such as "asha".'
+        )
+
+
 def _changing(distributions: Mapping[str, Any], of_loss: frozenset[str]) -> dict[str, Mutation]:
     """How those hyperparameters of a space change that can change while a trial runs."""
     kinds = {name: json_to_distribution(json.dumps(found)) for name, found in distributions.items()}

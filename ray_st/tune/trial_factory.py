@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -45,6 +45,7 @@ class TrialFactory:
         search: The search's name.
         of_loss: Hyperparameters that the loss initialiser reads and nothing else does.
         attention: The attentions, of the models that were made on trial, that nodes may lack.
+        fixed: Training arguments that every trial has instead of the trainer's.
     """
 
     description: TrainerSpec
@@ -60,6 +61,7 @@ class TrialFactory:
     search: str = ""
     of_loss: frozenset[str] = frozenset()
     attention: frozenset[str] = frozenset()
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def given(self) -> SentenceTransformerTrainingArguments:
@@ -105,7 +107,7 @@ class TrialFactory:
             fixed["run_name"] = name
         if self.given.save_total_limit is None:
             fixed["save_total_limit"] = 1
-        return with_values(self.given, {**fixed, **values})
+        return with_values(self.given, {**fixed, **self.fixed, **values})
 
     def _data(
         self,

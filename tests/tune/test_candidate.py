@@ -22,7 +22,8 @@ from ray_st.study.search_options import as_backend, as_options, trials_wanted
 from ray_st.study.space import as_space, probe
 from ray_st.study.trial_arguments import SpaceError
 from ray_st.training.data.local_source import local_context
-from ray_st.tune.search import SearchFailed, _template, check_search
+from ray_st.tune.results import SearchFailed
+from ray_st.tune.search import _template, check_search
 from ray_st.tune.search_checks import check_template
 from ray_st.tune.trial_factory import TrialFactory
 

@@ -29,6 +29,7 @@ from ray_st.runtime.supervision.failures import RunStopped
 from ray_st.runtime.supervision.supervisor import STEP_LIMIT
 from ray_st.runtime.tune.hung_trials import watched_here
 from ray_st.runtime.tune.shared_data import SharedData, source_here
+from ray_st.study.kept_weights import Saving
 from ray_st.study.objective import ObjectiveError
 from ray_st.training.callbacks.progress_report import ProgressReport
 from ray_st.training.callbacks.watchdog import at_rest
@@ -68,6 +69,7 @@ class TrialContext:
         must_checkpoint: Called with the evaluation index: must the trial checkpoint before reporting? None
             means never.
         step_limit_s: Seconds without progress after which a trial's step counts as hung; None to learn it.
+        saving: After which evaluations a trial saves its weights, besides what ``save_strategy`` says.
     """
 
     make: Callable[[int, Mapping[str, Any], str], Trial]
@@ -78,6 +80,7 @@ class TrialContext:
     scaling: ScalingConfig | None = None
     must_checkpoint: Callable[[int], bool] | None = None
     step_limit_s: float | None = None
+    saving: Saving = Saving.NEVER
 
     def trial_store(self, number: int) -> CheckpointStore:
         """Where a trial keeps its checkpoints."""
@@ -182,7 +185,7 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
         facts=facts_of(built),
     )
     trainer = build(trial.description, context)
-    Reports(send, kit.must_checkpoint, config[KNOWN]).attach(trainer)
+    Reports(send, kit.must_checkpoint, config[KNOWN], kit.saving).attach(trainer)
     start = own_start(store, context.world)
     with watched_here(trainer, store, kit.step_limit_s):
         trainer.train(resume_from_checkpoint=None if start is None else start.path)
@@ -222,6 +225,7 @@ class Reports(TrainerCallback):
         must_checkpoint: Called with the evaluation index: must the trial checkpoint before reporting? None
             means never.
         known: How many evaluations are recorded already.
+        saving: After which evaluations the weights are saved, before they are reported.
 
     Attributes:
         step: The step of the last one; -1 before the first.
@@ -235,9 +239,11 @@ class Reports(TrainerCallback):
         send: Callable[[dict[str, Any]], Any],
         must_checkpoint: Callable[[int], bool] | None = None,
         known: int = 0,
+        saving: Saving = Saving.NEVER,
     ) -> None:
         self._send, self._must_checkpoint, self._known = send, must_checkpoint, known
-        self.late = must_checkpoint is not None
+        self._saving = saving
+        self.late = must_checkpoint is not None or saving != Saving.NEVER
         self.step, self.stopped = -1, False
 
     def attach(self, trainer: HfLoop) -> None:
@@ -261,10 +267,11 @@ class Reports(TrainerCallback):
 
     def __call__(self, trainer: HfLoop, metrics: Mapping[str, float]) -> None:
         """Reports the metrics of an evaluation."""
-        number = len(logged(trainer.state.log_history))
-        if self._must_checkpoint is not None and self._must_checkpoint(number):
+        number, step = len(logged(trainer.state.log_history)), trainer.state.global_step
+        is_rung = self._must_checkpoint is not None and self._must_checkpoint(number)
+        if is_rung or self._saving.after(is_last=step >= trainer.state.max_steps):
             trainer.save_now()
-        self._report(number, trainer.state.global_step, metrics)
+        self._report(number, step, metrics)
 
     def _report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         self.step = step

@@ -31,6 +31,7 @@ from ray_st.runtime.tune.trial_loop import (
     data_parts,
     evaluate_end,
 )
+from ray_st.study.kept_weights import Saving
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
 from ray_st.training.data.specs import RunResult, RunSpec
@@ -121,7 +122,7 @@ def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: A
     with taken(store) as (_, lease):
         run = RunSpec(
             run_id=store.run_id,
-            build=_Build(trial.description, proxy, kit.must_checkpoint, config[KNOWN]),
+            build=_Build(trial.description, proxy, kit.must_checkpoint, config[KNOWN], kit.saving),
             task=_train_task,
             sources=tuple(built),
             prompt_lengths=prompt_lengths(specs),
@@ -147,12 +148,14 @@ class _Build:
         proxy: Where its metrics go.
         must_checkpoint: As for :class:`Reports`.
         known: Likewise.
+        saving: Likewise.
     """
 
     description: TrainerSpec
     proxy: Actor
     must_checkpoint: Callable[[int], bool] | None
     known: int
+    saving: Saving
 
     def __call__(self, context: WorkerContext) -> HfLoop:
         def send(report: dict[str, Any]) -> None:
@@ -162,7 +165,7 @@ class _Build:
                 reports.stopped = True
 
         trainer = build(self.description, context)
-        reports = Reports(send, self.must_checkpoint, self.known)
+        reports = Reports(send, self.must_checkpoint, self.known, self.saving)
         reports.attach(trainer)
         return trainer
 

@@ -82,6 +82,7 @@ class SearchRun:
         population: The rules of a population, in place of a scheduler; None for independent trials.
         watcher: Called on the driver after each evaluation and each trial's end is recorded.
         stop: Asks the search to stop.
+        name: The search's name, by which it is continued.
     """
 
     study: Study
@@ -93,6 +94,7 @@ class SearchRun:
     population: Population | None
     watcher: Watcher
     stop: SearchStop
+    name: str
 
     def run(self, lease: Lease) -> None:
         """Runs trials until there are enough, or the search is asked to stop.
@@ -115,7 +117,7 @@ class SearchRun:
         if self.stop.asked and left:
             raise Interrupted(
                 f"The search was asked to stop; {left} trials are left. Start it again with "
-                f"name={self.folder.name!r} to continue."
+                f"name={self.name!r} to continue."
             )
 
     def _run_trials(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from ray_st.study.journal import Journal
 from ray_st.study.search_options import as_options
 from ray_st.study.space import as_space, probe
 from ray_st.study.trial_arguments import SpaceError
+from ray_st.study.trial_record import TrialRecord
 from ray_st.training.checkpoint.store import CheckpointError, CheckpointStore
 from ray_st.training.data.local_source import local_context
 from ray_st.training_args import SentenceTransformerTrainingArguments
@@ -74,22 +77,39 @@ class Killed(BaseException):
     """What a driver that is killed does, as far as a test can tell."""
 
 
+@dataclass
+class Settings:
+    """How searches run in this process.
+
+    Args:
+        value: The value of an evaluation, in place of the evaluator's; None for that.
+        trains: Whether trials train; otherwise they only report one value.
+        most: The driver is killed after so many trials.
+        seen: What ran: for each driver, the part of the search and the hyperparameters of each trial.
+    """
+
+    value: Callable[[int, dict[str, Any]], float] | None = None
+    trains: bool = True
+    most: int = 10**6
+    seen: list[list[tuple[str, dict[str, Any]]]] = field(default_factory=list)
+
+
+@dataclass
 class Loop:
     """Runs studies one trial at a time in this process."""
 
-    def __init__(self, given: Given, values: Callable[[int, dict[str, Any]], float] | None = None) -> None:
-        self._folder, self._objective, self._values = given.folder, given.objective, values
-        self.seen: list[tuple[str, dict[str, Any]]] = []
-        self.most = 10**6
+    given: Given
+    settings: Settings
+    seen: list[tuple[str, dict[str, Any]]]
 
     def run(self, work: Work) -> None:
         retention = work.retention(lambda number: self._store(work, number))
         while (record := work.study.ask()) is not None:
-            if len(self.seen) >= self.most:
+            if len(self.seen) >= self.settings.most:
                 raise Killed
             self.seen.append((work.part, record.values))
             try:
-                self._train(work, record.number, record.values, record.name)
+                self._train(work, record) if self.settings.trains else self._pretend(work, record)
                 work.study.tell(record.number, "COMPLETE")
             except ValueError as error:
                 work.study.tell(record.number, "FAIL", str(error))
@@ -97,20 +117,25 @@ class Loop:
             retention.tidy()
 
     def _store(self, work: Work, number: int) -> CheckpointStore:
-        return CheckpointStore(str(self._folder / work.part / f"run-{number}"))
+        return CheckpointStore(str(self.given.folder / work.part / f"run-{number}"))
 
-    def _train(self, work: Work, number: int, values: dict[str, Any], name: str) -> None:
-        trial = work.template(number, values, name)
-        context = local_context(data_parts(trial, 1), self._store(work, number).path)
+    def _pretend(self, work: Work, record: TrialRecord) -> None:
+        assert self.settings.value is not None
+        value = self.settings.value(1, record.values)
+        work.study.report(record.number, 1, 4, [value], ended=True, samples=8, metrics={}, seconds=1.0)
+
+    def _train(self, work: Work, record: TrialRecord) -> None:
+        trial = work.template(record.number, record.values, record.name)
+        context = local_context(data_parts(trial, 1), self._store(work, record.number).path)
         running: Any = trial.description.rebuild(context)
 
         def send(report: dict[str, Any]) -> None:
-            objectives = self._objective(report["metrics"])
-            if self._values is not None:
-                objectives = (self._values(report["evaluation"], values),)
-            metrics = {"losses": [entry["loss"] for entry in running.state.log_history if "loss" in entry]}
+            objectives = self.given.objective(report["metrics"])
+            if self.settings.value is not None:
+                objectives = (self.settings.value(report["evaluation"], record.values),)
+            metrics = {"losses": losses_of(running)}
             facts = {key: report[key] for key in ("evaluation", "step", "ended", "samples")}
-            work.study.report(number, objectives=objectives, metrics=metrics, seconds=1.0, **facts)
+            work.study.report(record.number, objectives=objectives, metrics=metrics, seconds=1.0, **facts)
 
         Reports(send, None, 0, work.saving).attach(running)
         running.train()
@@ -118,22 +143,29 @@ class Loop:
 
 
 @pytest.fixture
-def loops(monkeypatch: pytest.MonkeyPatch) -> list[Loop]:
-    """Searches run in this process; the loops that ran them."""
-    made: list[Loop] = []
-    settings: dict[str, Any] = {}
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Searches run in this process."""
+    given = Settings()
 
     @contextmanager
-    def in_this_process(trainer: Any, given: Given) -> Iterator[Loop]:
-        loop = Loop(given, settings.get("values"))
-        loop.most = settings.get("most", loop.most)
-        made.append(loop)
-        yield loop
+    def in_this_process(trainer: Any, search: Given) -> Iterator[Loop]:
+        given.seen.append([])
+        yield Loop(search, given, given.seen[-1])
 
-    made_settings: Any = made
     monkeypatch.setattr(trial_runner, "trial_runner", in_this_process)
-    Loop.settings = settings  # type: ignore[attr-defined]
-    return made_settings
+    return given
+
+
+@pytest.fixture
+def pretended(settings: Settings) -> Settings:
+    """Searches run in this process, and trials only pretend to train: their value depends on all they draw."""
+    settings.trains = False
+    settings.value = lambda evaluation, values: zlib.crc32(repr(values).encode()) / 2**32
+    return settings
+
+
+def losses_of(trainer: Any) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 def search(folder: Path, model_folder: Path, trials: int = 4, arguments: Any = None, **options: Any) -> Any:
@@ -156,7 +188,7 @@ def checkpoints(folder: Path) -> list[str]:
 
 
 def test_the_best_few_are_trained_again(
-    tmp_path: Path, tiny_folder: Path, loops: list[Loop], capsys: Any
+    tmp_path: Path, tiny_folder: Path, settings: Settings, capsys: Any
 ) -> None:
     best = search(tmp_path, tiny_folder)
     run_id, objective, hyperparameters, summary = best
@@ -196,16 +228,16 @@ def test_the_best_few_are_trained_again(
     assert len(rows) == 3
 
 
-def test_it_is_done_once(tmp_path: Path, tiny_folder: Path, loops: list[Loop]) -> None:
+def test_it_is_done_once(tmp_path: Path, tiny_folder: Path, pretended: Settings) -> None:
     best = search(tmp_path, tiny_folder)
     events = told(tmp_path)
     assert search(tmp_path, tiny_folder)[:3] == best[:3]
-    assert len(loops) == 1
+    assert len(pretended.seen) == 1
     assert told(tmp_path) == events
     # More seeds, finalists and trials are added; what was done stays.
     more = search(tmp_path, tiny_folder, confirm=3, finalists=3)
     assert told(tmp_path)[: len(events)] == events
-    assert len(loops[1].seen) == 3 * 3 - 4
+    assert len(pretended.seen[1]) == 3 * 3 - 4
     assert len(more.run_summary.confirmed.finalists) == 3
     assert [len(one.values) for one in more.run_summary.confirmed.finalists] == [3, 3, 3]
     longer = search(tmp_path, tiny_folder, 6, confirm=3, finalists=3)
@@ -218,16 +250,16 @@ def test_it_is_done_once(tmp_path: Path, tiny_folder: Path, loops: list[Loop]) -
 
 @pytest.mark.parametrize("most", [3, 4, 6, 7])
 def test_a_killed_search_goes_on_with_its_finalists(
-    most: int, tmp_path: Path, tiny_folder: Path, loops: list[Loop]
+    most: int, tmp_path: Path, tiny_folder: Path, pretended: Settings
 ) -> None:
     unbroken = search(tmp_path / "unbroken", tiny_folder)
-    Loop.settings["most"] = most  # type: ignore[attr-defined]
+    pretended.most = most
     with pytest.raises(Killed):
         search(tmp_path, tiny_folder)
-    del Loop.settings["most"]  # type: ignore[attr-defined]
+    pretended.most = 10**6
     best = search(tmp_path, tiny_folder)
-    assert len(loops[1].seen) + len(loops[2].seen) == 8
-    assert [part for part, _ in loops[1].seen + loops[2].seen] == [""] * 4 + ["confirm"] * 4
+    assert len(pretended.seen[1]) + len(pretended.seen[2]) == 8
+    assert [part for part, _ in pretended.seen[1] + pretended.seen[2]] == [""] * 4 + ["confirm"] * 4
     ours, theirs = best.run_summary.confirmations, unbroken.run_summary.confirmations
     assert [record.values for record in ours] == [record.values for record in theirs]
     assert [record.objectives for record in ours] == [record.objectives for record in theirs]
@@ -235,9 +267,9 @@ def test_a_killed_search_goes_on_with_its_finalists(
     assert asked == [0, 1, 2, 3]
 
 
-def test_the_best_evaluation_keeps_its_weights(tmp_path: Path, tiny_folder: Path, loops: list[Loop]) -> None:
+def test_the_best_evaluation_keeps_its_weights(tmp_path: Path, tiny_folder: Path, settings: Settings) -> None:
     # The first of two evaluations is the better one.
-    Loop.settings["values"] = lambda evaluation, values: values["learning_rate"] / evaluation  # type: ignore[attr-defined]
+    settings.value = lambda evaluation, values: values["learning_rate"] / evaluation
     best = search(tmp_path, tiny_folder, arguments={"ray_scope": "all"}, rungs=2)
     typical = best.confirmed.typical_runs[0]
     assert checkpoints(tmp_path) == [f"confirm/run-{typical}/checkpoint-2"]
@@ -245,33 +277,35 @@ def test_the_best_evaluation_keeps_its_weights(tmp_path: Path, tiny_folder: Path
     assert type(best.model) is SentenceTransformer
 
 
-def test_luck_is_not_confirmed(tmp_path: Path, tiny_folder: Path, loops: list[Loop]) -> None:
+def test_luck_is_not_confirmed(tmp_path: Path, tiny_folder: Path, pretended: Settings) -> None:
     """A trial that was lucky in the search loses to one that is good with every seed."""
 
     def value(evaluation: int, values: dict[str, Any]) -> float:
         good = 0.8 - values["learning_rate"]
         return good if "seed" in values else 1.0 - good
 
-    Loop.settings["values"] = value  # type: ignore[attr-defined]
+    pretended.value = value
     best = search(tmp_path, tiny_folder, finalists=4)
     trials = best.run_summary.trials
     assert int(best.run_id) == min(trials, key=lambda trial: trial.objectives[0]).number
     assert best.confirmed.optimism < 0
 
 
-def test_all_finalists_fail(tmp_path: Path, tiny_folder: Path, loops: list[Loop]) -> None:
+def test_all_finalists_fail(tmp_path: Path, tiny_folder: Path, pretended: Settings) -> None:
     def value(evaluation: int, values: dict[str, Any]) -> float:
         if "seed" in values:
             raise ValueError("no such luck")
         return values["scale"]
 
-    Loop.settings["values"] = value  # type: ignore[attr-defined]
+    pretended.value = value
     with pytest.raises(SearchFailed, match=r"None of the 4 trainings .* no such luck .* confirm=0"):
         search(tmp_path, tiny_folder)
     assert search(tmp_path, tiny_folder, confirm=0).objective > 5
 
 
-def test_a_finalist_that_fails_once_ranks_last(tmp_path: Path, tiny_folder: Path, loops: list[Loop]) -> None:
+def test_a_finalist_that_fails_once_ranks_last(
+    tmp_path: Path, tiny_folder: Path, pretended: Settings
+) -> None:
     failed: list[Any] = []
 
     def value(evaluation: int, values: dict[str, Any]) -> float:
@@ -280,7 +314,7 @@ def test_a_finalist_that_fails_once_ranks_last(tmp_path: Path, tiny_folder: Path
             raise ValueError("no such luck")
         return values["scale"]
 
-    Loop.settings["values"] = value  # type: ignore[attr-defined]
+    pretended.value = value
     best = search(tmp_path, tiny_folder)
     first, second = best.run_summary.confirmed.finalists
     assert first.mean < second.mean
@@ -294,7 +328,7 @@ def test_a_finalist_that_fails_once_ranks_last(tmp_path: Path, tiny_folder: Path
 
 
 def test_without_confirmation_the_report_names_the_luck(
-    tmp_path: Path, tiny_folder: Path, loops: list[Loop]
+    tmp_path: Path, tiny_folder: Path, pretended: Settings
 ) -> None:
     best = search(tmp_path, tiny_folder, confirm=0)
     assert best.confirmed is None
@@ -306,7 +340,7 @@ def test_without_confirmation_the_report_names_the_luck(
 
 
 def test_a_checkpoint_of_the_best_trial_is_its_model(
-    tmp_path: Path, tiny_folder: Path, loops: list[Loop]
+    tmp_path: Path, tiny_folder: Path, settings: Settings
 ) -> None:
     best = search(tmp_path, tiny_folder, confirm=0, arguments={"save_strategy": "epoch"})
     found = EmbeddingSimilarityEvaluator(ROWS["a"], ROWS["b"], SCORES, name="dev")(best.model)
@@ -394,10 +428,6 @@ def test_several_objectives_have_no_winner() -> None:
 # ---- apply_hyperparameters ----
 
 
-def losses_of(trainer: Any) -> list[float]:
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-
 def trained_here(trainer: Any, folder: Path) -> list[float]:
     """What a trainer logs when it trains in this process."""
     data = trainer.data
@@ -409,7 +439,7 @@ def trained_here(trainer: Any, folder: Path) -> list[float]:
 
 
 def test_the_trainer_trains_what_the_trial_trained(
-    tmp_path: Path, tiny_folder: Path, loops: list[Loop]
+    tmp_path: Path, tiny_folder: Path, settings: Settings
 ) -> None:
     trainer = make_trainer(tmp_path, tiny_folder)
     best = trainer.hyperparameter_search(space, OBJECTIVE, 3, "maximize", name="s", scheduler=None)

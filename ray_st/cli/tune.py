@@ -71,7 +71,8 @@ def run(options: argparse.Namespace) -> None:
     for place, best in enumerate(found if isinstance(found, list) else [found]):
         path = folder / (BEST if place == 0 else f"best-{place}.yaml")
         write_best(path, raw, best.hyperparameters)
-        print(f"trial {best.run_id}: {best.objective}; retrain it with: ray-st train {path}")
+        seeds = f" (mean of {len(best.confirmed.values)} fresh seeds)" if best.confirmed else ""
+        print(f"trial {best.run_id}: {best.objective}{seeds}; retrain it with: ray-st train {path}")
 
 
 def _search_section(value: object, where: str) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class Confirmed:
         winner: The cheapest finalist that the best mean is no better than; None if none was completed.
         seeds: The seeds that every finalist was to be trained with.
         runs: How many trainings were made again.
+        left: How many have yet to be begun or to end: until then nothing is final.
         rows: Their training rows, all together.
         seconds: The seconds that they ran, all together.
     """
@@ -120,6 +121,7 @@ class Confirmed:
     winner: Finalist | None
     seeds: tuple[int, ...]
     runs: int
+    left: int
     rows: int
     seconds: float
 
@@ -157,6 +159,7 @@ def judge(
         _cheapest(rivals) if rivals else None,
         tuple(seeds),
         len(records),
+        len(plan) - sum(not record.is_running for record in records),
         sum(record.samples for record in records),
         sum(record.seconds for record in records),
     )

@@ -100,10 +100,19 @@ def describe_confirmed(confirmed: Confirmed) -> str:
     for one in confirmed.finalists:
         for seed in one.failures:
             words.append(f"Trial {one.number} failed with seed {seed}, and so ranks behind.")
-    words.append(
-        f"{_count(confirmed.runs, 'training')}, {confirmed.rows:,} rows, {confirmed.seconds:,.0f} s."
-    )
+    if confirmed.left:
+        words.append(f"{_count(confirmed.left, 'training')} to come: nothing is final.")
+    words.append(describe_cost(confirmed))
     return " ".join(words)
+
+
+def describe_cost(confirmed: Confirmed) -> str:
+    """What the trainings of finalists cost, as a sentence.
+
+    Args:
+        confirmed: The finalists.
+    """
+    return f"{_count(confirmed.runs, 'training')}, {confirmed.rows:,} rows, {confirmed.seconds:,.0f} s."
 
 
 def describe_luck(complete: int, best: TrialRecord) -> str:

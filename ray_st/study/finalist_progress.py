@@ -8,7 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ray_st.study.confirmed import Confirmed
-from ray_st.study.confirmed_table import CONFIRMED, describe_finalist, reason_of_choice, write_finalists
+from ray_st.study.confirmed_table import (
+    CONFIRMED,
+    describe_cost,
+    describe_finalist,
+    reason_of_choice,
+    write_finalists,
+)
 from ray_st.study.finalists import Repetition
 from ray_st.study.search_progress import LiveLines, SearchProgress
 from ray_st.study.study import Study
@@ -57,7 +63,7 @@ class FinalistProgress(SearchProgress):
         if confirmed.winner is not None:
             self._write(
                 f"confirmed: {describe_finalist(confirmed.winner)}. {reason_of_choice(confirmed)} "
-                f"{confirmed.runs} trainings, {confirmed.rows:,} rows, {confirmed.seconds:,.0f} s."
+                f"{describe_cost(confirmed)}"
             )
 
     def _shown(self, record: TrialRecord) -> TrialRecord:

@@ -46,7 +46,7 @@ _NOTES = {
     "backend": ("differs", "`ray` by default (page: `optuna`), or `optuna`, the same search one trial at a time; `wandb` and `sigopt` raise an error"),
     "hp_name": ("same", ""),
     "**kwargs": ("differs", "those of `ray_st.tune.SearchOptions`; equivalent names of Optuna and Ray Tune are accepted, others raise an error"),
-    "BestRun": ("same", "`run_summary` holds the table of trials; a list for several objectives"),
+    "BestRun": ("same", "also `model` and `confirmed`; `run_summary` holds the table of trials; a list for several objectives"),
 }  # fmt: skip
 
 

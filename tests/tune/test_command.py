@@ -110,3 +110,23 @@ def test_another_loss_comes_without_the_options_of_the_first() -> None:
         "loss": {"a": "CoSENTLoss", "b": "CoSENTLoss"},
     }
     assert run_with(several, {"loss.a.scale": 5.0})["loss"]["a"] == {"name": "CoSENTLoss", "scale": 5.0}
+
+
+def test_the_best_few_can_be_confirmed(search_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", str(search_file), "search.confirm=3", "search.finalists=2", "--check"]) == 0
+    assert main(["tune", str(search_file), "search.confirm=often", "--check"]) == 2
+    assert "search.confirm: expected a whole number" in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "tune",
+                str(search_file),
+                "search.confirm=3",
+                "search.scheduler=pbt",
+                "search.rungs=3",
+                "--check",
+            ]
+        )
+        == 2
+    )
+    assert "confirm=3" in capsys.readouterr().err

@@ -89,8 +89,9 @@ def describe_confirmed(confirmed: Confirmed) -> str:
         confirmed: The finalists.
     """
     winner = confirmed.winner
+    count = len(confirmed.finalists)
     words = [
-        f"The best {_count(len(confirmed.finalists), 'trial')}, trained again with fresh seeds: values of "
+        f"The best {'trial' if count == 1 else f'{count} trials'}, trained again with fresh seeds: values of "
         "the search are those of its luckiest trials."
     ]
     if winner is not None:

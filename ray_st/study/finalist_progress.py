@@ -51,8 +51,9 @@ class FinalistProgress(SearchProgress):
         done = sum(not record.is_running for record in self._study.records)
         finalists = len({one.finalist.number for one in self._plan})
         before = f", {done} of them done before" if done else ""
+        which = "trial is" if finalists == 1 else f"{finalists} trials are"
         self._write(
-            f"search {self._search.name!r}: its best {finalists} trials are trained again with fresh seeds: "
+            f"search {self._search.name!r}: its best {which} trained again with fresh seeds: "
             f"{len(self._plan)} trainings{before}; records in {self._folder}"
         )
         self._table()

@@ -84,10 +84,13 @@ class RetentionOfFinalists(Retention):
                 self._single.add(record.number)
         if self._study.left or any(record.is_running for record in self._study.records):
             return
-        kept = set(kept_runs(self._judge(), self._keep))
+        kept = set(kept_runs(self._judge(), self._keep, self._has_weights))
         for record in self._study.records:
             if record.number not in kept:
                 self._keep_only(record, False)
+
+    def _has_weights(self, run: int) -> bool:
+        return self._step_of(self._study.records[run]) in self._store_of(run).steps()
 
     def _keep_only(self, record: TrialRecord, keeps: bool) -> None:
         store = self._store_of(record.number)
@@ -97,13 +100,16 @@ class RetentionOfFinalists(Retention):
                 store.delete(step)
 
 
-def kept_runs(confirmed: Confirmed, keep: int) -> list[int]:
-    """The typical training of each of the best few finalists, the winner's first, by number.
+def kept_runs(confirmed: Confirmed, keep: int, has_weights: Callable[[int], bool]) -> list[int]:
+    """The most typical training with weights of each of the best finalists, the winner's first, by number.
 
     Args:
         confirmed: The finalists.
         keep: How many.
+        has_weights: Whether a training still has its weights: those of an earlier start of the search may
+            have been deleted when another finalist won.
     """
     complete = [one for one in confirmed.finalists if one.runs]
     ordered = sorted(complete, key=lambda one: one is not confirmed.winner)
-    return [one.typical_runs[0] for one in ordered[:keep]]
+    typical = [next(filter(has_weights, one.typical_runs), None) for one in ordered[:keep]]
+    return [run for run in typical if run is not None]

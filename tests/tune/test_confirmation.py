@@ -16,7 +16,8 @@ from datasets import Dataset
 from torch import nn
 from transformers.trainer_utils import BestRun
 
-from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
+import reranker_search
+from ray_st import CrossEncoder, SentenceTransformer, SentenceTransformerTrainer, losses
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.runtime.tune.trial_loop import Reports, data_parts, evaluate_end
 from ray_st.study.journal import Journal
@@ -187,6 +188,7 @@ def checkpoints(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder / "out" / "s")) for path in found)
 
 
+@pytest.mark.slow
 def test_the_best_few_are_trained_again(
     tmp_path: Path, tiny_folder: Path, settings: Settings, capsys: Any
 ) -> None:
@@ -267,6 +269,7 @@ def test_a_killed_search_goes_on_with_its_finalists(
     assert asked == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_best_evaluation_keeps_its_weights(tmp_path: Path, tiny_folder: Path, settings: Settings) -> None:
     # The first of two evaluations is the better one.
     settings.value = lambda evaluation, values: values["learning_rate"] / evaluation
@@ -324,6 +327,32 @@ def test_a_finalist_that_fails_once_ranks_last(
     assert f"Trial {second.number} failed with seed {failed[0]['seed']}, and so ranks behind." in report
 
 
+@pytest.mark.slow
+def test_rerankers_and_trials_with_data_of_their_own(
+    tmp_path: Path, tiny_reranker: Path, settings: Settings
+) -> None:
+    arguments = {"max_steps": 2}
+    trainer = reranker_search.make_trainer(tmp_path / "out", tiny_reranker, **arguments)
+    best = trainer.hyperparameter_search(
+        reranker_search.space,
+        reranker_search.OBJECTIVE,
+        2,
+        "maximize",
+        name="s",
+        rungs=1,
+        data_init=reranker_search.rows_of_trial,
+        confirm=1,
+        finalists=1,
+    )
+    assert type(best.model) is CrossEncoder
+    found = reranker_search.evaluator()(best.model)["dev_map"]
+    assert found == pytest.approx(best.confirmed.mean, abs=1e-6)
+    trainer.apply_hyperparameters(best, data_init=reranker_search.rows_of_trial)
+    rows = reranker_search.rows_of_trial(best.hyperparameters)
+    assert trainer.train_dataset.column_names == rows.column_names
+    assert type(trainer.loss).__name__ == best.hyperparameters["loss"]
+
+
 # ---- without confirmation ----
 
 
@@ -339,6 +368,7 @@ def test_without_confirmation_the_report_names_the_luck(
     assert not (tmp_path / "out/s/confirm").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_best_trial_is_its_model(
     tmp_path: Path, tiny_folder: Path, settings: Settings
 ) -> None:
@@ -438,6 +468,7 @@ def trained_here(trainer: Any, folder: Path) -> list[float]:
     return losses_of(running)
 
 
+@pytest.mark.slow
 def test_the_trainer_trains_what_the_trial_trained(
     tmp_path: Path, tiny_folder: Path, settings: Settings
 ) -> None:

@@ -138,7 +138,7 @@ class Loop:
             facts = {key: report[key] for key in ("evaluation", "step", "ended", "samples")}
             work.study.report(record.number, objectives=objectives, metrics=metrics, seconds=1.0, **facts)
 
-        Reports(send, None, 0, work.saving).attach(running)
+        Reports(send, saving=work.saving).attach(running)
         running.train()
         evaluate_end(running)
 

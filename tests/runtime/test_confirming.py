@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
+from ray.train import ScalingConfig
 
 from ray_st import SentenceTransformer
 from ray_st.study.journal import Journal
@@ -26,7 +26,7 @@ pytestmark = [
 ]
 
 TRIALS, FINALISTS, SEEDS, STEPS, ROWS = 4, 2, 2, 12, 64 * 3
-ONE_CPU = ray.train.ScalingConfig(num_workers=1)
+ONE_CPU = ScalingConfig(num_workers=1)
 
 
 def space(trial: Any) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def events(folder: Path, name: str) -> list[dict[str, Any]]:
     return Journal(folder / name / "confirm" / "journal.jsonl").read()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_with_its_finalists(tmp_path: Path, tiny_folder: Path, capsys: Any) -> None:
     trainer = make_trainer(tmp_path, tiny_folder, scaling_config=ONE_CPU, arguments={"logging_steps": 1})
     best = search(trainer, "s")
@@ -88,9 +88,9 @@ def test_a_search_with_its_finalists(tmp_path: Path, tiny_folder: Path, capsys: 
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_trainings_on_two_workers_keep_their_weights(tmp_path: Path, tiny_folder: Path) -> None:
-    trainer = make_trainer(tmp_path, tiny_folder, scaling_config=ray.train.ScalingConfig(num_workers=2))
+    trainer = make_trainer(tmp_path, tiny_folder, scaling_config=ScalingConfig(num_workers=2))
     options: dict[str, Any] = {"resources_per_trial": None, "confirm": 1, "finalists": 1, "rungs": 1}
     best = search(trainer, "s", 1, **options)
     assert best.confirmed.deviation is None

@@ -463,7 +463,7 @@ class ModelTrainer(HfLoop):
                 default the evaluation loss if it is the only metric, otherwise the sum of all metrics.
             n_trials: Number of trials; 0 with ``points_to_evaluate`` runs only those points.
             direction: ``"minimize"`` or ``"maximize"``; a list for several objectives.
-            backend: ``"ray"`` (default), or ``"optuna"`` for the same search one trial at a time.
+            backend: ``"ray"`` (default), or ``"optuna"`` for the same search, by default one trial at a time.
             hp_name: Returns a trial's name, given the Optuna trial.
             kwargs: As for :class:`ray_st.tune.SearchOptions`: name, sampler, scheduler, rungs,
                 resources_per_trial, …

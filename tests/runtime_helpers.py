@@ -51,6 +51,27 @@ class HangOnce(KillOnce):
             threading.Event().wait()
 
 
+class AlwaysHarmed(TrainerCallback):
+    """Harms its own process at the first step of each run with a learning rate.
+
+    Args:
+        way: ``"kill"`` or ``"hang"``.
+        rate: The learning rate.
+        log: Gets a line each time.
+    """
+
+    def __init__(self, way: str, rate: float, log: Path) -> None:
+        self.way, self.rate, self.log = way, rate, log
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.learning_rate == self.rate:
+            with self.log.open("a") as stream:
+                stream.write("harmed\n")
+            if self.way == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            threading.Event().wait()
+
+
 def losses_of(trainer: Any) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 

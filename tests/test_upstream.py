@@ -36,6 +36,9 @@ UPSTREAM: dict[str, dict[str, str]] = {
     "codecarbon.EmissionsTracker": {
         "_prepare_emissions_data": "()",
     },
+    "optuna.terminator.Terminator": {
+        "_error_evaluator": "set on self",
+    },
     "optuna.trial.Trial": {
         "_trial_id": "set on self",
     },

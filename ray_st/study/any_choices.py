@@ -58,6 +58,28 @@ def label(plain: Plain) -> Label:
     return plain
 
 
+def check_distinct(name: str, plain: Sequence[Plain], labels: Sequence[Label]) -> None:
+    """Checks that Optuna can tell choices apart, which compares 1 and True as equal, as Python does.
+
+    The same choice twice is allowed: it is drawn twice as often.
+
+    Args:
+        name: The hyperparameter, for errors.
+        plain: The choices as plain values.
+        labels: Their labels.
+
+    Raises:
+        SpaceError: If two that differ have equal labels.
+    """
+    for place, (value, text) in enumerate(zip(plain, labels, strict=True)):
+        first = plain[labels.index(text)]
+        if isinstance(first, bool | list | dict) != isinstance(value, bool | list | dict):
+            raise SpaceError(
+                f"hp_space: {name!r} has the choices {first!r} and {value!r} (number {place}), which Optuna "
+                "takes for the same. Draw names, such as 'one' and 'yes', and map them to values."
+            )
+
+
 class AnyChoices:
     """An Optuna trial whose choices may also be lists, tuples, dicts, numpy scalars and paths.
 
@@ -80,10 +102,11 @@ class AnyChoices:
             choices: The values.
 
         Raises:
-            SpaceError: If one of them cannot be recorded.
+            SpaceError: If one of them cannot be recorded, or two cannot be told apart.
         """
         plain = [as_plain(name, choice) for choice in choices]
         labels = [label(value) for value in plain]
+        check_distinct(name, plain, labels)
         place = labels.index(self._trial.suggest_categorical(name, labels))
         self.chosen[name] = plain[place]
         return choices[place]

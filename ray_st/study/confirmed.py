@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from ray_st.study.constraints import describe_violations
 from ray_st.study.finalists import Repetition, same_but_seed
 from ray_st.study.next_seed import expected_range
 from ray_st.study.trial_record import TrialRecord
@@ -20,7 +21,7 @@ class Finalist:
         number: Its number in the search.
         searched: Its value in the search.
         values: The value with each fresh seed whose training was completed.
-        failures: Why a training failed, by seed.
+        failures: Why a training failed, or which constraint it violates, by seed.
         runs: The number of each completed training among all that were made again, by seed.
         rows: Training rows of one of them, on average.
         seconds: Seconds that one of them ran, on average.
@@ -166,12 +167,13 @@ def judge(
 
 
 def _finalist(trial: TrialRecord, runs: Mapping[int, TrialRecord], maximize: bool) -> Finalist:
-    complete = {seed: record for seed, record in runs.items() if record.state == "COMPLETE"}
+    complete = {seed: run for seed, run in runs.items() if run.state == "COMPLETE" and run.is_feasible}
+    failed = {seed: run for seed, run in runs.items() if not (run.is_running or seed in complete)}
     return Finalist(
         trial.number,
         trial.objectives[0],
         {seed: record.objectives[0] for seed, record in complete.items()},
-        {seed: record.reason for seed, record in runs.items() if record.state in ("FAIL", "PRUNED")},
+        {seed: run.reason or describe_violations(run) for seed, run in failed.items()},
         {seed: record.number for seed, record in complete.items()},
         fmean(record.samples for record in complete.values()) if complete else 0.0,
         fmean(record.seconds for record in complete.values()) if complete else 0.0,

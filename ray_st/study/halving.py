@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import takewhile
 
+from ray_st.study.constraints import ranked_value
 from ray_st.study.study import Study
 from ray_st.study.trial_record import TrialRecord
 
@@ -94,13 +95,18 @@ class Halving:
             unknown = max(min(places - len(passed), len(waiting) + to_come), 0)
 
     def _arrived(self, rung: int) -> tuple[list[int], int]:
-        """The trials that reached a rung, best first, then by number; and how many failed there."""
+        """The trials that reached a rung, best first, then by number; and how many ended there otherwise.
+
+        A trial that violates constraints ranks below all that satisfy them.
+        """
         records = self.study.records
         values = {
-            record.number: self._sign * event["objectives"][0]
+            record.number: self._sign
+            * ranked_value(event["objectives"][0], event.get("violations"), self._sign > 0)
             for record in records
             if (event := record.compared_at(rung)) is not None
         }
         ranked = sorted(values, key=lambda number: (-values[number], number))
-        left = [n for n in ranked if records[n].state != "FAIL" or records[n].continued_past(rung)]
+        gone = {r.number for r in records if r.state == "FAIL" or r.was_refused}
+        left = [n for n in ranked if n not in gone or records[n].continued_past(rung)]
         return left, len(ranked) - len(left)

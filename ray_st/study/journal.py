@@ -73,6 +73,11 @@ class Journal:
             apply(trials, event)
         return trials
 
+    def terminated(self) -> str:
+        """Why a terminator ended the search; empty if none did."""
+        reasons = [event["reason"] for event in self.read() if event["event"] == TERMINATED]
+        return str(reasons[-1]) if reasons else ""
+
     def append(self, **event: Any) -> dict[str, Any]:
         """Writes an event, with the time, and returns what was written.
 
@@ -89,6 +94,9 @@ class Journal:
         return event
 
 
+TERMINATED = "terminated"
+"""The event after which no more trials are suggested; its number is that of the trial that was complete."""
+
 ENDS = ("COMPLETE", "PRUNED", "FAIL")
 """How trials end."""
 
@@ -98,6 +106,7 @@ _FACTS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "resumed": {},
     "copied": {"evaluation": int, "source": int, "step": int, "values": dict},
     "told": {"state": str, "reason": str},
+    TERMINATED: {"reason": str},
 }
 """What each kind of event holds, besides the trial's number and the time."""
 
@@ -139,6 +148,8 @@ def order_fault(trials: Sequence[TrialRecord], event: Mapping[str, Any]) -> str 
         return None if number == len(trials) else f"trial {number} was asked for, expected {len(trials)}"
     if not 0 <= number < len(trials):
         return f"{kind}: there is no trial {number}"
+    if kind == TERMINATED:
+        return None
     return None if trials[number].is_running else f"{kind}: trial {number} had ended"
 
 
@@ -148,13 +159,16 @@ def apply(trials: list[TrialRecord], event: Mapping[str, Any]) -> None:
     Args:
         trials: The trials so far, by number.
         event: ``asked``, ``reported``, ``told``, ``resumed`` (after its driver was killed or it waited for
-            other trials), or ``copied`` (it takes over another trial's weights).
+            other trials), ``copied`` (it takes over another trial's weights), or ``terminated`` (the search
+            needs no more trials after it).
     """
     facts = {name: value for name, value in event.items() if name not in ("event", "number", "time")}
     kind, number, now = event["event"], event["number"], event["time"]
     if kind == "asked":
         trials.append(TrialRecord(number, **facts))
     trial = trials[number]
+    if kind == TERMINATED:  # about the search
+        return
     if kind in ("asked", "resumed"):
         trial.spans.append([now, now])
     if kind == "copied":  # between two spans
@@ -165,5 +179,6 @@ def apply(trials: list[TrialRecord], event: Mapping[str, Any]) -> None:
     if kind == "reported":
         trial.history.append(facts)
         trial.objectives = tuple(facts.get("compared", facts["objectives"]))
+        trial.violations = dict(facts.get("violations", {}))
     elif kind == "told":
         trial.state, trial.reason = facts["state"], facts["reason"]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
 from transformers.trainer_utils import default_compute_objective
 
 from ray_st.evaluation.metric_names import MetricNames
+from ray_st.study.constraints import MEASURED, Constraint, missing_metric
 from ray_st.util.names import closest, did_you_mean
 
 DIRECTIONS = ("minimize", "maximize")
@@ -73,11 +76,42 @@ class Objective:
         compute: As for :data:`Compute`.
         directions: One for each objective.
         scope: Which evaluations decide when trials are compared, as for :func:`as_scope`.
+        constraints: What a trial's last evaluation must satisfy for the trial to count, whatever the scope.
     """
 
     compute: Compute
     directions: tuple[str, ...]
     scope: str = "last"
+    constraints: tuple[Constraint, ...] = ()
+
+    @property
+    def maximize(self) -> bool:
+        """Whether more is better, of the first objective."""
+        return self.directions[0] == "maximize"
+
+    @cached_property
+    def measured(self) -> frozenset[str]:
+        """The metrics that it asks for and trials measure themselves."""
+        return asked_measures(self.compute)
+
+    @property
+    def measures(self) -> frozenset[str]:
+        """The metrics that trials must measure, for it or for the constraints."""
+        return self.measured.union(one.metric for one in self.constraints).intersection(MEASURED)
+
+    def violations(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """How far an evaluation violates each constraint, by the constraint's text; 0 or less is not at all.
+
+        Args:
+            metrics: Its metrics.
+
+        Raises:
+            ObjectiveError: If a metric is missing.
+        """
+        for one in self.constraints:
+            if one.metric not in metrics:
+                raise ObjectiveError(missing_metric(one.metric, metrics))
+        return {str(one): one.violation(metrics[one.metric]) for one in self.constraints}
 
     def __call__(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """The values, in the order of the directions.
@@ -111,6 +145,8 @@ class Objective:
         if isinstance(self.compute, Sequence):
             return [self._metric(name, metrics) for name in self.compute]
         compute = default_compute_objective if self.compute is None else self.compute
+        # One that adds up all metrics must not add the megabytes that only a constraint asked for.
+        metrics = {k: v for k, v in metrics.items() if k not in MEASURED or k in self.measured}
         try:
             return compute(dict(metrics))
         except KeyError as error:
@@ -169,14 +205,42 @@ def try_out(compute: Compute, metric: Callable[[str], float] = lambda name: 0.5)
     return list(asked), found
 
 
-def check_objective(compute: Compute, directions: Sequence[str], names: MetricNames, evaluates: bool) -> None:
-    """Checks that evaluations report the objective, as far as names are known before one has run.
+class _AskedMeasures(_Asked):
+    """Made-up metrics that also notice a measured one where a default is given."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in MEASURED else super().get(name, default)
+
+
+def asked_measures(compute: Compute) -> frozenset[str]:
+    """The metrics of :data:`ray_st.study.constraints.MEASURED` that a ``compute_objective`` asks for.
+
+    Args:
+        compute: As for :data:`Compute`.
+    """
+    if compute is None or isinstance(compute, str | Sequence):
+        return frozenset([compute] if isinstance(compute, str) else compute or ()).intersection(MEASURED)
+    asked = _AskedMeasures(lambda name: 0.5)
+    with suppress(LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
+        compute(asked)
+    return frozenset(asked).intersection(MEASURED)
+
+
+def check_objective(
+    compute: Compute,
+    directions: Sequence[str],
+    names: MetricNames,
+    evaluates: bool,
+    constraints: Sequence[Constraint] = (),
+) -> None:
+    """Checks that evaluations report the objective and what constraints bound, as far as names are known.
 
     Args:
         compute: As for :class:`Objective`.
         directions: Likewise.
         names: The metrics that evaluations of the trainer report.
         evaluates: Whether the trainer has anything to evaluate.
+        constraints: The search's.
 
     Raises:
         ObjectiveError: If there is nothing to evaluate, no evaluation reports a metric that is asked for, or
@@ -187,13 +251,16 @@ def check_objective(compute: Compute, directions: Sequence[str], names: MetricNa
     asked, found = try_out(compute)
     if found is not None:
         _check_count(found, directions)
-    for name in asked:
-        if names.complete and name != "epoch" and name not in names.known:
-            near = closest(name, names.known)
+    wanted = {name: f"The objective {name!r} is" for name in asked}
+    wanted |= {one.metric: f"constraints: the metric of {str(one)!r} is" for one in constraints}
+    for name, what in wanted.items():
+        if names.complete and name not in ("epoch", *MEASURED, *names.known):
+            near = closest(name, [*names.known, *MEASURED])
             raise ObjectiveError(
-                f"The objective {name!r} is reported by no evaluation of this trainer"
+                f"{what} reported by no evaluation of this trainer"
                 + (f"; did you mean {near!r}?" if near else ".")
-                + f" There are, the most similar first: {names.listed(name)}."
+                + f" There are, the most similar first: {names.listed(name)}. Trials measure by themselves: "
+                + f"{', '.join(MEASURED)}."
             )
 
 

@@ -23,6 +23,7 @@ from optuna.distributions import (
     json_to_distribution,
 )
 
+from ray_st.study.constraints import describe_violations
 from ray_st.study.objective import finite
 from ray_st.study.trial_record import WORDS, TrialRecord, objective_names
 
@@ -38,14 +39,22 @@ COLOURS = {
     "went on": "#c9d3dc",
 }
 SYMBOLS = {"COMPLETE": "circle", "PRUNED": "x", "FAIL": "cross", "RUNNING": "circle-open"}
+INFEASIBLE = "violates a constraint"
+_INFEASIBLE_LOOK = "#7b6d8d", "diamond-open"
 _MARKS: dict[str, Any] = {
     "color": "ended",
     "symbol": "ended",
     "hover_name": "hover",
-    "color_discrete_map": {word: COLOURS[state] for state, word in WORDS.items()},
-    "symbol_map": {word: SYMBOLS[state] for state, word in WORDS.items()},
+    "color_discrete_map": {
+        **{word: COLOURS[state] for state, word in WORDS.items()},
+        INFEASIBLE: _INFEASIBLE_LOOK[0],
+    },
+    "symbol_map": {
+        **{word: SYMBOLS[state] for state, word in WORDS.items()},
+        INFEASIBLE: _INFEASIBLE_LOOK[1],
+    },
 }
-"""How plotly marks trials by how they ended."""
+"""How plotly marks trials by how they ended, and those that violate a constraint."""
 
 _ROW_HEIGHT = 18
 
@@ -75,7 +84,9 @@ def plots(study: optuna.Study, trials: Sequence[TrialRecord]) -> Iterator[Plot]:
     names = objective_names(len(study.directions))
     if any(trial.state == "COMPLETE" for trial in trials) and len(names) in (2, 3):
         draw = functools.partial(visualization.plot_pareto_front, study, target_names=names)
-        yield Plot("Front", "No trial is better in all objectives than one of the front.", draw)
+        note = "No trial is better in all objectives than one of the front."
+        grey = " Grey ones violate a constraint." if any(not trial.is_feasible for trial in trials) else ""
+        yield Plot("Front", note + grey, draw)
     for place, name in enumerate(names):
         yield from _of_objective(study, trials, place, name, len(names) > 1)
     evaluated = [trial for trial in trials if trial.history]
@@ -86,7 +97,7 @@ def plots(study: optuna.Study, trials: Sequence[TrialRecord]) -> Iterator[Plot]:
         note = "How many trials reached each evaluation, and how they ended there."
         yield Plot("Rungs", note, functools.partial(rungs, trials))
     if any(trial.spans for trial in trials):
-        note = "When each trial ran, and how many ran at a time."
+        note = "When each trial ran, in a row for each slot of the cluster, and how many ran at a time."
         yield Plot("Time line", note, functools.partial(time_line, trials))
 
 
@@ -139,7 +150,7 @@ def history(trials: Sequence[TrialRecord], place: int, name: str, maximize: bool
     values = [trial.objectives[place] for trial in trials]
     points = {"trial": [trial.number for trial in trials], name: values, **_looks(trials)}
     figure = express.scatter(points, x="trial", y=name, **_MARKS)
-    complete = [trial for trial in trials if trial.state == "COMPLETE"]
+    complete = [trial for trial in trials if trial.state == "COMPLETE" and trial.is_feasible]
     best = accumulate((trial.objectives[place] for trial in complete), max if maximize else min)
     return figure.add_scatter(
         x=[trial.number for trial in complete],
@@ -215,7 +226,8 @@ def learning_curves(trials: Sequence[TrialRecord], name: str) -> Any:
 
 def _looks(trials: Sequence[TrialRecord]) -> dict[str, list[str]]:
     """The columns that :data:`_MARKS` names."""
-    return {"ended": [WORDS[trial.state] for trial in trials], "hover": [_hover(trial) for trial in trials]}
+    ended = [WORDS[trial.state] if trial.is_feasible else INFEASIBLE for trial in trials]
+    return {"ended": ended, "hover": [_hover(trial) for trial in trials]}
 
 
 @dataclass(frozen=True)
@@ -291,7 +303,7 @@ def rungs(trials: Sequence[TrialRecord]) -> Any:
 
 
 def time_line(trials: Sequence[TrialRecord]) -> Any:
-    """When each trial ran, and below it how many ran at a time.
+    """When each trial ran, a row for each slot, and below it how many ran at a time.
 
     Args:
         trials: The trials.
@@ -299,17 +311,26 @@ def time_line(trials: Sequence[TrialRecord]) -> Any:
     figure = subplots.make_subplots(
         rows=2, shared_xaxes=True, row_heights=[0.75, 0.25], vertical_spacing=0.06
     )
-    spans = [(trial, span) for trial in trials for span in trial.spans]
+    spans = slots(trials)
     bars = {
-        "trial": [trial.number for trial, _ in spans],
-        "from": [_moment(begin) for _, (begin, _) in spans],
-        "to": [_moment(end) for _, (_, end) in spans],
-        "ended": [trial.state for trial, _ in spans],
-        "hover": [_hover(trial) for trial, _ in spans],
+        "trial": [str(span.trial.number) for span in spans],
+        "slot": [span.slot for span in spans],
+        "from": [_moment(span.begin) for span in spans],
+        "to": [_moment(span.end) for span in spans],
+        "ended": [span.trial.state for span in spans],
+        "hover": [_hover(span.trial) for span in spans],
     }
     drawn = express.timeline(
-        bars, "from", "to", "trial", color="ended", color_discrete_map=COLOURS, hover_name="hover"
+        bars,
+        "from",
+        "to",
+        "slot",
+        color="ended",
+        text="trial",
+        color_discrete_map=COLOURS,
+        hover_name="hover",
     )
+    drawn.update_traces(textposition="inside", insidetextanchor="middle")
     figure.add_traces(drawn.data, rows=1, cols=1)
     moments, running = busy(trials)
     figure.add_scatter(
@@ -323,9 +344,44 @@ def time_line(trials: Sequence[TrialRecord]) -> Any:
         col=1,
     )
     figure.update_xaxes(type="date")
-    figure.update_yaxes(title="trial", autorange="reversed", row=1, col=1)
+    figure.update_yaxes(title="slot", autorange="reversed", dtick=1, row=1, col=1)
     figure.update_yaxes(title="running", rangemode="tozero", row=2, col=1)
-    return figure.update_layout(barmode="overlay", height=260 + _ROW_HEIGHT * min(len(trials), 60))
+    rows = 1 + max((span.slot for span in spans), default=0)
+    return figure.update_layout(barmode="overlay", height=260 + _ROW_HEIGHT * min(rows, 80))
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of time in which a trial ran.
+
+    Args:
+        trial: The trial.
+        slot: The row it is drawn in, from 0.
+        begin: Seconds since 1970.
+        end: Likewise.
+    """
+
+    trial: TrialRecord
+    slot: int
+    begin: float
+    end: float
+
+
+def slots(trials: Sequence[TrialRecord]) -> list[Span]:
+    """When trials ran, each stretch in the first row that is free then: as many rows as ran at a time.
+
+    Args:
+        trials: The trials.
+    """
+    stretches = sorted((begin, end, trial.number) for trial in trials for begin, end in trial.spans)
+    by_number = {trial.number: trial for trial in trials}
+    free_from: list[float] = []
+    found = []
+    for begin, end, number in stretches:
+        slot = next((row for row, moment in enumerate(free_from) if moment <= begin), len(free_from))
+        free_from[slot:] = [end, *free_from[slot + 1 :]]
+        found.append(Span(by_number[number], slot, begin, end))
+    return found
 
 
 def busy(trials: Sequence[TrialRecord]) -> tuple[list[float], list[int]]:
@@ -349,4 +405,5 @@ def _moment(seconds: float) -> datetime:
 
 def _hover(trial: TrialRecord) -> str:
     values = "".join(f"<br>{name}: {value}" for name, value in trial.values.items())
-    return f"trial {trial.number}: {', '.join(f'{value:.6g}' for value in trial.objectives)}{values}"
+    beyond = "" if trial.is_feasible else f"<br>violates {describe_violations(trial)}"
+    return f"trial {trial.number}: {', '.join(f'{value:.6g}' for value in trial.objectives)}{beyond}{values}"

@@ -10,6 +10,8 @@ from typing import Any
 import optuna
 from transformers.trainer_utils import HPSearchBackend
 
+from ray_st.study.constraints import parse_all
+from ray_st.study.termination import check_terminator
 from ray_st.util.names import did_you_mean
 from ray_st.util.value_checks import is_whole
 
@@ -24,7 +26,11 @@ _SAME = {
 }
 """Other names for the same option, from Optuna and older versions of Ray Tune."""
 
+_AS_MANY_AS_FIT = 1_000_000
+"""More trials than any cluster has room for."""
+
 _REPLACED = {
+    "constraints_func": 'Constraints are on metrics: constraints=["model_mib <= 90"].',
     "pruner": 'Trials are stopped by a scheduler: scheduler="asha", "median" or "hyperband".',
     "search_alg": "Parameters are suggested by an Optuna sampler: sampler=...",
     "load_if_exists": "A search of the same name is always continued: name=...",
@@ -57,6 +63,7 @@ class SearchOptions:
             number, so that a continued search suggests what it would have without the interruption.
         scheduler: Which trials are stopped early: ``"asha"`` (default for one objective), ``"median"``,
             ``"hyperband"``, None for none, or a Ray Tune scheduler that takes its metric from the search.
+            With several objectives None (default) or ``"asha"``, which stops trials that others dominate.
             ``"halving"``: trials wait at a rung, with a checkpoint, until it is certain which ones are the
                 best there.
             ``"pbt"``, or Ray Tune's ``PopulationBasedTraining``: none are stopped; bad ones continue as
@@ -68,6 +75,12 @@ class SearchOptions:
             ``"hyperband"``.
         rungs: Number of evenly spaced evaluations of each trial, in place of ``eval_strategy``; trials can be
             stopped at evaluations only. By default ``eval_strategy`` decides.
+        constraints: What a trial's last evaluation must satisfy to count, such as ``"model_mib <= 90"`` or
+            ``"eval_dev_cosine_recall@10 >= 0.8"``: a metric, ``<=`` or ``>=``, a number. Trials measure
+            ``model_mib`` (weights and buffers in the types they are saved in), ``peak_memory_mib`` (of
+            the GPU if there is one, else resident memory; of several workers the largest) and ``encode_ms``
+            (median milliseconds for one of a few fixed texts, one at a time) themselves. Trials that violate
+            one rank below all others; one whose size or memory is too large is stopped.
         points_to_evaluate: Hyperparameters, by name, of the first trials.
         data_init: A function of a trial that makes its training data, if these are part of the search; each
             trial then encodes its own. By default all trials share the trainer's.
@@ -76,9 +89,13 @@ class SearchOptions:
             can show. By default the study is in memory; the records in the folder suffice to continue.
         resources_per_trial: Resources of a trial on one worker, such as ``{"CPU": 2, "GPU": 0.5}``; by
             default those ``scaling_config`` gives a worker, else one GPU if there are GPUs, else one CPU.
-        max_concurrent_trials: Most trials at a time; by default as many as the cluster has room for.
+        max_concurrent_trials: Most trials at a time; by default as many as the cluster has room for, or one
+            with ``backend="optuna"``.
         max_failures: How often a trial whose process is lost is restarted, from its last checkpoint.
         keep_checkpoints: For how many finished trials to keep the checkpoints; the best ones are chosen.
+        terminator: True to end the search once Optuna expects no more improvement (EMMREvaluator with
+            MedianErrorEvaluator, asked after each complete trial), or a terminator or improvement evaluator
+            of ``optuna.terminator``. Running trials end as usual. For one objective without constraints.
         time_budget_s: Seconds after which no more trials are started and running ones are stopped.
         confirm: With how many fresh seeds the best few trials are trained again once the search is done. The
             best value of a search is that of its luckiest trial; the winner is then the finalist with the
@@ -96,6 +113,7 @@ class SearchOptions:
     perturbation_interval: int = 1
     reduction_factor: int = 3
     rungs: int | None = None
+    constraints: Sequence[str] = ()
     points_to_evaluate: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     data_init: Callable[[Any], Any] | None = None
     warm_start: str | None = None
@@ -104,6 +122,7 @@ class SearchOptions:
     max_concurrent_trials: int | None = None
     max_failures: int = 1
     keep_checkpoints: int = 1
+    terminator: Any = None
     time_budget_s: float | None = None
     confirm: int = 0
     finalists: int = 3
@@ -114,7 +133,8 @@ def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
 
     Args:
         given: The keyword arguments.
-        objectives: How many objectives there are; with several, trials cannot be stopped early.
+        objectives: How many objectives there are; with several, trials are stopped early on request only, and
+            only by ``"asha"``.
 
     Raises:
         ValueError: If a name is unknown, or a value is invalid.
@@ -122,9 +142,13 @@ def as_options(given: Mapping[str, Any], objectives: int) -> SearchOptions:
     given = _renamed(given)
     if objectives > 1:
         given = {"scheduler": None, **given}
-        if given["scheduler"] is not None:
-            raise ValueError("A search with several objectives cannot stop trials early: use scheduler=None.")
+        if given["scheduler"] not in (None, "asha"):
+            raise ValueError(
+                f"scheduler={given['scheduler']!r} compares one objective, and this search has {objectives}: "
+                'use scheduler="asha", which stops trials that others dominate, or None.'
+            )
     options = SearchOptions(**{**given, "sampler": as_sampler(given.get("sampler"))})
+    check_terminator(options.terminator, objectives, bool(parse_all(options.constraints)))
     for name, least in _LEAST.items():
         _check_number(name, getattr(options, name), least)
     if options.confirm and objectives > 1:
@@ -171,6 +195,8 @@ def _needs_only_seed(part: object) -> bool:
 def _renamed(given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments by the names used here."""
     known = [option.name for option in fields(SearchOptions)]
+    if given.get("n_jobs") == -1:  # Optuna's word for as many as there is room for
+        given = {**given, "n_jobs": _AS_MANY_AS_FIT}
     renamed = {_SAME.get(name, name): value for name, value in given.items()}
     for name in renamed:
         if name not in known:

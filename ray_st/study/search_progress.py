@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from ray_st.study.constraints import describe_violations
 from ray_st.study.objective import finite
 from ray_st.study.study import Study
 from ray_st.study.trial_record import WORDS, TrialRecord, describe_change, objective_names, short
@@ -38,6 +39,7 @@ class SearchProgress:
     ) -> None:
         self._study, self._objectives, self._folder = study, objectives, folder
         self._tensorboard, self._live = tensorboard, live
+        self._said_terminated = False
         self._write: Callable[[str], None] = live.above if live is not None else notes.info
 
     @classmethod
@@ -50,6 +52,7 @@ class SearchProgress:
         """Announces the search."""
         done = sum(not record.is_running for record in self._study.records)
         before = f", {done} of them done before" if done else ""
+        self._terminated()
         self._write(
             f"search {self._folder.name!r}: {done + self._study.left} trials{before}; records in "
             f"{self._folder}; if interrupted, start it again with name={self._folder.name!r} to continue"
@@ -75,7 +78,14 @@ class SearchProgress:
             write_hparams(self._folder, record)
         best = self._best()
         self._write(f"{describe_trial(self._shown(record))}{'; ' if best else ''}{best}")
+        self._terminated()
         self.reported()
+
+    def _terminated(self) -> None:
+        """Says once that and why there will be no more trials."""
+        if self._study.terminated and not self._said_terminated:
+            self._said_terminated = True
+            self._write(f"no more trials: {self._study.terminated}; running ones end as usual")
 
     def finished(self) -> None:
         """Removes the live table."""
@@ -118,7 +128,8 @@ def running_lines(records: Sequence[TrialRecord], waiting: Sequence[int], now: f
 def describe_trial(record: TrialRecord) -> str:
     """A finished trial in one line: value, how it ended, step, time, and hyperparameters."""
     name = f" ({record.name})" if record.name else ""
-    reason = f" ({' '.join(record.reason.split())})" if record.reason else ""
+    why = record.reason or ("" if record.is_feasible else f"violates {describe_violations(record)}")
+    reason = f" ({' '.join(why.split())})" if why else ""
     return (
         f"trial {record.number}{name}: {_scores(record)}, {_ending(record)}{reason} "
         f"at step {record.step}, {record.seconds:.1f} s; {_parameters(record)}"

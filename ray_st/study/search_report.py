@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 
-DRAWING = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+DRAWING = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError),
+    *(RuntimeError, TypeError, ValueError),
+)
 """What drawing a figure may raise on unforeseen parameters; a picture must not cost a search."""
 
 _PAGE = """<!DOCTYPE html>
@@ -67,16 +70,26 @@ def write_report(folder: Path, study: Study, objectives: int, confirmed: Confirm
         confirmed: Its finalists, trained again; None if none were.
 
     Returns:
-        Whether it was written.
+        Whether it was written; a line says why not.
     """
     if importlib.util.find_spec("plotly") is None:
         notes.info(f"{REPORT} needs plotly: pip install 'ray-st[plots]'")
         return False
+    try:
+        page = _page(folder.name, study, objectives, confirmed)
+        write_whole(folder / REPORT, page.encode(errors="replace"))
+    except DRAWING as error:  # a full disk, or what no figure is to blame for
+        notes.warning(f"warning: {folder / REPORT} cannot be written ({type(error).__name__}: {error})")
+        return False
+    return True
+
+
+def _page(name: str, study: Study, objectives: int, confirmed: Confirmed | None) -> str:
     from ray_st.study.plots import plots
 
     sections = [_section(plot) for plot in plots(study.study, study.records)]
-    page = _PAGE.format(
-        title=html.escape(f"Search {folder.name}"),
+    return _PAGE.format(
+        title=html.escape(f"Search {name}"),
         script=importlib.import_module("plotly.offline").get_plotlyjs(),
         summary=html.escape(summary(study, objectives)),
         confirmed=confirmed_section(study, objectives, confirmed),
@@ -84,12 +97,6 @@ def write_report(folder: Path, study: Study, objectives: int, confirmed: Confirm
         plots="\n".join(sections),
         table=table(study.records, objectives),
     )
-    try:
-        write_whole(folder / REPORT, page.encode(errors="replace"))
-    except OSError as error:  # a full disk
-        notes.warning(f"warning: {folder / REPORT} cannot be written ({error})")
-        return False
-    return True
 
 
 def summary(study: Study, objectives: int) -> str:
@@ -102,12 +109,17 @@ def summary(study: Study, objectives: int) -> str:
     records, best = study.records, study.best()
     counts = Counter(record.state for record in records)
     words = ", ".join(f"{counts[state]} {word}" for state, word in WORDS.items() if counts[state])
+    violating = sum(not record.is_feasible for record in records)
+    words += f"; {violating} violate a constraint" if violating else ""
     found = ""
     if best:
         one = f"Best: trial {best[0].number} with {best[0].objectives[0]:.6g}."
         found = f" {one if objectives == 1 else f'{len(best)} trials on the front.'}"
     rows, seconds = sum(record.samples for record in records), sum(record.seconds for record in records)
-    return f"{len(records)} trials: {words}.{found} {rows:,} training rows, {seconds:,.0f} s of trials."
+    ended = f" No more were needed: {study.terminated}." if study.terminated else ""
+    return (
+        f"{len(records)} trials: {words}.{found} {rows:,} training rows, {seconds:,.0f} s of trials.{ended}"
+    )
 
 
 def confirmed_section(study: Study, objectives: int, confirmed: Confirmed | None) -> str:

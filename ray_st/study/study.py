@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import json_to_distribution
+from optuna.samplers import BaseGASampler
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ray_st.study.any_choices import as_plain, label
-from ray_st.study.journal import Journal, RecordError, apply
-from ray_st.study.objective import Objective, finite
+from ray_st.study.constraints import reached
+from ray_st.study.journal import TERMINATED, Journal, RecordError, apply
+from ray_st.study.objective import Objective, ObjectiveError, finite
+from ray_st.study.patient_storage import patient
 from ray_st.study.space import Space, draw, open_study
+from ray_st.study.termination import Termination, Terminator, random_trials
 from ray_st.study.trial_record import TrialRecord
 
 STATES = {"COMPLETE": TrialState.COMPLETE, "PRUNED": TrialState.PRUNED, "FAIL": TrialState.FAIL}
@@ -28,6 +32,9 @@ NUMBER = "ray_st:number"
 """User attribute of an Optuna trial: its number in the search."""
 CHANGES = "ray_st:changes"
 """User attribute of an Optuna trial: when it became a copy. Its Optuna parameters stay the first ones."""
+
+FEASIBLE, REASON = "feasible", "reason"
+"""User attributes of an ended trial: whether it satisfies the constraints, why it failed or was stopped."""
 
 SEARCH = "ray_st:search"
 """User attribute of Optuna's study: the search it belongs to."""
@@ -57,10 +64,13 @@ class Study:
         name: The study's name in its storage.
         search_id: The search's unique identifier.
         hp_name: Gives a trial's name from the Optuna trial.
+        terminator: Ends the search before it has all its trials; None for never. One that has ended stays
+            ended while it has a terminator.
 
     Attributes:
         records: The trials so far, by number.
         study: Optuna's study.
+        terminated: Why a terminator ended the search; empty if none did.
     """
 
     def __init__(
@@ -77,14 +87,17 @@ class Study:
         name: str | None = None,
         search_id: str = "",
         hp_name: Callable[[Trial], str] | None = None,
+        terminator: Terminator | None = None,
     ) -> None:
+        self._termination = Termination(terminator)
+        self.terminated = journal.terminated() if self._termination else ""
         self._space, self._objective, self._journal, self._wanted = space, objective, journal, trials
         self._seed, self._hp_name = seed, hp_name
         self._fixed = sampler if isinstance(sampler, Sampler) else None
         self._make = _tpe(trials) if sampler is None or isinstance(sampler, Sampler) else sampler
         self.records = journal.records()
         self.study = open_study(
-            storage=storage,
+            storage=patient(storage),
             sampler=self._sampler(len(self.records)),
             study_name=name if storage is not None else None,
             directions=list(objective.directions),
@@ -108,36 +121,65 @@ class Study:
 
     def _restore(self, earlier: Sequence[TrialRecord]) -> None:
         """Brings Optuna's study up to date with the records."""
-        wanted: dict[int | str, TrialRecord] = {f"earlier {record.number}": record for record in earlier}
+        judged = [record for record in earlier if self._judge(record)]
+        wanted: dict[int | str, TrialRecord] = {f"earlier {record.number}": record for record in judged}
         wanted |= {record.number: record for record in self.records}
         there = {trial.user_attrs.get(NUMBER) for trial in self.study.get_trials(deepcopy=False)}
         for key, record in wanted.items():
             if key not in there:
                 self.study.add_trial(_frozen(record, key, len(self._objective.directions)))
+        self._choose_parents()
         if self.records and self._fixed is not None:
             self._fixed.reseed_rng()  # it is new and would repeat its first suggestions
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             number = trial.user_attrs.get(NUMBER)
-            if not isinstance(number, int):
-                continue
-            if number >= len(self.records):  # in a database, but killed before it was in the journal
+            # In a database, but its driver was killed before it was in the journal.
+            if not isinstance(number, int) or number >= len(self.records):
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 continue
             self._live[number] = Trial(self.study, trial._trial_id)
+            self._catch_up(self.records[number], trial)
             if not self.records[number].is_running:
                 self._close(self.records[number])
+
+    def _choose_parents(self) -> None:
+        """Makes a genetic sampler choose the parents of each generation, as it did when these began.
+
+        It notes in the study whom it chose, and takes them in another order from then on.
+        """
+        sampler = self.study.sampler
+        if isinstance(sampler, BaseGASampler):
+            every = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            begun = max((sampler.get_trial_generation(self.study, trial) for trial in every), default=0)
+            for generation in range(1, begun + 1):
+                sampler.get_parent_population(self.study, generation)
+
+    def _catch_up(self, record: TrialRecord, there: FrozenTrial) -> None:
+        """Reports evaluations that are in the journal but not in the storage."""
+        for evaluation, value in _curve(record, len(self._objective.directions)).items():
+            if evaluation not in there.intermediate_values:
+                self._live[record.number].report(value, evaluation)
+
+    def _judge(self, record: TrialRecord) -> bool:
+        """Applies the constraints to a trial of an earlier search; whether it reported what they name."""
+        try:
+            metrics = record.history[-1].get("metrics", {}) if record.history else None
+            record.violations = {} if metrics is None else self._objective.violations(metrics)
+        except ObjectiveError:
+            return False
+        return True
 
     # ---- ask, report, tell ----
 
     @property
     def left(self) -> int:
         """How many trials have yet to be started or continued."""
-        return self._wanted - len(self.records) + len(self._again)
+        return self.to_come + len(self._again)
 
     @property
     def to_come(self) -> int:
         """How many trials have yet to be suggested."""
-        return self._wanted - len(self.records)
+        return 0 if self.terminated else max(self._wanted - len(self.records), 0)
 
     def waiting(self) -> list[int]:
         """The trials that wait for others, by number."""
@@ -156,7 +198,7 @@ class Study:
             self.resumed(again.number)
             return again
         number = len(self.records)
-        if number >= self._wanted:
+        if not self.to_come:
             return None
         waiting = self.waiting()
         if waiting and self._fixed is None:
@@ -167,7 +209,8 @@ class Study:
         point = draw(self._space, trial)
         name = self._hp_name(trial) if self._hp_name else ""
         self._live[number] = trial
-        self._note("asked", number, **vars(point), name=name)
+        marks = _marks(trial)
+        self._note("asked", number, **vars(point), name=name, **({"marks": marks} if marks else {}))
         return self.records[number]
 
     def _suggest_with_waiting(self, waiting: Sequence[int], number: int) -> None:
@@ -242,10 +285,17 @@ class Study:
             reason = reason or f"the objective is {list(record.objectives) or 'missing'}"
         self._note("told", number, state=state, reason=reason)
         self._close(record)
+        if state == "COMPLETE" and self.to_come and (why := self._termination.reason(self.study)):
+            self._note(TERMINATED, number, reason=why)
+            self.terminated = why
         return record
 
     def _close(self, record: TrialRecord) -> None:
         trial = self._live.pop(record.number)
+        for text in record.violations.keys() - trial.constraints.keys():  # a killed driver may have set some
+            trial.set_constraint(text, record.violations[text])
+        for name, fact in _facts(record).items():
+            trial.set_user_attr(name, fact)
         values = list(record.objectives) if record.state == "COMPLETE" else None
         # At the end of their grid these call study.stop(), which raises outside of Optuna's own loop.
         stops = isinstance(self.study.sampler, _STOPPING)
@@ -255,12 +305,12 @@ class Study:
     # ---- results ----
 
     def best(self, count: int = 1) -> list[TrialRecord]:
-        """The best complete trials; with several objectives, the Pareto front.
+        """The best complete trials that satisfy the constraints; with several objectives, the Pareto front.
 
         Args:
             count: How many, for a single objective.
         """
-        complete = [record for record in self.records if record.state == "COMPLETE"]
+        complete = [record for record in self.records if record.state == "COMPLETE" and record.is_feasible]
         signs = [1.0 if way == "maximize" else -1.0 for way in self._objective.directions]
         scores = {r.number: tuple(s * v for s, v in zip(signs, r.objectives, strict=True)) for r in complete}
         if len(signs) == 1:
@@ -296,18 +346,43 @@ def _tpe(trials: int) -> Callable[[int], Sampler]:
 
     Optuna's default is ten random trials, half of a search with twenty; docs/log.md says what that costs.
     """
-    startup = min(max(trials // 4, 4), 10)
+    startup = random_trials(trials)
     return lambda seed: optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
+
+
+def _marks(trial: Trial) -> dict[str, Any]:
+    """What a sampler noted about a trial that it draws, such as the generation of a genetic one.
+
+    What repeats the parameters is left out.
+    """
+    noted = trial.storage.get_trial_system_attrs(trial._trial_id)
+    return {name: value for name, value in noted.items() if "_params" not in name}
+
+
+def _facts(record: TrialRecord) -> dict[str, Any]:
+    """What a dashboard shows of an ended trial besides Optuna's own: user attributes by name.
+
+    Optuna's dashboard 0.21 does not show Optuna 5's named constraints.
+    """
+    facts: dict[str, Any] = {REASON: record.reason} if record.reason else {}
+    if record.violations:
+        facts[FEASIBLE] = record.is_feasible
+        facts |= {text: float(number) for text in record.violations if (number := reached(record, text))}
+    return facts
+
+
+def _curve(record: TrialRecord, objectives: int) -> dict[int, float]:
+    """A record's values as Optuna's intermediate values; it has none with several objectives."""
+    return {
+        event["evaluation"]: event["objectives"][0]
+        for event in record.history
+        if objectives == 1 and finite(event["objectives"])
+    }
 
 
 def _frozen(record: TrialRecord, number: int | str, objectives: int) -> FrozenTrial:
     """A record as an Optuna trial."""
-    single = objectives == 1
-    steps = {
-        event["evaluation"]: event["objectives"][0]
-        for event in record.history
-        if single and finite(event["objectives"])
-    }
+    steps = _curve(record, objectives)
     values = list(record.objectives) if record.state == "COMPLETE" else None
     if record.state == "PRUNED" and steps:
         values = [steps[max(steps)]]
@@ -316,6 +391,12 @@ def _frozen(record: TrialRecord, number: int | str, objectives: int) -> FrozenTr
         values=values,
         params=record.params,
         distributions={name: json_to_distribution(text) for name, text in record.distributions.items()},
-        user_attrs={NUMBER: number, **({CHANGES: record.changes} if record.changes else {})},
+        user_attrs={
+            NUMBER: number,
+            **({CHANGES: record.changes} if record.changes else {}),
+            **_facts(record),
+        },
+        system_attrs=dict(record.marks),
         intermediate_values=steps,
+        constraints=record.violations,
     )

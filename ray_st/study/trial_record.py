@@ -24,7 +24,10 @@ class TrialRecord:
         state: ``RUNNING``, ``COMPLETE``, ``PRUNED`` (stopped early) or ``FAIL``.
         objectives: The values it is compared by: the latest ones, unless ``ray_scope`` says otherwise. Empty
             before the first evaluation.
-        reason: Why it failed.
+        violations: How far its last evaluation violates each of the search's constraints, by the
+            constraint's text; 0 or less is not at all. Empty without constraints.
+        marks: What the sampler noted about it and needs again when the search is continued.
+        reason: Why it failed, or was stopped if not for its rank.
         history: Its evaluations: number, step, objectives, metrics, seconds.
         spans: When it ran, as pairs of Unix times. There are several if its driver was killed, or if it
             waited for other trials.
@@ -40,6 +43,8 @@ class TrialRecord:
     name: str = ""
     state: str = "RUNNING"
     objectives: tuple[float, ...] = ()
+    violations: dict[str, float] = field(default_factory=dict)
+    marks: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     history: list[dict[str, Any]] = field(default_factory=list)
     spans: list[list[float]] = field(default_factory=list)
@@ -64,6 +69,16 @@ class TrialRecord:
     def is_running(self) -> bool:
         """Whether it has not ended; it may be waiting."""
         return self.state == "RUNNING"
+
+    @property
+    def is_feasible(self) -> bool:
+        """Whether its last evaluation satisfies all constraints."""
+        return all(value <= 0 for value in self.violations.values())
+
+    @property
+    def was_refused(self) -> bool:
+        """Whether it was stopped for a constraint, not because others were better."""
+        return self.state == "PRUNED" and bool(self.reason)
 
     @property
     def evaluations(self) -> int:

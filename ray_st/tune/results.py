@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_st.study.confirmed import Finalist
+from ray_st.study.constraints import describe_violations, nearest
 from ray_st.study.kept_weights import step_of_value
 from ray_st.study.objective import Objective
 from ray_st.study.search_summary import Summary
@@ -19,7 +20,7 @@ _TRAIN_IT = "Or train it: trainer.apply_hyperparameters(best), then trainer.trai
 
 
 class SearchFailed(RuntimeError):
-    """A search ended without a complete trial, or none of its finalists could be trained again."""
+    """A search ended without a complete trial that satisfies its constraints, or a confirmed finalist."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ class Results:
         best = self.study.best()
         if not best:
             records = self.study.records
+            closest = nearest(records)
+            if closest is not None and not closest.is_feasible:
+                raise SearchFailed(
+                    f"No trial of {len(records)} satisfies the constraints to its end; the nearest is trial "
+                    f"{closest.number}: {describe_violations(closest)}. See "
+                    f"{self.folder / TABLE}; relax a constraint or widen hp_space under another name."
+                )
             reasons = sorted({record.reason for record in records if record.reason})
             raise SearchFailed(
                 f"No trial of {len(records)} was completed; see {self.folder / TABLE}. {' | '.join(reasons)}"

@@ -13,6 +13,7 @@ from optuna.trial import BaseTrial
 from transformers.trainer_utils import HPSearchBackend
 
 from ray_st.model_trainer import ModelTrainer
+from ray_st.study.constraints import parse_all
 from ray_st.study.halving import Rungs
 from ray_st.study.journal import JOURNAL, Journal
 from ray_st.study.kept_weights import Saving
@@ -24,6 +25,7 @@ from ray_st.study.search_report import write_report
 from ray_st.study.search_settings import check_comparable, check_settings
 from ray_st.study.space import GivenSpace, Space, as_space, describe, probe
 from ray_st.study.study import Study
+from ray_st.study.termination import make_terminator
 from ray_st.study.trial_record import TrialRecord
 from ray_st.study.watcher import Retention
 from ray_st.training.argument_checks import Scaling
@@ -68,7 +70,7 @@ def hyperparameter_search(
             name.
         n_trials: How many trials.
         direction: Of the objective, or of each of several.
-        backend: ``"ray"`` (default), or ``"optuna"`` for the same search one trial at a time.
+        backend: ``"ray"`` (default), or ``"optuna"`` for the same search, by default one trial at a time.
         hp_name: A trial's name from the Optuna trial.
         kwargs: As for :class:`ray_st.study.search_options.SearchOptions`.
 
@@ -99,8 +101,9 @@ def hyperparameter_search(
             name=folder.name,
             search_id=search_id,
             hp_name=hp_name,
+            terminator=make_terminator(options.terminator, checked.trials, checked.seed),
         )
-        concurrent = 1 if sequential else options.max_concurrent_trials
+        concurrent = options.max_concurrent_trials or (1 if sequential else None)
         search = _Search(checked, study, folder, search_id, lease, concurrent)
         search.run(trainer)
         return search.results(trainer).found(sequential)
@@ -112,6 +115,7 @@ def _fixed_settings(checked: CheckedSearch, trainer: ModelTrainer) -> dict[str, 
         "space": checked.distributions,
         "seed": checked.seed,
         **_objective_settings(checked.objective),
+        **_constraint_settings(checked.objective),
     }
     if checked.population is not None:
         settings["population"] = {"trials": checked.trials, **checked.population.describe()}
@@ -128,6 +132,11 @@ def _objective_settings(objective: Objective) -> dict[str, Any]:
     """What the values of a search mean."""
     facts = {"directions": list(objective.directions), **objective_facts(objective.compute)}
     return facts if objective.scope == "last" else {**facts, "ray_scope": objective.scope}
+
+
+def _constraint_settings(objective: Objective) -> dict[str, Any]:
+    """What a trial must satisfy; nothing in searches without constraints, as in earlier versions."""
+    return {"constraints": sorted(map(str, objective.constraints))} if objective.constraints else {}
 
 
 def _workers(scaling: Scaling | None) -> int:
@@ -168,7 +177,7 @@ class CheckedSearch:
     @property
     def maximize(self) -> bool:
         """Whether more is better, of the first objective."""
-        return self.objective.directions[0] == "maximize"
+        return self.objective.maximize
 
     @property
     def waits_after(self) -> Callable[[int], bool] | None:
@@ -199,7 +208,8 @@ def check_search(
     check_trainer(trainer, options.data_init)
     _check_sendable(trainer)
     evaluates = trainer.evaluator is not None or trainer.eval_dataset is not None
-    check_objective(compute_objective, directions, trainer.metric_names(), evaluates)
+    constraints = parse_all(options.constraints)
+    check_objective(compute_objective, directions, trainer.metric_names(), evaluates, constraints)
     space = as_space(hp_space, _suggest)
     points = probe(space)
     distributions = describe(points)
@@ -212,7 +222,7 @@ def check_search(
         check_halving(template)
     if population is not None:
         check_unconfirmed(options.confirm)
-    objective = Objective(compute_objective, directions, scope)
+    objective = Objective(compute_objective, directions, scope, constraints)
     return CheckedSearch(
         template,
         objective,

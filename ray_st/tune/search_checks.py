@@ -13,6 +13,7 @@ from transformers.trainer_utils import number_of_arguments
 
 from ray_st.model_trainer import ModelTrainer
 from ray_st.models.attention import of_packages
+from ray_st.study.any_choices import as_plain, label
 from ray_st.study.drawn_trial import DrawnTrial
 from ray_st.study.mutation import Mutation, within
 from ray_st.study.population import Population, Rounds
@@ -25,6 +26,7 @@ from ray_st.training.strategies.step_module import losses_of
 from ray_st.training_args import EvalOn
 from ray_st.tune.trial_factory import TrialFactory, call_model_init
 from ray_st.util.names import did_you_mean
+from ray_st.util.value_checks import is_number
 
 _OWN_RATES = ("reduce_lr_on_plateau", "greedy")
 
@@ -67,22 +69,30 @@ def check_halving(template: TrialFactory) -> None:
 
 
 def check_points(points: Sequence[Mapping[str, Any]], distributions: Mapping[str, Any]) -> None:
-    """Checks that given points only have names of the space.
+    """Checks that given points only have names of the space, and values that can be drawn there.
 
     Args:
         points: Hyperparameters by name.
         distributions: What the space holds, by name.
 
     Raises:
-        SpaceError: At the first other name.
+        SpaceError: At the first other name, choice, or value that is no number.
     """
     for place, point in enumerate(points):
-        for name in point:
+        for name, value in point.items():
             if name not in distributions:
                 raise SpaceError(
                     f"points_to_evaluate[{place}]: {name!r} is not in the space; "
                     f"{did_you_mean(name, distributions)}"
                 )
+            kind = json_to_distribution(json.dumps(distributions[name]))
+            plain = as_plain(name, value)
+            if isinstance(kind, CategoricalDistribution):
+                fits, wanted = label(plain) in kind.choices, f"one of {list(kind.choices)}"
+            else:
+                fits, wanted = is_number(plain), "a number"
+            if not fits:
+                raise SpaceError(f"points_to_evaluate[{place}]: {name!r} must be {wanted}, found {value!r}")
 
 
 def check_template(template: TrialFactory, points: Sequence[Point]) -> TrialFactory:
@@ -183,6 +193,11 @@ def make_population(
         population = population_of(options.scheduler, maximize, seed)
     if population is None:
         return None
+    if options.terminator not in (None, False):
+        raise ValueError(
+            "Population based training ends all its trials together: leave out terminator, or use another "
+            "scheduler."
+        )
     if not population.mutations:
         raise SpaceError(
             "Population based training: no parameter of the space "

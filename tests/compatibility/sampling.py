@@ -43,7 +43,7 @@ _NOTES = {
     "compute_objective": ("same", "also the name of a metric; several values for several objectives"),
     "n_trials": ("same", ""),
     "direction": ("same", "a list for several objectives"),
-    "backend": ("differs", "`ray` by default (page: `optuna`), or `optuna`, the same search one trial at a time; `wandb` and `sigopt` raise an error"),
+    "backend": ("differs", "`ray` by default (page: `optuna`), or `optuna`, the same search, one trial at a time by default; `wandb` and `sigopt` raise an error"),
     "hp_name": ("same", ""),
     "**kwargs": ("differs", "those of `ray_st.tune.SearchOptions`; equivalent names of Optuna and Ray Tune are accepted, others raise an error"),
     "BestRun": ("same", "also `model` and `confirmed`; `run_summary` holds the table of trials; a list for several objectives"),

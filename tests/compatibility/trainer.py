@@ -84,7 +84,7 @@ NOTES = {
     "get_train_dataloader": ("same", "on a worker its share of each batch"),
     "get_learning_rates": ("differs", _ON_THE_WORKER),
     "get_optimizer_group": ("differs", _ON_THE_WORKER),
-    "hyperparameter_search": ("differs", "with Ray Tune by default, `optuna` one trial at a time; see below"),
+    "hyperparameter_search": ("differs", "with Ray Tune by default, `optuna` one trial at a time by default; see below"),
     "propagate_args_to_deepspeed": ("differs", "raises an error without DeepSpeed and on the driver"),
     "push_to_hub": ("same", "returns huggingface_hub's description of the commit"),
     "save_model": ("same", "the first worker saves"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from enum import Enum
 from pathlib import Path
@@ -18,6 +19,7 @@ from ray_st.study.search_report import write_report
 from ray_st.study.space import draw, probe
 from ray_st.study.study import Study
 from ray_st.study.trial_arguments import SpaceError
+from ray_st.study.trial_table import write_table
 from ray_st.training_args import BatchSamplers
 
 KINDS: dict[str, list[Any]] = {
@@ -109,6 +111,67 @@ def test_what_cannot_be_written_down_is_refused_by_name(value: Any) -> None:
         draw(lambda trial: {"x": trial.suggest_categorical("x", [value])}, optuna.create_study().ask())
     with pytest.raises(SpaceError, match=r"hp_space: 'x' is .*Draw a name"):
         draw(lambda trial: {"x": value}, optuna.create_study().ask())
+
+
+def nested(trial: Any) -> None:
+    """Names under choices of any kind."""
+    kind = trial.suggest_categorical(
+        "kind", [{"name": "a", "betas": [0.9, None]}, {"name": "b", "deep": {"x": [1, {"y": 2}]}}, None]
+    )
+    if kind is None:
+        trial.suggest_categorical("only_none", [None])
+    elif kind["name"] == "a":
+        trial.suggest_float("a_rate", 0, 1)
+        if trial.suggest_categorical("a_more", [[1, 2], [3]]) == [1, 2]:
+            trial.suggest_int("a_deep", 1, 3)
+    trial.suggest_categorical("twice", ["x", "x", "y"])
+
+
+@pytest.mark.parametrize("database", [False, True])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_names_under_choices_of_any_kind(database: bool, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}" if database else None
+    point = {"kind": {"name": "a", "betas": (0.9, None)}, "a_more": [1, 2], "a_deep": 2, "twice": "y"}
+
+    def opened() -> Study:
+        journal = Journal(tmp_path / "journal.jsonl")
+        given = {"storage": storage, "name": "s"} if database else {}
+        return Study(nested, Objective(None, ("maximize",)), journal, 16, points=[point], **given)
+
+    one = opened()
+    for number in range(16):
+        if number % 5 == 4:  # its driver was killed
+            one.ask()
+            one = opened()
+        asked = one.ask()
+        assert asked is not None
+        one.report(number, 1, 10, [float(number % 7)])
+        one.tell(number, "COMPLETE")
+    first = one.records[0].values
+    assert first["kind"] == {"name": "a", "betas": [0.9, None]}
+    assert (first["a_more"], first["a_deep"], first["twice"]) == ([1, 2], 2, "y")
+    for record in one.records:
+        kind = record.values["kind"]
+        assert ("only_none" in record.values) == (kind is None)
+        assert ("a_rate" in record.values) == (kind is not None and kind["name"] == "a")
+        assert ("a_deep" in record.values) == (record.values.get("a_more") == [1, 2])
+    assert [trial.params for trial in one.study.trials] == [record.params for record in one.records]
+    write_table(tmp_path / "trials.csv", one.records, 1)
+    with (tmp_path / "trials.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    for row, record in zip(rows, one.records, strict=True):
+        kind = record.values["kind"]
+        assert row["kind"] == "None" if kind is None else json.loads(row["kind"]) == kind
+        assert row["only_none"] == ("None" if kind is None else "")
+    pytest.importorskip("plotly")
+    assert write_report(tmp_path, one, 1)
+    assert "could not be drawn" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("choices", [[1, True], [0, 2, False], [True, 1.0], ["[1]", [1]]])
+def test_choices_that_optuna_takes_for_the_same_are_refused(choices: list[Any]) -> None:
+    with pytest.raises(SpaceError, match=r"hp_space: 'x' has the choices .* Draw names"):
+        probe(lambda trial: {"x": trial.suggest_categorical("x", choices)})
 
 
 def test_labels() -> None:

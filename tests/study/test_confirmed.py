@@ -115,6 +115,20 @@ def test_where_all_lack_a_seed_the_best_of_the_fullest_wins() -> None:
     assert found.winner.number == 2
 
 
+def test_a_training_that_violates_a_constraint_counts_as_failed() -> None:
+    def one(violation: float, seed: int) -> TrialRecord:
+        record = trial(seed - 11, {"x": 1, "seed": seed}, 0.8)
+        record.violations = {"eval_loss <= 0.5": violation}
+        record.history = [{"step": 5, "samples": 80, "metrics": {"eval_loss": 0.5 + violation}}]
+        return record
+
+    finalist = trial(1, {"x": 1}, 0.9)
+    plan = [Repetition(finalist, seed) for seed in SEEDS]
+    (found,) = judge(plan, [one(-0.1, 11), one(0.1, 12), one(0.0, 13)], SEEDS, True).finalists
+    assert list(found.values) == [11, 13]
+    assert found.failures == {12: "eval_loss <= 0.5 (it has 0.6)"}
+
+
 def test_nobody_wins_where_all_failed() -> None:
     found = confirmed({1: [None, None, None]})
     assert (found.winner, found.failures) == (None, ["it broke"])

@@ -143,6 +143,55 @@ def test_a_figure_that_cannot_be_drawn_costs_nothing_else(
     assert "<h2>Time line</h2>" in text
 
 
+def test_a_report_that_cannot_be_put_together_costs_nothing_else(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("plotly")
+
+    def failing(*args: Any) -> Any:
+        raise AssertionError("no trials")
+
+    monkeypatch.setattr("ray_st.study.plots.plots", failing)
+    assert not write_report(tmp_path, study, 1)
+    out = capsys.readouterr().out
+    assert "report.html cannot be written (AssertionError: no trials)" in out
+    assert out.count("\n") == 1
+
+
+def test_a_slot_is_used_again_as_soon_as_it_is_free() -> None:
+    pytest.importorskip("plotly")
+    from ray_st.study.plots import slots, time_line
+
+    spans = [[[0, 4]], [[1, 2], [5, 9]], [[2, 6]], [[3, 5]], [[4, 7]]]
+    trials = [TrialRecord(n, {}, {}, {}, objectives=(1.0,), spans=span) for n, span in enumerate(spans)]
+    found = [(span.trial.number, span.slot, span.begin) for span in slots(trials)]
+    assert found == [(0, 0, 0), (1, 1, 1), (2, 1, 2), (3, 2, 3), (4, 0, 4), (1, 2, 5)]
+    figure = time_line(trials)
+    assert {int(row) for trace in figure.data[:-1] for row in trace.y} == {0, 1, 2}
+
+
+def test_importances_of_few_trials_with_names_under_a_choice(tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    from ray_st.study import plots
+
+    def conditional(trial: Any) -> None:
+        trial.suggest_float("rate", 0, 1)
+        if trial.suggest_categorical("loss", ["a", "b"]) == "a":
+            trial.suggest_float("scale", 0, 1)
+
+    one = Study(conditional, Objective(None, ("maximize",)), Journal(tmp_path / "journal.jsonl"), 6)
+    for number in range(6):
+        asked = one.ask()
+        assert asked is not None
+        one.report(number, 1, 10, [asked.values["rate"] + 3 * asked.values.get("scale", 0)])
+        one.tell(number, "COMPLETE")
+        drawn = {plot.title: plot for plot in plots.plots(one.study, one.records)}
+        assert ("Importances" in drawn) == (number > 0)
+        if number > 0:
+            shown = {name.partition(" ")[0] for name in drawn["Importances"].draw().data[0].y}
+            assert shown == {name for record in one.records for name in record.values}
+
+
 def test_a_report_that_cannot_be_written_costs_nothing_else(
     study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

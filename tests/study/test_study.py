@@ -194,6 +194,18 @@ def test_several_objectives(tmp_path: Path) -> None:
     assert [trial.number for trial in one.study.best_trials] == [1, 2]
 
 
+def test_several_objectives_with_trials_that_were_stopped(tmp_path: Path) -> None:
+    one = study(tmp_path, directions=("maximize", "minimize"))
+    for number in range(8):
+        asked = one.ask()
+        assert asked is not None
+        one.report(number, 1, 10, [asked.values["x"], asked.values["n"]])
+        one.tell(number, "PRUNED" if number % 2 else "COMPLETE")
+    assert all(record.state == "COMPLETE" for record in one.best())
+    again = study(tmp_path, directions=("maximize", "minimize"))
+    assert again.ask().values == one.ask().values  # type: ignore[union-attr]
+
+
 def test_an_earlier_search_is_learnt_from(tmp_path: Path) -> None:
     earlier = study(tmp_path)
     run(earlier, 12)

@@ -141,7 +141,7 @@ def bad(
         ({"n_trials": 0}, "n_trials"),
         ({"nam": "a"}, "did you mean 'name'"),
         ({"scheduler": "ahsa"}, "did you mean 'asha'"),
-        ({"direction": ["maximize", "minimize"], "scheduler": "asha"}, "cannot stop trials early"),
+        ({"direction": ["maximize", "minimize"], "scheduler": "median"}, 'has 2: use scheduler="asha"'),
         (
             {"hp_space": lambda t: {"learning_rat": t.suggest_float("learning_rat", 0, 1)}},
             "did you mean 'learning_rate'",
@@ -152,8 +152,22 @@ def bad(
         ),
         ({"hp_space": 7}, "hp_space must be"),
         ({"points_to_evaluate": [{"learning_rte": 1e-3}]}, "did you mean 'learning_rate'"),
+        (
+            {"points_to_evaluate": [{"learning_rate": "1e-3"}]},
+            r"points_to_evaluate\[0\]: 'learning_rate' must be a number, found '1e-3'",
+        ),
+        (
+            {
+                "hp_space": lambda t: {"optim": t.suggest_categorical("optim", ["adamw_torch", "sgd"])},
+                "points_to_evaluate": [{"optim": "sgd"}, {"optim": "adam"}],
+            },
+            r"points_to_evaluate\[1\]: 'optim' must be one of \['adamw_torch', 'sgd'\], found 'adam'",
+        ),
         ({"warm_start": "nowhere"}, "no folder of a search"),
         ({"rungs": 0}, "rungs: expected"),
+        ({"scheduler": "pbt", "rungs": 4, "terminator": True}, "leave out terminator"),
+        ({"terminator": "soon"}, "terminator: expected True"),
+        ({"constraints": ["eval_los <= 1"]}, "'eval_los <= 1' is reported by no evaluation"),
         ({"pruner": None}, 'scheduler="asha"'),
         ({"search_alg": None}, "suggested by an Optuna sampler"),
         ({"sampler": "GPSample"}, "did you mean 'GPSampler'"),
@@ -220,6 +234,11 @@ def test_arguments_of_optuna_and_ray_tune_mean_what_they_meant() -> None:
     options = as_options(given, 1)
     assert (options.name, options.time_budget_s, options.max_concurrent_trials) == ("s", 60, 2)
     assert isinstance(options.sampler(7), optuna.samplers.RandomSampler)
+    assert (as_options({"n_jobs": -1}, 1).max_concurrent_trials or 0) > 10_000  # as many as fit
+    with pytest.raises(
+        ValueError, match="max_concurrent_trials: expected a whole number of at least 1, found -2"
+    ):
+        as_options({"n_jobs": -2}, 1)
 
 
 def test_training_data_may_be_part_of_the_search(tmp_path: Path, tiny_folder: Path) -> None:

@@ -60,6 +60,10 @@ def test_a_search_is_checked_without_ray(search_file: Path, capsys: pytest.Captu
         ("search.space={loss.scal: [8]}", "did you mean 'scale'"),
         ("search.objective=eval_test_loss", "reported by no evaluation"),
         ("search.direction=[maximize, minimize]", "is for 2 objective(s)"),
+        ("search.constraints=[model_mib < 9]", "Write <= in place of <"),
+        ("search.constraints=[eval_dev_spearman <= 9]", "is reported by no evaluation"),
+        ("search.constraints=model_mib <= 9", "search.constraints: expected Sequence"),
+        ("search.terminator=soon", "terminator: expected True"),
         ("search.sampler=TPE", "unknown name 'TPE'"),
         ("search.points_to_evaluate=[{args.seed: 1}]", "'seed' is not in the space"),
     ],
@@ -81,6 +85,17 @@ def test_the_best_run_is_a_run_file(search_file: Path, tmp_path: Path) -> None:
     assert best.loss.options == {"scale": 10.0}  # type: ignore[union-attr]
     assert best.model is not None
     assert best.model.max_seq_length == 16
+
+
+def test_choices_of_any_kind_stay_what_they_are_in_the_best_run(search_file: Path, tmp_path: Path) -> None:
+    raw = load_run(str(search_file))
+    del raw["search"]
+    nested = {"use_reentrant": False, "deep": [1, {"x": None}]}
+    values = {"gradient_checkpointing_kwargs": nested, "warmup_steps": None, "loss.scale": 10.0}
+    write_best(tmp_path / "best.yaml", raw, {**values, "lr_scheduler_kwargs": nested})
+    best = read_run(str(tmp_path / "best.yaml"))
+    assert best.args["gradient_checkpointing_kwargs"] == best.args["lr_scheduler_kwargs"] == nested
+    assert best.args["warmup_steps"] is None
 
 
 def test_a_trial_changes_what_the_file_says(search_file: Path) -> None:

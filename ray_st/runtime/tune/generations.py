@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ray_st.study.constraints import ranked_value
 from ray_st.study.population import Population
 from ray_st.study.study import Study
 from ray_st.study.trial_record import TrialRecord
@@ -36,6 +37,7 @@ class Generations:
         changed: Callable[[TrialRecord], None],
     ) -> None:
         self.study, self._population, self._store_of, self._changed = study, population, store_of, changed
+        self._maximize = population.maximize
         self._next = population.rounds.first
         self.closed = False
 
@@ -66,7 +68,7 @@ class Generations:
 
     def _compare(self) -> None:
         scores = {
-            record.number: event["objectives"][0]
+            record.number: ranked_value(event["objectives"][0], event.get("violations"), self._maximize)
             for record in self.study.records
             if (event := record.compared_at(self._next)) is not None and not event["ended"]
         }

@@ -13,11 +13,14 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
+from ray_st.runtime.tune.dominance_scheduler import OBJECTIVES, VIOLATION, DominanceScheduler
+from ray_st.study.constraints import ranked_value, total
+
 TIME = "evaluation"
 """The unit of rungs: evaluations of a trial, each a share of its own length."""
 
 OBJECTIVE = "objective"
-"""Key of the first objective in a trial's reports."""
+"""Key of what trials are ranked by in their reports: the first objective, if they satisfy the constraints."""
 
 _NO_END = 1_000_000
 
@@ -26,7 +29,11 @@ _BRACKETS = {"asha": 1, "hyperband": 3}
 
 
 def make_scheduler(
-    given: str | TrialScheduler | None, mode: str, grace_period: int, reduction_factor: int
+    given: str | TrialScheduler | None,
+    mode: str,
+    grace_period: int,
+    reduction_factor: int,
+    directions: Sequence[str] = (),
 ) -> TrialScheduler:
     """A scheduler of Ray Tune.
 
@@ -36,6 +43,7 @@ def make_scheduler(
         mode: ``"min"`` or ``"max"``.
         grace_period: Evaluations before a trial can be stopped.
         reduction_factor: One in this many trials continues at each rung.
+        directions: Those of several objectives, for ``"asha"``; one or none for a single one.
 
     Raises:
         ValueError: If it is something else.
@@ -48,6 +56,8 @@ def make_scheduler(
         ):  # here, not by the tuner: trials of an earlier driver are replayed before it starts
             given.set_search_properties(OBJECTIVE, mode)
         return given
+    if given == "asha" and len(directions) > 1:
+        return DominanceScheduler(directions, grace_period, reduction_factor)
     if given in _BRACKETS:
         return AsyncHyperBandScheduler(
             time_attr=TIME,
@@ -64,33 +74,45 @@ def make_scheduler(
     raise ValueError(f"scheduler: expected a Ray Tune scheduler, found {given!r}.")
 
 
-def remember(scheduler: TrialScheduler, histories: Iterable[Sequence[Mapping[str, Any]]]) -> None:
+def remember(
+    scheduler: TrialScheduler, histories: Iterable[Sequence[Mapping[str, Any]]], maximize: bool = True
+) -> None:
     """Replays ended trials to a new scheduler, so that a continued search stops trials as strictly as before.
 
     Only the rungs of ``"asha"`` and ``"hyperband"`` can be replayed.
 
     Args:
         scheduler: The scheduler.
-        histories: The evaluations of each trial: their index and objectives.
+        histories: The evaluations of each trial: their index, objectives and violations of constraints.
+        maximize: Whether more is better, of the first objective.
     """
     for number, history in enumerate(histories):
-        replay(scheduler, f"before-{number}", history)
+        replay(scheduler, f"before-{number}", history, maximize)
 
 
-def replay(scheduler: TrialScheduler, trial_id: str, history: Sequence[Mapping[str, Any]]) -> None:
+def replay(
+    scheduler: TrialScheduler, trial_id: str, history: Sequence[Mapping[str, Any]], maximize: bool = True
+) -> None:
     """Replays a trial to a new scheduler: others are compared with it, and it passes no rung twice.
 
     Args:
         scheduler: The scheduler; does nothing with kinds other than for :func:`remember`.
         trial_id: The trial's identifier; that of Ray Tune if the trial continues.
-        history: Its evaluations: their index and objectives.
+        history: Its evaluations, as for :func:`remember`.
+        maximize: Likewise.
     """
-    if not isinstance(scheduler, AsyncHyperBandScheduler):
+    if not isinstance(scheduler, AsyncHyperBandScheduler | DominanceScheduler):
         return
     controller: Any = None
     trial: Any = SimpleNamespace(trial_id=trial_id)
     scheduler.on_trial_add(controller, trial)
     for event in history:
-        result = {TIME: event["evaluation"], OBJECTIVE: event["objectives"][0]}
+        value = ranked_value(event["objectives"][0], event.get("violations"), maximize)
+        result = {
+            TIME: event["evaluation"],
+            OBJECTIVE: value,
+            OBJECTIVES: event["objectives"],
+            VIOLATION: total(event.get("violations")),
+        }
         scheduler.on_trial_result(controller, trial, result)
     scheduler.on_trial_remove(controller, trial)

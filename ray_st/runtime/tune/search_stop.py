@@ -9,6 +9,7 @@ from typing import Any
 
 from ray import tune
 
+from ray_st.runtime.tune.trial_loop import BROKEN
 from ray_st.util.signals import StopSignals
 
 
@@ -28,7 +29,7 @@ class SearchStop:
 
 
 class StopAtEvaluation(tune.Stopper):
-    """Makes Ray Tune end trials at their next evaluation once the search was asked to stop.
+    """Makes Ray Tune end a trial that broke a constraint for good, and all once the search is asked to stop.
 
     Args:
         stop: The search's.
@@ -39,7 +40,7 @@ class StopAtEvaluation(tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a trial ends with this report."""
-        return self._stop.asked
+        return self._stop.asked or BROKEN in result
 
     def stop_all(self) -> bool:
         """Never: running trials may finish their evaluation."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from ray_st.runtime.tune.hung_trials import HANG
 from ray_st.runtime.tune.search_stop import SearchStop
-from ray_st.runtime.tune.trial_loop import KNOWN, NAME, NUMBER, VALUES
+from ray_st.runtime.tune.trial_loop import BROKEN, KNOWN, NAME, NUMBER, VALUES
+from ray_st.study.patient_storage import StorageLost
 from ray_st.study.study import Study
 from ray_st.study.trial_record import TrialRecord
 from ray_st.study.watcher import Watcher
@@ -37,6 +39,8 @@ class StudySearcher(Searcher):
 
     Attributes:
         fatal: Why every further trial would fail as well; the search ends then.
+        lost: The error of a storage that stopped answering; no more trials start, and what running ones
+            report is in the journal.
     """
 
     def __init__(
@@ -53,6 +57,15 @@ class StudySearcher(Searcher):
         self._numbers: dict[str, int] = {}
         self._hangs: dict[str, str] = {}
         self.fatal: str | None = None
+        self.lost: StorageLost | None = None
+
+    @contextmanager
+    def _mirrored(self) -> Iterator[None]:
+        """Within this context the storage may be lost: Ray would take that for a trial's failure."""
+        try:
+            yield
+        except StorageLost as error:
+            self.lost, self.fatal = error, str(error)
 
     def set_search_properties(
         self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any
@@ -66,7 +79,9 @@ class StudySearcher(Searcher):
             return Searcher.FINISHED
         if len(self._numbers) >= self._limit():
             return None
-        asked = self._study.ask()
+        asked = None
+        with self._mirrored():
+            asked = self._study.ask()
         if asked is None:
             return Searcher.FINISHED
         self._numbers[trial_id] = asked.number
@@ -79,8 +94,9 @@ class StudySearcher(Searcher):
         if HANG in result:
             self._hangs[trial_id] = str(result[HANG])
         if trial_id in self._numbers and "objective" in result:
-            self._study.report(self._numbers[trial_id], **_evaluation(result))
-            self._watcher.reported()
+            with self._mirrored():
+                self._study.report(self._numbers[trial_id], **_evaluation(result))
+                self._watcher.reported()
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -91,7 +107,8 @@ class StudySearcher(Searcher):
             return
         found = result or {}
         if "objective" in found:
-            self._study.report(number, **_evaluation(found))
+            with self._mirrored():
+                self._study.report(number, **_evaluation(found))
         if self._stop.asked and not error and not found.get("ended") and "fault" not in found:
             return  # it continues when the search does
         if "objective" not in found and not error and self._study.records[number].history:
@@ -101,12 +118,14 @@ class StudySearcher(Searcher):
             reason = self._hangs[trial_id]
         if found.get("fatal"):
             self.fatal = reason
-        self._watcher.ended(self._study.tell(number, state, reason))
+        with self._mirrored():
+            self._watcher.ended(self._study.tell(number, state, reason))
 
     def stop_rest(self) -> None:
         """Records that the trials still running when the time was up were stopped."""
         for number in () if self._stop.asked else self._numbers.values():
-            self._watcher.ended(self._study.tell(number, "PRUNED"))
+            with self._mirrored():
+                self._watcher.ended(self._study.tell(number, "PRUNED"))
         self._numbers.clear()
 
     def save(self, checkpoint_path: str) -> None:
@@ -117,7 +136,7 @@ class StudySearcher(Searcher):
 
 
 def ending(result: Mapping[str, Any], error: bool) -> tuple[str, str]:
-    """How a trial ended, and why if it failed.
+    """How a trial ended, and why if it failed or broke a constraint.
 
     Args:
         result: Its last report.
@@ -129,13 +148,19 @@ def ending(result: Mapping[str, Any], error: bool) -> tuple[str, str]:
         return "FAIL", "its process was lost, or raised an error; see the log of the trial"
     if "objective" not in result:
         return "FAIL", "it ended without an evaluation"
-    return ("COMPLETE" if result["ended"] else "PRUNED"), ""
+    return ("COMPLETE" if result["ended"] else "PRUNED"), str(result.get(BROKEN, ""))
 
 
 def _evaluation(result: Mapping[str, Any]) -> dict[str, Any]:
-    prefix = "metrics/"
+    violations = _below("violations/", result)
     return {
         **{name: result[name] for name in ("evaluation", "step", "ended", "objectives", "samples")},
+        **({"violations": violations} if violations else {}),
         "seconds": result["seconds_here"],
-        "metrics": {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)},
+        "metrics": _below("metrics/", result),
     }
+
+
+def _below(prefix: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """A dict in a report, which Ray has flattened."""
+    return {name.removeprefix(prefix): value for name, value in result.items() if name.startswith(prefix)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import math
 import os
 import sys
 import threading
@@ -27,10 +26,13 @@ from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.cluster.handles import PickledRef
 from ray_st.runtime.supervision.failures import RunStopped
 from ray_st.runtime.supervision.supervisor import STEP_LIMIT
+from ray_st.runtime.tune.dominance_scheduler import VIOLATION
 from ray_st.runtime.tune.hung_trials import watched_here
 from ray_st.runtime.tune.shared_data import SharedData, source_here
+from ray_st.runtime.tune.trial_measures import TrialMeasures
+from ray_st.study.constraints import broken_for_good, ranked_value, total
 from ray_st.study.kept_weights import Saving
-from ray_st.study.objective import ObjectiveError
+from ray_st.study.objective import Objective, ObjectiveError, finite
 from ray_st.training.callbacks.progress_report import ProgressReport
 from ray_st.training.callbacks.watchdog import at_rest
 from ray_st.training.checkpoint.node_copy import own_start
@@ -47,6 +49,9 @@ from ray_st.world import World
 NUMBER, VALUES, NAME, KNOWN = "number", "values", "name", "known"
 """Keys of what Ray Tune hands to a trial; the last is the number of its evaluations that are recorded."""
 
+BROKEN = "broken"
+"""Key of a report's text of a constraint that the trial can never satisfy; it is stopped then."""
+
 ENDING_S = 60
 """Seconds a stopped trial has to clean up its process and its workers."""
 
@@ -61,7 +66,7 @@ class TrialContext:
 
     Args:
         make: Makes a trial from its number, its hyperparameters and its name.
-        objective: Computes the objectives from the metrics of an evaluation.
+        objective: Computes the objectives from the metrics of an evaluation, and what violates constraints.
         data: The encoded datasets.
         store: The search's folder, for checkpoints.
         search_id: Names the search in manifests.
@@ -73,7 +78,7 @@ class TrialContext:
     """
 
     make: Callable[[int, Mapping[str, Any], str], Trial]
-    objective: Callable[[Mapping[str, float]], tuple[float, ...]]
+    objective: Objective
     data: SharedData
     store: CheckpointStore
     search_id: str
@@ -147,11 +152,8 @@ def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
     start = time.monotonic()
 
     def send(report: dict[str, Any]) -> None:
-        values = kit.objective(report["metrics"])
-        if not all(math.isfinite(value) for value in values):
-            raise ValueError(f"the objective is {list(values)} at step {report['step']}")
         seconds = round(time.monotonic() - start, 3)
-        tune.report({**report, "objective": values[0], "objectives": list(values), "seconds_here": seconds})
+        tune.report({**rated(report, kit.objective), "seconds_here": seconds})
 
     try:
         if kit.scaling is None:
@@ -168,9 +170,37 @@ def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
         ENDED.set()
 
 
+def rated(report: Mapping[str, Any], objective: Objective) -> dict[str, Any]:
+    """A report with the objectives, with what violates the constraints, and with what schedulers rank it by.
+
+    Args:
+        report: The report of an evaluation.
+        objective: The search's.
+
+    Raises:
+        ObjectiveError: If a metric is missing that the objective or a constraint names.
+        ValueError: If an objective, or the metric of a constraint, is infinite or NaN.
+    """
+    values, violations = objective(report["metrics"]), objective.violations(report["metrics"])
+    if not finite(values):
+        raise ValueError(f"the objective is {list(values)} at step {report['step']}")
+    if not finite(list(violations.values())):
+        raise ValueError(f"constraints are violated by {violations} at step {report['step']}")
+    found = {
+        **report,
+        "objective": ranked_value(values[0], violations, objective.maximize),
+        "objectives": list(values),
+        "violations": violations,
+        VIOLATION: total(violations),
+    }
+    broken = broken_for_good(violations)
+    return {**found, BROKEN: broken} if broken and not report["ended"] else found
+
+
 def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[dict[str, Any]], None]) -> None:
     """Runs a trial on one worker, which is this process."""
     take_granted_device()
+    measures = TrialMeasures(kit.objective.measures)
     trial = kit.make(config[NUMBER], config[VALUES], config[NAME])
     specs = data_parts(trial, 1)
     built = {name: source_here(name, spec, kit.data) for name, spec in specs.items()}
@@ -185,7 +215,7 @@ def _train_here(config: Mapping[str, Any], kit: TrialContext, send: Callable[[di
         facts=facts_of(built),
     )
     trainer = build(trial.description, context)
-    Reports(send, kit.must_checkpoint, config[KNOWN], kit.saving).attach(trainer)
+    Reports(send, kit.must_checkpoint, config[KNOWN], measures, kit.saving).attach(trainer)
     start = own_start(store, context.world)
     with watched_here(trainer, store, kit.step_limit_s):
         trainer.train(resume_from_checkpoint=None if start is None else start.path)
@@ -225,6 +255,7 @@ class Reports(TrainerCallback):
         must_checkpoint: Called with the evaluation index: must the trial checkpoint before reporting? None
             means never.
         known: How many evaluations are recorded already.
+        measures: Measures what joins the metrics of each evaluation, on every rank; None for nothing.
         saving: After which evaluations the weights are saved, before they are reported.
 
     Attributes:
@@ -239,10 +270,11 @@ class Reports(TrainerCallback):
         send: Callable[[dict[str, Any]], Any],
         must_checkpoint: Callable[[int], bool] | None = None,
         known: int = 0,
+        measures: TrialMeasures | None = None,
         saving: Saving = Saving.NEVER,
     ) -> None:
         self._send, self._must_checkpoint, self._known = send, must_checkpoint, known
-        self._saving = saving
+        self._measures, self._saving = measures, saving
         self.late = must_checkpoint is not None or saving != Saving.NEVER
         self.step, self.stopped = -1, False
 
@@ -275,12 +307,14 @@ class Reports(TrainerCallback):
 
     def _report(self, number: int, step: int, metrics: Mapping[str, float]) -> None:
         self.step = step
+        with at_rest(self._trainer.callback_handler.callbacks):  # a slow model takes its time
+            measured = {} if self._measures is None else self._measures(self._trainer)
         report = {
             "evaluation": number,
             "step": step,
             "ended": step >= self._trainer.state.max_steps,
             "samples": step * _rows_of_step(self._trainer),
-            "metrics": {name: float(value) for name, value in metrics.items()},
+            "metrics": {name: float(value) for name, value in {**metrics, **measured}.items()},
         }
         with at_rest(self._trainer.callback_handler.callbacks):  # at a rung a trial may wait for hours
             self._send(report)

@@ -31,6 +31,7 @@ from ray_st.runtime.tune.trial_loop import (
     data_parts,
     evaluate_end,
 )
+from ray_st.runtime.tune.trial_measures import TrialMeasures
 from ray_st.study.kept_weights import Saving
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
@@ -122,7 +123,14 @@ def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: A
     with taken(store) as (_, lease):
         run = RunSpec(
             run_id=store.run_id,
-            build=_Build(trial.description, proxy, kit.must_checkpoint, config[KNOWN], kit.saving),
+            build=_Build(
+                trial.description,
+                proxy,
+                kit.must_checkpoint,
+                config[KNOWN],
+                kit.objective.measures,
+                kit.saving,
+            ),
             task=_train_task,
             sources=tuple(built),
             prompt_lengths=prompt_lengths(specs),
@@ -148,6 +156,7 @@ class _Build:
         proxy: Where its metrics go.
         must_checkpoint: As for :class:`Reports`.
         known: Likewise.
+        wanted: As for :class:`ray_st.runtime.tune.trial_measures.TrialMeasures`.
         saving: Likewise.
     """
 
@@ -155,7 +164,8 @@ class _Build:
     proxy: Actor
     must_checkpoint: Callable[[int], bool] | None
     known: int
-    saving: Saving
+    wanted: frozenset[str] = frozenset()
+    saving: Saving = Saving.NEVER
 
     def __call__(self, context: WorkerContext) -> HfLoop:
         def send(report: dict[str, Any]) -> None:
@@ -164,8 +174,9 @@ class _Build:
                 trainer.control.should_training_stop = True
                 reports.stopped = True
 
+        measures = TrialMeasures(self.wanted)
         trainer = build(self.description, context)
-        reports = Reports(send, self.must_checkpoint, self.known, self.saving)
+        reports = Reports(send, self.must_checkpoint, self.known, measures, self.saving)
         reports.attach(trainer)
         return trainer
 

@@ -106,6 +106,7 @@ class SearchRun:
             Interrupted: If it was asked to stop, and trials are left.
             LeaseLost: If another driver took the search's folder.
             ValueError: If no trial can have an objective.
+            StorageLost: If the storage did not answer for too long; all is in the journal.
         """
         lease.when_lost(self.stop.ask)
         try:
@@ -145,6 +146,8 @@ class SearchRun:
                 ),
             ).fit()
         searcher.stop_rest()
+        if searcher.lost is not None:
+            raise searcher.lost
         if searcher.fatal is not None:
             raise ValueError(searcher.fatal)
 
@@ -167,10 +170,15 @@ class SearchRun:
             )
         options = self.options
         scheduler = make_scheduler(
-            options.scheduler, self._mode, options.grace_period, options.reduction_factor
+            options.scheduler,
+            self._mode,
+            options.grace_period,
+            options.reduction_factor,
+            self.kit.objective.directions,
         )
-        remember(scheduler, [record.history for record in self.study.records if not record.is_running])
-        continued = partial(replay, scheduler)
+        ended = [record.history for record in self.study.records if not record.is_running]
+        remember(scheduler, ended, self.maximize)
+        continued = partial(replay, scheduler, maximize=self.maximize)
         return StudySearcher(self.study, self._limit, self.watcher, self.stop, continued), scheduler
 
     def _waiting(self) -> Waiting | None:

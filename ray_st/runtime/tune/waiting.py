@@ -78,7 +78,8 @@ class WaitingSearcher(StudySearcher):
         if self.fatal is None:
             if sum(self._waiting.ready(records[n]) for n in self._numbers.values()) >= self._limit():
                 return None
-            asked = self._study.ask(self._waiting.ready)
+            with self._mirrored():
+                asked = self._study.ask(self._waiting.ready)
         if asked is None:
             return None if self._numbers else self._finish()
         self._numbers[trial_id] = asked.number
@@ -87,7 +88,7 @@ class WaitingSearcher(StudySearcher):
     def _finish(self) -> Any:
         """Ends trials that waited when the driver was killed, and were not handed out again."""
         for record in self._study.records:
-            if self._waiting.eliminated(record):
+            if self._waiting.eliminated(record) and self.lost is None:
                 self._watcher.ended(self._study.tell(record.number, "PRUNED"))
         return Searcher.FINISHED
 

@@ -873,6 +873,11 @@ class HfLoop(Trainer):
         if self._types is not None:
             self._types.restore()
 
+    @property
+    def stored_types(self) -> dict[int, torch.dtype]:
+        """The types that weights are saved in, by ``id``, where they are trained in another one."""
+        return {} if self._types is None else self._types.by_identity
+
     def _note_records(self) -> None:
         emissions = None if self.tracked_run is None else self.tracked_run.emissions
         note_records(self.family.card(self.model), self.state, self.args, emissions)

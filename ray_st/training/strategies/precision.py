@@ -71,6 +71,11 @@ class StoredTypes:
         every = _all_tensors(self._model, self._loss).items()
         return {name: tensor for name, tensor in every if name in self._kinds}
 
+    @property
+    def by_identity(self) -> dict[int, torch.dtype]:
+        """The stored types of these tensors, by ``id``."""
+        return {id(tensor): self._kinds[name] for name, tensor in self.tensors.items()}
+
     def widen(self) -> None:
         """Converts the tensors to float32, in place."""
         for tensor in self.tensors.values():

@@ -10,7 +10,7 @@ import numpy as np
 
 from ray_st.models.exported.backend_files import BackendFile
 from ray_st.models.exported.graph_export import silent_exporters
-from ray_st.models.exported.openvino_packages import load_quietly
+from ray_st.models.exported.openvino_packages import load_quietly, openvino_core
 
 CALIBRATED = "qint8_quantized"
 """What the name of such a file says, as in the peer."""
@@ -39,7 +39,7 @@ def calibrated(
     inputs = nncf.Dataset([dict(batch) for batch in batches])
 
     def quantize(path: Path, target: Path) -> None:
-        model = openvino.Core().read_model(path)
+        model = openvino_core().read_model(path)
         try:
             made = nncf.quantize(model, inputs, **options)
         except TypeError as error:

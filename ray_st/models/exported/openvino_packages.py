@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 from ray_st.util.packages import load_extra
@@ -31,3 +32,17 @@ def _without_telemetry() -> None:
     """
     modules: dict[str, Any] = sys.modules
     modules.setdefault(_TELEMETRY, None)  # how Python marks a module that cannot be imported
+
+
+@cache
+def openvino_core() -> Any:
+    """This process's only ``openvino.Core``, which lasts as long as the process.
+
+    With its first model, a Core installs a stack for signals in its thread; when it ends, it unmaps this stack
+    and installs the one before. Of two that end in the order in which they began, the first one's unmapped
+    stack stays installed, and the next signal with a handler in Python ends the process.
+
+    Raises:
+        ImportError: If openvino is not installed.
+    """
+    return load_quietly("openvino", 'backend="openvino"').Core()

@@ -9,7 +9,7 @@ import torch
 
 from ray_st.models.exported.backend_files import BackendFile
 from ray_st.models.exported.backend_options import BackendOptions
-from ray_st.models.exported.openvino_packages import load_quietly
+from ray_st.models.exported.openvino_packages import load_quietly, openvino_core
 from ray_st.models.folder_files import ModelFolderError
 
 DEVICE = "CPU"
@@ -30,14 +30,14 @@ class OpenVinoSession:
     """
 
     def __init__(self, file: BackendFile, options: BackendOptions) -> None:
-        openvino = load_quietly("openvino", 'backend="openvino"')
+        openvino, core = load_quietly("openvino", 'backend="openvino"'), openvino_core()
         settings = {**DEFAULTS, "INFERENCE_NUM_THREADS": torch.get_num_threads(), **options.ov_config}
         (self._weights,) = file.weights.values()  # used while the model lives
         try:
-            model = openvino.Core().read_model(
+            model = core.read_model(
                 file.main.numpy().tobytes(), openvino.Tensor(self._weights.numpy(), shared_memory=True)
             )
-            self._request = openvino.Core().compile_model(model, DEVICE, settings).create_infer_request()
+            self._request = core.compile_model(model, DEVICE, settings).create_infer_request()
         except RuntimeError as error:
             raise ModelFolderError(f"OpenVINO cannot open {file.name}: {_reason(error)}") from error
         self.inputs = tuple(value.any_name for value in model.inputs)

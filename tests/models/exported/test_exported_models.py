@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,29 @@ BACKENDS = ("onnx", "openvino")
 
 def opened(folder: Path, backend: str, kind: Any = SentenceTransformer, **model_kwargs: Any) -> Any:
     return kind(str(folder), backend=backend, device="cpu", model_kwargs=model_kwargs)
+
+
+SIGNALLED = """
+import faulthandler, gc, os, signal, sys
+from ray_st import SentenceTransformer
+
+faulthandler.enable()  # as Ray's workers do: handlers run on a stack of their own
+signal.signal(signal.SIGUSR1, lambda *given: print("handled"))
+first, second = (SentenceTransformer(sys.argv[1], device="cpu", backend="openvino") for _ in range(2))
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_after_models_have_gone_does_no_harm(exported: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(exported)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 # ---- the same numbers ----

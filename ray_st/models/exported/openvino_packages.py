@@ -38,9 +38,9 @@ def _without_telemetry() -> None:
 def openvino_core() -> Any:
     """This process's only ``openvino.Core``, which lasts as long as the process.
 
-    With its first model, a Core installs a stack for signals in its thread; when it ends, it unmaps this stack
-    and installs the one before. Of two that end in the order in which they began, the first one's unmapped
-    stack stays installed, and the next signal with a handler in Python ends the process.
+    With its first model, a Core installs a stack for signals in its thread; when it ends, it unmaps this
+    stack and installs the one before. Of two that end in the order in which they began, the first one's
+    unmapped stack stays installed, and the next signal with a handler in Python ends the process.
 
     Raises:
         ImportError: If openvino is not installed.

@@ -118,6 +118,10 @@ class FoundRun(BestRun):
             self._model = self._weights.open()
         return self._model
 
+    def __repr__(self) -> str:
+        """As transformers' ``BestRun``, which scripts print."""
+        return repr(BestRun(*self))
+
     def __getstate__(self) -> dict[str, Any]:
         """The attributes without the opened model, which is read again where it is needed."""
         return {name: value for name, value in vars(self).items() if name != "_model"}

@@ -29,6 +29,7 @@ def test_it_is_transformers_best_run(tmp_path: Path) -> None:
     assert found == BestRun("3", 0.5, {"x": 1}, None) == (run_id, objective, hyperparameters, summary)
     assert found.objective == 0.5
     assert found._replace(objective=0.7).objective == 0.7
+    assert repr(found) == repr(BestRun("3", 0.5, {"x": 1}, None))
     assert pickle.loads(pickle.dumps(found)) == found
 
 

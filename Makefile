@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-first-step bench-train bench-evaluators bench-encode bench-serve bench-backends bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-hpo bench-faults clean
+.PHONY: help demo check test test-newest test-long test-gpu lint docs format bench bench-sampler bench-stream bench-first-step bench-train bench-evaluators bench-encode bench-serve bench-backends bench-architectures bench-mine bench-startup bench-weights bench-bf16 bench-gpu bench-search bench-search-scale bench-hpo bench-faults clean
 
 help: ## say what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -104,6 +104,9 @@ bench-gpu: ## what a GPU does with models of real shapes, in $(PYTHON)'s environ
 
 bench-search: .venv/.installed-bench ## what a trial costs beyond its training
 	RAY_ADDRESS=local $(BIN)/python benchmarks/search.py
+
+bench-search-scale: .venv/.installed-bench ## 512 trials over 64 pretended GPUs on 8 nodes: idle slots, the driver's share of a core
+	for what in "asha" "halving" "asha --gpu 0.5 --nodes 4"; do RAY_ADDRESS= OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/search_scale.py --scheduler $$what || exit 1; done
 
 bench-hpo: .venv/.installed-bench ## a search for hyperparameters, beside the peer's
 	RAY_ADDRESS=local $(BIN)/python benchmarks/hpo.py --train $(DATA)/stsb/train.csv --dev $(DATA)/stsb/dev.csv

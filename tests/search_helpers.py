@@ -28,13 +28,9 @@ def make_trainer(folder: Path, model_folder: Path, **options: Any) -> SentenceTr
     def loss_init(model: Any) -> Any:
         return losses.MultipleNegativesRankingLoss(model)
 
+    arguments = {"num_train_epochs": 3, "save_strategy": "no", **options.pop("arguments", {})}
     args = SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=3,
-        per_device_train_batch_size=16,
-        save_strategy="no",
-        report_to=[],
-        **options.pop("arguments", {}),
+        output_dir=str(folder), per_device_train_batch_size=16, report_to=[], **arguments
     )
     data = Dataset.from_dict({"anchor": ANCHORS, "positive": POSITIVES})
     return SentenceTransformerTrainer(

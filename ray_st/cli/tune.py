@@ -71,8 +71,19 @@ def run(options: argparse.Namespace) -> None:
     for place, best in enumerate(found if isinstance(found, list) else [found]):
         path = folder / (BEST if place == 0 else f"best-{place}.yaml")
         write_best(path, raw, best.hyperparameters)
+        _copy(path, trainer)
         seeds = f" (mean of {len(best.confirmed.values)} fresh seeds)" if best.confirmed else ""
         print(f"trial {best.run_id}: {best.objective}{seeds}; retrain it with: ray-st train {path}")
+
+
+def _copy(path: Path, trainer: ModelTrainer) -> None:
+    """Copies a file from the search's folder to that in the user's storage, if there is one."""
+    from ray_st.runtime.tune.search_home import search_home
+    from ray_st.study.mirror import Home
+
+    home = search_home(trainer.run_config, path.parent.absolute())
+    if home is not None:
+        Home(home.filesystem, home.path).write(path.name, path.read_bytes())
 
 
 def _search_section(value: object, where: str) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class Halving:
         self._passed: dict[int, int] = {}
         """The furthest rung each trial has passed, by its number."""
         self._eliminated: set[int] = set()
+        self._settled: object = None
+        """From what they follow."""
 
     def ready(self, record: TrialRecord) -> bool:
         """Whether a trial may continue: it is certain to be one of the best at every rung it has reached."""
@@ -74,8 +76,13 @@ class Halving:
         All of it follows from the records. What is certain stays certain: each arriving trial moves the
         others by at most one place, and reduces by one the number that are still to come.
         """
-        self._passed, self._eliminated = {}, set()
         records = self.study.records
+        # Asked many times between two events: with hundreds of trials, ranking them each time is dear.
+        known = [(record.state, len(record.history)) for record in records]
+        if self._settled == (found := (known, self.closed, self.study.to_come)):
+            return
+        self._settled = found
+        self._passed, self._eliminated = {}, set()
         on_the_way = {record.number for record in records}
         unknown = 0 if self.closed else self.study.to_come  # how many more will come, not known which
         for rung in self._rungs.up_to(max((record.evaluations for record in records), default=0)):

@@ -8,7 +8,7 @@ from enum import Enum
 from ray_st.study.confirmed import Confirmed
 from ray_st.study.study import Study
 from ray_st.study.trial_record import TrialRecord
-from ray_st.study.watcher import Retention, Steps
+from ray_st.study.watcher import Copy, Retention, Steps
 
 
 class Saving(Enum):
@@ -62,6 +62,7 @@ class RetentionOfFinalists(Retention):
         keep: Of how many finalists to keep one.
         step_of: The step whose weights a training's value belongs to.
         judge: Ranks the finalists.
+        copy: As for :class:`ray_st.study.watcher.Retention`.
     """
 
     def __init__(
@@ -71,18 +72,20 @@ class RetentionOfFinalists(Retention):
         keep: int,
         step_of: Callable[[TrialRecord], int],
         judge: Callable[[], Confirmed],
+        copy: Copy | None = None,
     ) -> None:
-        super().__init__(study, store_of, keep)
+        super().__init__(study, store_of, keep, copy)
         self._step_of, self._judge = step_of, judge
         self._single: set[int] = set()
 
     def tidy(self) -> None:
         """Deletes checkpoints that are no longer needed."""
         for record in self._study.records:
-            if not record.is_running and record.number not in self._single:
+            ended = not record.is_running and self._has_copied_end(record.number)
+            if ended and record.number not in self._single:
                 self._keep_only(record, record.state == "COMPLETE")
                 self._single.add(record.number)
-        if self._study.left or any(record.is_running for record in self._study.records):
+        if self._study.left or len(self._single) < len(self._study.records):
             return
         kept = set(kept_runs(self._judge(), self._keep, self._has_weights))
         for record in self._study.records:

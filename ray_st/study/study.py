@@ -6,6 +6,7 @@ storage.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,7 @@ class Study:
 
     Attributes:
         records: The trials so far, by number.
+        evaluations: The number of a trial and one of its evaluations, in the order of their reports.
         study: Optuna's study.
         terminated: Why a terminator ended the search; empty if none did.
     """
@@ -96,6 +98,7 @@ class Study:
         self._fixed = sampler if isinstance(sampler, Sampler) else None
         self._make = _tpe(trials) if sampler is None or isinstance(sampler, Sampler) else sampler
         self.records = journal.records()
+        self.evaluations = _in_order(journal, self.records)
         self.study = open_study(
             storage=patient(storage),
             sampler=self._sampler(len(self.records)),
@@ -106,6 +109,7 @@ class Study:
         _claim(self.study, search_id)
         self._ready: Callable[[TrialRecord], bool] = lambda record: True
         self._live: dict[int, Trial] = {}
+        self._copies: dict[int | str, tuple[object, FrozenTrial]] = {}
         self._again = deque(record for record in self.records if record.is_running)
         self._restore(earlier)
         for point in points[len(self.records) :]:
@@ -217,18 +221,29 @@ class Study:
         """Suggests the next trial from trials that wait, too; Optuna's samplers ignore running trials."""
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return
+        resting = set(waiting)
         beside = open_study(directions=list(self._objective.directions), sampler=self._sampler(number))
         for trial in self.study.get_trials(deepcopy=False):
-            rests = trial.user_attrs[NUMBER]
-            if rests in waiting:
-                known = dataclasses.replace(self.records[rests], state="PRUNED")
-                trial = _frozen(known, rests, len(self._objective.directions))
-            beside.add_trial(trial)
+            beside.add_trial(self._beside(trial, trial.user_attrs[NUMBER] in resting))
         self.study.enqueue_trial(draw(self._space, beside.ask()).params)
+
+    def _beside(self, trial: FrozenTrial, rests: bool) -> FrozenTrial:
+        """A trial as another study holds it: one that waits as if it had been stopped."""
+        number = trial.user_attrs[NUMBER]
+        state = (trial.state, rests, self.records[number].evaluations if isinstance(number, int) else 0)
+        known = self._copies.get(number)
+        if known is None or known[0] != state:
+            if rests:
+                stopped = dataclasses.replace(self.records[number], state="PRUNED")
+                trial = _frozen(stopped, number, len(self._objective.directions))
+            known = self._copies[number] = (state, _Shared.of(trial))
+        return known[1]
 
     def _note(self, event: str, number: int, **facts: Any) -> None:
         """Writes an event to the journal, then applies it to the records."""
         apply(self.records, self._journal.append(event=event, number=number, **facts))
+        if event == "reported":
+            self.evaluations.append((number, self.records[number].history[-1]))
 
     def report(
         self, number: int, evaluation: int, step: int, objectives: Sequence[float], **facts: Any
@@ -284,6 +299,8 @@ class Study:
             state = "FAIL"
             reason = reason or f"the objective is {list(record.objectives) or 'missing'}"
         self._note("told", number, state=state, reason=reason)
+        if record in self._again:
+            self._again.remove(record)
         self._close(record)
         if state == "COMPLETE" and self.to_come and (why := self._termination.reason(self.study)):
             self._note(TERMINATED, number, reason=why)
@@ -320,6 +337,13 @@ class Study:
         ]
 
 
+def _in_order(journal: Journal, records: Sequence[TrialRecord]) -> list[tuple[int, dict[str, Any]]]:
+    """The trials' evaluations in the order of their reports."""
+    rest = [iter(record.history) for record in records]
+    reported = [event["number"] for event in journal.read() if event["event"] == "reported"]
+    return [(number, next(rest[number])) for number in reported]
+
+
 def _claim(study: optuna.Study, search_id: str) -> None:
     """Marks a study in a database as this search's.
 
@@ -348,6 +372,23 @@ def _tpe(trials: int) -> Callable[[int], Sampler]:
     """
     startup = random_trials(trials)
     return lambda seed: optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed)
+
+
+class _Shared(FrozenTrial):
+    """A trial that several studies hold, and none changes: Optuna copies all parts of each one it is given.
+
+    Those copies were most of the time of a suggestion among hundreds of trials.
+    """
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> FrozenTrial:
+        """The trial, sharing its parts."""
+        shared = copy.copy(trial)
+        shared.__class__ = cls
+        return shared
+
+    def __deepcopy__(self, memo: object) -> FrozenTrial:
+        return copy.copy(self)
 
 
 def _marks(trial: Trial) -> dict[str, Any]:

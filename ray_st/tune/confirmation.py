@@ -21,7 +21,7 @@ from ray_st.study.objective import Objective
 from ray_st.study.search_options import SearchOptions
 from ray_st.study.space import Space
 from ray_st.study.study import Study
-from ray_st.study.watcher import Retention, Steps
+from ray_st.study.watcher import Copy, Retention, Steps
 from ray_st.tune.identity import model_facts
 from ray_st.tune.trial_factory import TrialFactory, call_model_init
 
@@ -108,7 +108,14 @@ class Confirmation:
         """
         return step_of_value(self.study.records[run], self.objective.scope, self.maximize)
 
-    def run(self, runner: TrialRunner, template: TrialFactory, options: SearchOptions, board: bool) -> None:
+    def run(
+        self,
+        runner: TrialRunner,
+        template: TrialFactory,
+        options: SearchOptions,
+        board: bool,
+        copy: Copy | None = None,
+    ) -> None:
         """Runs the trainings that are left.
 
         Args:
@@ -116,6 +123,7 @@ class Confirmation:
             template: What all trials of the search share.
             options: The search's options, with the number of trials at a time.
             board: Whether to write trainings for TensorBoard's HParams.
+            copy: The copy of the trainings' journal; None if there is none.
 
         Raises:
             Interrupted: If the search was asked to stop, and trainings are left.
@@ -136,16 +144,16 @@ class Confirmation:
                     population=None,
                     must_checkpoint=None,
                     saving=Saving.of(self.objective.scope),
-                    retention=partial(self._retention, keep=options.keep_checkpoints),
+                    retention=partial(self._retention, keep=options.keep_checkpoints, copy=copy),
                 )
             )
         finally:
             progress.finished()
         progress.concluded()
 
-    def _retention(self, store_of: Callable[[int], Steps], keep: int) -> Retention:
+    def _retention(self, store_of: Callable[[int], Steps], keep: int, copy: Copy | None) -> Retention:
         return RetentionOfFinalists(
-            self.study, store_of, keep, lambda record: self.step_of(record.number), self.judge
+            self.study, store_of, keep, lambda record: self.step_of(record.number), self.judge, copy
         )
 
 

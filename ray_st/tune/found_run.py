@@ -51,7 +51,7 @@ class SavedWeights:
         Raises:
             CheckpointError: If none of the checkpoints exists, or one is damaged.
         """
-        from ray_st.runtime.tune.tuner import search_store
+        from ray_st.runtime.tune.search_home import search_store
 
         whole = search_store(self.run_config, self.folder, self.search_id)
         for part, step in self.places:

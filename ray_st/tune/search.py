@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,7 @@ from ray_st.study.termination import make_terminator
 from ray_st.study.trial_record import TrialRecord
 from ray_st.study.watcher import Retention
 from ray_st.training.argument_checks import Scaling
-from ray_st.training.checkpoint.lease import Lease, held
-from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.tune.confirmation import Confirmation
+from ray_st.tune.confirmation import PART, Confirmation
 from ray_st.tune.found_run import FoundRun, SavedWeights
 from ray_st.tune.identity import argument_facts, objective_facts, trial_facts
 from ray_st.tune.results import Results
@@ -48,6 +47,7 @@ from ray_st.tune.trial_work import Given, Work
 from ray_st.world import WorkerRange
 
 if TYPE_CHECKING:
+    from ray_st.runtime.tune.search_home import SearchFolder
     from ray_st.tune.trial_runner import TrialRunner
 
 
@@ -86,12 +86,14 @@ def hyperparameter_search(
     checked = check_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
     options = checked.options
     folder = _folder(str(trainer.args.output_dir), options.name)
-    with held(CheckpointStore(str(folder))) as lease:
+    with ExitStack() as stack:
+        place = stack.enter_context(_taken(folder, trainer, options))
         search_id = check_settings(folder, _fixed_settings(checked, trainer))
+        stack.enter_context(place.copying())
         study = Study(
             checked.space,
             checked.objective,
-            Journal(folder / JOURNAL, lease.fence.check),
+            Journal(folder / JOURNAL, place.check),
             checked.trials,
             seed=checked.seed,
             sampler=options.sampler,
@@ -104,7 +106,7 @@ def hyperparameter_search(
             terminator=make_terminator(options.terminator, checked.trials, checked.seed),
         )
         concurrent = options.max_concurrent_trials or (1 if sequential else None)
-        search = _Search(checked, study, folder, search_id, lease, concurrent)
+        search = _Search(checked, study, place, search_id, concurrent)
         search.run(trainer)
         return search.results(trainer).found(sequential)
 
@@ -289,6 +291,15 @@ def _folder(output_dir: str, name: str | None) -> Path:
     return folder
 
 
+def _taken(
+    folder: Path, trainer: ModelTrainer, options: SearchOptions
+) -> AbstractContextManager[SearchFolder]:
+    """Holds a search's folder: of two searches of one name, the second is rejected."""
+    from ray_st.runtime.tune import search_home
+
+    return search_home.taken(folder, trainer.run_config, (PART,) if options.confirm else ())
+
+
 @dataclass(frozen=True)
 class _Search:
     """A search with its study.
@@ -296,18 +307,21 @@ class _Search:
     Args:
         checked: What it is.
         study: Suggests parameters.
-        folder: Its folder on this machine.
+        place: Its folder, here and in the user's storage.
         search_id: Its unique identifier.
-        lease: The lease of its folder: of two searches of one name, the second is rejected.
         concurrent: Most trials at a time; None for as many as there is room for.
     """
 
     checked: CheckedSearch
     study: Study
-    folder: Path
+    place: SearchFolder
     search_id: str
-    lease: Lease
     concurrent: int | None
+
+    @property
+    def folder(self) -> Path:
+        """The folder on this machine."""
+        return self.place.path
 
     def run(self, trainer: ModelTrainer) -> None:
         """Runs the trials that are left, then the trainings of the finalists that are left.
@@ -347,9 +361,8 @@ class _Search:
             checked.values,
             checked.objective,
             self._options,
-            self.folder,
+            self.place,
             self.search_id,
-            self.lease,
         )
 
     def _run_trials(self, runner: TrialRunner, progress: SearchProgress) -> None:
@@ -365,12 +378,14 @@ class _Search:
                     population=checked.population,
                     must_checkpoint=checked.waits_after,
                     saving=Saving.NEVER,
-                    retention=lambda store_of: Retention(self.study, store_of, options.keep_checkpoints),
+                    retention=lambda store_of: Retention(
+                        self.study, store_of, options.keep_checkpoints, self.place.mirrors.get("")
+                    ),
                 )
             )
         finally:
             progress.finished()
-            self.lease.fence.check()
+            self.place.check()
             write_report(self.folder, self.study, self._objectives)
 
     # ---- confirmation ----
@@ -387,7 +402,7 @@ class _Search:
             checked.options,
             (checked.seed, trainer.args.seed),
             self.folder,
-            self.lease.fence.check,
+            self.place.check,
         )
 
     def _finalists_left(self, trainer: ModelTrainer) -> bool:
@@ -398,9 +413,9 @@ class _Search:
         confirmation = self._confirmation(trainer)
         assert confirmation is not None
         try:
-            confirmation.run(runner, self._template, self._options, board)
+            confirmation.run(runner, self._template, self._options, board, self.place.mirrors.get(PART))
         finally:
-            self.lease.fence.check()
+            self.place.check()
             write_report(self.folder, self.study, self._objectives, confirmation.judge())
 
     def results(self, trainer: ModelTrainer) -> Results:

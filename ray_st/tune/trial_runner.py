@@ -7,7 +7,6 @@ import functools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from ray_st.model_trainer import ModelTrainer
 from ray_st.runtime.cluster import connection, handles
@@ -15,10 +14,11 @@ from ray_st.runtime.supervision import ray_metrics, supervisor
 from ray_st.runtime.train import launch, storage
 from ray_st.runtime.train.driver_memory import check_driver_memory
 from ray_st.runtime.tune import search_stop, shared_data, trial_loop, trial_resources, tuner
+from ray_st.runtime.tune.search_home import forget_unknown, search_store
+from ray_st.study.mirror import CLOSING_S
 from ray_st.study.search_settings import check_found
 from ray_st.study.watcher import Watcher
 from ray_st.training.argument_checks import check_precision
-from ray_st.training.checkpoint.lease import Lease, held
 from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.specs import TRAIN
 from ray_st.tune.trial_work import Given, Work
@@ -33,7 +33,6 @@ class TrialRunner:
         need: The resources of a trial.
         data: The encoded rows.
         store: Where checkpoints are.
-        lease: The lease of that place.
         stop: Asks the search to stop.
     """
 
@@ -41,7 +40,6 @@ class TrialRunner:
     need: trial_resources.Need
     data: shared_data.SharedData
     store: CheckpointStore
-    lease: Lease
     stop: search_stop.SearchStop
 
     def run(self, work: Work) -> None:
@@ -52,9 +50,9 @@ class TrialRunner:
             LeaseLost: If another driver took the search's folder.
             ValueError: If no trial can have an objective.
         """
-        given, kit = self.given, self._kit(work)
+        given, kit, place = self.given, self._kit(work), self.given.place
         name = "/".join(part for part in (given.folder.name, work.part) if part)
-        publish = functools.partial(ray_metrics.show_search, name)
+        retention = work.retention(kit.trial_store)
         tuner.SearchRun(
             study=work.study,
             kit=kit,
@@ -63,29 +61,37 @@ class TrialRunner:
             maximize=given.objective.directions[0] == "maximize",
             need=self.need,
             population=work.population,
-            watcher=Watcher(work.study, work.progress, work.retention(kit.trial_store), publish),
+            watcher=Watcher(
+                work.study, work.progress, retention, functools.partial(ray_metrics.show_search, name)
+            ),
             stop=self.stop,
             name=given.folder.name,
-        ).run(self.lease)
+        ).run(place.lease)
+        mirror = place.mirrors.get(work.part)
+        if mirror is not None and mirror.wait(CLOSING_S):
+            retention.tidy()
 
     def _kit(self, work: Work) -> trial_loop.TrialContext:
-        given, path = self.given, self.store.path
+        given = self.given
         ids = (given.folder.name, given.search_id, work.part)
         return trial_loop.TrialContext(
             trial_loop.PickledFactory(handles.PickledRef(work.template)),
             given.objective,
             self.data,
-            dataclasses.replace(
-                self.store,
-                path=self.store.location(work.part) if work.part else path,
-                fence=self.lease.fence,
-            ),
+            self._store(work),
             "-".join(part for part in ids if part),
             self.need.scaling,
             must_checkpoint=work.must_checkpoint,
             step_limit_s=supervisor.step_limit_s(),
             saving=work.saving,
         )
+
+    def _store(self, work: Work) -> CheckpointStore:
+        """Where a study's trials keep checkpoints, without those of trials that its journal doesn't know."""
+        path = self.store.location(work.part) if work.part else self.store.path
+        store = dataclasses.replace(self.store, path=path, fence=self.given.place.lease.fence)
+        forget_unknown(store, len(work.study.records))
+        return store
 
 
 @contextmanager
@@ -109,10 +115,8 @@ def trial_runner(trainer: ModelTrainer, given: Given) -> Iterator[TrialRunner]:
         check_precision(args, "GPU" in need.each)
         data = _shared_rows(trainer, given, need)
         check_found(given.folder, data.facts())
-        store = tuner.search_store(trainer.run_config, given.folder, given.search_id)
-        here = store.is_local and Path(store.path) == given.folder
-        lease = given.lease if here else stack.enter_context(held(store))
-        yield TrialRunner(given, need, data, store, lease, stop)
+        store = search_store(trainer.run_config, given.folder, given.search_id)
+        yield TrialRunner(given, need, data, store, stop)
 
 
 def _shared_rows(trainer: ModelTrainer, given: Given, need: trial_resources.Need) -> shared_data.SharedData:

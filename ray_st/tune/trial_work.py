@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray_st.study.kept_weights import Saving
 from ray_st.study.objective import Objective
@@ -14,8 +14,10 @@ from ray_st.study.search_options import SearchOptions
 from ray_st.study.search_progress import SearchProgress
 from ray_st.study.study import Study
 from ray_st.study.watcher import Retention, Steps
-from ray_st.training.checkpoint.lease import Lease
 from ray_st.tune.trial_factory import TrialFactory
+
+if TYPE_CHECKING:
+    from ray_st.runtime.tune.search_home import SearchFolder
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,21 @@ class Given:
         values: A trial's hyperparameters, as an example.
         objective: The objective.
         options: The search's options.
-        folder: Its folder on this machine.
+        place: Its folder, here and in the user's storage.
         search_id: Its unique identifier.
-        lease: The lease of its folder.
     """
 
     template: TrialFactory
     values: Mapping[str, Any]
     objective: Objective
     options: SearchOptions
-    folder: Path
+    place: SearchFolder
     search_id: str
-    lease: Lease
+
+    @property
+    def folder(self) -> Path:
+        """Its folder on this machine."""
+        return self.place.path
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from ray.train import ScalingConfig
+from ray.train import RunConfig, ScalingConfig
 
 from ray_st import SentenceTransformer
 from ray_st.study.journal import Journal
@@ -95,6 +95,22 @@ def test_trainings_on_two_workers_keep_their_weights(tmp_path: Path, tiny_folder
     best = search(trainer, "s", 1, **options)
     assert best.confirmed.deviation is None
     assert type(best.model) is SentenceTransformer
+
+
+@pytest.mark.long
+def test_another_machine_has_the_finalists_and_their_weights(tmp_path: Path, tiny_folder: Path) -> None:
+    def found(machine: str) -> Any:
+        there = RunConfig(storage_path=str(tmp_path / "storage"))
+        trainer = make_trainer(tmp_path / machine, tiny_folder, scaling_config=ONE_CPU, run_config=there)
+        return search(trainer, "s", 2, confirm=1)
+
+    best, again = found("first"), found("second")
+    assert again[:3] == best[:3]
+    assert events(tmp_path / "second", "s") == events(tmp_path / "first", "s")
+    kept = list((tmp_path / "storage").glob("**/checkpoint-*"))
+    assert [path.parent.parent.name for path in kept] == ["confirm"]
+    assert not list((tmp_path / "second").glob("**/checkpoint-*"))
+    assert all(map(torch.equal, again.model.state_dict().values(), best.model.state_dict().values()))
 
 
 # ---- a driver that is killed ----

@@ -11,7 +11,7 @@ from ray.train import ScalingConfig
 from ray_st import SentenceTransformer
 from ray_st.study.constraints import MEASURED
 from ray_st.study.journal import Journal
-from ray_st.tune.search import SearchFailed
+from ray_st.tune.results import SearchFailed
 from search_helpers import make_trainer
 
 pytestmark = [

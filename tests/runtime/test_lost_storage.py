@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import optuna
+import pytest
 from optuna.exceptions import StorageInternalError
+from ray import cloudpickle
 from ray.tune.search import Searcher
 
 from ray_st.runtime.tune.search_stop import SearchStop
 from ray_st.runtime.tune.study_searcher import StudySearcher
+from ray_st.runtime.tune.trial_resources import Need
+from ray_st.runtime.tune.tuner import SearchRun
 from ray_st.study.journal import Journal
 from ray_st.study.objective import Objective
 from ray_st.study.patient_storage import PatientStorage
+from ray_st.study.search_options import as_options
 from ray_st.study.study import Study
 
 
@@ -37,11 +43,29 @@ class Away:
         return call
 
 
+def space(trial: Any) -> dict[str, Any]:
+    return {"x": trial.suggest_float("x", -1, 1)}
+
+
+def test_what_ray_tune_pickles_holds_no_storage(tmp_path: Path) -> None:
+    away = Away(optuna.storages.InMemoryStorage())
+    away.lock = threading.Lock()  # type: ignore[attr-defined]
+    storage: Any = PatientStorage(away)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="cannot pickle"):
+        cloudpickle.dumps(storage)
+    objective = Objective(None, ("maximize", "minimize"))
+    study = Study(space, objective, Journal(tmp_path / "journal.jsonl"), 4, storage=storage, name="s")
+    kit: Any = SimpleNamespace(must_checkpoint=None, objective=objective)
+    nobody: Any = None
+    options = as_options({"scheduler": "asha"}, 2)
+    need, stop = Need({"CPU": 1}), SearchStop()
+    run = SearchRun(study, kit, options, tmp_path, True, need, None, nobody, stop, "s")
+    for part in run._scheduled():
+        assert type(cloudpickle.loads(cloudpickle.dumps(part))) is type(part)
+
+
 def test_running_trials_are_recorded_to_their_end_and_no_more_start(tmp_path: Path) -> None:
     away = Away(optuna.storages.InMemoryStorage())
-
-    def space(trial: Any) -> dict[str, Any]:
-        return {"x": trial.suggest_float("x", -1, 1)}
 
     def opened(storage: Any) -> Study:
         journal = Journal(tmp_path / "journal.jsonl")

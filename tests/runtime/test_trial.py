@@ -10,8 +10,10 @@ import pytest
 from ray.train import RunConfig
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from ray_st.runtime.tune.search_home import forget_unknown, search_store, taken
 from ray_st.runtime.tune.trial_loop import Reports, TrialContext, logged
-from ray_st.runtime.tune.tuner import search_store
+from ray_st.study.search_settings import check_settings
+from ray_st.training.checkpoint.lease import RunInUse
 from ray_st.training.checkpoint.store import CheckpointStore
 
 
@@ -39,6 +41,55 @@ def test_searches_of_a_name_share_no_folder_of_a_storage(tmp_path: Path) -> None
     named = RunConfig(storage_path=str(tmp_path / "storage"), name="mine")
     assert path("1", named) == f"{tmp_path}/storage/mine/s/1"
     assert path("1", None) == f"{tmp_path}/out/s"
+
+
+def test_a_search_that_moves_uses_no_checkpoint_of_a_trial_it_does_not_know(tmp_path: Path) -> None:
+    store = CheckpointStore(str(tmp_path))
+    trials = [kit(store, "s-1").trial_store(number) for number in range(4)]
+    for trial in trials:
+        trial.seal(trial.begin(5))
+    forget_unknown(store, 2)
+    assert store.numbered("run-") == [0, 1]
+    assert [trial.steps() for trial in trials] == [[5], [5], [], []]
+
+
+def test_the_storage_is_named_where_it_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "s").mkdir()
+    there = RunConfig(storage_path=str(tmp_path / "file"))
+    with (
+        pytest.raises(ValueError, match=r"file/searches/s in the storage cannot be used"),
+        taken(tmp_path / "s", there),
+    ):
+        pass
+
+
+def test_of_two_heads_the_second_is_refused(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "s").mkdir(parents=True)
+    there = RunConfig(storage_path=str(tmp_path / "storage"))
+    with taken(tmp_path / "one" / "s", there) as place:
+        check_settings(place.path, {"seed": 1})
+        with place.copying():
+            place.check()
+            with (
+                pytest.raises(RunInUse, match="storage/searches/s is in use"),
+                taken(tmp_path / "two" / "s", there),
+            ):
+                pass
+    with taken(tmp_path / "two" / "s", there) as place:
+        assert check_settings(place.path, {"seed": 1})
+        assert (place.path / "search.json").read_text() == (tmp_path / "one/s/search.json").read_text()
+
+
+def test_a_storage_that_is_the_folder_itself_needs_no_copy(tmp_path: Path) -> None:
+    folder = tmp_path / "searches" / "s"
+    folder.mkdir(parents=True)
+    with taken(folder, RunConfig(storage_path=str(tmp_path))) as place, place.copying():
+        assert not place.mirrors
+        assert place.lease is place.here
+    with taken(folder, None) as place:
+        assert not place.mirrors
 
 
 # ---- what it reports ----

@@ -144,37 +144,36 @@ def test_with_several_objectives_asha_stops_what_others_dominate() -> None:
     scheduler = make_scheduler("asha", "max", 1, 3, objective.directions)
     remember(
         scheduler,
-        [[{"evaluation": 1, "objectives": [0.9, 5.0]}], [{"evaluation": 1, "objectives": [0.5, 3.0]}]],
+        [(0, {"evaluation": 1, "objectives": [0.9, 5.0]}), (1, {"evaluation": 1, "objectives": [0.5, 3.0]})],
     )
     nobody: Any = None
 
-    def decision(name: str, x: float, milliseconds: float, **changes: Any) -> str:
-        trial: Any = SimpleNamespace(trial_id=name)
+    def decision(number: int, x: float, milliseconds: float, **changes: Any) -> str:
+        trial: Any = SimpleNamespace(trial_id="any", config={"number": number})
         scheduler.on_trial_add(nobody, trial)
         sent = rated({**report(eval_x=x, encode_ms=milliseconds), **changes}, objective)
         return scheduler.on_trial_result(nobody, trial, sent)
 
-    assert decision("dominated", 0.4, 4.0) == "STOP"
-    assert decision("fast", 0.3, 1.0) == "CONTINUE"
-    assert decision("fast", 0.3, 1.0, evaluation=2) == "CONTINUE"
-    lost: Any = SimpleNamespace(trial_id="lost")
+    assert decision(2, 0.4, 4.0) == "STOP"  # trial 1 is better in both
+    assert decision(3, 0.3, 1.0) == "CONTINUE"
+    assert decision(3, 0.3, 1.0, evaluation=2) == "CONTINUE"
+    lost: Any = SimpleNamespace(trial_id="lost", config={"number": 4})
     assert scheduler.on_trial_result(nobody, lost, {"fault": "ValueError: nan"}) == "CONTINUE"
     scheduler.on_trial_complete(nobody, lost, {"fault": "ValueError: nan"})
 
 
 def test_at_a_rung_of_asha_good_ones_that_nobody_may_use_stop_nobody() -> None:
     scheduler = make_scheduler("asha", "max", 1, 3)
-    unusable = [
-        [{"evaluation": 1, "objectives": [0.9], "violations": {"encode_ms <= 2": 0.5}}] for _ in range(5)
-    ]
-    remember(scheduler, [*unusable, [{"evaluation": 1, "objectives": [0.3]}]], maximize=True)
+    too_slow = {"evaluation": 1, "objectives": [0.9], "violations": {"encode_ms <= 2": 0.5}}
+    before: list[tuple[int, dict[str, Any]]] = [(number, too_slow) for number in range(5)]
+    remember(scheduler, [*before, (5, {"evaluation": 1, "objectives": [0.3]})], maximize=True)
 
-    def decision(name: str, value: float, **metrics: float) -> str:
-        trial, nobody = SimpleNamespace(trial_id=name), None
+    def decision(number: int, value: float, **metrics: float) -> str:
+        trial, nobody = SimpleNamespace(trial_id="any", config={"number": number}), None
         scheduler.on_trial_add(nobody, trial)  # type: ignore[arg-type]
         sent = rated(report(eval_x=value, model_mib=80, **metrics), OBJECTIVE)
         return scheduler.on_trial_result(nobody, trial, sent)  # type: ignore[arg-type]
 
-    assert decision("usable", 0.4, encode_ms=1) == "CONTINUE"
-    assert decision("worse", 0.1, encode_ms=1) == "CONTINUE"  # among the third that are best
-    assert decision("unusable", 0.99, encode_ms=4) == "STOP"
+    assert decision(6, 0.4, encode_ms=1) == "CONTINUE"
+    assert decision(7, 0.1, encode_ms=1) == "CONTINUE"  # among the third that are best
+    assert decision(8, 0.99, encode_ms=4) == "STOP"

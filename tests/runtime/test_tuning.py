@@ -12,18 +12,26 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.fs as pafs
 import pytest
 import ray
 from datasets import Dataset
+from ray.train import RunConfig
 from ray.tune.schedulers import AsyncHyperBandScheduler
 
 from ray_st import SentenceTransformer, SentenceTransformerTrainer, losses
 from ray_st.evaluation import EmbeddingSimilarityEvaluator
 from ray_st.runtime.tune.domains import suggest
-from ray_st.runtime.tune.schedulers import make_scheduler, remember, replay
+from ray_st.runtime.tune.schedulers import make_scheduler, remember
+from ray_st.runtime.tune.search_stop import SearchStop
 from ray_st.runtime.tune.study_searcher import ending
-from ray_st.runtime.tune.trial_resources import Need
+from ray_st.runtime.tune.trial_resources import Limit, Need
+from ray_st.runtime.tune.tuner import SearchRun
 from ray_st.study.journal import Journal
+from ray_st.study.mirror import Home
+from ray_st.study.objective import Objective
+from ray_st.study.search_options import as_options
+from ray_st.study.study import Study
 from ray_st.training_args import BatchSamplers, SentenceTransformerTrainingArguments
 from runtime_helpers import HangOnce, KillOnce
 from search_helpers import ANCHORS, POSITIVES
@@ -245,9 +253,10 @@ def run_script(end: str, folder: Path, model_folder: Path) -> subprocess.Complet
     return subprocess.run(command, env=environment, capture_output=True, timeout=300)
 
 
-def search_twenty(folder: Path, model_folder: Path, name: str) -> None:
+def search_twenty(folder: Path, model_folder: Path, name: str, storage: Path | None = None) -> None:
     arguments = {"save_strategy": "steps", "save_steps": 1}
-    trainer = make_trainer(folder, model_folder, arguments=arguments)
+    run_config = None if storage is None else RunConfig(storage_path=str(storage))
+    trainer = make_trainer(folder, model_folder, arguments=arguments, run_config=run_config)
     options: dict[str, Any] = {"name": name, "rungs": 2, "scheduler": None}
     trainer.hyperparameter_search(hpo_search_space, SCORE, 20, "maximize", "optuna", **options)
 
@@ -275,6 +284,40 @@ def test_a_killed_driver_goes_on(tmp_path: Path, tiny_folder: Path) -> None:
     assert len({json.dumps(trial.values) for trial in ours}) == 20
     kept = [folder for folder in (tmp_path / "s").glob("run-*") if any(folder.glob("checkpoint-*"))]
     assert len(kept) == 1
+
+
+@pytest.mark.long
+def test_another_head_goes_on_from_the_storage(tmp_path: Path, tiny_folder: Path) -> None:
+    storage, home = tmp_path / "storage", tmp_path / "storage" / "searches" / "s"
+    end = KILLED.replace(', "s")', ', "s", Path(sys.argv[1]).parent / "storage")')
+    done = run_script(end, tmp_path / "one", tiny_folder)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    kept = Home(pafs.LocalFileSystem(), str(home)).journal()
+    lost = (tmp_path / "one" / "s" / "journal.jsonl").read_bytes().removeprefix(kept)
+    assert lost.count(b"\n") <= 6  # of the last second
+    (tmp_path / "one").rename(tmp_path / "gone")
+
+    search_twenty(tmp_path / "two", tiny_folder, "s", storage)
+    journal = tmp_path / "two" / "s" / "journal.jsonl"
+    events = [json.loads(line) for line in journal.read_bytes().removeprefix(kept).splitlines()]
+    trials = Journal(journal).records()
+    assert [trial.state for trial in trials] == ["COMPLETE"] * 20
+    before = [json.loads(line)["number"] for line in kept.splitlines() if b'"told"' in line]
+    assert not {event["number"] for event in events} & set(before)  # finished ones are not run again
+    search_twenty(tmp_path / "three", tiny_folder, "unbroken")
+    unbroken = Journal(tmp_path / "three" / "unbroken" / "journal.jsonl").records()
+    assert [trial.values for trial in trials] == [trial.values for trial in unbroken]
+    assert [trial.objectives for trial in trials] == [pytest.approx(trial.objectives) for trial in unbroken]
+
+    assert Home(pafs.LocalFileSystem(), str(home)).journal() == journal.read_bytes()
+    assert {path.name for path in home.iterdir() if path.is_file()} == {
+        *("search.json", "trials.csv", "report.html", "lease.json")
+    }
+    (runs,) = (path for path in home.iterdir() if path.is_dir() and path.name != "journal")
+    assert len([run for run in runs.glob("run-*") if any(run.glob("checkpoint-*"))]) == 1
+    # A third machine finds the finished search.
+    search_twenty(tmp_path / "four", tiny_folder, "s", storage)
+    assert (tmp_path / "four" / "s" / "journal.jsonl").read_bytes() == journal.read_bytes()
 
 
 @pytest.mark.long
@@ -338,6 +381,16 @@ def test_fractions_of_a_gpu_and_several_workers_count() -> None:
         Need.of(ray.train.ScalingConfig(num_workers=2), {"CPU": 1})
 
 
+def test_the_nodes_are_looked_at_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    rooms = iter([0, 8, 9])
+    need: Any = SimpleNamespace(room=lambda: next(rooms))
+    limit, few = Limit(need, None), Limit(need, 3)
+    assert [limit() for _ in range(100)] == [1] * 100
+    assert few() == 3
+    monkeypatch.setattr("ray_st.runtime.tune.trial_resources._LOOK_S", 0.0)
+    assert limit() == 9
+
+
 @pytest.mark.parametrize(
     ("result", "error", "state"),
     [
@@ -379,32 +432,61 @@ def test_domains_of_ray_tune_are_drawn_by_optuna() -> None:
 )
 def test_a_scheduler_remembers(given: Any) -> None:
     scheduler = make_scheduler(given, "max", 1, 2)
-    remember(scheduler, [[{"evaluation": 1, "objectives": [0.9]}], [{"evaluation": 1, "objectives": [0.8]}]])
-    trial: Any = SimpleNamespace(trial_id="new")
-    nobody: Any = None
+    before = [(0, {"evaluation": 1, "objectives": [0.9]}), (1, {"evaluation": 1, "objectives": [0.8]})]
+    assert remember(scheduler, before) == {1}
+    assert told(scheduler, 2, events([0.1])) == ["STOP"]
+
+
+def events(values: list[float]) -> list[dict[str, Any]]:
+    return [{"evaluation": place, "objectives": [value]} for place, value in enumerate(values, 1)]
+
+
+def told(scheduler: Any, number: int, events: list[dict[str, Any]]) -> list[str]:
+    """What a scheduler decides about the evaluations of a trial."""
+    trial, nobody = SimpleNamespace(trial_id="any", config={"number": number}), None
     scheduler.on_trial_add(nobody, trial)
-    assert scheduler.on_trial_result(nobody, trial, {"evaluation": 1, "objective": 0.1}) == "STOP"
+    return [
+        scheduler.on_trial_result(nobody, trial, {**event, "objective": event["objectives"][0]})
+        for event in events
+    ]
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["from its start", "from its checkpoint"])
 def test_others_are_compared_with_a_trial_that_an_earlier_driver_began(first: int) -> None:
-    def events(values: list[float]) -> list[dict[str, Any]]:
-        return [{"evaluation": place, "objectives": [value]} for place, value in enumerate(values, 1)]
-
-    def told(scheduler: Any, trial_id: str, events: list[dict[str, Any]]) -> list[str]:
-        trial, nobody = SimpleNamespace(trial_id=trial_id), None
-        scheduler.on_trial_add(nobody, trial)
-        return [
-            scheduler.on_trial_result(nobody, trial, {**event, "objective": event["objectives"][0]})
-            for event in events
-        ]
-
     one, other, last = events([0.6]), events([0.65, 0.7]), events([0.62])
     unbroken = make_scheduler("asha", "max", 1, 2)
-    assert told(unbroken, "one", one) + told(unbroken, "other", other) == ["CONTINUE"] * 3
-    assert told(unbroken, "last", last) == ["STOP"]
+    assert told(unbroken, 0, one) + told(unbroken, 1, other) == ["CONTINUE"] * 3
+    assert told(unbroken, 2, last) == ["STOP"]
     resumed = make_scheduler("asha", "max", 1, 2)
-    remember(resumed, [one])
-    replay(resumed, "other", other[:1])
-    assert set(told(resumed, "other", other[first:])) == {"CONTINUE"}
-    assert told(resumed, "last", last) == ["STOP"]
+    assert remember(resumed, [(0, one[0]), (1, other[0])]) == set()
+    assert told(resumed, 2, last) == ["STOP"]  # before the other one has continued
+    assert set(told(resumed, 1, other[first:])) == {"CONTINUE"}
+
+
+def test_a_trial_that_was_stopped_before_its_driver_was_killed_stays_so(tmp_path: Path) -> None:
+    def study() -> Study:
+        return Study(space_of_one, Objective(None, ("maximize",)), Journal(tmp_path / "journal.jsonl"), 6)
+
+    killed = study()
+    for value, broken in ((0.9, {}), (0.1, {}), (0.95, {"violations": {"model_mib <= 90": 0.1}})):
+        asked = killed.ask()
+        assert asked is not None
+        killed.report(asked.number, 1, 10, [value], ended=False, **broken)
+    ended: list[tuple[int, str]] = []
+    watcher: Any = SimpleNamespace(ended=lambda record: ended.append((record.number, record.state)))
+    after = study()
+    assert after.left == 6
+    nothing: Any = SimpleNamespace(must_checkpoint=None, objective=Objective(None, ("maximize",)))
+    options = as_options({"scheduler": "asha", "reduction_factor": 2}, 1)
+    need, stop = Need({"CPU": 1}), SearchStop()
+    run = SearchRun(after, nothing, options, tmp_path, True, need, None, watcher, stop, "s")
+    run._scheduled()
+    assert ended == [(1, "PRUNED"), (2, "PRUNED")]
+    assert [bool(record.reason) for record in after.records] == [False, False, True]
+    assert after.records[2].reason.startswith("it violates model_mib <= 90")
+    assert after.left == 4
+    assert after.ask().number == 0  # type: ignore[union-attr]
+
+
+def space_of_one(trial: Any) -> dict[str, Any]:
+    return {"x": trial.suggest_float("x", 0, 1)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,8 +44,8 @@ FINALISTS = [
 class Confirming:
     """Trains finalists again, with values by finalist and place of the seed; None for a failure."""
 
-    def __init__(self, folder: Path, keep: int = 1) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int = 1, copy: Any = None) -> None:
+        self.folder, self.keep, self.copy = folder, keep, copy
         self.stores: dict[int, Steps] = defaultdict(Steps)
         self.there: list[list[int]] = []
 
@@ -58,8 +59,9 @@ class Confirming:
             return judge(plan, study.records, seeds, True)
 
         retention = RetentionOfFinalists(
-            study, self.stores.__getitem__, self.keep, lambda record: record.step, result
+            study, self.stores.__getitem__, self.keep, lambda record: record.step, result, self.copy
         )
+        self.tidy = retention.tidy
         while (record := study.ask()) is not None:
             value = values[record.values["x"]][record.values["seed"] - 1]
             study.report(record.number, 1, 10, [value or 0.0], ended=True)
@@ -71,7 +73,7 @@ class Confirming:
         return None if winner is None else winner.number
 
     def kept(self) -> list[int]:
-        assert all(set(store.there) <= {10} for store in self.stores.values())
+        assert self.copy or all(set(store.there) <= {10} for store in self.stores.values())
         return sorted(number for number, store in self.stores.items() if store.there)
 
 
@@ -85,6 +87,16 @@ def test_failed_trainings_keep_nothing(tmp_path: Path) -> None:
     one = Confirming(tmp_path)
     assert one.run({0: [0.9, None], 1: [0.3, 0.4]}) == 1
     assert one.there == [[0], [0, 1], [0, 1], [1]]
+
+
+def test_what_the_copy_of_the_journal_does_not_know_to_have_ended_is_kept(tmp_path: Path) -> None:
+    copy = SimpleNamespace(copied=99, size=lambda: 100)
+    one = Confirming(tmp_path, copy=copy)
+    assert one.run({0: [0.5], 1: [0.9]}) == 1
+    assert [store.there for store in one.stores.values()] == [[5, 10]] * 2
+    copy.copied = 100
+    one.tidy()
+    assert [store.there for store in one.stores.values()] == [[], [10]]
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0, []), (1, [0]), (2, [0, 1]), (5, [0, 1, 2])])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -341,7 +342,17 @@ def test_checkpoints_of_all_but_the_best_go(tmp_path: Path) -> None:
     one = study(tmp_path)
     run(one, 5)
     one.ask()
+    best = {record.number for record in one.best(2)}
+    kept = [number in {*best, 5} for number in range(6)]
     stores = [Store() for _ in range(6)]
     Retention(one, stores.__getitem__, 2).tidy()
-    best = {record.number for record in one.best(2)}
-    assert [bool(store.kept) for store in stores] == [number in {*best, 5} for number in range(6)]
+    assert [bool(store.kept) for store in stores] == kept
+    # Where the journal is copied, they stay until the copy says that their trials have ended.
+    stores, copy = [Store() for _ in range(6)], SimpleNamespace(copied=99, size=lambda: 100)
+    copied: Any = copy
+    retention = Retention(one, stores.__getitem__, 2, copied)
+    retention.tidy()
+    assert all(store.kept for store in stores)
+    copy.copied = 100
+    retention.tidy()
+    assert [bool(store.kept) for store in stores] == kept

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from ray.train import RunConfig
 from torch import nn
 from transformers.trainer_utils import BestRun
 
@@ -40,7 +41,9 @@ SCORES = [1.0, 0.0, 0.7, 0.2]
 OBJECTIVE = "eval_dev_spearman_cosine"
 
 
-def make_trainer(folder: Path, model_folder: Path, **arguments: Any) -> SentenceTransformerTrainer:
+def make_trainer(
+    folder: Path, model_folder: Path, run_config: RunConfig | None = None, **arguments: Any
+) -> SentenceTransformerTrainer:
     def model_init(trial: Any = None) -> SentenceTransformer:
         model = SentenceTransformer(str(model_folder), device="cpu")
         model.max_seq_length = trial["length"] if trial and "length" in trial else 8
@@ -63,6 +66,7 @@ def make_trainer(folder: Path, model_folder: Path, **arguments: Any) -> Sentence
         evaluator=EmbeddingSimilarityEvaluator(ROWS["a"], ROWS["b"], SCORES, name="dev"),
         model_init=model_init,
         loss=loss_init,
+        run_config=run_config,
     )
 
 
@@ -267,6 +271,30 @@ def test_a_killed_search_goes_on_with_its_finalists(
     assert [record.objectives for record in ours] == [record.objectives for record in theirs]
     asked = [event["number"] for event in told(tmp_path) if event["event"] == "asked"]
     assert asked == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("most", [3, 6])
+def test_another_machine_goes_on_with_the_finalists(
+    most: int, tmp_path: Path, tiny_folder: Path, pretended: Settings
+) -> None:
+    unbroken = search(tmp_path / "unbroken", tiny_folder)
+    there = {"run_config": RunConfig(storage_path=str(tmp_path / "storage"))}
+    pretended.most = most
+    with pytest.raises(Killed):
+        search(tmp_path / "first", tiny_folder, arguments=there)
+    pretended.most = 10**6
+    best = search(tmp_path / "second", tiny_folder, arguments=there)
+    assert [part for part, _ in pretended.seen[1] + pretended.seen[2]] == [""] * 4 + ["confirm"] * 4
+    assert best[:3] == unbroken[:3]
+    assert best.confirmed.values == unbroken.confirmed.values
+    # Finished, it returns its result anywhere, and what is added is added to what there is.
+    third = search(tmp_path / "third", tiny_folder, arguments=there)
+    assert (third[:3], len(pretended.seen)) == (best[:3], 3)
+    assert (tmp_path / "storage/searches/s/confirm/trials.csv").exists()
+    before = told(tmp_path / "third")
+    search(tmp_path / "first", tiny_folder, arguments=there, confirm=3)
+    assert len(pretended.seen[3]) == 2
+    assert told(tmp_path / "first")[: len(before)] == before
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,7 +35,6 @@ class StudySearcher(Searcher):
         limit: Gives the most trials at a time, for the cluster's current size.
         watcher: Called after an evaluation or an end is recorded.
         stop: Whether the search was asked to stop; trials that end then are left to continue later.
-        continued: Called with Ray's identifier and the evaluations of a trial that an earlier driver began.
 
     Attributes:
         fatal: Why every further trial would fail as well; the search ends then.
@@ -43,17 +42,9 @@ class StudySearcher(Searcher):
             report is in the journal.
     """
 
-    def __init__(
-        self,
-        study: Study,
-        limit: Callable[[], int],
-        watcher: Watcher,
-        stop: SearchStop,
-        continued: Callable[[str, Sequence[Mapping[str, Any]]], object] = lambda trial_id, history: None,
-    ) -> None:
+    def __init__(self, study: Study, limit: Callable[[], int], watcher: Watcher, stop: SearchStop) -> None:
         super().__init__(metric="objective", mode="max")  # schedulers get theirs from the tuner
         self._study, self._limit, self._watcher, self._stop = study, limit, watcher, stop
-        self._continued = continued
         self._numbers: dict[str, int] = {}
         self._hangs: dict[str, str] = {}
         self.fatal: str | None = None
@@ -85,8 +76,6 @@ class StudySearcher(Searcher):
         if asked is None:
             return Searcher.FINISHED
         self._numbers[trial_id] = asked.number
-        if asked.history:
-            self._continued(trial_id, asked.history)
         return configured(asked)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -127,6 +116,10 @@ class StudySearcher(Searcher):
             with self._mirrored():
                 self._watcher.ended(self._study.tell(number, "PRUNED"))
         self._numbers.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles a searcher for its own way of restoring, which would copy the study."""
+        return {}
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the study writes down each event."""

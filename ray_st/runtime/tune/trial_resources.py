@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +14,9 @@ from ray.train import ScalingConfig
 from ray_st.runtime.cluster.node_attention import check_attention, check_attention_of_workers
 from ray_st.runtime.train.launch import resolve_scaling, workers_of
 from ray_st.util.value_checks import is_number
+
+_LOOK_S = 1.0
+"""Seconds between two looks at the cluster's nodes."""
 
 _DRIVER_BYTES = 1_000_000  # Ray refuses a placement group of nothing
 
@@ -93,6 +98,28 @@ class Need:
             check_attention(attention, [self.each])
         else:
             check_attention_of_workers(attention, self.scaling)
+
+
+class Limit:
+    """The most trials at a time, for the cluster's current size.
+
+    Asked for at each of Ray Tune's steps, up to hundreds of times a second, it looks at the nodes once a
+    second.
+
+    Args:
+        need: The resources of a trial.
+        most: The user's limit; None for none.
+    """
+
+    def __init__(self, need: Need, most: int | None) -> None:
+        self._need, self._most = need, most
+        self._found, self._looked = 1, -math.inf
+
+    def __call__(self) -> int:
+        """How many."""
+        if time.monotonic() - self._looked >= _LOOK_S:
+            self._found, self._looked = max(self._need.room(), 1), time.monotonic()
+        return min(self._most or self._found, self._found)
 
 
 def _of_worker(scaling: ScalingConfig) -> dict[str, float]:

@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.train import RunConfig
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from ray_st.runtime.train.ray_configs import given_name, given_storage
-from ray_st.runtime.train.storage import open_store
 from ray_st.runtime.tune.generations import Generations
 from ray_st.runtime.tune.hung_trials import HANG
-from ray_st.runtime.tune.schedulers import make_scheduler, remember, replay
+from ray_st.runtime.tune.schedulers import make_scheduler, remember
 from ray_st.runtime.tune.search_stop import SearchStop, StopAtEvaluation
 from ray_st.runtime.tune.study_searcher import StudySearcher, configured
 from ray_st.runtime.tune.trial_loop import NUMBER, TrialContext, TrialTrainable
-from ray_st.runtime.tune.trial_resources import Need
+from ray_st.runtime.tune.trial_resources import Limit, Need
 from ray_st.runtime.tune.waiting import Waiting, WaitingScheduler, WaitingSearcher
+from ray_st.study.constraints import broken_for_good
 from ray_st.study.halving import Halving, Rungs
 from ray_st.study.population import Population
 from ray_st.study.search_options import SearchOptions
 from ray_st.study.study import Study
 from ray_st.study.watcher import Watcher
 from ray_st.training.checkpoint.lease import Lease
-from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.util.endings import Interrupted
 from ray_st.util.events import notes
 
@@ -43,29 +39,14 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records are ours
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports no objective
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C interrupts the search; started again, it continues
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # nothing is restored from Ray Tune's own state
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in training
 }
+_STARTING = "TUNE_MAX_PENDING_TRIALS_PG"
+"""How many trials may be waiting for their processes at once."""
+
 _RAY_FOLDER = "ray"
-
-
-def search_store(run_config: RunConfig | None, folder: Path, search_id: str) -> CheckpointStore:
-    """Where trials keep their checkpoints: in the search's folder, or in the user's storage.
-
-    Each search has its own folder there: the storage may hold an earlier search of the same name, started by
-    a driver whose machine and folder are gone.
-
-    Args:
-        run_config: The user's, or None.
-        folder: The search's folder on this machine.
-        search_id: The search's unique identifier.
-    """
-    if run_config is None or given_storage(run_config) is None:
-        return CheckpointStore(str(folder))
-    # Ray names a configuration without a name after the time: a continued search would not find its trials.
-    parts = [given_name(run_config) or "searches", folder.name, search_id]
-    name = "/".join(str(part) for part in parts if part)
-    return open_store(dataclasses.replace(run_config, name=name), folder.name)
 
 
 @dataclass(frozen=True)
@@ -83,6 +64,7 @@ class SearchRun:
         watcher: Called on the driver after each evaluation and each trial's end is recorded.
         stop: Asks the search to stop.
         name: The search's name, by which it is continued.
+        trainable: Runs a trial in its process; takes ``kit`` as a list with one reference.
     """
 
     study: Study
@@ -95,6 +77,7 @@ class SearchRun:
     watcher: Watcher
     stop: SearchStop
     name: str
+    trainable: type[tune.Trainable] = TrialTrainable
 
     def run(self, lease: Lease) -> None:
         """Runs trials until there are enough, or the search is asked to stop.
@@ -123,8 +106,10 @@ class SearchRun:
 
     def _run_trials(self) -> None:
         searcher, scheduler = self._scheduled()
-        trainable = tune.with_parameters(TrialTrainable, kit=[ray.put(self.kit)])
-        with _environment(self.folder / _RAY_FOLDER) as folder:
+        trainable = tune.with_parameters(self.trainable, kit=[ray.put(self.kit)])
+        # By default Ray Tune starts one process at a time where a searcher suggests the trials.
+        starting = {_STARTING: os.environ.get(_STARTING, str(self._limit()))}
+        with _environment(self.folder / _RAY_FOLDER, starting) as folder:
             tune.Tuner(
                 tune.with_resources(trainable, self.need.own_process()),
                 tune_config=tune.TuneConfig(
@@ -155,18 +140,18 @@ class SearchRun:
     def _mode(self) -> str:
         return "max" if self.maximize else "min"
 
-    def _limit(self) -> int:
-        """The most trials at a time, for the cluster's current size."""
-        room = max(self.need.room(), 1)
-        return min(self.options.max_concurrent_trials or room, room)
+    @cached_property
+    def _limit(self) -> Limit:
+        return Limit(self.need, self.options.max_concurrent_trials)
 
     def _scheduled(self) -> tuple[StudySearcher, TrialScheduler]:
         """What hands out the trials, and what decides about them."""
         must_checkpoint, waiting = self.kit.must_checkpoint, self._waiting()
+        limit = self._limit
         if waiting is not None and must_checkpoint is not None:
             return (
-                WaitingSearcher(waiting, self._limit, self.watcher, self.stop),
-                WaitingScheduler(waiting, must_checkpoint, self._limit, self.stop),
+                WaitingSearcher(waiting, limit, self.watcher, self.stop),
+                WaitingScheduler(waiting, must_checkpoint, limit, self.stop),
             )
         options = self.options
         scheduler = make_scheduler(
@@ -176,10 +161,12 @@ class SearchRun:
             options.reduction_factor,
             self.kit.objective.directions,
         )
-        ended = [record.history for record in self.study.records if not record.is_running]
-        remember(scheduler, ended, self.maximize)
-        continued = partial(replay, scheduler, maximize=self.maximize)
-        return StudySearcher(self.study, self._limit, self.watcher, self.stop, continued), scheduler
+        for number in sorted(remember(scheduler, self.study.evaluations, self.maximize)):
+            record = self.study.records[number]
+            if record.is_running and not record.has_finished_training:  # its driver was killed in between
+                reason = broken_for_good(record.violations)
+                self.watcher.ended(self.study.tell(number, "PRUNED", reason))
+        return StudySearcher(self.study, limit, self.watcher, self.stop), scheduler
 
     def _waiting(self) -> Waiting | None:
         if self.population is not None:
@@ -200,6 +187,9 @@ class _LostTrials(tune.Callback):
         super().__init__()
         self._study = study
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # nothing is restored from what Ray Tune pickles
+
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._log(trial, "it is started again")
         trial.set_config(configured(self._study.records[trial.config[NUMBER]]))
@@ -214,10 +204,11 @@ class _LostTrials(tune.Callback):
 
 
 @contextmanager
-def _environment(folder: Path) -> Iterator[Path]:
+def _environment(folder: Path, starting: Mapping[str, str]) -> Iterator[Path]:
     """Sets what Ray Tune only reads from the environment, and removes its files, which nothing needs."""
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
+    wanted = {**_ENVIRONMENT, **starting}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # how trials ended is shown from the records

@@ -7,7 +7,7 @@ resources.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ray.tune.execution.tune_controller import TuneController
@@ -116,6 +116,10 @@ class WaitingScheduler(FIFOScheduler):
         self._chosen: list[Trial] = []  # given a process
         self._asked: dict[str, float] = {}  # since when new ones have wanted one
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as for the searcher: all of it follows from the records."""
+        return {}
+
     def on_trial_result(self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]) -> str:
         """Makes a trial wait, at first in its process."""
         if "objective" not in result or result["ended"] or not self._waits(self._record(trial), result[TIME]):
@@ -151,13 +155,29 @@ class WaitingScheduler(FIFOScheduler):
         if trial is None:
             return None
         self._chosen.append(trial)
+        self._release(tune_controller, able, trials)
         if trial.status == Trial.PAUSED:
             record = self._record(trial)
             trial.set_config(configured(record))
             self._waiting.study.resumed(record.number)
         return trial
 
-    def _has_room(self, tune_controller: TuneController, trial: Trial, trials: list[Trial]) -> bool:
+    def _release(
+        self, tune_controller: TuneController, able: Sequence[Trial], trials: Sequence[Trial]
+    ) -> None:
+        """Gives further new trials the processes of waiting ones; Ray hands out all that are free at once.
+
+        One a step would leave most of a large cluster idle.
+        """
+        for trial in able:
+            if not self._held:
+                return
+            if trial.status == Trial.PENDING and trial not in self._chosen:
+                if not self._has_room(tune_controller, trial, trials):
+                    return
+                self._chosen.append(trial)
+
+    def _has_room(self, tune_controller: TuneController, trial: Trial, trials: Sequence[Trial]) -> bool:
         """Whether there is a process for a trial, or room for a new one; a waiting trial gives up its own."""
         active = sum(one.status in (Trial.RUNNING, Trial.PENDING) for one in trials)
         if trial.status == Trial.PENDING and (not self._held or self._is_starting(trial, active)):

@@ -12,6 +12,9 @@ from ray_st.study.finalists import Repetition, same_but_seed
 from ray_st.study.next_seed import expected_range
 from ray_st.study.trial_record import TrialRecord
 
+_SAME_TIME, _SAME_TIME_S = 1.1, 1.0
+"""Trainings take about as long if one takes at most this many times as long as the other, and a second."""
+
 
 @dataclass(frozen=True)
 class Finalist:
@@ -184,9 +187,12 @@ def _finalist(trial: TrialRecord, runs: Mapping[int, TrialRecord], maximize: boo
 def _cheapest(rivals: Sequence[Finalist]) -> Finalist:
     """The cheapest of those that the best one is no better than, itself among them.
 
+    Seconds vary from run to run: among those that take about as long, the best mean decides.
+
     Args:
         rivals: Best mean first.
     """
     best = rivals[0]
     equals = [best, *(one for one in rivals[1:] if best.is_no_better_than(one))]
-    return min(equals, key=lambda one: (one.seconds, rivals.index(one)))
+    least = min(one.seconds for one in equals)
+    return next(one for one in equals if one.seconds <= _SAME_TIME * least + _SAME_TIME_S)

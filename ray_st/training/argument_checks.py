@@ -14,7 +14,6 @@ from ray_st.losses.loss import Loss
 from ray_st.models.adapter.peft_layers import adapter_names
 from ray_st.models.packed_weights import quantized_encoders
 from ray_st.models.stack import Stack
-from ray_st.models.whole_model import WholeModel
 from ray_st.training.strategies.step_module import LossOrLosses, losses_of
 from ray_st.training_args import EvalOn, SentenceTransformerTrainingArguments
 from ray_st.util.events import notes
@@ -283,7 +282,7 @@ def check_losses(args: SentenceTransformerTrainingArguments, loss: LossOrLosses)
             )
 
 
-def check_backend_trains(model: WholeModel) -> None:
+def check_backend_trains(model: nn.Module) -> None:
     """Raises for a model that computes with an exported file: it has no weights to train.
 
     Args:
@@ -292,9 +291,10 @@ def check_backend_trains(model: WholeModel) -> None:
     Raises:
         ValueError: Saying what to do instead.
     """
-    if model.backend != "torch":
+    backend = getattr(model, "backend", "torch")  # models of a family of one's own have none
+    if backend != "torch":
         raise ValueError(
-            f"This model has backend={model.backend!r}, which computes with an exported file and cannot be "
+            f"This model has backend={backend!r}, which computes with an exported file and cannot be "
             "trained. Open it without backend, train, save, and export what was trained: ray-st export."
         )
 

@@ -94,7 +94,7 @@ def test_seeds_are_compared_in_pairs() -> None:
 
 
 def test_equal_values_of_a_single_seed_are_a_tie() -> None:
-    found = confirmed({1: [0.8], 2: [0.8], 3: [0.7]}, seconds={1: 3, 2: 2, 3: 1})
+    found = confirmed({1: [0.8], 2: [0.8], 3: [0.7]}, seconds={1: 30, 2: 20, 3: 10})
     assert found.winner is not None
     assert found.winner.number == 2
 
@@ -143,7 +143,7 @@ def test_the_rule_by_brute_force() -> None:
     chance = random.Random(0)
     for _ in range(300):
         values: Values = {n: [round(chance.random(), 1) for _ in SEEDS] for n in range(4)}
-        seconds = {n: chance.choice([1.0, 2.0, 3.0]) for n in values}
+        seconds = {n: chance.choice([10.0, 20.0, 30.0]) for n in values}
         found = confirmed(values, seconds=seconds)
         best = max(values, key=lambda n: (round(fmean(values[n]), 9), -n))  # type: ignore[type-var]
         able = []

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,21 @@ JOURNAL = "journal.jsonl"
 
 class RecordError(ValueError):
     """A search's folder cannot be used to continue the search."""
+
+
+@dataclass
+class Past:
+    """What the events of a journal describe.
+
+    Args:
+        records: The trials, by number.
+        evaluations: The number of a trial and one of its evaluations, in the order of their reports.
+        terminated: Why a terminator ended the search; empty if none did.
+    """
+
+    records: list[TrialRecord] = field(default_factory=list)
+    evaluations: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    terminated: str = ""
 
 
 class Journal:
@@ -65,18 +81,25 @@ class Journal:
         Raises:
             RecordError: If the file is damaged; names the line.
         """
-        trials: list[TrialRecord] = []
+        return self.past().records
+
+    def past(self) -> Past:
+        """All that the events describe.
+
+        Raises:
+            RecordError: If the file is damaged; names the line.
+        """
+        past = Past()
         for line, event in enumerate(self.read(), 1):
-            fault = order_fault(trials, event)
+            fault = order_fault(past.records, event)
             if fault is not None:
                 raise self._damaged(line, fault)
-            apply(trials, event)
-        return trials
-
-    def terminated(self) -> str:
-        """Why a terminator ended the search; empty if none did."""
-        reasons = [event["reason"] for event in self.read() if event["event"] == TERMINATED]
-        return str(reasons[-1]) if reasons else ""
+            apply(past.records, event)
+            if event["event"] == "reported":
+                past.evaluations.append((event["number"], past.records[event["number"]].history[-1]))
+            elif event["event"] == TERMINATED:
+                past.terminated = str(event["reason"])
+        return past
 
     def append(self, **event: Any) -> dict[str, Any]:
         """Writes an event, with the time, and returns what was written.

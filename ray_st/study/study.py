@@ -92,13 +92,13 @@ class Study:
         terminator: Terminator | None = None,
     ) -> None:
         self._termination = Termination(terminator)
-        self.terminated = journal.terminated() if self._termination else ""
         self._space, self._objective, self._journal, self._wanted = space, objective, journal, trials
         self._seed, self._hp_name = seed, hp_name
         self._fixed = sampler if isinstance(sampler, Sampler) else None
         self._make = _tpe(trials) if sampler is None or isinstance(sampler, Sampler) else sampler
-        self.records = journal.records()
-        self.evaluations = _in_order(journal, self.records)
+        past = journal.past()
+        self.records, self.evaluations = past.records, past.evaluations
+        self.terminated = past.terminated if self._termination else ""
         self.study = open_study(
             storage=patient(storage),
             sampler=self._sampler(len(self.records)),
@@ -335,13 +335,6 @@ class Study:
         return [
             r for r in complete if not any(_dominates(other, scores[r.number]) for other in scores.values())
         ]
-
-
-def _in_order(journal: Journal, records: Sequence[TrialRecord]) -> list[tuple[int, dict[str, Any]]]:
-    """The trials' evaluations in the order of their reports."""
-    rest = [iter(record.history) for record in records]
-    reported = [event["number"] for event in journal.read() if event["event"] == "reported"]
-    return [(number, next(rest[number])) for number in reported]
 
 
 def _claim(study: optuna.Study, search_id: str) -> None:

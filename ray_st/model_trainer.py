@@ -456,9 +456,10 @@ class ModelTrainer(HfLoop):
         Requires ``model_init``, and the loss as a function of the model: each trial creates its own.
 
         Args:
-            hp_space: A function of a trial in Optuna's define-by-run form, or a dict of Ray Tune domains by
-                name; by default learning rate, epochs, seed and batch size. Names are training arguments, or
-                names that ``model_init`` or the loss initialiser reads from the trial.
+            hp_space: A function of a trial in Optuna's define-by-run form, a dict of Ray Tune domains by
+                name, or ``"default"`` for a space that suits model, loss and data, with its reasons in the
+                log; without one that of transformers: learning rate, epochs, seed and batch size. Names are
+                training arguments, or names that ``model_init`` or the loss initialiser reads.
             compute_objective: Computes the objective from an evaluation's metrics, or names a metric; by
                 default the evaluation loss if it is the only metric, otherwise the sum of all metrics.
             n_trials: Number of trials; 0 with ``points_to_evaluate`` runs only those points.

@@ -55,14 +55,14 @@ def run(options: argparse.Namespace) -> None:
         {_name(path): value for path, value in point.items()}
         for point in search.get("points_to_evaluate", ())
     ]
-    if any(name.startswith(_TRAIN) for name in search["space"]):
+    if not isinstance(search["space"], str) and any(name.startswith(_TRAIN) for name in search["space"]):
         given["data_init"] = _DataInit(raw, options.file)
     trials = search.get("trials", 20)
     if options.check:
         from ray_st.tune.search import check_search
 
-        check_search(trainer, space, search["objective"], trials, search["direction"], **given)
-        print(f"{options.file}: OK: the search is valid")
+        checked = check_search(trainer, space, search["objective"], trials, search["direction"], **given)
+        print("\n".join(filter(None, [checked.explained, f"{options.file}: OK: the search is valid"])))
         return
     found = trainer.hyperparameter_search(
         space, search["objective"], trials, search["direction"], search.get("backend"), **given
@@ -87,6 +87,7 @@ def _copy(path: Path, trainer: ModelTrainer) -> None:
 
 
 def _search_section(value: object, where: str) -> dict[str, Any]:
+    from ray_st.study.default_space import DEFAULT
     from ray_st.study.search_options import SearchOptions
 
     if value is None:
@@ -99,14 +100,17 @@ def _search_section(value: object, where: str) -> dict[str, Any]:
         if search.get(name) is None:
             raise RunFileError(f"{at(where, name)}: missing")
     check_types(search, {**get_type_hints(SearchOptions), "trials": int, "backend": str}, where)
-    check_mapping(search["space"], at(where, "space"))
+    if search["space"] != DEFAULT:
+        check_mapping(search["space"], at(where, "space"))
     return search
 
 
-def _space(spec: Mapping[str, Any], where: str) -> Any:
+def _space(spec: Mapping[str, Any] | str, where: str) -> Any:
     """The search space, after checking where its names lead."""
     from ray_st.study.plain_space import plain_space
 
+    if isinstance(spec, str):
+        return spec
     for name in spec:
         if not name.startswith(_PREFIXES):
             known = [

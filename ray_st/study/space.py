@@ -14,7 +14,7 @@ from optuna.trial import BaseTrial
 from ray_st.study.any_choices import AnyChoices, as_plain
 
 Space = Callable[[Any], "Mapping[str, Any] | None"]
-GivenSpace = Callable[[Any], Any] | Mapping[str, Any] | None
+GivenSpace = Callable[[Any], Any] | Mapping[str, Any] | str | None
 Suggest = Callable[[BaseTrial, str, object], Any]
 
 PROBES = 16
@@ -57,7 +57,7 @@ def as_space(given: GivenSpace, suggest: Suggest | None = None) -> Space:
 
     Args:
         given: A function of a trial, which may also return a dict of domains; a dict of domains and
-            constants; or None for :func:`default_hp_space`.
+            constants; or None for :func:`default_hp_space`. The name ``"default"`` is replaced before.
         suggest: Draws from a domain: called with a trial, a name and the domain. Returns values that are not
             domains unchanged.
 
@@ -71,8 +71,8 @@ def as_space(given: GivenSpace, suggest: Suggest | None = None) -> Space:
     if isinstance(given, Mapping) and given:
         return lambda trial: _resolved(given, trial, suggest)
     raise ValueError(
-        "hp_space must be a function of a trial, as hp_space(trial) with trial.suggest_float(...), or a dict "
-        f"of Ray Tune domains by name; got {given!r}."
+        "hp_space must be a function of a trial, as hp_space(trial) with trial.suggest_float(...), a dict of "
+        f'Ray Tune domains by name, or "default"; got {given!r}.'
     )
 
 

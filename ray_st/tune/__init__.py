@@ -1,6 +1,7 @@
 """Hyperparameter search: what users call and hold.
 
-``search`` is the front door, ``search_checks`` what is checked before any trial starts, ``identity``
+``search`` is the front door, ``search_checks`` what is checked before any trial starts,
+``space_facts`` what the default space is chosen by, ``identity``
 what must stay the same for a search to continue, ``trial_factory`` how hyperparameters become a trial,
 ``trial_runner`` how trials run on the cluster, ``confirmation`` how the best ones are trained again,
 ``found_run`` what a search returns, ``applied`` how a trainer gets its hyperparameters.
@@ -21,6 +22,7 @@ _NAMES = {
     "Summary": "ray_st.study.search_summary",
     "TrialRecord": "ray_st.study.trial_record",
     "default_hp_space": "ray_st.study.space",
+    "default_space": "ray_st.tune.space_facts",
     "hyperparameter_search": "ray_st.tune.search",
 }
 

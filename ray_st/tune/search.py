@@ -15,6 +15,7 @@ from transformers.trainer_utils import HPSearchBackend
 
 from ray_st.model_trainer import ModelTrainer
 from ray_st.study.constraints import parse_all
+from ray_st.study.default_space import DEFAULT
 from ray_st.study.halving import Rungs
 from ray_st.study.journal import JOURNAL, Journal
 from ray_st.study.kept_weights import Saving
@@ -42,8 +43,10 @@ from ray_st.tune.search_checks import (
     check_unconfirmed,
     make_population,
 )
+from ray_st.tune.space_facts import default_space
 from ray_st.tune.trial_factory import TrialFactory
 from ray_st.tune.trial_work import Given, Work
+from ray_st.util.events import notes
 from ray_st.world import WorkerRange
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ def hyperparameter_search(
 
     Args:
         trainer: The trainer, with ``model_init``, and with the loss as a function of the model.
-        hp_space: A function of an Optuna trial, or a dict of Ray Tune domains.
+        hp_space: A function of an Optuna trial, a dict of Ray Tune domains, or ``"default"``.
         compute_objective: A function that computes the objective from an evaluation's metrics, or a metric's
             name.
         n_trials: How many trials.
@@ -84,6 +87,8 @@ def hyperparameter_search(
     """
     sequential = as_backend(backend) == "optuna"
     checked = check_search(trainer, hp_space, compute_objective, n_trials, direction, **kwargs)
+    if checked.explained:
+        notes.info(checked.explained)
     options = checked.options
     folder = _folder(str(trainer.args.output_dir), options.name)
     with ExitStack() as stack:
@@ -162,6 +167,7 @@ class CheckedSearch:
         options: How it is run.
         seed: Seed of the suggestions.
         population: The rules of a population; None for independent trials.
+        explained: Why the space is as it is, if it was chosen here.
     """
 
     template: TrialFactory
@@ -175,6 +181,7 @@ class CheckedSearch:
     options: SearchOptions
     seed: int
     population: Population | None
+    explained: str = ""
 
     @property
     def maximize(self) -> bool:
@@ -212,7 +219,8 @@ def check_search(
     evaluates = trainer.evaluator is not None or trainer.eval_dataset is not None
     constraints = parse_all(options.constraints)
     check_objective(compute_objective, directions, trainer.metric_names(), evaluates, constraints)
-    space = as_space(hp_space, _suggest)
+    chosen = default_space(trainer, options.data_init is not None) if hp_space == DEFAULT else None
+    space = as_space(chosen or hp_space, _suggest)
     points = probe(space)
     distributions = describe(points)
     check_points(options.points_to_evaluate, distributions)
@@ -237,6 +245,7 @@ def check_search(
         options,
         seed,
         population,
+        f"search space:\n{chosen}" if chosen else "",
     )
 
 

@@ -46,12 +46,20 @@ def test_a_search_is_checked_without_ray(search_file: Path, capsys: pytest.Captu
     assert "OK: the search is valid" in capsys.readouterr().out
 
 
+def test_the_default_space_is_shown(search_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", str(search_file), "search.space=default", "--check"]) == 0
+    out = capsys.readouterr().out
+    assert "learning_rate: 1e-05 to 0.0005 (logarithmic): for a model of up to 50 million weights" in out
+    assert "num_train_epochs: 1 to 5: for 2 rows" in out
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("search.trails=3", "did you mean 'trials'"),
         ("search.objective=null", "search.objective: missing"),
         ("search.space={learning_rate: [1]}", "did you mean 'args.learning_rate'"),
+        ("search.space=defualt", "search.space: expected"),
         ("search.trials=many", "search.trials: expected a whole number"),
         ("search=null", "search: missing"),
         ("args.learning_rat=1", "did you mean"),

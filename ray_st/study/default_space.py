@@ -175,7 +175,7 @@ def _batch_size(facts: SpaceFacts) -> Range | str:
         sizes, reason = [16, 32, 64, 128], "more rows are more negatives, and more memory"
         if facts.bounded_memory:
             sizes, reason = (
-                (32, 64, 128, 256, 512),
+                [32, 64, 128, 256, 512],
                 "more rows are more negatives; the cache bounds the memory",
             )
     fitting = [

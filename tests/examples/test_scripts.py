@@ -291,6 +291,16 @@ def test_searching(play: Play) -> None:
         assert f"'{name}': " in found
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_searching_a_pipeline(play: Play, tmp_path: Path) -> None:
+    out = play("pipeline_search", n_trials=3)
+    (found,) = re.findall(r"^ndcg@10 0\.\d{4} with (.*)", out, re.MULTILINE)
+    for name in ("skipped", "depth", "negatives", "teacher", "learning_rate"):
+        assert f"'{name}': " in found
+    assert any((tmp_path / "models" / "pipeline_search" / "embeddings").iterdir())
+
+
 @pytest.mark.usefixtures("in_process")
 def test_a_run_file(tiny_folder: Path, tmp_path: Path, capsys: Any) -> None:
     output = f"args.output_dir={tmp_path}"

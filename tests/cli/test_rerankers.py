@@ -80,6 +80,7 @@ def measured(model: Path | str, file: str, capsys: Any, *words: str) -> dict[str
 
 
 @pytest.mark.ray
+@pytest.mark.long
 @pytest.mark.usefixtures("cluster")
 def test_it_is_trained_on_two_workers_and_measured(
     reranker_file: str, tiny_reranker: Path, capsys: pytest.CaptureFixture[str]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -241,22 +241,39 @@ def test_fit_of_older_scripts(tmp_path: Path, tiny_reranker: Path, monkeypatch: 
     assert error(model) < error(new)
 
 
+FORMS = pytest.mark.parametrize(
+    ("form", "loss"), [("binary", "BinaryCrossEntropyLoss"), ("lists", "LambdaLoss")]
+)
+
+
+def on_one_and_two(folder: Path, path: Path, form: str, loss: str) -> Iterator[CrossEncoderTrainer]:
+    """The same trainer in this process, and on two workers."""
+    for name, workers in (("here", 0), ("there", 2)):
+        model = CrossEncoder(str(path), device="cpu")
+        # One batch for all rows: LambdaLoss is a mean over pairs of documents, not over rows and so not over batches.
+        whole = {"per_device_eval_batch_size": 20}
+        yield trainer(folder / name, model, form, getattr(losses, loss)(model), workers, **whole)
+
+
 @pytest.mark.ray
-@pytest.mark.parametrize(("form", "loss"), [("binary", "BinaryCrossEntropyLoss"), ("lists", "LambdaLoss")])
+@FORMS
 def test_two_workers_train_like_one(
     cluster: Any, tmp_path: Path, tiny_reranker: Path, form: str, loss: str
 ) -> None:
-    def made(folder: Path, workers: int) -> CrossEncoderTrainer:
-        model = CrossEncoder(str(tiny_reranker), device="cpu")
-        # One batch for all rows: LambdaLoss is a mean over pairs of documents, not over rows and so not over batches.
-        whole = {"per_device_eval_batch_size": 20}
-        return trainer(folder, model, form, getattr(losses, loss)(model), workers, **whole)
-
-    here, there = made(tmp_path / "here", 0), made(tmp_path / "there", 2)
+    here, there = on_one_and_two(tmp_path, tiny_reranker, form, loss)
     here.train()
     there.train()
     # Not the weights: the gradient of a bias that a listwise loss does not see is noise, which AdamW scales up.
     assert logged(there) == pytest.approx(logged(here), abs=1e-5)
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@FORMS
+def test_two_workers_measure_like_one(
+    cluster: Any, tmp_path: Path, tiny_reranker: Path, form: str, loss: str
+) -> None:
+    here, there = on_one_and_two(tmp_path, tiny_reranker, form, loss)
     assert there.evaluate()["eval_loss"] == pytest.approx(here.evaluate()["eval_loss"], rel=1e-4)
     data = rows(form, 17, seed=2)
     (ours,), (one,) = there.predict(data).predictions, here.predict(data).predictions

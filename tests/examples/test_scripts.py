@@ -35,7 +35,8 @@ WHERE = [
     pytest.param("in_process", id="one worker"),
     pytest.param("cluster", id="two", marks=pytest.mark.ray),
 ]
-# What these do on two workers, tests/runtime does with other data: test_streams, test_fit.
+# What these do on two workers, tests/runtime and tests/cross_encoder do with other data: test_streams, test_fit,
+# test_reranker_runs.
 TWO_IS_LONG = [WHERE[0], pytest.param("cluster", id="two", marks=[pytest.mark.ray, pytest.mark.long])]
 
 
@@ -138,7 +139,7 @@ def test_what_a_callback_collects_comes_back(play: Play) -> None:
     assert re.search(r"^best: 0\.\d+ at step [123]0$", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("workers", WHERE, indirect=True)
+@pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)
 def test_batch_samplers(workers: int, play: Play) -> None:
     out = play("batch_samplers", workers)
     assert "in the given order: [[0, 1], [2]]" in out
@@ -211,7 +212,7 @@ def test_the_old_way_to_train(workers: int, play: Play, tmp_path: Path) -> None:
     assert (tmp_path / "models" / "legacy-fit" / "modules.json").exists()
 
 
-@pytest.mark.parametrize("workers", WHERE, indirect=True)
+@pytest.mark.parametrize("workers", TWO_IS_LONG, indirect=True)
 def test_a_reranker_from_pairs_and_from_lists(workers: int, play: Play, tmp_path: Path) -> None:
     out = play("reranker", workers)
     for name in ("before", "pairs", "lists"):

@@ -73,7 +73,7 @@ def test_rows_as_the_peers(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("where", ["processes", "cluster"])
+@pytest.mark.parametrize("where", [pytest.param("processes", marks=pytest.mark.long), "cluster"])
 def test_on_ray_as_in_this_process(
     where: str, tiny_model: Any, reranker: Any, cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,7 @@ def wide_if_asked(folder: Path) -> Any:
     return model_init
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_model_that_is_too_large_is_stopped_at_once(
     workers: int, tmp_path: Path, tiny_folder: Path
 ) -> None:

@@ -101,5 +101,5 @@ def search(folder: Path, model_folder: Path, name: str, backend: str = "optuna",
         name=name,
         rungs=RUNGS,
         data_init=rows_of_trial,
-        max_concurrent_trials=2,
+        max_concurrent_trials=2 if backend == "ray" else 1,
     )

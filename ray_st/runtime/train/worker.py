@@ -28,7 +28,7 @@ from ray_st.training.checkpoint.store import CheckpointStore, SavedCheckpoint
 from ray_st.training.data.specs import TRAIN, RunResult, RunSpec, eval_names
 from ray_st.training.loop.hf_loop import HfLoop
 from ray_st.training.trained_weights import keep_trained
-from ray_st.training.worker_context import WorkerContext
+from ray_st.training.worker_context import Report, WorkerContext, no_report
 from ray_st.world import World
 
 
@@ -46,19 +46,40 @@ def work(
     Returns:
         The result on the first worker; None on the others.
     """
+    storage = ray.train.get_context().get_storage()
+    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id, run.fence)
+    sources: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.sources}
+    return work_on(run, store, sources, channel, queue, supervisor, CheckpointReport(store))
+
+
+def work_on(
+    run: RunSpec,
+    store: CheckpointStore,
+    sources: Mapping[str, BatchSource],
+    channel: Channel,
+    queue: EvalQueue | None = None,
+    supervisor: Supervisor | None = None,
+    report: Report = no_report,
+) -> RunResult | None:
+    """Does the same with the folder and the data that are given.
+
+    Args:
+        run: As for :func:`work`.
+        store: The run's folder.
+        sources: The run's data, by name.
+        channel: As for :func:`work`.
+        queue: Likewise.
+        supervisor: Likewise.
+        report: Called on every rank after each checkpoint.
+    """
     _quiet_reports()
     # Objects created by imports stay alive: exclude them from the full collection that starts training.
     gc.freeze()
     take_granted_device()  # transformers finds the device itself, but knows nothing of shares
     if run.all_cores:
         torch.set_num_threads(cores_of_node())
-    storage = ray.train.get_context().get_storage()
-    store = CheckpointStore(storage.experiment_fs_path, storage.storage_filesystem, run.run_id, run.fence)
-    sources: dict[str, Any] = {name: ray.train.get_dataset_shard(name) for name in run.sources}
     context = dataclasses.replace(
-        context_of(run, world_of_worker(), store, sources, channel.open_bar),
-        report=CheckpointReport(store),
-        eval_queue=queue,
+        context_of(run, world_of_worker(), store, sources, channel.open_bar), report=report, eval_queue=queue
     )
     with speaking(channel, context.world, run.log_level):
         trainer = run.build(context)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from ray import tune
 from ray.train import ScalingConfig
 from ray.tune.result import RESULT_DUPLICATE
@@ -26,8 +21,10 @@ from ray_st.runtime.cluster.granted_device import take_granted_device
 from ray_st.runtime.cluster.handles import PickledRef
 from ray_st.runtime.supervision.failures import RunStopped
 from ray_st.runtime.supervision.supervisor import STEP_LIMIT
+from ray_st.runtime.train.forget_run import forget_run
 from ray_st.runtime.tune.dominance_scheduler import VIOLATION
 from ray_st.runtime.tune.hung_trials import watched_here
+from ray_st.runtime.tune.kept_workers import send_home
 from ray_st.runtime.tune.shared_data import SharedData, source_here
 from ray_st.runtime.tune.trial_measures import TrialMeasures
 from ray_st.study.constraints import broken_for_good, ranked_value, total
@@ -134,6 +131,7 @@ class TrialTrainable(FunctionTrainable):
         """Waits for the trial, which has a thread of its own."""
         super().cleanup()
         ENDED.wait(ENDING_S)
+        send_home()
 
 
 def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
@@ -166,7 +164,7 @@ def run_trial(config: dict[str, Any], kit: TrialContext) -> None:
         fatal = isinstance(error, ObjectiveError)  # every other trial would fail in the same way
         tune.report({"fault": f"{type(error).__name__}: {error}", "fatal": fatal})
     finally:
-        _forget()
+        forget_run()
         ENDED.set()
 
 
@@ -341,16 +339,3 @@ def _rows_of_step(trainer: HfLoop) -> int:
     args = trainer.args
     batch = args.global_train_batch_size or args.per_device_train_batch_size * trainer.worker.world.size
     return batch * args.gradient_accumulation_steps
-
-
-def _forget() -> None:
-    """Clears what a trial leaves in a process: accelerate's state, reference cycles, freed memory."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    gc.collect()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # another trial may share the GPU
-    # glibc keeps freed memory in heaps of threads that have ended: a process grew by GBs over a dozen trials.
-    if sys.platform == "linux":
-        with suppress(AttributeError):  # a C library without it
-            ctypes.CDLL(None).malloc_trim(0)

@@ -1,12 +1,11 @@
-"""A trial on several workers: a Ray Train run that asks after each evaluation whether to continue.
+"""A trial on several workers: it asks after each evaluation whether to continue.
 
-A stopped trial ends like a finished one: its workers leave the loop together and the run returns, so that all
-its resources are free again. Nothing is killed.
+A stopped trial ends like a finished one: its workers leave the loop together, and wait for the next trial.
+Nothing is killed.
 """
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ import ray
 from ray.train import FailureConfig, RunConfig
 
 from ray_st.runtime.cluster.handles import Actor, start_actor
-from ray_st.runtime.train.launch import launch
 from ray_st.runtime.train.process_group import process_group
 from ray_st.runtime.train.storage import taken
+from ray_st.runtime.tune.kept_workers import workers
 from ray_st.runtime.tune.shared_data import source_for_workers
 from ray_st.runtime.tune.trial_loop import (
     KNOWN,
@@ -32,7 +31,9 @@ from ray_st.runtime.tune.trial_loop import (
     evaluate_end,
 )
 from ray_st.runtime.tune.trial_measures import TrialMeasures
+from ray_st.runtime.tune.trial_proxy import TrialProxy
 from ray_st.study.kept_weights import Saving
+from ray_st.training.checkpoint.store import CheckpointStore
 from ray_st.training.data.dataset_specs import prompt_lengths
 from ray_st.training.data.source_builder import facts_of, sources_of
 from ray_st.training.data.specs import RunResult, RunSpec
@@ -42,30 +43,6 @@ from ray_st.training.trainer_spec import TrainerSpec, Trial
 from ray_st.training.worker_context import WorkerContext
 
 _LOOK_S = 1.0
-
-
-class TrialProxy:
-    """Carries reports from the first worker to the trial's process, and decisions back."""
-
-    def __init__(self) -> None:
-        self._reports: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._decisions: queue.Queue[bool] = queue.Queue()
-
-    def ask(self, report: dict[str, Any]) -> bool:
-        """Delivers a report; waits for the decision whether the trial continues."""
-        self._reports.put(report)
-        return self._decisions.get()
-
-    def next(self, wait_s: float) -> dict[str, Any] | None:
-        """The next report; None if there is none within this time."""
-        try:
-            return self._reports.get(timeout=wait_s)
-        except queue.Empty:
-            return None
-
-    def decide(self, goes_on: bool) -> None:
-        """Decides whether the trial continues after its last report."""
-        self._decisions.put(goes_on)
 
 
 def train_on_workers(
@@ -112,15 +89,7 @@ def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: A
     specs = data_parts(trial, kit.scaling.num_workers)
     built = {name: source_for_workers(name, spec, kit.data) for name, spec in specs.items()}
     store = kit.trial_store(config[NUMBER])
-    parent, _, name = store.path.rpartition("/")
-    run_config = RunConfig(
-        name=name,
-        storage_path=parent,
-        storage_filesystem=None if store.is_local else store.filesystem,
-        failure_config=FailureConfig(max_failures=0),  # a lost trial is started again as a whole
-    )
-    args = trial.description.options["args"]
-    with taken(store) as (_, lease):
+    with taken(store) as (store, lease):
         run = RunSpec(
             run_id=store.run_id,
             build=_Build(
@@ -137,14 +106,20 @@ def _launch(trial: Trial, config: Mapping[str, Any], kit: TrialContext, proxy: A
             facts=facts_of(built),
             fence=lease.fence,
         )
-        launch(
-            run,
-            sources_of(built),
-            kit.scaling,
-            run_config,
-            torch_config=process_group(kit.scaling, args),
-            lease=lease,
-        )
+        torch_config = process_group(kit.scaling, trial.description.options["args"])
+        with workers(kit.scaling, _run_config(store), torch_config) as group:
+            group.run(run, sources_of(built), store, lease)
+
+
+def _run_config(store: CheckpointStore) -> RunConfig:
+    """Ray Train's configuration of workers that begin with a trial."""
+    parent, _, name = store.path.rpartition("/")
+    return RunConfig(
+        name=name,
+        storage_path=parent,
+        storage_filesystem=None if store.is_local else store.filesystem,
+        failure_config=FailureConfig(max_failures=0),  # a lost trial is started again as a whole
+    )
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,13 @@ def test_entrypoints_keep_the_name_that_retries_go_on_with(capsys: pytest.Captur
         entrypoint("search") == "ray-st tune /etc/ray-st/run.yaml search.name=sts args.output_dir=/mnt/runs"
     )
     assert "run.name=sts-$(date -u +%F)" in entrypoint("nightly", "RayCronJob")
+    in_a_bucket = DESCRIPTIONS["search"] | {"storage": DESCRIPTIONS["bucket"]["storage"]}
+    job = job_of(one_of(render(in_a_bucket, capsys), "RayJob"))
+    assert job
+    assert job["entrypoint"] == (
+        "ray-st tune /etc/ray-st/run.yaml search.name=sts run.name=sts run.storage_path=s3://bucket/runs "
+        "args.output_dir=/tmp/sts"
+    )
 
 
 def test_a_bucket_s_keys_are_a_reference_in_every_pod(capsys: pytest.CaptureFixture[str]) -> None:
@@ -316,7 +323,6 @@ def test_overrides_and_queues(capsys: pytest.CaptureFixture[str]) -> None:
         ({"storage": {}}, "storage: expected either `volume` or `bucket`"),
         ({"storage": {"bucket": "gs://x"}}, "storage.bucket: expected s3://bucket/folder"),
         ({"storage": {"bucket": "s3://x/$(id)"}}, "storage.bucket: expected s3://bucket/folder"),
-        ({"storage": {"bucket": "s3://bucket"}, "kind": "search"}, "a search is kept on a volume"),
         ({"kind": "search"}, "run.yaml: search: missing"),
         ({"extras": ["kueu"]}, "extras: there is no 'kueu'; did you mean 'kueue'?"),
         ({"extras": ["kueue"], "groups": {"spot": {"replicas": 2}}}, "Kueue admits pods of a fixed number"),

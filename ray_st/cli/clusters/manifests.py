@@ -94,12 +94,15 @@ def overrides(spec: ClusterSpec, name: str) -> list[str]:
         spec: The description.
         name: The run's name.
     """
-    if spec.kind == "search":
+    search, bucket = spec.kind == "search", spec.storage.bucket
+    if search and bucket is None:
         return [f"search.name={name}", f"args.output_dir={RUNS}"]
-    if spec.storage.bucket is None:
-        return [f"run.name={name}", f"run.storage_path={RUNS}", f"args.output_dir={RUNS}/{name}"]
-    bucket = spec.storage.bucket.rstrip("/")
-    return [f"run.name={name}", f"run.storage_path={bucket}", f"args.output_dir=/tmp/{name}"]
+    where = [
+        *([f"search.name={name}"] if search else []),
+        f"run.name={name}",
+        f"run.storage_path={RUNS if bucket is None else bucket.rstrip('/')}",
+    ]
+    return [*where, f"args.output_dir={RUNS if bucket is None else '/tmp'}/{name}"]
 
 
 def as_yaml(objects: list[Manifest]) -> str:

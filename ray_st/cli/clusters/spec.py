@@ -252,8 +252,6 @@ def _check_kind(spec: ClusterSpec, where: str) -> None:
         raise RunFileError(f"{at(where, 'schedule')}: only for kind: nightly")
     if spec.queue is not None and not {"kueue", "volcano"} & set(spec.extras):
         raise RunFileError(f"{at(where, 'queue')}: needs extras: [kueue] or [volcano]")
-    if spec.kind == "search" and spec.storage.bucket:
-        raise RunFileError(f"{at(where, 'storage')}: a search is kept on a volume; its folder must be a path")
     if "kueue" in spec.extras and set(spec.groups) - {"gpu"}:
         raise RunFileError(f"{at(where, 'groups')}: Kueue admits pods of a fixed number: only `gpu` is there")
     _check_service(spec, where)

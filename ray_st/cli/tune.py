@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
         given["data_init"] = _DataInit(raw, options.file)
     trials = search.get("trials", 20)
     if options.check:
-        from ray_st.tune.search import check_search
+        from ray_st.tune.checked_search import check_search
 
         checked = check_search(trainer, space, search["objective"], trials, search["direction"], **given)
         print("\n".join(filter(None, [checked.explained, f"{options.file}: OK: the search is valid"])))

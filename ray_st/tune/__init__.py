@@ -1,7 +1,7 @@
 """Hyperparameter search: what users call and hold.
 
-``search`` is the front door, ``search_checks`` what is checked before any trial starts,
-``space_facts`` what the default space is chosen by, ``identity``
+``search`` is the front door, ``checked_search`` with ``search_checks`` what is checked before any trial
+starts, ``space_facts`` what the default space is chosen by, ``search_phases`` what is run, ``identity``
 what must stay the same for a search to continue, ``trial_factory`` how hyperparameters become a trial,
 ``trial_runner`` how trials run on the cluster, ``confirmation`` how the best ones are trained again,
 ``found_run`` what a search returns, ``applied`` how a trainer gets its hyperparameters.

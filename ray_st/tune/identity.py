@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Set
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -13,12 +13,18 @@ from torch import nn
 from transformers import TrainingArguments
 
 from ray_st.data.sources import Source
-from ray_st.study.objective import Compute, try_out
+from ray_st.study.objective import Compute, Objective, try_out
+from ray_st.training.argument_checks import Scaling
 from ray_st.training.data.dataset_specs import RayDataset
 from ray_st.training.data.specs import DatasetSpec, LoaderSpec
 from ray_st.training.strategies.step_module import losses_of
 from ray_st.training.trainer_spec import Trial
 from ray_st.util.digest import digest
+from ray_st.world import WorkerRange
+
+if TYPE_CHECKING:
+    from ray_st.model_trainer import ModelTrainer
+    from ray_st.tune.checked_search import CheckedSearch
 
 ROWS = 4096
 """Rows of a dataset that are compared before it is encoded; afterwards all of them are."""
@@ -231,3 +237,38 @@ def _first_rows(source: Source, names: Collection[str]) -> dict[str, list[Any]] 
         for table in part.read(report=lambda bad: None):
             return table.slice(0, ROWS).to_pydict()
     return None
+
+
+def fixed_settings(checked: CheckedSearch, trainer: ModelTrainer) -> dict[str, Any]:
+    """What must stay the same for the search to continue: not the number of trials, nor the machines."""
+    settings = {
+        "space": checked.distributions,
+        "seed": checked.seed,
+        **objective_settings(checked.objective),
+        **constraint_settings(checked.objective),
+    }
+    if checked.population is not None:
+        settings["population"] = {"trials": checked.trials, **checked.population.describe()}
+    example = checked.template(0, checked.values)
+    return {
+        **settings,
+        "rungs": checked.options.rungs,
+        **trial_facts(example, trainer.evaluator, most_workers(trainer.scaling_config)),
+        **argument_facts(trainer.args, checked.always_drawn),
+    }
+
+
+def objective_settings(objective: Objective) -> dict[str, Any]:
+    """What the values of a search mean."""
+    facts = {"directions": list(objective.directions), **objective_facts(objective.compute)}
+    return facts if objective.scope == "last" else {**facts, "ray_scope": objective.scope}
+
+
+def constraint_settings(objective: Objective) -> dict[str, Any]:
+    """What a trial must satisfy; nothing in searches without constraints, as in earlier versions."""
+    return {"constraints": sorted(map(str, objective.constraints))} if objective.constraints else {}
+
+
+def most_workers(scaling: Scaling | None) -> int:
+    """How many workers a trial has."""
+    return 1 if scaling is None else WorkerRange.of(scaling.num_workers).most

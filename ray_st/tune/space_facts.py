@@ -14,7 +14,7 @@ from ray_st.study.default_space import DefaultSpace, SpaceFacts, chosen_space
 from ray_st.training.data.dataset_specs import named, opened
 from ray_st.training.strategies.step_module import losses_of
 from ray_st.training_args import SentenceTransformerTrainingArguments
-from ray_st.world import WorkerRange
+from ray_st.tune.identity import most_workers
 
 _COUNTED_HERE = 2**30
 """Most bytes of CSV and JSON Lines that are gone through on the driver to count rows: a second or so."""
@@ -43,7 +43,6 @@ def facts_of(trainer: ModelTrainer, makes_data: bool) -> SpaceFacts:
     weights = list(trainer.model.parameters())
     losses = list(losses_of(trainer.loss).values())
     args = trainer.args
-    workers = 1 if trainer.scaling_config is None else WorkerRange.of(trainer.scaling_config.num_workers).most
     return SpaceFacts(
         weights=sum(weight.numel() for weight in weights),
         trained=sum(weight.numel() for weight in weights if weight.requires_grad),
@@ -51,7 +50,7 @@ def facts_of(trainer: ModelTrainer, makes_data: bool) -> SpaceFacts:
         rows=None if makes_data else _rows(trainer.train_dataset),
         compares_rows=any(getattr(loss, "in_batch_negatives", False) for loss in losses),
         bounded_memory=all(_is_cached(loss) for loss in losses),
-        ranks=workers * args.gradient_accumulation_steps,
+        ranks=most_workers(trainer.scaling_config) * args.gradient_accumulation_steps,
         lr_scheduler_type=str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
         fixed=_fixed(args),
     )

@@ -30,7 +30,7 @@ from ray_st.runtime.train.elastic import (
 )
 from ray_st.runtime.train.ray_configs import scaling_config
 from ray_st.runtime.tune.trial_resources import Need
-from ray_st.tune.search import _workers
+from ray_st.tune.identity import most_workers
 
 CPU = {"CPU": 1.0}
 NODES = [
@@ -201,8 +201,8 @@ def test_a_range_of_one_number_is_that_number_for_trials() -> None:
     need = Need.of(ScalingConfig(num_workers=(3, 3)), None)
     assert need.workers == 3
     assert need.scaling == ScalingConfig(num_workers=3)
-    assert _workers(ScalingConfig(num_workers=(3, 3))) == 3
-    assert _workers(None) == 1
+    assert most_workers(ScalingConfig(num_workers=(3, 3))) == 3
+    assert most_workers(None) == 1
 
 
 def test_the_controller_waits_less_for_a_placement_and_speaks_through_the_driver(

@@ -22,8 +22,8 @@ from ray_st.study.search_options import as_backend, as_options, trials_wanted
 from ray_st.study.space import as_space, probe
 from ray_st.study.trial_arguments import SpaceError
 from ray_st.training.data.local_source import local_context
+from ray_st.tune.checked_search import check_search, template_of
 from ray_st.tune.results import SearchFailed
-from ray_st.tune.search import _template, check_search
 from ray_st.tune.search_checks import check_template
 from ray_st.tune.trial_factory import TrialFactory
 
@@ -47,7 +47,7 @@ def rate(trial: Any) -> dict[str, Any]:
 
 
 def checked(one: Any, space: Any, **options: Any) -> TrialFactory:
-    return check_template(_template(one, as_options(options, 1)), probe(as_space(space)))
+    return check_template(template_of(one, as_options(options, 1)), probe(as_space(space)))
 
 
 def test_a_trial_is_the_run_with_other_arguments(tmp_path: Path, tiny_folder: Path) -> None:

@@ -30,9 +30,9 @@ from ray_st.training.checkpoint.store import CheckpointError, CheckpointStore
 from ray_st.training.data.local_source import local_context
 from ray_st.training_args import SentenceTransformerTrainingArguments
 from ray_st.tune import trial_runner
+from ray_st.tune.checked_search import check_search, template_of
 from ray_st.tune.confirmation import repeating
 from ray_st.tune.results import SearchFailed
-from ray_st.tune.search import _template, check_search
 from ray_st.tune.search_checks import check_template
 from ray_st.tune.trial_work import Given, Work
 
@@ -409,7 +409,7 @@ def test_a_checkpoint_of_the_best_trial_is_its_model(
 
 
 def _checked(trainer: Any, hp_space: Any) -> Any:
-    return check_template(_template(trainer, as_options({}, 1)), probe(as_space(hp_space)))
+    return check_template(template_of(trainer, as_options({}, 1)), probe(as_space(hp_space)))
 
 
 def _rate(trial: Any) -> dict[str, Any]:

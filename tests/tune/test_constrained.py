@@ -19,9 +19,10 @@ from ray_st.study.search_options import as_options
 from ray_st.study.space import as_space, probe
 from ray_st.study.study import Study
 from ray_st.training.data.local_source import local_context
+from ray_st.tune.checked_search import check_search, template_of
 from ray_st.tune.found_run import SavedWeights
+from ray_st.tune.identity import constraint_settings
 from ray_st.tune.results import Results, SearchFailed
-from ray_st.tune.search import _constraint_settings, _template, check_search
 from ray_st.tune.search_checks import check_template
 from search_helpers import make_trainer
 
@@ -38,7 +39,7 @@ def test_constraints_are_checked_before_anything_starts(tmp_path: Path, tiny_fol
     ways = ["minimize", "minimize"]
     found = check_search(trainer, rate, objective, 4, ways, constraints=BOUNDS)
     assert found.objective.measures == {"model_mib", "encode_ms"}
-    assert _constraint_settings(found.objective) == {"constraints": ["eval_loss <= 0.5", "model_mib <= 90"]}
+    assert constraint_settings(found.objective) == {"constraints": ["eval_loss <= 0.5", "model_mib <= 90"]}
     for bounds, kind, said in (
         (["eval_lss <= 0.5"], ObjectiveError, r"'eval_lss <= 0.5' is reported by no evaluation.*'eval_loss'"),
         (["model_mb <= 90"], ObjectiveError, "did you mean 'model_mib'"),
@@ -47,7 +48,7 @@ def test_constraints_are_checked_before_anything_starts(tmp_path: Path, tiny_fol
     ):
         with pytest.raises(kind, match=said):
             check_search(trainer, rate, "eval_loss", 4, "minimize", constraints=bounds)
-    assert _constraint_settings(Objective("eval_loss", ("minimize",))) == {}
+    assert constraint_settings(Objective("eval_loss", ("minimize",))) == {}
 
 
 def _finished(folder: Path, violated: list[float]) -> Results:
@@ -88,7 +89,7 @@ def test_a_trained_trial_measures_itself_and_trains_as_without(
     def run(name: str, wanted: list[str]) -> tuple[list[dict[str, Any]], Any]:
         trainer = make_trainer(tmp_path / name, tiny_folder)
         trainer.model_init = lambda: SentenceTransformer(str(tiny_folder), device="cpu", **narrow)
-        template = check_template(_template(trainer, as_options({"rungs": 3}, 1)), probe(as_space(rate)))
+        template = check_template(template_of(trainer, as_options({"rungs": 3}, 1)), probe(as_space(rate)))
         made = template(0, {"learning_rate": 1e-2})
         parts = {**made.data.train_specs(1), **made.data.eval_specs(1)}
         measures = TrialMeasures(wanted)

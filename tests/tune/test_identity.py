@@ -22,8 +22,8 @@ from ray_st.study.journal import RecordError
 from ray_st.study.search_settings import check_found, check_settings
 from ray_st.training.checkpoint.lease import RunInUse, held
 from ray_st.training.checkpoint.store import CheckpointStore
-from ray_st.tune.identity import argument_facts, objective_facts
-from ray_st.tune.search import _fixed_settings, check_search
+from ray_st.tune.checked_search import check_search
+from ray_st.tune.identity import argument_facts, fixed_settings, objective_facts
 
 FIRST = {"a": ["good weather", "bad man", "sunny", "pasta"], "b": ["the sun", "a man", "weather", "eats"]}
 SCORES = [1.0, 0.0, 0.7, 0.2]
@@ -49,7 +49,7 @@ def trainer(folder: Path, model_folder: Path, **options: Any) -> SentenceTransfo
 
 
 def lasting(one: SentenceTransformerTrainer, objective: Any = OBJECTIVE, **options: Any) -> dict[str, Any]:
-    return _fixed_settings(check_search(one, rate, objective, 2, "maximize", **options), one)
+    return fixed_settings(check_search(one, rate, objective, 2, "maximize", **options), one)
 
 
 def begun(folder: Path, one: SentenceTransformerTrainer, **options: Any) -> None:

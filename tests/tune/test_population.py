@@ -21,7 +21,7 @@ from ray_st.study.population import Population, Rounds
 from ray_st.study.trial_arguments import SpaceError
 from ray_st.training.checkpoint.store import MANIFEST
 from ray_st.training.data.local_source import local_context
-from ray_st.tune.search import CheckedSearch, check_search
+from ray_st.tune.checked_search import CheckedSearch, check_search
 
 
 def population(**options: Any) -> Population:

@@ -16,7 +16,7 @@ from ray_st import (
     losses,
 )
 from ray_st.models import StaticEmbedding
-from ray_st.tune.search import check_search
+from ray_st.tune.checked_search import check_search
 from ray_st.tune.space_facts import facts_of
 
 PAIRS = {"a": ["good text"] * 300, "b": ["a sunny day"] * 300}

@@ -57,6 +57,8 @@ _MARKS: dict[str, Any] = {
 """How plotly marks trials by how they ended, and those that violate a constraint."""
 
 _ROW_HEIGHT = 18
+_AXIS_NAMES = 70
+"""Pixels for what stands above parallel coordinates: each axis's name and end."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,8 @@ def parallel(trials: Sequence[TrialRecord], place: int, name: str) -> Any:
         *({"label": a.title, "values": a.values(trials), "range": a.span, **a.ticks} for a in shared),
         {"label": name, "values": values, "range": _widened(min(values), max(values))},
     ]
-    return go.Figure(go.Parcoords(dimensions=dimensions, line={"color": values, "showscale": True}))
+    lines = go.Parcoords(dimensions=dimensions, line={"color": values, "showscale": True})
+    return go.Figure(lines).update_layout(margin={"t": _AXIS_NAMES})
 
 
 def learning_curves(trials: Sequence[TrialRecord], name: str) -> Any:

@@ -177,7 +177,10 @@ def _cells(tag: str, values: Sequence[object]) -> str:
 
 def _section(plot: Plot) -> str:
     try:
-        figure = plot.draw().update_layout(title=None, margin={"t": 30})  # the heading is its title
+        figure = plot.draw()
+        figure.update_layout(
+            title=None, margin={"t": figure.layout.margin.t or 30}
+        )  # the heading is its title
         drawing = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
     except DRAWING as error:
         said = f"{plot.title} could not be drawn ({type(error).__name__}: {error})"

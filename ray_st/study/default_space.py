@@ -170,17 +170,18 @@ def _epochs(facts: SpaceFacts) -> Range | str:
 
 
 def _batch_size(facts: SpaceFacts) -> Range | str:
-    sizes, reason = [8, 16, 32, 64], "the loss needs no other rows of the batch: smaller ones make more steps"
-    if facts.compares_rows:
-        sizes, reason = [16, 32, 64, 128], "more rows are more negatives, and more memory"
-        if facts.bounded_memory:
-            sizes, reason = (
-                [32, 64, 128, 256, 512],
-                "more rows are more negatives; the cache bounds the memory",
-            )
+    sizes, reason = _batch_sizes(facts)
     fitting = [
         size for size in sizes if facts.rows is None or size * facts.ranks * _LEAST_STEPS <= facts.rows
     ]
     if len(fitting) < 2:
         return f"{facts.rows} rows make fewer than {_LEAST_STEPS} steps with larger batches"
     return Range("per_device_train_batch_size", reason, choices=fitting)
+
+
+def _batch_sizes(facts: SpaceFacts) -> tuple[Sequence[int], str]:
+    if not facts.compares_rows:
+        return (8, 16, 32, 64), "the loss needs no other rows of the batch: smaller ones make more steps"
+    if facts.bounded_memory:
+        return (32, 64, 128, 256, 512), "more rows are more negatives; the cache bounds the memory"
+    return (16, 32, 64, 128), "more rows are more negatives, and more memory"

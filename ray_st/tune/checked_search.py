@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optuna.trial import BaseTrial
 
@@ -32,9 +32,6 @@ from ray_st.tune.search_checks import (
 )
 from ray_st.tune.space_facts import default_space
 from ray_st.tune.trial_factory import TrialFactory
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -94,15 +94,13 @@ def overrides(spec: ClusterSpec, name: str) -> list[str]:
         spec: The description.
         name: The run's name.
     """
-    search, bucket = spec.kind == "search", spec.storage.bucket
-    if search and bucket is None:
-        return [f"search.name={name}", f"args.output_dir={RUNS}"]
-    where = [
-        *([f"search.name={name}"] if search else []),
-        f"run.name={name}",
-        f"run.storage_path={RUNS if bucket is None else bucket.rstrip('/')}",
-    ]
-    return [*where, f"args.output_dir={RUNS if bucket is None else '/tmp'}/{name}"]
+    search = [f"search.name={name}"] if spec.kind == "search" else []
+    if spec.storage.bucket is not None:
+        bucket = spec.storage.bucket.rstrip("/")
+        return [*search, f"run.name={name}", f"run.storage_path={bucket}", f"args.output_dir=/tmp/{name}"]
+    if search:
+        return [*search, f"args.output_dir={RUNS}"]
+    return [f"run.name={name}", f"run.storage_path={RUNS}", f"args.output_dir={RUNS}/{name}"]
 
 
 def as_yaml(objects: list[Manifest]) -> str:

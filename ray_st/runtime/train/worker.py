@@ -61,7 +61,7 @@ def work_on(
     supervisor: Supervisor | None = None,
     report: Report = no_report,
 ) -> RunResult | None:
-    """Does the same with the folder and the data that are given.
+    """What :func:`work` does, with the folder and the data that are given.
 
     Args:
         run: As for :func:`work`.
